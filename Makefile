@@ -1,0 +1,44 @@
+# The two commands: `make demo` and `make test`. Both set up .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per process: ranks and test workers share the cores, two thread pools on one core are slower than one thread.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+.PHONY: demo test test-fast lint benchmark lock setup clean help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+demo: setup  ## adapts a counter on the embedded data: about 5 minutes on 2 cores
+	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
+
+test: setup  ## all tests, those with a real Ray included
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## without the tests that start Ray or run whole adaptations
+	$(BIN)/python -m pytest -m "not slow and not ray and not benchmark"
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmark: setup  ## A against B in one process, one thread; prints ratios
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+lock: setup  ## pins all dependencies again
+	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --no-emit-index-url --no-emit-find-links --no-header \
+		pyproject.toml -o requirements.lock
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:  ## removes the environment and the runs
+	rm -rf $(VENV) runs

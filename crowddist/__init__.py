@@ -1,0 +1,3 @@
+"""crowddist adapts a crowd counter to cameras nobody has labelled."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,95 @@
+"""Checkpoints: what a stage can be resumed from and a counter rebuilt from, as files that are never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import crowddist
+from crowddist import storage
+from crowddist.errors import InputError
+
+FORMAT = 1
+LATEST = "latest.json"
+KEEP_LAST = 2
+"""Checkpoints kept in a stage under way: the newest and the one before it."""
+
+
+def save(folder: str, step: int, content: dict[str, Any]) -> str:
+    """Writes `content` (containers of tensors, numbers and strings) as the newest checkpoint of a stage.
+
+    The file comes first and `latest.json`, which names it with its sha256, last: whatever kills the process in
+    between, `load_latest` finds a whole checkpoint.
+
+    Args:
+        folder: URL of the stage's checkpoints.
+        step: optimisation steps done.
+
+    Returns:
+        The checkpoint's URL.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": crowddist.__version__, "step": step, **content}, buffer)
+    data = buffer.getvalue()
+    name = f"step-{step:06d}.pt"
+    url = storage.join(folder, name)
+    storage.write_bytes(url, data)
+    history = [entry for entry in _history(folder) if entry["file"] != name]
+    history.append({"file": name, "step": step, "sha256": hashlib.sha256(data).hexdigest()})
+    storage.write_json(storage.join(folder, LATEST), {"checkpoints": history[-KEEP_LAST:]})
+    for entry in history[:-KEEP_LAST]:
+        storage.remove_file(storage.join(folder, entry["file"]))
+    return url
+
+
+def load_latest(folder: str) -> dict[str, Any] | None:
+    """The newest whole checkpoint of a stage, or None before the first. Raises: InputError when all are damaged."""
+    history = _history(folder)
+    damage = []
+    for entry in reversed(history):
+        url = storage.join(folder, entry["file"])
+        try:
+            return load(url, sha256=entry["sha256"])
+        except (InputError, FileNotFoundError) as error:
+            damage.append(str(error))
+    if damage:
+        raise InputError(f"no checkpoint in {folder} can be read: {'; '.join(damage)}; remove the folder to train the stage again")
+    return None
+
+
+def latest_url(folder: str) -> str:
+    """URL of the newest checkpoint. Raises: FileNotFoundError before the first."""
+    history = _history(folder)
+    if not history:
+        raise FileNotFoundError(f"no checkpoint in {folder}")
+    return storage.join(folder, history[-1]["file"])
+
+
+def load(url: str, *, sha256: str = "") -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; nothing in it is executed (`weights_only`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: not a checkpoint of this format, or not the bytes that `sha256` promises.
+    """
+    import torch
+
+    data = storage.read_bytes(url)
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"checkpoint {url} is damaged: its sha256 is not the recorded one")
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{url} is not a checkpoint: {type(error).__name__} while reading it; give a .pt file of a run") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found {found}")
+    return content
+
+
+def _history(folder: str) -> list[dict[str, Any]]:
+    url = storage.join(folder, LATEST)
+    return storage.read_json(url)["checkpoints"] if storage.exists(url) else []

@@ -1,0 +1,56 @@
+"""What a finished run tells the person at the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crowddist import storage
+
+if TYPE_CHECKING:
+    from crowddist.config import RunConfig
+    from crowddist.tracking import Tracker
+
+
+def make_tracker(config: RunConfig) -> Tracker:
+    """MLflow at the configured address, or beside the runs; `none` tracks nothing."""
+    from crowddist import mlflow_store, tracking
+
+    if config.tracking_uri == "none":
+        return tracking.NullTracker()
+    beside = Path("mlflow.db") if os.environ.get("MLFLOW_TRACKING_URI") else storage.local_folder(config.storage) / "mlflow.db"
+    return tracking.MlflowTracker(mlflow_store.resolve_uri(config.tracking_uri, beside))
+
+
+def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> str:
+    """The table of rounds, what was gained, and where everything lies."""
+    from crowddist.report import Column, rounds_table
+
+    columns = [
+        Column(name="target/mae", heading="MAE", unit="people", digits=2),
+        Column(name="target/rmse", heading="rmse", unit="people", digits=2),
+        Column(name="target/bias", heading="bias", unit="people", digits=2),
+        Column(name="target/map", heading="mAP", unit="%", scale=100),
+        Column(name="target/psnr", heading="PSNR", unit="dB", digits=2),
+        Column(name="target/ssim", heading="SSIM", digits=3),
+        Column(name="labels/kept_mass", heading="labels keep", unit="% of people", scale=100),
+        Column(name="labels/change", heading="labels change", unit="%", scale=100),
+        Column(name="train/seconds", heading="training", unit="s", digits=0),
+    ]
+    held = [column for column in columns if any(column.name in row for row in result["rounds"])]
+    lines = ["", f"{result['recipe']}, method {result['method']}, run {result['run']}", rounds_table(result["rounds"], held)]
+    if result["stopped"]:
+        lines.append(result["stopped"])
+    first, last = result["rounds"][0], result["final"]
+    if "target/mae" in first and last is not first:
+        change = last["target/mae"] / first["target/mae"] - 1
+        lines.append(f"target MAE {first['target/mae']:.2f} -> {last['target/mae']:.2f} ({change:+.0%}) on {last['target/num_images']:.0f} images set aside")
+    elif "target/mae" not in first:
+        lines.append("no labelled evaluation data was given, so the error is not known")
+    path = storage.local_folder(folder)
+    lines += ["", f"result    {path / 'result.json'}", f"pictures  {path / 'pictures'}", f"counter   {result['checkpoint']}"]
+    if how_to_open:
+        lines.append(f"MLflow    {how_to_open}")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""RunConfig: everything that decides an adaptation, composed of the configurations that live beside their code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from crowddist.data.config import StreamConfig, parse_data
+from crowddist.errors import InputError
+from crowddist.methods.config import MethodName, SelfSupervisionConfig, TrainConfig
+from crowddist.models.config import CounterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How a stage is run, whatever it computes."""
+
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    log_every: int = 20
+    """Steps that one point of a learning curve is the mean of."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is automatic mixed precision: faster on GPUs, about 0.4 % error of the features."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1 or self.log_every < 1:
+            raise InputError(f"checkpoint_every and log_every must be at least 1, got {self.checkpoint_every}, {self.log_every}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One adaptation, whole: equal configs on equal data end with the same bits on a CPU."""
+
+    recipe: str
+    """The recipe this began as."""
+    source: str
+    """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, gcc), or renderer:LOOK:NUM_IMAGES."""
+    target: str
+    """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
+    evaluation: str = ""
+    """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
+    method: MethodName = "self_supervision"
+    """The method of adaptation."""
+    storage: str = "runs"
+    """Where runs are kept, a folder or a URL."""
+    run_name: str = ""
+    """The run's name below `storage`; the same name again resumes it. Empty: the recipe's name."""
+    seed: int = 0
+    """Of everything random."""
+    num_workers: int = 1
+    """Training workers (DDP ranks)."""
+    num_labellers: int = 0
+    """Labelling and evaluating actors; 0 means as many as training workers."""
+    launcher: Literal["ray", "local"] = "ray"
+    """`local` runs everything in this process, without Ray, with one worker."""
+    threads: int = 0
+    """CPU threads of each worker; 0 shares the cores equally."""
+    counter: CounterConfig = field(default_factory=CounterConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    tracking_uri: str = ""
+    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`. `none` turns tracking off."""
+    experiment: str = ""
+    """MLflow's experiment; empty: the recipe's name."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1 or self.num_labellers < 0 or self.threads < 0:
+            raise InputError("num_workers must be at least 1, num_labellers and threads at least 0")
+        if self.launcher == "local" and self.num_workers > 1:
+            raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher ray")
+        batches = {"train.batch_size": self.train.batch_size, "target_batch_size": self.self_supervision.target_batch_size}
+        for name, size in batches.items():
+            if size % self.num_workers:
+                raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
+        for text in filter(None, (self.source, self.target, self.evaluation)):
+            parse_data(text)
+        if "/" in self.run_name or self.run_name in (".", ".."):
+            raise InputError(f"run_name must be a plain name, got {self.run_name!r}")
+
+
+def to_json(config: RunConfig) -> str:
+    """The config as JSON text; `from_json` reads it back equal."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> RunConfig:
+    """The config that `to_json` wrote. Raises: InputError for text that is none."""
+    try:
+        return _build(RunConfig, json.loads(text))
+    except (TypeError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"not a run's configuration: {error}") from error
+
+
+def _build(kind: Any, values: Any) -> Any:
+    """`values` as an instance of `kind`: a dataclass, an optional dataclass, a tuple, or a plain value."""
+    options = [option for option in typing.get_args(kind) if dataclasses.is_dataclass(option)]
+    if options and values is not None:
+        kind = options[0]
+    if dataclasses.is_dataclass(kind) and isinstance(values, dict):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _build(hints[name], value) for name, value in values.items()})
+    if typing.get_origin(kind) is tuple:
+        return tuple(values)
+    return values

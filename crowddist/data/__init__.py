@@ -1,0 +1,1 @@
+"""Images, points and labels: converted once to shards, planned, streamed and augmented."""

@@ -1,0 +1,105 @@
+"""Configuration of the data: where it comes from and how crops are cut from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crowddist.errors import InputError
+
+DataFormat = Literal["place", "renderer", "shanghaitech", "gcc", "folder"]
+Look = Literal["broad", "source", "target"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """One data set of a run: a place, or raw data that the run converts first. `parse_data` reads it from a line."""
+
+    format: DataFormat
+    """What it is; a `place` holds shards, or else images without labels."""
+    place: str = ""
+    """Path or URL; empty for the renderer."""
+    split: str = "all"
+    """Which part of it (shanghaitech: train, val, all, test)."""
+    look: Look = "source"
+    """Renderer: which of its looks."""
+    num_images: int = 0
+    """Renderer: how many images."""
+    height_px: int = 540
+    """Renderer: height of the images, which are 16:9."""
+    seed: int = 0
+    """Renderer: of the drawing."""
+
+
+def parse_data(text: str) -> DataSpec:
+    """Reads what `--source`, `--target` and `--evaluation` are given.
+
+    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `shanghaitech:PATH[:SPLIT]`,
+    `gcc:PATH[:SPLIT]` or `folder:PATH`. `$NAME` in a path is filled in from the environment when the run begins.
+
+    Raises:
+        InputError: anything else.
+    """
+    head, _, rest = text.partition(":")
+    if head == "renderer":
+        return _parse_renderer(text, rest.split(":"))
+    if head in ("shanghaitech", "gcc"):
+        path, colon, split = rest.rpartition(":")
+        if not colon or "/" in split:
+            path, split = rest, "all"
+        _require_place(path, text)
+        return DataSpec(format=head, place=path, split=split)  # type: ignore[arg-type]
+    if head == "folder":
+        _require_place(rest, text)
+        return DataSpec(format="folder", place=rest)
+    _require_place(text, text)
+    return DataSpec(format="place", place=text)
+
+
+def _require_place(place: str, text: str) -> None:
+    if not place:
+        raise InputError(f"data set {text!r} names no place; give a folder, a URL, or FORMAT:PATH")
+
+
+def _parse_renderer(text: str, parts: list[str]) -> DataSpec:
+    looks = get_args(Look)
+    numbers = [int(part) for part in parts[1:] if part.isdecimal()]
+    if parts[0] not in looks or not 1 <= len(numbers) == len(parts) - 1 <= 3 or numbers[0] < 1:
+        raise InputError(f"not a rendered data set: {text!r}; give renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]], LOOK one of {', '.join(looks)}")
+    fields = dict(zip(("num_images", "seed", "height_px"), numbers, strict=False))
+    return DataSpec(format="renderer", look=parts[0], **fields)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How samples become crops, at training, labelling and evaluation."""
+
+    image_size: int = 512
+    """Images are resized to this longest side, px."""
+    crop_size: int = 256
+    """Side of a training crop, px; a multiple of 8."""
+    scale_jitter: tuple[float, float] = (0.6, 1.6)
+    """Range of the random scale on top of `image_size`."""
+    colour_jitter: float = 0.3
+    """Largest relative change of brightness, contrast and saturation, 0 to 1."""
+    grey_share: float = 0.1
+    """Share of the crops turned grey (ShanghaiTech A holds grey images), 0 to 1."""
+    sigma_px: float = 6.0
+    """Standard deviation of a head's Gaussian in px of the crop (ours)."""
+    cache_images: int = 2000
+    """Decoded images kept in memory by each reader, shrunk to what a crop can need."""
+    num_readers: int = 0
+    """Reader processes beside each training worker; 0 reads in the worker itself."""
+
+    def __post_init__(self) -> None:
+        if self.crop_size % 8 or self.crop_size < 32:
+            raise InputError(f"crop_size must be a multiple of 8 and at least 32, got {self.crop_size}")
+        if self.image_size < 32:
+            raise InputError(f"image_size must be at least 32 px, got {self.image_size}")
+        low, high = self.scale_jitter
+        if not 0 < low <= high:
+            raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
+        if not (0 <= self.colour_jitter < 1 and 0 <= self.grey_share <= 1):
+            raise InputError(f"colour_jitter and grey_share lie in [0, 1), got {self.colour_jitter} and {self.grey_share}")
+        if self.sigma_px <= 0:
+            raise InputError(f"sigma_px must be positive, got {self.sigma_px}")

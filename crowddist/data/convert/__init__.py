@@ -1,0 +1,1 @@
+"""One converter a data set: its own layout in, shards out."""

@@ -1,0 +1,119 @@
+"""Annotation files: MATLAB locations, JSON, and the check that every set of points must pass."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crowddist.errors import InputError
+
+
+def check_points(points: np.ndarray, size: tuple[int, int], place: Path) -> tuple[np.ndarray, int, int]:
+    """Points as shards hold them: N x 2 float32 inside the frame.
+
+    Exact repeats of a point are counted and kept: published counts include them (ShanghaiTech's training splits hold 101), and two heads
+    may share a pixel.
+
+    Args:
+        points: N x 2 x, y in px.
+        size: (height, width) of the image, px.
+        place: the file they come from, for messages.
+
+    Returns:
+        The points, how many were moved to the border (less than a pixel outside), how many exactly repeat an earlier one.
+
+    Raises:
+        InputError: a coordinate that is not finite, or a pixel or more outside the frame.
+    """
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    height, width = size
+    if not np.isfinite(points).all():
+        index = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
+        raise InputError(f"{place}: point {index + 1} of {len(points)} is {_text(points[index])}, not a pair of numbers")
+    far = (points <= -1).any(axis=1) | (points >= [width + 1, height + 1]).any(axis=1)
+    if far.any():
+        index = int(np.flatnonzero(far)[0])
+        which = f"point {index + 1} of {len(points)}, x, y = {_text(points[index])}"
+        raise InputError(f"{place}: {which}, lies outside the image of {width} x {height} px")
+    stored = points.astype(np.float32)
+    outside = (stored < 0) | (stored >= [width, height])
+    stored = np.where(outside, np.clip(stored, 0, [width - 1, height - 1]), stored).astype(np.float32)
+    num_repeated = len(points) - len(np.unique(points, axis=0))
+    return stored, int(outside.any(axis=1).sum()), num_repeated
+
+
+def read_mat_locations(place: Path) -> np.ndarray:
+    """The N x 2 numbers of `image_info.location` of a MATLAB file, as GCC (a struct) and ShanghaiTech (a struct in a cell) nest it.
+
+    Raises InputError, naming the file, where it is missing, damaged, of another layout, or contradicts its own `number`.
+    """
+    import scipy.io
+
+    data = _read(place)
+    try:
+        variables = scipy.io.loadmat(io.BytesIO(data), variable_names=["image_info"])
+    except Exception as error:  # what a damaged file raises in the reader is anything
+        raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split()) or type(error).__name__}") from None
+    value, number = variables.get("image_info"), None
+    while isinstance(value, np.ndarray) and value.dtype.kind in "OV" and value.size == 1:
+        names = value.dtype.names or ()
+        number = value["number"] if "number" in names else number
+        value = value["location"] if "location" in names else value.reshape(-1)[0] if value.dtype.kind == "O" else None
+    points = as_points(value, place, "image_info.location")
+    told = None if number is None else int(np.asarray(number.reshape(-1)[0]).reshape(-1)[0])
+    if told is not None and told != len(points):
+        raise InputError(f"{place}: its `number` is {told}, but it holds {len(points)} points")
+    return points
+
+
+def as_points(value: Any, place: Path, noun: str) -> np.ndarray:
+    """`value` as N x 2 float64, N may be 0. Raises InputError, naming the file, for anything else."""
+    try:
+        array = None if value is None else np.asarray(value)
+    except ValueError:
+        array = None
+    if array is not None and array.size == 0 and array.dtype.kind in "fiu":
+        return np.zeros((0, 2))
+    if array is None or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 2:
+        got = "nothing" if value is None else "lists of unequal length" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise InputError(f"{place}: wrong layout: {noun} must be N x 2 numbers, got {got}")
+    return array.astype(np.float64)
+
+
+def read_json_object(place: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError, naming the file, where it is missing, damaged or something else. NaN is read as it is."""
+    try:
+        value = json.loads(_read(place))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: wrong layout: holds {type(value).__name__}, not an object")
+    return value
+
+
+def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:
+    """A headerless uint8 mask of the image's (height, width). Raises InputError where the number of bytes is another."""
+    data = _read(place)
+    if len(data) != size[0] * size[1]:
+        raise InputError(f"{place}: {len(data)} bytes, a mask of {size[1]} x {size[0]} px has {size[0] * size[1]}")
+    return np.frombuffer(data, np.uint8).reshape(size)
+
+
+def _read(place: Path) -> bytes:
+    try:
+        data = place.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{place}: the annotation is missing") from None
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read: {error.strerror}") from None
+    if not data:
+        raise InputError(f"{place}: the file is empty")
+    return data
+
+
+def _text(point: np.ndarray) -> str:
+    return f"({point[0]:g}, {point[1]:g})"

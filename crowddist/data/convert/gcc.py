@@ -1,0 +1,231 @@
+"""GCC in its own layout, which the procedural renderer writes as well, and its scene regularisation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crowddist.data.convert.annotations import as_points, read_json_object, read_mat_locations, read_raw_mask
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share
+from crowddist.errors import InputError
+
+# P: GCC, Wang et al., CVPR 2019, the most persons of an image of each level 0-8.
+LEVEL_MAXIMA = (10, 25, 50, 100, 300, 600, 1000, 2000, 4000)
+# P: the codes of the published index.
+WEATHERS = ("clear", "clouds", "rain", "foggy", "thunder", "overcast", "extrasunny")
+# P: the share of the published random protocol, for folders that come without its lists; cut by the name's hash (ours).
+TEST_SHARE = 0.25
+# P: a location has four cameras, 0-3.
+_NUM_CAMERAS = 4
+_INDEX_FILES = ("all.txt", "train_list.txt", "test_list.txt")
+_FACTS = ("level", "hour", "weather")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneRule:
+    """Which images of GCC resemble a target; all bounds are inclusive. Source: Wang et al., IJCV 2021, Table 10."""
+
+    levels: tuple[int, int]
+    hours: tuple[int, int]
+    """First and last full hour: (6, 19) means 6:00 to 19:59."""
+    weathers: frozenset[int]
+    counts: tuple[int, int]
+    """Persons."""
+    ratios: tuple[float, float]
+    """Count over the maximum of the image's level."""
+
+
+SCENE_RULES: dict[str, SceneRule] = {
+    "SHA": SceneRule(levels=(4, 8), hours=(6, 19), weathers=frozenset({0, 1, 3, 5, 6}), counts=(25, 4000), ratios=(0.5, 1.0)),
+    "SHB": SceneRule(levels=(1, 5), hours=(6, 19), weathers=frozenset({0, 1, 5, 6}), counts=(10, 600), ratios=(0.3, 1.0)),
+    "UCF_CC_50": SceneRule(levels=(5, 8), hours=(8, 17), weathers=frozenset({0, 1, 5, 6}), counts=(400, 4000), ratios=(0.6, 1.0)),
+    "UCF-QNRF": SceneRule(levels=(4, 8), hours=(5, 20), weathers=frozenset({0, 1, 5, 6}), counts=(400, 4000), ratios=(0.6, 1.0)),
+    "WorldExpo'10": SceneRule(levels=(2, 6), hours=(6, 18), weathers=frozenset({0, 1, 5, 6}), counts=(0, 1000), ratios=(0.0, 1.0)),
+}
+
+
+def keep_scene(row: Mapping[str, Any] | Any, target: str) -> bool:
+    """Whether scene regularisation for `target` keeps an image. Source: Wang et al., IJCV 2021, Table 10.
+
+    Args:
+        row: has level (0-8), hour (0-23), weather (0-6) and count, as a mapping or as attributes.
+        target: a name of SCENE_RULES; case and punctuation do not matter.
+
+    Raises:
+        InputError: an unknown target, or a row without one of the four or with an impossible level.
+    """
+    rules = {_plain(name): rule for name, rule in SCENE_RULES.items()}
+    if _plain(target) not in rules:
+        raise InputError(f"no scene regularisation for {target!r}; known: {', '.join(SCENE_RULES)}")
+    rule = rules[_plain(target)]
+    level, hour, weather, count = (int(_entry(row, noun)) for noun in (*_FACTS, "count"))
+    if not 0 <= level < len(LEVEL_MAXIMA):
+        raise InputError(f"a level lies in 0 to {len(LEVEL_MAXIMA) - 1}, got {level}")
+    ratio = count / LEVEL_MAXIMA[level]
+    return (_within(level, rule.levels) and _within(hour, rule.hours) and weather in rule.weathers and _within(count, rule.counts)
+            and _within(ratio, rule.ratios))
+
+
+def find(folder: Path, split: str, labelled: bool) -> Listing:
+    """The images of a split, by scene and time; where both are there, pngs (the originals) go before jpgs.
+
+    `train` and `test` follow `train_list.txt` and `test_list.txt` in `folder` where they exist, or else the hash of the name.
+    `camera-*` keeps one camera of each location for testing, `location-*` a quarter of the locations, both by hash.
+    """
+    scenes = sorted(path for path in ([folder] if _scene(folder) else folder.iterdir()) if path.is_dir() and _scene(path))
+    if not scenes:
+        raise InputError(f"no GCC data in {folder}: no folder scene_XX_Y; give the folder that holds them")
+    index = _read_index(folder)
+    belongs, rule = _rule(folder, split)
+    items, refused = [], []
+    for scene in scenes:
+        images = {path.stem: path for kind in ("jpgs", "pngs") for path in sorted(_visible(scene / kind, f".{kind[:-1]}"))}
+        for stem in sorted(images):
+            name = f"{scene.name}/{stem}"
+            if belongs(name):
+                paths = tuple(scene / kind / f"{stem}.{ending}" for kind, ending in (("jsons", "json"), ("mats", "mat"), ("segs", "raw")))
+                location, camera = _scene(scene)
+                facts = {"location": location, "camera": camera, **index.get(name, {})}
+                items.append(Item(name=name, image=images[stem], annotations=paths, facts=facts))
+        if labelled:
+            refused += [(path, "an annotation without its image") for kind in ("jsons", "mats")
+                        for path in sorted(_visible(scene / kind, f".{kind[:-1]}")) if path.stem not in images]
+    return Listing(name="gcc", split=split, items=tuple(items), refused=tuple(refused), facts=rule)
+
+
+def annotate(item: Item, size: tuple[int, int]) -> Annotation:
+    """Heads, mask and metadata.
+
+    Files say row, column, which is turned to x, y. Where json and mat are both there, json is taken; they must hold equally many points.
+    """
+    json_path, mat_path, mask_path = item.annotations
+    facts = read_json_object(json_path) if json_path.exists() else {}
+    found = {}
+    if "image_info" in facts or (facts and not mat_path.exists()):
+        found[json_path] = as_points(facts.get("image_info"), json_path, "image_info")
+    if mat_path.exists():
+        found[mat_path] = read_mat_locations(mat_path)
+    if not found:
+        raise InputError(f"{item.image}: its annotation {json_path.name} or {mat_path.name} is missing")
+    if len({len(points) for points in found.values()}) > 1:
+        told = " but ".join(f"{len(points)} in {path}" for path, points in found.items())
+        raise InputError(f"{item.image}: annotations disagree: {told} points")
+    place, rows_columns = next(iter(found.items()))
+    mask = read_raw_mask(mask_path, size) if mask_path.exists() else None
+    roi = as_points(facts.get("roi") or [], json_path, "roi")
+    if not np.isfinite(roi).all():
+        raise InputError(f"{json_path}: roi holds a number that is not finite")
+    return Annotation(points=rows_columns[:, ::-1], place=place, mask=mask, roi=roi, scene=_metadata(facts, json_path))
+
+
+def _metadata(facts: dict[str, Any], place: Path) -> dict[str, Any]:
+    """level, hour, minute and weather, as far as the json tells them."""
+    scene: dict[str, Any] = {}
+    if facts.get("weather") is not None:
+        scene["weather"] = _weather(facts["weather"], place)
+    if facts.get("timeInfo") is not None:
+        time = facts["timeInfo"]
+        if not (isinstance(time, list) and len(time) >= 2 and _whole(time[0], 23) and _whole(time[1], 59)):
+            raise InputError(f"{place}: wrong layout: timeInfo must be [hour, minute], got {time!r}")
+        scene |= {"hour": time[0], "minute": time[1]}
+    if facts.get("level") is not None:
+        if not _whole(facts["level"], len(LEVEL_MAXIMA) - 1):
+            raise InputError(f"{place}: level must be 0 to {len(LEVEL_MAXIMA) - 1}, got {facts['level']!r}")
+        scene["level"] = facts["level"]
+    return scene
+
+
+def _weather(value: Any, place: Path) -> int:
+    """The code of a weather given as code or as name."""
+    if _whole(value, len(WEATHERS) - 1):
+        return value
+    if isinstance(value, str) and _plain(value) in WEATHERS:
+        return WEATHERS.index(_plain(value))
+    raise InputError(f"{place}: weather must be 0 to {len(WEATHERS) - 1} or one of {', '.join(WEATHERS)}, got {value!r}")
+
+
+def _read_index(folder: Path) -> dict[str, dict[str, int]]:
+    """level, hour and weather by name, from the index files in `folder`: lines of level, hour, weather, scene, time, count."""
+    index = {}
+    for path in (folder / name for name in _INDEX_FILES):
+        for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.is_file() else [], start=1):
+            columns = line.split()
+            if not columns:
+                continue
+            try:
+                level, hour, weather, scene, time, _count = columns
+                index[f"{scene}/{time}"] = dict(zip(_FACTS, (int(level), int(hour), int(weather)), strict=True))
+            except ValueError:
+                raise InputError(f"{path}: line {number} is not level, hour, weather, scene, time, count: {line!r}") from None
+    return index
+
+
+def _rule(folder: Path, split: str) -> tuple[Any, dict[str, str]]:
+    """Whether an item belongs to a split, and the words for it."""
+    if split == "all":
+        return (lambda name: True), {}
+    protocol, _, side = split.rpartition("-")
+    if protocol == "camera":
+        rule = "test: one camera of each location, by SHA-256 of the location's number"
+        return (lambda name: _is_test_camera(name) == (side == "test")), {"split_rule": rule}
+    if protocol == "location":
+        rule = f"test: SHA-256 of the location's number below {TEST_SHARE:g}"
+        return (lambda name: (hash_share(_location(name)) < TEST_SHARE) == (side == "test")), {"split_rule": rule}
+    listed = folder / f"{split}_list.txt"
+    if listed.is_file():
+        names = {"/".join(line.split()[3:5]) for line in listed.read_text(errors="replace").splitlines()}
+        return names.__contains__, {"split_rule": listed.name}
+    rule = f"test: SHA-256 of the name below {TEST_SHARE:g}"
+    return (lambda name: (hash_share(name) < TEST_SHARE) == (side == "test")), {"split_rule": rule}
+
+
+def _is_test_camera(name: str) -> bool:
+    camera = int(name.split("/")[0].split("_")[2])
+    return camera == int(hash_share(_location(name)) * _NUM_CAMERAS)
+
+
+def _location(name: str) -> str:
+    return name.split("_")[1]
+
+
+def _scene(path: Path) -> tuple[int, int] | None:
+    """Location and camera of a scene's folder."""
+    match = re.fullmatch(r"scene_(\d+)_(\d+)", path.resolve().name if path.name in ("", ".", "..") else path.name)
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def _visible(folder: Path, ending: str) -> list[Path]:
+    return [path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _entry(row: Any, noun: str) -> Any:
+    value = row.get(noun) if isinstance(row, Mapping) else getattr(row, noun, None)
+    if value is None:
+        raise InputError(f"scene regularisation needs the {noun} of every image, one has none; add GCC's index files and convert again")
+    return value
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _whole(value: Any, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum
+
+
+FORMAT = Format(
+    name="gcc",
+    summary="scene_XX_Y/{pngs,jpgs,jsons,mats,segs}, and where wanted all.txt, train_list.txt, test_list.txt",
+    splits=("all", "train", "test", "camera-train", "camera-test", "location-train", "location-test"),
+    find=find,
+    annotate=annotate,
+)

@@ -1,0 +1,83 @@
+"""ShanghaiTech A and B, in the original layout and in that of its mirrors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from crowddist.data.convert.annotations import read_mat_locations
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share
+from crowddist.data.images import SUFFIXES
+from crowddist.errors import InputError
+
+# ours: set aside from the training split for validation, by the name alone.
+VALIDATION_SHARE = 0.2
+_ANNOTATION_FOLDERS = ("ground_truth", "ground-truth")
+
+
+def find(folder: Path, split: str, labelled: bool) -> Listing:
+    """The images of a split, in the order of their numbers.
+
+    `folder` is a part (`part_A_final`, `part_B`, ...) or one of its `train_data` and `test_data`. `train` and `val` divide the training
+    data by the hash of the image's name; `all` is the whole training data, or `test` where the folder is `test_data`.
+    """
+    place = _split_folder(folder, split)
+    paths = [path for path in (place / "images").iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    annotations = next((place / name for name in _ANNOTATION_FOLDERS if (place / name).is_dir()), place / _ANNOTATION_FOLDERS[0])
+    if labelled and not annotations.is_dir():
+        raise InputError(f"no annotations in {place}: {' or '.join(_ANNOTATION_FOLDERS)} is missing; convert with --unlabelled, or add it")
+    items = tuple(Item(name=path.stem, image=path, annotations=(annotations / f"GT_{path.stem}.mat",))
+                  for path in sorted(paths, key=lambda path: (len(path.stem), path.name)) if _belongs(path.stem, split))
+    refused = []
+    if labelled:
+        stems = {path.stem for path in paths}
+        refused = [(path, "an annotation without its image") for path in sorted(annotations.glob("GT_*.mat")) if path.stem[3:] not in stems]
+    rule = {"split_rule": f"val: SHA-256 of the image's name below {VALIDATION_SHARE:g}"} if split in ("train", "val") else {}
+    return Listing(name=_name(place), split="test" if _is_test(place) else split, items=items, refused=tuple(refused), facts=rule)
+
+
+def annotate(item: Item, size: tuple[int, int]) -> Annotation:
+    """Heads as annotated: x, y, not moved by MATLAB's counting from 1, as the published methods use them."""
+    place = item.annotations[0]
+    return Annotation(points=read_mat_locations(place), place=place)
+
+
+def is_validation(stem: str) -> bool:
+    """Whether an image of the training split, e.g. "IMG_12", is set aside for validation."""
+    return hash_share(stem) < VALIDATION_SHARE
+
+
+def _belongs(stem: str, split: str) -> bool:
+    return is_validation(stem) == (split == "val") if split in ("train", "val") else True
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    """The folder that holds `images`."""
+    wanted = "test_data" if split == "test" else "train_data"
+    if (folder / "images").is_dir():
+        if (split == "test" and not _is_test(folder)) or (_is_test(folder) and split in ("train", "val")):
+            raise InputError(f"{folder} does not hold the split {split!r}; give the part's folder or its {wanted}")
+        return folder
+    if (folder / wanted / "images").is_dir():
+        return folder / wanted
+    parts = sorted(path.name for path in folder.iterdir() if re.match(r"part_?[AB]", path.name, re.IGNORECASE))
+    advice = f"it holds {', '.join(parts)}, give one of them" if parts else f"{wanted}/images is missing"
+    raise InputError(f"no ShanghaiTech data of the split {split!r} in {folder}: {advice}")
+
+
+def _is_test(folder: Path) -> bool:
+    return folder.resolve().name == "test_data"
+
+
+def _name(place: Path) -> str:
+    parts = [match for part in place.resolve().parts if (match := re.match(r"part_?([AB])", part, re.IGNORECASE))]
+    return f"shanghaitech-{parts[-1].group(1).upper()}" if parts else "shanghaitech"
+
+
+FORMAT = Format(
+    name="shanghaitech",
+    summary="part_A_final or part_B_final (also part_A, part_B), or a train_data or test_data folder with images/ and ground_truth/",
+    splits=("all", "train", "val", "test"),
+    find=find,
+    annotate=annotate,
+)

@@ -1,0 +1,145 @@
+"""The manifest of a data set: which shards it has, what they must weigh and hash to, and what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from crowddist import storage
+from crowddist.errors import InputError
+
+FILE_NAME = "manifest.json"
+# ours: tells our manifest from the many other files of that name.
+_FORMAT = "crowddist data set"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard as it was written. Raises InputError for a value that no shard can have."""
+
+    name: str
+    """The file's name in the data set's folder."""
+    num_samples: int
+    """At least 1."""
+    num_bytes: int
+    """The size of the tar file."""
+    sha256: str
+    """64 hexadecimal digits, of the tar file."""
+    persons: float | None
+    """Heads annotated (images) or density summed (labels); None where nothing is known."""
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.name, str) and bool(self.name) and "/" not in self.name and not self.name.startswith("."),
+                 "shard name", self.name, "a plain file name")
+        for noun in ("num_samples", "num_bytes"):
+            value = getattr(self, noun)
+            _require(_is_integer(value) and value >= 1, noun, value, "a whole number above 0")
+        hashed = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
+        _require(hashed, "sha256", self.sha256, "64 hex digits")
+        known = self.persons is None or (isinstance(self.persons, int | float) and not isinstance(self.persons, bool)
+                                         and math.isfinite(self.persons) and self.persons >= 0)
+        _require(known, "persons", self.persons, "a number of at least 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a data set is. Raises InputError for a value that no data set can have."""
+
+    name: str
+    """What the data is called, e.g. "shanghaitech-A"."""
+    split: str
+    """Which part of the source it holds, e.g. "train"."""
+    kind: Literal["images", "labels"]
+    """Images with what is known of them, or one round's pseudo-labels for an image set of the same keys."""
+    labelled: bool
+    """Whether the images have points; an unlabelled set holds neither points nor counts nor masks."""
+    shards: tuple[ShardInfo, ...]
+    """In the order that numbers the samples."""
+    statistics: dict[str, Any] = field(default_factory=dict)
+    """Facts about the source: images, persons, sizes, how it was split."""
+    converter: str
+    """What wrote it, with its version."""
+    version: int = _VERSION
+    """Of this file's layout."""
+
+    def __post_init__(self) -> None:
+        for noun in ("name", "split", "converter"):
+            value = getattr(self, noun)
+            _require(isinstance(value, str) and bool(value), noun, value, "a name")
+        _require(self.kind in ("images", "labels"), "kind", self.kind, '"images" or "labels"')
+        _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
+        _require(self.version == _VERSION and _is_integer(self.version), "version", self.version,
+                 f"{_VERSION}; another crowddist wrote it, convert the data again")
+        _require(isinstance(self.statistics, dict), "statistics", self.statistics, "an object")
+        _require(len(self.shards) > 0, "shards", [], "at least one shard")
+        names = [shard.name for shard in self.shards]
+        _require(len(set(names)) == len(names), "shard names", names, "different names")
+
+    @property
+    def num_samples(self) -> int:
+        """Over all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex: equal for equal data sets, so it names one."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a JSON file."""
+        return {"format": _FORMAT, **asdict(self), "shards": [asdict(shard) for shard in self.shards]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Manifest:
+        """The manifest that `to_json` wrote. Raises InputError for a missing, an unknown or an impossible entry."""
+        _require(isinstance(value, dict) and value.get("format") == _FORMAT, "format",
+                 value.get("format") if isinstance(value, dict) else value, f'"{_FORMAT}"')
+        entries = {key: entry for key, entry in value.items() if key != "format"}
+        _require_names(entries, cls, "manifest")
+        _require(isinstance(entries["shards"], list), "shards", entries["shards"], "a list")
+        shards = []
+        for shard in entries["shards"]:
+            _require(isinstance(shard, dict), "shard", shard, "an object")
+            _require_names(shard, ShardInfo, "shard")
+            shards.append(ShardInfo(**shard))
+        return cls(**{**entries, "shards": tuple(shards)})
+
+
+def read_manifest(url: str | os.PathLike[str]) -> Manifest:
+    """The manifest of the data set at `url`.
+
+    Raises FileNotFoundError where there is none, InputError where it is damaged or not one of ours.
+    """
+    place = storage.normalise(url)
+    if not storage.exists(storage.join(place, FILE_NAME)):
+        raise FileNotFoundError(f"no data set at {place}: {FILE_NAME} is missing; make one with jobs/convert.py")
+    try:
+        return Manifest.from_json(storage.read_json(storage.join(place, FILE_NAME)))
+    except InputError as error:
+        raise InputError(f"bad data set at {place}: {error}") from None
+
+
+def publish_manifest(url: str | os.PathLike[str], manifest: Manifest) -> None:
+    """Write the manifest, last of all files: a data set without it does not exist."""
+    storage.write_json(storage.join(url, FILE_NAME), manifest.to_json())
+
+
+def _require(condition: bool, noun: str, got: Any, wanted: str) -> None:
+    if not condition:
+        raise InputError(f"{FILE_NAME}: {noun} must be {wanted}, got {str(got)[:200]!r}")
+
+
+def _require_names(entries: dict[str, Any], owner: type, noun: str) -> None:
+    wanted = {entry.name for entry in fields(owner)}
+    _require(set(entries) == wanted, f"entries of the {noun}", sorted(entries), f"{sorted(wanted)}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,189 @@
+"""The members of a sample: the files sharing a key, and the explicit table of how each kind is written and read."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from crowddist.data.sample import Labels, Sample
+from crowddist.errors import InputError
+
+Member = bytes | np.ndarray | dict[str, Any]
+
+
+def encode(extension: str, value: Member) -> bytes:
+    """The bytes of a member.
+
+    Bytes are taken as they are. Arrays: `points.npy` N x 2 -> float32, `detections.npy` D x 4 -> float32, `density.npy` (h, w) -> float16,
+    `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
+    Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
+    """
+    if extension not in _DECODERS:
+        raise InputError(f"no member of a sample is called {extension!r}; known: {', '.join(_DECODERS)}")
+    if isinstance(value, bytes):
+        return value
+    if extension == "json" and isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    if extension in _ENCODERS and isinstance(value, np.ndarray):
+        return _ENCODERS[extension](value)
+    raise InputError(f"member {extension} cannot be made of {type(value).__name__}; give bytes, an array or a dict, as its kind has it")
+
+
+def decode(key: str, members: dict[str, bytes]) -> Sample:
+    """The sample whose members these are: an image, what is known of it, and pseudo-labels where `density.npy` is among the members.
+
+    Nothing is ever unpickled: a member outside the table is an error.
+    Raises InputError, naming the sample and the member, for unknown, damaged, missing or contradicting members.
+    """
+    values = _decode_members(key, members)
+    images = [extension for extension in ("jpg", "png") if extension in values]
+    if len(images) != 1:
+        raise InputError(f"sample {key}: one image is needed, jpg or png, got the members {', '.join(sorted(members))}")
+    image, scene, mask = values[images[0]], values.get("json", {}), values.get("mask.png")
+    size = image.shape[:2]
+    told = (scene.get("height", size[0]), scene.get("width", size[1]))
+    if size != told:
+        raise InputError(f"sample {key}: the image has {size} pixels, its json says {told}; convert the data again")
+    if mask is not None and mask.shape != size:
+        raise InputError(f"sample {key}: the image has {size} pixels, its mask {mask.shape}; convert the data again")
+    return Sample(key=key, image=image, points=values.get("points.npy"), mask=None if mask is None else mask.astype(np.uint8),
+                  labels=_labels(key, values) if "density.npy" in values else None, scene=scene)
+
+
+def decode_labels(key: str, members: dict[str, bytes]) -> Labels:
+    """The pseudo-labels among the members of a sample, without any image. Raises InputError as `decode` does."""
+    return _labels(key, _decode_members(key, members))
+
+
+def num_persons(members: dict[str, bytes]) -> float | None:
+    """Points annotated, or else density summed, or None where the members hold neither."""
+    if "points.npy" in members:
+        return float(len(_read_points(members["points.npy"])))
+    if "density.npy" in members:
+        return float(_read_density(members["density.npy"]).sum(dtype=np.float64))
+    return None
+
+
+def _decode_members(key: str, members: dict[str, bytes]) -> dict[str, Any]:
+    values = {}
+    for extension, data in members.items():
+        if extension not in _DECODERS:
+            raise InputError(f"sample {key}: a member of the kind {extension!r} is never read; known: {', '.join(_DECODERS)}")
+        try:
+            values[extension] = _DECODERS[extension](data)
+        except (ValueError, TypeError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"sample {key}: member {extension} is damaged: {reason}; convert or label again") from None
+    return values
+
+
+def _labels(key: str, values: dict[str, Any]) -> Labels:
+    missing = [extension for extension in ("density.npy", "keep.png") if extension not in values]
+    if missing:
+        raise InputError(f"sample {key}: labels need density.npy and keep.png, {missing[0]} is missing; label again")
+    density, keep = values["density.npy"], values["keep.png"]
+    if density.shape != keep.shape:
+        raise InputError(f"sample {key}: density has {density.shape} cells, keep {keep.shape}; label again")
+    return Labels(density=density, keep=keep, detections=values.get("detections.npy", np.zeros((0, 4), np.float32)))
+
+
+def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> bytes:
+    _check_shape(array, shape)
+    if not np.isfinite(array).all():
+        raise InputError("an array with NaN or infinite numbers is not stored")
+    narrow = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(narrow).all():
+        raise InputError(f"the largest number {np.abs(array).max():g} does not fit {np.dtype(dtype).name}")
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, narrow, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _read_array(data: bytes, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
+    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != dtype:
+        raise InputError(f"numbers are {array.dtype}, expected {np.dtype(dtype).name}")
+    _check_shape(array, shape)
+    return array
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    if array.ndim != len(shape) or any(want is not None and got != want for got, want in zip(array.shape, shape, strict=True)):
+        raise InputError(f"shape is {array.shape}, expected {tuple('any' if want is None else want for want in shape)}")
+
+
+def _read_points(data: bytes) -> np.ndarray:
+    return _read_array(data, np.float32, (None, 2))
+
+
+def _read_detections(data: bytes) -> np.ndarray:
+    return _read_array(data, np.float32, (None, 4))
+
+
+def _read_density(data: bytes) -> np.ndarray:
+    return _read_array(data, np.float16, (None, None)).astype(np.float32)
+
+
+def _write_bilevel(array: np.ndarray) -> bytes:
+    import cv2
+
+    _check_shape(array, (None, None))
+    return cv2.imencode(".png", (array != 0).astype(np.uint8) * 255)[1].tobytes()
+
+
+def _read_bilevel(data: bytes) -> np.ndarray:
+    import cv2
+
+    return _read_with_cv2(data, cv2.IMREAD_GRAYSCALE) != 0
+
+
+def _read_jpg(data: bytes) -> np.ndarray:
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg(data, colorspace="RGB")
+
+
+def _read_png(data: bytes) -> np.ndarray:
+    import cv2
+
+    # The pixel grid is as stored, whatever a rotation tag says: the annotations refer to it.
+    return _read_with_cv2(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _read_with_cv2(data: bytes, flags: int) -> np.ndarray:
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise InputError("not an image")
+    return image
+
+
+def _read_json(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise InputError(f"json holds {type(value).__name__}, expected an object")
+    return value
+
+
+_ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "points.npy": lambda array: _write_array(array, np.float32, (None, 2)),
+    "detections.npy": lambda array: _write_array(array, np.float32, (None, 4)),
+    "density.npy": lambda array: _write_array(array, np.float16, (None, None)),
+    "mask.png": _write_bilevel,
+    "keep.png": _write_bilevel,
+}
+_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "jpg": _read_jpg,
+    "png": _read_png,
+    "points.npy": _read_points,
+    "mask.png": _read_bilevel,
+    "json": _read_json,
+    "density.npy": _read_density,
+    "keep.png": _read_bilevel,
+    "detections.npy": _read_detections,
+}

@@ -1,0 +1,87 @@
+"""The global sample order as a function of (manifest, seed, epoch), cut by rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from crowddist.randomness import hash_order
+
+WINDOW_SHARDS = 16
+"""Shards whose samples are shuffled together: wide enough to mix, small enough to lie in a node's cache (ours)."""
+
+
+class Plan:
+    """An endless sequence of samples, epoch after epoch, each epoch holding every sample exactly once.
+
+    Position p of the sequence is the p-th sample that training sees, over all ranks. What a rank reads is a slice of
+    positions, so a checkpoint needs to hold one number, the samples seen, and a run resumed on another number of ranks
+    reads exactly what is left.
+
+    Args:
+        shard_sizes: samples in each shard, in the manifest's order.
+        seed: of the order.
+        name: of the data set and stage; two streams of one run get orders of their own.
+
+    Raises:
+        ValueError: if there is no sample.
+    """
+
+    def __init__(self, shard_sizes: Sequence[int], *, seed: int, name: str) -> None:
+        self.shard_sizes = tuple(shard_sizes)
+        self.num_samples = sum(self.shard_sizes)
+        if self.num_samples < 1:
+            raise ValueError(f"the plan of {name} needs at least one sample")
+        self.seed, self.name = seed, name
+        self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+        self._epoch = lru_cache(maxsize=4)(self._make_epoch)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """The samples of one epoch: (num_samples,) int64 indexes into the data set, each exactly once."""
+        return self._epoch(epoch)
+
+    def _make_epoch(self, epoch: int) -> np.ndarray:
+        shards = hash_order(len(self.shard_sizes), self.seed, self.name, epoch, "shards")
+        windows = []
+        for first in range(0, len(shards), WINDOW_SHARDS):
+            window = shards[first : first + WINDOW_SHARDS]
+            samples = np.concatenate([np.arange(self._starts[s], self._starts[s + 1]) for s in window])
+            windows.append(samples[hash_order(len(samples), self.seed, self.name, epoch, first)])
+        order = np.concatenate(windows)
+        order.setflags(write=False)
+        return order
+
+    def sample_at(self, position: int) -> int:
+        """The index of the sample at a global position >= 0."""
+        epoch, offset = divmod(position, self.num_samples)
+        return int(self._epoch(epoch)[offset])
+
+
+def rank_positions(samples_seen: int, global_batch: int, rank: int, world_size: int) -> range:
+    """The positions one rank reads for the next step.
+
+    Args:
+        samples_seen: samples seen by all ranks so far.
+        global_batch: samples of a step over all ranks.
+
+    Raises:
+        ValueError: if the ranks cannot share the batch equally, or the rank does not exist.
+    """
+    if global_batch % world_size:
+        raise ValueError(f"a global batch of {global_batch} cannot be shared equally by {world_size} workers")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} does not exist among {world_size}")
+    share = global_batch // world_size
+    first = samples_seen + rank * share
+    return range(first, first + share)
+
+
+UNIT_SAMPLES = 64
+"""Images of one call to a labelling or evaluating actor: long enough to outweigh the call, short enough to share out."""
+
+
+def work_units(num_samples: int) -> list[range]:
+    """The samples of a data set cut into units of work, in order, each sample in exactly one; the same on any cluster."""
+    return [range(first, min(first + UNIT_SAMPLES, num_samples)) for first in range(0, num_samples, UNIT_SAMPLES)]

@@ -1,0 +1,123 @@
+"""Prepares a run's data: shards are checked, raw data is converted once and kept beside the runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+from crowddist import storage
+from crowddist.data.config import DataSpec
+from crowddist.data.manifest import FILE_NAME, Manifest
+from crowddist.data.shards import verify
+from crowddist.errors import InputError
+
+Role = Literal["source", "target", "evaluation"]
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A data set that is there and whole."""
+
+    url: str
+    manifest: Manifest
+
+    def summary(self) -> dict[str, Any]:
+        """What a result says of its data."""
+        return {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest, "num_images": self.manifest.num_samples}
+
+
+def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None]) -> Prepared:
+    """The shards of a data set, converted now unless they are there.
+
+    Args:
+        spec: what the user named.
+        place: the folder of all runs; converted data lies in its `data` folder, for every run to use.
+        role: a target is converted without its labels; source and evaluation must have some.
+
+    Raises:
+        InputError, FileNotFoundError: the data is not there, damaged, or of another kind than its role needs.
+    """
+    spec = _expand(spec)
+    if spec.format == "place" and (role != "target" or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
+        url = storage.normalise(spec.place)
+    else:
+        url = storage.join(storage.normalise(place), "data", _slug(spec, role))
+        if not storage.exists(storage.join(url, FILE_NAME)):
+            say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
+            _convert(spec, place, url, role, say)
+    manifest = verify(url)
+    if role != "target" and not manifest.labelled:
+        raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
+    say(f"{role}: {manifest.name}, {manifest.num_samples} images")
+    return Prepared(url=url, manifest=manifest)
+
+
+def _expand(spec: DataSpec) -> DataSpec:
+    expanded = os.path.expanduser(os.path.expandvars(spec.place))
+    missing = re.search(r"\$\{?(\w+)", expanded)
+    if missing:
+        raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, --target and --evaluation")
+    return DataSpec(**{**asdict(spec), "place": expanded})
+
+
+def _slug(spec: DataSpec, role: Role) -> str:
+    """A readable name that no other data set of another place or role shares."""
+    kind = "unlabelled" if role == "target" else "labelled"
+    if spec.format == "renderer":
+        return f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}-{kind}"
+    full = storage.normalise(spec.place)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", full.rstrip("/").rsplit("/", 1)[-1])
+    return f"{spec.format}-{name}-{spec.split}-{kind}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None]) -> None:
+    from crowddist.data.convert.base import convert
+    from crowddist.data.convert.formats import FORMATS
+
+    def watch(items: Sequence[Entry]) -> Iterable[Entry]:
+        return _counted(items, f"{role}: converted", say)
+
+    if spec.format == "renderer":
+        raw = _render(spec, place, say)
+        convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}", watch=watch)
+        return
+    form = FORMATS["folder" if spec.format == "place" else spec.format]
+    convert(form, spec.place, url, split=spec.split if spec.split != "all" else "", unlabelled=role == "target", watch=watch)
+
+
+def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> str:
+    """Draws a data set into the `data/raw` folder of all runs, unless it lies there; returns its URL."""
+    from crowddist.data.simulator import write_dataset
+    from crowddist.data.simulator_config import RendererConfig
+
+    raw = storage.join(storage.normalise(place), "data", "raw", f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
+    if storage.is_folder(raw):
+        return raw
+    size = (spec.height_px, spec.height_px * 16 // 9)
+    config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
+    say(f"rendering {spec.num_images} images, look {spec.look}")
+    tenth = max(spec.num_images // 4, 1)
+    reached = [0]
+
+    def progress(done: int, total: int) -> None:
+        if done // tenth > reached[0]:
+            reached[0] = done // tenth
+            say(f"rendered {done}/{total}")
+
+    folder = storage.local_folder(raw)
+    write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=progress)
+    return raw
+
+
+def _counted(items: Sequence[Entry], what: str, say: Callable[[str], None]) -> Iterator[Entry]:
+    """The items, saying how far they are now and then."""
+    every = max(len(items) // 4, 500)
+    for index, item in enumerate(items):
+        if index and index % every == 0:
+            say(f"{what} {index}/{len(items)}")
+        yield item

@@ -1,0 +1,323 @@
+"""Shards: tar files of samples as WebDataset lays them out, written whole, read at random, checked against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tarfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from crowddist import storage
+from crowddist.data.manifest import FILE_NAME, Manifest, ShardInfo, publish_manifest, read_manifest
+from crowddist.data.members import Member, decode, decode_labels, encode, num_persons
+from crowddist.errors import InputError
+
+__all__ = ["Manifest", "ShardInfo", "ShardReader", "ShardWriter", "decode", "decode_labels", "publish_manifest", "read_manifest", "verify",
+           "write_shard"]
+
+# ours: within the 64-256 MB that object stores and page caches like.
+MAX_SHARD_BYTES = 128 * 2**20
+# ours: a tar name of the ustar format holds 100 bytes; the longest extension takes 15.
+MAX_KEY_BYTES = 80
+_BLOCK_BYTES = 512
+_LABEL_MEMBERS = ("points.npy", "mask.png")
+
+
+def write_shard(url: str | os.PathLike[str], shard_name: str, samples: Iterable[tuple[str, dict[str, Member]]]) -> ShardInfo:
+    """Write one shard at `url`, atomically, and tell what a manifest must say of it.
+
+    Equal samples give equal bytes.
+    Raises InputError for an impossible or repeated key, a member that cannot be stored, or no sample at all.
+    """
+    with _ShardFile(url, shard_name) as shard:
+        for key, members in samples:
+            shard.add(key, {extension: encode(extension, value) for extension, value in members.items()})
+    return shard.info()
+
+
+class ShardWriter:
+    """Writes a data set at `url`, shard by shard; the manifest is published when the `with` block ends without an exception.
+
+    After an exception everything it wrote is removed. `statistics` may be added to until the block ends.
+    Raises InputError where a data set is already, and for samples that contradict `labelled`: an unlabelled set never stores points,
+    masks or counts.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], *, name: str, split: str, kind: Literal["images", "labels"] = "images", labelled: bool,
+                 converter: str, max_shard_bytes: int = MAX_SHARD_BYTES, statistics: dict[str, Any] | None = None) -> None:
+        self.url = storage.normalise(url)
+        self.statistics = dict(statistics or {})
+        self._name, self._split, self._kind, self._labelled, self._converter = name, split, kind, labelled, converter
+        self._max_shard_bytes = max_shard_bytes
+        self._shards: list[ShardInfo] = []
+        self._shard: _ShardFile | None = None
+        self._keys: set[str] = set()
+        self._sizes: list[tuple[int, int]] = []
+        self._counts: list[float] = []
+
+    def __enter__(self) -> ShardWriter:
+        if storage.exists(storage.join(self.url, FILE_NAME)):
+            raise InputError(f"a data set is at {self.url} already; choose another place or remove it")
+        return self
+
+    def add(self, key: str, members: dict[str, Member]) -> None:
+        """Append a sample; a new shard is begun when the current one would grow beyond `max_shard_bytes`."""
+        if key in self._keys:
+            raise InputError(f"two samples are called {key}; give them different names")
+        encoded = {extension: encode(extension, value) for extension, value in members.items()}
+        self._check_labels(key, members)
+        num_bytes = sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in encoded.values())
+        if self._shard is not None and self._shard.num_bytes + num_bytes > self._max_shard_bytes:
+            self._finish_shard()
+        if self._shard is None:
+            slug = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{self._name}-{self._split}").strip("-")
+            self._shard = _ShardFile(self.url, f"{slug}-{len(self._shards):06d}.tar").__enter__()
+        self._shard.add(key, encoded)
+        self._keys.add(key)
+        self._note(encoded, members.get("json"))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self._discard(kind, error, trace)
+            return
+        try:
+            if self._shard is not None:
+                self._finish_shard()
+            publish_manifest(self.url, self._manifest())
+        except BaseException as failure:
+            self._discard(type(failure), failure, failure.__traceback__)
+            raise
+
+    def _check_labels(self, key: str, members: dict[str, Member]) -> None:
+        if self._kind == "labels":
+            return
+        scene = members.get("json", {})
+        if self._labelled and "points.npy" not in members:
+            raise InputError(f"sample {key} has no points, and the data set is labelled; annotate it or convert with --unlabelled")
+        told = [extension for extension in _LABEL_MEMBERS if extension in members]
+        told += ["count"] if isinstance(scene, dict) and scene.get("count") is not None else []
+        if not self._labelled and told:
+            raise InputError(f"sample {key} holds {told[0]}, and the data set is unlabelled; leave it out")
+
+    def _note(self, members: dict[str, bytes], scene: Any) -> None:
+        if isinstance(scene, dict) and "height" in scene and "width" in scene:
+            self._sizes.append((scene["height"], scene["width"]))
+        persons = num_persons(members)
+        if persons is not None:
+            self._counts.append(persons)
+
+    def _finish_shard(self) -> None:
+        assert self._shard is not None
+        shard, self._shard = self._shard, None
+        shard.__exit__(None, None, None)
+        self._shards.append(shard.info())
+
+    def _manifest(self) -> Manifest:
+        if not self._shards:
+            raise InputError(f"nothing to write at {self.url}: a data set needs at least one sample")
+        facts: dict[str, Any] = {"num_samples": sum(shard.num_samples for shard in self._shards)}
+        if self._sizes:
+            heights, widths = zip(*self._sizes, strict=True)
+            facts |= {"height_px": [min(heights), max(heights)], "width_px": [min(widths), max(widths)]}
+        if self._counts:
+            facts |= {"persons": sum(self._counts), "persons_per_sample": [min(self._counts), max(self._counts)]}
+        return Manifest(name=self._name, split=self._split, kind=self._kind, labelled=self._labelled, converter=self._converter,
+                        shards=tuple(self._shards), statistics={**facts, **self.statistics})
+
+    def _discard(self, *error: Any) -> None:
+        if self._shard is not None:
+            self._shard.__exit__(*error)
+        for shard in self._shards:
+            storage.remove_file(storage.join(self.url, shard.name))
+
+
+class ShardReader:
+    """Random access to the samples of a data set, numbered in the order of its shards.
+
+    A shard is indexed, and checked against the manifest, when it is first touched. Nothing is kept open, so a reader may be
+    forked, pickled and shared between threads.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], manifest: Manifest | None = None) -> None:
+        """Raises FileNotFoundError or InputError, as `read_manifest` does, where `manifest` is not given."""
+        self.url = storage.normalise(url)
+        self.manifest = read_manifest(self.url) if manifest is None else manifest
+        self._starts = [0]
+        for shard in self.manifest.shards:
+            self._starts.append(self._starts[-1] + shard.num_samples)
+        self._indexes: list[_ShardIndex | None] = [None] * len(self.manifest.shards)
+        self._places: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def keys(self) -> list[str]:
+        """The keys of all samples, in order. Raises InputError where two are equal, or as `read` does."""
+        keys = [key for shard_index in range(len(self._indexes)) for key in self._index(shard_index).keys]
+        if len(set(keys)) != len(keys):
+            twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+            raise InputError(f"data set {self.url}: two samples are called {twice}; convert the data again")
+        return keys
+
+    def read(self, index: int) -> tuple[str, dict[str, bytes]]:
+        """The key and the members of sample `index`, 0 <= index < len.
+
+        Raises IndexError outside that, FileNotFoundError for a missing shard and InputError for one that is not what the manifest says.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)} in {self.url}")
+        shard_index = bisect_right(self._starts, index) - 1
+        return self._index(shard_index).read(index - self._starts[shard_index])
+
+    def shard_range(self, shard_index: int) -> range:
+        """The numbers of the samples in one shard."""
+        return range(self._starts[shard_index], self._starts[shard_index + 1])
+
+    def index_of(self, key: str) -> int:
+        """The number of the sample called `key`. Raises InputError where there is none."""
+        if self._places is None:
+            self._places = {name: place for place, name in enumerate(self.keys())}
+        if key not in self._places:
+            raise InputError(f"no sample is called {key!r} in {self.url}")
+        return self._places[key]
+
+    def _index(self, shard_index: int) -> _ShardIndex:
+        index = self._indexes[shard_index]
+        if index is None:
+            index = _ShardIndex(storage.join(self.url, self.manifest.shards[shard_index].name), self.manifest.shards[shard_index])
+            self._indexes[shard_index] = index
+        return index
+
+
+def verify(url: str | os.PathLike[str]) -> Manifest:
+    """Read every shard of a data set and compare sizes, sample counts and SHA-256 with the manifest, which is returned.
+
+    Raises InputError or FileNotFoundError naming the first bad shard.
+    """
+    reader = ShardReader(url)
+    for shard in reader.manifest.shards:
+        place = storage.join(reader.url, shard.name)
+        _ShardIndex(place, shard)
+        with open(storage.local_file(place), "rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != shard.sha256:
+            raise InputError(f"shard {place}: SHA-256 is {found[:12]}..., the manifest says {shard.sha256[:12]}...; it was changed, "
+                             "convert or copy it again")
+    reader.keys()
+    return reader.manifest
+
+
+class _ShardFile:
+    """A tar being written: counts and hashes on the way, and appears at its place only when it is whole."""
+
+    def __init__(self, url: str | os.PathLike[str], name: str) -> None:
+        self.name, self.num_bytes, self._hash = name, 0, hashlib.sha256()
+        self._place = storage.join(url, name)
+        self._keys: set[str] = set()
+        self._persons: list[float] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _ShardFile:
+        import webdataset
+
+        self._stream: BinaryIO = self._stack.enter_context(storage.open_write(self._place))
+        # mtime=0: identical bytes for identical samples.
+        self._tar = self._stack.enter_context(webdataset.TarWriter(self, encoder=False, mtime=0))
+        # One header a member also for names beyond ASCII, which the writer's default would give two.
+        self._tar.tarstream.format = tarfile.USTAR_FORMAT
+        return self
+
+    def write(self, data: bytes) -> int:
+        """What the tar writer calls."""
+        self._hash.update(data)
+        self.num_bytes += len(data)
+        return self._stream.write(data)
+
+    def add(self, key: str, members: dict[str, bytes]) -> None:
+        _check_key(key)
+        if key in self._keys:
+            raise InputError(f"two samples of {self._place} are called {key}; give them different names")
+        if not members:
+            raise InputError(f"sample {key} of {self._place} has no members")
+        self._keys.add(key)
+        self._tar.write({"__key__": key, **members})
+        persons = num_persons(members)
+        if persons is not None:
+            self._persons.append(persons)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None and not self._keys:
+            error = InputError(f"shard {self._place} would hold no sample")
+            self._stack.__exit__(type(error), error, None)
+            raise error
+        self._stack.__exit__(kind, error, trace)
+
+    def info(self) -> ShardInfo:
+        return ShardInfo(name=self.name, num_samples=len(self._keys), num_bytes=self.num_bytes, sha256=self._hash.hexdigest(),
+                         persons=sum(self._persons) if self._persons else None)
+
+
+class _ShardIndex:
+    """Where each member of each sample of one shard lies, from one walk over the tar's headers."""
+
+    def __init__(self, place: str, info: ShardInfo) -> None:
+        self.place, self.path = place, storage.local_file(place)
+        found_bytes = self.path.stat().st_size
+        if found_bytes != info.num_bytes:
+            raise InputError(f"shard {place}: {found_bytes} bytes, the manifest says {info.num_bytes}; it was cut or changed, "
+                             "convert or copy it again")
+        self.keys: list[str] = []
+        self.members: list[dict[str, tuple[int, int]]] = []
+        for name, offset, num_bytes in _walk_tar(self.path, place):
+            key, _, extension = name.partition(".")
+            if not self.keys or key != self.keys[-1]:
+                self.keys.append(key)
+                self.members.append({})
+            self.members[-1][extension] = (offset, num_bytes)
+        if len(self.keys) != info.num_samples:
+            raise InputError(f"shard {place}: {len(self.keys)} samples, the manifest says {info.num_samples}; convert or copy it again")
+
+    def read(self, index: int) -> tuple[str, dict[str, bytes]]:
+        members = self.members[index]
+        start = min(offset for offset, _ in members.values())
+        end = max(offset + num_bytes for offset, num_bytes in members.values())
+        # Members of a sample are adjacent: one read fetches them all.
+        with open(self.path, "rb") as stream:
+            data = os.pread(stream.fileno(), end - start, start)
+        if len(data) != end - start:
+            raise InputError(f"shard {self.place}: it became shorter while it was read; convert or copy it again")
+        return self.keys[index], {extension: data[offset - start:offset - start + num_bytes]
+                                  for extension, (offset, num_bytes) in members.items()}
+
+
+def _walk_tar(path: Path, place: str) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size in bytes of each file of a ustar archive; a missing end mark is an error, which tar readers overlook."""
+    with open(path, "rb") as stream:
+        end, position = os.fstat(stream.fileno()).st_size, 0
+        while True:
+            header = os.pread(stream.fileno(), _BLOCK_BYTES, position)
+            if header == bytes(_BLOCK_BYTES):
+                return
+            if len(header) < _BLOCK_BYTES:
+                raise InputError(f"shard {place}: the tar ends without its end mark; it was cut, convert or copy it again")
+            try:
+                name = header[:100].rstrip(b"\0").decode()
+                num_bytes, checksum = int(header[124:136].rstrip(b"\0 "), 8), int(header[148:156].rstrip(b"\0 "), 8)
+            except ValueError:
+                checksum, name, num_bytes = -1, "", 0
+            if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or header[156:157] != b"0" or header[345:346] != b"\0":
+                raise InputError(f"shard {place}: no tar header of ours at byte {position}; it was changed, convert or copy it again")
+            if position + _BLOCK_BYTES + num_bytes > end:
+                raise InputError(f"shard {place}: member {name} ends beyond the file; it was cut, convert or copy it again")
+            yield name, position + _BLOCK_BYTES, num_bytes
+            position += _BLOCK_BYTES + -(-num_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _check_key(key: str) -> None:
+    if not key or len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES or re.search(r"[./\\\x00-\x1f\x7f\ud800-\udfff]", key):
+        raise InputError(f"not a key: {key!r}; give 1 to {MAX_KEY_BYTES} bytes without dots, slashes and control characters")

@@ -1,0 +1,244 @@
+"""Painting: the lit place, shadows on its ground, then things and people from far to near."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from crowddist.data.simulator.crowd import Crowd
+from crowddist.data.simulator.figures import ELEVATIONS, NUM_MATERIALS, PIXELS_PER_M, Figure, figure
+from crowddist.data.simulator.light import Light
+from crowddist.data.simulator.noise import blend, linear, noise_at
+from crowddist.data.simulator.scene import FIRST_WALL, GROUND, SKY, Scene
+
+_LAMP_COLOUR = linear((1.0, 0.82, 0.58)) * 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poses:
+    """Where the figures of a crowd come to lie in the image, N of each."""
+
+    figures: list[Figure]
+    foot: np.ndarray
+    """(N, 2) pixel column and row."""
+    head: np.ndarray
+    """(N, 2) pixel column and row of the centre of the head."""
+    head_radius: np.ndarray
+    """(N,) pixels."""
+    scale: np.ndarray
+    """(N,) pixels per metre."""
+    basis: np.ndarray
+    """(N, 2, 2): image vector per pixel of the figure's own patch, columns for its columns and rows."""
+    depth: np.ndarray
+    """(N,) metres from the image plane."""
+
+
+def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
+    """Each figure's place, size and tilt in the image."""
+    camera = scene.camera
+    foot = np.stack(camera.project(crowd.x, 0.0, crowd.z), axis=1)
+    above = np.stack(camera.project(crowd.x, 1.0, crowd.z), axis=1)
+    depth = camera.depth(1.0 * crowd.stature, crowd.z)
+    scale = camera.focal_px / np.maximum(depth, 0.4) * crowd.stature
+    up = above - foot
+    tilt = np.arctan2(up[:, 0], -up[:, 1])
+    step = scale / PIXELS_PER_M
+    sign = np.where(crowd.mirrored, -1.0, 1.0)
+    basis = np.stack([np.stack([np.cos(tilt) * sign, -np.sin(tilt)], 1), np.stack([np.sin(tilt) * sign, np.cos(tilt)], 1)], axis=1) * step[:, None, None]
+    figures = [figure(int(e), int(y), int(v)) for e, y, v in zip(crowd.elevation, crowd.yaw, crowd.variant, strict=True)]
+    offset = np.array([np.subtract(f.head, f.foot) for f in figures]).reshape(-1, 2)
+    radius = np.array([f.head_radius for f in figures]) * step if figures else np.zeros(0)
+    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset), head_radius=radius, scale=scale, basis=basis, depth=depth)
+
+
+def paint_sky(rng: np.random.Generator, scene: Scene, light: Light) -> np.ndarray:
+    """(H, W, 3) the sky in every direction, with clouds."""
+    height = np.clip(scene.elevation, 0, 1)[..., None]
+    sky = light.horizon + (light.zenith - light.horizon) * np.sqrt(height)
+    shift = rng.uniform(0, 500, 2)
+    ray_x, ray_y, ray_z = scene.camera.rays()
+    over = 60 / np.maximum(ray_y, 0.03)
+    cloud = noise_at(ray_x * over + shift[0], ray_z * over + shift[1])
+    cover = np.clip((cloud * 0.7 - 0.9 + 1.8 * light.clouds), 0, 1)[..., None] * np.clip(height * 8, 0, 1) * (0.75 if light.clouds < 0.9 else 0.4)
+    bright = (light.horizon * 0.6 + 0.6 * light.sky_colour + 0.3 * light.sun_colour) * (1 + 0.15 * np.clip(noise_at(ray_x * over * 2, ray_z * over * 2), -1, 1)[..., None])
+    return (sky * (1 - cover) + bright * cover).astype(np.float32)
+
+
+def _house_shadow(scene: Scene, light: Light) -> np.ndarray:
+    """(H, W) float32: 1 where a wall keeps the sun off the ground."""
+    x, z = scene.ground_xz
+    shadow = np.zeros(x.shape, np.float32)
+    for wall in scene.walls:
+        facing = wall.normal[0] * light.sun[0] + wall.normal[1] * light.sun[2]
+        if facing >= -1e-3:
+            continue
+        gap = (x - wall.point[0]) * wall.normal[0] + (z - wall.point[1]) * wall.normal[1]
+        distance = gap / -facing
+        along = (x + distance * light.sun[0] - wall.point[0]) * wall.along[0] + (z + distance * light.sun[2] - wall.point[1]) * wall.along[1]
+        roof = wall.height_m * (0.75 + 0.25 * np.sign(noise_at(np.floor(along / 12) * 7, along * 0 + 3)))
+        hit = light.sun[1] * distance
+        shadow = np.maximum(shadow, np.clip((roof - hit) * 2 + 0.5, 0, 1) * (along > 0) * (along < wall.length_m) * (gap > 0))
+    return shadow
+
+
+def _tip(scene: Scene, light: Light, x, z, height_m) -> tuple[np.ndarray, np.ndarray]:
+    """Ground metres where the shadow of a point at `height_m` over (x, z) falls."""
+    reach = np.minimum(height_m / light.sun[1], 12.0)
+    return x - light.sun[0] * reach, z - light.sun[2] * reach
+
+
+def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) sun kept off the ground and (H, W) sky kept off the ground, in [0, 1], float32."""
+    height, width = scene.camera.size
+    half = (-(-height // 2), -(-width // 2))
+    cast, contact = np.zeros(half, np.float32), np.zeros(half, np.float32)
+    camera = scene.camera
+    sunny = light.sun_colour.max() > 0.04
+    tip_x, tip_z = _tip(scene, light, crowd.x, crowd.z, 1.0)
+    tips = np.stack(camera.project(tip_x, 0.0, tip_z), axis=1)
+    flat = np.hypot(light.sun[0], light.sun[2])
+    side = np.stack(camera.project(crowd.x + light.sun[2] / flat, 0.0, crowd.z - light.sun[0] / flat), axis=1)
+    squash = np.clip((camera.height_m / np.maximum(np.hypot(crowd.z, camera.height_m), 1)), 0.06, 1)
+    for index, item in enumerate(poses.figures):
+        scale = poses.scale[index]
+        x, y = poses.foot[index] / 2
+        if not (-200 < x < half[1] + 200 and -200 < y < half[0] + 200):
+            continue
+        spot = (max(0.24 * scale / 2, 0.8), max(0.24 * scale / 2 * squash[index], 0.5))
+        cv2.ellipse(contact, (round(x * 8), round(y * 8)), (round(spot[0] * 8), round(spot[1] * 8)), 0, 0, 360, 1.0, -1, cv2.LINE_8, 3)
+        if not sunny:
+            continue
+        level = min(max(int(np.log2(2 * PIXELS_PER_M / max(scale, 1))), 1), 4)
+        patch = item.levels[level]
+        alpha = np.minimum(patch[..., :NUM_MATERIALS].sum(-1, dtype=np.uint16), 255).astype(np.uint8)
+        metre = PIXELS_PER_M / 2**level
+        up = (tips[index] - poses.foot[index]) / 2 / metre / np.cos(ELEVATIONS[crowd.elevation[index]]) * crowd.stature[index]
+        across = (side[index] - poses.foot[index]) / 2 / metre
+        matrix = np.array([[across[0], -up[0]], [across[1], -up[1]]])
+        _warp_max(cast, alpha, matrix, (x, y), np.array(item.foot) / 2**level)
+    for prop in scene.props:
+        reach = max(prop.shadow_m, 0.12)
+        x, z = _tip(scene, light, *prop.ground, max(prop.height_m - prop.shadow_m, 0.2))
+        for (px, pz), radius, layer in ((prop.ground, max(prop.radius_m * 0.55, 0.2), contact), ((x, z), reach, cast)):
+            depth = float(camera.depth(0.0, np.float64(pz)))
+            if depth > 1 and (layer is contact or sunny):
+                column, row = camera.project(np.float64(px), 0.0, np.float64(pz))
+                wide = radius * camera.focal_px / depth / 2
+                flatness = np.clip(camera.height_m / np.hypot(pz, camera.height_m), 0.05, 1)
+                if abs(column) < 1e4 and abs(row) < 1e4:
+                    cv2.ellipse(layer, (int(column / 2), int(row / 2)), (max(int(wide), 1), max(int(wide * flatness), 1)), 0, 0, 360, 0.9, -1)
+    cast, contact = cv2.GaussianBlur(cast, (0, 0), 0.8), cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7))
+    full = (width, height)
+    return (np.maximum(cv2.resize(cast, full, interpolation=cv2.INTER_LINEAR) * 0.92, _house_shadow(scene, light) if sunny else 0),
+            cv2.resize(contact, full, interpolation=cv2.INTER_LINEAR))
+
+
+def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tuple[float, float], anchor: np.ndarray) -> None:
+    """Lay a silhouette whose `anchor` falls on `at` over a layer by maximum, in place."""
+    height, width = alpha.shape
+    corners = (np.array([[0, 0], [width, 0], [0, height], [width, height]]) - anchor) @ matrix.T + at
+    left, top = np.floor(corners.min(0)).astype(int)
+    right, bottom = np.ceil(corners.max(0)).astype(int) + 1
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, layer.shape[1]), min(bottom, layer.shape[0])
+    if left >= right or top >= bottom:
+        return
+    shift = matrix @ (0.5 - anchor) + at - [left, top]
+    warped = cv2.warpAffine(alpha, np.column_stack([matrix, shift]), (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+    view = layer[top:bottom, left:right]
+    np.maximum(view, warped.astype(np.float32) / 255, out=view)
+
+
+def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """(H, W, 3) the empty place under the light, with shadows, wetness, glow and haze."""
+    sky = paint_sky(rng, scene, light)
+    shade = np.zeros((*scene.surface.shape, 3), np.float32)
+    ground = scene.surface == GROUND
+    sun_on_ground = light.sun_colour * light.sun[1]
+    lit = (1 - cast)[..., None] * sun_on_ground + ((1 - 0.6 * contact)[..., None]) * light.sky_colour + (scene.lamp_light * light.lamps)[..., None] * _LAMP_COLOUR
+    shade[ground] = lit[ground]
+    for number, wall in enumerate(scene.walls):
+        facing = max(wall.normal[0] * light.sun[0] + wall.normal[1] * light.sun[2], 0.0)
+        shade[scene.surface == FIRST_WALL + number] = 0.6 * light.sky_colour + facing * light.sun_colour + 0.3 * sun_on_ground * 0.4 + 0.3 * light.lamps * _LAMP_COLOUR
+    image = scene.albedo * shade
+    if light.wet > 0:
+        x, z = scene.ground_xz
+        puddles = np.clip(0.45 + 0.2 * noise_at(x * 5, z * 5) + 0.1 * noise_at(x * 30, z * 30), 0.05, 1)
+        grazing = np.clip(1 + scene.elevation, 0, 1) ** 3
+        mirror = (light.wet * 0.6 * puddles * (0.15 + grazing) * ground)[..., None]
+        image = image * (1 - 0.4 * light.wet * ground[..., None]) * (1 - mirror) + mirror * (light.horizon * 0.55 + light.zenith * 0.25 + light.lamps * 0.12 * _LAMP_COLOUR)
+    image += scene.glow * (light.lamps * 1.1)
+    through = np.exp(-light.haze_per_m * np.minimum(scene.distance, 3000))[..., None]
+    image = image * through + light.horizon * (1 - through)
+    image[scene.surface == SKY] = sky[scene.surface == SKY]
+    return image.astype(np.float32)
+
+
+def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light, ambient: np.ndarray, sun: np.ndarray) -> np.ndarray:
+    """(h, w, 4) float32 premultiplied linear colour and alpha of one figure."""
+    patch = item.levels[level].astype(np.float32)
+    colours = (crowd.colours[index] / 255).astype(np.float32)
+    weights = patch[..., :NUM_MATERIALS]
+    alpha = np.minimum(weights.sum(-1) / 255, 1)
+    rgb = np.einsum("hwk,kc->hwc", weights, colours)
+    normal = (patch[..., NUM_MATERIALS:] - 128) / (127 * np.maximum(alpha, 0.1))[..., None]
+    angle = ELEVATIONS[crowd.elevation[index]]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    lx, ly, lz = light.sun
+    right = -1.0 if crowd.mirrored[index] else 1.0
+    facing = normal[..., 0] * np.float32(lx * right) + normal[..., 1] * np.float32(ly * cosine + lz * sine) + normal[..., 2] * np.float32(ly * sine - lz * cosine)
+    upward = normal[..., 1] * np.float32(cosine) + normal[..., 2] * np.float32(sine)
+    rows = (np.arange(len(patch), dtype=np.float32) + 0.5) * 2**level
+    rise = np.clip((item.foot[1] - rows) / max(item.foot[1] - item.head[1], 1.0), 0, 1)
+    open_sky = (1 - crowd.crush[index] * 0.75 * (1 - rise) ** 0.8).astype(np.float32)[:, None]
+    sky_part = (0.62 + 0.38 * np.clip(upward, -1, 1)) * open_sky
+    sun_part = np.maximum(facing, 0) * open_sky
+    lit = np.empty((*alpha.shape, 4), np.float32)
+    lit[..., :3] = rgb * (sky_part[..., None] * ambient + sun_part[..., None] * sun)
+    lit[..., 3] = alpha
+    return lit
+
+
+def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd: Crowd, poses: Poses, cast: np.ndarray) -> np.ndarray:
+    """Paint from far to near, in place; returns (H, W) int32 ids: 0 place, n + 1 person n, -1 thing."""
+    ids = np.zeros(image.shape[:2], np.int32)
+    height, width = image.shape[:2]
+    ground_sun = light.sun_colour * light.sun[1]
+    queue = [(poses.depth[i], i, None) for i in range(len(poses.figures))] + [(prop.depth_m, -1, prop) for prop in scene.props]
+    queue.sort(key=lambda item: (-item[0], item[1]))
+    for depth, index, prop in queue:
+        through = np.float32(np.exp(-light.haze_per_m * max(depth, 0)))
+        if prop is not None:
+            lit = prop.colour * (light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps * _LAMP_COLOUR) + prop.glow * light.lamps
+            lit = lit * through + light.horizon * (1 - through) * prop.alpha[..., None]
+            touched = blend(image, lit, prop.alpha, *prop.corner)
+            if touched:
+                ids[touched[0], touched[1]][touched[2] > 0.5] = -1
+            continue
+        column, row = (int(np.clip(v, 0, limit - 1)) for v, limit in zip(poses.foot[index], (width, height), strict=True))
+        sunlit = 1 - (cast[row, column] if scene.surface[row, column] == GROUND and poses.foot[index, 1] < height else 0.0) * 0.5
+        lamp = scene.lamp_light[row, column] * light.lamps * 1.2
+        ambient = (light.sky_colour + lamp * _LAMP_COLOUR + 0.12 * ground_sun * sunlit).astype(np.float32)
+        level = min(max(int(np.floor(np.log2(PIXELS_PER_M / max(poses.scale[index], 1e-3)))), 0), 4)
+        lit = _lit_figure(poses.figures[index], level, crowd, index, light, ambient, (light.sun_colour * sunlit).astype(np.float32))
+        _lay_figure(image, ids, lit, poses, index, level, through, light.horizon)
+    return ids
+
+
+def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Poses, index: int, level: int, through: np.float32, haze: np.ndarray) -> None:
+    """Warp one lit figure to its place and blend it in, in place."""
+    matrix = poses.basis[index] * 2**level
+    anchor = np.array(poses.figures[index].foot) / 2**level
+    corners = (np.array([[0, 0], [lit.shape[1], 0], [0, lit.shape[0]], [lit.shape[1], lit.shape[0]]]) - anchor) @ matrix.T + poses.foot[index]
+    left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, [image.shape[1], image.shape[0]])
+    if left >= right or top >= bottom:
+        return
+    shift = matrix @ (0.5 - anchor) + poses.foot[index] - [left, top]
+    warped = cv2.warpAffine(lit, np.column_stack([matrix, shift]), (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
+    alpha = warped[..., 3]
+    colour = warped[..., :3] * through + (haze * (1 - through)) * alpha[..., None]
+    touched = blend(image, colour, alpha, int(left), int(top))
+    if touched:
+        ids[touched[0], touched[1]][touched[2] > 0.5] = index + 1

@@ -1,0 +1,101 @@
+"""One image of the renderer: draws its place, hour, weather and crowd, paints, and labels the heads that show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crowddist.data.simulator.crowd import place_crowd
+from crowddist.data.simulator.light import draw_light
+from crowddist.data.simulator.paint import Poses, light_place, paint_people_and_props, paint_shadows, pose_crowd
+from crowddist.data.simulator.scene import Scene, build_scene
+from crowddist.data.simulator.sensor import develop
+from crowddist.data.simulator_config import LEVEL_MAXIMA, Look, RendererConfig
+
+_SHOWN = 0.15
+"""Least visible share of a head that is labelled: annotators of photographs do not see the others either. ours."""
+_DISC = np.array([[r * np.cos(a), r * np.sin(a)] for r, n in ((0.0, 1), (0.45, 6), (0.85, 10)) for a in np.arange(n) * 2 * np.pi / n])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedImage:
+    """An image and everything known about it."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+    points: np.ndarray
+    """N x 2 float32 centres of heads (x, y), inside the frame."""
+    mask: np.ndarray
+    """(H, W) uint8, 1 where a person is seen."""
+    scene: dict[str, Any]
+    """level, hour, minute, weather, location, camera and the camera's geometry."""
+    folder: str
+    """The scene's folder, scene_XX_Y."""
+    name: str
+    """The image's name within its folder."""
+    jpeg_quality: int
+    """The quality it is to be stored at."""
+
+
+def _weighted(rng: np.random.Generator, weights: tuple[float, ...]) -> int:
+    return int(rng.choice(len(weights), p=np.asarray(weights) / np.sum(weights)))
+
+
+def _draw_place(config: RendererConfig, look: Look, index: int) -> tuple[int, int]:
+    """Location and camera of an image: every place of the look in turn, in an order drawn from the seed."""
+    first, last = look.locations
+    order = np.random.default_rng([config.seed, 102]).permutation((last - first) * 4)
+    number = int(order[index // config.images_per_scene % len(order)])
+    return first + number // 4, number % 4
+
+
+def _draw_count(rng: np.random.Generator, scene: Scene, look: Look) -> tuple[int, int]:
+    """A level that the place can hold, and how many persons: within the level, more than the level before."""
+    room = int(0.55 * scene.cell_capacity.sum())
+    level = _weighted(rng, look.level_weights)
+    while level > 0 and LEVEL_MAXIMA[level - 1] >= room:
+        level -= 1
+    lowest = LEVEL_MAXIMA[level - 1] + 1 if level else 1
+    highest = max(min(LEVEL_MAXIMA[level], room), lowest)
+    return level, int(np.exp(rng.uniform(np.log(lowest), np.log(highest + 0.99))))
+
+
+def _shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
+    """Indexes of the persons whose head's centre is in the frame and of whose head enough is seen."""
+    height, width = ids.shape
+    x, y = poses.head[:, 0], poses.head[:, 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    spots = np.round(poses.head[:, None] + _DISC * np.maximum(poses.head_radius, 0.8)[:, None, None]).astype(int)
+    within = (spots[..., 0] >= 0) & (spots[..., 0] < width) & (spots[..., 1] >= 0) & (spots[..., 1] < height)
+    seen = ids[np.clip(spots[..., 1], 0, height - 1), np.clip(spots[..., 0], 0, width - 1)] == np.arange(1, len(x) + 1)[:, None]
+    return np.flatnonzero(inside & ((seen & within).sum(1) >= _SHOWN * np.maximum(within.sum(1), 1)))
+
+
+def render_image(config: RendererConfig, index: int) -> RenderedImage:
+    """Render image `index` (0 and up); the same bytes for the same config and index, whatever was rendered before.
+
+    A head is labelled where its centre is in the frame and at least a seventh of it is seen, so that
+    len(points) never exceeds the maximum of the level. Raises IndexError on a negative index.
+    """
+    if index < 0:
+        raise IndexError(f"index must be at least 0, got {index}")
+    look = config.drawn_look
+    location, camera_number = _draw_place(config, look, index)
+    scene = build_scene(config.seed, location, camera_number, look, tuple(config.size))
+    rng = np.random.default_rng([config.seed, 103, index])
+    hour, minute, weather = _weighted(rng, look.hour_weights), int(rng.integers(60)), _weighted(rng, look.weather_weights)
+    light = draw_light(rng, hour + minute / 60, weather)
+    level, wanted = _draw_count(rng, scene, look)
+    crowd = place_crowd(rng, scene, look, wanted)
+    poses = pose_crowd(scene, crowd)
+    cast, contact = paint_shadows(scene, light, crowd, poses)
+    image = light_place(rng, scene, light, cast, contact)
+    ids = paint_people_and_props(image, scene, light, crowd, poses, cast)
+    shown = _shown_heads(poses, ids)
+    camera = scene.camera
+    facts = {"level": level, "hour": hour, "minute": minute, "weather": weather, "location": location, "camera": camera_number,
+             "camera_height_m": round(camera.height_m, 3), "camera_pitch": round(camera.pitch, 5), "focal_px": round(camera.focal_px, 2)}
+    return RenderedImage(image=develop(rng, image, look, light), points=poses.head[shown].astype(np.float32), mask=(ids > 0).astype(np.uint8), scene=facts,
+                         folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index), jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))

@@ -1,0 +1,176 @@
+"""Streams: the samples of a plan, decoded, cropped and collated to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from crowddist.data.config import StreamConfig
+from crowddist.data.plan import Plan, rank_positions
+from crowddist.data.sample import Batch, Sample
+from crowddist.data.shards import ShardReader, decode
+from crowddist.data.transforms import crop_mass, crop_pixels, crop_points, draw_window, jitter_colours, resize_points
+from crowddist.errors import InputError
+from crowddist.ops.density import density_map
+from crowddist.randomness import derive, generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STRIDE = 8
+"""Pixels of the image along one side of a cell of the density map."""
+
+
+class CropDataset(torch.utils.data.Dataset):
+    """Position in the plan -> one augmented crop, as a pure function of (data, seed, stage, position).
+
+    Args:
+        url: of the image shards.
+        labels_url: of pseudo-label shards with the same keys, or "".
+        plan_seed: seed of order and augmentation.
+        name: of the stream; two streams of one stage draw different numbers.
+        open_points: False leaves points and masks closed: the target's labels are the evaluation's alone.
+    """
+
+    def __init__(
+        self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str, open_points: bool = True
+    ) -> None:
+        self.images, self.open_points = ShardReader(url), open_points
+        self.labels = ShardReader(labels_url) if labels_url else None
+        self.config, self.seed, self.name = config, plan_seed, name
+        self.plan = Plan([shard.num_samples for shard in self.images.manifest.shards], seed=plan_seed, name=name)
+        self._cached = lru_cache(maxsize=max(config.cache_images, 1))(self._read)
+
+    def __getstate__(self) -> dict:
+        state = self.__dict__.copy()
+        del state["_cached"]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._cached = lru_cache(maxsize=max(self.config.cache_images, 1))(self._read)
+
+    def _read(self, index: int) -> Sample:
+        """The sample, shrunk to the largest size a crop can need."""
+        key, members = self.images.read(index)
+        if not self.open_points:
+            members = pixels_only(members)
+        if self.labels is not None:
+            label_key, label_members = self.labels.read(self.labels.index_of(key))
+            members = {**label_members, **members}
+        sample = decode(key, members)
+        return _shrink(sample, self.config.image_size * self.config.scale_jitter[1])
+
+    def __getitem__(self, position: int) -> dict:
+        sample = self._cached(self.plan.sample_at(position))
+        rng = generator(self.seed, self.name, position)
+        size = (self.config.crop_size, self.config.crop_size)
+        cells = (size[0] // STRIDE, size[1] // STRIDE)
+        height, width = sample.image.shape[:2]
+        window = draw_window((height, width), self.config, rng)
+        crop: dict = {"key": sample.key, "draw": derive(self.seed, self.name, position, "draw") % (1 << 31)}
+        pixels = crop_pixels(sample.image, window, size)
+        flip = rng.random() < 0.5
+        if sample.labels is not None:
+            grid = sample.labels.density.shape
+            to_cells = (grid[0] / height, grid[1] / width)
+            cut = (window[0] * to_cells[0], window[1] * to_cells[1], window[2] * to_cells[0], window[3] * to_cells[1])
+            crop["density"] = crop_mass(sample.labels.density, cut, cells)
+            crop["keep"] = _keep_cells(sample.labels.keep, cut, cells)
+        elif sample.points is not None:
+            points = crop_points(sample.points, window, size)
+            crop["density"] = density_map((points + 0.5) / STRIDE - 0.5, cells, self.config.sigma_px / STRIDE)
+        if sample.mask is not None:
+            crop["mask"] = crop_pixels(sample.mask, window, size)
+        crop["image"] = jitter_colours(pixels, self.config, rng)
+        if flip:
+            for name in ("image", "density", "keep", "mask"):
+                if name in crop:
+                    crop[name] = crop[name][:, ::-1]
+        return crop
+
+
+def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
+    """A sample's members without points and masks, should there be any."""
+    return {name: data for name, data in members.items() if name in ("jpg", "png", "json")}
+
+
+def _keep_cells(keep: np.ndarray, window: tuple[float, float, float, float], cells: tuple[int, int]) -> np.ndarray:
+    """A cell of the crop is kept when at least half of it, and nothing outside the image, comes from kept cells."""
+    kept_mass = crop_mass(keep.astype(np.float32), window, cells)
+    area = (window[2] / cells[0]) * (window[3] / cells[1])
+    return (kept_mass >= 0.5 * area).astype(np.float32)
+
+
+def _shrink(sample: Sample, longest_px: float) -> Sample:
+    import cv2
+
+    height, width = sample.image.shape[:2]
+    factor = longest_px / max(height, width)
+    if factor >= 1:
+        return sample
+    size = (max(round(width * factor), 1), max(round(height * factor), 1))
+    return replace(
+        sample,
+        image=cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA),
+        points=None if sample.points is None else resize_points(sample.points, size[0] / width, size[1] / height),
+        mask=None if sample.mask is None else cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST),
+    )
+
+
+def collate(crops: list[dict]) -> Batch:
+    """Crops of one size to a Batch. Raises: InputError when only some of them are labelled."""
+
+    def stack(name: str) -> Tensor | None:
+        held = [crop[name] for crop in crops if name in crop]
+        if not held:
+            return None
+        if len(held) < len(crops):
+            missing = next(crop["key"] for crop in crops if name not in crop)
+            raise InputError(f"sample {missing} has no {name} while others of its data set have; convert the data set again")
+        return torch.from_numpy(np.ascontiguousarray(np.stack(held)))[:, None].float()
+
+    images = np.ascontiguousarray(np.stack([crop["image"] for crop in crops]).transpose(0, 3, 1, 2))
+    return Batch(
+        images=torch.from_numpy(images).float() / 255,
+        density=stack("density"),
+        keep=stack("keep"),
+        mask=stack("mask"),
+        draws=torch.tensor([crop["draw"] for crop in crops], dtype=torch.int64),
+        keys=[crop["key"] for crop in crops],
+    )
+
+
+def batches(
+    dataset: CropDataset, *, first_step: int, steps: int, global_batch: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """This rank's batches of the steps first_step..steps-1; any number of reader processes gives the same ones."""
+    plan = [
+        list(rank_positions(step * global_batch, global_batch, rank, world_size)) for step in range(first_step, steps)
+    ]
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=plan, num_workers=dataset.config.num_readers, collate_fn=collate  # type: ignore[arg-type]
+    )
+    return iter(loader)
+
+
+def whole_image(image: np.ndarray, image_size: int) -> np.ndarray:
+    """An image resized so that its longest side is `image_size`, as labelling and evaluation show it to the network."""
+    import cv2
+
+    height, width = image.shape[:2]
+    factor = image_size / max(height, width)
+    size = (max(round(width * factor), 1), max(round(height * factor), 1))
+    if size == (width, height):
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255

@@ -1,0 +1,131 @@
+"""Geometry and colour: what happens to pixels happens to points, masks and pseudo-labels with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from crowddist.data.config import StreamConfig
+
+PAD_VALUE = 114
+"""Grey of pixels outside the image (ours): near the mean of street photographs."""
+
+
+def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """Points after the image was resized; pixel j covers [j - 0.5, j + 0.5). Args: N x 2 x, y. Returns: N x 2."""
+    scale = np.array([scale_x, scale_y], dtype=np.float64)
+    return ((points + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def flip_points(points: np.ndarray, size: tuple[int, int], *, axis: str) -> np.ndarray:
+    """Points after a flip. Args: N x 2; size (height, width); axis "horizontal" or "vertical". Raises: ValueError."""
+    if axis not in ("horizontal", "vertical"):
+        raise ValueError(f"axis is horizontal or vertical, got {axis!r}")
+    column, extent = (0, size[1]) if axis == "horizontal" else (1, size[0])
+    flipped = points.copy()
+    flipped[:, column] = extent - 1 - flipped[:, column]
+    return flipped
+
+
+def crop_points(points: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """Points of a window that was cut out and resized to `size`; those outside are dropped.
+
+    Args:
+        points: N x 2 x, y in pixels of the image.
+        window: (top, left, height, width) in pixels of the image, as edges: pixel j covers [j, j + 1) here.
+        size: (height, width) of the crop, px.
+
+    Returns:
+        M x 2 in pixels of the crop, inside [0, width - 1] x [0, height - 1].
+    """
+    top, left, height, width = window
+    x = (points[:, 0] + 0.5 - left) * (size[1] / width)
+    y = (points[:, 1] + 0.5 - top) * (size[0] / height)
+    inside = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
+    moved = np.stack([x[inside] - 0.5, y[inside] - 0.5], axis=1)
+    return np.clip(moved, 0, [size[1] - 1, size[0] - 1]).astype(np.float32)
+
+
+def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """Cuts a window and resizes it in one interpolation; what lies outside the image is `PAD_VALUE`.
+
+    Args:
+        image: (H, W, 3) or (H, W) uint8.
+        window: (top, left, height, width) as edges, px.
+        size: (height, width) of the result.
+    """
+    import cv2
+
+    top, left, height, width = window
+    scale_y, scale_x = size[0] / height, size[1] / width
+    # Only the part of the image that the window can touch is worth resizing.
+    margin = 2
+    y0, x0 = (max(int(start) - margin, 0) for start in (top, left))
+    y1, x1 = int(top + height) + 1 + margin, int(left + width) + 1 + margin
+    image, top, left = image[y0:y1, x0:x1], top - y0, left - x0
+    if not image.size:
+        return np.full((*size, *image.shape[2:]), PAD_VALUE if image.ndim == 3 else 0, np.uint8)
+    if min(scale_x, scale_y) < 0.7:  # a bilinear sample would alias: average the pixels first
+        shrunk = (max(round(image.shape[0] * scale_y), 1), max(round(image.shape[1] * scale_x), 1))
+        ratio_y, ratio_x = shrunk[0] / image.shape[0], shrunk[1] / image.shape[1]
+        image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)
+        top, left, scale_y, scale_x = top * ratio_y, left * ratio_x, scale_y / ratio_y, scale_x / ratio_x
+    matrix = np.array([[scale_x, 0, -(left - 0.5) * scale_x - 0.5], [0, scale_y, -(top - 0.5) * scale_y - 0.5]])
+    border = (PAD_VALUE,) * 3 if image.ndim == 3 else 0
+    return cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+
+
+def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """Cuts a window out of a map of persons per cell and redistributes it over new cells; persons are kept exactly.
+
+    The map is read as constant inside each cell, so the new cell's value is an exact integral, whatever the window.
+
+    Args:
+        grid: (h, w) persons per cell.
+        window: (top, left, height, width) in cells, as edges; what lies outside the map is empty.
+        size: (height, width) of the result.
+
+    Returns:
+        float32 (height, width); its sum is the number of persons inside the window.
+    """
+    top, left, height, width = window
+    rows = _overlap(grid.shape[0], top, height, size[0])
+    columns = _overlap(grid.shape[1], left, width, size[1])
+    return (rows @ grid.astype(np.float32) @ columns.T).astype(np.float32)
+
+
+def _overlap(num_old: int, start: float, extent: float, num_new: int) -> np.ndarray:
+    """(num_new, num_old): the share of each old cell that falls into each new one."""
+    edges = start + extent * np.arange(num_new + 1) / num_new
+    old = np.arange(num_old)
+    upper = np.minimum(edges[1:, None], old[None, :] + 1)
+    lower = np.maximum(edges[:-1, None], old[None, :])
+    return np.clip(upper - lower, 0, None).astype(np.float32)
+
+
+def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random square window of the image, (top, left, height, width) as edges in px, at a random scale.
+
+    A window larger than the image is centred by chance around it, so that the image lies anywhere in the crop.
+    """
+    scale = config.image_size / max(size) * rng.uniform(*config.scale_jitter)
+    side = config.crop_size / scale
+    top, left = (rng.uniform(min(0.0, extent - side), max(0.0, extent - side)) for extent in size)
+    return top, left, side, side
+
+
+def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness, contrast, saturation and, at times, grey. Args and returns: (H, W, 3) uint8."""
+    brightness, contrast, saturation = rng.uniform(1 - config.colour_jitter, 1 + config.colour_jitter, size=3)
+    if rng.random() < config.grey_share:
+        saturation = 0.0
+    # One 3x4 colour matrix: saturation mixes with the luminance, contrast scales around mid grey, brightness scales all.
+    luminance = np.array([0.299, 0.587, 0.114])
+    mix = saturation * np.eye(3) + (1 - saturation) * luminance[None, :]
+    matrix = brightness * contrast * mix
+    offset = brightness * 128.0 * (1 - contrast)
+    import cv2
+
+    return cv2.transform(image, np.hstack([matrix, np.full((3, 1), offset)]).astype(np.float32))

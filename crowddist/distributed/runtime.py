@@ -1,0 +1,72 @@
+"""The Ray runtime: connecting to a cluster or starting a private one, and a worker's place in its group."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Object store of a private Ray: results of actors are small, images go through files."""
+
+
+def connect() -> None:
+    """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
+
+    The private one has a token of its own, so that nobody else on the machine can run code in it.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Without this a worker's report waits up to 2 s for the controller's next look.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address:
+        ray.init(address=address, log_to_driver=False)
+    else:
+        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level="warning")
+
+
+class RayRuntime:
+    """A worker of a Ray Train group: its rank, and gradients and buffers averaged over the group."""
+
+    def __init__(self) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """DistributedDataParallel; buffers are not broadcast, because `average_buffers` makes them equal exactly."""
+        if self.world_size == 1:
+            return module
+        return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Running statistics move linearly, so the mean over ranks is what one worker with the whole batch would hold."""
+        if self.world_size == 1:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                torch.distributed.all_reduce(buffer)
+                buffer.div_(self.world_size)
+
+    def report(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Shows Ray Train that the group is alive; checkpoints and curves are on storage already."""
+        import ray.train
+
+        ray.train.report({"step": step, **scalars})

@@ -1,0 +1,201 @@
+"""Fits stages: the training loop of one worker, which any launcher runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from crowddist import checkpoint, storage
+from crowddist.data.stream import CropDataset, batches
+from crowddist.errors import InputError
+from crowddist.randomness import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crowddist.config import EngineConfig
+    from crowddist.data.config import StreamConfig
+    from crowddist.data.sample import Batch
+    from crowddist.methods.base import Method, Runtime, Stage
+
+DONE = "DONE.json"
+CURVE = "curve.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageData:
+    """Where a stage reads and writes."""
+
+    stage: Stage
+    folder: str
+    """URL of the stage's folder."""
+    urls: Mapping[str, str]
+    """Name of a data set (source, target) -> URL of its shards."""
+    labels_url: str = ""
+    """URL of the newest pseudo-labels of the target, where the stage trains on them."""
+    initial: str = ""
+    """URL of the checkpoint whose weights the stage starts from, or "" for fresh networks."""
+
+
+class LocalRuntime:
+    """One worker, in this process."""
+
+    def __init__(self, *, device: str = "cpu") -> None:
+        self.rank, self.world_size, self.device = 0, 1, torch.device(device)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module itself: there is nobody to average with."""
+        return module
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Nothing to average."""
+
+    def report(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Nobody listens: the curve file holds the scalars."""
+
+
+def default_device() -> str:
+    """The accelerator where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fit(
+    method: Method, data: StageData, runtime: Runtime, *, stream: StreamConfig, engine: EngineConfig, seed: int, record: str
+) -> None:
+    """Trains one stage to its end, from its last checkpoint where there is one, and leaves its DONE.json.
+
+    Everything random is a function of (seed, stage, step, rank) or of a sample's position, so a stage resumed at a
+    checkpoint ends with the same bits as an unbroken one.
+
+    Args:
+        method: its weights are where the stage starts, unless `data.initial` or a checkpoint of the stage says otherwise.
+        record: the run's configuration as JSON, kept in every checkpoint so that a counter can be rebuilt from it alone.
+
+    Raises:
+        FloatingPointError: a loss that is not finite, with stage, step and keys; the last good checkpoint stays.
+        InputError: a batch size that the workers cannot share, or damaged data.
+    """
+    stage, started = data.stage, time.time()
+    folder = storage.join(data.folder, "checkpoints")
+    torch.manual_seed(derive(seed, stage.name, "start"))
+    if data.initial:
+        method.load_state_dict(checkpoint.load(data.initial)["method"], optimizers=False)
+    method.start(stage, runtime)
+    state = checkpoint.load_latest(folder)
+    first_step = 0
+    if state is not None:
+        method.load_state_dict(state["method"])
+        first_step = state["step"]
+    loaders = {
+        name: _loader(name, data, runtime, stream=stream, seed=seed, first_step=first_step) for name in stage.streams
+    }
+    curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
+    for step in range(first_step, stage.steps):
+        torch.manual_seed(derive(seed, stage.name, step, runtime.rank))
+        parts = {name: next(loader).to(runtime.device) for name, loader in loaders.items()}
+        with _precision(runtime.device, engine.precision):
+            scalars = method.step(step, parts)
+        if not torch.isfinite(scalars["loss"]):
+            keys = ", ".join(key for part in parts.values() for key in part.keys)
+            raise FloatingPointError(f"loss of stage {stage.name} is {float(scalars['loss'])} at step {step}; samples: {keys}")
+        curve.add(step, scalars)
+        if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps:
+            runtime.average_buffers(method.networks())
+            if runtime.rank == 0:
+                content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict()}
+                checkpoint.save(folder, step + 1, {**content, "config": record})
+            runtime.report(step + 1, curve.newest)
+    if runtime.rank == 0:
+        done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
+        storage.write_json(storage.join(data.folder, DONE), {**done, "seconds": round(time.time() - started, 1)})
+
+
+def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfig, seed: int, first_step: int) -> Iterator[Batch]:
+    use = data.stage.streams[name]
+    if use.batch_size % runtime.world_size:
+        raise InputError(f"batch size {use.batch_size} of stream {name} cannot be shared equally by {runtime.world_size} workers")
+    dataset = CropDataset(
+        data.urls[use.data],
+        stream,
+        labels_url=data.labels_url if use.labels else "",
+        plan_seed=seed,
+        name=f"{data.stage.name}/{name}",
+        open_points=use.data == "source",
+    )
+    return batches(
+        dataset,
+        first_step=first_step,
+        steps=data.stage.steps,
+        global_batch=use.batch_size,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
+
+
+def _samples_seen(stage: Stage, step: int) -> dict[str, int]:
+    return {name: step * use.batch_size for name, use in stage.streams.items()}
+
+
+def _precision(device: torch.device, precision: Literal["float32", "bfloat16"]) -> contextlib.AbstractContextManager[Any]:
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+class _Curve:
+    """Means of the scalars over `every` steps, one JSON line each, so that the driver and a resumed run can follow."""
+
+    def __init__(self, url: str, first_step: int, every: int) -> None:
+        self.url, self.every, self.newest = url, every, {}
+        self._sums: dict[str, float] = {}
+        self._count, self._since = 0, time.monotonic()
+        if url and storage.exists(url):  # steps after the checkpoint are trained again: their lines go
+            lines = [line for line in storage.read_bytes(url).decode().splitlines() if json.loads(line)["step"] <= first_step]
+            storage.write_bytes(url, "".join(line + "\n" for line in lines).encode())
+
+    def add(self, step: int, scalars: Mapping[str, torch.Tensor]) -> None:
+        for name, value in scalars.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._count += 1
+        if (step + 1) % self.every:
+            return
+        self.newest = {name: total / self._count for name, total in self._sums.items()}
+        self.newest["seconds_per_step"] = (time.monotonic() - self._since) / self._count
+        if self.url:
+            storage.append_line(self.url, json.dumps({"step": step + 1, **self.newest}))
+        self._sums, self._count, self._since = {}, 0, time.monotonic()
+
+
+def fit_stages(
+    build: Callable[[], Method],
+    stages: Sequence[StageData],
+    runtime: Runtime,
+    *,
+    stream: StreamConfig,
+    engine: EngineConfig,
+    seed: int,
+    record: str,
+) -> None:
+    """Fits consecutive stages in one go, each from the weights of the one before; stages that are done are skipped."""
+    torch.use_deterministic_algorithms(runtime.device.type == "cpu")
+    torch.manual_seed(derive(seed, "networks"))
+    method = build()
+    initial = ""
+    for data in stages:
+        done = read_done(data.folder)
+        if done is None:
+            data = replace(data, initial=initial) if initial else data
+            fit(method, data, runtime, stream=stream, engine=engine, seed=seed, record=record)
+        initial = "" if done is None else done["checkpoint"]
+
+
+def read_done(folder: str) -> dict[str, Any] | None:
+    """What a finished stage says of itself in its DONE.json, or None when it is not finished."""
+    url = storage.join(folder, DONE)
+    return storage.read_json(url) if storage.exists(url) else None

@@ -1,0 +1,109 @@
+"""Pseudo-labels: a unit of images in, a shard of labels out, and the set of them published at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from crowddist import storage
+from crowddist.data.sample import Sample
+from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, publish_manifest, write_shard
+from crowddist.data.stream import pixels_only
+from crowddist.ops.selection import kept_shares
+from crowddist.predictor import Predictor
+
+CHUNK = 16
+"""Images decoded at a time."""
+
+
+def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_url: str) -> dict[str, Any]:
+    """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is returned as it is.
+
+    Args:
+        unit: indexes of the images, consecutive.
+
+    Returns:
+        The record: the shard's name, samples, bytes and sha256, and sums over its images: `persons`, `kept_persons`,
+        `cells`, `kept_cells`, `spread_persons`.
+    """
+    name = f"labels-{unit.start:06d}-{unit.stop:06d}"
+    record_url = storage.join(labels_url, f"{name}.done.json")
+    if storage.exists(record_url):
+        return storage.read_json(record_url)
+    sums = dict.fromkeys(("persons", "kept_persons", "cells", "kept_cells", "spread_persons"), 0.0)
+
+    def samples() -> Iterator[tuple[str, dict[str, Any]]]:
+        for first in range(0, len(unit), CHUNK):
+            chunk = [_open(images, index) for index in unit[first : first + CHUNK]]
+            predictions = predictor.predict_many([sample.image for sample in chunk])
+            for sample, prediction in zip(chunk, predictions, strict=True):
+                shares = kept_shares(prediction.density, prediction.keep)
+                sums["persons"] += prediction.count
+                sums["kept_persons"] += prediction.count * shares["kept_mass"]
+                sums["cells"] += prediction.density.size
+                sums["kept_cells"] += prediction.density.size * shares["kept_pixels"]
+                sums["spread_persons"] += prediction.uncertainty
+                yield sample.key, {
+                    "density.npy": prediction.density.astype(np.float16),
+                    "keep.png": np.where(prediction.keep, 255, 0).astype(np.uint8),
+                    "detections.npy": np.zeros((0, 4), np.float32),
+                    "json": {"id": sample.key, "count": prediction.count, "uncertainty": prediction.uncertainty, **shares},
+                }
+
+    info = write_shard(labels_url, f"{name}.tar", samples())
+    record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256, **sums}
+    storage.write_json(record_url, record)
+    return record
+
+
+def _open(images: ShardReader, index: int) -> Sample:
+    key, members = images.read(index)
+    return decode(key, pixels_only(members))
+
+
+def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """Writes the manifest of a whole set of label shards. Returns: the round's label metrics.
+
+    Raises:
+        ValueError: there are not as many labels as images.
+    """
+    num_labelled = sum(record["num_samples"] for record in records)
+    if num_labelled != len(images):
+        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images")
+    total = {key: sum(record[key] for record in records) for key in ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")}
+    metrics = {
+        "labels/kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
+        "labels/kept_cells": total["kept_cells"] / max(total["cells"], 1.0),
+        "labels/mean_count": total["persons"] / images.manifest.num_samples,
+        "labels/mean_uncertainty": total["spread_persons"] / images.manifest.num_samples,
+    }
+    infos = tuple(
+        ShardInfo(name=r["name"], num_samples=r["num_samples"], num_bytes=r["num_bytes"], sha256=r["sha256"], persons=r["persons"])
+        for r in records
+    )
+    publish_manifest(
+        labels_url,
+        Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True, shards=infos, statistics=metrics, converter="labels"),
+    )
+    return metrics
+
+
+def label_change(previous_url: str, current_url: str) -> float:
+    """mean |y_k - y_{k-1}| / mean y_{k-1} over all cells: the label-free criterion that rounds have settled by."""
+    previous, current = ShardReader(previous_url), ShardReader(current_url)
+    difference = total = 0.0
+    for index in range(len(current)):
+        key, members = current.read(index)
+        _, old_members = previous.read(previous.index_of(key))
+        new, old = (_density(part) for part in (members, old_members))
+        difference += float(np.abs(new - old).sum())
+        total += float(old.sum())
+    return difference / total if total else (0.0 if not difference else float("inf"))
+
+
+def _density(members: dict[str, bytes]) -> np.ndarray:
+    import io
+
+    return np.load(io.BytesIO(members["density.npy"]), allow_pickle=False).astype(np.float32)

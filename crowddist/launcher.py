@@ -1,0 +1,110 @@
+"""Launchers: where training, labelling and evaluation run; this one runs them in the process, Ray's is in `distributed`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from crowddist.config import RunConfig, to_json
+from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages
+
+if TYPE_CHECKING:
+    from crowddist.evaluate import ImageResult
+
+
+class Launcher(Protocol):
+    """The three kinds of work of an adaptation."""
+
+    def train(self, stages: Sequence[StageData]) -> None:
+        """Fits consecutive stages; those that are done are skipped, one under way is resumed."""
+
+    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+        """Labels every image of a data set once. Returns: the records of its units, in order."""
+
+    def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
+        """Counts every image of a labelled data set once, in order."""
+
+    def close(self) -> None:
+        """Gives back what the launcher holds."""
+
+
+class LocalLauncher:
+    """Everything in this process, with one worker; needs no Ray."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = default_device()
+        torch.set_num_threads(worker_threads(config, 1))
+
+    def train(self, stages: Sequence[StageData]) -> None:
+        """See `Launcher.train`."""
+        train_stages(self.config, stages, LocalRuntime(device=self.device))
+
+    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+        """See `Launcher.label`."""
+        worker = UnitWorker(checkpoint_url, images_url, device=self.device)
+        return [worker.label(unit, labels_url) for unit in worker.units()]
+
+    def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
+        """See `Launcher.evaluate`."""
+        worker = UnitWorker(checkpoint_url, data_url, device=self.device)
+        return [result for unit in worker.units() for result in worker.evaluate(unit, self.config.stream.sigma_px)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class UnitWorker:
+    """Labels and evaluates units of one data set with one checkpoint, which it loads once; Ray's actors are this class."""
+
+    def __init__(self, checkpoint_url: str, data_url: str, *, device: str = "cpu", threads: int = 0) -> None:
+        import torch
+
+        from crowddist.data.shards import ShardReader
+        from crowddist.predictor import Predictor
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.predictor = Predictor.from_checkpoint(checkpoint_url, device=device)
+        self.data = ShardReader(data_url)
+
+    def units(self) -> list[range]:
+        """All units of work of the data set."""
+        from crowddist.data.plan import work_units
+
+        return work_units(len(self.data))
+
+    def label(self, unit: range, labels_url: str) -> dict[str, Any]:
+        """See `labels.label_unit`."""
+        from crowddist.labels import label_unit
+
+        return label_unit(self.predictor, self.data, unit, labels_url)
+
+    def evaluate(self, unit: range, sigma_px: float) -> list[ImageResult]:
+        """See `evaluate.evaluate_unit`."""
+        from crowddist.evaluate import evaluate_unit
+
+        return evaluate_unit(self.predictor, self.data, unit, sigma_px=sigma_px)
+
+
+def worker_threads(config: RunConfig, num_workers: int) -> int:
+    """CPU threads of one of `num_workers` workers: as configured, or an equal share of this machine's cores."""
+    return config.threads or max((os.cpu_count() or 1) // num_workers, 1)
+
+
+def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -> None:
+    """Fits stages on one worker of any launcher: the function that all of them call."""
+    from crowddist.methods.table import build_method
+
+    fit_stages(
+        lambda: build_method(config),
+        stages,
+        runtime,
+        stream=config.stream,
+        engine=config.engine,
+        seed=config.seed,
+        record=to_json(config),
+    )

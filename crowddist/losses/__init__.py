@@ -1,0 +1,1 @@
+"""Loss functions: pure, differentiable, one family per file."""

@@ -1,0 +1,39 @@
+"""Losses of person masks where only boxes are known."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+SMALLEST_COMPLEMENT = 1e-7
+"""Floor of 1 - z under the logarithm, so that a certain mistake costs 16, not infinity. ours."""
+
+
+def background_bce(logits_or_probabilities: Tensor, box_mask: Tensor, from_logits: bool = False) -> Tensor:
+    """Binary cross-entropy of a person mask outside the person boxes: the mean over the background of -log(1 - z).
+
+    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. A box holds person and background alike, so inside it the term is exactly 0.
+
+    Args:
+        logits_or_probabilities: z, the probability of "person" 0..1, any shape; with `from_logits` the values before the sigmoid.
+        box_mask: same shape, bool or 0/1: 1 = inside a person box.
+        from_logits: how the first argument is to be read; never guessed from its values.
+
+    Returns:
+        Scalar >= 0; 0 where there is no background.
+
+    Raises:
+        ValueError: the shapes differ, or a probability is NaN or lies outside 0..1.
+    """
+    values = logits_or_probabilities
+    if values.shape != box_mask.shape:
+        raise ValueError(f"the prediction and box_mask must have one shape, got {tuple(values.shape)} and {tuple(box_mask.shape)}")
+    if from_logits:
+        # -log(1 - sigmoid(x)) = softplus(x): stable for any x.
+        cost = functional.softplus(values)
+    else:
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise ValueError("probabilities must lie in 0..1; for logits pass from_logits=True")
+        cost = -(1 - values).clamp(min=SMALLEST_COMPLEMENT).log()
+    background = box_mask == 0
+    return cost.masked_fill(~background, 0).sum() / background.sum().clamp(min=1)

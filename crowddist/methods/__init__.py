@@ -1,0 +1,1 @@
+"""The adaptation methods: they share base.py and nothing with each other."""

@@ -1,0 +1,66 @@
+"""Configuration of the methods: steps, learning rates and the weights of their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from crowddist.errors import InputError
+
+MethodName = Literal["source_only", "self_supervision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Training on the source, as every method begins."""
+
+    steps: int = 3000
+    """Steps of the first stage."""
+    batch_size: int = 8
+    """Source crops of a step, over all workers."""
+    learning_rate: float = 2e-3
+    """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet-101: 1e-4)."""
+    weight_decay: float = 5e-4
+    """AdamW's weight decay."""
+    block_weight: float = 0.05
+    """Weight of the absolute error of 8x8-block counts beside the squared error of the map (ours)."""
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfSupervisionConfig:
+    """Self-supervision (Liu et al., CVPR 2022). The paper prints none of these numbers: all are ours."""
+
+    orientation_steps: int = 600
+    """Steps of stage 1: source density plus the orientation of target images."""
+    orientation_weight: float = 0.1
+    """Weight lambda of the orientation's cross-entropy."""
+    rounds: int = 3
+    """Rounds K of stage 2: labels on the target, then training on both."""
+    round_steps: int = 500
+    """Steps of a round."""
+    target_batch_size: int = 8
+    """Target crops of a step, over all workers."""
+    target_weight: float = 1.0
+    """Weight mu of the target's pseudo-labels."""
+    kept_share: float = 0.7
+    """Share of each image's cells that become labels, 0 to 1."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of stage 1 and of each round."""
+    stop_change: float = 0.02
+    """Rounds stop when labels change less than this from round to round, relative to their mean; 0 never stops."""
+
+    def __post_init__(self) -> None:
+        _positive(round_steps=self.round_steps, target_batch_size=self.target_batch_size, learning_rate=self.learning_rate)
+        if self.orientation_steps < 0 or self.rounds < 0 or self.stop_change < 0:
+            raise InputError("orientation_steps, rounds and stop_change must not be negative")
+        if not 0 < self.kept_share <= 1:
+            raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise InputError(f"{name} must be positive, got {value}")

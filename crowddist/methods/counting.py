@@ -1,0 +1,118 @@
+"""What the methods of a single counter share: its optimizer, its source loss and its prediction."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from crowddist.data.sample import Prediction
+from crowddist.losses.density import count_map_loss
+from crowddist.methods.base import Method, OneCycle, Runtime, Stage, set_learning_rate
+from crowddist.models.counter import Counter, build_counter
+from crowddist.ops.selection import keep_most_certain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crowddist.config import RunConfig
+    from crowddist.data.sample import Batch
+
+
+class CountingObjective(nn.Module):
+    """All losses of a step as one module, so that a wrapped (DDP) forward is called once a step."""
+
+    def __init__(self, counter: Counter, *, block_weight: float) -> None:
+        super().__init__()
+        self.counter, self.block_weight = counter, block_weight
+
+    def source_loss(self, batch: Batch) -> Tensor:
+        """Loss of the density on labelled crops, each by the ensemble member that the sample drew."""
+        return self.density_loss(batch, self.counter.encode(batch.images))
+
+    def density_loss(self, batch: Batch, features: Tensor) -> Tensor:
+        """Loss of the density on crops whose features are known, over the cells to keep where the batch says which."""
+        assert batch.density is not None  # a stream of density labels, by the stage's plan
+        maps = self.counter.density(features, self.counter.member_indexes(batch.draws))
+        return count_map_loss(maps, batch.density, batch.keep, block_weight=self.block_weight)
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name; `loss` is what is minimised."""
+        return {"loss": self.source_loss(batches["source"])}
+
+
+class CountingMethod(Method):
+    """A method that trains one counter with AdamW and the one-cycle schedule."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.counter = build_counter(config.counter)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._objective: nn.Module | None = None
+
+    @abstractmethod
+    def objective(self, stage: Stage) -> CountingObjective:
+        """The losses of a stage."""
+
+    @abstractmethod
+    def peak_rate(self, stage: Stage) -> float:
+        """The peak learning rate of a stage."""
+
+    def trained_parameters(self, stage: Stage) -> list[nn.Parameter]:
+        """The parameters a stage changes; the others are frozen."""
+        del stage
+        head = self.counter.orientation_head
+        unused = set() if head is None else set(head.parameters())
+        return [parameter for parameter in self.counter.parameters() if parameter not in unused]
+
+    def start(self, stage: Stage, runtime: Runtime) -> None:
+        """See `Method.start`."""
+        trained = self.trained_parameters(stage)
+        for parameter in self.counter.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self.counter.to(runtime.device)
+        self._schedule = OneCycle(self.peak_rate(stage), stage.steps)
+        self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
+        self._objective = runtime.wrap(self.objective(stage))
+
+    def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """See `Method.step`."""
+        assert self._objective is not None and self._optimizer is not None  # start() comes first
+        self._objective.train()
+        set_learning_rate(self._optimizer, self._schedule.at(step))
+        losses = self._objective(batches)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self._optimizer.step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def predict(self, images: Tensor) -> Prediction:
+        """See `Method.predict`: mean and standard deviation over the ensemble's members.
+
+        Source: Liu et al., CVPR 2022, section 3: y = 1/n sum_m F_m(x), u = std_m F_m(x).
+        """
+        self.counter.eval()
+        with torch.inference_mode():
+            maps = self.counter.members(self.counter.encode(images)).float()
+        density, spread = maps.mean(0), maps.std(0, unbiased=False)
+        return Prediction(
+            density=density,
+            spread=spread,
+            keep=keep_most_certain(density, spread, self.config.self_supervision.kept_share),
+            member_counts=maps.sum((2, 3, 4)),
+        )
+
+    def networks(self) -> nn.Module:
+        """See `Method.networks`."""
+        return self.counter
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """See `Method.optimizers`."""
+        return {} if self._optimizer is None else {"counter": self._optimizer}
+
+

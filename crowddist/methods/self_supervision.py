@@ -1,0 +1,126 @@
+"""Self-supervision: an orientation pretext on the target, then rounds of certain pseudo-labels (Liu et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from crowddist.methods.base import Stage, Stream
+from crowddist.methods.counting import CountingMethod, CountingObjective
+from crowddist.models.norm import frozen_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crowddist.data.sample import Batch
+    from crowddist.methods.config import SelfSupervisionConfig
+    from crowddist.models.counter import Counter
+
+
+class OrientationObjective(CountingObjective):
+    """Stage 1: L2(D(E(x_s)), y_s) + lambda * CE(D_aux(E(x_t)), upside-down?).
+
+    Source: Liu et al., CVPR 2022, section 3. Every target image is shown upright and upside-down; lambda is ours, and so
+    is that running statistics stay the source's (target images are normalised as they will be when they are counted).
+    """
+
+    def __init__(self, counter: Counter, *, block_weight: float, orientation_weight: float) -> None:
+        super().__init__(counter, block_weight=block_weight)
+        self.orientation_weight = orientation_weight
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name, and the share of target images whose orientation was told right."""
+        images = batches["target"].images
+        shown = torch.cat([images, images.flip(2)])
+        upside_down = torch.arange(2, device=images.device).repeat_interleave(len(images))
+        with frozen_norm(self.counter):
+            source = self.source_loss(batches["source"])
+            logits = self.counter.orientation(self.counter.encode(shown))
+        orientation = functional.cross_entropy(logits, upside_down)
+        return {
+            "loss": source + self.orientation_weight * orientation,
+            "source_loss": source,
+            "orientation_loss": orientation,
+            "orientation_accuracy": (logits.argmax(1) == upside_down).float().mean(),
+        }
+
+
+class LabelObjective(CountingObjective):
+    """Stage 2: L2(source) + mu * sum_p k(p) (F(x_t)(p) - y(p))^2 / sum_p k(p), the second sum over each target image.
+
+    Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
+    """
+
+    def __init__(self, counter: Counter, *, block_weight: float, target_weight: float) -> None:
+        super().__init__(counter, block_weight=block_weight)
+        self.target_weight = target_weight
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name."""
+        target_batch = batches["target"]
+        with frozen_norm(self.counter):
+            source = self.source_loss(batches["source"])
+            target = self.density_loss(target_batch, self.counter.encode(target_batch.images))
+        return {"loss": source + self.target_weight * target, "source_loss": source, "target_loss": target}
+
+
+class SelfSupervision(CountingMethod):
+    """Both stages of the paper, behind a source stage whose counter is the row without adaptation."""
+
+    @property
+    def settings(self) -> SelfSupervisionConfig:
+        """The method's part of the configuration."""
+        return self.config.self_supervision
+
+    def plan(self) -> tuple[Stage, ...]:
+        """Source; source and orientation; then K rounds of source and labels."""
+        train, settings = self.config.train, self.settings
+        source = Stream(data="source", batch_size=train.batch_size)
+        target = Stream(data="target", batch_size=settings.target_batch_size)
+        stages = [Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation", num_round=0)]
+        if settings.orientation_steps:
+            stages.append(
+                Stage(
+                    name="orientation",
+                    steps=settings.orientation_steps,
+                    streams={"source": source, "target": target},
+                    title="orientation",
+                    num_round=1,
+                )
+            )
+        labelled = Stream(data="target", batch_size=settings.target_batch_size, labels=True)
+        first = len(stages)
+        for number in range(settings.rounds):
+            stages.append(
+                Stage(
+                    name=f"labels-{number + 1}",
+                    steps=settings.round_steps,
+                    streams={"source": source, "target": labelled},
+                    title=f"labels, round {number + 1}",
+                    num_round=first + number,
+                )
+            )
+        return tuple(stages)
+
+    def objective(self, stage: Stage) -> CountingObjective:
+        """The losses of the paper's stage that this one belongs to."""
+        block_weight = self.config.train.block_weight
+        if stage.needs_labels:
+            return LabelObjective(self.counter, block_weight=block_weight, target_weight=self.settings.target_weight)
+        if "target" in stage.streams:
+            return OrientationObjective(
+                self.counter, block_weight=block_weight, orientation_weight=self.settings.orientation_weight
+            )
+        return CountingObjective(self.counter, block_weight=block_weight)
+
+    def peak_rate(self, stage: Stage) -> float:
+        """The training's rate on the source alone, the adaptation's afterwards."""
+        return self.settings.learning_rate if "target" in stage.streams else self.config.train.learning_rate
+
+    def trained_parameters(self, stage: Stage) -> list[nn.Parameter]:
+        """The orientation head only where the stage uses it."""
+        uses_head = "target" in stage.streams and not stage.needs_labels
+        return list(self.counter.parameters()) if uses_head else super().trained_parameters(stage)

@@ -1,0 +1,21 @@
+"""The table of methods, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crowddist.config import RunConfig
+    from crowddist.methods.base import Method
+
+
+def build_method(config: RunConfig) -> Method:
+    """The method that a run's configuration names, with fresh networks."""
+    from crowddist.methods.self_supervision import SelfSupervision
+    from crowddist.methods.source_only import SourceOnly
+
+    methods: dict[str, type[SourceOnly] | type[SelfSupervision]] = {
+        "source_only": SourceOnly,
+        "self_supervision": SelfSupervision,
+    }
+    return methods[config.method](config)

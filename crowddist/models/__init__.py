@@ -1,0 +1,1 @@
+"""Networks, each an nn.Module built from a frozen configuration."""

@@ -1,0 +1,63 @@
+"""CounterConfig: what a crowd counter is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crowddist.errors import InputError
+
+Backbone = Literal["compact", "vgg16", "vgg16_bn", "resnet101"]
+Ensemble = Literal["masksembles", "dropout", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterConfig:
+    """The counter's networks; equal configs and equal checkpoints give equal counters."""
+
+    backbone: Backbone = "compact"
+    """The encoder. `compact` is small and trained from scratch on a CPU; the others are torchvision's, with the published decoder."""
+    weights: str = "none"
+    """The encoder's weights: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+    ensemble: Ensemble = "masksembles"
+    """What the members of the ensemble are: fixed masks over the channels, fresh dropouts, or one network alone."""
+    num_masks: int = 3
+    """How many members the ensemble has (masks, or dropouts drawn at inference)."""  # P: n = 3.
+    mask_scale: float = 2.0
+    """How little the masks share: 1 = all masks alike, large = disjoint sub-networks."""  # C: scale = 2.0.
+    mask_seed: int = 0
+    """The seed the masks are drawn from; they are stored in every checkpoint."""
+    dropout: float = 0.5
+    """The share of channels dropped with `ensemble=dropout`."""  # ours: (512, 3, 2.0) masks drop about as many, 43 %.
+    norm_group: int = 4
+    """Batch normalisation takes its statistics over this many samples at a time, so any number of workers computes the same."""  # ours
+    orientation: bool = True
+    """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
+
+    def __post_init__(self) -> None:
+        _choice("backbone", self.backbone, get_args(Backbone))
+        _choice("ensemble", self.ensemble, get_args(Ensemble))
+        if not self.weights:
+            raise InputError("counter weights are empty; give none, imagenet, or the path or URL of a state_dict file")
+        if self.backbone == "compact" and self.weights == "imagenet":
+            raise InputError("the compact backbone has no imagenet weights; use weights none, or backbone vgg16, vgg16_bn or resnet101")
+        if self.num_masks < 1:
+            raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
+        if not 1.0 <= self.mask_scale < float("inf"):
+            raise InputError(f"counter mask_scale is {self.mask_scale}; it must be at least 1 and finite")
+        if self.mask_seed < 0:
+            raise InputError(f"counter mask_seed is {self.mask_seed}; it must not be negative")
+        if not 0.0 < self.dropout < 1.0:
+            raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no dropout")
+        if self.norm_group < 1:
+            raise InputError(f"counter norm_group is {self.norm_group}; it must be at least 1")
+
+    @property
+    def num_members(self) -> int:
+        """How many maps the ensemble gives for one image."""
+        return 1 if self.ensemble == "none" else self.num_masks
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"counter {name} is {value!r}; choose one of {', '.join(choices)}")

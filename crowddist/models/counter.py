@@ -1,0 +1,145 @@
+"""Counter: the network that turns images into persons per cell, for every member of an ensemble."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crowddist.models.backbone import Encoder, build_encoder
+from crowddist.models.config import CounterConfig
+from crowddist.models.decoder import (
+    COMPACT_ORIENTATION,
+    PUBLISHED_ORIENTATION,
+    Decoder,
+    OrientationHead,
+    compact_decoder,
+    published_decoder,
+)
+from crowddist.models.initialisation import init_kaiming, init_normal
+from crowddist.models.masksembles import Masksembles
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # C: the ImageNet statistics of torchvision's weights.
+IMAGE_STD = (0.229, 0.224, 0.225)  # C
+
+
+class Counter(nn.Module):
+    """A crowd counter with an ensemble in its decoder and, where asked for, an orientation head.
+
+    Images of any size are padded at the right and the bottom to multiples of 8, so a map has ceil(H/8) x ceil(W/8) cells. A density is
+    persons per cell of 8x8 px; its sum is the count. The published x8 upsampling is left to whoever needs a map of the image's size,
+    because a sum survives only if the upsampled map is divided by 64.
+    """
+
+    output_stride = 8
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None, dropout: float | None = None,
+                 num_members: int = 1, orientation: OrientationHead | None = None) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.masks, self.dropout, self.num_members = masks, dropout, num_members
+        self.orientation_head = orientation
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
+        """`density(encode(images), members)`."""
+        return self.density(self.encode(images), members)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images in [0, 1], any size -> (N, C, ceil(H/8), ceil(W/8)) features.
+
+        Raises:
+            ValueError: `images` is not a batch of RGB images.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ValueError(f"images must be (N, 3, H, W) and not empty, got shape {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        # Zeros after normalisation: the mean colour, which is what the convolutions pad with.
+        padding = (0, -width % self.output_stride, 0, -height % self.output_stride)
+        padded = functional.pad((images - self.mean) / self.std, padding)
+        return self.encoder(padded.contiguous(memory_format=torch.channels_last))
+
+    def density(self, features: Tensor, members: Tensor | None = None) -> Tensor:
+        """Persons per cell by one member of the ensemble for each image.
+
+        Args:
+            features: (N, C, h, w) of `encode`.
+            members: (N,) int64 indexes of masks, as `member_indexes` gives them; None where the ensemble has no masks. With dropout,
+                channels are dropped in training mode only, from torch's own generator, which the caller seeds.
+
+        Returns:
+            (N, 1, h, w) float, not negative.
+
+        Raises:
+            ValueError: `members` are missing where the ensemble has masks, or given where it has none.
+        """
+        if (members is None) != (self.masks is None):
+            raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes gives")
+        return self.decoder.rest(self._masked(self.decoder.trunk(features), members, dropping=self.training))
+
+    def members(self, features: Tensor) -> Tensor:
+        """Persons per cell by every member for every image.
+
+        What comes before the masks runs once, what follows once a member, one after the other: peak memory does not grow with the
+        members, and each map equals `density` with that mask bit for bit. With dropout, each member is a fresh draw, in any mode.
+
+        Args:
+            features: (N, C, h, w) of `encode`.
+
+        Returns:
+            (M, N, 1, h, w) float, not negative; M = `num_members`.
+        """
+        trunk = self.decoder.trunk(features)
+        maps = []
+        for member in range(self.num_members):
+            indexes = None if self.masks is None else torch.full((len(trunk),), member, device=trunk.device)
+            maps.append(self.decoder.rest(self._masked(trunk, indexes, dropping=True)))
+        return torch.stack(maps)
+
+    def _masked(self, trunk: Tensor, members: Tensor | None, *, dropping: bool) -> Tensor:
+        if self.masks is not None and members is not None:
+            return self.masks(trunk, members)
+        return trunk if self.dropout is None else functional.dropout2d(trunk, self.dropout, dropping)
+
+    def member_indexes(self, draws: Tensor) -> Tensor | None:
+        """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has no masks."""
+        return None if self.masks is None else draws.remainder(self.num_members)
+
+    def orientation(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) features -> (N, 2) logits: upright, upside-down.
+
+        Raises:
+            ValueError: the counter was built without the head.
+        """
+        if self.orientation_head is None:
+            raise ValueError("this counter has no orientation head; build it with orientation=True")
+        return self.orientation_head(features)
+
+
+def build_counter(config: CounterConfig) -> Counter:
+    """The counter that `config` describes.
+
+    Random weights come from torch's own generator: seed it for equal counters. The masks come from `mask_seed` alone.
+
+    Raises:
+        InputError: the weights cannot be had, or are of another architecture.
+        FileNotFoundError: there is no file of weights at the place given.
+    """
+    encoder = build_encoder(config)
+    compact = config.backbone == "compact"
+    decoder = compact_decoder(encoder.channels, config.norm_group) if compact else published_decoder(encoder.channels)
+    orientation = None
+    if config.orientation:
+        orientation = OrientationHead(encoder.channels, COMPACT_ORIENTATION if compact else PUBLISHED_ORIENTATION)
+        (init_kaiming if compact else init_normal)(orientation)
+    masks = None
+    if config.ensemble == "masksembles":
+        masks = Masksembles(decoder.channels, config.num_masks, config.mask_scale, config.mask_seed)
+    counter = Counter(encoder=encoder, decoder=decoder, masks=masks, dropout=config.dropout if config.ensemble == "dropout" else None,
+                      num_members=config.num_members, orientation=orientation)
+    # ours: a training step of the compact counter on a CPU takes three quarters of the time that the default layout takes.
+    return counter.to(memory_format=torch.channels_last)

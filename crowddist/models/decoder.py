@@ -1,0 +1,100 @@
+"""Decoders: from an encoder's features to persons per cell, cut in two where the members of the ensemble part."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from crowddist.models.initialisation import init_kaiming, init_normal
+from crowddist.models.norm import GroupedBatchNorm2d
+from crowddist.models.spatial import SpatialEncoder
+
+PUBLISHED_TRUNK = 512  # C: the convolution before the masks.
+PUBLISHED_WIDTHS = (512, 512, 256, 128, 64)  # C: the convolutions after the masks.
+PUBLISHED_ORIENTATION = (512, 512, 512, 256, 128, 64)  # C
+COMPACT_TRUNK = 96  # ours
+COMPACT_WIDTHS = (96, 64)  # ours
+COMPACT_ORIENTATION = (64, 64, 32)  # ours
+DILATION = 2  # C; taken over by the compact decoder.
+INITIAL_DENSITY = 0.01  # ours, persons per cell of 8x8 px: 120 persons in 768x1024 px, the order of a ShanghaiTech B image.
+ORIENTATION_GRID = (8, 4)  # ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
+
+
+class Decoder(nn.Module):
+    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density, and `trunk` is the same for all members."""
+
+    def __init__(self, trunk: nn.Sequential, rest: nn.Sequential, *, channels: int) -> None:
+        super().__init__()
+        self.trunk, self.rest = trunk, rest
+        self.channels = channels
+        """How many channels the trunk gives and the masks choose from."""
+
+
+def published_decoder(in_channels: int) -> Decoder:
+    """The decoder of the paper: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
+
+    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022, and its released model.py.
+    """
+    trunk = nn.Sequential(_dilated(in_channels, PUBLISHED_TRUNK), nn.ReLU(inplace=True))
+    layers: list[nn.Module] = []
+    channels = PUBLISHED_TRUNK
+    for width in PUBLISHED_WIDTHS:
+        layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
+        channels = width
+    decoder = Decoder(trunk, nn.Sequential(*layers, SpatialEncoder(channels)), channels=PUBLISHED_TRUNK)
+    init_normal(decoder)
+    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no gradient.
+    decoder.rest.extend([_density_layer(channels, INITIAL_DENSITY), nn.ReLU()])
+    return decoder
+
+
+def compact_decoder(in_channels: int, norm_group: int) -> Decoder:
+    """A small decoder to train from scratch: three dilated convolutions with batch normalisation, 1x1, softplus (ours)."""
+    trunk = nn.Sequential(*_dilated_norm(in_channels, COMPACT_TRUNK, norm_group))
+    layers: list[nn.Module] = []
+    channels = COMPACT_TRUNK
+    for width in COMPACT_WIDTHS:
+        layers += _dilated_norm(channels, width, norm_group)
+        channels = width
+    decoder = Decoder(trunk, nn.Sequential(*layers), channels=COMPACT_TRUNK)
+    init_kaiming(decoder)
+    decoder.rest.extend([_density_layer(channels, math.log(math.expm1(INITIAL_DENSITY))), nn.Softplus()])
+    return decoder
+
+
+class OrientationHead(nn.Module):
+    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a small grid, linear (D_aux of the paper).
+
+    Its convolutions have no normalisation, so it does not mind in which mode the rest of the network is.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for width in widths:
+            layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
+            channels = width
+        self.convolutions = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(ORIENTATION_GRID)
+        self.linear = nn.Linear(channels * ORIENTATION_GRID[0] * ORIENTATION_GRID[1], 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) features -> (N, 2) logits: upright, upside-down."""
+        return self.linear(self.pool(self.convolutions(features)).flatten(1))
+
+
+def _density_layer(in_channels: int, bias: float) -> nn.Conv2d:
+    """1x1 to one channel, which gives nearly `bias` everywhere at first."""
+    layer = nn.Conv2d(in_channels, 1, 1)
+    init_normal(layer, bias=bias)
+    return layer
+
+
+def _dilated(in_channels: int, width: int, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, width, 3, padding=DILATION, dilation=DILATION, bias=bias)
+
+
+def _dilated_norm(in_channels: int, width: int, norm_group: int) -> list[nn.Module]:
+    return [_dilated(in_channels, width, bias=False), GroupedBatchNorm2d(width, norm_group), nn.ReLU(inplace=True)]

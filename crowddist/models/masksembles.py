@@ -1,0 +1,45 @@
+"""Masksembles: a layer of fixed binary masks over channels, one mask a member of the ensemble."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crowddist.ops.masksembles import make_masks
+
+
+class Masksembles(nn.Module):
+    """Keeps the channels of one mask per sample and zeroes the rest, without rescaling.
+
+    The masks are a persistent buffer: a checkpoint carries them, so a reloaded network has the members it was trained with, whatever
+    the seed it was built from. Source: Durasov et al., Masksembles, CVPR 2021; a mask per sample as in the paper, not per contiguous
+    part of the batch as in its library.
+    """
+
+    masks: Tensor
+
+    def __init__(self, channels: int, num_masks: int, scale: float, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("masks", torch.from_numpy(make_masks(channels, num_masks, scale, seed)))
+
+    @property
+    def num_masks(self) -> int:
+        """How many masks there are."""
+        return len(self.masks)
+
+    def forward(self, features: Tensor, members: Tensor) -> Tensor:
+        """Apply mask `members[n]` to sample n.
+
+        Args:
+            features: (N, channels, h, w).
+            members: (N,) int64, each in [0, num_masks).
+
+        Raises:
+            ValueError: `members` is not an int64 vector of the batch's length.
+        """
+        if members.shape != features.shape[:1] or members.dtype != torch.int64:
+            raise ValueError(f"members must be {len(features)} int64 indexes, got {members.dtype} of shape {tuple(members.shape)}")
+        return features * self.masks[members].to(features.dtype)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.masks.shape[1]} channels, {self.num_masks} masks"

@@ -1,0 +1,60 @@
+"""Weights of encoders: torchvision's by name, or a state_dict file, checked against the architecture."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crowddist.errors import InputError
+from crowddist.models.config import CounterConfig
+
+
+def load_weights(encoder: nn.Module, config: CounterConfig) -> None:
+    """Load `config.weights` into `encoder`, whose parameters are named as in the file; layers the encoder does not have are passed over.
+
+    Raises:
+        InputError: the weights cannot be downloaded, the file is no state_dict, or it belongs to another architecture.
+        FileNotFoundError: there is no file at the place given.
+    """
+    if config.weights == "none":
+        return
+    state = _imagenet(config.backbone) if config.weights == "imagenet" else _read(config.weights)
+    own = encoder.state_dict()
+    for key, tensor in own.items():
+        if key.endswith("num_batches_tracked"):  # A counter that nothing here reads; old files have none.
+            continue
+        if key not in state:
+            raise InputError(f"weights {config.weights} are not of {config.backbone}: {key} is missing; "
+                             "give a state_dict of that network, with torchvision's names")
+        if state[key].shape != tensor.shape:
+            raise InputError(f"weights {config.weights} are not of {config.backbone}: {key} has shape {tuple(state[key].shape)}, "
+                             f"not {tuple(tensor.shape)}; give a state_dict of that network, with torchvision's names")
+    encoder.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+
+
+def _imagenet(backbone: str) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(backbone)["IMAGENET1K_V1"]  # C: the weights of the released counters.
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
+        raise InputError(f"cannot download the imagenet weights of {backbone} ({error}): fetch {weights.url} where there is a network "
+                         f"and set the option weights to the path of that file, or to none for random weights") from error
+
+
+def _read(place: str) -> dict[str, Tensor]:
+    from crowddist import storage
+
+    path = storage.local_file(place)
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"weights {place} are not readable ({reason}); give a state_dict written by torch.save") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"weights {place} hold no state_dict; give a file with a dict of tensors by parameter name")
+    return state

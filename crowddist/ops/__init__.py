@@ -1,0 +1,1 @@
+"""Pure maths on arrays and tensors, one noun per file."""

@@ -1,0 +1,122 @@
+"""Localisation: average precision of predicted head points at every distance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+def mean_average_precision(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], max_distance_px: int = 100) -> float:
+    """The mean over c = 1..max_distance_px of `average_precisions`.
+
+    Source: Liu et al., MM 2020, Sec. 4.2.
+
+    Args, Raises: as `average_precisions`.
+
+    Returns:
+        0 to 1.
+    """
+    return float(average_precisions(predictions, truths, max_distance_px).mean())
+
+
+def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], max_distance_px: int = 100) -> np.ndarray:
+    """Average precision of head points for every distance c = 1..max_distance_px.
+
+    Source: Liu et al., MM 2020, Sec. 4.2. For a distance c all predictions of the data set are taken in the order of their score; one is
+    a true positive when its nearest truth lies within c (d <= c) and no better prediction has taken that truth. Our readings: the area
+    under the precision-recall curve is interpolated at all points; equal scores keep the order given, and of equally near truths the
+    first counts.
+
+    The nearest truth and its distance do not depend on c, so a prediction is a true positive exactly for ceil(d) <= c < the least
+    ceil(d') of the better predictions with the same nearest truth: one pass finds every c.
+
+    Args:
+        predictions: for each image (M, 3) x, y in pixels and score; M may be 0.
+        truths: for each image (N, 2) x, y in pixels; N may be 0.
+        max_distance_px: the largest distance c, >= 1.
+
+    Returns:
+        (max_distance_px,) float64, 0 to 1. Without any truth: 1 if nothing was predicted either, else 0 (ours).
+
+    Raises:
+        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or max_distance_px is less than 1.
+    """
+    if len(predictions) != len(truths):
+        raise ValueError(f"predictions and truths must have one entry an image, got {len(predictions)} and {len(truths)}")
+    if max_distance_px < 1:
+        raise ValueError(f"max_distance_px must be at least 1, got {max_distance_px}")
+    points = [_checked(p, 3, "predictions") for p in predictions]
+    heads = [_checked(t, 2, "truths") for t in truths]
+    num_truths = sum(len(t) for t in heads)
+    num_predictions = sum(len(p) for p in points)
+    if num_truths == 0:
+        return np.full(max_distance_px, float(num_predictions == 0))
+    if num_predictions == 0:
+        return np.zeros(max_distance_px)
+    order = np.argsort(-np.concatenate([p[:, 2] for p in points]), kind="stable")
+    nearest, distance = (values[order] for values in _nearest_truths(points, heads))
+    first = np.clip(np.ceil(distance), 1, max_distance_px + 1).astype(np.int64)
+    end = _taken_from(nearest, first, max_distance_px + 1)
+    return _areas(first, end, num_truths, max_distance_px)
+
+
+def _checked(values: ArrayLike, num_columns: int, what: str) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.size == 0:
+        return np.zeros((0, num_columns))
+    if array.ndim != 2 or array.shape[1] != num_columns or not np.isfinite(array).all():
+        raise ValueError(f"{what} must be finite arrays of {num_columns} columns, got the shape {array.shape}")
+    return array
+
+
+def _nearest_truths(points: list[np.ndarray], heads: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """For all predictions in the order given: the index of the nearest truth in the data set, and its distance, infinite without one."""
+    from scipy.spatial import KDTree
+
+    nearest, distance, offset = [], [], 0
+    for predicted, true in zip(points, heads, strict=True):
+        xy = predicted[:, :2]
+        index, gap = np.zeros(len(xy), np.int64), np.full(len(xy), np.inf)
+        if len(xy) and len(true):
+            both, indexes = KDTree(true, compact_nodes=False, balanced_tree=False).query(xy, k=min(2, len(true)))
+            index = indexes.reshape(len(xy), -1)[:, 0]
+            if len(true) > 1:
+                # Which of equally near truths the tree returns depends on how it was built.
+                for tie in np.flatnonzero(both[:, 1] <= both[:, 0] * (1 + 1e-12)):
+                    index[tie] = np.argmin(np.hypot(*(true - xy[tie]).T))
+            gap = np.hypot(*(true[index] - xy).T)
+        nearest.append(index + offset)
+        distance.append(gap)
+        offset += len(true)
+    return np.concatenate(nearest), np.concatenate(distance)
+
+
+def _taken_from(nearest: np.ndarray, first: np.ndarray, never: int) -> np.ndarray:
+    """For predictions in score order: the least `first` of the better predictions with the same nearest truth, else `never`."""
+    by_truth = np.argsort(nearest, kind="stable")
+    group = np.cumsum(np.diff(nearest[by_truth], prepend=nearest[by_truth[0]]) > 0)
+    # Each group's values lie below all of the group before, so the running minimum starts afresh with it.
+    running = np.minimum.accumulate(first[by_truth] - group * (never + 1)) + group * (never + 1)
+    starts = np.diff(group, prepend=-1) > 0
+    end = np.empty_like(first)
+    end[by_truth] = np.where(starts, never, np.concatenate(([never], running[:-1])))
+    return end
+
+
+def _areas(first: np.ndarray, end: np.ndarray, num_truths: int, max_distance_px: int) -> np.ndarray:
+    """The all-point-interpolated area for every c, from the range of c in which each prediction (in score order) is true."""
+    rank = np.flatnonzero(first < end)
+    first, end = first[rank], end[rank]
+    areas = np.zeros(max_distance_px)
+    num_hits = np.arange(1.0, len(rank) + 1)
+    for c in range(1, max_distance_px + 1):
+        hits = rank[(first <= c) & (c < end)]
+        # Recall rises only at hits, so the envelope of the precision is needed there alone.
+        precision = num_hits[:len(hits)] / (hits + 1)
+        areas[c - 1] = np.maximum.accumulate(precision[::-1]).sum() / num_truths
+    return areas

@@ -1,0 +1,69 @@
+"""Metrics of counting: errors of counts and the peak signal-to-noise ratio of density maps."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+LARGEST_PSNR_DB = 100.0
+"""What equal maps get instead of infinity, so that means over images and JSON stay finite. ours."""
+
+
+def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
+    """Mean absolute error and root mean squared error of counts ("MSE" in the crowd counting papers is this root).
+
+    Source: Wang et al., CVPR 2019, Eq. 7 and 8.
+
+    Args:
+        predicted: length-N predicted counts, persons.
+        true: length-N true counts, persons.
+
+    Returns:
+        {"mae": persons, "rmse": persons}, plain floats.
+
+    Raises:
+        ValueError: no images, different lengths, or counts that are not finite.
+    """
+    estimate, truth = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if estimate.ndim != 1 or estimate.shape != truth.shape:
+        raise ValueError(f"predicted and true counts must be lists of one length, got the shapes {estimate.shape} and {truth.shape}")
+    if len(estimate) == 0:
+        raise ValueError("count errors need at least one image, got none")
+    if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
+        raise ValueError("counts must be finite, got NaN or infinity")
+    error = estimate - truth
+    return {"mae": float(np.abs(error).mean()), "rmse": math.sqrt(float(np.square(error).mean()))}
+
+
+def psnr(predicted: Any, true: Any) -> float:
+    """Peak signal-to-noise ratio of two density maps in dB, each first divided by its own maximum, so that the peak is 1.
+
+    Source: the protocol of CP-CNN and CSRNet (Li et al., CVPR 2018, Sec. 4.3), where both maps are normalised: it compares shapes, not
+    counts. Normalising by the maximum is our reading. A map without a positive value stays as it is (ours), and the value is at most
+    `LARGEST_PSNR_DB`, which equal maps get, two empty ones too.
+
+    Args:
+        predicted, true: density maps of one shape; NumPy or torch.
+
+    Raises:
+        ValueError: the shapes differ, or the maps have no pixel or are not finite.
+    """
+    estimate, truth = _normalised(predicted), _normalised(true)
+    if estimate.shape != truth.shape or estimate.size == 0:
+        raise ValueError(f"the maps must have one shape with at least one pixel, got {estimate.shape} and {truth.shape}")
+    error = float(np.square(estimate - truth).mean())
+    return LARGEST_PSNR_DB if error == 0 else min(-10.0 * math.log10(error), LARGEST_PSNR_DB)
+
+
+def _normalised(density: Any) -> np.ndarray:
+    values = density.detach().cpu().numpy() if hasattr(density, "detach") else density
+    array = np.asarray(values, np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("density maps must be finite, got NaN or infinity")
+    peak = array.max(initial=0.0)
+    return array / peak if peak > 0 else array

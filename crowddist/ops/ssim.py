@@ -1,0 +1,139 @@
+"""Structural similarity of density maps: SSIM, and the dilated multi-scale SSIM that networks are trained on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+"""Gaussian window of SSIM in cells. P (Wang et al., TIP 2004)."""
+DILATED_WINDOW, DILATED_SIGMA = 5, 1.0
+"""Gaussian window of DMS-SSIM in cells. C (DSSINet)."""
+DILATIONS = (1, 2, 3, 6, 9)
+"""Dilation of the window, level by level. C (DSSINet)."""
+LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponent of each level. P (Wang et al., 2003), kept by DSSINet (C)."""
+LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01**2, 0.03**2
+"""C1 and C2 for maps scaled to a peak of 1. P; DSSINet scales to 255 and multiplies both by 255^2 (C), which is the same."""
+EMPTY_PEAK = 1 / (2 * math.pi * 4.0**2)
+"""Scale where the truth is empty: the peak of one head drawn with a sigma of 4 px. ours."""
+SMALLEST_LEVEL = 1e-6
+"""Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a finite one. ours."""
+
+
+def ssim(a: Any, b: Any) -> Any:
+    """Mean structural similarity of predicted to true density maps.
+
+    Source: Wang et al., TIP 2004, Eq. 13, Gaussian window 11 x 11 of sigma 1.5, population variances, only where the window lies inside.
+    Both maps are divided by the maximum of the true one, so its data range is 1; `EMPTY_PEAK` stands in where that is 0. On a map
+    smaller than the window, the window is the largest odd square that fits (ours).
+
+    Args:
+        a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
+        b: true density, same shape.
+
+    Returns:
+        The mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
+    """
+    prediction, truth = _stacked(a, b)
+    side = min(SSIM_WINDOW, *truth.shape[-2:])
+    weights = _gaussian(side - 1 + side % 2, SSIM_SIGMA)
+    height, width = truth.shape[-2:]
+    radius = len(weights) // 2
+    similarity = _similarity(prediction, truth, weights, 1)[:, radius:height - radius, radius:width - radius]
+    return _answer(similarity.mean(), a, b)
+
+
+def ms_ssim_dilated(a: Any, b: Any) -> Any:
+    """Dilated multi-scale structural similarity: the product over levels of SSIM with an ever wider, dilated window.
+
+    Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the maximum of the true one,
+    zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; no average pooling between levels, which the
+    released code has and the paper has not; a level below `SMALLEST_LEVEL` counts as that; `EMPTY_PEAK` scales where the truth is empty.
+    The loss of the paper is 1 minus this.
+
+    Args:
+        a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
+        b: true density, same shape.
+
+    Returns:
+        The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
+    """
+    prediction, truth = _stacked(a, b)
+    weights = _gaussian(DILATED_WINDOW, DILATED_SIGMA)
+    product = torch.ones(len(truth), dtype=truth.dtype, device=truth.device)
+    for dilation, exponent in zip(DILATIONS, LEVEL_WEIGHTS, strict=True):
+        level = _similarity(prediction, truth, weights, dilation).mean((1, 2))
+        product = product * level.clamp(SMALLEST_LEVEL, 1.0) ** exponent
+    return _answer(product.mean(), a, b)
+
+
+def _stacked(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both as (maps, h, w) floating tensors, each map divided by the peak of its truth."""
+    prediction, truth = (torch.as_tensor(v if isinstance(v, Tensor) else np.asarray(v)) for v in (a, b))
+    if prediction.shape != truth.shape or not 2 <= truth.ndim <= 4 or truth.numel() == 0:
+        shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
+        raise ValueError(f"the maps must have one shape of 2 to 4 dimensions with at least one pixel, got {shapes}")
+    dtype = torch.promote_types(torch.promote_types(prediction.dtype, truth.dtype), torch.float32)
+    prediction, truth = (v.to(dtype).reshape(-1, *v.shape[-2:]) for v in (prediction, truth))
+    peak = truth.detach().amax((1, 2), keepdim=True)
+    scale = torch.where(peak > 0, peak, torch.full_like(peak, EMPTY_PEAK))
+    return prediction / scale, truth / scale
+
+
+def _answer(value: Tensor, a: Any, b: Any) -> Any:
+    return value if isinstance(a, Tensor) or isinstance(b, Tensor) else float(value)
+
+
+def _gaussian(window: int, sigma: float) -> tuple[float, ...]:
+    values = [math.exp(-((i - window // 2) ** 2) / (2 * sigma**2)) for i in range(window)]
+    return tuple(v / sum(values) for v in values)
+
+
+def _similarity(prediction: Tensor, truth: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
+    """The SSIM at every pixel, (maps, h, w), with zeros around the maps."""
+    # The two variances only ever appear as a sum, so four maps are smoothed, not five.
+    stack = torch.stack((prediction, truth, prediction * prediction + truth * truth, prediction * truth))
+    mean_a, mean_b, squares, products = _Smooth.apply(stack, weights, dilation)
+    mean_product = mean_a * mean_b
+    mean_squares = mean_a * mean_a + mean_b * mean_b
+    numerator = (2 * mean_product + LUMINANCE_CONSTANT) * (2 * (products - mean_product) + CONTRAST_CONSTANT)
+    return numerator / ((mean_squares + LUMINANCE_CONSTANT) * (squares - mean_squares + CONTRAST_CONSTANT))
+
+
+class _Smooth(torch.autograd.Function):
+    """A separable, symmetric, dilated window over the last two dimensions with zeros around: its own adjoint.
+
+    Shifting and adding whole maps is several times faster on CPU than a dilated convolution of one channel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
+        ctx.weights, ctx.dilation = weights, dilation
+        return _smooth_along(_smooth_along(maps, -1, weights, dilation), -2, weights, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Smooth.apply(gradient, ctx.weights, ctx.dilation), None, None
+
+
+def _smooth_along(maps: Tensor, dim: int, weights: tuple[float, ...], dilation: int) -> Tensor:
+    length, radius = maps.shape[dim], len(weights) // 2
+    result = maps * weights[radius]
+    for step in range(1, radius + 1):
+        shift, weight = step * dilation, weights[radius + step]
+        if shift >= length:
+            break
+        result.narrow(dim, shift, length - shift).add_(maps.narrow(dim, 0, length - shift), alpha=weight)
+        result.narrow(dim, 0, length - shift).add_(maps.narrow(dim, shift, length - shift), alpha=weight)
+    return result

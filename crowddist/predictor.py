@@ -1,0 +1,143 @@
+"""Predictor: a trained counter behind one call, for images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from crowddist import checkpoint
+from crowddist.config import RunConfig, from_json
+from crowddist.data.stream import STRIDE, to_tensor, whole_image
+from crowddist.data.transforms import resize_points
+from crowddist.methods.base import Method
+from crowddist.methods.table import build_method
+from crowddist.ops.peaks import density_points
+
+TILE_PX = 1536
+"""Images are cut into tiles of this side when their longer side exceeds it, so that memory stays bounded."""
+MARGIN_PX = 128
+"""Context around a tile that is computed and thrown away: more than half the receptive field of the compact counter."""
+BATCH_PX = 8 * 512 * 512
+"""Pixels of a batch of equally large images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePrediction:
+    """What the counter says of one image."""
+
+    count: float
+    """Persons in the image."""
+    uncertainty: float
+    """Standard deviation of the count over the ensemble's members, persons."""
+    density: np.ndarray
+    """(h, w) float32 persons per cell, cells of the resized image; sums to `count`."""
+    spread: np.ndarray
+    """(h, w) float32, standard deviation over the members."""
+    keep: np.ndarray
+    """(h, w) bool, the cells certain enough to be pseudo-labels."""
+    points: np.ndarray
+    """M x 3 float32: x, y, score of heads, in pixels of the image as given."""
+    size: tuple[int, int]
+    """(height, width) of the resized image that the maps belong to; the last cells may reach beyond it."""
+
+
+class Predictor:
+    """A method's networks with the size they look at images in.
+
+    Args:
+        method: with its weights loaded.
+        image_size: longest side, px, that images are resized to; 0 leaves them as they are.
+    """
+
+    def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
+        self.method, self.image_size, self.device = method, image_size, torch.device(device)
+        method.networks().to(self.device)
+
+    @classmethod
+    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu") -> Predictor:
+        """The predictor of a checkpoint's counter; `image_size` None means the one it was trained with.
+
+        Raises:
+            FileNotFoundError, InputError: there is no checkpoint, or it cannot be read.
+        """
+        content = checkpoint.load(url)
+        config = from_json(content["config"])
+        return cls(load_method(config, content), image_size=config.stream.image_size if image_size is None else image_size, device=device)
+
+    def predict(self, image: np.ndarray) -> ImagePrediction:
+        """Counts one (H, W, 3) uint8 RGB image."""
+        return next(self.predict_many([image]))
+
+    def predict_many(self, images: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
+        """Counts images one after the other, neighbours of equal size together in one batch."""
+        resized = [whole_image(image, self.image_size) if self.image_size else image for image in images]
+        first = 0
+        while first < len(images):
+            size = resized[first].shape
+            last = first + 1
+            most = max(BATCH_PX // (size[0] * size[1]), 1)
+            while last < len(images) and last - first < most and resized[last].shape == size:
+                last += 1
+            yield from self._predict_equal(images[first:last], resized[first:last])
+            first = last
+
+    def _predict_equal(self, images: Sequence[np.ndarray], resized: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
+        height, width = resized[0].shape[:2]
+        if max(height, width) > TILE_PX:
+            maps = [self._tiled(image) for image in resized]
+        else:
+            maps = self._whole(torch.cat([to_tensor(image) for image in resized]))
+        for image, (density, spread, keep, counts) in zip(images, maps, strict=True):
+            points = density_points(density, STRIDE)
+            points[:, :2] = resize_points(points[:, :2], image.shape[1] / width, image.shape[0] / height)
+            points[:, :2] = np.clip(points[:, :2], 0, [image.shape[1] - 1, image.shape[0] - 1])
+            yield ImagePrediction(
+                count=float(density.sum(dtype=np.float64)),
+                uncertainty=float(counts.std()),
+                density=density,
+                spread=spread,
+                keep=keep,
+                points=points,
+                size=(height, width),
+            )
+
+    def _whole(self, images: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        prediction = self.method.predict(images.to(self.device))
+        density, spread, keep = (part.cpu().numpy()[:, 0] for part in (prediction.density, prediction.spread, prediction.keep))
+        counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
+        return list(zip(density, spread, keep, counts, strict=True))
+
+    def _tiled(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The maps of a large image, tile by tile; each tile's own member counts add up."""
+        height, width = image.shape[:2]
+        shape = (-(-height // STRIDE), -(-width // STRIDE))
+        density, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        keep = np.zeros(shape, bool)
+        counts: np.ndarray | float = 0.0
+        for top in range(0, height, TILE_PX):
+            for left in range(0, width, TILE_PX):
+                outer_top, outer_left = max(top - MARGIN_PX, 0), max(left - MARGIN_PX, 0)
+                bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
+                tile = image[outer_top : min(bottom + MARGIN_PX, height), outer_left : min(right + MARGIN_PX, width)]
+                tile_density, tile_spread, tile_keep, tile_counts = self._whole(to_tensor(tile))[0]
+                inner = (slice((top - outer_top) // STRIDE, -(-(bottom - outer_top) // STRIDE)),
+                         slice((left - outer_left) // STRIDE, -(-(right - outer_left) // STRIDE)))
+                place = (slice(top // STRIDE, -(-bottom // STRIDE)), slice(left // STRIDE, -(-right // STRIDE)))
+                density[place], spread[place], keep[place] = tile_density[inner], tile_spread[inner], tile_keep[inner]
+                # The margin's persons belong to other tiles: scale each member's count to the part that stays.
+                whole = max(float(tile_density.sum()), 1e-9)
+                counts = counts + tile_counts * (float(tile_density[inner].sum()) / whole)
+        return density, spread, keep, np.asarray(counts)
+
+
+def load_method(config: RunConfig, content: dict) -> Method:
+    """The method of a configuration with the weights of a checkpoint's content."""
+    from dataclasses import replace
+
+    # The checkpoint holds the encoder's weights: a file or download they once came from is not needed again.
+    method = build_method(replace(config, counter=replace(config.counter, weights="none")))
+    method.load_state_dict(content["method"], optimizers=False)
+    return method

@@ -1,0 +1,76 @@
+"""Progress of stages under way: the driver follows the curve files that the workers write."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from crowddist import storage
+from crowddist.engine import CURVE
+
+if TYPE_CHECKING:
+    from crowddist.engine import StageData
+    from crowddist.tracking import Tracker
+
+POLL_S = 1.0
+LINE_EVERY_S = 20.0
+"""Where the output is no terminal, a line this often instead of a bar."""
+
+
+@contextmanager
+def following(stages: Sequence[StageData], tracker: Tracker, say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, new points of the stages' curves are shown and tracked as they appear."""
+    follower = _Follower(stages, tracker, say)
+    thread = threading.Thread(target=follower.run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        follower.stop.set()
+        thread.join()
+
+
+class _Follower:
+    def __init__(self, stages: Sequence[StageData], tracker: Tracker, say: Callable[[str], None]) -> None:
+        self.stages, self.tracker, self.say = stages, tracker, say
+        self.stop = threading.Event()
+        self.seen = {data.folder: 0 for data in stages}
+        self.last_line = time.monotonic()
+
+    def run(self) -> None:
+        while not self.stop.wait(POLL_S):
+            self.look()
+        self.look()
+
+    def look(self) -> None:
+        for data in self.stages:
+            url = storage.join(data.folder, CURVE)
+            if not storage.exists(url):
+                continue
+            for line in storage.read_bytes(url).decode().splitlines():
+                try:
+                    point = json.loads(line)
+                except json.JSONDecodeError:  # the worker is in the middle of this line
+                    break
+                step = point.pop("step")
+                if step > self.seen[data.folder]:
+                    self.seen[data.folder] = step
+                    self.tracker.metrics({f"train/{name}": value for name, value in point.items()}, step=step, round=data.stage.num_round)
+                    self.show(data, step, point)
+
+    def show(self, data: StageData, step: int, point: dict[str, float]) -> None:
+        steps = data.stage.steps
+        left_s = (steps - step) * point["seconds_per_step"]
+        text = f"{data.stage.name}: step {step}/{steps}, loss {point['loss']:.4g}, {point['seconds_per_step']:.2f} s a step, {left_s:.0f} s left"
+        if sys.stderr.isatty():
+            filled = 24 * step // steps
+            end = "\n" if step >= steps else ""
+            print(f"\r[{'#' * filled}{'.' * (24 - filled)}] {text}   ", end=end, file=sys.stderr, flush=True)
+        elif step >= steps or time.monotonic() - self.last_line > LINE_EVERY_S:
+            self.last_line = time.monotonic()
+            self.say(text)

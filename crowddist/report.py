@@ -1,0 +1,292 @@
+"""What a person looks at: heat maps over images, learning curves, and the table of rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crowddist import drawing
+from crowddist.drawing import Bar, Mark
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# ours: overlays are drawn at this size, so that text and marks look alike on images of 0.1 and of 10 megapixels.
+_OVERLAY_SIDE_PX = (960, 1920)
+_PANEL_WIDTH_PX, _GAP_PX = 480, 16
+# ours: none of them a colour of the heat map, and told apart also by the colour-blind.
+_PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 60, 190), (70, 220, 110)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the table of rounds."""
+
+    name: str
+    """The metric, as in result.json."""
+    heading: str
+    """What people call it."""
+    unit: str = ""
+    """Written below the heading."""
+    digits: int = 1
+    """Digits after the point."""
+    scale: float = 1.0
+    """Values are multiplied by this, e.g. 100 for a share in per cent."""
+
+
+def overlay(
+    image: np.ndarray,
+    density: np.ndarray,
+    *,
+    count: float,
+    uncertainty: float | None = None,
+    points: np.ndarray | None = None,
+    truth: float | None = None,
+    title: str = "",
+    peak: float | None = None,
+) -> np.ndarray:
+    """The density as a heat map over its image, with the count in words above and the scale of colours below.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        density: (h, w) persons per cell, over the same frame in cells of equal size.
+        count: persons predicted.
+        uncertainty: standard deviation of `count`, or None where there is none.
+        points: N x 2 or more columns: x, y of predicted heads in pixels of `image`; marked with rings.
+        truth: persons really there, where known.
+        title: shown first, e.g. the file's name and the round.
+        peak: the density of the hottest colour, persons per cell, to compare pictures; the map's own maximum without it.
+
+    Returns:
+        RGB uint8: the image, its longer side brought to 960-1920 px, between two strips of text.
+
+    Raises:
+        ValueError: shapes or values that are none of the above.
+    """
+    _require_map("density", density)
+    longer = max(_require_image(image).shape[:2])
+    scale = min(max(longer, _OVERLAY_SIDE_PX[0]), _OVERLAY_SIDE_PX[1]) / longer
+    bar = _density_bar(image, density, peak)
+    canvas = drawing.heated(_resized(image, scale), density, image.shape, bar)
+    marks = []
+    if points is not None:
+        marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads"))
+    width = canvas.shape[1]
+    size_px = max(18, width // 52)
+    above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth))
+    return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
+
+
+def round_sheet(
+    image: np.ndarray,
+    *,
+    density: np.ndarray,
+    spread: np.ndarray,
+    keep: np.ndarray,
+    points: np.ndarray,
+    count: float,
+    uncertainty: float | None = None,
+    true_points: np.ndarray | None = None,
+    title: str = "",
+    peak: float | None = None,
+) -> np.ndarray:
+    """One row of panels that tell what a round thinks of an image: image, density, spread, kept cells, head points.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        density: (h, w) persons per cell.
+        spread: (h, w) standard deviation of `density` over the ensemble.
+        keep: (h, w) bool, the cells certain enough to be labels.
+        points: N x 2 or more columns: x, y of predicted heads in pixels of `image`.
+        count, uncertainty: persons predicted, and the standard deviation of that.
+        true_points: N x 2, the heads really there, where known.
+        title: shown above, e.g. the file's name and the round.
+        peak: the density of the hottest colour, as in `overlay`.
+
+    Returns:
+        RGB uint8, five panels of 480 px width.
+
+    Raises:
+        ValueError: shapes or values that are none of the above.
+    """
+    for name, cells in (("density", density), ("spread", spread), ("keep", keep)):
+        _require_map(name, cells)
+    scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
+    plain = _resized(image, scale)
+    density_bar = _density_bar(image, density, peak)
+    spread_bar = Bar(peak=float(spread.max()), unit="standard deviation, same unit", colours=drawing.spread_colours)
+    heads, marks = plain // 2 + 20, []
+    if true_points is not None:
+        marks.append(_mark_heads(heads, true_points, scale, "cross", _TRUE, "true"))
+    marks.insert(0, _mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted"))
+    panels = [
+        _panel("Image", plain, None, [Mark(shape="", text=f"{image.shape[1]} x {image.shape[0]} px")]),
+        _panel("Predicted density", drawing.heated(plain, density, image.shape, density_bar), density_bar, []),
+        _panel("Disagreement of the ensemble", drawing.heated(plain, spread, image.shape, spread_bar), spread_bar, []),
+        _panel("Kept as labels", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
+        _panel("Heads", heads, None, marks),
+    ]
+    gap = np.full((panels[0].shape[0], _GAP_PX, 3), 255, np.uint8)
+    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+    truth = None if true_points is None else float(len(true_points))
+    return np.concatenate([drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth)), row])
+
+
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
+    """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
+
+    Values that span more than two orders of magnitude are drawn on a logarithmic axis.
+    Returns RGB uint8. Raises ValueError where there is nothing to draw.
+    """
+    drawn = {name: sorted(points) for name, points in lines.items() if len(points)}
+    if not drawn:
+        raise ValueError(f"no curve to draw for {title!r}: every line is empty")
+    figure, axes = _chart(title, "training step", label)
+    for name, points in drawn.items():
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=name, marker="o" if len(points) < 12 else None, markersize=5, linewidth=1.8)
+    heights = [value for points in drawn.values() for _, value in points]
+    if min(heights) > 0 and max(heights) > 100 * min(heights):
+        axes.set_yscale("log")
+    elif min(heights) >= 0:
+        axes.set_ylim(bottom=0)
+    # Beside the lines, never on them.
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
+    return _rendered(figure)
+
+
+def rounds_chart(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "target/mae",
+    label: str = "mean absolute error (people)",
+    title: str = "Error by round",
+) -> np.ndarray:
+    """One metric by round, with the value at each point and round 0 (no adaptation) as a dashed line.
+
+    Args:
+        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the metric is left out.
+        name: the metric.
+        label: what it is, with its unit.
+        title: shown above.
+
+    Returns:
+        RGB uint8.
+
+    Raises:
+        ValueError: no row has the metric.
+    """
+    known = [(row["round"], float(row[name])) for row in rows if row.get(name) is not None]
+    if not known:
+        raise ValueError(f"no round has the metric {name}")
+    figure, axes = _chart(title, "round", label)
+    rounds = sorted(entry for entry in known if isinstance(entry[0], int))
+    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2, color="#1f5fa8")
+    for number, value in rounds:
+        axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
+        if number == 0:
+            axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
+    axes.set_xticks([number for number, _ in rounds], ["0\nno adaptation" if number == 0 else str(number) for number, _ in rounds])
+    axes.margins(x=0.12)
+    for word, value in (entry for entry in known if not isinstance(entry[0], int)):
+        axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
+        at = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 12}
+        axes.annotate(f"{word}: {value:.1f}", (1.0, value), color="#2a8f4d", **at)
+    axes.set_ylim(0, 1.18 * max(value for _, value in known) or 1.0)
+    return _rendered(figure)
+
+
+def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+    """The rounds as plain text: a heading, the units, one line a round; '-' where a round lacks a value.
+
+    Args:
+        rows: as in result.json: `round` (a number, or a word such as supervised) and metrics by name.
+        columns: what to show, in order.
+    """
+    lines = [["round", *(column.heading for column in columns)], ["", *(column.unit for column in columns)]]
+    for row in rows:
+        label = "0 (no adaptation)" if row["round"] == 0 else str(row["round"])
+        lines.append([label, *(_figure(row.get(column.name), column) for column in columns)])
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns) + 1)]
+    text = []
+    for label, *cells in lines:
+        text.append("  ".join([label.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]).rstrip())
+    text.insert(2, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def _figure(value: float | None, column: Column) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value * column.scale:.{column.digits}f}"
+
+
+def _count_words(count: float, uncertainty: float | None, truth: float | None) -> str:
+    words = f"predicted {count:.1f}" + ("" if uncertainty is None else f" ± {uncertainty:.1f}") + " people"
+    return words if truth is None else f"{words}   ·   true {truth:g}   ·   error {count - truth:+.1f}"
+
+
+def _density_bar(image: np.ndarray, density: np.ndarray, peak: float | None) -> Bar:
+    height, width = (drawing.step_px(image.shape[axis], density.shape[axis]) for axis in (0, 1))
+    cell = "pixel" if height == width == 1 else f"{width:.3g} x {height:.3g} px cell"
+    return Bar(peak=float(density.max()) if peak is None else peak, unit=f"people per {cell}", colours=drawing.heat_colours)
+
+
+def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
+    total = float(density.sum())
+    people = f", {float(density[keep.astype(bool)].sum()) / total:.1%} of the people" if total > 0 else ""
+    return Mark(shape="box", colour=_KEPT, text=f"{np.mean(keep.astype(bool)):.1%} of the area{people}")
+
+
+def _mark_heads(canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str) -> Mark:
+    """Marks points of the image on the canvas, and returns their entry in the legend."""
+    places = np.asarray(points, np.float64).reshape(len(points), -1)[:, :2]
+    drawing.mark(canvas, (places + 0.5) * scale - 0.5, shape, colour, max(4, round(min(canvas.shape[:2]) / 110)))
+    return Mark(shape=shape, colour=colour, text=f"{name} ({len(points)})")
+
+
+def _require_map(name: str, cells: np.ndarray) -> None:
+    if cells.ndim != 2 or 0 in cells.shape or not np.isfinite(cells).all():
+        raise ValueError(f"{name} must be a map (h, w) of finite numbers, got {cells.shape}")
+
+
+def _require_image(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+    return image
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    import cv2
+
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def _panel(heading: str, canvas: np.ndarray, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:
+    width = canvas.shape[1]
+    return np.concatenate([drawing.caption(width, 26, heading), canvas, drawing.legend(width, 21, bar, marks)])
+
+
+def _chart(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 5.4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=14, fontweight="bold", loc="left")
+    axes.set_xlabel(across, fontsize=12)
+    axes.set_ylabel(up, fontsize=12)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,60 @@
+"""Count errors and PSNR."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, psnr
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_count_errors_by_hand():
+    # Errors 3, -4, 0: mean 7/3, root of 25/3.
+    errors = count_errors([13, 16, 5], [10, 20, 5])
+    assert errors == {"mae": pytest.approx(7 / 3), "rmse": pytest.approx(math.sqrt(25 / 3))}
+    assert all(type(value) is float for value in errors.values())
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5)), min_size=1))
+def test_rmse_is_never_below_mae(pairs):
+    predicted, true = zip(*pairs, strict=True)
+    errors = count_errors(predicted, torch.tensor(true, dtype=torch.float64))
+    assert errors["rmse"] >= errors["mae"] * (1 - 1e-12)
+    assert errors["mae"] == pytest.approx(sum(abs(p - t) for p, t in pairs) / len(pairs), abs=1e-9)
+
+
+@pytest.mark.parametrize("predicted, true", [([], []), ([1], [1, 2]), ([1.0, np.nan], [1, 2]), ([1], [np.inf]), ([[1]], [[1]])])
+def test_count_errors_refuse_bad_input(predicted, true):
+    with pytest.raises(ValueError):
+        count_errors(predicted, true)
+
+
+def test_psnr_by_hand():
+    # Normalised to 1, 0.5, 0, 0 and 1, 0, 0, 0: mean squared error 1/16.
+    assert psnr(np.array([[4.0, 2.0], [0, 0]]), np.array([[10.0, 0], [0, 0]])) == pytest.approx(10 * math.log10(16))
+
+
+def test_psnr_compares_shapes_not_counts():
+    generator = np.random.default_rng(0)
+    a, b = generator.random((2, 20, 30))
+    assert psnr(a * 7, b) == pytest.approx(psnr(a, b))
+    assert psnr(torch.tensor(a), torch.tensor(b)) == pytest.approx(psnr(a, b))
+    assert psnr(b + 0.01 * a, b) > psnr(b + 0.1 * a, b)
+
+
+def test_psnr_of_equal_and_empty_maps():
+    empty, some = np.zeros((4, 4)), np.eye(4)
+    assert psnr(some, some) == LARGEST_PSNR_DB
+    assert psnr(empty, empty) == LARGEST_PSNR_DB
+    assert psnr(some, empty) == pytest.approx(10 * math.log10(4))
+    assert psnr(empty, some) == pytest.approx(10 * math.log10(4))
+
+
+@pytest.mark.parametrize("a, b", [(np.ones((2, 2)), np.ones((2, 3))), (np.ones((0, 2)), np.ones((0, 2))), (np.full((2, 2), np.nan), np.ones((2, 2)))])
+def test_psnr_refuses_bad_input(a, b):
+    with pytest.raises(ValueError):
+        psnr(a, b)
