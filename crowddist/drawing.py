@@ -58,8 +58,10 @@ def spread_colours(level: np.ndarray) -> np.ndarray:
 
 def step_px(image_px: int, cells: int) -> float:
     """Pixels a cell covers along one side; a network's last cell may reach over the border of the image."""
-    whole = math.ceil(image_px / cells)
-    return whole if math.ceil(image_px / whole) == cells else image_px / cells
+    for stride in (1, 2, 4, 8, 16, 32):
+        if math.ceil(image_px / stride) == cells:
+            return stride
+    return image_px / cells
 
 
 def stretched(cells: np.ndarray, image_shape: Sequence[int], canvas: np.ndarray, *, smooth: bool) -> np.ndarray:
@@ -93,15 +95,15 @@ def chosen(canvas: np.ndarray, keep: np.ndarray, image_shape: Sequence[int], col
 
 
 def mark(canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "cross"], colour: Colour, radius_px: int) -> None:
-    """Draws rings or crosses into the canvas at points (x, y) of its own pixels, with a dark rim that shows on any ground."""
+    """Draws at points (x, y) of the canvas's pixels: rings with a dark rim that shows on any ground, or bare crosses that fit inside."""
     import cv2
 
-    for x, y in np.round(points).astype(int):
-        for tint, thickness in (((0, 0, 0), 3), (colour, 1)):
-            if shape == "ring":
-                cv2.circle(canvas, (int(x), int(y)), radius_px, tint, thickness, cv2.LINE_AA)
-            else:
-                cv2.drawMarker(canvas, (int(x), int(y)), tint, cv2.MARKER_TILTED_CROSS, 2 * radius_px - 1, thickness, cv2.LINE_AA)
+    for x, y in np.round(points).astype(int).tolist():
+        if shape == "ring":
+            cv2.circle(canvas, (x, y), radius_px, (0, 0, 0), 3, cv2.LINE_AA)
+            cv2.circle(canvas, (x, y), radius_px, colour, 1, cv2.LINE_AA)
+        else:
+            cv2.drawMarker(canvas, (x, y), colour, cv2.MARKER_TILTED_CROSS, 2 * radius_px - 2, 2, cv2.LINE_AA)
 
 
 @lru_cache(maxsize=32)
@@ -124,11 +126,19 @@ def caption(width: int, size_px: int, title: str, line: str = "") -> np.ndarray:
     sheet = Image.new("RGB", (width, len(parts) * line_px + 2 * pad), "white")
     draw = ImageDraw.Draw(sheet)
     for index, (text, bold) in enumerate(parts):
-        fitting = size_px
-        while fitting > 9 and font(fitting, bold).getlength(text) > width - 2 * pad:
-            fitting -= 1
-        draw.text((pad, pad + (index + 0.5) * line_px), text, fill=INK, font=font(fitting, bold), anchor="lm")
+        shown, fitting = _fitting(text, size_px, bold, width - 2 * pad)
+        draw.text((pad, pad + (index + 0.5) * line_px), shown, fill=INK, font=font(fitting, bold), anchor="lm")
     return np.array(sheet)
+
+
+def _fitting(text: str, size_px: int, bold: bool, width: int) -> tuple[str, int]:
+    """The text and its size that fit: smaller letters first, then fewer."""
+    # ours: smaller than 11 px nobody reads.
+    while size_px > 11 and font(size_px, bold).getlength(text) > width:
+        size_px -= 1
+    while len(text) > 1 and font(size_px, bold).getlength(text) > width:
+        text = text[:-2] + "…"
+    return text, size_px
 
 
 def legend(width: int, size_px: int, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:

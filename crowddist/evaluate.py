@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from crowddist.data.shards import ShardReader, decode
-from crowddist.data.stream import STRIDE
+from crowddist.data.stream import cell_density
 from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
-from crowddist.ops.density import density_map
 from crowddist.ops.localization import mean_average_precision
 from crowddist.ops.metrics import count_errors, psnr
 from crowddist.predictor import ImagePrediction, Predictor
@@ -36,7 +35,7 @@ class ImageResult:
     """N x 2: x, y of the true heads."""
 
 
-def evaluate_unit(predictor: Predictor, data: ShardReader, unit: range, *, sigma_px: float) -> list[ImageResult]:
+def evaluate_unit(predictor: Predictor, data: ShardReader, unit: range) -> list[ImageResult]:
     """Counts every image of a unit of work, in order. Raises: InputError for an image without points."""
     results = []
     for first in range(0, len(unit), CHUNK):
@@ -45,17 +44,21 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: range, *, sigma
         for sample, prediction in zip(chunk, predictions, strict=True):
             if sample.points is None:
                 raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled data set")
-            results.append(_compare(sample.key, sample.image, sample.points, prediction, sigma_px))
+            results.append(_compare(sample.key, sample.image, sample.points, prediction, predictor.sigma_px))
     return results
+
+
+def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
+    """Counts every image of a labelled data set once, in this process, in order."""
+    return evaluate_unit(predictor, data, range(len(data)))
 
 
 def _compare(key: str, image: np.ndarray, points: np.ndarray, prediction: ImagePrediction, sigma_px: float) -> ImageResult:
     from crowddist.ops.ssim import ssim
 
     scale_y, scale_x = prediction.size[0] / image.shape[0], prediction.size[1] / image.shape[1]
-    cells = (resize_points(points, scale_x, scale_y) + 0.5) / STRIDE - 0.5
     height, width = prediction.density.shape
-    true_density = density_map(np.clip(cells, 0, [width - 1, height - 1]), (height, width), sigma_px / STRIDE)
+    true_density = cell_density(resize_points(points, scale_x, scale_y), (height, width), sigma_px)
     return ImageResult(
         key=key,
         true_count=float(len(points)),

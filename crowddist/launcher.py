@@ -51,7 +51,7 @@ class LocalLauncher:
     def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
         """See `Launcher.evaluate`."""
         worker = UnitWorker(checkpoint_url, data_url, device=self.device)
-        return [result for unit in worker.units() for result in worker.evaluate(unit, self.config.stream.sigma_px)]
+        return [result for unit in worker.units() for result in worker.evaluate(unit)]
 
     def close(self) -> None:
         """Nothing is held."""
@@ -83,11 +83,11 @@ class UnitWorker:
 
         return label_unit(self.predictor, self.data, unit, labels_url)
 
-    def evaluate(self, unit: range, sigma_px: float) -> list[ImageResult]:
+    def evaluate(self, unit: range) -> list[ImageResult]:
         """See `evaluate.evaluate_unit`."""
         from crowddist.evaluate import evaluate_unit
 
-        return evaluate_unit(self.predictor, self.data, unit, sigma_px=sigma_px)
+        return evaluate_unit(self.predictor, self.data, unit)
 
 
 def worker_threads(config: RunConfig, num_workers: int) -> int:

@@ -240,7 +240,9 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     location = None if database is None else storage.normalise(database.with_name(f"{database.stem}-artifacts"))
     try:
         if client.get_experiment_by_name(name) is None:
-            _unless_there(lambda: client.create_experiment(name, artifact_location=location))
+            # Without this kind MLflow's pages take the runs for those of a language model.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            _unless_there(lambda: client.create_experiment(name, artifact_location=location, tags=kind))
         found = client.get_experiment_by_name(name)
     except MlflowException as error:
         raise InputError(f"the tracking store {uri} refuses: {_first_line(error)}") from error

@@ -50,10 +50,11 @@ class Predictor:
     Args:
         method: with its weights loaded.
         image_size: longest side, px, that images are resized to; 0 leaves them as they are.
+        sigma_px: standard deviation of a head's Gaussian that the density was trained with.
     """
 
-    def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
-        self.method, self.image_size, self.device = method, image_size, torch.device(device)
+    def __init__(self, method: Method, *, image_size: int, sigma_px: float, device: str = "cpu") -> None:
+        self.method, self.image_size, self.sigma_px, self.device = method, image_size, sigma_px, torch.device(device)
         method.networks().to(self.device)
 
     @classmethod
@@ -65,7 +66,9 @@ class Predictor:
         """
         content = checkpoint.load(url)
         config = from_json(content["config"])
-        return cls(load_method(config, content), image_size=config.stream.image_size if image_size is None else image_size, device=device)
+        stream = config.stream
+        size = stream.image_size if image_size is None else image_size
+        return cls(load_method(config, content), image_size=size, sigma_px=stream.sigma_px, device=device)
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Counts one (H, W, 3) uint8 RGB image."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _OVERLAY_SIDE_PX = (960, 1920)
 _PANEL_WIDTH_PX, _GAP_PX = 480, 16
 # ours: none of them a colour of the heat map, and told apart also by the colour-blind.
-_PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 60, 190), (70, 220, 110)
+_PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +120,10 @@ def round_sheet(
     plain = _resized(image, scale)
     density_bar = _density_bar(image, density, peak)
     spread_bar = Bar(peak=float(spread.max()), unit="standard deviation, same unit", colours=drawing.spread_colours)
-    heads, marks = plain // 2 + 20, []
+    heads = plain // 2 + 20
+    marks = [_mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted")]
     if true_points is not None:
         marks.append(_mark_heads(heads, true_points, scale, "cross", _TRUE, "true"))
-    marks.insert(0, _mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted"))
     panels = [
         _panel("Image", plain, None, [Mark(shape="", text=f"{image.shape[1]} x {image.shape[0]} px")]),
         _panel("Predicted density", drawing.heated(plain, density, image.shape, density_bar), density_bar, []),
@@ -215,7 +215,8 @@ def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns) + 1)]
     text = []
     for label, *cells in lines:
-        text.append("  ".join([label.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]).rstrip())
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        text.append("  ".join([label.ljust(widths[0]), *padded]).rstrip())
     text.insert(2, "  ".join("-" * width for width in widths))
     return "\n".join(text)
 
@@ -243,7 +244,9 @@ def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
 
 def _mark_heads(canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str) -> Mark:
     """Marks points of the image on the canvas, and returns their entry in the legend."""
-    places = np.asarray(points, np.float64).reshape(len(points), -1)[:, :2]
+    if points.ndim != 2 or points.shape[1] < 2:
+        raise ValueError(f"{name} points must be N x 2 or wider, got {points.shape}")
+    places = np.asarray(points[:, :2], np.float64)
     drawing.mark(canvas, (places + 0.5) * scale - 0.5, shape, colour, max(4, round(min(canvas.shape[:2]) / 110)))
     return Mark(shape=shape, colour=colour, text=f"{name} ({len(points)})")
 

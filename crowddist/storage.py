@@ -57,7 +57,7 @@ def join(url: str | os.PathLike[str], *parts: str) -> str:
         if any(piece in ("", ".", "..") for piece in pieces) or "\0" in part:
             raise InputError(f"not a relative name: {part!r} under {base}; give names without empty parts, '.' or '..'")
         encoded = part if base.startswith("s3:") else quote_from_bytes(os.fsencode(part))
-        base = f"{base.rstrip('/')}/{encoded}"
+        base = base + encoded if base.endswith("/") else f"{base}/{encoded}"
     return base
 
 

@@ -44,6 +44,9 @@ def make_launcher(config: RunConfig):  # type: ignore[no-untyped-def]
         from crowddist.launcher import LocalLauncher
 
         return LocalLauncher(config)
+    from crowddist.distributed.runtime import prepare_environment
+
+    prepare_environment()  # before the import of ray
     from crowddist.distributed.launcher import RayLauncher
 
     return RayLauncher(config)

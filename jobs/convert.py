@@ -15,7 +15,6 @@ from crowddist.data.convert.formats import FORMATS
 from crowddist.data.convert.progress import watched
 from crowddist.process import sigterm_as_exit
 
-
 _NOTES = {
     "num_skipped": "files skipped",
     "num_clipped_points": "points moved to the border",

@@ -10,13 +10,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowddist import storage
 from crowddist.errors import InputError
 
-NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="/\0"), min_size=1, max_size=40).filter(lambda n: n not in (".", ".."))
+NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="/\0"), min_size=1, max_size=40).filter(
+    lambda n: n not in (".", "..")
+)
 
 
 def test_normalise_hand_worked():
@@ -30,6 +32,7 @@ def test_normalise_hand_worked():
     assert storage.normalise("s3://bucket/a b/") == "s3://bucket/a b"
 
 
+@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=3))
 def test_any_name_round_trips_through_its_url(names):
     path = Path("/", *names)
@@ -60,10 +63,25 @@ def test_join_refuses_names_that_leave_the_folder():
             storage.join("/a", part)
 
 
-@pytest.mark.parametrize("call", [storage.exists, storage.is_folder, storage.list_files, storage.read_bytes, storage.read_json, storage.local_file,
-                                  storage.local_folder, storage.remove_tree, storage.remove_file, lambda url: storage.write_bytes(url, b""),
-                                  lambda url: storage.write_json(url, 1), lambda url: storage.append_line(url, ""),
-                                  lambda url: storage.upload(__file__, url), lambda url: storage.staged_folder(url).__enter__()])
+@pytest.mark.parametrize(
+    "call",
+    [
+        storage.exists,
+        storage.is_folder,
+        storage.list_files,
+        storage.read_bytes,
+        storage.read_json,
+        storage.local_file,
+        storage.local_folder,
+        storage.remove_tree,
+        storage.remove_file,
+        lambda url: storage.write_bytes(url, b""),
+        lambda url: storage.write_json(url, 1),
+        lambda url: storage.append_line(url, ""),
+        lambda url: storage.upload(__file__, url),
+        lambda url: storage.staged_folder(url).__enter__(),
+    ],
+)
 def test_object_storage_is_refused_in_one_sentence(call):
     with pytest.raises(InputError, match="object storage is planned"):
         call("s3://bucket/x")
@@ -220,7 +238,9 @@ def test_remove_file(tmp_path):
 
 
 def test_exclusive_keeps_another_process_out_until_the_holder_dies(tmp_path):
-    code = "import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
+    code = (
+        "import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(storage.__file__).parents[1])}
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, env=environment)
     try:

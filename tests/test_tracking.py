@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import crowddist
 from crowddist import mlflow_store, storage, tracking
 from crowddist.errors import InputError
 from crowddist.tracking import MlflowTracker, NullTracker
@@ -139,6 +141,15 @@ def test_resumed_after_success_nothing_is_doubled(store, client, tmp_path):
     assert parent.data.tags["config_changed"] == "in attempt 2"
 
 
+def test_curves_told_by_another_thread(store, client, tmp_path):
+    with open_run(store, tmp_path, "threads") as tracker:
+        thread = threading.Thread(target=lambda: [tracker.metrics({"a": float(step)}, step=step, round=0) for step in range(3)])
+        thread.start()
+        thread.join()
+    (child,) = runs_of(client, "threads")["round"]
+    assert history(client, child.info.run_id, "a") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
 def test_killed_between_making_a_run_and_keeping_its_id(store, client, tmp_path):
     with open_run(store, tmp_path, "gap") as tracker:
         tracker.metrics({"a": 1.0}, step=0, round=0)
@@ -220,7 +231,7 @@ def test_processes_that_are_ended_from_outside(store, client, tmp_path):
     assert statuses() == {"t-abandoned": "RUNNING", "t-inside": "RUNNING", "round-000": "RUNNING"}
     # SIGTERM: the block writes KILLED; what was started outside a block is FAILED at the interpreter's end.
     child.send_signal(signal.SIGTERM)
-    assert child.wait(60) == 128 + signal.SIGTERM
+    assert child.wait(120) == 128 + signal.SIGTERM
     assert statuses() == {"t-abandoned": "FAILED", "t-inside": "KILLED", "round-000": "KILLED"}
 
     child = start_process(store, tmp_path / "k")
@@ -235,7 +246,7 @@ def test_processes_that_are_ended_from_outside(store, client, tmp_path):
     with tracking.run(MlflowTracker(store), **experiment, run_name="other", state_url=f"{tmp_path}/other.json"):
         after = statuses()
         assert after["other"] == "RUNNING" and after["k-inside"] == after["k-abandoned"] == after["round-000"] == "KILLED"
-    child.wait(60)
+    child.wait(120)
     with tracking.run(MlflowTracker(store), **experiment, run_name="k-inside", state_url=f"{tmp_path}/k/k-inside.json") as tracker:
         tracker.metrics({"a": 1.0}, step=0, round=0)
         assert statuses()["k-inside"] == "RUNNING"
@@ -262,10 +273,12 @@ def test_addresses(tmp_path, monkeypatch):
 
 def test_stores_that_cannot_be_used(store, client, tmp_path):
     (tmp_path / "text.db").write_text("this is not a database, whatever its name says " * 100)
-    with pytest.raises(InputError, match="cannot use the tracking store"), open_run(f"sqlite:///{tmp_path}/text.db", tmp_path, "a"):
-        pass
-    with pytest.raises(InputError, match="no MLflow server answers at http://127.0.0.1:9"), open_run("http://127.0.0.1:9", tmp_path, "a"):
-        pass
+    for address, message in (
+        (f"sqlite:///{tmp_path}/text.db", "cannot use the tracking store"),
+        ("http://127.0.0.1:9", "no MLflow server answers"),
+    ):
+        with pytest.raises(InputError, match=message), open_run(address, tmp_path, "a"):
+            pass
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(InputError, match="mlflow experiments restore"), open_run(store, tmp_path, "gone"):
         pass
@@ -290,3 +303,26 @@ def test_null_tracker_takes_everything_but_nonsense():
 def test_importing_is_cheap():
     code = "import sys, crowddist.tracking; print([name for name in ('mlflow', 'torch', 'pandas', 'cv2') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_model_is_registered_once_with_its_signature(store, client, tmp_path):
+    file = tmp_path / "counter.pt"
+    file.write_bytes(b"weights")
+    with open_run(store, tmp_path, "model") as tracker:
+        first = tracker.register(file, name="crowd-counter")
+    with open_run(store, tmp_path, "model") as tracker:
+        assert tracker.register(file, name="crowd-counter") == first == "models:/crowd-counter/1"
+        file.write_bytes(b"other weights")
+        assert tracker.register(file, name="crowd-counter") == "models:/crowd-counter/2"
+    version = client.get_model_version("crowd-counter", "1")
+    (parent,) = runs_of(client, "model")["adaptation"]
+    assert version.run_id == parent.info.run_id and version.status == "READY" and len(parent.outputs.model_outputs) == 2
+    folder = storage.local_folder(version.source)
+    assert (folder / "data" / "counter.pt").read_bytes() == b"weights"
+    from mlflow.models import Model
+
+    model = Model.load(str(folder))
+    assert [(spec.type.name, spec.shape) for spec in model.signature.inputs] == [("uint8", (-1, -1, -1, 3))]
+    assert model.signature.outputs.input_names() == ["count", "uncertainty"]
+    assert model.flavors["python_function"]["loader_module"] == "crowddist.serving"
+    assert not list(folder.rglob("*.pkl")) and f"crowddist=={crowddist.__version__}" in (folder / "requirements.txt").read_text()

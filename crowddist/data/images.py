@@ -208,12 +208,14 @@ def _is_plain(image: Image, data: bytes) -> bool:
 
 
 def _rotation(image: Image) -> int:
+    """Source: Exif 2.32, tag 274; 1 is upright, and numbers outside 1-8 mean nothing."""
+    rotation = image.getexif().get(_ROTATION_TAG, 1)
     # Pillow has turned a TIFF by itself when it was loaded.
-    return 1 if image.format == "TIFF" else int(image.getexif().get(_ROTATION_TAG, 1))
+    return rotation if rotation in range(2, 9) and image.format != "TIFF" else 1
 
 
 def _turn(pixels: np.ndarray, rotation: int) -> np.ndarray:
-    """Pixels turned upright. Source: Exif 2.32, tag 274; numbers outside 1-8 mean nothing."""
+    """Pixels turned upright, as `_rotation` numbers the turns."""
     if rotation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     vertical, horizontal = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(rotation, (1, 1))

@@ -27,7 +27,7 @@ def encode(extension: str, value: Member) -> bytes:
     if isinstance(value, bytes):
         return value
     if extension == "json" and isinstance(value, dict):
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+        return _write_json(value)
     if extension in _ENCODERS and isinstance(value, np.ndarray):
         return _ENCODERS[extension](value)
     raise InputError(f"member {extension} cannot be made of {type(value).__name__}; give bytes, an array or a dict, as its kind has it")
@@ -93,9 +93,10 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
 
 def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> bytes:
     _check_shape(array, shape)
-    if not np.isfinite(array).all():
-        raise InputError("an array with NaN or infinite numbers is not stored")
-    narrow = np.ascontiguousarray(array, dtype=dtype)
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise InputError(f"an array of {array.dtype}, or with NaN or infinite numbers, is not stored")
+    with np.errstate(over="ignore"):
+        narrow: np.ndarray = np.ascontiguousarray(array, dtype=dtype)
     if not np.isfinite(narrow).all():
         raise InputError(f"the largest number {np.abs(array).max():g} does not fit {np.dtype(dtype).name}")
     stream = io.BytesIO()
@@ -161,6 +162,13 @@ def _read_with_cv2(data: bytes, flags: int) -> np.ndarray:
     if image is None:
         raise InputError("not an image")
     return image
+
+
+def _write_json(value: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"json cannot hold this: {error}") from None
 
 
 def _read_json(data: bytes) -> dict[str, Any]:

@@ -71,8 +71,7 @@ class ShardWriter:
             raise InputError(f"two samples are called {key}; give them different names")
         encoded = {extension: encode(extension, value) for extension, value in members.items()}
         self._check_labels(key, members)
-        num_bytes = sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in encoded.values())
-        if self._shard is not None and self._shard.num_bytes + num_bytes > self._max_shard_bytes:
+        if self._shard is not None and self._shard.member_bytes + _tar_bytes(encoded) > self._max_shard_bytes:
             self._finish_shard()
         if self._shard is None:
             slug = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{self._name}-{self._split}").strip("-")
@@ -216,7 +215,7 @@ class _ShardFile:
     """A tar being written: counts and hashes on the way, and appears at its place only when it is whole."""
 
     def __init__(self, url: str | os.PathLike[str], name: str) -> None:
-        self.name, self.num_bytes, self._hash = name, 0, hashlib.sha256()
+        self.name, self.num_bytes, self.member_bytes, self._hash = name, 0, 0, hashlib.sha256()
         self._place = storage.join(url, name)
         self._keys: set[str] = set()
         self._persons: list[float] = []
@@ -245,6 +244,7 @@ class _ShardFile:
         if not members:
             raise InputError(f"sample {key} of {self._place} has no members")
         self._keys.add(key)
+        self.member_bytes += _tar_bytes(members)
         self._tar.write({"__key__": key, **members})
         persons = num_persons(members)
         if persons is not None:
@@ -315,7 +315,16 @@ def _walk_tar(path: Path, place: str) -> Iterator[tuple[str, int, int]]:
             if position + _BLOCK_BYTES + num_bytes > end:
                 raise InputError(f"shard {place}: member {name} ends beyond the file; it was cut, convert or copy it again")
             yield name, position + _BLOCK_BYTES, num_bytes
-            position += _BLOCK_BYTES + -(-num_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+            position += _BLOCK_BYTES + _padded(num_bytes)
+
+
+def _tar_bytes(members: dict[str, bytes]) -> int:
+    """What the members take in a tar, with their headers."""
+    return sum(_BLOCK_BYTES + _padded(len(data)) for data in members.values())
+
+
+def _padded(num_bytes: int) -> int:
+    return -(-num_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def _check_key(key: str) -> None:

@@ -81,7 +81,7 @@ LOOKS: dict[str, Look] = {
     "source": Look(
         locations=(0, 60), level_weights=(0.02, 0.08, 0.16, 0.3, 0.36, 0.08, 0.0, 0.0, 0.0), hour_weights=(0.0,) * 8 + (1.0,) * 9 + (0.0,) * 7,
         weather_weights=(0.4, 0.2, 0.0, 0.0, 0.0, 0.2, 0.2), camera_height_m=(2.8, 7.0), horizon=(-0.3, 0.2), focal=(0.75, 1.15), min_head_px=7.0,
-        crowding=(0.0, 0.7), clothing="bright", saturation=(0.85, 1.1), contrast=(1.05, 1.35), brightness=(0.42, 0.55), noise=(0.002, 0.008),
+        crowding=(0.0, 0.7), clothing="bright", saturation=(0.85, 1.1), contrast=(1.05, 1.35), brightness=(0.38, 0.5), noise=(0.002, 0.008),
         blur_px=(0.0, 0.5), jpeg_quality=(85, 95)),
     # Target: other places from higher up, at dusk and in bad weather, denser, smaller heads, a yellow noisy sensor.
     "target": Look(

@@ -84,7 +84,7 @@ class CropDataset(torch.utils.data.Dataset):
             crop["keep"] = _keep_cells(sample.labels.keep, cut, cells)
         elif sample.points is not None:
             points = crop_points(sample.points, window, size)
-            crop["density"] = density_map((points + 0.5) / STRIDE - 0.5, cells, self.config.sigma_px / STRIDE)
+            crop["density"] = cell_density(points, cells, self.config.sigma_px)
         if sample.mask is not None:
             crop["mask"] = crop_pixels(sample.mask, window, size)
         crop["image"] = jitter_colours(pixels, self.config, rng)
@@ -93,6 +93,19 @@ class CropDataset(torch.utils.data.Dataset):
                 if name in crop:
                     crop[name] = crop[name][:, ::-1]
         return crop
+
+
+def cell_density(points: np.ndarray, cells: tuple[int, int], sigma_px: float) -> np.ndarray:
+    """Density of points at the network's resolution: persons per cell of `STRIDE` x `STRIDE` px, summing to their number.
+
+    Args:
+        points: N x 2 x, y in pixels, all inside the frame.
+        cells: (height, width) of the map.
+        sigma_px: standard deviation of each head's Gaussian, px.
+    """
+    # A head in the outer half of a border cell lies beyond the centres of all cells: it belongs to the border cell.
+    places = np.clip((points + 0.5) / STRIDE - 0.5, 0, [cells[1] - 1, cells[0] - 1])
+    return density_map(places, cells, sigma_px / STRIDE)
 
 
 def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:

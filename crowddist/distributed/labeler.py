@@ -17,9 +17,9 @@ MAX_TRIES = 3
 
 
 def run_units(
-    call: str, checkpoint_url: str, data_url: str, argument: Any, *, num_actors: int, threads: int, use_gpu: bool = False
+    call: str, checkpoint_url: str, data_url: str, arguments: tuple[Any, ...], *, num_actors: int, threads: int, use_gpu: bool = False
 ) -> list[Any]:
-    """Calls `UnitWorker.<call>(unit, argument)` for every unit of a data set on resident actors.
+    """Calls `UnitWorker.<call>(unit, *arguments)` for every unit of a data set on resident actors.
 
     A unit whose actor dies is given to another one, and a new actor takes the dead one's place.
 
@@ -41,7 +41,7 @@ def run_units(
         if waiting:
             index = waiting.popleft()
             tries[index] += 1
-            under_way[getattr(actor, call).remote(units[index], argument)] = (index, actor)
+            under_way[getattr(actor, call).remote(units[index], *arguments)] = (index, actor)
 
     def new_actor() -> Any:
         return worker.remote(checkpoint_url, data_url, device="cuda" if use_gpu else "cpu", threads=threads)

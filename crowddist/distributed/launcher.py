@@ -67,19 +67,19 @@ class RayLauncher:
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
-        return self._run("label", checkpoint_url, images_url, labels_url)
+        return self._run("label", checkpoint_url, images_url, (labels_url,))
 
     def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
         """See `Launcher.evaluate`."""
-        parts = self._run("evaluate", checkpoint_url, data_url, self.config.stream.sigma_px)
+        parts = self._run("evaluate", checkpoint_url, data_url, ())
         return [result for part in parts for result in part]
 
-    def _run(self, call: str, checkpoint_url: str, data_url: str, argument: Any) -> list[Any]:
+    def _run(self, call: str, checkpoint_url: str, data_url: str, arguments: tuple[Any, ...]) -> list[Any]:
         return run_units(
             call,
             checkpoint_url,
             data_url,
-            argument,
+            arguments,
             num_actors=self.num_labellers,
             threads=worker_threads(self.config, self.num_labellers),
             use_gpu=self.use_gpu,

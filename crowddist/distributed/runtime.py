@@ -16,23 +16,27 @@ OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of a private Ray: results of actors are small, images go through files."""
 
 
-def connect() -> None:
-    """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
+def prepare_environment() -> None:
+    """Settings that Ray reads when it is imported, so this comes before its first import.
 
-    The private one has a token of its own, so that nobody else on the machine can run code in it.
+    A private Ray gets a token of its own: nobody else on the machine can run code in it, and none is left in the home folder.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this a worker's report waits up to 2 s for the controller's next look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    address = os.environ.get("RAY_ADDRESS", "")
-    if not address:
+    if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def connect() -> None:
+    """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine."""
     import ray
 
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, log_to_driver=False)
     else:

@@ -31,5 +31,5 @@ def focal_mse(prediction: Tensor, target: Tensor, alpha: float = 0.1, gamma: flo
     head = target == 1
     # 1 - sigmoid(x) = sigmoid(-x), which keeps its digits for large x.
     difficulty = torch.sigmoid(torch.where(head, -prediction, prediction))
-    weight = torch.where(head, 1.0, alpha).to(prediction.dtype)
+    weight = torch.full_like(prediction, alpha).masked_fill(head, 1.0)
     return (weight * difficulty**gamma * (target - prediction).square()).mean()

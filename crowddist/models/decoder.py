@@ -17,7 +17,7 @@ COMPACT_TRUNK = 96  # ours
 COMPACT_WIDTHS = (96, 64)  # ours
 COMPACT_ORIENTATION = (64, 64, 32)  # ours
 DILATION = 2  # C; taken over by the compact decoder.
-INITIAL_DENSITY = 0.01  # ours, persons per cell of 8x8 px: 120 persons in 768x1024 px, the order of a ShanghaiTech B image.
+INITIAL_DENSITY = 0.05  # ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
 ORIENTATION_GRID = (8, 4)  # ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
 
 

@@ -10,6 +10,9 @@ DENSE_SHARE = 1 / 32
 """Above this share of candidate pixels a filter over the whole map is faster than a look at each candidate. ours: measured at 1080p."""
 SMALLEST_SCORE = 1e-6
 """Score of a point the count demands where hardly any density stands. ours."""
+FILTER_SHARE = 2 / 3
+"""Sigma of the filter a density map is searched with, over that of a head: 1 is best in noise, less tells close heads apart. ours: the
+best or near it on true, blurred and noisy maps of ShanghaiTech A and B."""
 TRUNCATE = 4.0
 """Half the kernel of a head in standard deviations, as in `ops.density`. C (CSRNet)."""
 
@@ -61,14 +64,23 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
         import cv2
 
         return np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & (values >= threshold))
-    column = found % width
-    at_edge = (column == 0) | (column == width - 1) | (found < width) | (found >= flat.size - width)
-    inner = found[~at_edge]
     # Those that fall out are not looked at again: the first two neighbours leave few.
     for step in (1, -1, width, -width, width + 1, -width - 1, width - 1, 1 - width):
-        inner = inner[flat[inner] >= flat[inner + step]]
-    edge = [index for index in found[at_edge].tolist() if flat[index] >= _neighbourhood(values, *divmod(index, width)).max()]
-    return np.divmod(np.sort(np.concatenate([inner, np.array(edge, inner.dtype)])), width)
+        found = found[np.flatnonzero(flat.take(found) >= flat.take(found + step, mode="clip"))]
+    # At the edge of the map some of these were no neighbours, so its pixels are looked at again.
+    column = found % width
+    inner = found[(column > 0) & (column < width - 1) & (found >= width) & (found < flat.size - width)]
+    edge = _edge(*values.shape)
+    edge = edge[flat[edge] >= threshold]
+    standing = [flat[index] >= _neighbourhood(values, *divmod(index, width)).max() for index in edge.tolist()]
+    return np.divmod(np.sort(np.concatenate([inner, edge[np.array(standing, bool)]])), width)
+
+
+def _edge(height: int, width: int) -> np.ndarray:
+    """The flat indexes of the pixels on the edge of a map, each once."""
+    size, middle = height * width, np.arange(width, (height - 1) * width, width)
+    sides = [np.arange(width), middle, middle + width - 1, np.arange(size - width, size)]
+    return np.concatenate(sides) if height > 1 and width > 1 else np.arange(size)
 
 
 def _neighbourhood(values: np.ndarray, row: int, column: int) -> np.ndarray:
@@ -79,10 +91,10 @@ def _neighbourhood(values: np.ndarray, row: int, column: int) -> np.ndarray:
 def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> np.ndarray:
     """Head points of a counter's density map: as many as it counts, strongest first.
 
-    Source: ours (matching pursuit, Mallat and Zhang 1993). The map is correlated with the kernel of one head; the highest cell becomes a
-    point and one head's kernel is taken away there, until round(count) points are found. So the local maxima come first, and a place that
-    holds more than one head's mass is visited again. A cell gives at most one point; where there are more than half as many heads as cells,
-    the cells are first cut in four, down to single pixels.
+    Source: ours (matching pursuit, Mallat and Zhang 1993). The map is smoothed a little; the highest cell becomes a point and one head,
+    smoothed alike, is taken away there, until round(count) points are found. So the local maxima come first, and a place that holds more
+    than one head's mass is visited again. A cell gives at most one point; where there are more than half as many heads as cells, the
+    cells are first cut in four, down to single pixels.
 
     Args:
         density: (h, w) persons per cell; NumPy or torch.
@@ -102,11 +114,12 @@ def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> n
     side = float(stride_px)
     while 2 * count > cells.size and side > 1:
         cells, side = cells.repeat(2, 0).repeat(2, 1) / 4, side / 2
-    kernel = _head_kernel(sigma_px / side)
-    head = np.outer(np.convolve(kernel, kernel), np.convolve(kernel, kernel))
-    reach = len(kernel) - 1
+    smoothing, head = _kernel(FILTER_SHARE * sigma_px / side), _kernel(sigma_px / side)
+    head = np.convolve(head, smoothing)
+    head = np.outer(head, head)
+    reach = len(head) // 2
     # Minus infinity around the map, so that a head can be taken away at its edge and is never found outside.
-    strength = np.pad(_correlated(cells, kernel), reach, constant_values=-np.inf)
+    strength = np.pad(_smoothed(cells, smoothing), reach, constant_values=-np.inf)
     points = np.empty((min(count, cells.size), 3))
     for point in points:
         row, column = divmod(int(strength.argmax()), strength.shape[1])
@@ -118,14 +131,14 @@ def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> n
     return points.astype(np.float32)
 
 
-def _head_kernel(sigma: float) -> np.ndarray:
+def _kernel(sigma: float) -> np.ndarray:
     radius = int(np.ceil(TRUNCATE * sigma))
     kernel = np.exp(-np.square(np.arange(-radius, radius + 1)) / (2 * sigma**2))
     return kernel / kernel.sum()
 
 
-def _correlated(cells: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The map filtered with the outer product of a symmetric kernel with itself, zeros around."""
+def _smoothed(cells: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The map filtered with a symmetric kernel along both axes, zeros around."""
     radius = len(kernel) // 2
     for axis in (0, 1):
         length = cells.shape[axis]

@@ -81,7 +81,9 @@ def _num_flops(run: Callable[[Counter, Tensor], Tensor], counter: Counter, image
     return counted.get_total_flops()
 
 
-@pytest.mark.parametrize(("build", "size", "least_ratio"), [(_compact, (256, 320), 1.0), (_light, (128, 160), 5.0)], ids=["compact-3", "light-8"])
+@pytest.mark.parametrize(("build", "size", "least_ratio"), [
+    pytest.param(_compact, (256, 320), 1.0, id="compact-3"), pytest.param(_light, (128, 160), 5.0, id="light-8"),
+])
 def test_encoder_once_is_as_fast_as_its_operations(build: Callable[[], Counter], size: tuple[int, int], least_ratio: float) -> None:
     counter, images = build(), torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
 

@@ -119,7 +119,8 @@ def test_gradients_reach_every_parameter(ensemble: str) -> None:
     features = counter.encode(_images(4, 3, 64, 64))
     density = counter.density(features, counter.member_indexes(torch.tensor([5, 1, 0, 7])))
     (density.square().sum() + torch.nn.functional.cross_entropy(counter.orientation(features), torch.tensor([0, 1, 0, 1]))).backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any() for parameter in counter.parameters())
+    gradients = [parameter.grad for parameter in counter.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
 def test_two_ranks_with_half_the_batch_equal_one_process() -> None:

@@ -109,13 +109,14 @@ def test_imagenet_weights_come_from_the_cache_of_torch(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn", "resnet101"])
-def test_without_a_network_the_error_says_which_file_and_which_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # Nothing listens there.
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match=rf"{backbone}.*https://download\.pytorch\.org/models/{backbone}-\w+\.pth.*option weights") as error:
+    expected = rf"{backbone}.*https://download\.pytorch\.org/models/{backbone}-\w+\.pth.*option weights"
+    with pytest.raises(InputError, match=expected) as error:
         build_encoder(CounterConfig(backbone=backbone, weights="imagenet"))
     assert "\n" not in str(error.value)

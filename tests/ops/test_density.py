@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from crowddist.ops.density import LONE_SIGMA_PX, SMALLEST_SIGMA_PX, TILE_PX, adaptive_sigma, density_crop, density_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from crowddist.ops.density import LONE_SIGMA_PX, SMALLEST_SIGMA_PX, TILE_PX, adaptive_sigma, density_crop, density_map
 
 
 def map_by_loop(points, size, sigmas):

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, psnr
 from hypothesis import given
 from hypothesis import strategies as st
+
+from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, psnr
 
 
 def test_count_errors_by_hand():
@@ -19,11 +20,14 @@ def test_count_errors_by_hand():
     assert all(type(value) is float for value in errors.values())
 
 
-@given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5)), min_size=1))
+COUNT = st.floats(0, 1e5, width=32)
+
+
+@given(st.lists(st.tuples(COUNT, COUNT), min_size=1))
 def test_rmse_is_never_below_mae(pairs):
     predicted, true = zip(*pairs, strict=True)
     errors = count_errors(predicted, torch.tensor(true, dtype=torch.float64))
-    assert errors["rmse"] >= errors["mae"] * (1 - 1e-12)
+    assert errors["rmse"] >= errors["mae"] * (1 - 1e-9) - 1e-9
     assert errors["mae"] == pytest.approx(sum(abs(p - t) for p, t in pairs) / len(pairs), abs=1e-9)
 
 
@@ -54,7 +58,11 @@ def test_psnr_of_equal_and_empty_maps():
     assert psnr(empty, some) == pytest.approx(10 * math.log10(4))
 
 
-@pytest.mark.parametrize("a, b", [(np.ones((2, 2)), np.ones((2, 3))), (np.ones((0, 2)), np.ones((0, 2))), (np.full((2, 2), np.nan), np.ones((2, 2)))])
+@pytest.mark.parametrize("a, b", [
+    (np.ones((2, 2)), np.ones((2, 3))),
+    (np.ones((0, 2)), np.ones((0, 2))),
+    (np.full((2, 2), np.nan), np.ones((2, 2))),
+])
 def test_psnr_refuses_bad_input(a, b):
     with pytest.raises(ValueError):
         psnr(a, b)

@@ -77,19 +77,19 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     `train` and `test` follow `train_list.txt` and `test_list.txt` in `folder` where they exist, or else the hash of the name.
     `camera-*` keeps one camera of each location for testing, `location-*` a quarter of the locations, both by hash.
     """
-    scenes = sorted(path for path in ([folder] if _scene(folder) else folder.iterdir()) if path.is_dir() and _scene(path))
+    places = [folder] if _scene(folder) else sorted(folder.iterdir())
+    scenes = [(path, numbers) for path in places if path.is_dir() and (numbers := _scene(path))]
     if not scenes:
         raise InputError(f"no GCC data in {folder}: no folder scene_XX_Y; give the folder that holds them")
     index = _read_index(folder)
     belongs, rule = _rule(folder, split)
     items, refused = [], []
-    for scene in scenes:
+    for scene, (location, camera) in scenes:
         images = {path.stem: path for kind in ("jpgs", "pngs") for path in sorted(_visible(scene / kind, f".{kind[:-1]}"))}
         for stem in sorted(images):
             name = f"{scene.name}/{stem}"
             if belongs(name):
                 paths = tuple(scene / kind / f"{stem}.{ending}" for kind, ending in (("jsons", "json"), ("mats", "mat"), ("segs", "raw")))
-                location, camera = _scene(scene)
                 facts = {"location": location, "camera": camera, **index.get(name, {})}
                 items.append(Item(name=name, image=images[stem], annotations=paths, facts=facts))
         if labelled:

@@ -139,7 +139,8 @@ def place_crowd(rng: np.random.Generator, scene: Scene, look: Look, wanted: int)
     walking = street + rng.choice([0.0, np.pi], size=count) + rng.normal(0, 0.5, count)
     # Neighbours share a heading, so that groups walk together.
     shared = walking[np.unique(owners, return_inverse=True)[1]] if count else walking
-    heading = np.where(in_mass, mass_heading[owners] + rng.normal(0, 0.45, count), np.where(rng.random(count) < 0.75, shared, rng.uniform(-np.pi, np.pi, count)))
+    strolling = np.where(rng.random(count) < 0.75, shared, rng.uniform(-np.pi, np.pi, count))
+    heading = np.where(in_mass, mass_heading[owners] + rng.normal(0, 0.45, count), strolling)
     bearing = np.arctan2(places[:, 0], places[:, 1])
     relative = np.pi - (heading - bearing)
     mirrored = rng.random(count) < 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ from crowddist.errors import InputError
 
 INDEX_NAME = "all.txt"
 """A line an image: level hour weather folder name count, as GCC's own lists."""
+
+_MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(116)
+"""The descriptive text of a .mat file. C: MAT-file format, level 5."""
 
 
 def _write_image(folder: Path, rendered: RenderedImage) -> str:
@@ -39,7 +43,10 @@ def _write_image(folder: Path, rendered: RenderedImage) -> str:
               "timeInfo": [facts["hour"], facts["minute"]], "roi": [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]],
               "camera": {"number": facts["camera"], "height_m": facts["camera_height_m"], "pitch": facts["camera_pitch"], "focal_px": facts["focal_px"]}}
     (place / "jsons" / f"{rendered.name}.json").write_text(json.dumps(record))
-    scipy.io.savemat(place / "mats" / f"{rendered.name}.mat", {"image_info": {"location": rows_columns.reshape(-1, 2)}}, do_compression=True)
+    matrix = io.BytesIO()
+    scipy.io.savemat(matrix, {"image_info": {"location": rows_columns.reshape(-1, 2)}}, do_compression=True)
+    # The header holds the time of writing, which would make equal data sets differ.
+    (place / "mats" / f"{rendered.name}.mat").write_bytes(_MAT_HEADER + matrix.getvalue()[len(_MAT_HEADER):])
     (place / "segs" / f"{rendered.name}.raw").write_bytes(rendered.mask.tobytes())
     return f"{facts['level']} {facts['hour']} {facts['weather']} {rendered.folder} {rendered.name} {len(rendered.points)}"
 

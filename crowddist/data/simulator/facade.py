@@ -10,7 +10,8 @@ from crowddist.data.simulator.noise import linear
 TEXELS_PER_M = 14
 """Resolution of the textures. ours."""
 
-_WALLS = ((0.72, 0.66, 0.56), (0.62, 0.6, 0.58), (0.58, 0.42, 0.34), (0.78, 0.76, 0.72), (0.5, 0.46, 0.42), (0.66, 0.55, 0.44), (0.44, 0.47, 0.5), (0.36, 0.34, 0.33))
+_WALLS = ((0.72, 0.66, 0.56), (0.62, 0.6, 0.58), (0.58, 0.42, 0.34), (0.78, 0.76, 0.72), (0.5, 0.46, 0.42), (0.66, 0.55, 0.44), (0.44, 0.47, 0.5),
+          (0.36, 0.34, 0.33))
 _SIGNS = ((0.75, 0.1, 0.1), (0.1, 0.25, 0.6), (0.9, 0.75, 0.1), (0.1, 0.45, 0.25), (0.9, 0.9, 0.88), (0.1, 0.1, 0.1), (0.85, 0.4, 0.1), (0.6, 0.1, 0.4))
 
 
@@ -36,9 +37,10 @@ def _shops(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, span:
         glass = linear(rng.uniform(0.1, 0.35) + rng.normal(0, 0.03, 3))
         cv2.rectangle(colour, (x + 6, bottom - int(floor * 0.72)), (end - 6, bottom - 4), glass.tolist(), -1)
         for _ in range(int((end - x) / 9)):
-            # Goods and people-free displays behind the glass.
+            # Goods behind the glass.
             left, top = int(rng.uniform(x + 6, max(end - 14, x + 7))), bottom - int(rng.uniform(0.15, 0.68) * floor)
-            cv2.rectangle(colour, (left, top), (left + int(rng.uniform(2, 12)), top + int(rng.uniform(3, 20))), linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1)).tolist(), -1)
+            goods = linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1))
+            cv2.rectangle(colour, (left, top), (left + int(rng.uniform(2, 12)), top + int(rng.uniform(3, 20))), goods.tolist(), -1)
         for post in range(x + 6, end - 4, int(rng.uniform(1.2, 2.6) * TEXELS_PER_M)):
             cv2.line(colour, (post, bottom - int(floor * 0.72)), (post, bottom), linear((0.2, 0.2, 0.2)).tolist(), 2)
         cv2.rectangle(glow, (x + 6, bottom - int(floor * 0.72)), (end - 6, bottom - 4), (linear((1.0, 0.88, 0.65)) * rng.uniform(0.1, 0.9)).tolist(), -1)

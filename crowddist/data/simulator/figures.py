@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
+
+from crowddist.data.simulator.noise import NOISE_SIDE, noise_table
 
 ELEVATIONS = np.deg2rad([2.0, 12.0, 24.0, 38.0, 54.0, 72.0])
 """Angles from which each figure is drawn, radians above the horizontal. ours."""
@@ -14,7 +16,7 @@ NUM_YAWS = 8
 """Directions a figure may face; 0 faces the viewer. ours."""
 FIGURES_PER_YAW = 7
 """Different figures for each direction and elevation; each is also used mirrored. ours."""
-PIXELS_PER_M = 96
+PIXELS_PER_M = 80
 """Resolution of the largest version of a figure. ours."""
 SKIN, HAIR, TOP, PATTERN, BOTTOM, SHOES, BAG, DARK = range(8)
 """Materials; an instance gives each its own colour."""
@@ -94,17 +96,17 @@ def _legs(rng: np.random.Generator, pose: str, cut: str, girth: float) -> tuple[
         bare = cut in ("skirt", "shorts")
         parts.append(_limb(knee, ankle, 0.058 * girth * (1.0 if bare else 1.1 * wide), SKIN if bare else BOTTOM))
         parts.append(_ball(knee, [0.062 * girth] * 3, SKIN if bare else BOTTOM))
-        parts.append(_ball(ankle + [0.0, -0.035, 0.05], (0.045, 0.045, 0.125), SHOES))
+        parts.append(_ball(ankle + np.array([0.0, -0.035, 0.05]), (0.045, 0.045, 0.125), SHOES))
     if cut in ("skirt", "dress"):
         length, material = rng.uniform(0.42, 0.75), TOP if cut == "dress" else BOTTOM
-        parts.append(_ball((0, hips + 0.12, 0), (0.215 * girth, length * 1.25, 0.18 * girth), material, clips=((1, -0.62, 0.1),), pattern=cut == "dress"))
+        parts.append(_ball((0, hips + 0.12, 0), (0.215 * girth, length * 1.25, 0.18 * girth), material, clips=((1, -0.62, 0.1),)))
     return parts, hips
 
 
 def _arms(rng: np.random.Generator, pose: str, sleeve: str, shoulders: float, girth: float) -> list[_Part]:
     parts = []
     swing = rng.uniform(0.2, 0.5) if pose == "walk" else rng.uniform(0.0, 0.15)
-    kind = rng.choice(["down", "down", "down", "bent", "phone", "up"], p=[0.22, 0.22, 0.22, 0.16, 0.12, 0.06]) if pose != "walk" else rng.choice(["down", "down", "down", "bent"])
+    kind = rng.choice(["down", "bent", "phone", "up"], p=[0.75, 0.25, 0.0, 0.0] if pose == "walk" else [0.66, 0.16, 0.12, 0.06])
     for side, sign in ((-1, -1), (1, 1)):
         joint = np.array([side * 0.168 * girth, shoulders, 0.0])
         out = rng.uniform(0.08, 0.3)
@@ -124,7 +126,7 @@ def _arms(rng: np.random.Generator, pose: str, sleeve: str, shoulders: float, gi
         parts.append(_ball(elbow, [0.045 * girth] * 3, TOP if sleeve == "long" else SKIN, pattern=True))
         parts.append(_ball(wrist + (wrist - elbow) * 0.25, (0.042, 0.055, 0.042), SKIN))
         if kind == "phone" and side == 1:
-            parts.append(_ball(wrist + [0, 0.09, 0.02], (0.04, 0.075, 0.012), DARK))
+            parts.append(_ball(wrist + np.array([0.0, 0.09, 0.02]), (0.04, 0.075, 0.012), DARK))
     return parts
 
 
@@ -184,16 +186,15 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, st
     extra = []
     luggage = rng.choice(["none", "backpack", "handbag", "satchel"], p=[0.55, 0.2, 0.13, 0.12])
     if luggage == "backpack":
-        extra.append(_ball(up(0, 0.27, -0.14), (0.2, 0.31, 0.15), BAG, turn=lean, clips=((0, -0.7, 0.7), (1, -0.72, 0.72))))
-        extra.append(_ball(up(0, 0.17, -0.23), (0.14, 0.13, 0.08), BAG, turn=lean, clips=((0, -0.75, 0.75), (1, -0.75, 0.75))))
+        extra += [_ball(up(x, y, -0.16), (0.1, 0.15, 0.1), BAG, turn=lean) for x in (-0.06, 0.06) for y in (0.17, 0.34)]
         extra += [_limb(up(side * 0.1, 0.5, 0.05), up(side * 0.12, 0.22, 0.115), 0.022, BAG) for side in (-1, 1)]
     elif luggage == "handbag":
-        extra.append(_ball((0.3 * girth, hips - 0.16, 0.02), (0.08, 0.18, 0.2), BAG, clips=((1, -0.75, 0.6), (2, -0.7, 0.7))))
+        extra += [_ball((0.3 * girth, hips - 0.18 + y, z), (0.05, 0.09, 0.09), BAG) for y in (-0.06, 0.06) for z in (-0.07, 0.09)]
     elif luggage == "satchel":
-        extra.append(_ball((-0.22 * girth, hips + 0.03, 0.0), (0.08, 0.15, 0.19), BAG, clips=((1, -0.75, 0.7), (2, -0.7, 0.7))))
+        extra += [_ball((-0.22 * girth, hips + y, z), (0.05, 0.08, 0.09), BAG) for y in (-0.03, 0.07) for z in (-0.07, 0.07)]
         extra.append(_limb(up(0.12, 0.5, 0.06), up(-0.15, 0.05, 0.115), 0.02, BAG))
     if pose == "sit":
-        extra.append(_ball((0, 0.2, -0.08), (0.3, 0.36, 0.3), DARK, clips=((0, -0.75, 0.75), (1, -0.6, 0.45), (2, -0.75, 0.75))))
+        extra += [_ball((x, 0.21, z), (0.17, 0.21, 0.17), DARK) for x in (-0.1, 0.1) for z in (-0.16, 0.04)]
     pattern = rng.choice(["stripes", "checks", "logo", "yoke", "open", "print"], p=[0.22, 0.12, 0.24, 0.1, 0.22, 0.1])
     return legs + upper + arms + extra + _head(rng, head, turn, str(style)), head, bool(pose == "sit"), str(pattern)
 
@@ -214,10 +215,11 @@ def _patterned(kind: str, body: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return noise > 0.35
 
 
-def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The nearest surface's material (h, w), NUM_MATERIALS where there is none, and normal (h, w, 3), supersampled."""
     scale = PIXELS_PER_M * _SUPERSAMPLE
     shape = (round((_ABOVE_M + _BELOW_M) * scale), round(2 * _HALF_WIDTH_M * scale))
+    table = noise_table()
     nearest = np.full(shape, -np.inf, np.float32)
     materials = np.full(shape, NUM_MATERIALS, np.int8)
     normals = np.zeros((*shape, 3), np.float32)
@@ -227,48 +229,40 @@ def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, noise: np.nda
         left, right = (np.array([centre[0] - reach[0], centre[0] + reach[0]]) + _HALF_WIDTH_M) * scale
         top, bottom = (_ABOVE_M - np.array([centre[1] + reach[1], centre[1] - reach[1]])) * scale
         box = (slice(max(int(top), 0), min(int(bottom) + 2, shape[0])), slice(max(int(left), 0), min(int(right) + 2, shape[1])))
-        rows, columns = np.mgrid[box]
-        if rows.size == 0:
+        rows, columns = (np.arange(side.start, side.stop, dtype=np.float32) for side in box)
+        if rows.size == 0 or columns.size == 0:
             continue
-        dx = ((columns + 0.5) / scale - _HALF_WIDTH_M - centre[0]).astype(np.float32)
-        dy = (_ABOVE_M - (rows + 0.5) / scale - centre[1]).astype(np.float32)
-        inverse = np.linalg.inv(axes)
+        dx, dy = np.meshgrid((columns + 0.5) / scale - _HALF_WIDTH_M - centre[0], _ABOVE_M - (rows + 0.5) / scale - centre[1])
+        dx, dy = dx.astype(np.float32), dy.astype(np.float32)
+        inverse = np.linalg.inv(axes).astype(np.float32)
         quadric = inverse.T @ inverse
         half = (quadric[0, 2] * dx + quadric[1, 2] * dy) / quadric[2, 2]
         rest = (quadric[0, 0] * dx * dx + 2 * quadric[0, 1] * dx * dy + quadric[1, 1] * dy * dy - 1) / quadric[2, 2]
         under_root = half * half - rest
-        dz = -half + np.sqrt(np.maximum(under_root, 0))
-        offset = np.stack([dx, dy, dz], axis=-1)
+        dz = np.sqrt(np.maximum(under_root, 0)) - half
+        i, j = np.nonzero((under_root > 0) & (dz > nearest[box] - np.float32(centre[2])))
+        offset = np.stack([dx[i, j], dy[i, j], dz[i, j]], axis=-1)
         local = offset @ inverse.T
-        visible = (under_root > 0) & (centre[2] + dz > nearest[box])
-        for axis, low, high in part.clips:
-            visible &= (local[..., axis] >= low) & (local[..., axis] <= high)
-        if not visible.any():
-            continue
+        if part.clips:
+            inside = np.all([(local[:, axis] >= low) & (local[:, axis] <= high) for axis, low, high in part.clips], axis=0)
+            i, j, offset, local = i[inside], j[inside], offset[inside], local[inside]
         normal = offset @ quadric
-        material = np.full(rows.shape, part.material)
+        material = np.full(len(i), part.material, np.int8)
         if part.material in (TOP, BOTTOM):
-            # Folds of the cloth.
-            normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-            normal += 0.22 * np.stack([noise[box], noise[::-1, ::-1][box], np.zeros(rows.shape)], axis=-1)
-        if part.pattern and part.material == TOP:
-            material[_patterned(pattern, local @ part.axes.T + part.centre, noise[box])] = PATTERN
-        normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-        materials[box][visible] = material[visible]
-        normals[box][visible] = normal[visible]
-        nearest[box][visible] = (centre[2] + dz)[visible]
+            folds = 0.8 * table[(i + box[0].start + shift[0]) % NOISE_SIDE, (j + box[1].start + shift[1]) % NOISE_SIDE]
+            if part.pattern and part.material == TOP:
+                material[_patterned(pattern, local @ part.axes.T.astype(np.float32) + part.centre.astype(np.float32), folds)] = PATTERN
+            normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + np.float32(1e-6)
+            normal[:, 0] += 0.22 * folds
+            normal[:, 1] += 0.22 * folds[::-1]
+        normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + np.float32(1e-6)
+        materials[box][i, j] = material
+        normals[box][i, j] = normal
+        nearest[box][i, j] = offset[:, 2] + np.float32(centre[2])
     return materials, normals
 
 
-def _cloth_noise(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    total = np.zeros(shape, np.float32)
-    for cells, gain in ((14, 0.4), (34, 0.5), (80, 0.5)):
-        coarse = rng.standard_normal((cells, cells)).astype(np.float32)
-        total += gain * cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    return total * 0.6
-
-
-@lru_cache(maxsize=None)
+@cache
 def figure(elevation: int, yaw: int, variant: int) -> Figure:
     """The figure of an elevation (index into ELEVATIONS), a yaw (0..NUM_YAWS-1) and a variant (0..FIGURES_PER_YAW-1)."""
     rng = np.random.default_rng([7, yaw, variant])
@@ -278,8 +272,7 @@ def figure(elevation: int, yaw: int, variant: int) -> Figure:
     tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     view = tilt @ _rotation("y", facing)
     scale = PIXELS_PER_M * _SUPERSAMPLE
-    shape = (round((_ABOVE_M + _BELOW_M) * scale), round(2 * _HALF_WIDTH_M * scale))
-    materials, normals = _rasterise(parts, view, pattern, _cloth_noise(rng, shape))
+    materials, normals = _rasterise(parts, view, pattern, (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE))))
     rows, columns = np.flatnonzero((materials < NUM_MATERIALS).any(1)), np.flatnonzero((materials < NUM_MATERIALS).any(0))
     # A transparent rim, and sizes that halve evenly at every level.
     step = _SUPERSAMPLE * 16

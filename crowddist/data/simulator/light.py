@@ -61,10 +61,12 @@ def draw_light(rng: np.random.Generator, hour: float, weather: int) -> Light:
     zenith = linear((0.3, 0.48, 0.78)) * (1 - cloudy) + linear((0.74, 0.76, 0.79)) * cloudy * {THUNDER: 0.5, RAIN: 0.8}.get(weather, 1.0)
     horizon = linear((0.75, 0.83, 0.92)) * (1 - cloudy) + linear((0.84, 0.85, 0.86)) * cloudy * {THUNDER: 0.6, RAIN: 0.85}.get(weather, 1.0)
     glow = linear((0.98, 0.66, 0.42))
-    horizon = (horizon * (1 - 0.6 * low) + glow * 0.6 * low * (1 - 0.7 * cloudy) + horizon * 0.42 * low * cloudy) * max(day, 0.02) + (1 - day) * linear((0.13, 0.13, 0.2))
-    haze = {FOGGY: rng.uniform(0.003, 0.012), RAIN: rng.uniform(0.001, 0.005), THUNDER: rng.uniform(0.001, 0.005)}.get(weather, rng.uniform(0.0003, 0.0015))
+    horizon = horizon * (1 - 0.6 * low + 0.42 * low * cloudy) + glow * 0.6 * low * (1 - 0.7 * cloudy)
+    horizon = horizon * max(day, 0.02) + (1 - day) * linear((0.13, 0.13, 0.2))
+    haze = rng.uniform(*{FOGGY: (0.003, 0.012), RAIN: (0.001, 0.005), THUNDER: (0.001, 0.005)}.get(weather, (0.0003, 0.0015)))
     wet = {RAIN: rng.uniform(0.6, 1.0), THUNDER: rng.uniform(0.5, 1.0)}.get(weather, 0.0)
     rain = {RAIN: rng.uniform(0.3, 1.0), THUNDER: rng.uniform(0.2, 0.8)}.get(weather, 0.0)
-    return Light(sun=sun, sun_colour=sun_colour.astype(np.float32), sky_colour=sky_colour.astype(np.float32), zenith=(zenith * max(day, 0.015)).astype(np.float32),
+    return Light(sun=sun, sun_colour=sun_colour.astype(np.float32), sky_colour=sky_colour.astype(np.float32),
+                 zenith=(zenith * max(day, 0.015)).astype(np.float32),
                  horizon=horizon.astype(np.float32), haze_per_m=float(haze), clouds=cloudy, lamps=float(np.clip(1.25 - 1.6 * day, 0, 1)), wet=float(wet),
                  rain=float(rain), daylight=day)

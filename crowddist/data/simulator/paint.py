@@ -13,7 +13,8 @@ from crowddist.data.simulator.light import Light
 from crowddist.data.simulator.noise import blend, linear, noise_at
 from crowddist.data.simulator.scene import FIRST_WALL, GROUND, SKY, Scene
 
-_LAMP_COLOUR = linear((1.0, 0.82, 0.58)) * 0.5
+LAMP_COLOUR = (linear((1.0, 0.82, 0.58)) * 0.5).astype(np.float32)
+"""Light of a street lamp close by. ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +54,23 @@ def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
     return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset), head_radius=radius, scale=scale, basis=basis, depth=depth)
 
 
-def paint_sky(rng: np.random.Generator, scene: Scene, light: Light) -> np.ndarray:
-    """(H, W, 3) the sky in every direction, with clouds."""
-    height = np.clip(scene.elevation, 0, 1)[..., None]
-    sky = light.horizon + (light.zenith - light.horizon) * np.sqrt(height)
+def _paint_sky(rng: np.random.Generator, image: np.ndarray, scene: Scene, light: Light) -> None:
+    """Fill the sky's pixels with its gradient and clouds, in place."""
     shift = rng.uniform(0, 500, 2)
-    ray_x, ray_y, ray_z = scene.camera.rays()
+    open_air = scene.surface == SKY
+    rows = np.flatnonzero(open_air.any(1))
+    if not len(rows):
+        return
+    band = slice(rows[0], rows[-1] + 1)
+    ray_x, ray_y, ray_z = (ray[band] for ray in scene.rays)
+    height = np.clip(scene.elevation[band], 0, 1)[..., None]
+    sky = light.horizon + (light.zenith - light.horizon) * np.sqrt(height)
     over = 60 / np.maximum(ray_y, 0.03)
     cloud = noise_at(ray_x * over + shift[0], ray_z * over + shift[1])
     cover = np.clip((cloud * 0.7 - 0.9 + 1.8 * light.clouds), 0, 1)[..., None] * np.clip(height * 8, 0, 1) * (0.75 if light.clouds < 0.9 else 0.4)
-    bright = (light.horizon * 0.6 + 0.6 * light.sky_colour + 0.3 * light.sun_colour) * (1 + 0.15 * np.clip(noise_at(ray_x * over * 2, ray_z * over * 2), -1, 1)[..., None])
-    return (sky * (1 - cover) + bright * cover).astype(np.float32)
+    detail = np.clip(noise_at(ray_x * over * 2, ray_z * over * 2), -1, 1)[..., None]
+    bright = (light.horizon * 0.6 + 0.6 * light.sky_colour + 0.3 * light.sun_colour) * (1 + 0.15 * detail)
+    image[band][open_air[band]] = (sky * (1 - cover) + bright * cover)[open_air[band]]
 
 
 def _house_shadow(scene: Scene, light: Light) -> np.ndarray:
@@ -131,8 +138,10 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
                     cv2.ellipse(layer, (int(column / 2), int(row / 2)), (max(int(wide), 1), max(int(wide * flatness), 1)), 0, 0, 360, 0.9, -1)
     cast, contact = cv2.GaussianBlur(cast, (0, 0), 0.8), cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7))
     full = (width, height)
-    return (np.maximum(cv2.resize(cast, full, interpolation=cv2.INTER_LINEAR) * 0.92, _house_shadow(scene, light) if sunny else 0),
-            cv2.resize(contact, full, interpolation=cv2.INTER_LINEAR))
+    cast = cv2.resize(cast, full, interpolation=cv2.INTER_LINEAR) * 0.92
+    if sunny:
+        cast = np.maximum(cast, _house_shadow(scene, light)).astype(np.float32)
+    return cast, cv2.resize(contact, full, interpolation=cv2.INTER_LINEAR)
 
 
 def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tuple[float, float], anchor: np.ndarray) -> None:
@@ -150,52 +159,63 @@ def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tupl
     np.maximum(view, warped.astype(np.float32) / 255, out=view)
 
 
-def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """(H, W, 3) the empty place under the light, with shadows, wetness, glow and haze."""
-    sky = paint_sky(rng, scene, light)
-    shade = np.zeros((*scene.surface.shape, 3), np.float32)
-    ground = scene.surface == GROUND
-    sun_on_ground = light.sun_colour * light.sun[1]
-    lit = (1 - cast)[..., None] * sun_on_ground + ((1 - 0.6 * contact)[..., None]) * light.sky_colour + (scene.lamp_light * light.lamps)[..., None] * _LAMP_COLOUR
-    shade[ground] = lit[ground]
+def _surface_light(scene: Scene, light: Light) -> np.ndarray:
+    """(number of surfaces, 3) light on each surface; for the ground only what is the same everywhere: nothing."""
+    table = np.zeros((FIRST_WALL + len(scene.walls), 3), np.float32)
     for number, wall in enumerate(scene.walls):
         facing = max(wall.normal[0] * light.sun[0] + wall.normal[1] * light.sun[2], 0.0)
-        shade[scene.surface == FIRST_WALL + number] = 0.6 * light.sky_colour + facing * light.sun_colour + 0.3 * sun_on_ground * 0.4 + 0.3 * light.lamps * _LAMP_COLOUR
-    image = scene.albedo * shade
+        table[FIRST_WALL + number] = (0.6 * light.sky_colour + facing * light.sun_colour + 0.12 * light.sun_colour * light.sun[1]
+                                      + 0.3 * light.lamps * LAMP_COLOUR)
+    return table
+
+
+def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """(H, W, 3) the empty place under the light, with shadows, wetness, glow and haze."""
+    ground = (scene.surface == GROUND).astype(np.float32)
+    sunny, open_sky = (1 - cast) * ground, (1 - 0.6 * contact) * ground
+    lamps = scene.lamp_light * ground * np.float32(light.lamps)
+    colours = np.stack([light.sun_colour * light.sun[1], light.sky_colour, LAMP_COLOUR], axis=1).astype(np.float32)
+    image = cv2.transform(cv2.merge([sunny, open_sky, lamps]), colours)
+    image += _surface_light(scene, light)[scene.surface]
+    image *= scene.albedo
     if light.wet > 0:
         x, z = scene.ground_xz
         puddles = np.clip(0.45 + 0.2 * noise_at(x * 5, z * 5) + 0.1 * noise_at(x * 30, z * 30), 0.05, 1)
         grazing = np.clip(1 + scene.elevation, 0, 1) ** 3
         mirror = (light.wet * 0.6 * puddles * (0.15 + grazing) * ground)[..., None]
-        image = image * (1 - 0.4 * light.wet * ground[..., None]) * (1 - mirror) + mirror * (light.horizon * 0.55 + light.zenith * 0.25 + light.lamps * 0.12 * _LAMP_COLOUR)
-    image += scene.glow * (light.lamps * 1.1)
-    through = np.exp(-light.haze_per_m * np.minimum(scene.distance, 3000))[..., None]
-    image = image * through + light.horizon * (1 - through)
-    image[scene.surface == SKY] = sky[scene.surface == SKY]
-    return image.astype(np.float32)
+        reflected = light.horizon * 0.55 + light.zenith * 0.25 + light.lamps * 0.12 * LAMP_COLOUR
+        image = image * (1 - 0.4 * light.wet * ground[..., None]) * (1 - mirror) + mirror * reflected.astype(np.float32)
+    if light.lamps > 0:
+        image += scene.glow * np.float32(light.lamps * 1.1)
+    through = np.exp(np.minimum(scene.distance, 3000) * np.float32(-light.haze_per_m))[..., None]
+    image *= through
+    image += light.horizon * (1 - through)
+    _paint_sky(rng, image, scene, light)
+    return image
 
 
 def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light, ambient: np.ndarray, sun: np.ndarray) -> np.ndarray:
     """(h, w, 4) float32 premultiplied linear colour and alpha of one figure."""
-    patch = item.levels[level].astype(np.float32)
-    colours = (crowd.colours[index] / 255).astype(np.float32)
-    weights = patch[..., :NUM_MATERIALS]
-    alpha = np.minimum(weights.sum(-1) / 255, 1)
-    rgb = np.einsum("hwk,kc->hwc", weights, colours)
-    normal = (patch[..., NUM_MATERIALS:] - 128) / (127 * np.maximum(alpha, 0.1))[..., None]
     angle = ELEVATIONS[crowd.elevation[index]]
     cosine, sine = np.cos(angle), np.sin(angle)
     lx, ly, lz = light.sun
-    right = -1.0 if crowd.mirrored[index] else 1.0
-    facing = normal[..., 0] * np.float32(lx * right) + normal[..., 1] * np.float32(ly * cosine + lz * sine) + normal[..., 2] * np.float32(ly * sine - lz * cosine)
-    upward = normal[..., 1] * np.float32(cosine) + normal[..., 2] * np.float32(sine)
-    rows = (np.arange(len(patch), dtype=np.float32) + 0.5) * 2**level
+    # One matrix takes material weights and normal to red, green, blue, alpha, normal x sun and normal x up.
+    matrix = np.zeros((NUM_MATERIALS + 3, 6), np.float32)
+    matrix[:NUM_MATERIALS, :3] = crowd.colours[index] / 255
+    matrix[:NUM_MATERIALS, 3] = 1 / 255
+    matrix[NUM_MATERIALS:, 4] = np.array([-lx if crowd.mirrored[index] else lx, ly * cosine + lz * sine, ly * sine - lz * cosine]) / 127
+    matrix[NUM_MATERIALS:, 5] = np.array([0.0, cosine, sine]) / 127
+    # Row by row: products too small for the linear algebra library to share among threads, so that their bits never change.
+    mixed = item.levels[level].astype(np.float32) @ matrix - 128 * matrix[NUM_MATERIALS:].sum(0)
+    alpha = np.minimum(mixed[..., 3], 1)
+    solid = np.maximum(alpha, 0.1)
+    rows = (np.arange(len(alpha), dtype=np.float32) + 0.5) * 2**level
     rise = np.clip((item.foot[1] - rows) / max(item.foot[1] - item.head[1], 1.0), 0, 1)
     open_sky = (1 - crowd.crush[index] * 0.75 * (1 - rise) ** 0.8).astype(np.float32)[:, None]
-    sky_part = (0.62 + 0.38 * np.clip(upward, -1, 1)) * open_sky
-    sun_part = np.maximum(facing, 0) * open_sky
+    sky_part = (0.62 + 0.38 * np.clip(mixed[..., 5] / solid, -1, 1)) * open_sky
+    sun_part = np.maximum(mixed[..., 4] / solid, 0) * open_sky
     lit = np.empty((*alpha.shape, 4), np.float32)
-    lit[..., :3] = rgb * (sky_part[..., None] * ambient + sun_part[..., None] * sun)
+    np.multiply(mixed[..., :3], sky_part[..., None] * ambient + sun_part[..., None] * sun, out=lit[..., :3])
     lit[..., 3] = alpha
     return lit
 
@@ -210,7 +230,7 @@ def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd:
     for depth, index, prop in queue:
         through = np.float32(np.exp(-light.haze_per_m * max(depth, 0)))
         if prop is not None:
-            lit = prop.colour * (light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps * _LAMP_COLOUR) + prop.glow * light.lamps
+            lit = prop.colour * (light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps * LAMP_COLOUR) + prop.glow * light.lamps
             lit = lit * through + light.horizon * (1 - through) * prop.alpha[..., None]
             touched = blend(image, lit, prop.alpha, *prop.corner)
             if touched:
@@ -219,14 +239,16 @@ def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd:
         column, row = (int(np.clip(v, 0, limit - 1)) for v, limit in zip(poses.foot[index], (width, height), strict=True))
         sunlit = 1 - (cast[row, column] if scene.surface[row, column] == GROUND and poses.foot[index, 1] < height else 0.0) * 0.5
         lamp = scene.lamp_light[row, column] * light.lamps * 1.2
-        ambient = (light.sky_colour + lamp * _LAMP_COLOUR + 0.12 * ground_sun * sunlit).astype(np.float32)
-        level = min(max(int(np.floor(np.log2(PIXELS_PER_M / max(poses.scale[index], 1e-3)))), 0), 4)
+        ambient = (light.sky_colour + lamp * LAMP_COLOUR + 0.12 * ground_sun * sunlit).astype(np.float32)
+        level = min(max(int(np.floor(np.log2(1.15 * PIXELS_PER_M / max(poses.scale[index], 1e-3)))), 0), 4)
         lit = _lit_figure(poses.figures[index], level, crowd, index, light, ambient, (light.sun_colour * sunlit).astype(np.float32))
-        _lay_figure(image, ids, lit, poses, index, level, through, light.horizon)
+        if through < 0.99:
+            lit[..., :3] = lit[..., :3] * through + light.horizon * (1 - through) * lit[..., 3:]
+        _lay_figure(image, ids, lit, poses, index, level)
     return ids
 
 
-def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Poses, index: int, level: int, through: np.float32, haze: np.ndarray) -> None:
+def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Poses, index: int, level: int) -> None:
     """Warp one lit figure to its place and blend it in, in place."""
     matrix = poses.basis[index] * 2**level
     anchor = np.array(poses.figures[index].foot) / 2**level
@@ -237,8 +259,6 @@ def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Pose
         return
     shift = matrix @ (0.5 - anchor) + poses.foot[index] - [left, top]
     warped = cv2.warpAffine(lit, np.column_stack([matrix, shift]), (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
-    alpha = warped[..., 3]
-    colour = warped[..., :3] * through + (haze * (1 - through)) * alpha[..., None]
-    touched = blend(image, colour, alpha, int(left), int(top))
+    touched = blend(image, warped[..., :3], warped[..., 3], int(left), int(top))
     if touched:
         ids[touched[0], touched[1]][touched[2] > 0.5] = index + 1

@@ -159,7 +159,8 @@ def _small(rng: np.random.Generator, kind: str) -> tuple[list[_Mark], float, flo
         return picture, 0.9, 2.2, 0.5
     if kind == "bench":
         wood = linear((0.42, 0.28, 0.2))
-        return _box(0, 0.38, 0, (1.9, 0.08, 0.5), wood) + _box(-0.7, 0, 0, (0.12, 0.38, 0.4), wood * 0.5) + _box(0.7, 0, 0, (0.12, 0.38, 0.4), wood * 0.5), 1.1, 0.45, 0.5
+        feet = [mark for side in (-0.7, 0.7) for mark in _box(side, 0, 0, (0.12, 0.38, 0.4), wood * 0.5)]
+        return feet + _box(0, 0.38, 0, (1.9, 0.08, 0.5), wood), 1.1, 0.45, 0.5
     if kind == "pillar":
         wide, colour = rng.uniform(0.4, 0.8), linear(np.array([0.5, 0.4, 0.28]) * rng.uniform(0.6, 1.3))
         return _box(0, 0, 0, (wide, rng.uniform(4, 8), wide), colour) + _box(0, 0, 0, (wide * 1.4, 0.4, wide * 1.4), colour * 0.8), 0.9, 5.0, 0.0
@@ -178,7 +179,7 @@ def make_prop(rng: np.random.Generator, camera: Camera, kind: str, x: float, z: 
     marks, radius, height, shadow = makers[kind](rng) if kind in makers else _small(rng, kind)
     projected, depths = [], []
     for mark in marks:
-        world = mark.points + [x, 0, z]
+        world = mark.points + np.array([x, 0.0, z])
         depth = camera.depth(world[:, 1], world[:, 2])
         if depth.min() < 1.0:
             return None
@@ -198,7 +199,7 @@ def make_prop(rng: np.random.Generator, camera: Camera, kind: str, x: float, z: 
             if len(at) == 1:
                 cv2.circle(layer, tuple(at[0].tolist()), max(int(mark.size_m * scale * _SUPERSAMPLE * 16), 8), value, -1, cv2.LINE_8, 4)
             elif len(at) == 2:
-                width = max(int(round(mark.size_m * scale * _SUPERSAMPLE)), 1)
+                width = max(round(mark.size_m * scale * _SUPERSAMPLE), 1)
                 cv2.line(layer, tuple(at[0].tolist()), tuple(at[1].tolist()), value, width, cv2.LINE_8, 4)
             else:
                 cv2.fillPoly(layer, [at], value, cv2.LINE_8, 4)

@@ -97,5 +97,6 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     camera = scene.camera
     facts = {"level": level, "hour": hour, "minute": minute, "weather": weather, "location": location, "camera": camera_number,
              "camera_height_m": round(camera.height_m, 3), "camera_pitch": round(camera.pitch, 5), "focal_px": round(camera.focal_px, 2)}
-    return RenderedImage(image=develop(rng, image, look, light), points=poses.head[shown].astype(np.float32), mask=(ids > 0).astype(np.uint8), scene=facts,
-                         folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index), jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))
+    return RenderedImage(image=develop(rng, image, look, light), points=poses.head[shown].astype(np.float32), mask=(ids > 0).astype(np.uint8),
+                         scene=facts, folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index),
+                         jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))

@@ -48,6 +48,8 @@ class Scene:
     """(H, W) float32 metres along the ray's depth; 1e4 in the sky."""
     ground_xz: tuple[np.ndarray, np.ndarray]
     """Metres (x, z) of the ground behind each pixel, (H, W) each, valid where surface == GROUND."""
+    rays: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """World directions (x, y, z) through each pixel at unit depth, (H, W) each."""
     elevation: np.ndarray
     """(H, W) float32 sine of each ray's angle above the horizon."""
     lamp_light: np.ndarray
@@ -174,7 +176,7 @@ def _standing_room(camera: Camera, look: Look, walls: list[Wall], props: list[Pr
     return np.stack([x, z], axis=1), np.minimum(4.0, 16 * sine), reach
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def build_scene(seed: int, location: int, camera_number: int, look: Look, size: tuple[int, int]) -> Scene:
     """The place of `location` as camera `camera_number` (0-3) sees it; the last few are kept in memory."""
     rng = np.random.default_rng([seed, 101, location, camera_number])
@@ -204,5 +206,5 @@ def build_scene(seed: int, location: int, camera_number: int, look: Look, size: 
     lamps = [prop.ground for prop in props if prop.kind == "lamp"] + [tuple(cells[i]) for i in rng.integers(len(cells), size=5)]
     lamp_light = sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps)
     sine = ray_y / np.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
-    return Scene(camera=camera, ground_xz=(x, z), elevation=sine, lamp_light=np.minimum(lamp_light, 1.5).astype(np.float32), walls=tuple(walls), props=tuple(props),
-                 cells=cells, cell_capacity=capacity, reach_m=reach, **scene)
+    return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine, lamp_light=np.minimum(lamp_light, 1.5).astype(np.float32),
+                 walls=tuple(walls), props=tuple(props), cells=cells, cell_capacity=capacity, reach_m=reach, **scene)

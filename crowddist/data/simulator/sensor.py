@@ -8,12 +8,15 @@ import numpy as np
 from crowddist.data.simulator.light import Light
 from crowddist.data.simulator_config import Look
 
-_STEPS = 8192
+_STEPS, _BRIGHTEST = 8192, 4.0
+"""Entries of the tone table, and the linear light of its last. ours."""
+_GREY = np.array([[0.3, 0.59, 0.11]])
+"""Luma weights. P: ITU-R BT.601."""
 
 
 def _expose(rng: np.random.Generator, image: np.ndarray, look: Look, light: Light) -> float:
     """The gain at which the developed image has the mean brightness of the look; less at night."""
-    sample = np.minimum(image[::7, ::7], 8.0)
+    sample = np.minimum(image[::9, ::9], 8.0)
     wanted = rng.uniform(*look.brightness) * (0.72 + 0.28 * light.daylight)
     gain = 1.0
     for _ in range(8):
@@ -49,18 +52,21 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
         image = cv2.GaussianBlur(image, (0, 0), blur)
     gains = np.array(look.tint) * np.exp(rng.normal(0, look.tint_spread, 3))
     rows, columns = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
-    vignette = 1 - rng.uniform(0, 0.28) * (rows**2 + columns**2) / 2
-    image = image * (gains * _expose(rng, image, look, light)).astype(np.float32) * vignette[..., None]
-    table = _tone(np.arange(_STEPS, dtype=np.float32) / _STEPS * 6.0).astype(np.float32)
-    shown = table[np.minimum(image * (_STEPS / 6.0), _STEPS - 1).astype(np.int32)]
-    grey = shown @ np.array([0.3, 0.59, 0.11], np.float32)
+    vignette = 1 - np.float32(rng.uniform(0, 0.28)) * (rows**2 + columns**2) / 2
+    image = image * (gains * _expose(rng, image, look, light) * (_STEPS / _BRIGHTEST)).astype(np.float32)
+    image *= vignette[..., None]
+    table = _tone(np.arange(_STEPS, dtype=np.float32) * (_BRIGHTEST / _STEPS)).astype(np.float32)
+    shown = table[np.minimum(image, _STEPS - 1).astype(np.int32)]
     saturation, contrast = rng.uniform(*look.saturation) * (0.8 + 0.2 * light.daylight), rng.uniform(*look.contrast)
-    shown = (grey[..., None] + (shown - grey[..., None]) * np.float32(saturation) - 0.42) * np.float32(contrast) + 0.42
+    mixing = (np.eye(3) * saturation + (1 - saturation) * _GREY) * contrast
+    shown = cv2.transform(shown, np.column_stack([mixing, np.full(3, 0.42 * (1 - contrast))]).astype(np.float32))
     sharpen = rng.uniform(-0.3, 0.8)
     if sharpen > 0:
-        shown += np.float32(sharpen) * (shown - cv2.GaussianBlur(shown, (0, 0), 1.0 * width / 960 + 0.2))
+        shown = cv2.addWeighted(shown, 1 + sharpen, cv2.GaussianBlur(shown, (0, 0), 1.0 * width / 960 + 0.2), -sharpen, 0)
     amount = np.exp(rng.uniform(*np.log(look.noise))) * (2.0 - light.daylight)
     luma = rng.standard_normal((height, width), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
-    shown += np.float32(amount) * (luma[..., None] + 0.7 * cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR))
-    return np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8)
+    grain = cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain *= np.float32(0.7 * amount)
+    grain += luma[..., None] * np.float32(amount)
+    return cv2.convertScaleAbs(np.maximum(shown + grain, 0), alpha=255)

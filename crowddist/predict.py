@@ -1,0 +1,89 @@
+"""Counting people in a user's own files: a table of counts and an overlay each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from crowddist import storage
+from crowddist.data.images import find_images, read_pixels
+from crowddist.errors import InputError
+from crowddist.predictor import Predictor
+
+COUNTS = "counts.csv"
+COLUMNS = ("file", "count", "uncertainty", "points")
+
+
+def predict_files(
+    predictor: Predictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False, say: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Counts every image among `inputs` (files and folders) and writes `counts.csv` and one overlay PNG each to `output`.
+
+    Returns:
+        A row an image: file, count and uncertainty in persons, number of head points.
+
+    Raises:
+        InputError, FileNotFoundError: an input that is not there, holds no image, or cannot be read (unless `skip_bad`).
+    """
+    import cv2
+
+    from crowddist.report import overlay
+
+    files = _image_files(inputs, skip_bad=skip_bad, say=say)
+    place = storage.normalise(output)
+    rows: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for index, path in enumerate(files):
+        try:
+            image = read_pixels(path)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            say(f"left out: {error}")
+            continue
+        found = predictor.predict(image)
+        rows.append({"file": str(path), "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
+        drawn = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, title=path.name)
+        _, png = cv2.imencode(".png", drawn[:, :, ::-1])
+        storage.write_bytes(storage.join(place, _free_name(path.stem, names)), png.tobytes())
+        say(f"{index + 1}/{len(files)} {path}: {found.count:.1f} ± {found.uncertainty:.1f}")
+    if not rows:
+        raise InputError("none of the files could be read as an image")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    storage.write_bytes(storage.join(place, COUNTS), table.getvalue().encode())
+    return rows
+
+
+def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], None]) -> list[Path]:
+    files: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            images, refused = find_images(path)
+            for bad, reason in refused:
+                if not skip_bad:
+                    raise InputError(f"{bad}: {reason}")
+                say(f"left out: {bad}: {reason}")
+            files += images
+        elif path.exists():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"no file or folder at {name}")
+    if not files:
+        raise InputError(f"no images in {', '.join(inputs)}; give image files or folders that hold some")
+    return files
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """`<stem>.png`, numbered where images of several folders are called the same."""
+    name, number = f"{stem}.png", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name)
+    return name

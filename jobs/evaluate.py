@@ -1,0 +1,57 @@
+"""Evaluates a counter on a labelled data set.
+
+    python jobs/evaluate.py --checkpoint runs/demo/labels-1/checkpoints/step-000120.pt --data shards/ --output metrics.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from crowddist.cli import one_line_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to evaluate on what."""
+
+    checkpoint: str
+    """A checkpoint file of a run, path or URL."""
+    data: str
+    """Labelled shards, or FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val."""
+    output: str
+    """The JSON file to write: the metrics, and under `images` one row an image."""
+    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = 0
+    """Longest side that images are resized to; 0: the one the counter was trained with."""
+    work: str = "runs"
+    """Where raw data is converted to."""
+
+
+def main(arguments: Arguments) -> None:
+    """Counts every image once and writes the metrics."""
+    from crowddist import storage
+    from crowddist.data.config import parse_data
+    from crowddist.data.prepare import prepare
+    from crowddist.data.shards import ShardReader
+    from crowddist.engine import default_device
+    from crowddist.evaluate import evaluate_data, image_rows, summarise
+    from crowddist.predictor import Predictor
+
+    predictor = Predictor.from_checkpoint(
+        storage.normalise(arguments.checkpoint), image_size=arguments.image_size or None, device=default_device()
+    )
+    prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
+    results = evaluate_data(predictor, ShardReader(prepared.url))
+    metrics = summarise(results)
+    record = {**metrics, "checkpoint": arguments.checkpoint, "data": prepared.summary(), "images": image_rows(results)}
+    storage.write_json(storage.normalise(arguments.output), record)
+    for name, value in metrics.items():
+        print(f"{name:20} {value:.4g}")
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,50 @@
+"""Counts people in images or folders of any size; writes counts.csv and an overlay PNG each.
+
+    python jobs/predict.py --checkpoint runs/demo/labels-1/checkpoints/step-000120.pt --input photos/ more.jpg --output counted/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from crowddist.cli import one_line_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to count with what."""
+
+    checkpoint: str
+    """A checkpoint file of a run, path or URL."""
+    input: tuple[str, ...]
+    """Images, and folders that are searched for images."""
+    output: str
+    """The folder for counts.csv and the overlays."""
+    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
+    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where large."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read, instead of stopping at the first."""
+
+
+def main(arguments: Arguments) -> None:
+    """Counts every image and says where the results lie."""
+    from crowddist import storage
+    from crowddist.engine import default_device
+    from crowddist.predict import predict_files
+    from crowddist.predictor import Predictor
+
+    predictor = Predictor.from_checkpoint(
+        storage.normalise(arguments.checkpoint),
+        image_size=None if arguments.image_size < 0 else arguments.image_size,
+        device=default_device(),
+    )
+    rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad, say=lambda line: print(line, flush=True))
+    print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,90 @@
+"""What all tests share: one thread, private places, and tiny data sets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports them: one thread each, no MLflow or Ray of the user's.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    os.environ.pop(_name, None)
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("CROWDDIST_DATA", PROJECT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set CROWDDIST_DATA")
+    return folder
+
+
+def write_images(folder: Path, *, count: int, seed: int = 0, labelled: bool = True, size: tuple[int, int] = (72, 96), **writer) -> str:
+    """A tiny data set of noise with bright blobs as persons, as shards; returns its place."""
+    import cv2
+
+    from crowddist.data.shards import ShardWriter
+
+    rng = np.random.default_rng(seed)
+    with ShardWriter(folder, name="tiny", split="all", labelled=labelled, converter="test", **writer) as shards:
+        for index in range(count):
+            image = rng.integers(60, 120, (*size, 3), dtype=np.uint8)
+            points = np.column_stack([rng.uniform(4, size[1] - 5, 3 + index % 5), rng.uniform(4, size[0] - 5, 3 + index % 5)]).astype(np.float32)
+            for x, y in points:
+                cv2.circle(image, (round(float(x)), round(float(y))), 3, (230, 200, 180), -1)
+            _, png = cv2.imencode(".png", image[:, :, ::-1])
+            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1]}}
+            if labelled:
+                members |= {"points.npy": points}
+            shards.add(f"image-{index:03d}", members)
+    return folder.as_uri()
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twelve labelled images in several shards."""
+    return write_images(tmp_path_factory.mktemp("source"), count=12, max_shard_bytes=100_000)
+
+
+@pytest.fixture(scope="session")
+def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Ten images without labels."""
+    return write_images(tmp_path_factory.mktemp("target"), count=10, seed=1, labelled=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_evaluation(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Five labelled images of the target."""
+    return write_images(tmp_path_factory.mktemp("evaluation"), count=5, seed=2)
+
+
+@pytest.fixture
+def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A whole adaptation of a few steps, for the local launcher."""
+    from crowddist.config import EngineConfig, RunConfig
+    from crowddist.data.config import StreamConfig
+    from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
+    from crowddist.models.config import CounterConfig
+
+    return RunConfig(
+        recipe="tiny",
+        source=tiny_source,
+        target=tiny_target,
+        evaluation=tiny_evaluation,
+        storage=str(tmp_path / "runs"),
+        launcher="local",
+        threads=1,
+        tracking_uri="none",
+        counter=CounterConfig(norm_group=2),
+        stream=StreamConfig(image_size=96, crop_size=64),
+        train=TrainConfig(steps=6, batch_size=4),
+        self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4, stop_change=0.0),
+        engine=EngineConfig(checkpoint_every=2, log_every=2),
+    )

@@ -1,0 +1,92 @@
+"""Small raw data sets in the layouts that the converters read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def pixels(size, seed=0):
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    return np.stack([rows * 3 + seed * 20, columns * 2, rows + columns], axis=2).astype(np.uint8)
+
+
+def cell(points, number=None):
+    """`image_info` as ShanghaiTech nests it: a struct in a cell."""
+    inner = np.empty((1, 1), [("location", object), ("number", object)])
+    inner[0, 0] = (np.asarray(points, np.float64).reshape(-1, 2), np.array([[len(points) if number is None else number]], np.uint16))
+    outer = np.empty((1, 1), object)
+    outer[0, 0] = inner
+    return outer
+
+
+class Shanghai:
+    """Builds `part_B_final/{train,test}_data`."""
+
+    def __init__(self, root: Path, annotations: str = "ground_truth") -> None:
+        self.root, self.annotations = root, annotations
+
+    def add(self, number, points, *, split="train", size=(32, 48), image=None):
+        import scipy.io
+
+        place = self.root / f"{split}_data"
+        for folder in ("images", self.annotations):
+            (place / folder).mkdir(parents=True, exist_ok=True)
+        (image or Image.fromarray(pixels(size, number))).save(place / "images" / f"IMG_{number}.jpg")
+        if points is not None:
+            scipy.io.savemat(place / self.annotations / f"GT_IMG_{number}.mat", {"image_info": cell(points)})
+        return place / "images" / f"IMG_{number}.jpg"
+
+
+class Gcc:
+    """Builds `scene_XX_Y/{pngs,jpgs,jsons,mats,segs}`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, scene, time, rows_columns, *, size=(32, 48), kind="jpg", mask=None, with_json=True, with_mat=True, **entries):
+        import scipy.io
+
+        place = self.root / scene
+        for folder in (f"{kind}s", "jsons", "mats", "segs"):
+            (place / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size)).save(place / f"{kind}s" / f"{time}.{kind}")
+        if with_json:
+            record = {
+                "image_info": rows_columns,
+                "weather": 1,
+                "timeInfo": [14, 30],
+                "roi": [[0, 0], [47, 0], [47, 31]],
+                "camera": [1.5, 2.5],
+                **entries,
+            }
+            (place / "jsons" / f"{time}.json").write_text(json.dumps(record))
+        if with_mat:
+            location = np.asarray(rows_columns, np.float64).reshape(-1, 2)
+            scipy.io.savemat(place / "mats" / f"{time}.mat", {"image_info": {"location": location}})
+        if mask is not None:
+            (place / "segs" / f"{time}.raw").write_bytes(mask.astype(np.uint8).tobytes())
+        return place / f"{kind}s" / f"{time}.{kind}"
+
+
+@pytest.fixture
+def shanghai(tmp_path):
+    return Shanghai(tmp_path / "part_B_final")
+
+
+@pytest.fixture
+def gcc_folder(tmp_path):
+    return Gcc(tmp_path / "gcc")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    place = Path(os.environ.get("CROWDDIST_DATA", Path(__file__).parents[4] / "shared" / "data"))
+    if not place.is_dir():
+        pytest.skip(f"no real data at {place}; set CROWDDIST_DATA")
+    return place

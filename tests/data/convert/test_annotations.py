@@ -1,0 +1,172 @@
+"""Annotation files of every make, and the check of points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from crowddist.data.convert.annotations import as_points, check_points, read_json_object, read_mat_locations, read_raw_mask
+from crowddist.errors import InputError
+
+PLACE = Path("GT_IMG_1.mat")
+
+
+def cell_of(value):
+    outer = np.empty((1, 1), object)
+    outer[0, 0] = value
+    return outer
+
+
+def save(tmp_path, **variables):
+    scipy.io.savemat(tmp_path / "a.mat", variables)
+    return tmp_path / "a.mat"
+
+
+def test_points_inside_are_kept_to_the_last_digit():
+    points = np.array([[0, 0], [0.25, 1.5], [47.75, 31.75], [0, 31.9]])
+    stored, num_clipped, num_repeated = check_points(points, (32, 48), PLACE)
+    np.testing.assert_array_equal(stored, points.astype(np.float32))
+    assert stored.dtype == np.float32 and (num_clipped, num_repeated) == (0, 0)
+
+
+def test_points_less_than_a_pixel_outside_are_clipped():
+    stored, num_clipped, _ = check_points(np.array([[-0.99, 3], [48.99, 32], [5, -0.01], [3, 3]]), (32, 48), PLACE)
+    np.testing.assert_array_equal(stored, [[0, 3], [47, 31], [5, 0], [3, 3]])
+    assert num_clipped == 3
+
+
+@pytest.mark.parametrize("x", [-1.0, -50, 49.0, 1e9])
+def test_points_a_pixel_outside_are_refused(x):
+    with pytest.raises(InputError, match=r"GT_IMG_1.mat: point 2 of 2, x, y = .* lies outside the image of 48 x 32 px"):
+        check_points(np.array([[3, 3], [x, 5]]), (32, 48), PLACE)
+    with pytest.raises(InputError, match="outside"):
+        check_points(np.array([[3, 3], [5, x if x < 0 else x - 16]]), (32, 48), PLACE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_points_that_are_no_numbers_are_refused(value):
+    with pytest.raises(InputError, match=r"GT_IMG_1.mat: point 1 of 2 is .* not a pair of numbers"):
+        check_points(np.array([[3, value], [5, 5]]), (32, 48), PLACE)
+
+
+def test_rounding_to_float32_cannot_leave_the_frame():
+    points = np.array([[np.nextafter(48, 0), np.nextafter(32, 0)], [np.nextafter(0, -1), 0]])
+    stored, _, _ = check_points(points, (32, 48), PLACE)
+    assert (stored >= 0).all() and (stored < [48, 32]).all()
+
+
+def test_repeated_points_are_kept_and_counted():
+    points = np.array([[1, 2], [3, 4], [1, 2], [1, 2], [1, 3]])
+    stored, _, num_repeated = check_points(points, (32, 48), PLACE)
+    assert len(stored) == 5 and num_repeated == 2
+
+
+def test_no_points():
+    stored, num_clipped, num_repeated = check_points(np.zeros((0, 2)), (32, 48), PLACE)
+    assert stored.shape == (0, 2) and stored.dtype == np.float32 and (num_clipped, num_repeated) == (0, 0)
+
+
+POINTS = np.array([[1.5, 2], [3, 4.25]])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"location": POINTS},
+        cell_of({"location": POINTS}),
+        cell_of({"location": POINTS, "number": 2}),
+        cell_of(cell_of({"location": POINTS})),
+        {"number": 2, "location": POINTS.astype(np.float32)},
+        {"location": (POINTS * 4).astype(np.int32)},
+    ],
+)
+def test_mat_layouts_that_are_read(tmp_path, value):
+    found = read_mat_locations(save(tmp_path, image_info=value, other=1))
+    factor = 4 if found.max() > 5 else 1
+    np.testing.assert_array_equal(found, POINTS * factor)
+    assert found.dtype == np.float64
+
+
+@pytest.mark.parametrize("empty", [np.zeros((0, 2)), np.zeros((0, 0)), []])
+def test_mat_without_heads(tmp_path, empty):
+    assert read_mat_locations(save(tmp_path, image_info={"location": empty})).shape == (0, 2)
+    assert read_mat_locations(save(tmp_path, image_info=cell_of({"location": empty, "number": 0}))).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"annPoints": POINTS},
+        {"image_info": {"points": POINTS}},
+        {"image_info": {"location": np.zeros((2, 3))}},
+        {"image_info": {"location": np.zeros(4)}},
+        {"image_info": {"location": "text"}},
+        {"image_info": {"location": POINTS + 1j}},
+        {"image_info": cell_of("x")},
+        {"image_info": np.array([[cell_of(1), cell_of(2)]], object)},
+        {"image_info": {"location": cell_of(cell_of(np.zeros((2, 3))))}},
+    ],
+)
+def test_wrong_mat_layouts_are_refused(tmp_path, variables):
+    with pytest.raises(InputError, match=r"a\.mat: wrong layout: image_info.location must be N x 2"):
+        read_mat_locations(save(tmp_path, **variables))
+
+
+def test_a_number_that_contradicts_the_points(tmp_path):
+    with pytest.raises(InputError, match="its `number` is 3, but it holds 2 points"):
+        read_mat_locations(save(tmp_path, image_info=cell_of({"location": POINTS, "number": 3})))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: b"", "is empty"),
+        (lambda data: b"hello", "not a MATLAB file"),
+        (lambda data: data[:150], "not a MATLAB file"),
+        (lambda data: data[:-20], "not a MATLAB file"),
+        (lambda data: b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(600), "not a MATLAB file"),
+    ],
+)
+def test_damaged_mat_files_are_named(tmp_path, damage, reason):
+    path = save(tmp_path, image_info={"location": POINTS})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"a\.mat: .*{reason}"):
+        read_mat_locations(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.mat: the annotation is missing"):
+        read_mat_locations(path)
+    path.mkdir()
+    with pytest.raises(InputError, match=r"a\.mat: cannot be read"):
+        read_mat_locations(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "text", [[1, 2], [3]], [1, 2], [[1, 2, 3]], [["a", "b"]], {"a": 1}, [[1, None]], [[True, False]], [[[1, 2]]], [[10**400, 1]]],
+)
+def test_values_that_are_no_points(value):
+    with pytest.raises(InputError, match="wrong layout: roi must be N x 2 numbers"):
+        as_points(value, PLACE, "roi")
+
+
+def test_values_that_are_points():
+    np.testing.assert_array_equal(as_points([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
+    assert as_points([], PLACE, "roi").shape == (0, 2)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000])
+def test_bad_json_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=r"a\.json: "):
+        read_json_object(tmp_path / "a.json")
+
+
+def test_raw_masks_take_the_size_of_the_image(tmp_path):
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    (tmp_path / "m.raw").write_bytes(mask.tobytes())
+    np.testing.assert_array_equal(read_raw_mask(tmp_path / "m.raw", (3, 4)), mask)
+    with pytest.raises(InputError, match=r"m.raw: 12 bytes, a mask of 5 x 3 px has 15"):
+        read_raw_mask(tmp_path / "m.raw", (3, 5))

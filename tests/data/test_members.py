@@ -1,0 +1,175 @@
+"""Members of a sample: what is written is read, and nothing else is."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from crowddist.data.members import decode, decode_labels, encode, num_persons
+from crowddist.errors import InputError
+
+SMOOTH = np.stack(
+    [np.add.outer(np.arange(24), np.arange(40)), np.full((24, 40), 90), np.multiply.outer(np.arange(24), np.full(40, 5))], 2
+).astype(np.uint8)
+JPG = simplejpeg.encode_jpeg(SMOOTH, quality=98, colorsubsampling="444")
+PNG = cv2.imencode(".png", SMOOTH[..., ::-1])[1].tobytes()
+POINTS = np.array([[0, 0], [39, 23], [7.25, 3.5]])
+DENSITY = np.array([[0.1, 2.0, 0], [1000, 0, 0.5]])
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch unpickled",)
+
+
+def npy(array, **options):
+    stream = io.BytesIO()
+    np.save(stream, array, **options)
+    return stream.getvalue()
+
+
+def test_decode_gives_back_what_was_encoded():
+    mask = SMOOTH[..., 0] > 20
+    sample = decode(
+        "k",
+        {
+            "png": PNG,
+            "points.npy": encode("points.npy", POINTS),
+            "mask.png": encode("mask.png", mask),
+            "json": encode("json", {"height": 24, "width": 40, "level": 3, "name": "ü"}),
+        },
+    )
+    assert sample.key == "k" and sample.labels is None
+    np.testing.assert_array_equal(sample.image, SMOOTH)
+    np.testing.assert_array_equal(sample.points, POINTS)
+    np.testing.assert_array_equal(sample.mask, mask.astype(np.uint8))
+    assert sample.points.dtype == np.float32 and sample.mask.dtype == np.uint8
+    assert sample.scene == {"height": 24, "width": 40, "level": 3, "name": "ü"}
+
+
+def test_jpg_pixels_are_those_of_an_independent_decoder():
+    import PIL.Image
+
+    expected = np.asarray(PIL.Image.open(io.BytesIO(JPG)))
+    np.testing.assert_array_equal(decode("k", {"jpg": JPG}).image, expected)
+    assert np.abs(expected.astype(int) - SMOOTH).max() < 12
+
+
+def test_grey_images_become_rgb():
+    grey = SMOOTH[..., 0]
+    for members in (
+        {"jpg": simplejpeg.encode_jpeg(grey[..., None].copy(), colorspace="GRAY", quality=100)},
+        {"png": cv2.imencode(".png", grey)[1].tobytes()},
+    ):
+        image = decode("k", members).image
+        assert image.shape == (24, 40, 3) and (image == image[..., :1]).all() and np.abs(image[..., 0].astype(int) - grey).max() <= 3
+
+
+def test_labels():
+    members = {
+        "density.npy": encode("density.npy", DENSITY),
+        "keep.png": encode("keep.png", DENSITY > 0.2),
+        "detections.npy": encode("detections.npy", np.array([[1, 2, 8, 0.5]])),
+    }
+    labels = decode("k", {"jpg": JPG, **members}).labels
+    np.testing.assert_array_equal(labels.density, DENSITY.astype(np.float16).astype(np.float32))
+    assert labels.density.dtype == np.float32 and labels.keep.dtype == bool
+    np.testing.assert_array_equal(labels.keep, DENSITY > 0.2)
+    np.testing.assert_array_equal(labels.detections, np.array([[1, 2, 8, 0.5]], np.float32))
+    alone = decode_labels("k", members)
+    np.testing.assert_array_equal(alone.density, labels.density)
+    del members["detections.npy"]
+    assert decode_labels("k", members).detections.shape == (0, 4)
+
+
+def test_num_persons():
+    points, density = encode("points.npy", POINTS), encode("density.npy", DENSITY)
+    assert num_persons({"points.npy": points, "density.npy": density}) == 3
+    assert num_persons({"density.npy": density}) == pytest.approx(1002.6, rel=1e-3)
+    assert num_persons({"points.npy": encode("points.npy", np.zeros((0, 2)))}) == 0
+    assert num_persons({"jpg": JPG}) is None
+
+
+def test_equal_values_give_equal_bytes():
+    assert encode("points.npy", POINTS) == encode("points.npy", np.asfortranarray(POINTS.astype(np.float32)))
+    assert encode("json", {"a": 1, "b": 2}) == encode("json", {"b": 2, "a": 1})
+    assert encode("mask.png", DENSITY > 0) == encode("mask.png", (DENSITY > 0).astype(np.uint8) * 255)
+
+
+@pytest.mark.parametrize(
+    ("extension", "value"),
+    [
+        ("txt", b""),
+        ("pkl", b""),
+        ("pth", b""),
+        ("jpg", SMOOTH),
+        ("points.npy", np.zeros((3, 3))),
+        ("points.npy", np.array([[np.nan, 0]])),
+        ("points.npy", {}),
+        ("points.npy", np.array([["a", "b"]])),
+        ("density.npy", np.full((2, 2), 1e6)),
+        ("density.npy", np.zeros(3)),
+        ("detections.npy", np.zeros((1, 3))),
+        ("mask.png", SMOOTH),
+        ("json", [1]),
+        ("json", np.zeros(3)),
+        ("json", {"a": float("nan")}),
+        ("json", {"a": object()}),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(extension, value):
+    with pytest.raises(InputError):
+        encode(extension, value)
+
+
+@pytest.mark.parametrize("extension", ["pkl", "pyd", "pth", "pt", "npy", "npz", "txt", "points.pkl", "JPG", "cls", ""])
+def test_no_member_outside_the_table_is_ever_decoded(tmp_path, monkeypatch, extension):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="never read"):
+        decode("k", {"jpg": JPG, extension: pickle.dumps(Bomb())})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("extension", ["points.npy", "density.npy", "detections.npy", "json", "mask.png", "keep.png"])
+def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extension):
+    monkeypatch.chdir(tmp_path)
+    objects = np.empty((1, 2), object)
+    objects[:] = Bomb()
+    for data in (pickle.dumps(Bomb()), npy(objects, allow_pickle=True)):
+        with pytest.raises(InputError, match=f"sample k: member {extension}"):
+            decode("k", {"jpg": JPG, extension: data})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"points.npy": encode("points.npy", POINTS)},
+        {"jpg": JPG, "png": PNG},
+        {"jpg": b""},
+        {"jpg": JPG[:-20]},
+        {"jpg": PNG},
+        {"png": b""},
+        {"png": b"no"},
+        {"jpg": JPG, "points.npy": npy(np.zeros((3, 2)))},
+        {"jpg": JPG, "points.npy": npy(np.zeros((3, 3), np.float32))},
+        {"jpg": JPG, "points.npy": encode("points.npy", POINTS)[:-1]},
+        {"jpg": JPG, "json": b"[]"},
+        {"jpg": JPG, "json": b"{"},
+        {"jpg": JPG, "json": b"\xff"},
+        {"jpg": JPG, "json": encode("json", {"height": 40, "width": 24})},
+        {"jpg": JPG, "mask.png": encode("mask.png", DENSITY)},
+        {"jpg": JPG, "density.npy": encode("density.npy", DENSITY)},
+        {"jpg": JPG, "density.npy": encode("density.npy", DENSITY), "keep.png": encode("keep.png", DENSITY.T)},
+    ],
+)
+def test_damaged_missing_and_contradicting_members_name_the_sample(members):
+    with pytest.raises(InputError, match="sample k"):
+        decode("k", members)

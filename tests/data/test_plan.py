@@ -1,0 +1,75 @@
+"""The plan: exact once-per-epoch order, equal batches, and resume at any world size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowddist.data.plan import Plan, rank_positions, work_units
+
+sizes = st.lists(st.integers(1, 9), min_size=1, max_size=40)
+
+
+@given(sizes, st.integers(0, 5), st.integers(0, 3))
+def test_an_epoch_holds_every_sample_once(shard_sizes: list[int], seed: int, epoch: int) -> None:
+    order = Plan(shard_sizes, seed=seed, name="s").epoch_order(epoch)
+    assert sorted(order) == list(range(sum(shard_sizes)))
+
+
+def test_order_depends_on_seed_name_and_epoch_and_on_nothing_else() -> None:
+    plan = Plan([50, 50], seed=1, name="a")
+    assert np.array_equal(plan.epoch_order(3), Plan([50, 50], seed=1, name="a").epoch_order(3))
+    for other in (Plan([50, 50], seed=2, name="a").epoch_order(3), Plan([50, 50], seed=1, name="b").epoch_order(3), plan.epoch_order(4)):
+        assert not np.array_equal(plan.epoch_order(3), other)
+
+
+def test_the_order_is_the_recorded_one() -> None:
+    # A change of the order would silently change every resumed run: it must be a decision.
+    assert Plan([3, 4], seed=0, name="source/source").epoch_order(0).tolist() == RECORDED
+
+
+RECORDED = [2, 3, 5, 1, 4, 6, 0]
+
+
+def test_samples_mix_within_a_window_of_shards_only() -> None:
+    plan = Plan([10] * 40, seed=0, name="s")
+    windows = [set(part // 10) for part in np.split(plan.epoch_order(0), [160, 320])]
+    assert [len(window) for window in windows] == [16, 16, 8]
+    assert not windows[0] & windows[1]
+
+
+@given(sizes, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]), st.integers(0, 6), st.integers(1, 6))
+def test_any_world_size_reads_the_same_global_order_and_resumes_exactly(
+    shard_sizes: list[int], world: int, new_world: int, steps_before: int, steps_after: int
+) -> None:
+    plan, batch = Plan(shard_sizes, seed=7, name="s"), 8
+
+    def read(first: int, steps: int, size: int) -> list[int]:
+        positions = [p for step in range(first, first + steps) for rank in range(size) for p in rank_positions(step * batch, batch, rank, size)]
+        return [plan.sample_at(position) for position in positions]
+
+    whole = read(0, steps_before + steps_after, 1)
+    assert read(0, steps_before, world) + read(steps_before, steps_after, new_world) == whole
+
+
+def test_ranks_get_equal_shares_that_do_not_overlap() -> None:
+    shares = [rank_positions(24, 12, rank, 3) for rank in range(3)]
+    assert [list(share) for share in shares] == [[24, 25, 26, 27], [28, 29, 30, 31], [32, 33, 34, 35]]
+
+
+@pytest.mark.parametrize(("batch", "rank", "world"), [(8, 0, 3), (8, 2, 2), (8, -1, 2)])
+def test_impossible_shares_are_refused(batch: int, rank: int, world: int) -> None:
+    with pytest.raises(ValueError, match=r"shared equally|does not exist"):
+        rank_positions(0, batch, rank, world)
+
+
+def test_no_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        Plan([0], seed=0, name="s")
+
+
+@given(st.integers(0, 1000))
+def test_work_units_hold_every_sample_once(num_samples: int) -> None:
+    assert [index for unit in work_units(num_samples) for index in unit] == list(range(num_samples))

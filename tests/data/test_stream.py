@@ -1,0 +1,120 @@
+"""Streams: crops as a pure function of position, labels aligned with pixels, target labels closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crowddist.data.config import StreamConfig
+from crowddist.data.shards import ShardReader, ShardWriter, decode
+from crowddist.data.stream import CropDataset, batches, collate, to_tensor, whole_image
+from crowddist.errors import InputError
+
+CONFIG = StreamConfig(image_size=96, crop_size=64)
+
+
+def crops_equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_crop_depends_on_its_position_alone(tiny_source: str) -> None:
+    first = CropDataset(tiny_source, CONFIG, plan_seed=3, name="a")
+    second = CropDataset(tiny_source, CONFIG, plan_seed=3, name="a")
+    forward = [first[position] for position in range(8)]
+    backward = [second[position] for position in reversed(range(8))][::-1]
+    assert all(map(crops_equal, forward, backward))
+    assert not crops_equal(forward[0], CropDataset(tiny_source, CONFIG, plan_seed=3, name="b")[0])
+    assert not crops_equal(first[0], first[12])  # the same sample, an epoch later
+
+
+@pytest.mark.parametrize("num_readers", [0, 2])
+def test_ranks_and_readers_cut_the_same_batches(tiny_source: str, num_readers: int) -> None:
+    config = StreamConfig(image_size=96, crop_size=64, num_readers=num_readers)
+    dataset = CropDataset(tiny_source, config, plan_seed=0, name="a")
+    whole = list(batches(CropDataset(tiny_source, CONFIG, plan_seed=0, name="a"), first_step=0, steps=3, global_batch=4, rank=0, world_size=1))
+    parts = [list(batches(dataset, first_step=1, steps=3, global_batch=4, rank=rank, world_size=2)) for rank in range(2)]
+    for step in (1, 2):
+        joined = torch.cat([parts[rank][step - 1].images for rank in range(2)])
+        assert torch.equal(joined, whole[step].images)
+        assert parts[0][step - 1].keys + parts[1][step - 1].keys == whole[step].keys
+        assert torch.equal(torch.cat([parts[rank][step - 1].draws for rank in range(2)]), whole[step].draws)
+
+
+def test_density_counts_the_points_of_the_crop(tiny_source: str) -> None:
+    whole = StreamConfig(image_size=64, crop_size=64, scale_jitter=(1.0, 1.0))  # the crop holds the whole image
+    dataset = CropDataset(tiny_source, whole, plan_seed=0, name="a")
+    reader = ShardReader(tiny_source)
+    for position in range(6):
+        crop = dataset[position]
+        _, members = reader.read(reader.index_of(crop["key"]))
+        assert crop["density"].sum() == pytest.approx(len(decode(crop["key"], members).points), rel=1e-4)
+        assert crop["density"].shape == (8, 8)
+
+
+def test_density_lies_where_the_heads_are(tiny_source: str) -> None:
+    config = StreamConfig(image_size=96, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, sigma_px=4.0)
+    dataset, compared = CropDataset(tiny_source, config, plan_seed=0, name="a"), 0
+    for position in range(12):
+        crop = dataset[position]
+        bright = crop["image"].astype(int).min(2) > 150  # the blobs; noise ends at 120
+        cells = bright.reshape(8, 8, 8, 8).sum((1, 3))
+        if cells.sum() > 20 and crop["density"].sum() > 0.9:
+            compared += 1
+            assert np.corrcoef(cells.ravel(), crop["density"].ravel())[0, 1] > 0.7
+    assert compared > 5
+
+
+def test_target_labels_stay_closed(tiny_evaluation: str) -> None:
+    assert "density" not in CropDataset(tiny_evaluation, CONFIG, plan_seed=0, name="a", open_points=False)[0]
+    assert "density" in CropDataset(tiny_evaluation, CONFIG, plan_seed=0, name="a")[0]
+
+
+def label_set(folder: Path, images_url: str) -> str:
+    """Labels that know which part of the image they belong to: one person in the left half, kept on the right."""
+    images = ShardReader(images_url)
+    with ShardWriter(folder, name="l", split="all", kind="labels", labelled=True, converter="test") as writer:
+        for key in reversed(images.keys()):  # another order and shard cut than the images'
+            density, keep = np.zeros((9, 12), np.float32), np.zeros((9, 12), np.uint8)
+            density[:, :6], keep[:, 6:] = 1 / 54, 255
+            members = {"density.npy": density.astype(np.float16), "keep.png": keep, "detections.npy": np.zeros((0, 4), np.float32)}
+            writer.add(key, {**members, "json": {"id": key}})
+    return folder.as_uri()
+
+
+def test_pseudo_labels_follow_the_crop(tiny_target: str, tmp_path: Path) -> None:
+    config = StreamConfig(image_size=64, crop_size=64, scale_jitter=(1.0, 1.0))
+    dataset = CropDataset(tiny_target, config, labels_url=label_set(tmp_path / "labels", tiny_target), plan_seed=0, name="a", open_points=False)
+    flips = set()
+    for position in range(10):
+        crop = dataset[position]
+        assert crop["density"].sum() == pytest.approx(1, rel=1e-3)
+        columns = crop["density"].sum(0)
+        flips.add(bool(columns[:4].sum() < columns[4:].sum()))
+        assert not (crop["keep"] * crop["density"]).sum() > 0.2  # kept cells are the other half
+        assert crop["keep"].sum() == pytest.approx(24, abs=9)  # half of a 6 x 8 image in an 8 x 8 crop
+    assert flips == {True, False}
+
+
+def test_missing_labels_are_named(tiny_target: str, tiny_source: str, tmp_path: Path) -> None:
+    labels = label_set(tmp_path / "labels", tiny_target)
+    with pytest.raises(InputError, match="no sample is called"):
+        dataset = CropDataset(tiny_source, CONFIG, labels_url=labels, plan_seed=0, name="a")
+        _ = [dataset[position] for position in range(12)]
+
+
+def test_half_labelled_batches_are_refused(tiny_source: str) -> None:
+    crops = [CropDataset(tiny_source, CONFIG, plan_seed=0, name="a")[position] for position in range(2)]
+    del crops[1]["density"]
+    with pytest.raises(InputError, match="has no density"):
+        collate(crops)
+
+
+def test_whole_images_have_the_asked_longest_side() -> None:
+    image = np.zeros((300, 400, 3), np.uint8)
+    assert whole_image(image, 128).shape == (96, 128, 3)
+    assert whole_image(image, 800).shape == (600, 800, 3)
+    assert whole_image(image, 400) is image
+    assert to_tensor(np.full((2, 3, 3), 255, np.uint8)).shape == (1, 3, 2, 3)

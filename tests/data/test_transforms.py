@@ -1,0 +1,104 @@
+"""Geometry: what happens to pixels happens to points and maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowddist.data.config import StreamConfig
+from crowddist.data.transforms import PAD_VALUE, crop_mass, crop_pixels, crop_points, draw_window, flip_points, jitter_colours, resize_points
+
+
+def spot(size: tuple[int, int], x: int, y: int) -> np.ndarray:
+    """A black image with a bright square of 9x9 px centred at a point."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[y - 4 : y + 5, x - 4 : x + 5] = 255
+    return image
+
+
+def centre(image: np.ndarray) -> tuple[float, float]:
+    """Centre of mass of the brightness, x and y."""
+    weight = image[..., 0].astype(np.float64)
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
+    return float((columns * weight).sum() / weight.sum()), float((rows * weight).sum() / weight.sum())
+
+
+def test_resize_by_hand() -> None:
+    assert resize_points(np.array([[0.0, 0.0], [9.0, 4.0]]), 0.5, 2).tolist() == [[-0.25, 0.5], [4.25, 8.5]]
+
+
+@pytest.mark.parametrize("axis", ["horizontal", "vertical"])
+def test_flip_moves_points_with_pixels(axis: str) -> None:
+    image = spot((60, 80), 30, 17)
+    flipped = image[:, ::-1] if axis == "horizontal" else image[::-1]
+    moved = flip_points(np.array([[30.0, 17.0]]), (60, 80), axis=axis)
+    assert moved[0] == pytest.approx(centre(flipped))
+    assert np.array_equal(flip_points(moved, (60, 80), axis=axis), [[30, 17]])
+    with pytest.raises(ValueError, match="axis"):
+        flip_points(moved, (60, 80), axis="diagonal")
+
+
+@pytest.mark.parametrize("window", [(0, 0, 64, 64), (10.3, 20.7, 40, 40), (-13.0, -9.5, 90, 90), (5, 5, 190, 190), (12.5, 20.25, 24, 24)])
+def test_crop_moves_points_with_pixels(window: tuple[float, float, float, float]) -> None:
+    image = spot((100, 120), 31, 22)
+    crop = crop_pixels(image, window, (64, 64))
+    crop = np.where(crop > PAD_VALUE + 1, crop, 0).astype(np.uint8)  # the border is grey, the spot white
+    (point,) = crop_points(np.array([[31.0, 22.0]]), window, (64, 64))
+    assert point == pytest.approx(centre(crop), abs=0.35)
+
+
+def test_points_outside_the_window_go() -> None:
+    points = np.array([[10.0, 10.0], [40.0, 10.0], [10.0, 40.0], [31.4, 31.4], [31.6, 3.0]])
+    kept = crop_points(points, (0, 0, 32, 32), (32, 32))
+    assert kept == pytest.approx(np.array([[10, 10], [31, 31]]), abs=0.5)
+    assert kept.max() <= 31
+
+
+def test_a_window_beside_the_image_is_grey() -> None:
+    assert (crop_pixels(spot((40, 40), 20, 20), (50, 50, 20, 20), (32, 32)) == PAD_VALUE).all()
+
+
+@given(st.floats(-10, 30), st.floats(-10, 30), st.floats(3, 60), st.integers(1, 24))
+def test_mass_is_kept_exactly(top: float, left: float, side: float, cells: int) -> None:
+    grid = np.random.default_rng(0).random((20, 28)).astype(np.float32)
+    cut = crop_mass(grid, (top, left, side, side), (cells, cells))
+
+    def covered(index: int, start: float) -> float:
+        return max(min(start + side, index + 1) - max(start, index), 0.0)
+
+    expected = sum(grid[i, j] * covered(i, top) * covered(j, left) for i in range(20) for j in range(28))
+    assert cut.sum() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_mass_by_hand() -> None:
+    grid = np.array([[4.0, 0.0], [2.0, 8.0]])
+    assert crop_mass(grid, (0, 0, 2, 2), (1, 1)).tolist() == [[14.0]]
+    assert crop_mass(grid, (0, 0, 1, 2), (2, 2)).tolist() == [[2.0, 0.0], [2.0, 0.0]]
+    assert crop_mass(grid, (0.5, 1, 1, 1), (1, 1)).tolist() == [[4.0]]
+
+
+def test_windows_are_square_inside_and_of_the_jittered_scale() -> None:
+    config = StreamConfig(image_size=256, crop_size=64, scale_jitter=(0.5, 2.0))
+    rng = np.random.default_rng(0)
+    windows = np.array([draw_window((192, 256), config, rng) for _ in range(500)])
+    assert np.array_equal(windows[:, 2], windows[:, 3])
+    assert windows[:, 2].min() >= 32 and windows[:, 2].max() <= 128
+    assert (windows[:, :2] >= 0).all() and (windows[:, 0] + windows[:, 2] <= 192 + 1e-9).all()
+
+
+def test_a_small_image_lies_anywhere_in_its_crop() -> None:
+    config = StreamConfig(image_size=64, crop_size=128, scale_jitter=(1.0, 1.0))
+    rng = np.random.default_rng(0)
+    tops = [draw_window((48, 64), config, rng)[0] for _ in range(200)]
+    assert min(tops) < -60 and max(tops) > -20 and max(tops) <= 0
+
+
+def test_colours_move_and_stay_when_told_to() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    still = StreamConfig(colour_jitter=0.0, grey_share=0.0)
+    assert np.array_equal(jitter_colours(image, still, np.random.default_rng(0)), image)
+    grey = jitter_colours(image, StreamConfig(colour_jitter=0.0, grey_share=1.0), np.random.default_rng(0))
+    assert np.ptp(grey.astype(int), axis=2).max() <= 1
+    assert not np.array_equal(jitter_colours(image, StreamConfig(), np.random.default_rng(0)), image)

@@ -1,0 +1,111 @@
+"""The job: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from crowddist.data.manifest import read_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "jobs/convert.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (number * 80, 9, 9)).save(tmp_path / "my photos" / f"{number}.jpg")
+    return tmp_path / "my photos"
+
+
+def test_help_names_the_formats_without_importing_torch():
+    began = time.monotonic()
+    code = (
+        "import sys, runpy\nsys.argv = ['convert.py', '--help']\n"
+        "try: runpy.run_path('jobs/convert.py', run_name='__main__')\nexcept SystemExit: pass\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    heavy = ["torch", "ray", "mlflow", "scipy", "cv2", "webdataset", "PIL"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}print([name for name in {heavy} if name in sys.modules])"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - began < 5
+    assert done.stdout.endswith("[]\n")
+    for word in (
+        "FORMAT SOURCE DESTINATION",
+        "gcc",
+        "shanghaitech",
+        "folder",
+        "--split",
+        "--skip-bad",
+        "--unlabelled",
+        "--max-size",
+        "--name",
+    ):
+        assert word in done.stdout
+
+
+def test_a_conversion_ends_with_what_was_made_and_where(tmp_path, photos):
+    done = run("folder", photos, tmp_path / "set", "--name", "cam", "--max-size", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"cam (all): 3 images, unlabelled, 1 shards: file://{tmp_path}/set"
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest.num_samples == 3 and manifest.statistics["width_px"] == [20, 20]
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path, photos):
+    (photos / "1.jpg").write_bytes(b"")
+    done = run("folder", photos, tmp_path / "set")
+    assert done.returncode == 2 and "file://" not in done.stdout
+    assert done.stderr == f"error: {photos}/1.jpg: the file is empty\n"
+    assert not (tmp_path / "set").exists()
+
+    done = run("folder", photos, tmp_path / "set", "--skip-bad")
+    assert done.returncode == 0 and "2 images, unlabelled, 1 shards, 1 files skipped" in done.stdout
+    assert (tmp_path / "set" / "skipped.json").exists()
+
+    done = run("folder", photos, tmp_path / "set", "--skip-bad")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--overwrite" in done.stderr
+    assert run("folder", photos, tmp_path / "set", "--skip-bad", "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("photos", "a", "b"),
+        ("folder", "a"),
+        ("folder", "/nothing", "b"),
+        ("folder", "a", "b", "--max-size", "x"),
+        ("folder", "a", "b", "--split", "train"),
+        ("folder", "s3://bucket/x", "b"),
+        ("folder", "ftp://x", "b"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")

@@ -1,0 +1,84 @@
+"""The loss of count maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from crowddist.losses.density import count_map_loss
+
+
+def loss_by_loop(prediction, target, keep, block, weight):
+    """Cell by cell and block by block."""
+    total = 0.0
+    for image in range(len(prediction)):
+        error = prediction[image, 0] - target[image, 0]
+        kept = np.ones_like(error, bool) if keep is None else keep[image, 0].astype(bool)
+        cells = (error[kept] ** 2).mean() if kept.any() else 0.0
+        blocks = []
+        for top in range(0, error.shape[0], block):
+            for left in range(0, error.shape[1], block):
+                place = np.s_[top:top + block, left:left + block]
+                if kept[place].all():
+                    blocks.append(abs(error[place].sum()))
+        total += cells + weight * (np.mean(blocks) if blocks else 0.0)
+    return total / len(prediction)
+
+
+def test_by_hand():
+    prediction = torch.zeros(1, 1, 2, 4)
+    target = torch.tensor([[1.0, 2, 0, 0], [0, -1, 0, 4]])[None, None]
+    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: |2| and |4|, mean 3.
+    assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 1.5)
+    keep = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])[None, None]
+    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 1.0)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 16, 16), (2, 1, 13, 9), (1, 1, 3, 5)])
+@pytest.mark.parametrize("kept_share", [None, 0.0, 0.95, 1.0])
+def test_equals_the_loop(shape, kept_share):
+    generator = np.random.default_rng(0)
+    prediction, target = generator.random((2, *shape))
+    keep = None if kept_share is None else generator.random(shape) < kept_share
+    result = count_map_loss(torch.tensor(prediction), torch.tensor(target), None if keep is None else torch.tensor(keep), 4, 0.3)
+    assert float(result) == pytest.approx(loss_by_loop(prediction, target, keep, 4, 0.3), abs=1e-12)
+
+
+def test_halves_of_a_batch_average_to_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    prediction, target, chance = (torch.rand(4, 1, 16, 16, generator=generator, dtype=torch.float64) for _ in range(3))
+    # Very different kept shares in the two halves.
+    keep = chance < torch.tensor([0.1, 0.2, 0.99, 1.0])[:, None, None, None]
+    halves = [count_map_loss(prediction[i:i + 2], target[i:i + 2], keep[i:i + 2]) for i in (0, 2)]
+    assert count_map_loss(prediction, target, keep) == pytest.approx(float(sum(halves) / 2), abs=1e-12)
+
+
+def test_what_is_not_kept_teaches_nothing():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.rand(1, 1, 16, 16, generator=generator, requires_grad=True)
+    keep = torch.rand(1, 1, 16, 16, generator=generator) < 0.5
+    count_map_loss(prediction, torch.zeros(1, 1, 16, 16), keep).backward()
+    assert (prediction.grad[~keep] == 0).all() and (prediction.grad[keep] > 0).all()
+
+
+def test_gradients_are_right():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.rand(2, 1, 9, 10, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(2, 1, 9, 10, generator=generator, dtype=torch.float64)
+    keep = torch.rand(2, 1, 9, 10, generator=generator) < 0.9
+    assert torch.autograd.gradcheck(lambda x: count_map_loss(x, target, keep, block=4), prediction)
+
+
+@pytest.mark.parametrize("prediction, target, keep, arguments", [
+    ((2, 1, 4, 4), (2, 1, 4, 5), None, {}),
+    ((2, 2, 4, 4), (2, 2, 4, 4), None, {}),
+    ((4, 4), (4, 4), None, {}),
+    ((0, 1, 4, 4), (0, 1, 4, 4), None, {}),
+    ((2, 1, 4, 4), (2, 1, 4, 4), (1, 1, 4, 4), {}),
+    ((2, 1, 4, 4), (2, 1, 4, 4), None, {"block": 0}),
+    ((2, 1, 4, 4), (2, 1, 4, 4), None, {"block_weight": -1}),
+])
+def test_bad_input_is_refused(prediction, target, keep, arguments):
+    with pytest.raises(ValueError):
+        count_map_loss(torch.ones(prediction), torch.ones(target), None if keep is None else torch.ones(keep), **arguments)

@@ -1,0 +1,52 @@
+"""Eq. 8 of bi-knowledge transfer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from crowddist.ops.fusion import fuse_density
+
+
+def test_by_hand():
+    fused = fuse_density(np.array([4.0, 4.0, 4.0]), np.array([8.0, 8.0, 8.0]), np.array([0.0, 0.25, 1.0]))
+    np.testing.assert_array_equal(fused, [4, 5, 8])
+
+
+@pytest.mark.parametrize("weight", ["map", 0.3])
+def test_equals_the_equation_for_both_kinds(weight):
+    generator = np.random.default_rng(0)
+    regressed, detected, confidence = generator.random((3, 2, 1, 5, 6)).astype(np.float32)
+    weight = confidence if weight == "map" else weight
+    expected = (1 - weight) * regressed + weight * detected
+    np.testing.assert_allclose(fuse_density(regressed, detected, weight), expected, atol=1e-6)
+    as_tensor = torch.from_numpy(weight) if isinstance(weight, np.ndarray) else weight
+    result = fuse_density(torch.from_numpy(regressed), torch.from_numpy(detected), as_tensor)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_equal_maps_stay_what_they_are():
+    density = np.random.default_rng(0).random((4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(fuse_density(density, density, np.full((4, 4), 0.37, np.float32)), density)
+
+
+def test_gradients_are_right():
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(3, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(fuse_density, maps)
+
+
+@pytest.mark.parametrize("detected, weight", [
+    (np.ones((2, 3)), 0.5),
+    (np.ones((2, 2)), np.ones((1, 2))),
+    (np.ones((2, 2)), 1.01),
+    (np.ones((2, 2)), np.full((2, 2), -0.1)),
+    (np.ones((2, 2)), np.full((2, 2), np.nan)),
+])
+def test_bad_input_is_refused(detected, weight):
+    with pytest.raises(ValueError):
+        fuse_density(np.ones((2, 2)), detected, weight)
+    with pytest.raises(ValueError):
+        fuse_density(torch.ones(2, 2), torch.tensor(detected), torch.tensor(weight))

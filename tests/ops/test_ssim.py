@@ -1,0 +1,155 @@
+"""SSIM and dilated multi-scale SSIM against naive windows, with gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from crowddist.ops.density import density_map
+from crowddist.ops.ssim import ms_ssim_dilated, ssim
+
+
+def gaussian_window(side, sigma):
+    offsets = np.arange(side) - side // 2
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def similarity_at(a, b, window, row, column, dilation):
+    """SSIM of one place, from the definition of weighted moments; what lies outside is 0."""
+    reach = len(window) // 2
+    values = []
+    for i in range(len(window)):
+        for j in range(len(window)):
+            y, x = row + (i - reach) * dilation, column + (j - reach) * dilation
+            inside = 0 <= y < a.shape[0] and 0 <= x < a.shape[1]
+            values.append((window[i, j], a[y, x] if inside else 0.0, b[y, x] if inside else 0.0))
+    weight, x, y = np.array(values).T
+    mean_x, mean_y = (weight * x).sum(), (weight * y).sum()
+    variance_x, variance_y = (weight * (x - mean_x) ** 2).sum(), (weight * (y - mean_y) ** 2).sum()
+    covariance = (weight * (x - mean_x) * (y - mean_y)).sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+
+
+def naive_ssim(a, b, side=11):
+    a, b = 255 * a / b.max(), 255 * b / b.max()
+    window, reach = gaussian_window(side, 1.5), side // 2
+    places = [(i, j) for i in range(reach, a.shape[0] - reach) for j in range(reach, a.shape[1] - reach)]
+    return np.mean([similarity_at(a, b, window, i, j, 1) for i, j in places])
+
+
+def naive_dilated(a, b):
+    a, b = 255 * a / b.max(), 255 * b / b.max()
+    window = gaussian_window(5, 1.0)
+    product = 1.0
+    for dilation, exponent in zip((1, 2, 3, 6, 9), (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), strict=True):
+        level = np.mean([similarity_at(a, b, window, i, j, dilation) for i in range(a.shape[0]) for j in range(a.shape[1])])
+        product *= max(level, 1e-6) ** exponent
+    return product
+
+
+@pytest.fixture
+def maps():
+    generator = np.random.default_rng(0)
+    truth = density_map(generator.uniform(0, [24, 20], (12, 2)), (20, 24), 1.5).astype(np.float64)
+    return truth * generator.uniform(0.5, 1.3, truth.shape) + 0.002 * generator.random(truth.shape), truth
+
+
+def test_ssim_equals_the_definition(maps):
+    assert ssim(*maps) == pytest.approx(naive_ssim(*maps), abs=1e-9)
+
+
+def test_dilated_equals_the_definition(maps):
+    assert ms_ssim_dilated(*maps) == pytest.approx(naive_dilated(*maps), abs=1e-9)
+
+
+def test_single_precision_is_good_to_a_millionth(maps):
+    a, b = (m.astype(np.float32) for m in maps)
+    assert ssim(a, b) == pytest.approx(naive_ssim(*maps), abs=1e-6)
+    assert ms_ssim_dilated(a, b) == pytest.approx(naive_dilated(*maps), abs=1e-6)
+
+
+def test_constant_maps_by_hand():
+    # a = 0.5, b = 1, no variance inside: (2 * 0.5 + C1) / (0.25 + 1 + C1), C1 = 0.0001.
+    assert ssim(np.full((15, 15), 3.0), np.full((15, 15), 6.0)) == pytest.approx(1.0001 / 1.2501, rel=1e-9)
+
+
+@pytest.mark.parametrize("measure", [ssim, ms_ssim_dilated])
+def test_equal_maps_are_alike_and_noise_is_less(measure, maps):
+    _, truth = maps
+    noise = np.random.default_rng(1).random(truth.shape) * truth.max()
+    assert measure(truth, truth) == pytest.approx(1, abs=1e-12)
+    values = [measure(truth + share * noise, truth) for share in (0, 0.01, 0.1, 1)]
+    assert values == sorted(values, reverse=True) and values[-1] < 0.6
+    assert measure(maps[0] * 1000, truth * 1000) == pytest.approx(measure(*maps), abs=1e-9)
+
+
+@pytest.mark.parametrize("measure", [ssim, ms_ssim_dilated])
+def test_a_batch_is_the_mean_of_its_maps(measure, maps):
+    a, b = (torch.tensor(m) for m in maps)
+    stack_a, stack_b = torch.stack([a, b * 0.7]), torch.stack([b, b * 5])
+    each = [measure(x, y) for x, y in zip(stack_a, stack_b, strict=True)]
+    assert measure(stack_a[:, None], stack_b[:, None]) == pytest.approx(float(sum(each) / 2), abs=1e-12)
+    assert measure(stack_a, stack_b).shape == ()
+    assert isinstance(measure(*maps), float)
+
+
+@pytest.mark.parametrize("measure", [ssim, ms_ssim_dilated])
+def test_empty_truth_has_an_answer(measure):
+    empty = np.zeros((20, 20))
+    assert measure(empty, empty) == pytest.approx(1, abs=1e-12)
+    values = [measure(np.full((20, 20), level), empty) for level in (1e-6, 1e-4, 1e-2, 1.0)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 0.99 and 0 <= values[-1] < 0.01
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4), (10, 12)])
+def test_maps_smaller_than_the_window(shape):
+    generator = np.random.default_rng(0)
+    a, b = generator.random((2, *shape))
+    side = min(11, *shape) - 1 + min(11, *shape) % 2
+    assert ssim(a, b) == pytest.approx(naive_ssim(a, b, side), abs=1e-9)
+    assert ms_ssim_dilated(a, b) == pytest.approx(naive_dilated(a, b), abs=1e-9)
+
+
+def test_opposite_maps_have_a_value_and_a_finite_gradient():
+    truth = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
+    truth[..., ::2, ::2] = 1
+    opposite = (1 - truth).requires_grad_()
+    value = ms_ssim_dilated(opposite, truth)
+    value.backward()
+    assert 0 <= value <= 1 and torch.isfinite(opposite.grad).all()
+
+
+def test_gradients_are_right():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(2, 1, 13, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    b = torch.rand(2, 1, 13, 12, generator=generator, dtype=torch.float64)
+    b = 0.5 * a.detach() + 0.5 * b
+    assert torch.autograd.gradcheck(lambda x: ssim(x, b), a)
+    assert torch.autograd.gradcheck(lambda x: ms_ssim_dilated(x, b), a)
+
+
+def test_following_the_gradient_raises_similarity():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 1, 32, 32, generator=generator)
+    guess = torch.full_like(truth, 0.5, requires_grad=True)
+    before = ms_ssim_dilated(guess, truth)
+    (gradient,) = torch.autograd.grad(before, guess)
+    assert ms_ssim_dilated(guess + gradient / gradient.norm(), truth) > before + 0.01
+
+
+@pytest.mark.parametrize("measure", [ssim, ms_ssim_dilated])
+@pytest.mark.parametrize("a, b", [
+    (np.ones((5, 5)), np.ones((5, 6))),
+    (np.ones(5), np.ones(5)),
+    (np.ones((1, 1, 1, 5, 5)), np.ones((1, 1, 1, 5, 5))),
+    (np.ones((0, 5)), np.ones((0, 5))),
+])
+def test_bad_input_is_refused(measure, a, b):
+    with pytest.raises(ValueError):
+        measure(a, b)
+
+
