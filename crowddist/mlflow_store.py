@@ -47,14 +47,15 @@ def resolve_uri(argument: str, default_path: str | os.PathLike[str]) -> str:
     return uri if database is None else f"sqlite:///{database}"
 
 
-def how_to_open(uri: str) -> str:
-    """One line for people: the address of a server, or the command that shows what a database holds."""
+def how_to_open(uri: str, page: str = "") -> str:
+    """One line for people: the address of a server, or the command that shows what a database holds; then straight to `page`."""
     if uri.startswith(("http:", "https:")):
-        return uri
+        return f"{uri.rstrip('/')}/{page}"
     # The script beside this Python, where the shell would not find it by its name.
     beside = Path(sys.executable).with_name("mlflow")
     command = str(beside) if shutil.which("mlflow") is None and beside.exists() else "mlflow"
-    return f"{shlex.quote(command)} ui --backend-store-uri {shlex.quote(uri)}"
+    # As a shell's comment, so that the line can be pasted whole.
+    return f"{shlex.quote(command)} ui --backend-store-uri {shlex.quote(uri)}  # http://127.0.0.1:5000/{page}"
 
 
 class Store:
@@ -81,6 +82,10 @@ class Store:
     def follow(self, run_id: str) -> None:
         """Makes that run's experiment this store's, for a run that was begun under another name."""
         self._experiment_id = self._client.get_run(run_id).info.experiment_id
+
+    def page(self, run_id: str) -> str:
+        """Where MLflow's pages show a run's charts and pictures; its own front page is about language models."""
+        return f"#/experiments/{self._experiment_id}/runs/{run_id}/model-metrics"
 
     def create(self, name: str, tags: Mapping[str, str], *, unique: Sequence[str]) -> str:
         """A new RUNNING run's id, or that of the run whose tags named in `unique` have the same values already."""
@@ -240,10 +245,9 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     location = None if database is None else storage.normalise(database.with_name(f"{database.stem}-artifacts"))
     try:
         if client.get_experiment_by_name(name) is None:
-            # Without this kind MLflow's pages take the runs for those of a language model.
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            _unless_there(lambda: client.create_experiment(name, artifact_location=location, tags=kind))
+            _unless_there(lambda: client.create_experiment(name, artifact_location=location))
         found = client.get_experiment_by_name(name)
+        assert found is not None
     except MlflowException as error:
         raise InputError(f"the tracking store {uri} refuses: {_first_line(error)}") from error
     if found.lifecycle_stage != "active":

@@ -195,7 +195,7 @@ def rounds_chart(
     axes.margins(x=0.12)
     for word, value in (entry for entry in known if not isinstance(entry[0], int)):
         axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
-        at = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 12}
+        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 12}
         axes.annotate(f"{word}: {value:.1f}", (1.0, value), color="#2a8f4d", **at)
     axes.set_ylim(0, 1.18 * max(value for _, value in known) or 1.0)
     return _rendered(figure)

@@ -63,7 +63,7 @@ def save_model(folder: Path, checkpoint_file: Path, logged: LoggedModel) -> None
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    ids = {"run_id": logged.source_run_id, "model_uuid": logged.model_id, "model_id": logged.model_id}
+    ids: dict[str, Any] = {"run_id": logged.source_run_id, "model_uuid": logged.model_id, "model_id": logged.model_id}
     with warnings.catch_warnings():
         # It wishes for an example input, which the signature replaces.
         warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)

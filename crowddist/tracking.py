@@ -129,6 +129,7 @@ class MlflowTracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._started = False
+        self._page = ""
 
     def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
         """See Tracker. Raises InputError where the store cannot be reached or refuses."""
@@ -143,6 +144,7 @@ class MlflowTracker:
         self._started = True
         atexit.register(self._abandon)
         self._open_parent(run_name, tags)
+        self._page = self._store.page(self._state["parent"])
         self._log_config(config)
         self._end_dead_runs()
 
@@ -202,7 +204,7 @@ class MlflowTracker:
 
     def how_to_open(self) -> str:
         """See Tracker."""
-        return mlflow_store.how_to_open(self.uri)
+        return mlflow_store.how_to_open(self.uri, self._page)
 
     def _read_state(self) -> dict[str, Any]:
         """The ids kept on storage, unless the store no longer has that run: then a new adaptation begins."""

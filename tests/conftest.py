@@ -48,6 +48,12 @@ def write_images(folder: Path, *, count: int, seed: int = 0, labelled: bool = Tr
 
 
 @pytest.fixture(scope="session")
+def make_images():  # type: ignore[no-untyped-def]
+    """`write_images`, for tests that need a data set of their own."""
+    return write_images
+
+
+@pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Twelve labelled images in several shards."""
     return write_images(tmp_path_factory.mktemp("source"), count=12, max_shard_bytes=100_000)

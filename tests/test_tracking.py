@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -87,6 +88,8 @@ def test_hierarchy_names_and_roll_up(store, client, tmp_path):
         assert run.info.status == "FINISHED"
         assert run.data.metrics == {"target/mae": 20.0 - number, "target/rmse": 30.0 - number, "train/loss": 1 / (11 + number)}
         assert history(client, run.info.run_id, "train/loss") == [(0, 1 / (1 + number)), (10, 1 / (11 + number))]
+    page = f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/model-metrics"
+    assert tracker.how_to_open().endswith(f"mlflow ui --backend-store-uri {store}  # {page}")
     assert history(client, parent.info.run_id, "target/mae") == [(0, 20.0), (1, 19.0), (2, 18.0)]
     assert history(client, parent.info.run_id, "train/loss") == [(3, 0.5)]
 
@@ -267,8 +270,9 @@ def test_addresses(tmp_path, monkeypatch):
     for wrong in ("mlruns", "file:///tmp/mlruns", "ftp://host", "sqlite://x.db"):
         with pytest.raises(InputError, match="not a tracking address"):
             mlflow_store.resolve_uri(wrong, "x.db")
-    assert MlflowTracker("http://mlflow.example:5000").how_to_open() == "http://mlflow.example:5000"
-    assert MlflowTracker("sqlite:////a b/mlflow.db").how_to_open().endswith("mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'")
+    assert MlflowTracker("http://mlflow.example:5000/").how_to_open() == "http://mlflow.example:5000/"
+    words = shlex.split(MlflowTracker("sqlite:////a b/mlflow.db").how_to_open(), comments=True)
+    assert words[0].endswith("mlflow") and words[1:] == ["ui", "--backend-store-uri", "sqlite:////a b/mlflow.db"]
 
 
 def test_stores_that_cannot_be_used(store, client, tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.base import Method, OneCycle, Runtime, Stage, set_learning_rate
-from crowddist.models.counter import Counter, build_counter
+from crowddist.models.ensemble import build_networks
 from crowddist.ops.selection import keep_most_certain
 
 if TYPE_CHECKING:
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch
+    from crowddist.models.counter import Counter
+    from crowddist.models.ensemble import DeepEnsemble
+
+    Features = Tensor | list[Tensor]
 
 
 class CountingObjective(nn.Module):
     """All losses of a step as one module, so that a wrapped (DDP) forward is called once a step."""
 
-    def __init__(self, counter: Counter, *, block_weight: float) -> None:
+    def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float) -> None:
         super().__init__()
         self.counter, self.block_weight = counter, block_weight
 
@@ -33,11 +37,13 @@ class CountingObjective(nn.Module):
         """Loss of the density on labelled crops, each by the ensemble member that the sample drew."""
         return self.density_loss(batch, self.counter.encode(batch.images))
 
-    def density_loss(self, batch: Batch, features: Tensor) -> Tensor:
+    def density_loss(self, batch: Batch, features: Features) -> Tensor:
         """Loss of the density on crops whose features are known, over the cells to keep where the batch says which."""
         assert batch.density is not None  # a stream of density labels, by the stage's plan
-        maps = self.counter.density(features, self.counter.member_indexes(batch.draws))
-        return count_map_loss(maps, batch.density, batch.keep, block_weight=self.block_weight)
+        maps = self.counter.training_maps(features, batch.draws)
+        repeats = (len(maps) // len(batch.images), 1, 1, 1)  # a deep ensemble gives every member's maps
+        keep = None if batch.keep is None else batch.keep.repeat(repeats)
+        return count_map_loss(maps, batch.density.repeat(repeats), keep, block_weight=self.block_weight)
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name; `loss` is what is minimised."""
@@ -49,7 +55,7 @@ class CountingMethod(Method):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.counter = build_counter(config.counter)
+        self.counter = build_networks(config.counter)
         self._optimizer: torch.optim.Optimizer | None = None
         self._objective: nn.Module | None = None
 
@@ -64,8 +70,7 @@ class CountingMethod(Method):
     def trained_parameters(self, stage: Stage) -> list[nn.Parameter]:
         """The parameters a stage changes; the others are frozen."""
         del stage
-        head = self.counter.orientation_head
-        unused = set() if head is None else set(head.parameters())
+        unused = set(self.counter.orientation_parameters())
         return [parameter for parameter in self.counter.parameters() if parameter not in unused]
 
     def start(self, stage: Stage, runtime: Runtime) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crowddist.data.sample import Batch
     from crowddist.methods.config import SelfSupervisionConfig
     from crowddist.models.counter import Counter
+    from crowddist.models.ensemble import DeepEnsemble
 
 
 class OrientationObjective(CountingObjective):
@@ -27,7 +28,7 @@ class OrientationObjective(CountingObjective):
     is that running statistics stay the source's (target images are normalised as they will be when they are counted).
     """
 
-    def __init__(self, counter: Counter, *, block_weight: float, orientation_weight: float) -> None:
+    def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, orientation_weight: float) -> None:
         super().__init__(counter, block_weight=block_weight)
         self.orientation_weight = orientation_weight
 
@@ -39,6 +40,7 @@ class OrientationObjective(CountingObjective):
         with frozen_norm(self.counter):
             source = self.source_loss(batches["source"])
             logits = self.counter.orientation(self.counter.encode(shown))
+        upside_down = upside_down.repeat(len(logits) // len(shown))  # a deep ensemble gives every member's logits
         orientation = functional.cross_entropy(logits, upside_down)
         return {
             "loss": source + self.orientation_weight * orientation,
@@ -54,7 +56,7 @@ class LabelObjective(CountingObjective):
     Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
     """
 
-    def __init__(self, counter: Counter, *, block_weight: float, target_weight: float) -> None:
+    def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, target_weight: float) -> None:
         super().__init__(counter, block_weight=block_weight)
         self.target_weight = target_weight
 

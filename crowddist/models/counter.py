@@ -109,6 +109,14 @@ class Counter(nn.Module):
         """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has no masks."""
         return None if self.masks is None else draws.remainder(self.num_members)
 
+    def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
+        """(N, 1, h, w) persons per cell, each sample by the member that its random number draws. Args: `draws` (N,) int64."""
+        return self.density(features, self.member_indexes(draws))
+
+    def orientation_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the orientation head; none without one."""
+        return [] if self.orientation_head is None else list(self.orientation_head.parameters())
+
     def orientation(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 2) logits: upright, upside-down.
 

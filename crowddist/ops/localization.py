@@ -111,12 +111,16 @@ def _taken_from(nearest: np.ndarray, first: np.ndarray, never: int) -> np.ndarra
 def _areas(first: np.ndarray, end: np.ndarray, num_truths: int, max_distance_px: int) -> np.ndarray:
     """The all-point-interpolated area for every c, from the range of c in which each prediction (in score order) is true."""
     rank = np.flatnonzero(first < end)
-    first, end = first[rank], end[rank]
-    areas = np.zeros(max_distance_px)
+    first, end, num_tried = first[rank], end[rank], rank + 1.0
+    changes = set(first.tolist()) | set(end.tolist())
     num_hits = np.arange(1.0, len(rank) + 1)
+    areas = np.zeros(max_distance_px + 1)
     for c in range(1, max_distance_px + 1):
-        hits = rank[(first <= c) & (c < end)]
+        if c not in changes:
+            areas[c] = areas[c - 1]
+            continue
+        hits = num_tried[np.flatnonzero((first <= c) & (c < end))]
         # Recall rises only at hits, so the envelope of the precision is needed there alone.
-        precision = num_hits[:len(hits)] / (hits + 1)
-        areas[c - 1] = np.maximum.accumulate(precision[::-1]).sum() / num_truths
-    return areas
+        precision = num_hits[:len(hits)] / hits
+        areas[c] = np.maximum.accumulate(precision[::-1]).sum() / num_truths
+    return areas[1:]

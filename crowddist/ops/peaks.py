@@ -59,11 +59,12 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     """
     width = values.shape[1]
     flat = values.ravel()
-    found = np.flatnonzero(flat >= threshold)
+    strong = flat >= threshold
+    found = np.flatnonzero(strong)
     if len(found) > DENSE_SHARE * flat.size:
         import cv2
 
-        return np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & (values >= threshold))
+        return np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & strong.reshape(values.shape))
     # Those that fall out are not looked at again: the first two neighbours leave few.
     for step in (1, -1, width, -width, width + 1, -width - 1, width - 1, 1 - width):
         found = found[np.flatnonzero(flat.take(found) >= flat.take(found + step, mode="clip"))]
@@ -71,7 +72,7 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     column = found % width
     inner = found[(column > 0) & (column < width - 1) & (found >= width) & (found < flat.size - width)]
     edge = _edge(*values.shape)
-    edge = edge[flat[edge] >= threshold]
+    edge = edge[strong[edge]]
     standing = [flat[index] >= _neighbourhood(values, *divmod(index, width)).max() for index in edge.tolist()]
     return np.divmod(np.sort(np.concatenate([inner, edge[np.array(standing, bool)]])), width)
 

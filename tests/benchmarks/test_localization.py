@@ -59,25 +59,29 @@ def test_mean_average_precision_of_1000_heads():
     assert result.ratio >= 1000
 
 
-def peaks_by_pooling(values, threshold):
-    """Peaks the way FIDTM reads them: keep what 3 x 3 max-pooling leaves, then threshold the whole map."""
+def peaks_by_pooling(values, share):
+    """Peaks the way FIDTM reads them: keep what 3 x 3 max-pooling leaves, cut at a share of the maximum, count, look for what is left."""
     maps = torch.from_numpy(values)[None, None]
+    highest = torch.max(maps).item()
     kept = (functional.max_pool2d(maps, 3, stride=1, padding=1) == maps).float() * maps
-    kept[kept < threshold] = 0
+    kept[kept < share * highest] = 0
     kept[kept > 0] = 1
+    assert int(torch.sum(kept).item()) > 0
     return np.nonzero(kept[0, 0].numpy())
 
 
 @pytest.mark.benchmark
 def test_peaks_of_a_1080p_map():
     _, heads = scene(1000)
-    values = density_map(heads, SIZE, 1.5)
+    # As a localisation map comes out that was learnt from one pixel a head: about ten pixels above the threshold each.
+    values = density_map(heads, SIZE, 1.0)
     values /= values.max()
     threshold = np.float32(0.2)
     result = compare(
         lambda: peaks_by_pooling(values, threshold),
         lambda: local_maxima(values, threshold),
         agree=lambda peer, ours: all((a == b).all() for a, b in zip(peer, ours, strict=True)),
+        rounds=15,
     )
     print(f"\npeaks of a 1080p map, 1000 heads, max-pooling / ours: {result}")
     assert result.ratio >= 30

@@ -65,6 +65,21 @@ def test_labels_and_masks_agree_with_the_picture(look: str):
         assert len(points) <= LEVEL_MAXIMA[rendered.scene["level"]]
 
 
+def test_a_crowd_is_cut_before_it_exceeds_its_level():
+    from crowddist.data.simulator import render as module
+
+    look = SMALL.drawn_look
+    location, number = module._draw_place(SMALL, look, 0)
+    scene = module.build_scene(SMALL.seed, location, number, look, SMALL.size)
+    crowd = module.place_crowd(np.random.default_rng(1), scene, look, 25)
+    everyone = module._inside(module.pose_crowd(scene, crowd), SMALL.size)
+    assert everyone.sum() > 10
+    cut, poses = module._within_level(scene, crowd, 10)
+    assert module._inside(poses, SMALL.size).sum() == 10
+    np.testing.assert_array_equal(cut.x, crowd.x[:len(cut.x)])
+    assert module._within_level(scene, crowd, 4000)[0] is crowd
+
+
 def test_masks_cover_people_and_not_the_place():
     """The picture differs from the one without people inside of the mask, far more than outside of it."""
     from crowddist.data.simulator import render as module

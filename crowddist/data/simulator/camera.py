@@ -27,11 +27,11 @@ class Camera:
     focal_px: float
     """Focal length in pixels."""
 
-    def depth(self, y: np.ndarray | float, z: np.ndarray) -> np.ndarray:
+    def depth(self, y: np.ndarray | float, z: np.ndarray | float) -> np.ndarray:
         """Metres from the image plane of points at height y and ground distance z."""
         return (self.height_m - y) * np.sin(self.pitch) + z * np.cos(self.pitch)
 
-    def project(self, x: np.ndarray, y: np.ndarray | float, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def project(self, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """Pixel columns and rows of points; those behind the camera are put at the nearest depth."""
         depth = np.maximum(self.depth(y, z), NEAREST_M)
         across = self.focal_px * x / depth

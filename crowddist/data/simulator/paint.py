@@ -129,19 +129,19 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
         reach = max(prop.shadow_m, 0.12)
         x, z = _tip(scene, light, *prop.ground, max(prop.height_m - prop.shadow_m, 0.2))
         for (px, pz), radius, layer in ((prop.ground, max(prop.radius_m * 0.55, 0.2), contact), ((x, z), reach, cast)):
-            depth = float(camera.depth(0.0, np.float64(pz)))
+            depth = float(camera.depth(0.0, pz))
             if depth > 1 and (layer is contact or sunny):
-                column, row = camera.project(np.float64(px), 0.0, np.float64(pz))
+                column, row = camera.project(px, 0.0, pz)
                 wide = radius * camera.focal_px / depth / 2
                 flatness = np.clip(camera.height_m / np.hypot(pz, camera.height_m), 0.05, 1)
                 if abs(column) < 1e4 and abs(row) < 1e4:
                     cv2.ellipse(layer, (int(column / 2), int(row / 2)), (max(int(wide), 1), max(int(wide * flatness), 1)), 0, 0, 360, 0.9, -1)
-    cast, contact = cv2.GaussianBlur(cast, (0, 0), 0.8), cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7))
     full = (width, height)
-    cast = cv2.resize(cast, full, interpolation=cv2.INTER_LINEAR) * 0.92
+    sun_kept = np.asarray(cv2.resize(cv2.GaussianBlur(cast, (0, 0), 0.8), full, interpolation=cv2.INTER_LINEAR) * 0.92, np.float32)
+    sky_kept = cv2.resize(cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7)), full, interpolation=cv2.INTER_LINEAR)
     if sunny:
-        cast = np.maximum(cast, _house_shadow(scene, light)).astype(np.float32)
-    return cast, cv2.resize(contact, full, interpolation=cv2.INTER_LINEAR)
+        sun_kept = np.maximum(sun_kept, _house_shadow(scene, light)).astype(np.float32)
+    return sun_kept, np.asarray(sky_kept, np.float32)
 
 
 def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tuple[float, float], anchor: np.ndarray) -> None:
@@ -175,7 +175,7 @@ def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.n
     sunny, open_sky = (1 - cast) * ground, (1 - 0.6 * contact) * ground
     lamps = scene.lamp_light * ground * np.float32(light.lamps)
     colours = np.stack([light.sun_colour * light.sun[1], light.sky_colour, LAMP_COLOUR], axis=1).astype(np.float32)
-    image = cv2.transform(cv2.merge([sunny, open_sky, lamps]), colours)
+    image = np.asarray(cv2.transform(cv2.merge([sunny, open_sky, lamps]), colours), np.float32)
     image += _surface_light(scene, light)[scene.surface]
     image *= scene.albedo
     if light.wet > 0:

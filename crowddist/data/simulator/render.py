@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from crowddist.data.simulator.crowd import place_crowd
+from crowddist.data.simulator.crowd import Crowd, place_crowd
 from crowddist.data.simulator.light import draw_light
 from crowddist.data.simulator.paint import Poses, light_place, paint_people_and_props, paint_shadows, pose_crowd
 from crowddist.data.simulator.scene import Scene, build_scene
@@ -62,21 +62,39 @@ def _draw_count(rng: np.random.Generator, scene: Scene, look: Look) -> tuple[int
     return level, int(np.exp(rng.uniform(np.log(lowest), np.log(highest + 0.99))))
 
 
+def _inside(poses: Poses, size: tuple[int, int]) -> np.ndarray:
+    """Whose head's centre is in the frame, (N,) bool."""
+    x, y = poses.head[:, 0], poses.head[:, 1]
+    return (x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)
+
+
+def _within_level(scene: Scene, crowd: Crowd, maximum: int) -> tuple[Crowd, Poses]:
+    """The crowd and its poses, cut short before more than `maximum` heads are in the frame.
+
+    People are placed by the height of an average head; those who sit or are small may turn out to be in the frame all the same.
+    """
+    poses = pose_crowd(scene, crowd)
+    over = np.flatnonzero(np.cumsum(_inside(poses, scene.camera.size)) > maximum)
+    if not len(over):
+        return crowd, poses
+    crowd = Crowd(**{field.name: getattr(crowd, field.name)[:over[0]] for field in fields(Crowd)})
+    return crowd, pose_crowd(scene, crowd)
+
+
 def _shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
     """Indexes of the persons whose head's centre is in the frame and of whose head enough is seen."""
     height, width = ids.shape
-    x, y = poses.head[:, 0], poses.head[:, 1]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    inside = _inside(poses, (height, width))
     spots = np.round(poses.head[:, None] + _DISC * np.maximum(poses.head_radius, 0.8)[:, None, None]).astype(int)
     within = (spots[..., 0] >= 0) & (spots[..., 0] < width) & (spots[..., 1] >= 0) & (spots[..., 1] < height)
-    seen = ids[np.clip(spots[..., 1], 0, height - 1), np.clip(spots[..., 0], 0, width - 1)] == np.arange(1, len(x) + 1)[:, None]
+    seen = ids[np.clip(spots[..., 1], 0, height - 1), np.clip(spots[..., 0], 0, width - 1)] == np.arange(1, len(inside) + 1)[:, None]
     return np.flatnonzero(inside & ((seen & within).sum(1) >= _SHOWN * np.maximum(within.sum(1), 1)))
 
 
 def render_image(config: RendererConfig, index: int) -> RenderedImage:
     """Render image `index` (0 and up); the same bytes for the same config and index, whatever was rendered before.
 
-    A head is labelled where its centre is in the frame and at least a seventh of it is seen, so that
+    A head is labelled where its centre is in the frame and at least a seventh of it is seen;
     len(points) never exceeds the maximum of the level. Raises IndexError on a negative index.
     """
     if index < 0:
@@ -88,8 +106,7 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     hour, minute, weather = _weighted(rng, look.hour_weights), int(rng.integers(60)), _weighted(rng, look.weather_weights)
     light = draw_light(rng, hour + minute / 60, weather)
     level, wanted = _draw_count(rng, scene, look)
-    crowd = place_crowd(rng, scene, look, wanted)
-    poses = pose_crowd(scene, crowd)
+    crowd, poses = _within_level(scene, place_crowd(rng, scene, look, wanted), LEVEL_MAXIMA[level])
     cast, contact = paint_shadows(scene, light, crowd, poses)
     image = light_place(rng, scene, light, cast, contact)
     ids = paint_people_and_props(image, scene, light, crowd, poses, cast)

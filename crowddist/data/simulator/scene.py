@@ -111,7 +111,7 @@ def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tup
     if not visible.any():
         return
     texel = np.median(distance[visible]) / camera.focal_px * TEXELS_PER_M
-    scale = TEXELS_PER_M
+    scale = float(TEXELS_PER_M)
     while texel > 1.3:
         size = (max(colour.shape[1] // 2, 1), max(colour.shape[0] // 2, 1))
         colour, glow, cover = (cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in (colour, glow, cover))

@@ -38,8 +38,8 @@ def _rain(rng: np.random.Generator, image: np.ndarray, light: Light) -> None:
     for _ in range(int(700 * light.rain)):
         x, y, length = rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1) * height, rng.uniform(0.01, 0.06) * height
         cv2.line(layer, (int(x), int(y)), (int(x + slant * length), int(y + length)), float(rng.uniform(0.05, 0.3)), 1, cv2.LINE_AA)
-    layer = cv2.GaussianBlur(layer, (0, 0), 0.6)[..., None]
-    image += layer * (light.horizon * 0.8 - image * 0.5)
+    streaks = np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.6), np.float32)[..., None]
+    image += streaks * (light.horizon * 0.8 - image * 0.5)
 
 
 def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Light) -> np.ndarray:
@@ -66,7 +66,7 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     amount = np.exp(rng.uniform(*np.log(look.noise))) * (2.0 - light.daylight)
     luma = rng.standard_normal((height, width), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
-    grain = cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = np.asarray(cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     grain *= np.float32(0.7 * amount)
     grain += luma[..., None] * np.float32(amount)
     return cv2.convertScaleAbs(np.maximum(shown + grain, 0), alpha=255)

@@ -1,0 +1,54 @@
+"""A deep ensemble: several counters that share nothing but what they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from crowddist.models.config import CounterConfig
+from crowddist.models.counter import Counter, build_counter
+
+
+class DeepEnsemble(nn.Module):
+    """M counters with weights of their own, behind the interface of one `Counter`; features are a list, one entry a member.
+
+    Every member learns from every sample, so a step costs M times that of one counter.
+    Source: Lakshminarayanan et al., NeurIPS 2017; random initialisation alone makes the members differ.
+    """
+
+    output_stride = Counter.output_stride
+
+    def __init__(self, counters: list[Counter]) -> None:
+        super().__init__()
+        self.counters = nn.ModuleList(counters)
+        self.num_members = len(counters)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) images in [0, 1] -> each member's features."""
+        return [counter.encode(images) for counter in self.counters]
+
+    def training_maps(self, features: list[Tensor], draws: Tensor) -> Tensor:
+        """(M * N, 1, h, w) persons per cell: the maps of all samples by the first member, then by the next."""
+        return torch.cat([counter.training_maps(own, draws) for counter, own in zip(self.counters, features, strict=True)])
+
+    def members(self, features: list[Tensor]) -> Tensor:
+        """(M, N, 1, h, w) persons per cell by every member."""
+        return torch.stack([counter.density(own) for counter, own in zip(self.counters, features, strict=True)])
+
+    def orientation(self, features: list[Tensor]) -> Tensor:
+        """(M * N, 2) logits: upright, upside-down; all samples by the first member, then by the next."""
+        return torch.cat([counter.orientation(own) for counter, own in zip(self.counters, features, strict=True)])
+
+    def orientation_parameters(self) -> list[nn.Parameter]:
+        """The parameters of all orientation heads."""
+        return [parameter for counter in self.counters for parameter in counter.orientation_parameters()]
+
+
+def build_networks(config: CounterConfig) -> Counter | DeepEnsemble:
+    """The counter that `config` describes, or `num_masks` of them for a deep ensemble. Raises as `build_counter` does."""
+    if config.ensemble != "deep":
+        return build_counter(config)
+    single = replace(config, ensemble="none")
+    return DeepEnsemble([build_counter(single) for _ in range(config.num_masks)])

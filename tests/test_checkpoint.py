@@ -1,0 +1,66 @@
+"""Checkpoints: whole or not there, damaged ones passed over, nothing executed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from crowddist import checkpoint, storage
+from crowddist.errors import InputError
+
+
+def content(value: float) -> dict:
+    return {"method": {"networks": {"weight": torch.full((3,), value)}}, "config": "{}"}
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    assert checkpoint.load_latest(tmp_path.as_uri()) is None
+    url = checkpoint.save(tmp_path.as_uri(), 7, content(2.5))
+    loaded = checkpoint.load_latest(tmp_path.as_uri())
+    assert loaded is not None and loaded["step"] == 7 and checkpoint.latest_url(tmp_path.as_uri()) == url
+    assert torch.equal(loaded["method"]["networks"]["weight"], torch.full((3,), 2.5))
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint.save(tmp_path.as_uri(), step, content(step))
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["step-000003.pt", "step-000004.pt"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path.as_uri(), 1, content(1))
+    last = storage.local_file(checkpoint.save(tmp_path.as_uri(), 2, content(2)))
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    loaded = checkpoint.load_latest(tmp_path.as_uri())
+    assert loaded is not None and loaded["step"] == 1
+    (tmp_path / "step-000001.pt").unlink()
+    with pytest.raises(InputError, match="no checkpoint in .* can be read"):
+        checkpoint.load_latest(tmp_path.as_uri())
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("/tmp/crowddist-was-executed"),)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+    for name, data in (("pickle.pt", pickle.dumps(Bomb())), ("text.pt", b"not a checkpoint"), ("empty.pt", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match="is not a checkpoint"):
+            checkpoint.load((tmp_path / name).as_uri())
+    assert not Path("/tmp/crowddist-was-executed").exists()
+
+
+def test_other_files_of_torch_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="not a crowddist checkpoint of format 1"):
+        checkpoint.load((tmp_path / "other.pt").as_uri())
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load((tmp_path / "missing.pt").as_uri())
+    with pytest.raises(FileNotFoundError):
+        checkpoint.latest_url(tmp_path.as_uri())

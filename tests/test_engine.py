@@ -1,0 +1,84 @@
+"""The engine: exact resume, equal halves, and a clear stop at a loss that is not finite."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from crowddist import checkpoint, storage
+from crowddist.config import RunConfig, from_json, to_json
+from crowddist.engine import LocalRuntime, StageData, fit, read_done
+from crowddist.errors import InputError
+from crowddist.methods.base import Method
+from crowddist.methods.table import build_method
+
+
+def stage_data(config: RunConfig, folder: Path) -> tuple[Method, StageData]:
+    torch.manual_seed(0)
+    method = build_method(config)
+    return method, StageData(stage=method.plan()[0], folder=folder.as_uri(), urls={"source": config.source, "target": config.target})
+
+
+def run(config: RunConfig, folder: Path) -> dict:
+    method, data = stage_data(config, folder)
+    fit(method, data, LocalRuntime(), stream=config.stream, engine=config.engine, seed=config.seed, record=to_json(config))
+    loaded = checkpoint.load_latest(storage.join(data.folder, "checkpoints"))
+    assert loaded is not None
+    return loaded
+
+
+class Killed(Exception):
+    """Stands for the death of the process, at a moment the test chooses."""
+
+
+def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unbroken = run(tiny_config, tmp_path / "unbroken")
+    real_save, saves = checkpoint.save, []
+
+    def save_and_die(*arguments, **options):  # type: ignore[no-untyped-def]
+        saves.append(real_save(*arguments, **options))
+        if len(saves) == 2:
+            raise Killed
+        return saves[-1]
+
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    with pytest.raises(Killed):
+        run(tiny_config, tmp_path / "broken")
+    monkeypatch.undo()
+    resumed = run(tiny_config, tmp_path / "broken")
+    assert resumed["step"] == 6 and resumed["samples_seen"] == {"source": 24}
+    for name, value in unbroken["method"]["networks"].items():
+        assert torch.equal(value, resumed["method"]["networks"][name]), name
+    assert str(unbroken["method"]["optimizers"]) == str(resumed["method"]["optimizers"])
+    curves = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()] for name in ("unbroken", "broken")]
+    assert [point["step"] for point in curves[1]] == [2, 4, 6]
+    assert [point["loss"] for point in curves[0]] == [point["loss"] for point in curves[1]]
+
+
+def test_a_finished_stage_says_so(tiny_config: RunConfig, tmp_path: Path) -> None:
+    run(tiny_config, tmp_path / "stage")
+    done = read_done((tmp_path / "stage").as_uri())
+    assert done is not None and done["steps"] == 6 and done["checkpoint"].endswith("checkpoints/step-000006.pt")
+    assert from_json(checkpoint.load(done["checkpoint"])["config"]) == tiny_config
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_whereabouts(tiny_config: RunConfig, tmp_path: Path) -> None:
+    wild = replace(tiny_config, train=replace(tiny_config.train, learning_rate=1e30))
+    with pytest.raises(FloatingPointError, match=r"loss of stage source is .* at step \d; samples: image-"):
+        run(wild, tmp_path / "stage")
+    assert read_done((tmp_path / "stage").as_uri()) is None
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_config: RunConfig) -> None:
+    with pytest.raises(InputError, match="cannot be shared equally by 3 workers"):
+        replace(tiny_config, launcher="ray", num_workers=3)
+
+
+def test_the_config_survives_its_json(tiny_config: RunConfig) -> None:
+    assert from_json(to_json(tiny_config)) == tiny_config
+    with pytest.raises(InputError, match="not a run's configuration"):
+        from_json('{"unknown": 1}')

@@ -1,0 +1,160 @@
+"""The pipeline: a whole adaptation, killed in every stage, taken up again, and kept from harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crowddist import checkpoint, storage
+from crowddist.config import RunConfig, to_json
+from crowddist.errors import InputError
+from crowddist.launcher import LocalLauncher
+from crowddist.pipeline import adapt, run_folder
+from crowddist.tracking import NullTracker
+
+DRIVER = """
+import sys
+from pathlib import Path
+from crowddist.config import from_json
+from crowddist.launcher import LocalLauncher
+from crowddist.pipeline import adapt
+from crowddist.tracking import NullTracker
+config = from_json(Path(sys.argv[1]).read_text())
+adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: print(line, flush=True))
+"""
+
+
+def run(config: RunConfig) -> tuple[dict[str, Any], list[str]]:
+    lines: list[str] = []
+    return adapt(config, LocalLauncher(config), NullTracker(), say=lines.append), lines
+
+
+def final_networks(result: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return checkpoint.load(result["checkpoint"])["method"]["networks"]
+
+
+def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
+    result, _ = run(tiny_config)
+    folder = storage.local_folder(run_folder(tiny_config))
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert [row["stage"] for row in result["rounds"]] == ["source", "orientation", "labels-1", "labels-2"]
+    assert [row["round"] for row in result["rounds"]] == [0, 1, 2, 3] and result["rounds"][0]["title"] == "no adaptation"
+    for row in result["rounds"]:
+        assert row["target/mae"] >= 0 and row["target/rmse"] >= row["target/mae"] - 1e-9 and row["target/num_images"] == 5
+        assert len(list((folder / "pictures").glob(f"*/round-{row['round']}.png"))) == 5
+        assert (folder / row["stage"] / "DONE.json").exists() and (folder / row["stage"] / "images.json").exists()
+    assert result["final"] == result["rounds"][-1] and result["final"]["labels/kept_mass"] == pytest.approx(0.7, abs=0.15)
+    assert result["final"]["labels/change"] >= 0 and "labels/change" not in result["rounds"][2]
+    again, lines = run(tiny_config)
+    assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
+
+
+def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig) -> None:
+    settled = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, stop_change=1e9))
+    result, _ = run(settled)
+    assert [row["stage"] for row in result["rounds"]] == ["source", "orientation", "labels-1"]
+    assert "settled" in result["stopped"]
+
+
+def test_without_labelled_target_images_no_error_is_reported(tiny_config: RunConfig) -> None:
+    result, _ = run(replace(tiny_config, evaluation=""))
+    assert "target/mae" not in result["final"] and result["final"]["labels/kept_mass"] > 0
+
+
+def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str) -> None:
+    """A labelled and an unlabelled copy of the target adapt to the same bits: its labels are not read."""
+    from crowddist.data.shards import ShardReader, ShardWriter
+
+    folder = storage.local_folder(tiny_config.storage) / "unlabelled"
+    labelled = ShardReader(tiny_evaluation)
+    with ShardWriter(folder, name="tiny", split="all", labelled=False, converter="test") as writer:
+        for index in range(len(labelled)):
+            key, members = labelled.read(index)
+            scene = {name: value for name, value in json.loads(members["json"]).items() if name != "count"}
+            writer.add(key, {"png": members["png"], "json": scene})
+    short = replace(tiny_config, evaluation="", self_supervision=replace(tiny_config.self_supervision, rounds=1))
+    with_labels, _ = run(replace(short, target=tiny_evaluation, run_name="with"))
+    without, _ = run(replace(short, target=folder.as_uri(), run_name="without"))
+    for name, value in final_networks(with_labels).items():
+        assert torch.equal(value, final_networks(without)[name]), name
+
+
+def test_another_configuration_under_the_same_name_is_refused(tiny_config: RunConfig) -> None:
+    short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2))
+    run(short)
+    with pytest.raises(InputError, match=r"exists with another configuration \(it differs in seed\)"):
+        run(replace(short, seed=5))
+    run(replace(short, threads=2))  # how fast, not what
+
+
+def test_a_second_driver_is_kept_out(tiny_config: RunConfig) -> None:
+    with storage.exclusive(run_folder(tiny_config)):
+        other = start(tiny_config)
+        _, errors = other.communicate(timeout=120)
+    assert other.returncode == 1 and b"another process is at work" in errors
+
+
+@pytest.mark.parametrize(
+    ("role", "value", "message"),
+    [
+        ("source", "tiny_target", "has no labels"),
+        ("evaluation", "tiny_target", "has no labels"),
+        ("source", "/nowhere/at/all", "no data set at"),
+        ("target", "/nowhere/at/all", "no folder at"),
+        ("target", "$NOT_SET_ANYWHERE/x", r"\$NOT_SET_ANYWHERE is not set"),
+    ],
+)
+def test_wrong_data_gets_one_line(tiny_config: RunConfig, request: pytest.FixtureRequest, role: str, value: str, message: str) -> None:
+    place = request.getfixturevalue(value) if value.startswith("tiny") else value
+    with pytest.raises((InputError, FileNotFoundError), match=message):
+        run(replace(tiny_config, **{role: place}))
+
+
+def start(config: RunConfig) -> subprocess.Popen[bytes]:
+    file = storage.local_folder(config.storage) / f"{config.run_name or config.recipe}.json"
+    file.write_text(to_json(config))
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig) -> None:
+    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are those of one go."""
+    unbroken, _ = run(replace(tiny_config, run_name="unbroken"))
+    config = replace(tiny_config, run_name="killed")
+    folder = storage.local_folder(run_folder(config))
+    for moment in (
+        "source/checkpoints/step-000002.pt",
+        "source/DONE.json",
+        "orientation/checkpoints/step-000002.pt",
+        "orientation/DONE.json",
+        "source/images.json",
+        "labels-1/labels/labels-000000-000010.tar",
+        "labels-1/checkpoints/step-000002.pt",
+        "labels-2/labels/manifest.json",
+    ):
+        finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/DONE.json")}
+        driver = start(config)
+        deadline = time.monotonic() + 120
+        while not (folder / moment).exists() and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert (folder / moment).exists(), f"{moment} never came: {driver.communicate()[1].decode()[-2000:]}"
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items()), "a finished stage was repeated"
+    result, _ = run(config)
+    for name, value in final_networks(unbroken).items():
+        assert torch.equal(value, final_networks(result)[name]), name
+    for mine, other in zip(result["rounds"], unbroken["rounds"], strict=True):
+        assert {k: v for k, v in mine.items() if k not in ("train/seconds", "checkpoint")} == {
+            k: v for k, v in other.items() if k not in ("train/seconds", "checkpoint")
+        }
