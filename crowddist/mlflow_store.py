@@ -10,12 +10,15 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -40,11 +43,11 @@ def resolve_uri(argument: str, default_path: str | os.PathLike[str]) -> str:
 
     Raises InputError for a plain folder or file, where MLflow no longer writes.
     """
-    uri = argument or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path(default_path).absolute()}"
+    uri = argument or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{quote(str(Path(default_path).absolute()))}"
     if not _ADDRESS.match(uri):
         raise InputError(f"not a tracking address: {uri}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
     database = _sqlite_path(uri)
-    return uri if database is None else f"sqlite:///{database}"
+    return uri if database is None else f"sqlite:///{quote(str(database))}"
 
 
 def how_to_open(uri: str, page: str = "") -> str:
@@ -217,11 +220,12 @@ def _connect(uri: str) -> MlflowClient:
     try:
         if database is None:
             return MlflowClient(uri)
-        database.parent.mkdir(parents=True, exist_ok=True)
+        # MLflow itself tries a file that is no database again for minutes.
+        _require_database(database)
         # Two processes that make the tables of one file at once break each other.
         with FileLock(f"{database}.lock"):
             return MlflowClient(uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise InputError(f"cannot use the tracking store {uri}: {_first_line(error)}") from error
 
 
@@ -268,8 +272,14 @@ def _unless_there(create: Callable[[], object]) -> None:
 
 
 def _sqlite_path(uri: str) -> Path | None:
-    """The file behind an SQLite address, absolute; None for any other address."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    """The file behind an SQLite address, absolute; None for any other address. Such addresses are percent-encoded."""
+    return Path(unquote(uri.removeprefix("sqlite:///"))).absolute() if uri.startswith("sqlite:///") else None
+
+
+def _require_database(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA schema_version").fetchone()
 
 
 def _first_line(error: Exception) -> str:

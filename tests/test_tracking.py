@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ CONFIG = {"method": {"name": "self_supervision", "rounds": 2}, "seed": 7, "targe
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: MLflow needs seconds to make its tables."""
-    return mlflow_store.resolve_uri(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db", "")
+    """One database for the module, for MLflow needs seconds to make its tables; in a folder as people name them."""
+    file = tmp_path_factory.mktemp("mlflow") / "my runs #1, 100% é" / "mlflow.db"
+    return mlflow_store.resolve_uri(f"sqlite:///{quote(str(file))}", "")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_hierarchy_names_and_roll_up(store, client, tmp_path):
         assert run.data.metrics == {"target/mae": 20.0 - number, "target/rmse": 30.0 - number, "train/loss": 1 / (11 + number)}
         assert history(client, run.info.run_id, "train/loss") == [(0, 1 / (1 + number)), (10, 1 / (11 + number))]
     page = f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/model-metrics"
-    assert tracker.how_to_open().endswith(f"mlflow ui --backend-store-uri {store}  # {page}")
+    assert tracker.how_to_open().endswith(f"mlflow ui --backend-store-uri {shlex.quote(store)}  # {page}")
     assert history(client, parent.info.run_id, "target/mae") == [(0, 20.0), (1, 19.0), (2, 18.0)]
     assert history(client, parent.info.run_id, "train/loss") == [(3, 0.5)]
 
@@ -264,6 +266,7 @@ def test_addresses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert mlflow_store.resolve_uri("", "runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert mlflow_store.resolve_uri("sqlite:///here.db", "x.db") == f"sqlite:///{tmp_path}/here.db"
+    assert mlflow_store.resolve_uri("", "/a b#/100%.db") == mlflow_store.resolve_uri("sqlite:////a b#/100%25.db", "x.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
     assert mlflow_store.resolve_uri("", "runs/mlflow.db") == "http://mlflow.example:5000"
     assert mlflow_store.resolve_uri("postgresql+psycopg2://user@host/db", "x.db") == "postgresql+psycopg2://user@host/db"
@@ -271,8 +274,8 @@ def test_addresses(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="not a tracking address"):
             mlflow_store.resolve_uri(wrong, "x.db")
     assert MlflowTracker("http://mlflow.example:5000/").how_to_open() == "http://mlflow.example:5000/"
-    words = shlex.split(MlflowTracker("sqlite:////a b/mlflow.db").how_to_open(), comments=True)
-    assert words[0].endswith("mlflow") and words[1:] == ["ui", "--backend-store-uri", "sqlite:////a b/mlflow.db"]
+    words = shlex.split(MlflowTracker("sqlite:////a'b/mlflow.db").how_to_open(), comments=True)
+    assert words[0].endswith("mlflow") and words[1:] == ["ui", "--backend-store-uri", "sqlite:////a'b/mlflow.db"]
 
 
 def test_stores_that_cannot_be_used(store, client, tmp_path):

@@ -33,13 +33,13 @@ class TrainConfig:
 class SelfSupervisionConfig:
     """Self-supervision (Liu et al., CVPR 2022). The paper prints none of these numbers: all are ours."""
 
-    orientation_steps: int = 600
+    orientation_steps: int = 300
     """Steps of stage 1: source density plus the orientation of target images."""
     orientation_weight: float = 0.1
     """Weight lambda of the orientation's cross-entropy."""
-    rounds: int = 3
+    rounds: int = 2
     """Rounds K of stage 2: labels on the target, then training on both."""
-    round_steps: int = 500
+    round_steps: int = 400
     """Steps of a round."""
     target_batch_size: int = 8
     """Target crops of a step, over all workers."""

@@ -64,7 +64,8 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     if len(found) > DENSE_SHARE * flat.size:
         import cv2
 
-        return np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & strong.reshape(values.shape))
+        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & strong.reshape(values.shape))
+        return rows, columns
     # Those that fall out are not looked at again: the first two neighbours leave few.
     for step in (1, -1, width, -width, width + 1, -width - 1, width - 1, 1 - width):
         found = found[np.flatnonzero(flat.take(found) >= flat.take(found + step, mode="clip"))]
@@ -74,7 +75,8 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     edge = _edge(*values.shape)
     edge = edge[strong[edge]]
     standing = [flat[index] >= _neighbourhood(values, *divmod(index, width)).max() for index in edge.tolist()]
-    return np.divmod(np.sort(np.concatenate([inner, edge[np.array(standing, bool)]])), width)
+    peaks = np.sort(np.concatenate([inner, edge[np.array(standing, bool)]]))
+    return peaks // width, peaks % width
 
 
 def _edge(height: int, width: int) -> np.ndarray:

@@ -49,10 +49,10 @@ def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int =
     images = mean.reshape(-1, mean.shape[-2] * mean.shape[-1])
     deviations = deviations.reshape(images.shape)
     scatter = _scattered(images.shape[1])
-    keep = np.zeros(images.shape, bool)
-    for row, image, deviation in zip(keep, images, deviations, strict=True):
+    kept = np.zeros(images.shape, bool)
+    for row, image, deviation in zip(kept, images, deviations, strict=True):
         row[_kept_cells(image, deviation, share, num_strata, scatter)] = True
-    keep = keep.reshape(mean.shape)
+    keep = kept.reshape(mean.shape)
     if not hasattr(density, "detach"):
         return keep
     import torch
