@@ -6,7 +6,7 @@ import dataclasses
 import json
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data
 from crowddist.errors import InputError
@@ -103,7 +103,7 @@ def _build(kind: Any, values: Any) -> Any:
         kind = options[0]
     if dataclasses.is_dataclass(kind) and isinstance(values, dict):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], value) for name, value in values.items()})
+        return cast(Any, kind)(**{name: _build(hints[name], value) for name, value in values.items()})
     if typing.get_origin(kind) is tuple:
         return tuple(values)
     return values

@@ -152,7 +152,8 @@ class _Curve:
     """Means of the scalars over `every` steps, one JSON line each, so that the driver and a resumed run can follow."""
 
     def __init__(self, url: str, first_step: int, every: int) -> None:
-        self.url, self.every, self.newest = url, every, {}
+        self.url, self.every = url, every
+        self.newest: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._count, self._since = 0, time.monotonic()
         if url and storage.exists(url):  # steps after the checkpoint are trained again: their lines go

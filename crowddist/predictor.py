@@ -89,10 +89,8 @@ class Predictor:
 
     def _predict_equal(self, images: Sequence[np.ndarray], resized: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
         height, width = resized[0].shape[:2]
-        if max(height, width) > TILE_PX:
-            maps = [self._tiled(image) for image in resized]
-        else:
-            maps = self._whole(torch.cat([to_tensor(image) for image in resized]))
+        large = max(height, width) > TILE_PX
+        maps = [self._tiled(image) for image in resized] if large else self._whole(torch.cat([to_tensor(image) for image in resized]))
         for image, (density, spread, keep, counts) in zip(images, maps, strict=True):
             points = density_points(density, STRIDE)
             points[:, :2] = resize_points(points[:, :2], image.shape[1] / width, image.shape[0] / height)

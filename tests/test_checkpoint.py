@@ -39,7 +39,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     loaded = checkpoint.load_latest(tmp_path.as_uri())
     assert loaded is not None and loaded["step"] == 1
     (tmp_path / "step-000001.pt").unlink()
-    with pytest.raises(InputError, match="no checkpoint in .* can be read"):
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be read"):
         checkpoint.load_latest(tmp_path.as_uri())
 
 

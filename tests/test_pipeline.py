@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from crowddist.tracking import NullTracker
 
 DRIVER = """
 import sys
-from pathlib import Path
 from crowddist.config import from_json
 from crowddist.launcher import LocalLauncher
 from crowddist.pipeline import adapt

@@ -61,7 +61,7 @@ class CropDataset(torch.utils.data.Dataset):
         if not self.open_points:
             members = pixels_only(members)
         if self.labels is not None:
-            label_key, label_members = self.labels.read(self.labels.index_of(key))
+            _, label_members = self.labels.read(self.labels.index_of(key))
             members = {**label_members, **members}
         sample = decode(key, members)
         return _shrink(sample, self.config.image_size * self.config.scale_jitter[1])

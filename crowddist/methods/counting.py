@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from crowddist.models.counter import Counter
     from crowddist.models.ensemble import DeepEnsemble
 
-    Features = Tensor | list[Tensor]
-
 
 class CountingObjective(nn.Module):
     """All losses of a step as one module, so that a wrapped (DDP) forward is called once a step."""
@@ -37,7 +35,7 @@ class CountingObjective(nn.Module):
         """Loss of the density on labelled crops, each by the ensemble member that the sample drew."""
         return self.density_loss(batch, self.counter.encode(batch.images))
 
-    def density_loss(self, batch: Batch, features: Features) -> Tensor:
+    def density_loss(self, batch: Batch, features: Tensor) -> Tensor:
         """Loss of the density on crops whose features are known, over the cells to keep where the batch says which."""
         assert batch.density is not None  # a stream of density labels, by the stage's plan
         maps = self.counter.training_maps(features, batch.draws)

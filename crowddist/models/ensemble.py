@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from crowddist.models.counter import Counter, build_counter
 
 
 class DeepEnsemble(nn.Module):
-    """M counters with weights of their own, behind the interface of one `Counter`; features are a list, one entry a member.
+    """M counters with weights of their own, behind the interface of one `Counter`; features have the members in front.
 
     Every member learns from every sample, so a step costs M times that of one counter.
     Source: Lakshminarayanan et al., NeurIPS 2017; random initialisation alone makes the members differ.
@@ -25,25 +26,28 @@ class DeepEnsemble(nn.Module):
         self.counters = nn.ModuleList(counters)
         self.num_members = len(counters)
 
-    def encode(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) images in [0, 1] -> each member's features."""
-        return [counter.encode(images) for counter in self.counters]
+    def encode(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images in [0, 1] -> (M, N, C, h, w) features of each member."""
+        return torch.stack([counter.encode(images) for counter in self._members()])
 
-    def training_maps(self, features: list[Tensor], draws: Tensor) -> Tensor:
+    def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
         """(M * N, 1, h, w) persons per cell: the maps of all samples by the first member, then by the next."""
-        return torch.cat([counter.training_maps(own, draws) for counter, own in zip(self.counters, features, strict=True)])
+        return torch.cat([counter.training_maps(own, draws) for counter, own in zip(self._members(), features, strict=True)])
 
-    def members(self, features: list[Tensor]) -> Tensor:
+    def members(self, features: Tensor) -> Tensor:
         """(M, N, 1, h, w) persons per cell by every member."""
-        return torch.stack([counter.density(own) for counter, own in zip(self.counters, features, strict=True)])
+        return torch.stack([counter.density(own) for counter, own in zip(self._members(), features, strict=True)])
 
-    def orientation(self, features: list[Tensor]) -> Tensor:
+    def orientation(self, features: Tensor) -> Tensor:
         """(M * N, 2) logits: upright, upside-down; all samples by the first member, then by the next."""
-        return torch.cat([counter.orientation(own) for counter, own in zip(self.counters, features, strict=True)])
+        return torch.cat([counter.orientation(own) for counter, own in zip(self._members(), features, strict=True)])
 
     def orientation_parameters(self) -> list[nn.Parameter]:
         """The parameters of all orientation heads."""
-        return [parameter for counter in self.counters for parameter in counter.orientation_parameters()]
+        return [parameter for counter in self._members() for parameter in counter.orientation_parameters()]
+
+    def _members(self) -> list[Counter]:
+        return cast(list[Counter], list(self.counters))
 
 
 def build_networks(config: CounterConfig) -> Counter | DeepEnsemble:

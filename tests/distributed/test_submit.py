@@ -46,7 +46,8 @@ def test_the_main_job_can_be_submitted(head: dict[str, str], tmp_path: Path) -> 
     """Two training workers and two labelling actors on a head that was there before; the job's own cluster is not started."""
     import time
 
-    entrypoint = f"{sys.executable} jobs/adapt.py smoke --launcher ray --num-workers 2 --self-supervision.rounds 1 --storage {tmp_path}/runs --tracking-uri none"
+    entrypoint = f"{sys.executable} jobs/adapt.py smoke --launcher ray --num-workers 2 --self-supervision.rounds 1"
+    entrypoint += f" --storage {tmp_path}/runs --tracking-uri none"
     command = ["ray", "job", "submit", "--working-dir", ".", "--", *entrypoint.split()]
     deadline = time.monotonic() + 120
     while True:  # the dashboard needs a while before it takes jobs
