@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import TypeVar
 
 from crowddist.errors import InputError
+
+Arguments = TypeVar("Arguments")
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what users cause into one line on stderr and exit code 2; a traceback is a bug of ours."""
+    """Turns what users and their machines cause into one line on stderr; a traceback is a bug of ours.
+
+    Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
+    """
     try:
         yield
-    except (InputError, FileNotFoundError, PermissionError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except FloatingPointError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command takes the run up again", file=sys.stderr)
         sys.exit(130)
+
+
+def read_arguments(read: Callable[[], Arguments]) -> Arguments:
+    """What `read` (a call of tyro) makes of the command line.
+
+    tyro shows every ValueError in a box of several lines and exits; a value that one of our configurations refuses raises its InputError here.
+    """
+    words = io.StringIO()
+    try:
+        with redirect_stderr(words):
+            return read()
+    except SystemExit as ending:
+        cause = ending.__context__
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        print(words.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text += "; make room, then give the same command again"
+    return " ".join(text.split())

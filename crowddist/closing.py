@@ -44,9 +44,10 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
     if result["stopped"]:
         lines.append(result["stopped"])
     first, last = result["rounds"][0], result["final"]
-    if "target/mae" in first and last is not first:
-        change = last["target/mae"] / first["target/mae"] - 1
-        lines.append(f"target MAE {first['target/mae']:.2f} -> {last['target/mae']:.2f} ({change:+.0%}) on {last['target/num_images']:.0f} images set aside")
+    if "target/mae" in first and len(result["rounds"]) > 1:
+        before, after = first["target/mae"], last["target/mae"]
+        change = f" ({after / before - 1:+.0%})" if before else ""
+        lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images set aside")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
     path = storage.local_folder(folder)

@@ -13,6 +13,9 @@ from crowddist.errors import InputError
 from crowddist.methods.config import MethodName, SelfSupervisionConfig, TrainConfig
 from crowddist.models.config import CounterConfig
 
+NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
+"""What lies beside the runs in their storage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -77,10 +80,10 @@ class RunConfig:
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
-        for text in filter(None, (self.source, self.target, self.evaluation)):
+        for text in (self.source, self.target, *filter(None, [self.evaluation])):
             parse_data(text)
-        if "/" in self.run_name or self.run_name in (".", ".."):
-            raise InputError(f"run_name must be a plain name, got {self.run_name!r}")
+        if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):
+            raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 
 
 def to_json(config: RunConfig) -> str:

@@ -157,8 +157,8 @@ class _Curve:
         self._sums: dict[str, float] = {}
         self._count, self._since = 0, time.monotonic()
         if url and storage.exists(url):  # steps after the checkpoint are trained again: their lines go
-            lines = [line for line in storage.read_bytes(url).decode().splitlines() if json.loads(line)["step"] <= first_step]
-            storage.write_bytes(url, "".join(line + "\n" for line in lines).encode())
+            points = [point for point in read_curve(url) if point["step"] <= first_step]
+            storage.write_bytes(url, "".join(json.dumps(point) + "\n" for point in points).encode())
 
     def add(self, step: int, scalars: Mapping[str, torch.Tensor]) -> None:
         for name, value in scalars.items():
@@ -171,6 +171,15 @@ class _Curve:
         if self.url:
             storage.append_line(self.url, json.dumps({"step": step + 1, **self.newest}))
         self._sums, self._count, self._since = {}, 0, time.monotonic()
+
+
+def read_curve(url: str) -> list[dict[str, Any]]:
+    """The points of a stage's curve so far: `step`, and the scalars' means; a line being written, or left unfinished, is passed over."""
+    points = []
+    for line in storage.read_bytes(url).splitlines() if storage.exists(url) else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            points.append(json.loads(line))
+    return points
 
 
 def fit_stages(

@@ -9,9 +9,9 @@ import numpy as np
 
 from crowddist import storage
 from crowddist.data.sample import Sample
-from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, publish_manifest, write_shard
+from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, decode_labels, publish_manifest, write_shard
 from crowddist.data.stream import pixels_only
-from crowddist.ops.selection import kept_shares
+from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 from crowddist.predictor import Predictor
 
 CHUNK = 16
@@ -91,19 +91,12 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
 
 
 def label_change(previous_url: str, current_url: str) -> float:
-    """mean |y_k - y_{k-1}| / mean y_{k-1} over all cells: the label-free criterion that rounds have settled by."""
+    """How far the labels of all images moved from one set to the next, see `ops.selection.relative_change`."""
     previous, current = ShardReader(previous_url), ShardReader(current_url)
-    difference = total = 0.0
+    change = total = 0.0
     for index in range(len(current)):
         key, members = current.read(index)
-        _, old_members = previous.read(previous.index_of(key))
-        new, old = (_density(part) for part in (members, old_members))
-        difference += float(np.abs(new - old).sum())
-        total += float(old.sum())
-    return difference / total if total else (0.0 if not difference else float("inf"))
-
-
-def _density(members: dict[str, bytes]) -> np.ndarray:
-    import io
-
-    return np.load(io.BytesIO(members["density.npy"]), allow_pickle=False).astype(np.float32)
+        before = decode_labels(*previous.read(previous.index_of(key)))
+        moved, persons = change_sums(before.density, decode_labels(key, members).density)
+        change, total = change + moved, total + persons
+    return ratio_of_sums(change, total)

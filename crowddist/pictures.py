@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crowddist import storage
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
+from crowddist.engine import CURVE, read_curve
 from crowddist.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ def round_pictures(checkpoint_url: str, data_url: str, run_folder: str, stage: S
     Returns:
         Name -> (H, W, 3) uint8; the names are equal in every round.
     """
-    import cv2
-
     from crowddist.report import round_sheet
 
     predictor, data = Predictor.from_checkpoint(checkpoint_url), ShardReader(data_url)
@@ -54,7 +54,39 @@ def round_pictures(checkpoint_url: str, data_url: str, run_folder: str, stage: S
             true_points=sample.points,
             title=f"{key}, {stage.title}",
         )
-        _, png = cv2.imencode(".png", sheet[:, :, ::-1])
-        storage.write_bytes(storage.join(run_folder, "pictures", key, f"round-{stage.num_round}.png"), png.tobytes())
+        _keep(sheet, run_folder, key, f"round-{stage.num_round}.png")
         pictures[key] = sheet
     return pictures
+
+
+def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict[str, np.ndarray]:
+    """Draws the learning curves of all stages and the error by round, and keeps them as PNG in the run's `pictures`.
+
+    Args:
+        rows: as in result.json.
+
+    Returns:
+        `curves` and `rounds`, (H, W, 3) uint8 each; one that there is nothing to draw for is left out.
+    """
+    from crowddist.report import curves, rounds_chart
+
+    lines = {row["title"]: _losses(storage.join(run_folder, row["stage"], CURVE)) for row in rows}
+    pictures = {}
+    if any(lines.values()):
+        pictures["curves"] = curves(lines, title="Learning curves", label="loss")
+    if any("target/mae" in row for row in rows):
+        pictures["rounds"] = rounds_chart(rows)
+    for name, picture in pictures.items():
+        _keep(picture, run_folder, f"{name}.png")
+    return pictures
+
+
+def _losses(curve_url: str) -> list[tuple[float, float]]:
+    return [(point["step"], point["loss"]) for point in read_curve(curve_url)]
+
+
+def _keep(picture: np.ndarray, run_folder: str, *name: str) -> None:
+    import cv2
+
+    _, png = cv2.imencode(".png", picture[:, :, ::-1])
+    storage.write_bytes(storage.join(run_folder, "pictures", *name), png.tobytes())

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import crowddist
-from crowddist import storage
+from crowddist import storage, tracking
 from crowddist.config import RunConfig, to_json
 from crowddist.data.config import DataSpec, parse_data
-from crowddist.data.prepare import Role, prepare
+from crowddist.data.prepare import Prepared, Role, prepare
 from crowddist.engine import StageData, read_done
 from crowddist.errors import InputError
 from crowddist.methods.table import build_method
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 CONFIG = "config.json"
+DATA = "data.json"
+TRACKING = "mlflow.json"
+MODEL = "crowd-counter"
+"""The name that final counters are registered under."""
 FREE_TO_CHANGE = ("storage", "num_workers", "num_labellers", "launcher", "threads", "tracking_uri", "experiment")
 """What a run may be resumed with differently: it decides where and how fast, not what is computed."""
 
@@ -32,34 +37,39 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     """Runs an adaptation to its end, or takes it up where it was left, and returns what `result.json` holds.
 
     Every stage is a folder below the run's; what is done is skipped, so a run may be killed at any moment and started again.
+    The tracker is started once the input is known to be good: a mistake leaves neither a failed run nor a name that is taken.
 
     Raises:
-        InputError: bad data, a run of that name with another configuration, or a second driver on the same run.
+        InputError: bad data, a run of that name with another configuration or other data, or a second driver on the same run.
     """
     started = time.time()
     folder = run_folder(config)
     with storage.exclusive(folder):
-        _claim(config, folder)
+        _require_same_config(config, folder)
         data = {role: prepare(spec, config.storage, role=role, say=say) for role, spec in _specs(config).items()}
-        run = _Run(config, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
-        for role, prepared in data.items():
-            tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-        rounds = run.all_rounds()
-        result = {
-            "run": run_name(config),
-            "recipe": config.recipe,
-            "method": config.method,
-            "seed": config.seed,
-            "version": crowddist.__version__,
-            "rounds": rounds,
-            "final": rounds[-1],
-            "stopped": run.stopped,
-            "checkpoint": run.checkpoint,
-            "data": {role: prepared.summary() for role, prepared in data.items()},
-            "seconds_this_start": round(time.time() - started, 1),
-        }
-        storage.write_json(storage.join(folder, RESULT), result)
-        tracker.artifact(RESULT, result)
+        _claim(config, folder, data)
+        with _tracked(config, folder, tracker):
+            for role, prepared in data.items():
+                tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
+            run = _Run(config, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
+            rounds = run.all_rounds()
+            run.show_summary(rounds)
+            result = {
+                "run": run_name(config),
+                "recipe": config.recipe,
+                "method": config.method,
+                "seed": config.seed,
+                "version": crowddist.__version__,
+                "rounds": rounds,
+                "final": rounds[-1],
+                "stopped": run.stopped,
+                "checkpoint": run.checkpoint,
+                "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
+                "data": {role: prepared.summary() for role, prepared in data.items()},
+                "seconds_this_start": round(time.time() - started, 1),
+            }
+            storage.write_json(storage.join(folder, RESULT), result)
+            tracker.artifact(RESULT, result)
         return result
 
 
@@ -78,20 +88,47 @@ def _specs(config: RunConfig) -> dict[Role, DataSpec]:
     return {role: parse_data(text) for role, text in texts.items() if text}
 
 
-def _claim(config: RunConfig, folder: str) -> None:
-    """Records the run's configuration, or checks that the recorded one computes the same."""
-    url = storage.join(folder, CONFIG)
+def _require_same_config(config: RunConfig, folder: str) -> None:
+    """A run that was begun computes what this configuration says."""
     mine = json.loads(to_json(config))
-    if not storage.exists(url):
-        storage.write_json(url, mine)
-        return
-    recorded = storage.read_json(url)
+    recorded = _recorded(folder, CONFIG, mine)
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE and mine.get(name) != recorded.get(name))
     if differ:
         raise InputError(
             f"run {run_name(config)} exists with another configuration (it differs in {', '.join(differ)}): "
             f"choose another --run-name, or remove {folder}"
         )
+
+
+def _claim(config: RunConfig, folder: str, data: Mapping[Role, Prepared]) -> None:
+    """Records configuration and data of a run that begins; one that was begun goes on with the data it has seen."""
+    mine: dict[str, str] = {role: prepared.manifest.digest for role, prepared in data.items()}
+    recorded = _recorded(folder, DATA, mine)
+    changed = [role for role in mine if mine[role] != recorded.get(role)]
+    if changed:
+        raise InputError(
+            f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): "
+            f"choose another --run-name, or remove {folder}"
+        )
+    for name, content in ((CONFIG, json.loads(to_json(config))), (DATA, mine)):
+        if not storage.exists(storage.join(folder, name)):
+            storage.write_json(storage.join(folder, name), content)
+
+
+def _recorded(folder: str, name: str, otherwise: dict[str, Any]) -> dict[str, Any]:
+    url = storage.join(folder, name)
+    return storage.read_json(url) if storage.exists(url) else otherwise
+
+
+def _tracked(config: RunConfig, folder: str, tracker: Tracker) -> AbstractContextManager[Tracker]:
+    return tracking.run(
+        tracker,
+        experiment=config.experiment or config.recipe,
+        run_name=run_name(config),
+        config=dataclasses.asdict(config),
+        tags={"recipe": config.recipe, "method": config.method},
+        state_url=storage.join(folder, TRACKING),
+    )
 
 
 class _Run:
@@ -203,6 +240,14 @@ class _Run:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")
         return row
 
+    def show_summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Learning curves and the error by round, tracked beside the last round's pictures."""
+        from crowddist.pictures import summary_pictures
+
+        for name, picture in summary_pictures(rows, self.folder).items():
+            # No key of a sample holds a slash, so no image is called like that.
+            self.tracker.picture(rows[-1]["round"], f"summary/{name}", picture)
+
 
 def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
     """Consecutive stages that one start of the trainer can run: a stage that needs labels begins a new group."""
@@ -213,8 +258,3 @@ def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
         else:
             groups[-1].append(stage)
     return groups
-
-
-def config_record(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain values, for tracking."""
-    return dataclasses.asdict(config)

@@ -22,11 +22,13 @@ def predict_files(
 ) -> list[dict[str, Any]]:
     """Counts every image among `inputs` (files and folders) and writes `counts.csv` and one overlay PNG each to `output`.
 
+    Unless `skip_bad`, every file is read once before the first is counted: a bad one is found at once, and nothing is written.
+
     Returns:
         A row an image: file, count and uncertainty in persons, number of head points.
 
     Raises:
-        InputError, FileNotFoundError: an input that is not there, holds no image, or cannot be read (unless `skip_bad`).
+        InputError, FileNotFoundError: an input that is not there, holds no image, lies in `output`, or cannot be read (unless `skip_bad`).
     """
     import cv2
 
@@ -34,6 +36,10 @@ def predict_files(
 
     files = _image_files(inputs, skip_bad=skip_bad, say=say)
     place = storage.normalise(output)
+    _require_elsewhere(files, place)
+    if not skip_bad:
+        for path in files:
+            read_pixels(path)
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
     for index, path in enumerate(files):
@@ -42,14 +48,16 @@ def predict_files(
         except InputError as error:
             if not skip_bad:
                 raise
-            say(f"left out: {error}")
+            say(_readable(f"left out: {error}"))
             continue
         found = predictor.predict(image)
-        rows.append({"file": str(path), "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
-        drawn = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, title=path.name)
+        name = _readable(path)
+        rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
+        title = _readable(path.name)
+        drawn = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, title=title)
         _, png = cv2.imencode(".png", drawn[:, :, ::-1])
         storage.write_bytes(storage.join(place, _free_name(path.stem, names)), png.tobytes())
-        say(f"{index + 1}/{len(files)} {path}: {found.count:.1f} ± {found.uncertainty:.1f}")
+        say(f"{index + 1}/{len(files)} {name}: {found.count:.1f} ± {found.uncertainty:.1f}")
     if not rows:
         raise InputError("none of the files could be read as an image")
     table = io.StringIO()
@@ -69,7 +77,7 @@ def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], 
             for bad, reason in refused:
                 if not skip_bad:
                     raise InputError(f"{bad}: {reason}")
-                say(f"left out: {bad}: {reason}")
+                say(_readable(f"left out: {bad}: {reason}"))
             files += images
         elif path.exists():
             files.append(path)
@@ -78,6 +86,18 @@ def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], 
     if not files:
         raise InputError(f"no images in {', '.join(inputs)}; give image files or folders that hold some")
     return files
+
+
+def _require_elsewhere(files: Sequence[Path], place: str) -> None:
+    """An overlay may have the name of an image, and would be counted the next time."""
+    inside = next((path for path in files if storage.normalise(path.parent) == place), None)
+    if inside is not None:
+        raise InputError(f"the image {inside} lies in the output folder; choose another --output")
+
+
+def _readable(name: str | Path) -> str:
+    """A name as text can hold it, whatever bytes the file system has."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

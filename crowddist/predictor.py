@@ -12,6 +12,7 @@ from crowddist import checkpoint
 from crowddist.config import RunConfig, from_json
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import resize_points
+from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
 from crowddist.ops.peaks import density_points
@@ -62,13 +63,19 @@ class Predictor:
         """The predictor of a checkpoint's counter; `image_size` None means the one it was trained with.
 
         Raises:
-            FileNotFoundError, InputError: there is no checkpoint, or it cannot be read.
+            FileNotFoundError, InputError: there is no checkpoint, it cannot be read, or no image has such a size.
         """
+        if image_size is not None and image_size != 0 and image_size < STRIDE:
+            raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
         content = checkpoint.load(url)
-        config = from_json(content["config"])
-        stream = config.stream
-        size = stream.image_size if image_size is None else image_size
-        return cls(load_method(config, content), image_size=size, sigma_px=stream.sigma_px, device=device)
+        try:
+            config = from_json(content["config"])
+            method = load_method(config, content)
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
+        size = config.stream.image_size if image_size is None else image_size
+        return cls(method, image_size=size, sigma_px=config.stream.sigma_px, device=device)
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Counts one (H, W, 3) uint8 RGB image."""
@@ -92,7 +99,7 @@ class Predictor:
         large = max(height, width) > TILE_PX
         maps = [self._tiled(image) for image in resized] if large else self._whole(torch.cat([to_tensor(image) for image in resized]))
         for image, (density, spread, keep, counts) in zip(images, maps, strict=True):
-            points = density_points(density, STRIDE)
+            points = density_points(density, STRIDE, self.sigma_px)
             points[:, :2] = resize_points(points[:, :2], image.shape[1] / width, image.shape[0] / height)
             points[:, :2] = np.clip(points[:, :2], 0, [image.shape[1] - 1, image.shape[0] - 1])
             yield ImagePrediction(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from crowddist import storage
-from crowddist.engine import CURVE
+from crowddist.engine import CURVE, read_curve
 
 if TYPE_CHECKING:
     from crowddist.engine import StageData
@@ -39,8 +38,10 @@ class _Follower:
     def __init__(self, stages: Sequence[StageData], tracker: Tracker, say: Callable[[str], None]) -> None:
         self.stages, self.tracker, self.say = stages, tracker, say
         self.stop = threading.Event()
-        self.seen = {data.folder: 0 for data in stages}
+        self.shown = {data.folder: 0 for data in stages}
+        self.tracked = dict(self.shown)
         self.last_line = time.monotonic()
+        self.complained = False
 
     def run(self) -> None:
         while not self.stop.wait(POLL_S):
@@ -48,20 +49,24 @@ class _Follower:
         self.look()
 
     def look(self) -> None:
+        """Training goes on whatever becomes of its progress: a failure is told once, and the next look tries again."""
         for data in self.stages:
-            url = storage.join(data.folder, CURVE)
-            if not storage.exists(url):
-                continue
-            for line in storage.read_bytes(url).decode().splitlines():
-                try:
-                    point = json.loads(line)
-                except json.JSONDecodeError:  # the worker is in the middle of this line
-                    break
-                step = point.pop("step")
-                if step > self.seen[data.folder]:
-                    self.seen[data.folder] = step
-                    self.tracker.metrics({f"train/{name}": value for name, value in point.items()}, step=step, round=data.stage.num_round)
-                    self.show(data, step, point)
+            try:
+                self.follow(data)
+            except Exception as error:
+                if not self.complained:
+                    self.complained = True
+                    self.say(f"the progress cannot be followed: {type(error).__name__}: {' '.join(str(error).split())}")
+
+    def follow(self, data: StageData) -> None:
+        points = {point.pop("step"): point for point in read_curve(storage.join(data.folder, CURVE))}
+        for step in sorted(step for step in points if step > self.shown[data.folder]):
+            self.show(data, step, points[step])
+            self.shown[data.folder] = step
+        for step in sorted(step for step in points if step > self.tracked[data.folder]):
+            values = {f"train/{name}": value for name, value in points[step].items()}
+            self.tracker.metrics(values, step=step, round=data.stage.num_round)
+            self.tracked[data.folder] = step
 
     def show(self, data: StageData, step: int, point: dict[str, float]) -> None:
         steps = data.stage.steps

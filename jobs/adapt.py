@@ -8,34 +8,29 @@
 
 from __future__ import annotations
 
+import sys
+
 import tyro
 
-from crowddist.cli import one_line_errors
+from crowddist.cli import one_line_errors, read_arguments
 from crowddist.config import RunConfig
+from crowddist.errors import InputError
+from crowddist.process import sigterm_as_exit
 from crowddist.recipes import RECIPES, summary
 
 
 def main(config: RunConfig) -> None:
     """Runs the adaptation and prints its rounds."""
-    from crowddist import tracking
     from crowddist.closing import closing_lines, make_tracker
-    from crowddist.pipeline import adapt, config_record, run_folder, run_name
+    from crowddist.pipeline import adapt, run_folder
 
-    folder, tracker = run_folder(config), make_tracker(config)
-    with tracking.run(
-        tracker,
-        experiment=config.experiment or config.recipe,
-        run_name=run_name(config),
-        config=config_record(config),
-        tags={"recipe": config.recipe, "method": config.method},
-        state_url=f"{folder}/mlflow.json",
-    ):
-        launcher = make_launcher(config)
-        try:
-            result = adapt(config, launcher, tracker, say=lambda line: print(line, flush=True))
-        finally:
-            launcher.close()
-    print(closing_lines(result, folder, tracker.how_to_open()))
+    tracker = make_tracker(config)
+    launcher = make_launcher(config)
+    try:
+        result = adapt(config, launcher, tracker, say=lambda line: print(line, flush=True))
+    finally:
+        launcher.close()
+    print(closing_lines(result, run_folder(config), tracker.how_to_open()))
 
 
 def make_launcher(config: RunConfig):  # type: ignore[no-untyped-def]
@@ -53,6 +48,9 @@ def make_launcher(config: RunConfig):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), sigterm_as_exit():
         recipes = {recipe.__name__: (summary(recipe), recipe()) for recipe in RECIPES}
-        main(tyro.extras.overridable_config_cli(recipes, description=__doc__))
+        first = next(iter(sys.argv[1:]), "-")
+        if first not in recipes and not first.startswith("-"):
+            raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
+        main(read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=__doc__)))

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from crowddist.cli import one_line_errors
+from crowddist.cli import one_line_errors, read_arguments
+from crowddist.process import sigterm_as_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,8 @@ class Arguments:
     """Labelled shards, or FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val."""
     output: str
     """The JSON file to write: the metrics, and under `images` one row an image."""
-    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = 0
-    """Longest side that images are resized to; 0: the one the counter was trained with."""
+    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
+    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where large."""
     work: str = "runs"
     """Where raw data is converted to."""
 
@@ -36,11 +37,16 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.prepare import prepare
     from crowddist.data.shards import ShardReader
     from crowddist.engine import default_device
+    from crowddist.errors import InputError
     from crowddist.evaluate import evaluate_data, image_rows, summarise
     from crowddist.predictor import Predictor
 
+    if storage.is_folder(arguments.output):
+        raise InputError(f"the output {arguments.output} is a folder; give the file to write")
     predictor = Predictor.from_checkpoint(
-        storage.normalise(arguments.checkpoint), image_size=arguments.image_size or None, device=default_device()
+        storage.normalise(arguments.checkpoint),
+        image_size=None if arguments.image_size < 0 else arguments.image_size,
+        device=default_device(),
     )
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
     results = evaluate_data(predictor, ShardReader(prepared.url))
@@ -53,5 +59,5 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(tyro.cli(Arguments, description=__doc__))
+    with one_line_errors(), sigterm_as_exit():
+        main(read_arguments(lambda: tyro.cli(Arguments, description=__doc__)))

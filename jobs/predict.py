@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from crowddist.cli import one_line_errors
+from crowddist.cli import one_line_errors, read_arguments
+from crowddist.process import sigterm_as_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +47,5 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(tyro.cli(Arguments, description=__doc__))
+    with one_line_errors(), sigterm_as_exit():
+        main(read_arguments(lambda: tyro.cli(Arguments, description=__doc__)))

@@ -94,3 +94,34 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
         self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4, stop_change=0.0),
         engine=EngineConfig(checkpoint_every=2, log_every=2),
     )
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
+    """Writes the checkpoint of a counter that nobody trained; its last layer is so strong that cells and members differ plainly."""
+
+    def make(folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None) -> str:  # type: ignore[no-untyped-def]
+        import torch
+
+        from crowddist import checkpoint
+        from crowddist.config import RunConfig, to_json
+        from crowddist.data.config import StreamConfig
+        from crowddist.methods.table import build_method
+        from crowddist.models.config import CounterConfig
+
+        stream = StreamConfig(image_size=image_size, crop_size=64, sigma_px=sigma_px)
+        config = RunConfig(recipe="tiny", source=tiny_source, target=tiny_source, stream=stream, counter=counter or CounterConfig())
+        torch.manual_seed(seed)
+        method = build_method(config)
+        state = method.state_dict()
+        with torch.no_grad():
+            state["networks"]["decoder.rest.6.weight"] *= 20
+        return checkpoint.save(folder.as_uri(), 1, {"method": state, "config": to_json(config)})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -> str:  # type: ignore[no-untyped-def]
+    """Such a checkpoint, of the compact counter with three masks, for images of 96 px."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))

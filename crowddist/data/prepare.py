@@ -96,7 +96,8 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> str:
     from crowddist.data.simulator_config import RendererConfig
 
     raw = storage.join(storage.normalise(place), "data", "raw", f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
-    if storage.is_folder(raw):
+    folder = storage.local_folder(raw)
+    if any(folder.iterdir()):  # the renderer fills it at once; empty, it was killed
         return raw
     size = (spec.height_px, spec.height_px * 16 // 9)
     config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
@@ -109,7 +110,6 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> str:
             reached[0] = done // tenth
             say(f"rendered {done}/{total}")
 
-    folder = storage.local_folder(raw)
     write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=progress)
     return raw
 

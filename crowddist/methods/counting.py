@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.base import Method, OneCycle, Runtime, Stage, set_learning_rate
 from crowddist.models.ensemble import build_networks
+from crowddist.models.norm import frozen_norm
 from crowddist.ops.selection import keep_most_certain
 
 if TYPE_CHECKING:
@@ -82,13 +84,18 @@ class CountingMethod(Method):
         self._schedule = OneCycle(self.peak_rate(stage), stage.steps)
         self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
         self._objective = runtime.wrap(self.objective(stage))
+        self._stage = stage
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """See `Method.step`."""
         assert self._objective is not None and self._optimizer is not None  # start() comes first
         self._objective.train()
         set_learning_rate(self._optimizer, self._schedule.at(step))
-        losses = self._objective(batches)
+        # Of all stages only the source's first part moves the running statistics: the target's images are normalised as they
+        # will be when they are counted.
+        moves = "target" not in self._stage.streams and step < self.config.train.norm_share * self._stage.steps
+        with nullcontext() if moves else frozen_norm(self.counter):
+            losses = self._objective(batches)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self._optimizer.step()

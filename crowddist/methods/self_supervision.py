@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.counting import CountingMethod, CountingObjective
-from crowddist.models.norm import frozen_norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 class OrientationObjective(CountingObjective):
     """Stage 1: L2(D(E(x_s)), y_s) + lambda * CE(D_aux(E(x_t)), upside-down?).
 
-    Source: Liu et al., CVPR 2022, section 3. Every target image is shown upright and upside-down; lambda is ours, and so
-    is that running statistics stay the source's (target images are normalised as they will be when they are counted).
+    Source: Liu et al., CVPR 2022, section 3. Every target image is shown upright and upside-down; lambda is ours.
     """
 
     def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, orientation_weight: float) -> None:
@@ -37,9 +35,8 @@ class OrientationObjective(CountingObjective):
         images = batches["target"].images
         shown = torch.cat([images, images.flip(2)])
         upside_down = torch.arange(2, device=images.device).repeat_interleave(len(images))
-        with frozen_norm(self.counter):
-            source = self.source_loss(batches["source"])
-            logits = self.counter.orientation(self.counter.encode(shown))
+        source = self.source_loss(batches["source"])
+        logits = self.counter.orientation(self.counter.encode(shown))
         upside_down = upside_down.repeat(len(logits) // len(shown))  # a deep ensemble gives every member's logits
         orientation = functional.cross_entropy(logits, upside_down)
         return {
@@ -63,9 +60,8 @@ class LabelObjective(CountingObjective):
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name."""
         target_batch = batches["target"]
-        with frozen_norm(self.counter):
-            source = self.source_loss(batches["source"])
-            target = self.density_loss(target_batch, self.counter.encode(target_batch.images))
+        source = self.source_loss(batches["source"])
+        target = self.density_loss(target_batch, self.counter.encode(target_batch.images))
         return {"loss": source + self.target_weight * target, "source_loss": source, "target_loss": target}
 
 

@@ -1,0 +1,134 @@
+"""Evaluation: metrics by hand, every image once, and a truth whose sum is the count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crowddist import storage
+from crowddist.data.shards import ShardReader, ShardWriter, decode
+from crowddist.errors import InputError
+from crowddist.evaluate import ImageResult, _compare, evaluate_data, evaluate_unit, image_rows, summarise
+from crowddist.predictor import ImagePrediction, Predictor
+
+
+def result(key: str = "a", *, true: float, count: float, points: list | None = None, truth: list | None = None, **others: float) -> ImageResult:
+    return ImageResult(
+        key=key,
+        true_count=true,
+        count=count,
+        uncertainty=others.get("uncertainty", 0.5),
+        psnr_db=others.get("psnr_db", 20.0),
+        ssim=others.get("ssim", 0.5),
+        points=np.array(points or [], np.float32).reshape(-1, 3),
+        truth=np.array(truth or [], np.float32).reshape(-1, 2),
+    )
+
+
+def test_metrics_by_hand() -> None:
+    results = [
+        # The head found lies 5 px from the true one (3, 4, 5); its nearest truth is the only one.
+        result(true=8, count=10, points=[[13, 14, 0.9]], truth=[[10, 10]], psnr_db=20, ssim=0.4),
+        result(true=7, count=3, truth=[[50, 60]], psnr_db=26, ssim=0.8),
+    ]
+    metrics = summarise(results)
+    assert metrics["target/mae"] == pytest.approx((2 + 4) / 2)
+    assert metrics["target/rmse"] == pytest.approx(math.sqrt((4 + 16) / 2))
+    assert metrics["target/bias"] == pytest.approx((2 - 4) / 2)
+    assert metrics["target/mean_count"] == pytest.approx(6.5)
+    assert metrics["target/psnr"] == pytest.approx(23) and metrics["target/ssim"] == pytest.approx(0.6)
+    # One of two heads is found with precision 1: half the area, at each of the 96 distances from 5 to 100 px.
+    assert metrics["target/map"] == pytest.approx(0.5 * 96 / 100)
+    assert metrics["target/num_images"] == 2 and all(type(value) is float for value in metrics.values())
+
+
+def test_nothing_cannot_be_summarised() -> None:
+    with pytest.raises(InputError, match="no image"):
+        summarise([])
+
+
+def test_the_largest_error_comes_first() -> None:
+    rows = image_rows([result("a", true=5, count=5.004), result("b", true=9, count=2.5, uncertainty=1.23456), result("c", true=1, count=3)])
+    assert [row["image"] for row in rows] == ["b", "c", "a"] and [row["error"] for row in rows] == [-6.5, 2, 0]
+    assert rows[0] == {"image": "b", "true_count": 9, "count": 2.5, "error": -6.5, "uncertainty": 1.235, "psnr_db": 20, "ssim": 0.5}
+
+
+def test_every_image_counts_once(tmp_path: Path, make_images: Callable[..., str], tiny_checkpoint: str) -> None:
+    data = ShardReader(make_images(tmp_path, count=19, max_shard_bytes=100_000))  # more than one chunk, several shards
+    counter = Predictor.from_checkpoint(tiny_checkpoint)
+    results = evaluate_data(counter, data)
+    assert [found.key for found in results] == data.keys() and len(data.manifest.shards) > 1
+    for index, found in enumerate(results):
+        sample = decode(*data.read(index))
+        assert sample.points is not None and found.true_count == len(sample.points) == 3 + index % 5
+        assert found.count == pytest.approx(counter.predict(sample.image).count, rel=1e-4)
+        np.testing.assert_array_equal(found.truth, sample.points)
+    parts = [found for unit in (range(0, 7), range(7, 19)) for found in evaluate_unit(counter, data, unit)]
+    assert [part.key for part in parts] == data.keys()
+    assert summarise(parts) == pytest.approx(summarise(results), rel=1e-4)
+    naive = [abs(found.count - found.true_count) for found in results]
+    assert summarise(results)["target/mae"] == pytest.approx(sum(naive) / 19)
+
+
+def test_an_unlabelled_image_is_refused(tiny_target: str, tiny_checkpoint: str) -> None:
+    with pytest.raises(InputError, match="sample image-000 of file:.* has no points; an evaluation needs a labelled data set"):
+        evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_target))
+
+
+def test_an_image_without_people_is_evaluated(tmp_path: Path, tiny_evaluation: str, tiny_checkpoint: str) -> None:
+    _, members = ShardReader(tiny_evaluation).read(0)
+    with ShardWriter(tmp_path, name="empty", split="all", labelled=True, converter="test") as writer:
+        writer.add("empty", {"png": members["png"], "points.npy": np.zeros((0, 2), np.float32), "json": {"id": "empty"}})
+    metrics = summarise(evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tmp_path)))
+    assert metrics["target/mae"] == metrics["target/mean_count"] > 0
+    storage.write_json((tmp_path / "metrics.json").as_uri(), metrics)  # refuses what is not finite
+
+
+def naive_density(points: np.ndarray, cells: tuple[int, int], sigma_cells: float) -> np.ndarray:
+    """Each person as a Gaussian over the cells' centres, made to sum to 1 inside the map."""
+    total = np.zeros(cells)
+    for x, y in points:
+        weights = np.array([[math.exp(-((j - x) ** 2 + (i - y) ** 2) / (2 * sigma_cells**2)) for j in range(cells[1])] for i in range(cells[0])])
+        total += weights / weights.sum()
+    return total
+
+
+# 138 x 200 px looked at with 69 x 100: half the size, and the last cells reach beyond the image.
+POINTS = np.array([[20.5, 30.5], [100, 70], [101, 72], [180.5, 20.5], [60.2, 110.7]], np.float32)
+
+
+def compare(density: np.ndarray, points: np.ndarray = POINTS) -> ImageResult:
+    prediction = ImagePrediction(
+        count=float(density.sum()),
+        uncertainty=0.0,
+        density=density.astype(np.float32),
+        spread=np.zeros_like(density),
+        keep=np.ones(density.shape, bool),
+        points=np.zeros((0, 3), np.float32),
+        size=(69, 100),
+    )
+    return _compare("a", np.zeros((138, 200, 3), np.uint8), points, prediction, 8.0)
+
+
+def test_a_perfect_prediction_is_seen_as_one() -> None:
+    # Half the size, 8 px a cell: 16 px of the image a cell, whose first one has its centre at 7.5 px.
+    truth = naive_density((POINTS - 7.5) / 16, (9, 13), 1.0)
+    assert truth.sum() == pytest.approx(5)
+    found = compare(truth)
+    assert found.true_count == 5 and found.count == pytest.approx(5)
+    assert found.psnr_db > 60 and found.ssim > 0.9999
+    assert compare(np.roll(truth, 1, axis=1)).psnr_db < 30 and compare(np.roll(truth, 1, axis=0)).ssim < 0.9
+    # PSNR compares shapes, SSIM also their size.
+    assert compare(2 * truth).psnr_db > 60 and compare(2 * truth).ssim < 0.95
+
+
+def test_people_at_the_border_are_part_of_the_truth() -> None:
+    """In the corner cells, and in the strip whose cell ends outside the image, a person is still one person."""
+    corners = np.array([[0, 0], [199, 0], [0, 137], [199, 137]], np.float32)
+    cells = np.clip((corners - 7.5) / 16, 0, [12, 8])
+    found = compare(naive_density(cells, (9, 13), 1.0), corners)
+    assert found.psnr_db > 60 and found.ssim > 0.9999 and found.count == pytest.approx(found.true_count, rel=1e-4)
