@@ -95,16 +95,15 @@ def from_json(text: str) -> RunConfig:
     """The config that `to_json` wrote. Raises: InputError for text that is none."""
     try:
         return _build(RunConfig, json.loads(text))
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
+    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(f"not a run's configuration: {error}") from error
 
 
 def _build(kind: Any, values: Any) -> Any:
-    """`values` as an instance of `kind`: a dataclass, an optional dataclass, a tuple, or a plain value."""
-    options = [option for option in typing.get_args(kind) if dataclasses.is_dataclass(option)]
-    if options and values is not None:
-        kind = options[0]
-    if dataclasses.is_dataclass(kind) and isinstance(values, dict):
+    """`values` as an instance of `kind`: a dataclass, a tuple, or a plain value."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(values, dict):
+            raise TypeError(f"{values!r} where an object is expected")
         hints = typing.get_type_hints(kind)
         return cast(Any, kind)(**{name: _build(hints[name], value) for name, value in values.items()})
     if typing.get_origin(kind) is tuple:

@@ -25,7 +25,7 @@ def quickstart() -> RunConfig:
         target="renderer:target:192:1:360",
         evaluation="renderer:target:64:2:360",
         num_workers=2,
-        stream=StreamConfig(image_size=384, crop_size=192),
+        stream=StreamConfig(image_size=640, crop_size=192, scale_jitter=(0.5, 1.5)),
         train=TrainConfig(steps=400),
         self_supervision=SelfSupervisionConfig(orientation_steps=60, rounds=1, round_steps=120),
         engine=EngineConfig(checkpoint_every=100),
@@ -126,12 +126,15 @@ def _from_gcc(recipe: str, target: str) -> RunConfig:
 
 
 def smoke() -> RunConfig:
-    """A handful of steps on a handful of rendered images, in this process: does everything run here? Says nothing of accuracy."""
+    """A handful of steps on a handful of rendered images, in this process: does everything run here? Says nothing of accuracy.
+
+    Command: `python jobs/adapt.py smoke`; about a minute on one core. The paper has no such row.
+    """
     return RunConfig(
         recipe="smoke",
-        source="renderer:source:12:0:180",
-        target="renderer:target:10:1:180",
-        evaluation="renderer:target:6:2:180",
+        source="renderer:source:8:0:96",
+        target="renderer:target:6:1:96",
+        evaluation="renderer:target:4:2:96",
         launcher="local",
         stream=StreamConfig(image_size=128, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),

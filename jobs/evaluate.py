@@ -33,16 +33,17 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Counts every image once and writes the metrics."""
     from crowddist import storage
+    from crowddist.errors import InputError
+
+    if storage.is_folder(arguments.output):
+        raise InputError(f"the output {arguments.output} is a folder; give the file to write")
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.data.shards import ShardReader
     from crowddist.engine import default_device
-    from crowddist.errors import InputError
     from crowddist.evaluate import evaluate_data, image_rows, summarise
     from crowddist.predictor import Predictor
 
-    if storage.is_folder(arguments.output):
-        raise InputError(f"the output {arguments.output} is a folder; give the file to write")
     predictor = Predictor.from_checkpoint(
         storage.normalise(arguments.checkpoint),
         image_size=None if arguments.image_size < 0 else arguments.image_size,

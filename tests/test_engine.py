@@ -59,6 +59,14 @@ def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_pat
     assert [point["loss"] for point in curves[0]] == [point["loss"] for point in curves[1]]
 
 
+def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """What a full disk leaves of the newest line."""
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "curve.jsonl").write_text('{"step": 2, "lo')
+    run(tiny_config, tmp_path / "stage")
+    assert [json.loads(line)["step"] for line in (tmp_path / "stage" / "curve.jsonl").read_text().splitlines()] == [2, 4, 6]
+
+
 def test_a_finished_stage_says_so(tiny_config: RunConfig, tmp_path: Path) -> None:
     run(tiny_config, tmp_path / "stage")
     done = read_done((tmp_path / "stage").as_uri())

@@ -75,7 +75,7 @@ def test_every_image_counts_once(tmp_path: Path, make_images: Callable[..., str]
 
 
 def test_an_unlabelled_image_is_refused(tiny_target: str, tiny_checkpoint: str) -> None:
-    with pytest.raises(InputError, match="sample image-000 of file:.* has no points; an evaluation needs a labelled data set"):
+    with pytest.raises(InputError, match=r"sample image-000 of file:.* has no points; an evaluation needs a labelled data set"):
         evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_target))
 
 

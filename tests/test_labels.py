@@ -55,7 +55,7 @@ def test_records_are_the_sums_of_what_the_counter_says(images: ShardReader, labe
 
 def test_a_published_set_holds_every_image_once(images: ShardReader, labelled: tuple[str, list[dict]], tiny_checkpoint: str) -> None:
     url, records = labelled
-    with pytest.raises(ValueError, match="2 labels in .* for 20 images"):
+    with pytest.raises(ValueError, match=r"2 labels in .* for 20 images"):
         publish_labels(url, images, records[1:], name="half")
     assert not storage.exists(storage.join(url, "manifest.json"))
     metrics = publish_labels(url, images, records, name="round-1")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +27,7 @@ from crowddist.tracking import NullTracker
 
 DRIVER = """
 import sys
+from pathlib import Path
 from crowddist.config import from_json
 from crowddist.launcher import LocalLauncher
 from crowddist.pipeline import adapt
@@ -93,6 +98,59 @@ def test_another_configuration_under_the_same_name_is_refused(tiny_config: RunCo
     with pytest.raises(InputError, match=r"exists with another configuration \(it differs in seed\)"):
         run(replace(short, seed=5))
     run(replace(short, threads=2))  # how fast, not what
+
+
+def test_data_that_changed_under_a_run_is_refused(tiny_config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+    place = tmp_path / "evaluation"
+    short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2), evaluation=make_images(place, count=3))
+    first, _ = run(short)
+    shutil.rmtree(place)
+    make_images(place, count=4)
+    with pytest.raises(InputError, match=r"the data of run tiny changed since it began \(evaluation\): choose another --run-name"):
+        run(short)
+    shutil.rmtree(place)
+    make_images(place, count=3)
+    assert run(short)[0]["rounds"] == first["rounds"]
+
+
+class Noted(NullTracker):
+    """The null tracker with a memory of its beginnings, ends and pictures."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, **facts: Any) -> None:
+        self.told.append(f"start {facts['experiment']}/{facts['run_name']} {facts['tags']['method']} seed {facts['config']['seed']}")
+
+    def picture(self, round: int, name: str, image: np.ndarray) -> None:
+        super().picture(round, name, image)
+        self.told += [f"{name} at {round}"] if name.startswith("summary") else []
+
+    def register(self, checkpoint_file: Path, *, name: str) -> str:
+        self.told.append(f"register {checkpoint_file.name} as {name}")
+        return "models:/it/7"
+
+    def finish(self, status: str) -> None:
+        self.told.append(status)
+
+
+def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: RunConfig) -> None:
+    short = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, rounds=0), experiment="streets", seed=4)
+    tracker = Noted()
+    with pytest.raises(FileNotFoundError):
+        adapt(replace(short, source="/nowhere"), LocalLauncher(short), tracker, say=lambda line: None)
+    assert tracker.told == [], "a mistake leaves no failed run"
+    result = adapt(short, LocalLauncher(short), tracker, say=lambda line: None)  # and leaves the name free
+    assert result["model"] == "models:/it/7"
+    assert tracker.told == [
+        "start streets/tiny self_supervision seed 4",
+        "summary/curves at 1",
+        "summary/rounds at 1",
+        "register step-000004.pt as crowd-counter",
+        "FINISHED",
+    ]
+    folder = storage.local_folder(run_folder(short)) / "pictures"
+    assert (folder / "curves.png").exists() and (folder / "rounds.png").exists()
 
 
 def test_a_second_driver_is_kept_out(tiny_config: RunConfig) -> None:

@@ -101,9 +101,9 @@ def test_nothing_to_count_is_said(counter: Predictor, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_bytes(b"")
     out = str(tmp_path / "out")
-    with pytest.raises(InputError, match="no images in .*empty"):
+    with pytest.raises(InputError, match=r"no images in .*empty"):
         predict_files(counter, [str(tmp_path / "empty")], out)
-    with pytest.raises(FileNotFoundError, match="no file or folder at .*missing"):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder at .*missing"):
         predict_files(counter, [str(tmp_path / "missing")], out)
     with pytest.raises(InputError, match="none of the files"):
         predict_files(counter, [str(tmp_path / "bad.jpg")], out, skip_bad=True, say=lambda line: None)

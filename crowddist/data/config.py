@@ -48,7 +48,7 @@ def parse_data(text: str) -> DataSpec:
         if not colon or "/" in split:
             path, split = rest, "all"
         _require_place(path, text)
-        return DataSpec(format=head, place=path, split=split)  # type: ignore[arg-type]
+        return DataSpec(format=head, place=path, split=split or "all")  # type: ignore[arg-type]
     if head == "folder":
         _require_place(rest, text)
         return DataSpec(format="folder", place=rest)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
+from urllib.parse import unquote
 
 from crowddist import storage
 from crowddist.data.config import DataSpec
@@ -71,7 +72,7 @@ def _slug(spec: DataSpec, role: Role) -> str:
     if spec.format == "renderer":
         return f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}-{kind}"
     full = storage.normalise(spec.place)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", full.rstrip("/").rsplit("/", 1)[-1])
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", unquote(full.rstrip("/").rsplit("/", 1)[-1]))[:60]
     return f"{spec.format}-{name}-{spec.split}-{kind}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 

@@ -1,0 +1,72 @@
+"""What `--source`, `--target` and `--evaluation` are given, read well or refused in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crowddist.data.config import DataSpec, StreamConfig, parse_data
+from crowddist.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("/photos", {"format": "place", "place": "/photos"}),
+        ("photos of my camera", {"format": "place", "place": "photos of my camera"}),
+        ("file:///photos/a%20b", {"format": "place", "place": "file:///photos/a%20b"}),
+        ("s3://bucket/shards", {"format": "place", "place": "s3://bucket/shards"}),
+        ("$DATA/photos", {"format": "place", "place": "$DATA/photos"}),
+        ("my:photos", {"format": "place", "place": "my:photos"}),
+        ("./renderer", {"format": "place", "place": "./renderer"}),
+        ("folder:/photos", {"format": "folder", "place": "/photos"}),
+        ("folder:file:///photos", {"format": "folder", "place": "file:///photos"}),
+        ("renderer:source:12", {"format": "renderer", "look": "source", "num_images": 12}),
+        ("renderer:target:3:7", {"format": "renderer", "look": "target", "num_images": 3, "seed": 7}),
+        ("renderer:broad:1000:0:180", {"format": "renderer", "look": "broad", "num_images": 1000, "seed": 0, "height_px": 180}),
+        ("shanghaitech:/data/part_A", {"format": "shanghaitech", "place": "/data/part_A", "split": "all"}),
+        ("shanghaitech:/data/part_A:val", {"format": "shanghaitech", "place": "/data/part_A", "split": "val"}),
+        ("shanghaitech:/data/part_A:", {"format": "shanghaitech", "place": "/data/part_A", "split": "all"}),
+        ("shanghaitech:file:///data/part_A", {"format": "shanghaitech", "place": "file:///data/part_A", "split": "all"}),
+        ("shanghaitech:file:///data/part_A:train", {"format": "shanghaitech", "place": "file:///data/part_A", "split": "train"}),
+        ("gcc:$DATA/gcc:camera-test", {"format": "gcc", "place": "$DATA/gcc", "split": "camera-test"}),
+    ],
+)
+def test_data_sets_are_named_in_one_line(text: str, fields: dict[str, Any]) -> None:
+    assert parse_data(text) == DataSpec(**fields)
+
+
+@pytest.mark.parametrize("text", ["", "folder:", "shanghaitech", "shanghaitech:", "gcc:", "gcc::train"])
+def test_a_data_set_without_a_place_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="names no place; give a folder, a URL, or FORMAT:PATH"):
+        parse_data(text)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["", ":", ":source", ":source:", ":source:0", ":source:-3", ":source:3.5", ":source:many", ":moon:3", ":source:3:4:180:9", ":source:3::180"],
+)
+def test_a_rendered_data_set_that_cannot_be_drawn_is_refused(rest: str) -> None:
+    message = r"give renderer:LOOK:NUM_IMAGES\[:SEED\[:HEIGHT_PX\]\], LOOK one of broad, source, target"
+    with pytest.raises(InputError, match=message) as caught:
+        parse_data(f"renderer{rest}")
+    assert repr(f"renderer{rest}") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_size": 100}, "multiple of 8"),
+        ({"crop_size": 24}, "at least 32"),
+        ({"image_size": 31}, "image_size must be at least 32 px, got 31"),
+        ({"scale_jitter": (1.6, 0.6)}, "the smaller first"),
+        ({"scale_jitter": (0.0, 1.0)}, "two positive numbers"),
+        ({"colour_jitter": 1.0}, "colour_jitter"),
+        ({"grey_share": -0.1}, "grey_share"),
+        ({"sigma_px": 0.0}, "sigma_px must be positive"),
+    ],
+)
+def test_crops_that_cannot_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StreamConfig(**changes)

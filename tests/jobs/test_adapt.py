@@ -1,0 +1,150 @@
+"""The main job: help at once, one line for every mistake, and a whole adaptation in MLflow and on storage."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crowddist.recipes import RECIPES
+
+ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
+
+
+def tiny(source: str, target: str, evaluation: str, storage: Path) -> list[object]:
+    """Arguments of an adaptation of seconds on the tests' own data."""
+    data = ["--source", source, "--target", target, "--evaluation", evaluation]
+    return ["smoke", "--storage", storage, "--stream.image-size", 96, "--threads", 1, "--method", "source_only", *data]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_help_comes_at_once_and_names_the_recipes(helped: Callable) -> None:
+    text, heavy, seconds = helped("adapt")
+    assert seconds < 5 and heavy == []
+    assert all(recipe.__name__ in text for recipe in RECIPES)
+
+
+def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
+    done = start("adapt", "quickstart", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for option in ("--storage", "--run-name", "--target", "--evaluation", "--num-workers", "--seed", "--self-supervision.rounds"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nosuch",), "no recipe is called 'nosuch'; choose one of quickstart, "),
+        (("smoke", "--target", "renderer:moon:3"), "not a rendered data set: 'renderer:moon:3'; give renderer:LOOK:NUM_IMAGES"),
+        (("smoke", "--target", ""), "names no place"),
+        (("smoke", "--train.batch-size", "0"), "batch_size must be positive, got 0"),
+        (("quickstart", "--train.batch-size", "7"), "train.batch_size 7 cannot be shared equally by 2 workers"),
+        (("smoke", "--num-workers", "2"), "the local launcher has one worker, got num_workers 2; use --launcher ray"),
+        (("smoke", "--run-name", "a/b"), "run_name must be a plain name"),
+        (("smoke", "--counter.backbone", "vgg16", "--counter.num-masks", "0"), "num_masks is 0"),
+        (("smoke", "--stream.crop-size", "100"), "crop_size must be a multiple of 8"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(start: Callable, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = start("adapt", *arguments, *(("--storage", tmp_path / "runs") if arguments[0] != "nosuch" else ()))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [("smoke", "--speed", "9"), ("smoke", "--seed", "many"), ("smoke", "--method", "magic"), ()])
+def test_what_is_no_option_is_explained(start: Callable, arguments: tuple[str, ...]) -> None:
+    done = start("adapt", *arguments)
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    assert (arguments[-1] if arguments else "quickstart") in done.stderr
+
+
+def test_bad_places_are_one_line_and_the_name_stays_free(
+    start: Callable, tmp_path: Path, tiny_source: str, tiny_target: str, tiny_evaluation: str
+) -> None:
+    """A mistaken path, then the same command put right: nothing of the first stands in the way of the second."""
+    runs = tmp_path / "runs"
+    for place, message in ((tmp_path / "missing", "no data set at"), ("$NOWHERE/a", "$NOWHERE is not set")):
+        done = start("adapt", *tiny(str(place), tiny_target, tiny_evaluation, runs))
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+        assert files(runs) == {}, "neither a run nor a database"
+    done = start("adapt", *tiny(tiny_source, tiny_target, tiny_evaluation, runs), "--tracking-uri", "none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((runs / "smoke" / "result.json").read_text())["model"] == ""
+    before = files(runs)
+    done = start("adapt", *tiny(tiny_source, tiny_target, tiny_evaluation, runs), "--seed", 5, "--stream.crop-size", 32)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and files(runs) == before
+    assert done.stderr.startswith("error: run smoke exists with another configuration (it differs in seed, stream): choose another --run-name, or remove")
+
+
+def test_a_training_that_diverges_is_one_line(start: Callable, tmp_path: Path, tiny_source: str, tiny_target: str) -> None:
+    done = start("adapt", *tiny(tiny_source, tiny_target, "", tmp_path), "--tracking-uri", "none", "--train.learning-rate", 1e30)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: loss of stage source is nan at step ") and "; samples: image-" in done.stderr
+    assert not (tmp_path / "smoke" / "result.json").exists() and not (tmp_path / "smoke" / "source" / "DONE.json").exists()
+
+
+def tracked(storage: Path) -> tuple[Any, list[Any]]:
+    """The parent run and its rounds, in order, of the only adaptation in a storage's MLflow."""
+    from crowddist import mlflow_store
+
+    store = mlflow_store.Store(f"sqlite:///{storage}/mlflow.db", "smoke")
+    runs = store._client.search_runs([store._experiment_id], order_by=["attributes.start_time ASC"])
+    (parent,) = [run for run in runs if run.data.tags["kind"] == "adaptation"]
+    rounds = [run for run in runs if run.data.tags["kind"] == "round"]
+    assert len(runs) == 1 + len(rounds)
+    return parent, rounds
+
+
+@pytest.mark.slow
+def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    runs = tmp_path / "my runs"
+    command = ("smoke", "--launcher", "local", "--storage", runs, "--threads", 1)
+    done = start("adapt", *command)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads((runs / "smoke" / "result.json").read_text())
+    assert [row["round"] for row in result["rounds"]] == list(range(ROUNDS)) and result["final"] == result["rounds"][-1]
+    assert (result["run"], result["recipe"], result["model"]) == ("smoke", "smoke", "models:/crowd-counter/1")
+    assert (runs / "smoke" / "pictures" / "curves.png").exists() and (runs / "smoke" / "pictures" / "rounds.png").exists()
+    for words in ("0 (no adaptation)", "target MAE ", f"{runs}/smoke/result.json", f"{runs}/smoke/pictures", "mlflow ui --backend-store-uri"):
+        assert words in done.stdout
+
+    parent, rounds = tracked(runs)
+    assert [run.info.status for run in (parent, *rounds)] == ["FINISHED"] * (1 + ROUNDS) and parent.info.run_name == "smoke"
+    assert [run.data.tags["round"] for run in rounds] == [str(number) for number in range(ROUNDS)]
+    targets = {name for name in parent.data.metrics if name.startswith("target/")}
+    assert {"target/mae", "target/rmse", "target/map", "target/psnr", "target/ssim", "target/bias"} <= targets
+    client = MlflowClient(f"sqlite:///{runs}/mlflow.db")
+    for number, (run, row) in enumerate(zip(rounds, result["rounds"], strict=True)):
+        assert {name for name in run.data.metrics if name.startswith("target/")} == targets
+        assert run.data.metrics["target/mae"] == row["target/mae"] and "train/loss" in run.data.metrics
+        assert ("labels/kept_mass" in run.data.metrics) == (number >= 2)
+        assert any(entry.path == "tables/images.json" for entry in client.list_artifacts(run.info.run_id, "tables"))
+    history = sorted((metric.step, metric.value) for metric in client.get_metric_history(parent.info.run_id, "target/mae"))
+    assert history == [(row["round"], row["target/mae"]) for row in result["rounds"]]
+    assert {"config.json", "result.json"} <= {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    shown = [{re.split("[+%]step", entry.path)[0] for entry in client.list_artifacts(run.info.run_id, "images")} for run in rounds]
+    assert shown[0] == shown[1] == shown[2] < shown[3] and len(shown[0]) == 4, "the same few pictures each round"
+    assert sorted(name.rpartition("summary")[2][1:] for name in shown[3] - shown[0]) == ["curves", "rounds"]
+
+    again = start("adapt", *command)
+    assert (again.returncode, again.stderr) == (0, "") and "source and orientation: done before" in again.stdout
+    second_parent, second_rounds = tracked(runs)
+    assert [run.info.run_id for run in (second_parent, *second_rounds)] == [run.info.run_id for run in (parent, *rounds)]
+    assert [run.info.status for run in (second_parent, *second_rounds)] == ["FINISHED"] * (1 + ROUNDS)
+    repeated = json.loads((runs / "smoke" / "result.json").read_text())
+    assert {**repeated, "seconds_this_start": 0} == {**result, "seconds_this_start": 0}
+
+    wrong = start("adapt", *command, "--seed", 1)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "it differs in seed" in wrong.stderr
+    parent, rounds = tracked(runs)
+    assert parent.info.status == "FINISHED" and len(rounds) == ROUNDS and parent.data.tags["attempt"] == "2", "a mistake leaves no trace"

@@ -1,0 +1,47 @@
+"""The job that evaluates: its JSON, its words, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crowddist.data.shards import ShardReader
+from crowddist.evaluate import evaluate_data, image_rows, summarise
+from crowddist.predictor import Predictor
+
+
+def test_help_comes_at_once(helped: Callable) -> None:
+    text, heavy, seconds = helped("evaluate")
+    assert seconds < 5 and heavy == []
+    for word in ("--checkpoint", "--data", "--output", "--image-size", "--work"):
+        assert word in text
+
+
+def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
+    output = tmp_path / "results" / "metrics.json"
+    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_evaluation, "--output", output, "--image-size", 64)
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads(output.read_text())
+    results = evaluate_data(Predictor.from_checkpoint(tiny_checkpoint, image_size=64), ShardReader(tiny_evaluation))
+    metrics = summarise(results)
+    assert {name: written[name] for name in metrics} == pytest.approx(metrics, rel=1e-4)
+    assert [row["image"] for row in written["images"]] == [row["image"] for row in image_rows(results)]
+    assert written["checkpoint"] == tiny_checkpoint and written["data"]["num_images"] == 5 and written["data"]["url"] == tiny_evaluation
+    trained = summarise(evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_evaluation)))
+    assert written["target/mae"] != pytest.approx(trained["target/mae"], rel=1e-3)  # the size was really another one
+    words = done.stdout.splitlines()
+    assert f"target/mae           {metrics['target/mae']:.4g}" in words and words[-1] == f"written to {output}"
+
+
+def test_an_unlabelled_set_is_one_line(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_target: str) -> None:
+    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_target, "--output", tmp_path / "metrics.json")
+    assert done.returncode == 2 and done.stderr == f"error: the evaluation at {tiny_target} has no labels; give a labelled data set\n"
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_an_output_that_is_a_folder_is_told_before_the_work(start: Callable, tmp_path: Path) -> None:
+    done = start("evaluate", "--checkpoint", "missing.pt", "--data", "missing", "--output", tmp_path)
+    assert done.returncode == 2 and done.stderr == f"error: the output {tmp_path} is a folder; give the file to write\n"

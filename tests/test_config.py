@@ -1,0 +1,123 @@
+"""RunConfig: what it refuses, in one line, and what survives its JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from crowddist.config import EngineConfig, RunConfig, from_json, to_json
+from crowddist.data.config import StreamConfig
+from crowddist.errors import InputError
+from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
+from crowddist.models.config import CounterConfig
+
+
+def make(**changes: Any) -> RunConfig:
+    return RunConfig(**{"recipe": "mine", "source": "/data/a", "target": "/data/b", **changes})
+
+
+def test_everything_survives_json() -> None:
+    config = make(
+        evaluation="shanghaitech:/data/part_A:val",
+        method="source_only",
+        storage="file:///runs",
+        run_name="first try, é",
+        seed=-3,
+        num_workers=2,
+        num_labellers=4,
+        threads=1,
+        counter=CounterConfig(backbone="vgg16", weights="imagenet", ensemble="deep", num_masks=5),
+        stream=StreamConfig(image_size=1024, scale_jitter=(0.5, 1.25), grey_share=1.0),
+        train=TrainConfig(steps=7, learning_rate=1e-5),
+        self_supervision=SelfSupervisionConfig(rounds=0, kept_share=1.0),
+        engine=EngineConfig(precision="bfloat16"),
+        tracking_uri="none",
+        experiment="mine",
+    )
+    again = from_json(to_json(config))
+    assert again == config and type(again.stream.scale_jitter) is tuple and type(again.counter) is CounterConfig
+    assert json.loads(to_json(config))["stream"]["scale_jitter"] == [0.5, 1.25]
+
+
+def test_what_json_leaves_out_is_the_default() -> None:
+    config = from_json('{"recipe": "a", "source": "/s", "target": "/t", "train": {"steps": 5}}')
+    assert config == RunConfig(recipe="a", source="/s", target="/t", train=TrainConfig(steps=5))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        "{",
+        '{"recipe": "a"}',
+        '{"recipe": "a", "source": "/s", "target": "/t", "colour": "red"}',
+        '{"recipe": "a", "source": "/s", "target": "/t", "train": {"epochs": 3}}',
+        '{"recipe": "a", "source": "/s", "target": "/t", "train": 3}',
+        '{"recipe": "a", "source": "/s", "target": 3}',
+    ],
+)
+def test_text_that_is_no_configuration_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": ""}, "names no place"),
+        ({"target": ""}, "names no place"),
+        ({"target": "renderer:moon:3"}, "not a rendered data set"),
+        ({"evaluation": "shanghaitech:"}, "names no place"),
+        ({"num_workers": 0}, "num_workers must be at least 1"),
+        ({"threads": -1}, "threads at least 0"),
+        ({"num_labellers": -1}, "num_labellers and threads"),
+        ({"launcher": "local", "num_workers": 2}, "the local launcher has one worker, got num_workers 2"),
+        ({"num_workers": 3}, "train.batch_size 8 cannot be shared equally by 3 workers"),
+        ({"num_workers": 4, "self_supervision": SelfSupervisionConfig(target_batch_size=6)}, "target_batch_size 6 cannot be shared equally"),
+        ({"run_name": "a/b"}, "run_name must be a plain name"),
+        ({"run_name": ".."}, "run_name must be a plain name"),
+        ({"run_name": "data"}, "none of data, mlflow.db, mlflow-artifacts, got 'data'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        make(**changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["checkpoint_every", "log_every"])
+def test_the_engine_counts_from_one(field: str) -> None:
+    with pytest.raises(InputError, match="must be at least 1"):
+        EngineConfig(**{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (TrainConfig, {"steps": 0}),
+        (TrainConfig, {"batch_size": -8}),
+        (TrainConfig, {"learning_rate": 0.0}),
+        (SelfSupervisionConfig, {"round_steps": 0}),
+        (SelfSupervisionConfig, {"target_batch_size": 0}),
+        (SelfSupervisionConfig, {"rounds": -1}),
+        (SelfSupervisionConfig, {"orientation_steps": -1}),
+        (SelfSupervisionConfig, {"stop_change": -0.1}),
+        (SelfSupervisionConfig, {"kept_share": 0.0}),
+        (SelfSupervisionConfig, {"kept_share": 1.01}),
+    ],
+)
+def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(changes))):
+        kind(**changes)
+
+
+def test_a_configuration_is_never_changed_in_place() -> None:
+    config = make()
+    with pytest.raises(AttributeError):
+        config.seed = 5  # type: ignore[misc]
+    assert replace(config, seed=5).seed == 5 and config.seed == 0

@@ -1,0 +1,71 @@
+"""The pictures of a run: the same images in every round, truth only where it may be looked at, curves and errors at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from crowddist import storage
+from crowddist.data.shards import ShardReader
+from crowddist.methods.base import Stage
+from crowddist.pictures import NUM_PICTURES, chosen_images, round_pictures, summary_pictures
+
+
+def stage(num_round: int, title: str = "no adaptation") -> Stage:
+    return Stage(name="source", steps=1, streams={}, title=title, num_round=num_round)
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (3, [0, 1, 2]), (6, [0, 1, 2, 3, 4, 5]), (11, [0, 2, 4, 6, 8, 10])])
+def test_images_are_spread_over_the_data_set(tmp_path: Path, make_images: Callable[..., str], count: int, chosen: list[int]) -> None:
+    assert chosen_images(ShardReader(make_images(tmp_path, count=count))) == chosen and NUM_PICTURES == 6
+
+
+def test_every_round_shows_the_same_images(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str, tiny_target: str) -> None:
+    run = tmp_path.as_uri()
+    first = round_pictures(tiny_checkpoint, tiny_evaluation, run, stage(0), show_truth=True)
+    second = round_pictures(tiny_checkpoint, tiny_evaluation, run, stage(1, "labels, round 1"), show_truth=True)
+    assert list(first) == list(second) == ShardReader(tiny_evaluation).keys()
+    for key, picture in first.items():
+        assert picture.dtype == np.uint8 and picture.shape == second[key].shape and (picture != second[key]).any()  # the title
+        kept = cv2.imread(str(tmp_path / "pictures" / key / "round-0.png"))
+        np.testing.assert_array_equal(kept[:, :, ::-1], picture)
+        assert (tmp_path / "pictures" / key / "round-1.png").exists()
+    assert len(round_pictures(tiny_checkpoint, tiny_target, run, stage(0), show_truth=False)) == 6
+
+
+def test_truth_is_not_drawn_where_it_may_not_be_seen(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
+    seen, unseen = (round_pictures(tiny_checkpoint, tiny_evaluation, tmp_path.as_uri(), stage(0), show_truth=show) for show in (True, False))
+    true_heads = np.array([255, 80, 205])  # the colour of true heads
+    for key in seen:
+        assert (seen[key] == true_heads).all(2).any() and not (unseen[key] == true_heads).all(2).any()
+
+
+def write_curve(folder: Path, losses: list[float]) -> None:
+    folder.mkdir()
+    lines = [json.dumps({"step": 10 * index, "loss": loss, "seconds_per_step": 1}) for index, loss in enumerate(losses)]
+    (folder / "curve.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_a_run_ends_with_its_curves_and_its_errors(tmp_path: Path) -> None:
+    rows = [{"round": index, "stage": name, "title": title} for index, (name, title) in enumerate((("source", "no adaptation"), ("labels-1", "round 1")))]
+    write_curve(tmp_path / "source", [1.0, 0.5, 0.3])
+    assert list(summary_pictures(rows[:1], tmp_path.as_uri())) == ["curves"], "no errors, no chart of them"
+    write_curve(tmp_path / "labels-1", [0.9, 0.8])
+    rows = [{**row, "target/mae": 20.0 - row["round"]} for row in rows]
+    pictures = summary_pictures(rows, tmp_path.as_uri())
+    assert list(pictures) == ["curves", "rounds"]
+    for name, picture in pictures.items():
+        np.testing.assert_array_equal(cv2.imread(str(tmp_path / "pictures" / f"{name}.png"))[:, :, ::-1], picture)
+    first = summary_pictures(rows[:1], tmp_path.as_uri())
+    assert (first["curves"] != pictures["curves"]).any() and (first["rounds"] != pictures["rounds"]).any(), "each stage is drawn"
+
+
+def test_without_any_point_there_is_no_picture(tmp_path: Path) -> None:
+    """Stages shorter than one point of their curves."""
+    assert summary_pictures([{"round": 0, "stage": "source", "title": "no adaptation"}], tmp_path.as_uri()) == {}
+    assert not storage.exists(storage.join(tmp_path.as_uri(), "pictures"))
