@@ -136,6 +136,7 @@ def smoke() -> RunConfig:
         target="renderer:target:6:1:96",
         evaluation="renderer:target:4:2:96",
         launcher="local",
+        counter=CounterConfig(norm_group=2),
         stream=StreamConfig(image_size=128, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
         self_supervision=SelfSupervisionConfig(

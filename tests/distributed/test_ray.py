@@ -23,8 +23,10 @@ from crowddist.methods.table import build_method
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
-MOST_DIFFERENCE = 2e-5
-"""Largest relative difference of a weight, two workers against one: sums of float32 in another order."""
+GRADIENT_DIFFERENCE = 1e-5
+"""Largest relative difference (L2) of a gradient, two workers against one: sums of float32 in another order."""
+WEIGHT_DIFFERENCE = 1e-3
+"""The same for weights some steps later: Adam divides by the gradient's size, so where that is near 0 rounding becomes a step."""
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +51,33 @@ def stages(config: RunConfig, folder: Path) -> list[StageData]:
     return [StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls) for stage in build_method(config).plan()[:2]]
 
 
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-8))
+
+
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    """Same global batch, same order, same draws: the weights agree to the rounding of sums, through two stages in one start."""
+    """Same global batch, same order, same draws: equal gradients after one step, equal counters after a second stage in the same start."""
     from crowddist.distributed.launcher import RayLauncher
 
-    LocalLauncher(tiny_config).train(stages(tiny_config, tmp_path / "one"))
-    two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
+    one = replace(tiny_config, train=replace(tiny_config.train, steps=1))
+    LocalLauncher(one).train(stages(one, tmp_path / "one"))
+    two = replace(one, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(stages(two, tmp_path / "two"))
-    for stage in ("source", "orientation"):
-        done = [read_done((tmp_path / side / stage).as_uri()) for side in ("one", "two")]
-        alone, shared = (checkpoint.load(entry["checkpoint"])["method"]["networks"] for entry in done if entry)
-        for name, value in alone.items():
-            if value.is_floating_point():
-                scale = value.abs().max().clamp(min=1e-3)
-                assert ((value - shared[name]).abs().max() / scale).item() < MOST_DIFFERENCE, f"{stage} {name}"
-            else:
-                assert torch.equal(value, shared[name])
+
+    def states(stage: str) -> list[dict]:
+        done = [read_done((tmp_path / side / stage).as_uri()) for side in ("two", "one")]
+        return [checkpoint.load(entry["checkpoint"])["method"] for entry in done if entry]
+
+    shared, alone = states("source")
+    moments = [state["optimizers"]["counter"]["state"] for state in (shared, alone)]
+    assert moments[0].keys() == moments[1].keys() and len(moments[0]) > 20
+    for index, ours in moments[0].items():
+        assert difference(ours["exp_avg"], moments[1][index]["exp_avg"]) < GRADIENT_DIFFERENCE, index
+    for name in (name for name in alone["networks"] if "running" in name):
+        assert difference(shared["networks"][name], alone["networks"][name]) < GRADIENT_DIFFERENCE, name
+    shared, alone = states("orientation")
+    for name, value in alone["networks"].items():
+        assert difference(shared["networks"][name], value) < WEIGHT_DIFFERENCE, name
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +95,7 @@ def test_labelling_survives_the_death_of_an_actor(
     private_ray: None, counter: str, tmp_path: Path, make_images: Callable[..., str]
 ) -> None:
     """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run says."""
-    from ray.util.state import list_actors
+    import psutil
 
     from crowddist.distributed.labeler import run_units
     from crowddist.labels import publish_labels
@@ -96,10 +109,10 @@ def test_labelling_survives_the_death_of_an_actor(
         folder = tmp_path / "labels"
         while not killed:
             if list(folder.glob("*.done.json")):
-                pids = [actor.pid for actor in list_actors(filters=[("class_name", "=", "UnitWorker"), ("state", "=", "ALIVE")])]
-                if pids and pids[0]:
-                    os.kill(pids[0], signal.SIGKILL)
-                    killed.append(pids[0])
+                for process in psutil.Process().children(recursive=True):  # the workers of this test's own Ray
+                    if not killed and "ray::UnitWorker" in " ".join(process.cmdline()):
+                        process.send_signal(signal.SIGKILL)
+                        killed.append(process.pid)
             time.sleep(0.01)
 
     watcher = threading.Thread(target=kill_one, daemon=True)
