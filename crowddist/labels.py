@@ -47,6 +47,7 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                 sums["spread_persons"] += prediction.uncertainty
                 yield sample.key, {
                     "density.npy": prediction.density.astype(np.float16),
+                    "spread.npy": prediction.spread.astype(np.float16),
                     "keep.png": np.where(prediction.keep, 255, 0).astype(np.uint8),
                     "detections.npy": np.zeros((0, 4), np.float32),
                     "json": {"id": sample.key, "count": prediction.count, "uncertainty": prediction.uncertainty, **shares},

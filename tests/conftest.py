@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports them: one thread each, no MLflow or Ray of the user's.
@@ -125,3 +126,20 @@ def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -> str:  # type: ignore[no-untyped-def]
     """Such a checkpoint, of the compact counter with three masks, for images of 96 px."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of two CPUs with a home and a token of its own."""
+    home = os.environ.get("HOME")
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    from crowddist.distributed.runtime import prepare_environment
+
+    prepare_environment()
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+    if home is not None:
+        os.environ["HOME"] = home

@@ -19,7 +19,7 @@ LAYERS = (
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
     ("labels", "evaluate", "predict", "drawing", "report", "pictures", "mlflow_store", "serving", "tracking", "progress", "launcher", "recipes", "cli"),
-    ("pipeline", "closing"),
+    ("pipeline", "closing", "tuning"),
     ("distributed",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -18,8 +18,8 @@ Member = bytes | np.ndarray | dict[str, Any]
 def encode(extension: str, value: Member) -> bytes:
     """The bytes of a member.
 
-    Bytes are taken as they are. Arrays: `points.npy` N x 2 -> float32, `detections.npy` D x 4 -> float32, `density.npy` (h, w) -> float16,
-    `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
+    Bytes are taken as they are. Arrays: `points.npy` N x 2 -> float32, `detections.npy` D x 4 -> float32, `density.npy` and
+    `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
     Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
     """
     if extension not in _DECODERS:
@@ -64,7 +64,7 @@ def num_persons(members: dict[str, bytes]) -> float | None:
     if "points.npy" in members:
         return float(len(_read_points(members["points.npy"])))
     if "density.npy" in members:
-        return float(_read_density(members["density.npy"]).sum(dtype=np.float64))
+        return float(_read_map(members["density.npy"]).sum(dtype=np.float64))
     return None
 
 
@@ -86,9 +86,11 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
     if missing:
         raise InputError(f"sample {key}: labels need density.npy and keep.png, {missing[0]} is missing; label again")
     density, keep = values["density.npy"], values["keep.png"]
-    if density.shape != keep.shape:
-        raise InputError(f"sample {key}: density has {density.shape} cells, keep {keep.shape}; label again")
-    return Labels(density=density, keep=keep, detections=values.get("detections.npy", np.zeros((0, 4), np.float32)))
+    for name in ("keep.png", "spread.npy"):
+        if name in values and values[name].shape != density.shape:
+            raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label again")
+    detections = values.get("detections.npy", np.zeros((0, 4), np.float32))
+    return Labels(density=density, keep=keep, detections=detections, spread=values.get("spread.npy"))
 
 
 def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> bytes:
@@ -125,7 +127,7 @@ def _read_detections(data: bytes) -> np.ndarray:
     return _read_array(data, np.float32, (None, 4))
 
 
-def _read_density(data: bytes) -> np.ndarray:
+def _read_map(data: bytes) -> np.ndarray:
     return _read_array(data, np.float16, (None, None)).astype(np.float32)
 
 
@@ -182,6 +184,7 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "points.npy": lambda array: _write_array(array, np.float32, (None, 2)),
     "detections.npy": lambda array: _write_array(array, np.float32, (None, 4)),
     "density.npy": lambda array: _write_array(array, np.float16, (None, None)),
+    "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
     "mask.png": _write_bilevel,
     "keep.png": _write_bilevel,
 }
@@ -191,7 +194,8 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "points.npy": _read_points,
     "mask.png": _read_bilevel,
     "json": _read_json,
-    "density.npy": _read_density,
+    "density.npy": _read_map,
+    "spread.npy": _read_map,
     "keep.png": _read_bilevel,
     "detections.npy": _read_detections,
 }

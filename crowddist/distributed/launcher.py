@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.train import FailureConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.distributed.labeler import run_units
-from crowddist.distributed.runtime import connect
+from crowddist.distributed.runtime import connect, has_gpus
+from crowddist.errors import InputError
 from crowddist.launcher import worker_threads
 from crowddist.pipeline import run_folder
 
@@ -27,20 +30,52 @@ MAX_FAILURES = 3
 """Times a training group is started again after the loss of a worker; each resumes at the stage's last checkpoint."""
 TIMEOUT_S = 600
 """Longest wait of a collective before the group counts as broken."""
+MISTAKES = (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
+"""What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees a RuntimeError."""
+UNREACHABLE = (ConnectionError, TimeoutError)
+"""The OSErrors that another start may not meet."""
+SAID_IN_FULL = (InputError, OSError, FloatingPointError)
+"""Mistakes whose message is all there is to say; others are bugs, whose traceback is wanted."""
+
+logger = logging.getLogger(__name__)
 
 
 class RayLauncher:
     """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and labels and evaluates with actors."""
 
     def __init__(self, config: RunConfig) -> None:
-        connect()
         self.config = config
-        self.use_gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers
         self.num_labellers = config.num_labellers or config.num_workers
+        connect(max(config.num_workers, self.num_labellers))
+        self.use_gpu = has_gpus(config.num_workers)
         logging.getLogger("ray.train").setLevel(logging.WARNING)
 
     def train(self, stages: Sequence[StageData]) -> None:
-        """See `Launcher.train`. Our own checkpoints decide what is resumed, so every start gets a new name in Ray."""
+        """See `Launcher.train`.
+
+        Raises:
+            InputError, OSError, FloatingPointError: what a worker raised, as it raised it, and without another start.
+            RuntimeError: workers were lost more than `MAX_FAILURES` times.
+        """
+        names = " and ".join(data.stage.name for data in stages)
+        for num_lost in range(1, MAX_FAILURES + 2):
+            try:
+                with _interruptible():
+                    self._trainer(stages).fit()
+                return
+            except WorkerGroupError as error:
+                mistake = mistake_among(error.worker_failures)
+                if mistake is not None:
+                    raise mistake from (None if isinstance(mistake, SAID_IN_FULL) else error)
+                if num_lost > MAX_FAILURES:
+                    raise RuntimeError(f"{names}: workers were lost {num_lost} times, the last time as above") from error
+                logger.warning("%s: a worker was lost (%s); all start again from the last checkpoint", names, _reason(error))
+
+    def _trainer(self, stages: Sequence[StageData]) -> TorchTrainer:
+        """One start. Our own checkpoints decide what is resumed, so every start gets a new name in Ray.
+
+        Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker.
+        """
         config, threads = self.config, worker_threads(self.config, self.config.num_workers)
 
         def loop() -> None:
@@ -52,18 +87,16 @@ class RayLauncher:
             torch.set_num_threads(threads)
             train_stages(config, stages, RayRuntime())
 
-        name = f"{'-'.join(data.stage.name for data in stages)}-{time.time_ns()}"
-        trainer = TorchTrainer(
+        return TorchTrainer(
             loop,
             torch_config=TorchConfig(timeout_s=TIMEOUT_S),
             scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=self.use_gpu),
             run_config=RayRunConfig(
-                name=name,
+                name=f"{'-'.join(data.stage.name for data in stages)}-{time.time_ns()}",
                 storage_path=str(storage.local_folder(storage.join(run_folder(config), ".ray-train"))),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=FailureConfig(max_failures=0),
             ),
         )
-        trainer.fit()
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
@@ -75,16 +108,52 @@ class RayLauncher:
         return [result for part in parts for result in part]
 
     def _run(self, call: str, checkpoint_url: str, data_url: str, arguments: tuple[Any, ...]) -> list[Any]:
-        return run_units(
-            call,
-            checkpoint_url,
-            data_url,
-            arguments,
-            num_actors=self.num_labellers,
-            threads=worker_threads(self.config, self.num_labellers),
-            use_gpu=self.use_gpu,
-        )
+        with _interruptible():
+            return run_units(
+                call,
+                checkpoint_url,
+                data_url,
+                arguments,
+                num_actors=self.num_labellers,
+                threads=worker_threads(self.config, self.num_labellers),
+                use_gpu=self.use_gpu,
+            )
 
     def close(self) -> None:
         """Leaves the cluster; a private Ray ends with it."""
         ray.shutdown()
+
+
+def mistake_among(failures: Mapping[int, Exception]) -> Exception | None:
+    """What the lowest rank raised that another start would only raise again; None where workers died or lost their peers.
+
+    Args:
+        failures: rank -> what it raised, or what Ray says of its death.
+    """
+    for _, failure in sorted(failures.items()):
+        if isinstance(failure, MISTAKES) and not isinstance(failure, UNREACHABLE):
+            return failure
+    return None
+
+
+def _reason(error: WorkerGroupError) -> str:
+    """The first line of what the lowest rank failed of."""
+    _, failure = min(error.worker_failures.items())
+    return (str(failure).strip() or type(failure).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt within, and Ctrl-C does so afterwards.
+
+    Ray makes exit code 1 of every SystemExit that a signal raises while it waits. Ray Train answers Ctrl-C by ending its workers and then
+    the driver, with another code, and would do so for the rest of the program's life.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as leaving:
+        raise KeyboardInterrupt from leaving
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)

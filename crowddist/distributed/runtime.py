@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ import torch
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of a private Ray: results of actors are small, images go through files."""
@@ -25,23 +28,52 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this a worker's report waits up to 2 s for the controller's next look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A path means the same in a worker as on the command line: Ray would move workers into a folder of its own.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def connect() -> None:
-    """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine."""
+def connect(num_workers: int = 1) -> None:
+    """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
+
+    Args:
+        num_workers: that are to run at once, each counted as one CPU: a private Ray has room for them whatever the machine.
+    """
     import ray
 
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False)
-    else:
-        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level=logging.WARNING)
+    if not ray.is_initialized():
+        sigterm = signal.getsignal(signal.SIGTERM)
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            # "local": without it Ray would join whatever `ray start` has left on this machine.
+            ray.init(
+                address="local",
+                num_cpus=num_workers if num_workers > (os.cpu_count() or 1) else None,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        if callable(sigterm) and signal.getsignal(signal.SIGTERM) is not sigterm:  # Ray sets its own, but how a job ends is the job's to say
+            signal.signal(signal.SIGTERM, sigterm)
+    num_cpus = ray.cluster_resources().get("CPU", 0)
+    if num_cpus < num_workers:
+        logger.warning("the cluster has %d CPUs for %d workers: the work waits until more join", num_cpus, num_workers)
+
+
+def has_gpus(num_workers: int) -> bool:
+    """Whether each of the workers gets a GPU; says so where there are some, but too few."""
+    import ray
+
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    if 0 < num_gpus < num_workers:
+        logger.warning("%d GPUs for %d workers: all run on CPUs; start as many workers as there are GPUs to use them", num_gpus, num_workers)
+    return num_gpus >= num_workers
 
 
 class RayRuntime:

@@ -84,6 +84,10 @@ def test_labels():
     np.testing.assert_array_equal(labels.detections, np.array([[1, 2, 8, 0.5]], np.float32))
     alone = decode_labels("k", members)
     np.testing.assert_array_equal(alone.density, labels.density)
+    assert labels.spread is None
+    spread = decode_labels("k", {**members, "spread.npy": encode("spread.npy", DENSITY / 4)}).spread
+    np.testing.assert_array_equal(spread, (DENSITY / 4).astype(np.float16).astype(np.float32))
+    assert spread.dtype == np.float32
     del members["detections.npy"]
     assert decode_labels("k", members).detections.shape == (0, 4)
 
@@ -115,6 +119,7 @@ def test_equal_values_give_equal_bytes():
         ("points.npy", np.array([["a", "b"]])),
         ("density.npy", np.full((2, 2), 1e6)),
         ("density.npy", np.zeros(3)),
+        ("spread.npy", np.full((2, 2), np.inf)),
         ("detections.npy", np.zeros((1, 3))),
         ("mask.png", SMOOTH),
         ("json", [1]),
@@ -136,7 +141,7 @@ def test_no_member_outside_the_table_is_ever_decoded(tmp_path, monkeypatch, exte
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("extension", ["points.npy", "density.npy", "detections.npy", "json", "mask.png", "keep.png"])
+@pytest.mark.parametrize("extension", ["points.npy", "density.npy", "spread.npy", "detections.npy", "json", "mask.png", "keep.png"])
 def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extension):
     monkeypatch.chdir(tmp_path)
     objects = np.empty((1, 2), object)
@@ -168,6 +173,12 @@ def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extens
         {"jpg": JPG, "mask.png": encode("mask.png", DENSITY)},
         {"jpg": JPG, "density.npy": encode("density.npy", DENSITY)},
         {"jpg": JPG, "density.npy": encode("density.npy", DENSITY), "keep.png": encode("keep.png", DENSITY.T)},
+        {
+            "jpg": JPG,
+            "density.npy": encode("density.npy", DENSITY),
+            "keep.png": encode("keep.png", DENSITY),
+            "spread.npy": encode("spread.npy", DENSITY.T),
+        },
     ],
 )
 def test_damaged_missing_and_contradicting_members_name_the_sample(members):

@@ -1,49 +1,46 @@
-"""The real Ray: two workers equal one, labelling survives the death of an actor, and jobs can be submitted."""
+"""The real Ray: two workers equal one, lost workers and actors are replaced, and what is wrong comes out as it is."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from crowddist import checkpoint
+from crowddist import checkpoint, storage
 from crowddist.config import RunConfig
 from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
 from crowddist.engine import StageData, read_done
+from crowddist.errors import InputError
 from crowddist.launcher import LocalLauncher, UnitWorker
 from crowddist.methods.table import build_method
+from crowddist.pipeline import run_folder
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
-GRADIENT_DIFFERENCE = 1e-5
-"""Largest relative difference (L2) of a gradient, two workers against one: sums of float32 in another order."""
-WEIGHT_DIFFERENCE = 1e-3
-"""The same for weights some steps later: Adam divides by the gradient's size, so where that is near 0 rounding becomes a step."""
+MOST_DIFFERENCE = 2e-5
+"""Largest relative difference (L2) of weights, statistics and Adam's moments, two workers against one: sums of float32 in another order."""
 
 
-@pytest.fixture(scope="module")
-def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Ray of two CPUs with a home and a token of its own."""
-    home = os.environ.get("HOME")
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
-    from crowddist.distributed.runtime import prepare_environment
+def actors_alive(class_name: str) -> list[int]:
+    """The processes of a class's actors in this test's own Ray."""
+    import psutil
 
-    prepare_environment()
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-    if home is not None:
-        os.environ["HOME"] = home
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # gone meanwhile
+            if f"ray::{class_name}" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def stages(config: RunConfig, folder: Path) -> list[StageData]:
@@ -52,51 +49,37 @@ def stages(config: RunConfig, folder: Path) -> list[StageData]:
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-8))
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-3))
 
 
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    """Same global batch, same order, same draws: equal gradients after one step, equal counters after a second stage in the same start."""
+    """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
+
+    The source stage crosses the step from which on normalisation keeps to its statistics. Each stage of the one worker begins where the
+    two began it: Adam divides by the gradient's size, so a difference in the seventh digit is a large one some steps later.
+    """
     from crowddist.distributed.launcher import RayLauncher
 
-    one = replace(tiny_config, train=replace(tiny_config.train, steps=1))
-    LocalLauncher(one).train(stages(one, tmp_path / "one"))
-    two = replace(one, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
+    two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(stages(two, tmp_path / "two"))
-
-    def states(stage: str) -> list[dict]:
-        done = [read_done((tmp_path / side / stage).as_uri()) for side in ("two", "one")]
-        return [checkpoint.load(entry["checkpoint"])["method"] for entry in done if entry]
-
-    shared, alone = states("source")
-    moments = [state["optimizers"]["counter"]["state"] for state in (shared, alone)]
-    assert moments[0].keys() == moments[1].keys() and len(moments[0]) > 20
-    for index, ours in moments[0].items():
-        assert difference(ours["exp_avg"], moments[1][index]["exp_avg"]) < GRADIENT_DIFFERENCE, index
-    for name in (name for name in alone["networks"] if "running" in name):
-        assert difference(shared["networks"][name], alone["networks"][name]) < GRADIENT_DIFFERENCE, name
-    shared, alone = states("orientation")
-    for name, value in alone["networks"].items():
-        assert difference(shared["networks"][name], value) < WEIGHT_DIFFERENCE, name
-
-
-@pytest.fixture(scope="module")
-def counter(tmp_path_factory: pytest.TempPathFactory, tiny_source: str) -> str:
-    """A checkpoint of an untrained counter."""
-    from crowddist.config import to_json
-    from crowddist.data.config import StreamConfig
-
-    config = RunConfig(recipe="tiny", source=tiny_source, target=tiny_source, stream=StreamConfig(image_size=96, crop_size=64))
-    content = {"method": build_method(config).state_dict(), "config": to_json(config)}
-    return checkpoint.save(tmp_path_factory.mktemp("counter").as_uri(), 1, content)
+    initial = ""
+    for data in stages(tiny_config, tmp_path / "one"):
+        LocalLauncher(tiny_config).train([replace(data, initial=initial)])
+        ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("two", "one")]
+        shared, alone = (checkpoint.load(end["checkpoint"])["method"] for end in ends if end)
+        for name, value in alone["networks"].items():
+            assert difference(shared["networks"][name], value) < MOST_DIFFERENCE, f"{data.stage.name}: {name}"
+        ours, theirs = (state["optimizers"]["counter"]["state"] for state in (shared, alone))
+        assert ours.keys() == theirs.keys() and len(ours) > 20
+        for index, moments in theirs.items():
+            assert difference(ours[index]["exp_avg"], moments["exp_avg"]) < MOST_DIFFERENCE, f"{data.stage.name}: moments of parameter {index}"
+        initial = ends[0]["checkpoint"] if ends[0] else ""
 
 
 def test_labelling_survives_the_death_of_an_actor(
-    private_ray: None, counter: str, tmp_path: Path, make_images: Callable[..., str]
+    private_ray: None, tiny_checkpoint: str, tmp_path: Path, make_images: Callable[..., str]
 ) -> None:
     """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run says."""
-    import psutil
-
     from crowddist.distributed.labeler import run_units
     from crowddist.labels import publish_labels
 
@@ -109,21 +92,134 @@ def test_labelling_survives_the_death_of_an_actor(
         folder = tmp_path / "labels"
         while not killed:
             if list(folder.glob("*.done.json")):
-                for process in psutil.Process().children(recursive=True):  # the workers of this test's own Ray
-                    if not killed and "ray::UnitWorker" in " ".join(process.cmdline()):
-                        process.send_signal(signal.SIGKILL)
-                        killed.append(process.pid)
+                pids = actors_alive("UnitActor")
+                if pids and pids[0]:
+                    os.kill(pids[0], signal.SIGKILL)
+                    killed.append(pids[0])
             time.sleep(0.01)
 
     watcher = threading.Thread(target=kill_one, daemon=True)
     watcher.start()
     labels = (tmp_path / "labels").as_uri()
-    records = run_units("label", counter, images, (labels,), num_actors=2, threads=1)
+    # Three actors on two CPUs: the third finds room when one has died.
+    records = run_units("label", tiny_checkpoint, images, (labels,), num_actors=3, threads=1)
     watcher.join(timeout=5)
     assert killed, "the test must have killed an actor"
     publish_labels(labels, reader, records, name="labels")
     assert ShardReader(labels).keys() == reader.keys()
     undisturbed = (tmp_path / "undisturbed").as_uri()
-    worker = UnitWorker(counter, images, threads=1)
+    worker = UnitWorker(tiny_checkpoint, images, threads=1)
     again = [worker.label(unit, undisturbed) for unit in worker.units()]
     assert [record["sha256"] for record in records] == [record["sha256"] for record in again]
+
+
+@pytest.mark.parametrize(("call", "counter", "error", "message"), [
+    ("evaluate", "tiny_checkpoint", InputError, "has no points; an evaluation needs"),
+    ("label", "tiny_target", InputError, "is not a checkpoint"),
+    ("label", "", FileNotFoundError, "no file at"),
+], ids=["work", "loading", "missing"])
+def test_what_a_unit_or_the_loading_raises_comes_out_and_no_actor_stays(
+    private_ray: None, request: pytest.FixtureRequest, tiny_target: str, tmp_path: Path, call: str, counter: str, error: type[Exception], message: str
+) -> None:
+    from crowddist.distributed.labeler import run_units
+
+    place = request.getfixturevalue(counter) if counter else (tmp_path / "nothing.pt").as_uri()
+    place = f"{place}/manifest.json" if counter == "tiny_target" else place
+    arguments = ((tmp_path / "labels").as_uri(),) if call == "label" else ()
+    with pytest.raises(error, match=message) as raised:
+        run_units(call, place, tiny_target, arguments, num_actors=2, threads=1)
+    assert type(raised.value) is error
+    deadline = time.monotonic() + 30
+    while left := actors_alive("UnitActor"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def starts(config: RunConfig) -> list[Path]:
+    """What Ray Train left of each start of a group."""
+    return [path for path in (storage.local_folder(run_folder(config)) / ".ray-train").iterdir() if path.is_dir()]
+
+
+def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+    """SIGKILL of a training worker: all start again from the last checkpoint and end with the bits of an unbroken training."""
+    from crowddist.distributed.launcher import RayLauncher
+
+    config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=60))
+    LocalLauncher(config).train(stages(config, tmp_path / "unbroken")[:1])
+    killed = []
+
+    def kill_one() -> None:
+        while not killed and not (tmp_path / "broken" / "source" / "DONE.json").exists():
+            if list((tmp_path / "broken").glob("source/checkpoints/*.pt")):
+                killed.extend(actors_alive("RayTrainWorker"))
+                for pid in killed[:1]:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=kill_one, daemon=True)
+    watcher.start()
+    RayLauncher(config).train(stages(config, tmp_path / "broken")[:1])
+    watcher.join(timeout=5)
+    assert killed and len(starts(config)) == 2
+    ends = [checkpoint.load_latest((tmp_path / name / "source" / "checkpoints").as_uri()) for name in ("unbroken", "broken")]
+    for name, value in ends[0]["method"]["networks"].items():
+        assert torch.equal(value, ends[1]["method"]["networks"][name]), name
+
+
+def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
+    private_ray: None, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    """A shard that was cut: one line, whichever rank finds it, while the other waits for it in the middle of a step."""
+    from crowddist.distributed.launcher import RayLauncher
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(storage.local_folder(tiny_config.source), damaged)
+    shard = sorted(damaged.glob("*.tar"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    config = replace(tiny_config, launcher="ray", num_workers=2, source=damaged.as_uri())
+    with pytest.raises(InputError, match=f"^shard .*{shard.name}: .* it was cut or changed") as raised:
+        RayLauncher(config).train(stages(config, tmp_path / "stages")[:1])
+    assert raised.value.__suppress_context__ and "\n" not in str(raised.value)
+    assert len(starts(config)) == 1
+
+
+def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+    from crowddist.distributed.launcher import RayLauncher
+
+    config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=100_000))
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> None:
+        while not list(tmp_path.glob("source/checkpoints/*.pt")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt, daemon=True)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        RayLauncher(config).train(stages(config, tmp_path)[:1])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert read_done((tmp_path / "source").as_uri()) is None
+
+
+@pytest.mark.parametrize(("failures", "mistake"), [
+    ({0: RuntimeError("Connection closed by peer"), 1: InputError("a")}, InputError),
+    ({1: FloatingPointError("loss"), 0: FileNotFoundError("b")}, FileNotFoundError),
+    ({0: OSError(28, "No space left on device")}, OSError),
+    ({0: RuntimeError("Connection closed by peer"), 1: ConnectionResetError()}, None),
+    ({0: SystemExit(15)}, None),
+])
+def test_mistakes_are_told_from_lost_workers(failures: dict[int, Exception], mistake: type[Exception] | None) -> None:
+    from crowddist.distributed.launcher import mistake_among
+
+    found = mistake_among(failures)
+    assert found is None if mistake is None else type(found) is mistake
+
+
+def test_a_cluster_too_small_is_told_of(private_ray: None, caplog: pytest.LogCaptureFixture) -> None:
+    from crowddist.distributed.runtime import connect, has_gpus
+
+    connect(2)
+    assert has_gpus(1) is (torch.cuda.is_available()) and not caplog.records
+    connect(5)
+    assert "2 CPUs for 5 workers" in caplog.text
