@@ -14,10 +14,10 @@ RENDERED_SOURCE = "renderer:broad:1000"
 
 
 def quickstart() -> RunConfig:
-    """Embedded data, about 5 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
+    """Embedded data, about 7 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row. It shows that every link works,
-    not yet a gain: trained this briefly the counter misses many of the target's heads, and its own labels made it worse (seed 0).
+    hardly a gain yet: seed 0 on 48 target images gave MAE 103.0 unadapted, 128.3 after orientation, 99.0 after one round of labels.
     """
     return RunConfig(
         recipe="quickstart",
