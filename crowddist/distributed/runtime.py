@@ -97,10 +97,12 @@ class RayRuntime:
         """Running statistics move linearly, so the mean over ranks is what one worker with the whole batch would hold."""
         if self.world_size == 1:
             return
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                torch.distributed.all_reduce(buffer)
-                buffer.div_(self.world_size)
+        from crowddist.models.norm import running_statistics
+
+        # Not every buffer: a constant summed and divided by three ranks may change in its last bit.
+        for buffer in running_statistics(module):
+            torch.distributed.all_reduce(buffer)
+            buffer.div_(self.world_size)
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Shows Ray Train that the group is alive; checkpoints and curves are on storage already."""
