@@ -80,13 +80,6 @@ class RunConfig:
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
-        # Workers that hold whole groups normalise as one worker does; statistics move on source batches alone.
-        share = self.train.batch_size // self.num_workers
-        if self.num_workers > 1 and share % self.counter.norm_group:
-            raise InputError(
-                f"train.batch_size {self.train.batch_size} gives each of {self.num_workers} workers {share} samples, which is no multiple of "
-                f"counter.norm_group {self.counter.norm_group}: change one of the three"
-            )
         for text in (self.source, self.target, *filter(None, [self.evaluation])):
             parse_data(text)
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):

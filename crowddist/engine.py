@@ -53,9 +53,6 @@ class LocalRuntime:
         """The module itself: there is nobody to average with."""
         return module
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """Nothing to average."""
-
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Nobody listens: the curve file holds the scalars."""
 
@@ -106,7 +103,6 @@ def fit(
             raise FloatingPointError(f"loss of stage {stage.name} is {float(scalars['loss'])} at step {step}; samples: {keys}")
         curve.add(step, scalars)
         if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps:
-            runtime.average_buffers(method.networks())
             if runtime.rank == 0:
                 content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict()}
                 checkpoint.save(folder, step + 1, {**content, "config": record})

@@ -119,7 +119,7 @@ def _from_gcc(recipe: str, target: str) -> RunConfig:
         evaluation=f"shanghaitech:{root}/part_{target}_final:test",
         counter=CounterConfig(backbone="vgg16", weights="imagenet"),
         stream=StreamConfig(image_size=1024, crop_size=480, scale_jitter=(0.8, 1.2)),
-        train=TrainConfig(steps=30000, learning_rate=1e-4),
+        train=TrainConfig(steps=30000, learning_rate=1e-4, block_weight=0.0),
         self_supervision=SelfSupervisionConfig(orientation_steps=10000, round_steps=5000, learning_rate=5e-5),
         engine=EngineConfig(checkpoint_every=1000),
     )
@@ -136,7 +136,6 @@ def smoke() -> RunConfig:
         target="renderer:target:6:1:96",
         evaluation="renderer:target:4:2:96",
         launcher="local",
-        counter=CounterConfig(norm_group=2),
         stream=StreamConfig(image_size=128, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
         self_supervision=SelfSupervisionConfig(

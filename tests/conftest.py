@@ -78,7 +78,6 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
-    from crowddist.models.config import CounterConfig
 
     return RunConfig(
         recipe="tiny",
@@ -89,7 +88,6 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
         launcher="local",
         threads=1,
         tracking_uri="none",
-        counter=CounterConfig(norm_group=2),
         stream=StreamConfig(image_size=96, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
         self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4, stop_change=0.0),

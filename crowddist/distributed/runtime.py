@@ -77,7 +77,7 @@ def has_gpus(num_workers: int) -> bool:
 
 
 class RayRuntime:
-    """A worker of a Ray Train group: its rank, and gradients and buffers averaged over the group."""
+    """A worker of a Ray Train group: its rank, and gradients averaged over the group."""
 
     def __init__(self) -> None:
         import ray.train
@@ -88,21 +88,10 @@ class RayRuntime:
         self.device = ray.train.torch.get_device()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """DistributedDataParallel; buffers are not broadcast, because `average_buffers` makes them equal exactly."""
+        """DistributedDataParallel; buffers are not broadcast, because each worker's running statistics are those of the whole batch."""
         if self.world_size == 1:
             return module
         return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Running statistics move linearly, so the mean over ranks is what one worker with the whole batch would hold."""
-        if self.world_size == 1:
-            return
-        from crowddist.models.norm import running_statistics
-
-        # Not every buffer: a constant summed and divided by three ranks may change in its last bit.
-        for buffer in running_statistics(module):
-            torch.distributed.all_reduce(buffer)
-            buffer.div_(self.world_size)
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Shows Ray Train that the group is alive; checkpoints and curves are on storage already."""

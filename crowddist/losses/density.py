@@ -8,11 +8,11 @@ from torch.nn import functional
 
 
 def count_map_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = None, block: int = 8, block_weight: float = 0.05) -> Tensor:
-    """Squared error of cells plus a little absolute error of the counts of blocks.
+    """Squared error of cells plus the absolute error of the counts of blocks.
 
-    Source: ours. The squared error of CVPR 2022, stages 1 and 2 (there over the kept cells); the block term keeps the count right where
-    heads are hard to place. Both terms are means over an image's cells (a block's error is shared out over its cells), then images are
-    averaged, so equally large parts of a batch average to the whole.
+    Source: ours. The squared error of CVPR 2022, stages 1 and 2 (there over the kept cells), which learns where heads are; the block
+    term learns how many, and being absolute it is not drowned by the few dense crops. The first is a mean over an image's cells, the
+    second over its blocks; then images are averaged, so equally large parts of a batch average to the whole.
 
     Args:
         prediction: (N, 1, h, w) persons per cell.
@@ -39,9 +39,7 @@ def count_map_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = Non
     block_error = _block_sums(functional.pad(error, edges), block)
     # Cells beyond the edge do not count against a block being kept whole.
     block_kept = (_block_sums(functional.pad(1 - kept, edges), block) == 0).to(error.dtype)
-    # Per cell, as the squares are: per block the absolute error would outweigh them and pull sparse blocks to their median, which is 0.
-    block_term = _mean_of_kept(block_error.abs(), block_kept) / block**2
-    return (_mean_of_kept(error.square(), kept) + block_weight * block_term).mean()
+    return (_mean_of_kept(error.square(), kept) + block_weight * _mean_of_kept(block_error.abs(), block_kept)).mean()
 
 
 def _block_sums(values: Tensor, block: int) -> Tensor:

@@ -59,9 +59,6 @@ class Runtime(Protocol):
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with gradients averaged over the workers; its forward is called exactly once a step."""
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """Makes floating-point buffers (running statistics) the mean over the workers, in place."""
-
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Tells the launcher that a checkpoint is written; every worker calls it at the same steps."""
 

@@ -85,7 +85,7 @@ class CountingMethod(Method):
         self._schedule = OneCycle(self.peak_rate(stage), stage.steps)
         self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
         self._objective = runtime.wrap(self.objective(stage))
-        self._stage, self._runtime = stage, runtime
+        self._stage = stage
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """See `Method.step`."""
@@ -95,8 +95,6 @@ class CountingMethod(Method):
         # Of all stages only the source's first part moves the running statistics: the target's images are normalised as they
         # will be when they are counted.
         still = 0 if "target" in self._stage.streams else math.ceil(self.config.train.norm_share * self._stage.steps)
-        if step == still:  # every worker goes on with the statistics of all, not with its own
-            self._runtime.average_buffers(self.counter)
         with nullcontext() if step < still else frozen_norm(self.counter):
             losses = self._objective(batches)
         self._optimizer.zero_grad(set_to_none=True)

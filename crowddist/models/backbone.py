@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from crowddist.models.config import CounterConfig
 from crowddist.models.initialisation import init_kaiming
-from crowddist.models.norm import GroupedBatchNorm2d, group_batch_norms
+from crowddist.models.norm import SyncBatchNorm2d, sync_batch_norms
 from crowddist.models.weights import load_weights
 
 COMPACT_STEM = 24  # ours
@@ -42,17 +42,16 @@ def build_encoder(config: CounterConfig) -> Encoder:
 def compact_encoder(config: CounterConfig) -> Encoder:
     """A small encoder to train from scratch: stem 5x5 of stride 2, then 3x3 convolutions with batch normalisation (ours)."""
     layers: list[nn.Module] = [nn.Conv2d(3, COMPACT_STEM, 5, stride=2, padding=2, bias=False)]
-    layers += [GroupedBatchNorm2d(COMPACT_STEM, config.norm_group), nn.ReLU(inplace=True)]
+    layers += [SyncBatchNorm2d(COMPACT_STEM), nn.ReLU(inplace=True)]
     channels = COMPACT_STEM
     for index, widths in enumerate(COMPACT_WIDTHS):
         if index > 0:
             layers.append(nn.MaxPool2d(2))
         for width in widths:
             layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
-            layers += [GroupedBatchNorm2d(width, config.norm_group), nn.ReLU(inplace=True)]
+            layers += [SyncBatchNorm2d(width), nn.ReLU(inplace=True)]
             channels = width
     encoder = nn.Sequential(*layers)
-    init_kaiming(encoder)
     load_weights(encoder, config)
     return Encoder(encoder, channels=channels)
 
@@ -64,7 +63,7 @@ def vgg16_encoder(config: CounterConfig) -> Encoder:
     features = vgg.make_layers(vgg.cfgs["D"][:VGG_LAYERS], batch_norm=config.backbone == "vgg16_bn")
     init_kaiming(features)
     load_weights(nn.ModuleDict({"features": features}), config)
-    return Encoder(group_batch_norms(features, config.norm_group), channels=512)
+    return Encoder(sync_batch_norms(features), channels=512)
 
 
 def resnet101_encoder(config: CounterConfig) -> Encoder:
@@ -80,7 +79,7 @@ def resnet101_encoder(config: CounterConfig) -> Encoder:
     block.conv2.stride = block.downsample[0].stride = (1, 1)
     load_weights(network, config)
     layers = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2, network.layer3)
-    return Encoder(group_batch_norms(layers, config.norm_group), channels=1024)
+    return Encoder(sync_batch_norms(layers), channels=1024)
 
 
 ENCODERS: dict[str, Callable[[CounterConfig], Encoder]] = {

@@ -29,8 +29,6 @@ class CounterConfig:
     """The seed the masks are drawn from; they are stored in every checkpoint."""
     dropout: float = 0.5
     """The share of channels dropped with `ensemble=dropout`."""  # ours: (512, 3, 2.0) masks drop about as many, 43 %.
-    norm_group: int = 4
-    """Batch normalisation takes its statistics over this many samples at a time, so any number of workers computes the same."""  # ours
     orientation: bool = True
     """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
 
@@ -49,8 +47,6 @@ class CounterConfig:
             raise InputError(f"counter mask_seed is {self.mask_seed}; it must not be negative")
         if not 0.0 < self.dropout < 1.0:
             raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no dropout")
-        if self.norm_group < 1:
-            raise InputError(f"counter norm_group is {self.norm_group}; it must be at least 1")
 
     @property
     def num_members(self) -> int:

@@ -139,7 +139,7 @@ def build_counter(config: CounterConfig) -> Counter:
     """
     encoder = build_encoder(config)
     compact = config.backbone == "compact"
-    decoder = compact_decoder(encoder.channels, config.norm_group) if compact else published_decoder(encoder.channels)
+    decoder = compact_decoder(encoder.channels) if compact else published_decoder(encoder.channels)
     orientation = None
     if config.orientation:
         orientation = OrientationHead(encoder.channels, COMPACT_ORIENTATION if compact else PUBLISHED_ORIENTATION)

@@ -21,7 +21,7 @@ def loss_by_loop(prediction, target, keep, block, weight):
             for left in range(0, error.shape[1], block):
                 place = np.s_[top:top + block, left:left + block]
                 if kept[place].all():
-                    blocks.append(abs(error[place].sum()) / block**2)
+                    blocks.append(abs(error[place].sum()))
         total += cells + weight * (np.mean(blocks) if blocks else 0.0)
     return total / len(prediction)
 
@@ -29,10 +29,10 @@ def loss_by_loop(prediction, target, keep, block, weight):
 def test_by_hand():
     prediction = torch.zeros(1, 1, 2, 4)
     target = torch.tensor([[1.0, 2, 0, 0], [0, -1, 0, 4]])[None, None]
-    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: |2| and |4|, mean 3, shared out over 4 cells.
-    assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 0.5 * 3 / 4)
+    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: |2| and |4|, mean 3.
+    assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 0.5 * 3)
     keep = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])[None, None]
-    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 0.5 * 2 / 4)
+    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 0.5 * 2)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 16, 16), (2, 1, 13, 9), (1, 1, 3, 5)])

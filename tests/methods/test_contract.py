@@ -116,7 +116,7 @@ def test_predictions_have_the_agreed_shapes_and_leave_training_alone(config: Run
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_uncertainty_by_one_option(tiny_config: RunConfig, ensemble: Any) -> None:
-    config = replace(tiny_config, counter=CounterConfig(norm_group=2, ensemble=ensemble))
+    config = replace(tiny_config, counter=CounterConfig(ensemble=ensemble))
     method = make(config)
     for stage in method.plan():
         method.start(stage, LocalRuntime())

@@ -8,7 +8,7 @@ from torch import nn
 
 from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
-from crowddist.models.norm import GroupedBatchNorm2d
+from crowddist.models.norm import SyncBatchNorm2d
 
 CHANNELS = {"compact": 96, "vgg16": 512, "vgg16_bn": 512, "resnet101": 1024}
 # Convolutions by backbone: stem + 5; the first ten; the same; stem, and 3 + 4 + 23 blocks of 3, with 3 shortcuts.
@@ -18,7 +18,7 @@ CONVOLUTIONS = {"compact": 6, "vgg16": 10, "vgg16_bn": 10, "resnet101": 1 + 3 * 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_stride_channels_and_depth(name: str) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(CounterConfig(backbone=name, norm_group=2)).eval()
+    encoder = build_encoder(CounterConfig(backbone=name)).eval()
     with torch.no_grad():
         features = encoder(torch.randn(1, 3, 64, 40))
     assert encoder.channels == CHANNELS[name]
@@ -28,10 +28,9 @@ def test_stride_channels_and_depth(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["compact", "vgg16_bn", "resnet101"])
-def test_every_batch_norm_is_grouped(name: str) -> None:
-    encoder = build_encoder(CounterConfig(backbone=name, norm_group=2))
-    norms = [layer for layer in encoder.modules() if isinstance(layer, GroupedBatchNorm2d)]
-    assert norms and all(layer.group == 2 for layer in norms)
+def test_every_batch_norm_is_synchronised(name: str) -> None:
+    encoder = build_encoder(CounterConfig(backbone=name))
+    assert any(isinstance(layer, SyncBatchNorm2d) for layer in encoder.modules())
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.modules())
 
 
