@@ -66,23 +66,29 @@ class _SyncedNorm(torch.autograd.Function):
         mean, square = (sums[1:] / size).chunk(2)
         variance = (square - mean**2).clamp(min=0)
         kind = weight.dtype
-        mean, inverse = mean.to(kind), (variance + EPSILON).rsqrt().to(kind)
-        ctx.save_for_backward(images, weight, mean, inverse, size)
         unbiased = (variance * size / (size - 1).clamp(min=1)).to(kind)
+        mean, variance = mean.to(kind), variance.to(kind)
+        ctx.save_for_backward(images, weight, mean, variance, size)
         ctx.mark_non_differentiable(mean, unbiased)
-        return functional.batch_norm(images, mean, variance.to(kind), weight, bias, False, 0.0, EPSILON), mean, unbiased
+        return functional.batch_norm(images, mean, variance, weight, bias, False, 0.0, EPSILON), mean, unbiased
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        images, weight, mean, inverse, size = ctx.saved_tensors
-        channel = (slice(None), None, None)
-        centred = (images.to(weight.dtype) - mean[channel]) * inverse[channel]
-        weight_slope, bias_slope = (slope * centred).sum((0, 2, 3)), slope.sum((0, 2, 3)).to(weight.dtype)
+        images, weight, mean, variance, size = ctx.saved_tensors
+        # With the statistics fixed: slope * weight / sd, and the sums over this worker's images.
+        image_slope, weight_slope, bias_slope = torch.ops.aten.native_batch_norm_backward(
+            slope, images, weight, mean, variance, None, None, False, EPSILON, [True, True, True]
+        )
         sums = torch.cat([weight_slope, bias_slope])
         torch.distributed.all_reduce(sums)
-        of_centred, of_all = (sums / size).to(weight.dtype).chunk(2)
-        image_slope = (slope - of_all[channel] - centred * of_centred[channel]) * (weight * inverse)[channel]
-        return image_slope.to(images.dtype), weight_slope, bias_slope
+        of_weight, of_bias = (sums / size).to(weight.dtype).chunk(2)
+        # What all images owe to their moving the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd, linear in x.
+        inverse = (variance + EPSILON).rsqrt()
+        rise = -weight * inverse.square() * of_weight
+        level = -weight * inverse * of_bias - rise * mean
+        channel = (slice(None), None, None)
+        image_slope.addcmul_(images, rise[channel].to(images.dtype)).add_(level[channel].to(images.dtype))
+        return image_slope, weight_slope, bias_slope
 
 
 def _num_workers() -> int:
