@@ -102,6 +102,8 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (TrainConfig, {"steps": 0}),
         (TrainConfig, {"batch_size": -8}),
         (TrainConfig, {"learning_rate": 0.0}),
+        (TrainConfig, {"norm_share": 1.5}),
+        (TrainConfig, {"block_weight": -0.1}),
         (SelfSupervisionConfig, {"round_steps": 0}),
         (SelfSupervisionConfig, {"target_batch_size": 0}),
         (SelfSupervisionConfig, {"rounds": -1}),
