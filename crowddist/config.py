@@ -45,6 +45,8 @@ class RunConfig:
     """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
     evaluation: str = ""
     """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
+    skip_bad: bool = False
+    """Leave out raw images that cannot be read, and list them beside the shards; otherwise the first one stops the run."""
     method: MethodName = "self_supervision"
     """The method of adaptation."""
     storage: str = "runs"

@@ -46,7 +46,7 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     folder = run_folder(config)
     with storage.exclusive(folder):
         _require_same_config(config, folder)
-        data = {role: prepare(spec, config.storage, role=role, say=say) for role, spec in _specs(config).items()}
+        data = {role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad) for role, spec in _specs(config).items()}
         _claim(config, folder, data)
         with _tracked(config, folder, tracker):
             for role, prepared in data.items():

@@ -32,13 +32,14 @@ class Prepared:
         return {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest, "num_images": self.manifest.num_samples}
 
 
-def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None]) -> Prepared:
+def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None], skip_bad: bool = False) -> Prepared:
     """The shards of a data set, converted now unless they are there.
 
     Args:
         spec: what the user named.
         place: the folder of all runs; converted data lies in its `data` folder, for every run to use.
         role: a target is converted without its labels; source and evaluation must have some.
+        skip_bad: leave out raw images that cannot be taken, and list them in `skipped.json` beside the shards.
 
     Raises:
         InputError, FileNotFoundError: the data is not there, damaged, or of another kind than its role needs.
@@ -47,10 +48,10 @@ def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None
     if spec.format == "place" and (role != "target" or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
         url = storage.normalise(spec.place)
     else:
-        url = storage.join(storage.normalise(place), "data", _slug(spec, role))
+        url = storage.join(storage.normalise(place), "data", _slug(spec, role, skip_bad))
         if not storage.exists(storage.join(url, FILE_NAME)):
             say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
-            _convert(spec, place, url, role, say)
+            _convert(spec, place, url, role, say, skip_bad)
     manifest = verify(url)
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
@@ -66,18 +67,29 @@ def _expand(spec: DataSpec) -> DataSpec:
     return DataSpec(**{**asdict(spec), "place": expanded})
 
 
-def _slug(spec: DataSpec, role: Role) -> str:
-    """A readable name that no other data set of another place or role shares."""
+def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
+    """A readable name that no data set of another place, content or role shares."""
     kind = "unlabelled" if role == "target" else "labelled"
     if spec.format == "renderer":
         return f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}-{kind}"
     full = storage.normalise(spec.place)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", unquote(full.rstrip("/").rsplit("/", 1)[-1]))[:60]
-    return f"{spec.format}-{name}-{spec.split}-{kind}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    bad = "-skipping" if skip_bad else ""
+    return f"{spec.format}-{name}-{spec.split}-{kind}{bad}-{_fingerprint(full, spec.place)}"
 
 
-def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None]) -> None:
-    from crowddist.data.convert.base import convert
+def _fingerprint(url: str, folder: str) -> str:
+    """Of the place and the files in it: a folder that gains, loses or changes a photograph is another data set."""
+    fingerprint = hashlib.sha256(url.encode())
+    for below, _, names in sorted(os.walk(folder)):
+        for path in (os.path.join(below, name) for name in sorted(names)):
+            facts = os.stat(path, follow_symlinks=os.path.exists(path))  # a dangling link is for the converter to refuse
+            fingerprint.update(f"{os.path.relpath(path, folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return fingerprint.hexdigest()[:8]
+
+
+def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:
+    from crowddist.data.convert.base import SKIPPED, convert
     from crowddist.data.convert.formats import FORMATS
 
     def watch(items: Sequence[Entry]) -> Iterable[Entry]:
@@ -88,7 +100,10 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
         convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}", watch=watch)
         return
     form = FORMATS["folder" if spec.format == "place" else spec.format]
-    convert(form, spec.place, url, split=spec.split if spec.split != "all" else "", unlabelled=role == "target", watch=watch)
+    split = spec.split if spec.split != "all" else ""
+    converted = convert(form, spec.place, url, split=split, skip_bad=skip_bad, unlabelled=role == "target", watch=watch)
+    if converted.skipped:
+        say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 
 
 def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> str:

@@ -100,6 +100,24 @@ def test_a_conversion_is_made_once_and_kept(photos: Path, tmp_path: Path) -> Non
     assert elsewhere.url != first.url and elsewhere.manifest == first.manifest and len(lines) == 2
 
 
+def test_a_folder_that_gained_a_photograph_is_another_data_set(photos: Path, tmp_path: Path) -> None:
+    first, _ = prepared(str(photos), tmp_path / "runs", "target")
+    write_photograph(photos / "deeper" / "3.jpg", 3)
+    second, _ = prepared(str(photos), tmp_path / "runs", "target")
+    assert first.url != second.url and keys(first) == ["0", "1", "2"] and keys(second) == ["0", "1", "2", "deeper_3"]
+
+
+def test_what_cannot_be_read_stops_or_is_left_out(photos: Path, tmp_path: Path) -> None:
+    (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:100])
+    with pytest.raises(InputError, match="torn.jpg"):
+        prepared(str(photos), tmp_path / "runs", "target")
+    lines: list[str] = []
+    found = prepare(parse_data(str(photos)), str(tmp_path / "runs"), role="target", say=lines.append, skip_bad=True)
+    assert keys(found) == ["0", "1", "2"] and lines[1] == f"target: 1 files left out, listed in {found.url}/skipped.json"
+    with pytest.raises(InputError, match="torn.jpg"):  # asked for all of them, nobody gets a set with some left out
+        prepared(str(photos), tmp_path / "runs", "target")
+
+
 def test_equal_names_of_two_places_are_two_conversions(photos: Path, tmp_path: Path) -> None:
     write_photograph(tmp_path / "elsewhere" / "my photos" / "9.jpg", 9)
     first, _ = prepared(str(photos), tmp_path / "runs", "target")
