@@ -11,18 +11,19 @@ def count_map_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = Non
     """Squared error of cells plus the absolute error of the counts of blocks.
 
     Source: ours. The squared error of CVPR 2022, stages 1 and 2 (there over the kept cells), which learns where heads are; the block
-    term learns how many, and being absolute it is not drowned by the few dense crops. The first is a mean over an image's cells, the
-    second over its blocks; then images are averaged, so equally large parts of a batch average to the whole.
+    term learns how many, and being absolute it is not drowned by the few dense crops. For an image with K kept cells: the squares of
+    their errors over K, plus block_weight * sum over blocks |sum of the errors of its kept cells| / (K / block^2). Images are averaged,
+    so equally large parts of a batch average to the whole.
 
     Args:
         prediction: (N, 1, h, w) persons per cell.
         target: same shape.
-        keep: same shape, bool or 0/1: cells to train on; None means all. Only blocks kept whole are counted.
+        keep: same shape, bool or 0/1: cells to train on; None means all.
         block: side of a block in cells, >= 1; blocks at the right and bottom edge may be cut off.
         block_weight: weight of the block term, >= 0.
 
     Returns:
-        Scalar; an image of which no cell (block) is kept adds 0 to its term.
+        Scalar; an image of which no cell is kept adds 0.
 
     Raises:
         ValueError: shapes differ or are not (N, 1, h, w) with N >= 1, or block or block_weight is out of range.
@@ -33,20 +34,9 @@ def count_map_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = Non
         raise ValueError(f"keep must have the shape of the prediction {tuple(prediction.shape)}, got {tuple(keep.shape)}")
     if block < 1 or block_weight < 0:
         raise ValueError(f"block must be at least 1 and block_weight not negative, got {block} and {block_weight}")
-    error = prediction - target
-    kept = torch.ones_like(error) if keep is None else keep.to(error.dtype)
+    kept = torch.ones_like(prediction) if keep is None else keep.to(prediction.dtype)
+    error = (prediction - target) * kept
     edges = (0, -error.shape[3] % block, 0, -error.shape[2] % block)
-    block_error = _block_sums(functional.pad(error, edges), block)
-    # Cells beyond the edge do not count against a block being kept whole.
-    block_kept = (_block_sums(functional.pad(1 - kept, edges), block) == 0).to(error.dtype)
-    return (_mean_of_kept(error.square(), kept) + block_weight * _mean_of_kept(block_error.abs(), block_kept)).mean()
-
-
-def _block_sums(values: Tensor, block: int) -> Tensor:
-    images, _, height, width = values.shape
-    return values.reshape(images, 1, height // block, block, width // block, block).sum((3, 5))
-
-
-def _mean_of_kept(values: Tensor, kept: Tensor) -> Tensor:
-    """The mean over the kept cells of each image, (N,); 0 where none is kept."""
-    return (values * kept).sum((1, 2, 3)) / kept.sum((1, 2, 3)).clamp(min=1)
+    block_errors = functional.avg_pool2d(functional.pad(error, edges), block) * block**2
+    squares, absolutes = error.square().sum((1, 2, 3)), block_errors.abs().sum((1, 2, 3)) * block**2
+    return ((squares + block_weight * absolutes) / kept.sum((1, 2, 3)).clamp(min=1)).mean()

@@ -109,12 +109,12 @@ def test_a_folder_that_gained_a_photograph_is_another_data_set(photos: Path, tmp
 
 def test_what_cannot_be_read_stops_or_is_left_out(photos: Path, tmp_path: Path) -> None:
     (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:100])
-    with pytest.raises(InputError, match="torn.jpg"):
+    with pytest.raises(InputError, match=r"torn\.jpg"):
         prepared(str(photos), tmp_path / "runs", "target")
     lines: list[str] = []
     found = prepare(parse_data(str(photos)), str(tmp_path / "runs"), role="target", say=lines.append, skip_bad=True)
     assert keys(found) == ["0", "1", "2"] and lines[1] == f"target: 1 files left out, listed in {found.url}/skipped.json"
-    with pytest.raises(InputError, match="torn.jpg"):  # asked for all of them, nobody gets a set with some left out
+    with pytest.raises(InputError, match=r"torn\.jpg"):  # asked for all of them, nobody gets a set with some left out
         prepared(str(photos), tmp_path / "runs", "target")
 
 

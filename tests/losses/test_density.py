@@ -13,16 +13,13 @@ def loss_by_loop(prediction, target, keep, block, weight):
     """Cell by cell and block by block."""
     total = 0.0
     for image in range(len(prediction)):
-        error = prediction[image, 0] - target[image, 0]
-        kept = np.ones_like(error, bool) if keep is None else keep[image, 0].astype(bool)
-        cells = (error[kept] ** 2).mean() if kept.any() else 0.0
-        blocks = []
+        kept = np.ones_like(target[image, 0], bool) if keep is None else keep[image, 0].astype(bool)
+        error = np.where(kept, prediction[image, 0] - target[image, 0], 0.0)
+        blocks = 0.0
         for top in range(0, error.shape[0], block):
             for left in range(0, error.shape[1], block):
-                place = np.s_[top:top + block, left:left + block]
-                if kept[place].all():
-                    blocks.append(abs(error[place].sum()))
-        total += cells + weight * (np.mean(blocks) if blocks else 0.0)
+                blocks += abs(error[top:top + block, left:left + block].sum())
+        total += ((error**2).sum() + weight * blocks * block**2) / max(kept.sum(), 1)
     return total / len(prediction)
 
 
@@ -32,7 +29,8 @@ def test_by_hand():
     # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: |2| and |4|, mean 3.
     assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 0.5 * 3)
     keep = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])[None, None]
-    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 0.5 * 2)
+    # Without the 4: the second block has no error left, and there are 7 / 4 blocks' worth of cells.
+    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 0.5 * 2 / (7 / 4))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 16, 16), (2, 1, 13, 9), (1, 1, 3, 5)])
