@@ -21,13 +21,13 @@ def quickstart() -> RunConfig:
     """
     return RunConfig(
         recipe="quickstart",
-        source="renderer:source:240:0:360",
-        target="renderer:target:120:1:360",
-        evaluation="renderer:target:48:2:360",
+        source="renderer:source:160:0:360",
+        target="renderer:target:80:1:360",
+        evaluation="renderer:target:40:2:360",
         num_workers=2,
         stream=StreamConfig(image_size=640, crop_size=192, scale_jitter=(0.4, 1.2), colour_jitter=0.5, grey_share=0.3),
-        train=TrainConfig(steps=500),
-        self_supervision=SelfSupervisionConfig(orientation_steps=60, rounds=1, round_steps=120),
+        train=TrainConfig(steps=600),
+        self_supervision=SelfSupervisionConfig(orientation_steps=60, rounds=1, round_steps=150),
         engine=EngineConfig(checkpoint_every=100),
     )
 

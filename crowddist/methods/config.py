@@ -26,7 +26,7 @@ class TrainConfig:
     """Share of the source stage in which batch normalisation uses each batch's statistics. Afterwards it keeps to the running ones, so
     that the counter ends trained as it will be used: batches of a few crops differ much in density (ours)."""
     block_weight: float = 0.05
-    """Weight of the absolute error of 8x8-block counts beside the squared error of the map (ours; 0 = as published)."""
+    """Weight of the relative squared error of 8x8-block counts beside the squared error of the map (ours; 0 = as published)."""
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)

@@ -18,15 +18,16 @@ def loss_by_loop(prediction, target, keep, block, weight):
         blocks = 0.0
         for top in range(0, error.shape[0], block):
             for left in range(0, error.shape[1], block):
-                blocks += abs(error[top:top + block, left:left + block].sum())
+                place = np.s_[top:top + block, left:left + block]
+                blocks += error[place].sum() ** 2 / (1 + (prediction[image, 0] * kept)[place].sum())
         total += ((error**2).sum() + weight * blocks * block**2) / max(kept.sum(), 1)
     return total / len(prediction)
 
 
 def test_by_hand():
-    prediction = torch.zeros(1, 1, 2, 4)
-    target = torch.tensor([[1.0, 2, 0, 0], [0, -1, 0, 4]])[None, None]
-    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: |2| and |4|, mean 3.
+    prediction = torch.tensor([[0.0, 1, 0, 0], [0, 0, 3, 0]])[None, None]
+    target = torch.tensor([[1.0, 3, 0, 0], [0, -1, 3, 4]])[None, None]
+    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: errors -2 and -4 where 1 and 3 are predicted, so 4 / 2 and 16 / 4, mean 3.
     assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 0.5 * 3)
     keep = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])[None, None]
     # Without the 4: the second block has no error left, and there are 7 / 4 blocks' worth of cells.
@@ -60,12 +61,25 @@ def test_what_is_not_kept_teaches_nothing():
     assert (prediction.grad[~keep] == 0).all() and (prediction.grad[keep] > 0).all()
 
 
-def test_gradients_are_right():
+def test_the_gradient_takes_the_divisor_as_given():
+    """2 e / K of each cell, and 2 block_weight (sum e) / (1 + sum p) of each cell of a block, over K / block^2."""
     generator = torch.Generator().manual_seed(0)
-    prediction = torch.rand(2, 1, 9, 10, generator=generator, dtype=torch.float64, requires_grad=True)
-    target = torch.rand(2, 1, 9, 10, generator=generator, dtype=torch.float64)
-    keep = torch.rand(2, 1, 9, 10, generator=generator) < 0.9
-    assert torch.autograd.gradcheck(lambda x: count_map_loss(x, target, keep, block=4), prediction)
+    prediction = torch.rand(1, 1, 8, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(1, 1, 8, 4, generator=generator, dtype=torch.float64)
+    count_map_loss(prediction, target, block=4, block_weight=0.3).backward()
+    error = (prediction - target).detach()
+    for block in (slice(0, 4), slice(4, 8)):
+        pull = 2 * 0.3 * error[:, :, block].sum() / (1 + prediction[:, :, block].sum()) / (32 / 16)
+        torch.testing.assert_close(prediction.grad[:, :, block], 2 * error[:, :, block] / 32 + pull.detach())
+
+
+def test_the_mean_is_where_nothing_pulls():
+    """Of labels that are 0 or 8 by chance, a constant prediction of their mean has no slope; an absolute error would pull it down to 0."""
+    target = torch.zeros(4, 1, 8, 8, dtype=torch.float64)
+    target[3] = 8 / 64
+    prediction = torch.full_like(target, 2 / 64).requires_grad_()
+    count_map_loss(prediction, target).backward()
+    assert float(prediction.grad.sum()) == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize("prediction, target, keep, arguments", [
