@@ -54,7 +54,7 @@ class SelfSupervisionConfig:
     """Weight mu of the target's pseudo-labels."""
     kept_share: float = 0.7
     """Share of each image's cells that become labels, 0 to 1."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     """Peak learning rate of stage 1 and of each round."""
     stop_change: float = 0.02
     """Rounds stop when labels change less than this from round to round, relative to their mean; 0 never stops."""
