@@ -97,7 +97,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
-    """Writes the checkpoint of a counter that nobody trained; its last layer is so strong that cells and members differ plainly."""
+    """Writes the checkpoint of a counter that nobody trained; its weights are so strong that cells and members differ plainly."""
 
     def make(folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None) -> str:  # type: ignore[no-untyped-def]
         import torch
@@ -107,14 +107,16 @@ def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
         from crowddist.data.config import StreamConfig
         from crowddist.methods.table import build_method
         from crowddist.models.config import CounterConfig
+        from crowddist.models.initialisation import init_kaiming
 
         stream = StreamConfig(image_size=image_size, crop_size=64, sigma_px=sigma_px)
         config = RunConfig(recipe="tiny", source=tiny_source, target=tiny_source, stream=stream, counter=counter or CounterConfig())
         torch.manual_seed(seed)
         method = build_method(config)
+        bias = method.networks().state_dict()["decoder.rest.6.bias"].clone()
+        init_kaiming(method.networks())  # torch's smaller weights wait for a normalisation that has seen images
         state = method.state_dict()
-        with torch.no_grad():
-            state["networks"]["decoder.rest.6.weight"] *= 20
+        state["networks"]["decoder.rest.6.bias"].copy_(bias)
         return checkpoint.save(folder.as_uri(), 1, {"method": state, "config": to_json(config)})
 
     return make

@@ -42,7 +42,7 @@ def test_count_and_uncertainty_are_those_of_the_members(tiny_checkpoint: str) ->
     found = Predictor.from_checkpoint(tiny_checkpoint).predict(image)
     maps = member_maps(tiny_checkpoint, image).astype(np.float64)
     counts = maps.sum((1, 2))
-    assert counts.std() > 1  # else nothing is shown below
+    assert counts.std() > 0.5  # else nothing is shown below
     assert found.count == pytest.approx(counts.mean(), rel=1e-5) and found.count == pytest.approx(found.density.sum(), rel=1e-5)
     assert found.uncertainty == pytest.approx(np.sqrt(np.mean((counts - counts.mean()) ** 2)), rel=1e-5)
     np.testing.assert_allclose(found.density, maps.mean(0), rtol=1e-4)
@@ -99,7 +99,7 @@ def test_tiles_of_a_large_image_show_no_seam(tiny_checkpoint: str, monkeypatch: 
     np.testing.assert_allclose(tiled.spread, whole.spread, rtol=1e-2, atol=1e-5)
     assert tiled.count == pytest.approx(whole.count, rel=1e-4) and tiled.uncertainty == pytest.approx(whole.uncertainty, rel=0.1)
     assert len(tiled.points) == len(whole.points) == round(whole.count)
-    assert tiled.keep.mean() == pytest.approx(0.7, abs=0.01)
+    assert tiled.keep.mean() == pytest.approx(0.7, abs=0.02)  # share of cells, taken within levels of density
     # Without a margin every tile is padded at its own border, which is seen there and nowhere else.
     monkeypatch.setattr(predictor, "MARGIN_PX", 0)
     seams = np.abs(counter.predict(image).density - whole.density) > 1e-3
