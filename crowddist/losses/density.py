@@ -13,7 +13,7 @@ def count_map_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = Non
     Source: ours. The squared error of CVPR 2022, stages 1 and 2 (there over the kept cells), learns where heads are; the block term
     learns how many. Counts vary as their size does, so a block's squared error is divided by what is predicted for it, as in Pearson's
     chi-squared: the few dense crops do not drown the others, and because the divisor knows nothing of the label, the mean stays right
-    (absolute errors, or dividing by the true count, favour the median: they lost a fifth of the persons in training crops).
+    (absolute errors, or dividing by the true count, pull below it: they lost a fifth to a quarter of the persons in training crops).
 
     For an image with K kept cells, e their errors and p their predictions without gradient:
     sum e^2 / K + block_weight * sum over blocks ((sum of the block's e)^2 / (1 + sum of its p)) / (K / block^2).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -94,8 +93,8 @@ class CountingMethod(Method):
         set_learning_rate(self._optimizer, self._schedule.at(step))
         # Of all stages only the source's first part moves the running statistics: the target's images are normalised as they
         # will be when they are counted.
-        still = 0 if "target" in self._stage.streams else math.ceil(self.config.train.norm_share * self._stage.steps)
-        with nullcontext() if step < still else frozen_norm(self.counter):
+        moves = "target" not in self._stage.streams and step < self.config.train.norm_share * self._stage.steps
+        with nullcontext() if moves else frozen_norm(self.counter):
             losses = self._objective(batches)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

@@ -58,8 +58,7 @@ def compact_decoder(in_channels: int) -> Decoder:
     for width in COMPACT_WIDTHS:
         layers += _dilated_norm(channels, width)
         channels = width
-    # Weights stay as torch draws them: before a normalisation smaller weights learn faster, and of a last layer of N(0, 0.01), as
-    # published, the others learn no places for hundreds of steps.
+    # Weights stay as torch draws them: behind a last layer of N(0, 0.01), as published, the others learn no places for hundreds of steps.
     density = nn.Conv2d(channels, 1, 1)
     _fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
     return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=COMPACT_TRUNK)
