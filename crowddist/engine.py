@@ -118,7 +118,7 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         raise InputError(f"batch size {use.batch_size} of stream {name} cannot be shared equally by {runtime.world_size} workers")
     dataset = CropDataset(
         data.urls[use.data],
-        stream,
+        stream if use.scale_jitter is None else replace(stream, scale_jitter=use.scale_jitter),
         labels_url=data.labels_url if use.labels else "",
         plan_seed=seed,
         name=f"{data.stage.name}/{name}",

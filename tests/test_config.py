@@ -102,7 +102,6 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (TrainConfig, {"steps": 0}),
         (TrainConfig, {"batch_size": -8}),
         (TrainConfig, {"learning_rate": 0.0}),
-        (TrainConfig, {"norm_share": 1.5}),
         (TrainConfig, {"block_weight": -0.1}),
         (SelfSupervisionConfig, {"round_steps": 0}),
         (SelfSupervisionConfig, {"target_batch_size": 0}),
@@ -111,6 +110,7 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (SelfSupervisionConfig, {"stop_change": -0.1}),
         (SelfSupervisionConfig, {"kept_share": 0.0}),
         (SelfSupervisionConfig, {"kept_share": 1.01}),
+        (SelfSupervisionConfig, {"label_scale_jitter": (1.1, 0.9)}),
     ],
 )
 def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from crowddist.data.config import StreamConfig
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.sample import Batch, Sample
 from crowddist.data.shards import ShardReader, decode
-from crowddist.data.transforms import crop_mass, crop_pixels, crop_points, draw_window, jitter_colours, resize_points
+from crowddist.data.transforms import crop_mass, crop_pixels, crop_points, draw_window, jitter_colours, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.ops.density import density_map
 from crowddist.randomness import derive, generator
@@ -127,12 +127,12 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
     factor = longest_px / max(height, width)
     if factor >= 1:
         return sample
-    size = (max(round(width * factor), 1), max(round(height * factor), 1))
+    size = scaled_size((height, width), factor, factor)
     return replace(
         sample,
-        image=cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA),
-        points=None if sample.points is None else resize_points(sample.points, size[0] / width, size[1] / height),
-        mask=None if sample.mask is None else cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST),
+        image=resize_pixels(sample.image, size),
+        points=None if sample.points is None else resize_points(sample.points, size[1] / width, size[0] / height),
+        mask=None if sample.mask is None else cv2.resize(sample.mask, size[::-1], interpolation=cv2.INTER_NEAREST),
     )
 
 
@@ -174,14 +174,8 @@ def batches(
 
 def whole_image(image: np.ndarray, image_size: int) -> np.ndarray:
     """An image resized so that its longest side is `image_size`, as labelling and evaluation show it to the network."""
-    import cv2
-
-    height, width = image.shape[:2]
-    factor = image_size / max(height, width)
-    size = (max(round(width * factor), 1), max(round(height * factor), 1))
-    if size == (width, height):
-        return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    factor = image_size / max(image.shape[:2])
+    return resize_pixels(image, scaled_size(image.shape[:2], factor, factor))
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -48,33 +48,46 @@ def crop_points(points: np.ndarray, window: tuple[float, float, float, float], s
     return np.clip(moved, 0, [size[1] - 1, size[0] - 1]).astype(np.float32)
 
 
+def resize_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image resized to (height, width), px: pixels averaged where it shrinks, interpolated where it grows.
+
+    Training crops and whole images come through here alike, so that both are equally sharp: a counter that has only seen blurred
+    crops takes the fine grain of sharp images for heads.
+    """
+    import cv2
+
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
 def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """Cuts a window and resizes it in one interpolation; what lies outside the image is `PAD_VALUE`.
+    """Resizes the image so that the window has the given size, and cuts it out; what lies outside the image is `PAD_VALUE`.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
-        window: (top, left, height, width) as edges, px.
+        window: (top, left, height, width) as edges, px; it is moved to whole pixels of the resized image, where `draw_window` puts it.
         size: (height, width) of the result.
     """
     import cv2
 
     top, left, height, width = window
     scale_y, scale_x = size[0] / height, size[1] / width
-    # Only the part of the image that the window can touch is worth resizing.
-    margin = 2
-    y0, x0 = (max(int(start) - margin, 0) for start in (top, left))
-    y1, x1 = int(top + height) + 1 + margin, int(left + width) + 1 + margin
-    image, top, left = image[y0:y1, x0:x1], top - y0, left - x0
-    if not image.size:
+    resized = resize_pixels(image, scaled_size(image.shape[:2], scale_y, scale_x))
+    first_row, first_column = round(top * scale_y), round(left * scale_x)
+    inside = resized[max(first_row, 0) : max(first_row + size[0], 0), max(first_column, 0) : max(first_column + size[1], 0)]
+    if not inside.size:
         return np.full((*size, *image.shape[2:]), PAD_VALUE if image.ndim == 3 else 0, np.uint8)
-    if min(scale_x, scale_y) < 0.7:  # a bilinear sample would alias: average the pixels first
-        shrunk = (max(round(image.shape[0] * scale_y), 1), max(round(image.shape[1] * scale_x), 1))
-        ratio_y, ratio_x = shrunk[0] / image.shape[0], shrunk[1] / image.shape[1]
-        image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)
-        top, left, scale_y, scale_x = top * ratio_y, left * ratio_x, scale_y / ratio_y, scale_x / ratio_x
-    matrix = np.array([[scale_x, 0, -(left - 0.5) * scale_x - 0.5], [0, scale_y, -(top - 0.5) * scale_y - 0.5]])
+    above, before = max(-first_row, 0), max(-first_column, 0)
+    below, after = size[0] - above - inside.shape[0], size[1] - before - inside.shape[1]
     border = (PAD_VALUE,) * 3 if image.ndim == 3 else 0
-    return cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+    return cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_CONSTANT, value=border)
+
+
+def scaled_size(size: tuple[int, ...], scale_y: float, scale_x: float) -> tuple[int, int]:
+    """(height, width) times the scales, in whole pixels, at least one."""
+    return max(round(size[0] * scale_y), 1), max(round(size[1] * scale_x), 1)
 
 
 def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
@@ -106,14 +119,16 @@ def _overlap(num_old: int, start: float, extent: float, num_new: int) -> np.ndar
 
 
 def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random square window of the image, (top, left, height, width) as edges in px, at a random scale.
+    """A random window of the image, (top, left, height, width) as edges in px: a crop of the image resized by a random scale.
 
-    A window larger than the image is centred by chance around it, so that the image lies anywhere in the crop.
+    The crop's edges are whole pixels of the resized image. An image smaller than the crop lies anywhere in it.
     """
     scale = config.image_size / max(size) * rng.uniform(*config.scale_jitter)
-    side = config.crop_size / scale
-    top, left = (rng.uniform(min(0.0, extent - side), max(0.0, extent - side)) for extent in size)
-    return top, left, side, side
+    resized = scaled_size(size, scale, scale)
+    spare = [extent - config.crop_size for extent in resized]
+    top, left = (int(rng.integers(min(0, room), max(0, room) + 1)) for room in spare)
+    pixel_y, pixel_x = (old / new for old, new in zip(size, resized, strict=True))
+    return top * pixel_y, left * pixel_x, config.crop_size * pixel_y, config.crop_size * pixel_x
 
 
 def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:

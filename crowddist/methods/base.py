@@ -26,6 +26,8 @@ class Stream:
     """Crops of a step, over all workers."""
     labels: bool = False
     """Whether the stage trains on the newest pseudo-labels of this data set."""
+    scale_jitter: tuple[float, float] | None = None
+    """Range of the crops' random scale; None is the run's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

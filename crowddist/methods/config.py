@@ -22,16 +22,11 @@ class TrainConfig:
     """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet-101: 1e-4)."""
     weight_decay: float = 5e-4
     """AdamW's weight decay."""
-    norm_share: float = 0.85
-    """Share of the source stage in which batch normalisation uses each batch's statistics. Afterwards it keeps to the running ones, so
-    that the counter ends trained as it will be used: batches of a few crops differ much in density (ours)."""
     block_weight: float = 0.05
-    """Weight of the relative squared error of 8x8-block counts beside the squared error of the map (ours; 0 = as published)."""
+    """Weight of the error of 8x8-block counts beside the squared error of the map (ours; 0 = as published)."""
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        if not 0 <= self.norm_share <= 1:
-            raise InputError(f"norm_share lies in [0, 1], got {self.norm_share}")
         if self.block_weight < 0:
             raise InputError(f"block_weight must not be negative, got {self.block_weight}")
 
@@ -40,13 +35,13 @@ class TrainConfig:
 class SelfSupervisionConfig:
     """Self-supervision (Liu et al., CVPR 2022). The paper prints none of these numbers: all are ours."""
 
-    orientation_steps: int = 300
+    orientation_steps: int = 200
     """Steps of stage 1: source density plus the orientation of target images."""
-    orientation_weight: float = 0.1
-    """Weight lambda of the orientation's cross-entropy."""
+    orientation_weight: float = 0.02
+    """Weight lambda of the orientation's cross-entropy. The head learns as fast whatever it is; the shared encoder moves less."""
     rounds: int = 2
     """Rounds K of stage 2: labels on the target, then training on both."""
-    round_steps: int = 400
+    round_steps: int = 300
     """Steps of a round."""
     target_batch_size: int = 8
     """Target crops of a step, over all workers."""
@@ -54,6 +49,9 @@ class SelfSupervisionConfig:
     """Weight mu of the target's pseudo-labels."""
     kept_share: float = 0.7
     """Share of each image's cells that become labels, 0 to 1."""
+    label_scale_jitter: tuple[float, float] = (0.9, 1.1)
+    """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that sees half the persons
+    at half the scale, and is taught to count them all there, counts too many at full scale."""
     learning_rate: float = 1e-4
     """Peak learning rate of stage 1 and of each round."""
     stop_change: float = 0.02
@@ -65,6 +63,9 @@ class SelfSupervisionConfig:
             raise InputError("orientation_steps, rounds and stop_change must not be negative")
         if not 0 < self.kept_share <= 1:
             raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
+        low, high = self.label_scale_jitter
+        if not 0 < low <= high:
+            raise InputError(f"label_scale_jitter must be two positive numbers, the smaller first, got {self.label_scale_jitter}")
 
 
 def _positive(**values: float) -> None:

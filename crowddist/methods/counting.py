@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 class CountingObjective(nn.Module):
     """All losses of a step as one module, so that a wrapped (DDP) forward is called once a step."""
 
+    absolute_blocks = True
+    """Batch statistics make a counter say about a fifth more of whole images than of the crops it learns from, and the absolute error's
+    pull to the median makes it say a fifth less. Stages after the source's use running statistics, and the error without that pull."""
+
     def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float) -> None:
         super().__init__()
         self.counter, self.block_weight = counter, block_weight
@@ -43,7 +47,8 @@ class CountingObjective(nn.Module):
         maps = self.counter.training_maps(features, batch.draws)
         repeats = (len(maps) // len(batch.images), 1, 1, 1)  # a deep ensemble gives every member's maps
         keep = None if batch.keep is None else batch.keep.repeat(repeats)
-        return count_map_loss(maps, batch.density.repeat(repeats), keep, block_weight=self.block_weight)
+        target = batch.density.repeat(repeats)
+        return count_map_loss(maps, target, keep, block_weight=self.block_weight, absolute=self.absolute_blocks)
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name; `loss` is what is minimised."""
@@ -91,10 +96,8 @@ class CountingMethod(Method):
         assert self._objective is not None and self._optimizer is not None  # start() comes first
         self._objective.train()
         set_learning_rate(self._optimizer, self._schedule.at(step))
-        # Of all stages only the source's first part moves the running statistics: the target's images are normalised as they
-        # will be when they are counted.
-        moves = "target" not in self._stage.streams and step < self.config.train.norm_share * self._stage.steps
-        with nullcontext() if moves else frozen_norm(self.counter):
+        # Only a stage of the source alone moves the running statistics: with a target, images are normalised as they will be when counted.
+        with frozen_norm(self.counter) if "target" in self._stage.streams else nullcontext():
             losses = self._objective(batches)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

@@ -26,6 +26,8 @@ class OrientationObjective(CountingObjective):
     Source: Liu et al., CVPR 2022, section 3. Every target image is shown upright and upside-down; lambda is ours.
     """
 
+    absolute_blocks = False
+
     def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, orientation_weight: float) -> None:
         super().__init__(counter, block_weight=block_weight)
         self.orientation_weight = orientation_weight
@@ -52,6 +54,8 @@ class LabelObjective(CountingObjective):
 
     Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
     """
+
+    absolute_blocks = False
 
     def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, target_weight: float) -> None:
         super().__init__(counter, block_weight=block_weight)
@@ -89,7 +93,9 @@ class SelfSupervision(CountingMethod):
                     num_round=1,
                 )
             )
-        labelled = Stream(data="target", batch_size=settings.target_batch_size, labels=True)
+        labelled = Stream(
+            data="target", batch_size=settings.target_batch_size, labels=True, scale_jitter=settings.label_scale_jitter
+        )
         first = len(stages)
         for number in range(settings.rounds):
             stages.append(

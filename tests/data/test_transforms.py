@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowddist.data.config import StreamConfig
+from crowddist.data.stream import whole_image
 from crowddist.data.transforms import PAD_VALUE, crop_mass, crop_pixels, crop_points, draw_window, flip_points, jitter_colours, resize_points
 
 
@@ -40,13 +41,35 @@ def test_flip_moves_points_with_pixels(axis: str) -> None:
         flip_points(moved, (60, 80), axis="diagonal")
 
 
-@pytest.mark.parametrize("window", [(0, 0, 64, 64), (10.3, 20.7, 40, 40), (-13.0, -9.5, 90, 90), (5, 5, 190, 190), (12.5, 20.25, 24, 24)])
-def test_crop_moves_points_with_pixels(window: tuple[float, float, float, float]) -> None:
-    image = spot((100, 120), 31, 22)
-    crop = crop_pixels(image, window, (64, 64))
-    crop = np.where(crop > PAD_VALUE + 1, crop, 0).astype(np.uint8)  # the border is grey, the spot white
-    (point,) = crop_points(np.array([[31.0, 22.0]]), window, (64, 64))
-    assert point == pytest.approx(centre(crop), abs=0.35)
+@pytest.mark.parametrize("scale_jitter", [(0.5, 0.5), (0.83, 0.83), (1.0, 1.0), (1.37, 1.37), (0.3, 0.3)])
+def test_crop_moves_points_with_pixels(scale_jitter: tuple[float, float]) -> None:
+    image = spot((200, 240), 121, 102)
+    config = StreamConfig(image_size=240, crop_size=128, scale_jitter=scale_jitter)
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(20):
+        window = draw_window((200, 240), config, rng)
+        crop = crop_pixels(image, window, (128, 128))
+        points = crop_points(np.array([[121.0, 102.0]]), window, (128, 128))
+        if len(points) and np.all((points[0] > 8) & (points[0] < 120)):  # the whole spot is in the crop
+            crop = np.where(crop > PAD_VALUE + 1, crop, 0).astype(np.uint8)  # the border is grey, the spot white
+            assert points[0] == pytest.approx(centre(crop), abs=0.35)
+            found += 1
+    assert found > 5
+
+
+@pytest.mark.parametrize("size", [(150, 240), (241, 163)])
+@pytest.mark.parametrize("scale", [0.4, 0.77, 1.0, 1.3])
+def test_a_crop_is_cut_from_the_image_as_it_is_counted(size: tuple[int, int], scale: float) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    config = StreamConfig(image_size=240, crop_size=64, scale_jitter=(scale, scale))
+    whole = whole_image(image, round(240 * scale))
+    shown = np.full((whole.shape[0] + 128, whole.shape[1] + 128, 3), PAD_VALUE, np.uint8)
+    shown[64:-64, 64:-64] = whole
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        window = draw_window(size, config, rng)
+        row, column = round(window[0] * whole.shape[0] / size[0]) + 64, round(window[1] * whole.shape[1] / size[1]) + 64
+        assert np.array_equal(crop_pixels(image, window, (64, 64)), shown[row : row + 64, column : column + 64])
 
 
 def test_points_outside_the_window_go() -> None:
@@ -79,12 +102,12 @@ def test_mass_by_hand() -> None:
     assert crop_mass(grid, (0.5, 1, 1, 1), (1, 1)).tolist() == [[4.0]]
 
 
-def test_windows_are_square_inside_and_of_the_jittered_scale() -> None:
+def test_windows_lie_inside_and_are_of_the_jittered_scale() -> None:
     config = StreamConfig(image_size=256, crop_size=64, scale_jitter=(0.5, 2.0))
     rng = np.random.default_rng(0)
     windows = np.array([draw_window((192, 256), config, rng) for _ in range(500)])
-    assert np.array_equal(windows[:, 2], windows[:, 3])
-    assert windows[:, 2].min() >= 32 and windows[:, 2].max() <= 128
+    assert windows[:, 2] == pytest.approx(windows[:, 3], rel=0.01)  # square but for the rounding of the resized image
+    assert windows[:, 2:].min() >= 31.7 and windows[:, 2:].max() <= 128.7
     assert (windows[:, :2] >= 0).all() and (windows[:, 0] + windows[:, 2] <= 192 + 1e-9).all()
 
 

@@ -55,12 +55,11 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
     """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
 
-    The source stage normalises by batches first, then by the running statistics. Each stage of the one worker begins where the two began
+    The source stage normalises by batches, the others by the running statistics. Each stage of the one worker begins where the two began
     it: Adam divides by the gradient's size, so a difference in the seventh digit is a large one some steps later.
     """
     from crowddist.distributed.launcher import RayLauncher
 
-    tiny_config = replace(tiny_config, train=replace(tiny_config.train, norm_share=0.5))
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(stages(two, tmp_path / "two"))
     initial = ""

@@ -9,7 +9,7 @@ import torch
 from crowddist.losses.density import count_map_loss
 
 
-def loss_by_loop(prediction, target, keep, block, weight):
+def loss_by_loop(prediction, target, keep, block, weight, absolute):
     """Cell by cell and block by block."""
     total = 0.0
     for image in range(len(prediction)):
@@ -19,29 +19,41 @@ def loss_by_loop(prediction, target, keep, block, weight):
         for top in range(0, error.shape[0], block):
             for left in range(0, error.shape[1], block):
                 place = np.s_[top:top + block, left:left + block]
-                blocks += error[place].sum() ** 2 / (1 + (prediction[image, 0] * kept)[place].sum())
+                miss = error[place].sum()
+                blocks += abs(miss) if absolute else miss * max(miss / (0.1 + (prediction[image, 0] * kept)[place].sum()), -4)
         total += ((error**2).sum() + weight * blocks * block**2) / max(kept.sum(), 1)
     return total / len(prediction)
 
 
 def test_by_hand():
-    prediction = torch.tensor([[0.0, 1, 0, 0], [0, 0, 3, 0]])[None, None]
-    target = torch.tensor([[1.0, 3, 0, 0], [0, -1, 3, 4]])[None, None]
-    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: errors -2 and -4 where 1 and 3 are predicted, so 4 / 2 and 16 / 4, mean 3.
-    assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 0.5 * 3)
+    prediction = torch.tensor([[0.0, 0.9, 0, 0], [0, 0, 3.9, 0]])[None, None]
+    target = torch.tensor([[1.0, 2.9, 0, 0], [0, -1, 3.9, 4]])[None, None]
+    # Cells: (1 + 4 + 1 + 16) / 8. Blocks of 2: errors -2 and -4 where 0.9 and 3.9 are predicted, so 4 / 1 and 16 / 4, mean 4.
+    assert count_map_loss(prediction, target, block=2, block_weight=0.5) == pytest.approx(22 / 8 + 0.5 * 4)
+    # The absolute errors are 2 and 4, mean 3.
+    assert count_map_loss(prediction, target, block=2, block_weight=0.5, absolute=True) == pytest.approx(22 / 8 + 0.5 * 3)
     keep = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])[None, None]
     # Without the 4: the second block has no error left, and there are 7 / 4 blocks' worth of cells.
-    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 0.5 * 2 / (7 / 4))
+    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5) == pytest.approx(6 / 7 + 0.5 * 4 / (7 / 4))
+
+
+def test_a_block_that_saw_nothing_pulls_four_times_and_no_more():
+    prediction = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    count_map_loss(prediction, torch.full((1, 1, 2, 2), 2.0), block=2, block_weight=0.5).backward()
+    # 2 e / K of the cells, and block_weight * pull = 0.5 * -4, not 0.5 * -8 / 0.1.
+    assert prediction.grad == pytest.approx(torch.full((1, 1, 2, 2), 2 * -2 / 4 + 0.5 * -4))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 16, 16), (2, 1, 13, 9), (1, 1, 3, 5)])
 @pytest.mark.parametrize("kept_share", [None, 0.0, 0.95, 1.0])
-def test_equals_the_loop(shape, kept_share):
+@pytest.mark.parametrize("absolute", [False, True])
+def test_equals_the_loop(shape, kept_share, absolute):
     generator = np.random.default_rng(0)
     prediction, target = generator.random((2, *shape))
     keep = None if kept_share is None else generator.random(shape) < kept_share
-    result = count_map_loss(torch.tensor(prediction), torch.tensor(target), None if keep is None else torch.tensor(keep), 4, 0.3)
-    assert float(result) == pytest.approx(loss_by_loop(prediction, target, keep, 4, 0.3), abs=1e-12)
+    kept = None if keep is None else torch.tensor(keep)
+    result = count_map_loss(torch.tensor(prediction), torch.tensor(target), kept, 4, 0.3, absolute=absolute)
+    assert float(result) == pytest.approx(loss_by_loop(prediction, target, keep, 4, 0.3, absolute), abs=1e-12)
 
 
 def test_halves_of_a_batch_average_to_the_whole():
@@ -61,15 +73,15 @@ def test_what_is_not_kept_teaches_nothing():
     assert (prediction.grad[~keep] == 0).all() and (prediction.grad[keep] > 0).all()
 
 
-def test_the_gradient_takes_the_divisor_as_given():
-    """2 e / K of each cell, and 2 block_weight (sum e) / (1 + sum p) of each cell of a block, over K / block^2."""
+def test_the_gradient_takes_the_pull_as_given():
+    """2 e / K of each cell, and block_weight (sum e) / (0.1 + sum p) of each cell of a block, over K / block^2."""
     generator = torch.Generator().manual_seed(0)
     prediction = torch.rand(1, 1, 8, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     target = torch.rand(1, 1, 8, 4, generator=generator, dtype=torch.float64)
     count_map_loss(prediction, target, block=4, block_weight=0.3).backward()
     error = (prediction - target).detach()
     for block in (slice(0, 4), slice(4, 8)):
-        pull = 2 * 0.3 * error[:, :, block].sum() / (1 + prediction[:, :, block].sum()) / (32 / 16)
+        pull = 0.3 * error[:, :, block].sum() / (0.1 + prediction[:, :, block].sum()) / (32 / 16)
         torch.testing.assert_close(prediction.grad[:, :, block], 2 * error[:, :, block] / 32 + pull.detach())
 
 
