@@ -67,6 +67,20 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
     assert [json.loads(line)["step"] for line in (tmp_path / "stage" / "curve.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
+def test_a_stream_is_cut_at_the_scale_of_its_own(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """A stage whose stream has a scale trains as one whose run has it."""
+    method, data = stage_data(tiny_config, tmp_path / "stream")
+    source = replace(data.stage.streams["source"], scale_jitter=(0.5, 0.5))
+    data = replace(data, stage=replace(data.stage, streams={"source": source}))
+    fit(method, data, LocalRuntime(), stream=tiny_config.stream, engine=tiny_config.engine, seed=0, record="{}")
+    everywhere = run(replace(tiny_config, stream=replace(tiny_config.stream, scale_jitter=(0.5, 0.5))), tmp_path / "run")
+    nowhere = run(tiny_config, tmp_path / "neither")
+    weights = [parts["method"]["networks"] for parts in (everywhere, nowhere)]
+    mine = method.networks().state_dict()
+    assert all(torch.equal(mine[name], weights[0][name]) for name in mine)
+    assert not all(torch.equal(mine[name], weights[1][name]) for name in mine)
+
+
 def test_a_finished_stage_says_so(tiny_config: RunConfig, tmp_path: Path) -> None:
     run(tiny_config, tmp_path / "stage")
     done = read_done((tmp_path / "stage").as_uri())
