@@ -14,8 +14,8 @@ from crowddist.losses.density import count_map_loss
 from crowddist.methods.counting import CountingObjective
 from crowddist.methods.self_supervision import LabelObjective, OrientationObjective, SelfSupervision
 from crowddist.methods.table import build_method
-from crowddist.models.counter import Counter, build_counter
 from crowddist.models.config import CounterConfig
+from crowddist.models.counter import Counter, build_counter
 
 
 @pytest.fixture
