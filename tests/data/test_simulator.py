@@ -14,6 +14,7 @@ import scipy.io
 from crowddist.data.simulator import render_image, write_dataset
 from crowddist.data.simulator.camera import Camera
 from crowddist.data.simulator.figures import NUM_MATERIALS, figure
+from crowddist.data.simulator.noise import linear
 from crowddist.data.simulator_config import LEVEL_MAXIMA, LOOKS, Look, RendererConfig
 from crowddist.errors import InputError
 
@@ -63,6 +64,10 @@ def test_labels_and_masks_agree_with_the_picture(look: str):
         at_heads = rendered.mask[np.round(points[:, 1]).astype(int), np.round(points[:, 0]).astype(int)]
         assert at_heads.mean() > 0.9
         assert len(points) <= LEVEL_MAXIMA[rendered.scene["level"]]
+
+
+def test_light_of_a_value_drawn_below_black_is_black():
+    assert linear((-0.02, 0.0, 0.5, 1.0)) == pytest.approx([0.0, 0.0, 0.5**2.2, 1.0])
 
 
 def test_a_crowd_is_cut_before_it_exceeds_its_level():

@@ -12,8 +12,8 @@ NOISE_SIDE = 512
 
 
 def linear(colour: object) -> np.ndarray:
-    """Display values in [0, 1] as linear light."""
-    return np.asarray(colour, np.float32) ** 2.2
+    """Display values in [0, 1] as linear light; a value that chance drew below 0 is black."""
+    return np.maximum(np.asarray(colour, np.float32), 0) ** 2.2
 
 
 @lru_cache(maxsize=1)
