@@ -27,8 +27,8 @@ from crowddist.pipeline import run_folder
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
-MOST_DIFFERENCE = 1e-4
-"""Largest relative difference (L2) of weights, statistics and moments of Adam, two workers against one: sums of float32 in another order (2e-5 seen)."""
+MOST_DIFFERENCE = 5e-5
+"""Largest relative difference (L2) of weights, statistics and moments of Adam, two workers against one: sums of float32 in another order (1.1e-5 seen)."""
 
 
 def actors_alive(class_name: str) -> list[int]:
@@ -56,10 +56,11 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
     """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
 
     The source stage normalises by batches, the others by the running statistics. Each stage of the one worker begins where the two began
-    it: Adam divides by the gradient's size, so a difference in the seventh digit is a large one some steps later.
+    it, and the rate is low: Adam divides by the gradient's size, so a difference in the seventh digit is a large one some steps later.
     """
     from crowddist.distributed.launcher import RayLauncher
 
+    tiny_config = replace(tiny_config, train=replace(tiny_config.train, learning_rate=1e-4))
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(stages(two, tmp_path / "two"))
     initial = ""

@@ -260,6 +260,8 @@ def test_a_killed_conversion_leaves_no_data_set(tmp_path, shanghai, number):
     for index in range(1, 4):
         shanghai.add(index, [[3, 4]])
     code = (
+        # A suite started in the background ignores SIGINT, and its children inherit that.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time\nfrom crowddist.data.convert.base import convert\nfrom crowddist.data.convert.formats import FORMATS\n"
         "def slow(items):\n for item in items:\n  print('next', flush=True)\n  yield item\n  time.sleep(0.5)\n"
         "convert(FORMATS['shanghaitech'], sys.argv[1], sys.argv[2], max_shard_bytes=1, watch=slow)"
