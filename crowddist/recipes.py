@@ -44,7 +44,7 @@ def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
 
 
 def shb_to_sha() -> RunConfig:
-    """ShanghaiTech B to A, compact counter, about 40 minutes on 2 cores.
+    """ShanghaiTech B to A, compact counter, 45 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 % of
     A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name sets aside.
@@ -54,7 +54,7 @@ def shb_to_sha() -> RunConfig:
 
 
 def sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B, compact counter, about 40 minutes on 2 cores.
+    """ShanghaiTech A to B, compact counter, about 45 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
     Paper's setting: MM 2020, Table 1, A->B, 21.65 unadapted and 13.38 adapted (bi-knowledge, ImageNet weights, B's test set).
@@ -63,7 +63,7 @@ def sha_to_shb() -> RunConfig:
 
 
 def renderer_to_shb() -> RunConfig:
-    """Rendered crowds to ShanghaiTech B, compact counter, about 40 minutes on 2 cores.
+    """Rendered crowds to ShanghaiTech B, compact counter, about 60 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
     Nearest published row: GCC->SHB, CVPR 2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
@@ -72,7 +72,7 @@ def renderer_to_shb() -> RunConfig:
 
 
 def renderer_to_sha() -> RunConfig:
-    """Rendered crowds to ShanghaiTech A, compact counter, about 40 minutes on 2 cores.
+    """Rendered crowds to ShanghaiTech A, compact counter, about 60 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target` and `--evaluation`.
     Nearest published row: GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).

@@ -56,7 +56,7 @@ def resize_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     import cv2
 
-    if image.shape[:2] == tuple(size):
+    if image.shape[:2] == size:
         return image
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
