@@ -84,10 +84,12 @@ class StreamConfig:
     """Largest relative change of brightness, contrast and saturation, 0 to 1."""
     grey_share: float = 0.1
     """Share of the crops turned grey (ShanghaiTech A holds grey images), 0 to 1."""
+    soft_share: float = 0.5
+    """Share of the crops made as soft as photographs of fewer pixels are, 0 to 1: cameras differ in sharpness."""
     sigma_px: float = 6.0
     """Standard deviation of a head's Gaussian in px of the crop (ours)."""
-    cache_images: int = 2000
-    """Decoded images kept in memory by each reader, shrunk to what a crop can need."""
+    cache_bytes: int = 2 * 2**30
+    """Decoded images kept in memory by each reader."""
     num_readers: int = 0
     """Reader processes beside each training worker; 0 reads in the worker itself."""
 
@@ -99,7 +101,11 @@ class StreamConfig:
         low, high = self.scale_jitter
         if not 0 < low <= high:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
-        if not (0 <= self.colour_jitter < 1 and 0 <= self.grey_share <= 1):
-            raise InputError(f"colour_jitter and grey_share lie in [0, 1), got {self.colour_jitter} and {self.grey_share}")
+        if not 0 <= self.colour_jitter < 1:
+            raise InputError(f"colour_jitter lies in [0, 1), got {self.colour_jitter}")
+        if not (0 <= self.grey_share <= 1 and 0 <= self.soft_share <= 1):
+            raise InputError(f"grey_share and soft_share lie in [0, 1], got {self.grey_share} and {self.soft_share}")
+        if self.cache_bytes < 0:
+            raise InputError(f"cache_bytes must not be negative, got {self.cache_bytes}")
         if self.sigma_px <= 0:
             raise InputError(f"sigma_px must be positive, got {self.sigma_px}")

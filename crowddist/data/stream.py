@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from crowddist.data.config import StreamConfig
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.sample import Batch, Sample
 from crowddist.data.shards import ShardReader, decode
-from crowddist.data.transforms import crop_mass, crop_pixels, crop_points, draw_window, jitter_colours, resize_pixels, resize_points, scaled_size
+from crowddist.data.transforms import crop_mass, crop_pixels, crop_points, draw_softness, draw_window, jitter_colours, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.ops.density import density_map
 from crowddist.randomness import derive, generator
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 STRIDE = 8
 """Pixels of the image along one side of a cell of the density map."""
+OVERSIZE = 2
+"""Images are kept at up to this many times the largest size a crop can need: shrunk to that size itself, then cut, crops would be softer
+than whole images, which are resized once (ours)."""
 
 
 class CropDataset(torch.utils.data.Dataset):
@@ -44,7 +46,7 @@ class CropDataset(torch.utils.data.Dataset):
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         self.plan = Plan([shard.num_samples for shard in self.images.manifest.shards], seed=plan_seed, name=name)
-        self._cached = lru_cache(maxsize=max(config.cache_images, 1))(self._read)
+        self._cached = self._cache()
 
     def __getstate__(self) -> dict:
         state = self.__dict__.copy()
@@ -53,10 +55,16 @@ class CropDataset(torch.utils.data.Dataset):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._cached = lru_cache(maxsize=max(self.config.cache_images, 1))(self._read)
+        self._cached = self._cache()
+
+    def _cache(self) -> Callable[[int], Sample]:
+        from cachetools import LRUCache, cached
+
+        memory: LRUCache[Any, Sample] = LRUCache(self.config.cache_bytes, getsizeof=lambda sample: sample.image.nbytes)
+        return cached(memory)(self._read)
 
     def _read(self, index: int) -> Sample:
-        """The sample, shrunk to the largest size a crop can need."""
+        """The sample, shrunk where it has far more pixels than a crop can need."""
         key, members = self.images.read(index)
         if not self.open_points:
             members = pixels_only(members)
@@ -64,7 +72,7 @@ class CropDataset(torch.utils.data.Dataset):
             _, label_members = self.labels.read(self.labels.index_of(key))
             members = {**label_members, **members}
         sample = decode(key, members)
-        return _shrink(sample, self.config.image_size * self.config.scale_jitter[1])
+        return _shrink(sample, OVERSIZE * self.config.image_size * self.config.scale_jitter[1])
 
     def __getitem__(self, position: int) -> dict:
         sample = self._cached(self.plan.sample_at(position))
@@ -74,7 +82,7 @@ class CropDataset(torch.utils.data.Dataset):
         height, width = sample.image.shape[:2]
         window = draw_window((height, width), self.config, rng)
         crop: dict = {"key": sample.key, "draw": derive(self.seed, self.name, position, "draw") % (1 << 31)}
-        pixels = crop_pixels(sample.image, window, size)
+        pixels = crop_pixels(sample.image, window, size, draw_softness(self.config, rng))
         flip = rng.random() < 0.5
         if sample.labels is not None:
             grid = sample.labels.density.shape

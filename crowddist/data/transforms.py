@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 PAD_VALUE = 114
 """Grey of pixels outside the image (ours): near the mean of street photographs."""
 
+LARGEST_SOFTNESS = 2.0
+"""Crops are made at most this much softer: heads of 5 px are still seen (ours)."""
+
 
 def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
     """Points after the image was resized; pixel j covers [j - 0.5, j + 0.5). Args: N x 2 x, y. Returns: N x 2."""
@@ -48,39 +51,57 @@ def crop_points(points: np.ndarray, window: tuple[float, float, float, float], s
     return np.clip(moved, 0, [size[1] - 1, size[0] - 1]).astype(np.float32)
 
 
-def resize_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image resized to (height, width), px: pixels averaged where it shrinks, interpolated where it grows.
+def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """An image, or a window of it, resized to (height, width) px: filtered against aliasing where it shrinks, interpolated where it grows.
 
-    Training crops and whole images come through here alike, so that both are equally sharp: a counter that has only seen blurred
-    crops takes the fine grain of sharp images for heads.
+    Training crops and whole images come through here alike, once: a counter is very sensitive to how sharp its images are, and one
+    that trains on softer crops than the images it counts takes the fine grain of those for heads.
+
+    Args:
+        image: (H, W, 3) or (H, W) uint8.
+        size: of the result.
+        box: (top, left, bottom, right) of the window as edges in px, inside the image; None means all of it. The window of a resized
+            image and the resized window of an image are the same.
     """
-    import cv2
+    import PIL.Image
 
-    if image.shape[:2] == size:
+    if image.shape[:2] == size and box is None:
         return image
-    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    top, left, bottom, right = box or (0, 0, *image.shape[:2])
+    shrinks = size[0] * size[1] < (bottom - top) * (right - left)
+    # Pillow, because it resizes a window alone: a quarter of OpenCV's time for the whole image, which has to be cut afterwards.
+    resample = PIL.Image.Resampling.HAMMING if shrinks else PIL.Image.Resampling.BILINEAR
+    return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0]), resample, (left, top, right, bottom)))
 
 
-def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """Resizes the image so that the window has the given size, and cuts it out; what lies outside the image is `PAD_VALUE`.
+def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], softness: float = 1.0) -> np.ndarray:
+    """The window, resized to the given size; what lies outside the image is `PAD_VALUE`.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
         window: (top, left, height, width) as edges, px; it is moved to whole pixels of the resized image, where `draw_window` puts it.
         size: (height, width) of the result.
+        softness: >= 1; the crop is made this many times smaller first, and then grown, as a photograph of fewer pixels would be.
     """
     import cv2
 
     top, left, height, width = window
     scale_y, scale_x = size[0] / height, size[1] / width
-    resized = resize_pixels(image, scaled_size(image.shape[:2], scale_y, scale_x))
+    resized = scaled_size(image.shape[:2], scale_y, scale_x)
     first_row, first_column = round(top * scale_y), round(left * scale_x)
-    inside = resized[max(first_row, 0) : max(first_row + size[0], 0), max(first_column, 0) : max(first_column + size[1], 0)]
-    if not inside.size:
+    rows = (max(first_row, 0), min(first_row + size[0], resized[0]))
+    columns = (max(first_column, 0), min(first_column + size[1], resized[1]))
+    if rows[0] >= rows[1] or columns[0] >= columns[1]:
         return np.full((*size, *image.shape[2:]), PAD_VALUE if image.ndim == 3 else 0, np.uint8)
-    above, before = max(-first_row, 0), max(-first_column, 0)
-    below, after = size[0] - above - inside.shape[0], size[1] - before - inside.shape[1]
+    pixel_y, pixel_x = image.shape[0] / resized[0], image.shape[1] / resized[1]
+    box = (rows[0] * pixel_y, columns[0] * pixel_x, min(rows[1] * pixel_y, image.shape[0]), min(columns[1] * pixel_x, image.shape[1]))
+    shape = (rows[1] - rows[0], columns[1] - columns[0])
+    if softness > 1:
+        inside = resize_pixels(resize_pixels(image, scaled_size(shape, 1 / softness, 1 / softness), box), shape)
+    else:
+        inside = resize_pixels(image, shape, box)
+    above, before = rows[0] - first_row, columns[0] - first_column
+    below, after = size[0] - above - shape[0], size[1] - before - shape[1]
     border = (PAD_VALUE,) * 3 if image.ndim == 3 else 0
     return cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_CONSTANT, value=border)
 
@@ -129,6 +150,12 @@ def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Gene
     top, left = (int(rng.integers(min(0, room), max(0, room) + 1)) for room in spare)
     pixel_y, pixel_x = (old / new for old, new in zip(size, resized, strict=True))
     return top * pixel_y, left * pixel_x, config.crop_size * pixel_y, config.crop_size * pixel_x
+
+
+def draw_softness(config: StreamConfig, rng: np.random.Generator) -> float:
+    """How many times smaller a crop is made before it is grown to its size: 1 for the share left sharp, else 1 to 2."""
+    softness = rng.uniform(1.0, LARGEST_SOFTNESS)
+    return softness if rng.random() < config.soft_share else 1.0
 
 
 def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:

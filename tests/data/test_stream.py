@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,39 @@ def test_half_labelled_batches_are_refused(tiny_source: str) -> None:
     del crops[1]["density"]
     with pytest.raises(InputError, match="has no density"):
         collate(crops)
+
+
+def test_crops_are_as_sharp_as_whole_images(tmp_path: Path) -> None:
+    # An image of many pixels: kept shrunk in memory, its crops must not be softer than the image as it is counted.
+    import cv2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    with ShardWriter(tmp_path / "noise", name="n", split="all", labelled=False, converter="test") as writer:
+        writer.add("a", {"png": cv2.imencode(".png", pixels)[1].tobytes(), "json": {"id": "a", "height": 480, "width": 640}})
+    config = StreamConfig(image_size=128, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+    dataset = CropDataset((tmp_path / "noise").as_uri(), config, plan_seed=0, name="a")
+    crops = np.stack([dataset[position]["image"] for position in range(20)])
+    assert crops.std() == pytest.approx(whole_image(pixels, 128).std(), rel=0.08)
+    assert dataset._cached(0).image.shape[1] == 256  # the memory holds a quarter of the pixels
+
+
+def test_the_cache_holds_what_fits(tiny_source: str) -> None:
+    def reads(cache_bytes: int) -> int:
+        dataset = CropDataset(tiny_source, replace(CONFIG, cache_bytes=cache_bytes), plan_seed=0, name="a")
+        read, count = dataset.images.read, 0
+
+        def counted(index: int) -> tuple[str, dict[str, bytes]]:
+            nonlocal count
+            count += 1
+            return read(index)
+
+        dataset.images.read = counted  # type: ignore[method-assign]
+        for position in range(36):
+            dataset[position]
+        return count
+
+    assert (reads(10**9), reads(0)) == (12, 36)
+    assert 12 < reads(8 * 72 * 96 * 3) < 36
 
 
 def test_whole_images_have_the_asked_longest_side() -> None:
