@@ -119,7 +119,7 @@ def _from_gcc(recipe: str, target: str) -> RunConfig:
         evaluation=f"shanghaitech:{root}/part_{target}_final:test",
         counter=CounterConfig(backbone="vgg16", weights="imagenet"),
         stream=StreamConfig(image_size=1024, crop_size=480, scale_jitter=(0.8, 1.2)),
-        train=TrainConfig(steps=30000, learning_rate=1e-4, block_weight=0.0),
+        train=TrainConfig(steps=30000, learning_rate=1e-4, block_weight=0.0, cell_error="squared"),
         self_supervision=SelfSupervisionConfig(orientation_steps=10000, round_steps=5000, learning_rate=5e-5),
         engine=EngineConfig(checkpoint_every=1000),
     )

@@ -81,6 +81,15 @@ def test_a_stream_is_cut_at_the_scale_of_its_own(tiny_config: RunConfig, tmp_pat
     assert not all(torch.equal(mine[name], weights[1][name]) for name in mine)
 
 
+def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path: Path) -> None:
+    curves = []
+    for precision in ("float32", "bfloat16"):
+        run(replace(tiny_config, engine=replace(tiny_config.engine, precision=precision)), tmp_path / precision)
+        curves.append([json.loads(line)["loss"] for line in (tmp_path / precision / "curve.jsonl").read_text().splitlines()])
+    assert curves[0] != curves[1]
+    assert curves[1] == pytest.approx(curves[0], rel=0.05)
+
+
 def test_a_finished_stage_says_so(tiny_config: RunConfig, tmp_path: Path) -> None:
     run(tiny_config, tmp_path / "stage")
     done = read_done((tmp_path / "stage").as_uri())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-FLOOR_PERSONS = 0.1
-"""Added to a block's predicted count before anything is divided by it. ours."""
+CellError = Literal["poisson", "squared"]
+FLOOR_PERSONS_CELL = 1e-3
+FLOOR_PERSONS_BLOCK = 0.1
+"""Added to the persons of a cell and of a block before they are divided by. ours."""
 LARGEST_PULL = 4.0
 """A block that misses more than this many times what it predicts pulls no harder. ours: else a few dense crops drown all others."""
 
@@ -17,29 +21,29 @@ def count_map_loss(
     target: Tensor,
     keep: Tensor | None = None,
     block: int = 8,
-    block_weight: float = 0.05,
-    *,
-    absolute: bool = False,
+    block_weight: float = 0.1,
+    cell_error: CellError = "poisson",
 ) -> Tensor:
-    """Squared error of cells plus the error of the counts of blocks.
+    """Error of cells, which learns where heads are, plus the error of the counts of blocks, which learns how many.
 
-    Source: ours. The squared error of CVPR 2022, stages 1 and 2 (there over the kept cells), learns where heads are; the block term
-    learns how many. Its slope at a block's predicted count p and true count y is either the sign of p - y (the absolute error), or that
-    of a Poisson count's likelihood, (p - y) / p: it pulls empty blocks to nothing just as hard, but vanishes at the mean of uncertain
-    counts, where an absolute error keeps pulling down to their median.
+    Source: ours; with `squared` and block_weight 0, the squared error of CVPR 2022, stages 1 and 2 (there over the kept cells).
+    Persons in a cell are counts, so by default the error of a cell is the deviance of a Poisson count: it weighs an error by what
+    is predicted there, so dense crowds do not drown sparse ones, and its minimum is at the mean, whatever the size of the cells.
+    The block term has the same slope, (p - y) / p, at the block's predicted count p and true count y.
 
-    For an image with K kept cells, e their errors and p their predictions:
-    sum e^2 / K + block_weight * sum over blocks (pull * sum of the block's e) / (K / block^2), where
-    pull = max(sum of the block's e / (0.1 + sum of its p), -4), or the sign of the block's error, has no gradient.
+    For an image with K kept cells, p and y their persons, P and Y the sums of a block's kept cells:
+    (sum over cells of error + block_weight * sum over blocks of pull * (P - Y)) / K, where
+    error = p - y - y log(p / y), p and y each 0.001 larger, or (p - y)^2; and
+    pull = max((P - Y) / (0.1 + P), -4) has no gradient.
     Images are averaged, so equally large parts of a batch average to the whole.
 
     Args:
         prediction: (N, 1, h, w) persons per cell, not negative.
-        target: same shape.
+        target: same shape, not negative.
         keep: same shape, bool or 0/1: cells to train on; None means all.
         block: side of a block in cells, >= 1; blocks at the right and bottom edge may be cut off.
         block_weight: weight of the block term, >= 0.
-        absolute: take the absolute error of blocks instead of the one relative to what is predicted.
+        cell_error: of the two.
 
     Returns:
         Scalar; an image of which no cell is kept adds 0.
@@ -54,13 +58,26 @@ def count_map_loss(
     if block < 1 or block_weight < 0:
         raise ValueError(f"block must be at least 1 and block_weight not negative, got {block} and {block_weight}")
     kept = torch.ones_like(prediction) if keep is None else keep.to(prediction.dtype)
-    error = (prediction - target) * kept
-    squares = error.square().sum((1, 2, 3))
-    block_error = _block_sums(error, block)
-    relative = block_error / (FLOOR_PERSONS + _block_sums(prediction * kept, block))
-    pull = (block_error.sign() if absolute else relative.clamp(min=-LARGEST_PULL)).detach()
-    blocks = (pull * block_error).sum((1, 2, 3))
-    return ((squares + block_weight * block**2 * blocks) / kept.sum((1, 2, 3)).clamp(min=1)).mean()
+    difference = (prediction - target) * kept
+    cells = difference.square() if cell_error == "squared" else poisson_deviance(prediction, target) * kept
+    block_error = _block_sums(difference, block)
+    pull = (block_error / (FLOOR_PERSONS_BLOCK + _block_sums(prediction * kept, block))).clamp(min=-LARGEST_PULL).detach()
+    errors = cells.sum((1, 2, 3)) + block_weight * (pull * block_error).sum((1, 2, 3))
+    return (errors / kept.sum((1, 2, 3)).clamp(min=1)).mean()
+
+
+def poisson_deviance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Half the deviance of Poisson counts, cell by cell: p - y - y log(p / y), with p and y each `FLOOR_PERSONS_CELL` larger.
+
+    Args:
+        prediction: p, any shape, persons per cell >= 0.
+        target: y, same shape, >= 0.
+
+    Returns:
+        Same shape, >= 0 but for rounding; 0 where both agree.
+    """
+    p, y = prediction + FLOOR_PERSONS_CELL, target + FLOOR_PERSONS_CELL
+    return p - y - y * torch.log(p / y)
 
 
 def _block_sums(values: Tensor, block: int) -> Tensor:

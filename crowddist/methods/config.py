@@ -22,8 +22,10 @@ class TrainConfig:
     """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet-101: 1e-4)."""
     weight_decay: float = 5e-4
     """AdamW's weight decay."""
-    block_weight: float = 0.05
-    """Weight of the error of 8x8-block counts beside the squared error of the map (ours; 0 = as published)."""
+    cell_error: Literal["poisson", "squared"] = "poisson"
+    """Error of a cell of the map: of Poisson counts (ours), or squared (as published)."""
+    block_weight: float = 0.1
+    """Weight of the error of 8x8-block counts beside the error of cells (ours; 0 = as published)."""
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch
+    from crowddist.methods.config import TrainConfig
     from crowddist.models.counter import Counter
     from crowddist.models.ensemble import DeepEnsemble
 
@@ -29,14 +30,9 @@ if TYPE_CHECKING:
 class CountingObjective(nn.Module):
     """All losses of a step as one module, so that a wrapped (DDP) forward is called once a step."""
 
-    absolute_blocks = True
-    """A counter trained on batch statistics says about a tenth more with the running ones (the same crops of ShanghaiTech B), and the
-    absolute error's pull to the median makes it say about a sixth less in training. Stages after the source's use running statistics,
-    and the error without that pull."""
-
-    def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float) -> None:
+    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig) -> None:
         super().__init__()
-        self.counter, self.block_weight = counter, block_weight
+        self.counter, self.train_config = counter, train
 
     def source_loss(self, batch: Batch) -> Tensor:
         """Loss of the density on labelled crops, each by the ensemble member that the sample drew."""
@@ -45,11 +41,12 @@ class CountingObjective(nn.Module):
     def density_loss(self, batch: Batch, features: Tensor) -> Tensor:
         """Loss of the density on crops whose features are known, over the cells to keep where the batch says which."""
         assert batch.density is not None  # a stream of density labels, by the stage's plan
-        maps = self.counter.training_maps(features, batch.draws)
+        # With mixed precision the maps come in bfloat16, whose sums over blocks would be rounded to three digits.
+        maps = self.counter.training_maps(features, batch.draws).float()
         repeats = (len(maps) // len(batch.images), 1, 1, 1)  # a deep ensemble gives every member's maps
         keep = None if batch.keep is None else batch.keep.repeat(repeats)
         target = batch.density.repeat(repeats)
-        return count_map_loss(maps, target, keep, block_weight=self.block_weight, absolute=self.absolute_blocks)
+        return count_map_loss(maps, target, keep, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name; `loss` is what is minimised."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from crowddist.data.sample import Batch
-    from crowddist.methods.config import SelfSupervisionConfig
+    from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
     from crowddist.models.counter import Counter
     from crowddist.models.ensemble import DeepEnsemble
 
@@ -26,10 +26,8 @@ class OrientationObjective(CountingObjective):
     Source: Liu et al., CVPR 2022, section 3. Every target image is shown upright and upside-down; lambda is ours.
     """
 
-    absolute_blocks = False
-
-    def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, orientation_weight: float) -> None:
-        super().__init__(counter, block_weight=block_weight)
+    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig, *, orientation_weight: float) -> None:
+        super().__init__(counter, train)
         self.orientation_weight = orientation_weight
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -55,10 +53,8 @@ class LabelObjective(CountingObjective):
     Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
     """
 
-    absolute_blocks = False
-
-    def __init__(self, counter: Counter | DeepEnsemble, *, block_weight: float, target_weight: float) -> None:
-        super().__init__(counter, block_weight=block_weight)
+    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig, *, target_weight: float) -> None:
+        super().__init__(counter, train)
         self.target_weight = target_weight
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -111,14 +107,12 @@ class SelfSupervision(CountingMethod):
 
     def objective(self, stage: Stage) -> CountingObjective:
         """The losses of the paper's stage that this one belongs to."""
-        block_weight = self.config.train.block_weight
+        train, settings = self.config.train, self.settings
         if stage.needs_labels:
-            return LabelObjective(self.counter, block_weight=block_weight, target_weight=self.settings.target_weight)
+            return LabelObjective(self.counter, train, target_weight=settings.target_weight)
         if "target" in stage.streams:
-            return OrientationObjective(
-                self.counter, block_weight=block_weight, orientation_weight=self.settings.orientation_weight
-            )
-        return CountingObjective(self.counter, block_weight=block_weight)
+            return OrientationObjective(self.counter, train, orientation_weight=settings.orientation_weight)
+        return CountingObjective(self.counter, train)
 
     def peak_rate(self, stage: Stage) -> float:
         """The training's rate on the source alone, the adaptation's afterwards."""

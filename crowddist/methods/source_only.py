@@ -17,7 +17,7 @@ class SourceOnly(CountingMethod):
 
     def objective(self, stage: Stage) -> CountingObjective:
         """The density loss on the source."""
-        return CountingObjective(self.counter, block_weight=self.config.train.block_weight)
+        return CountingObjective(self.counter, self.config.train)
 
     def peak_rate(self, stage: Stage) -> float:
         """The training's rate."""

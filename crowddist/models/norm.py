@@ -41,10 +41,11 @@ class SyncBatchNorm2d(nn.Module):
         """(N, channels, H, W) -> the same shape, normalised, scaled by `weight` and shifted by `bias`."""
         batch_mode = self.training and not self.frozen
         if batch_mode and _num_workers() > 1:
-            output, mean, variance = _SyncedNorm.apply(images, self.weight, self.bias)
+            # Sums over all workers' images need more digits than mixed precision's images have.
+            output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias)
             self.running_mean.lerp_(mean, MOMENTUM)
             self.running_var.lerp_(variance, MOMENTUM)
-            return output
+            return output.to(images.dtype)
         return functional.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias, batch_mode, MOMENTUM, EPSILON)
 
     def extra_repr(self) -> str:

@@ -11,11 +11,14 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
 from crowddist.losses.density import count_map_loss
+from crowddist.methods.config import TrainConfig
 from crowddist.methods.counting import CountingObjective
 from crowddist.methods.self_supervision import LabelObjective, OrientationObjective, SelfSupervision
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import Counter, build_counter
+
+AS_PUBLISHED = TrainConfig(cell_error="squared", block_weight=0.0)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def squared_error(counter: Counter, part: Batch) -> float:
 
 def test_orientation_by_the_formula(counter: Counter) -> None:
     source, target = batch(1), batch(2, labelled=False)
-    losses = OrientationObjective(counter, block_weight=0.0, orientation_weight=0.3).eval()({"source": source, "target": target})
+    losses = OrientationObjective(counter, AS_PUBLISHED, orientation_weight=0.3).eval()({"source": source, "target": target})
     entropies, right = [], []
     for image in target.images:
         for upside_down, shown in ((0, image), (1, torch.from_numpy(image.numpy()[:, ::-1].copy()))):
@@ -64,20 +67,20 @@ def test_orientation_by_the_formula(counter: Counter) -> None:
 
 def test_labels_by_the_formula(counter: Counter) -> None:
     source, target = batch(1), batch(2, kept=True)
-    losses = LabelObjective(counter, block_weight=0.0, target_weight=0.7).eval()({"source": source, "target": target})
+    losses = LabelObjective(counter, AS_PUBLISHED, target_weight=0.7).eval()({"source": source, "target": target})
     assert float(losses["target_loss"]) == pytest.approx(squared_error(counter, target), rel=1e-4)
     assert float(losses["loss"]) == pytest.approx(squared_error(counter, source) + 0.7 * squared_error(counter, target), rel=1e-4)
 
 
-def test_blocks_err_absolutely_on_the_source_alone_and_relatively_with_a_target(counter: Counter) -> None:
+def test_every_stage_takes_the_error_that_is_configured(counter: Counter) -> None:
     source, target = batch(1), batch(2, kept=True)
     maps = counter(source.images, counter.member_indexes(source.draws))
-    expected = {absolute: float(count_map_loss(maps, source.density, absolute=absolute)) for absolute in (True, False)}
-    assert expected[True] != pytest.approx(expected[False], rel=1e-3)
-    alone = CountingObjective(counter, block_weight=0.05).eval()({"source": source})
-    both = LabelObjective(counter, block_weight=0.05, target_weight=1.0).eval()({"source": source, "target": target})
-    assert float(alone["loss"]) == pytest.approx(expected[True], rel=1e-5)
-    assert float(both["source_loss"]) == pytest.approx(expected[False], rel=1e-5)
+    for train in (TrainConfig(), TrainConfig(block_weight=0.7), AS_PUBLISHED):
+        expected = float(count_map_loss(maps, source.density, block_weight=train.block_weight, cell_error=train.cell_error))
+        alone = CountingObjective(counter, train).eval()({"source": source})
+        both = LabelObjective(counter, train, target_weight=1.0).eval()({"source": source, "target": target})
+        assert float(alone["loss"]) == pytest.approx(expected, rel=1e-5)
+        assert float(both["source_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_labelled_target_crops_keep_to_the_scale_of_their_labels(tiny_config: RunConfig) -> None:

@@ -65,7 +65,11 @@ def _worker(rank: int, folder: str) -> None:
     images, slope = _images(6, 3, 5, 4).double(), _images(6, 4, 5, 4, seed=2).double()
     parts = _pass(network, images[3 * rank:3 * rank + 3].to(memory_format=torch.channels_last), slope[3 * rank:3 * rank + 3])
     parts |= {f"slope of {name}": parameter.grad for name, parameter in network.named_parameters()}  # type: ignore[misc]
-    torch.save({**parts, **network.state_dict()}, f"{folder}/{rank}.pt")
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    mixed = _layer(3)
+    half = mixed(images[3 * rank:3 * rank + 3].bfloat16())
+    parts |= {"half": half, "half mean": mixed.running_mean}
+    torch.save({**parts, **state}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -80,6 +84,12 @@ def test_two_workers_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(torch.cat([first[name], second[name]]), value, atol=1e-5, rtol=1e-5)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(first[f"slope of {name}"] + second[f"slope of {name}"], parameter.grad, atol=1e-5, rtol=1e-5)
+    mixed = _layer(3)
+    images = _images(6, 3, 5, 4).bfloat16()
+    half = mixed(images.float())
+    assert first["half"].dtype == torch.bfloat16
+    torch.testing.assert_close(torch.cat([first["half"], second["half"]]).float(), half, atol=0.02, rtol=0.01)
+    torch.testing.assert_close(first["half mean"], mixed.running_mean, atol=1e-6, rtol=1e-6)
     for name, statistic in network.named_buffers():
         assert torch.equal(first[name], second[name]), "all workers hold the same statistics, to the bit"
         torch.testing.assert_close(first[name], statistic, atol=1e-6, rtol=1e-6)
