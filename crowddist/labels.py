@@ -37,7 +37,7 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     def samples() -> Iterator[tuple[str, dict[str, Any]]]:
         for first in range(0, len(unit), CHUNK):
             chunk = [_open(images, index) for index in unit[first : first + CHUNK]]
-            predictions = predictor.predict_many([sample.image for sample in chunk])
+            predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
             for sample, prediction in zip(chunk, predictions, strict=True):
                 shares = kept_shares(prediction.density, prediction.keep)
                 sums["persons"] += prediction.count

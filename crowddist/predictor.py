@@ -11,11 +11,12 @@ import torch
 from crowddist import checkpoint
 from crowddist.config import RunConfig, from_json
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
-from crowddist.data.transforms import resize_points
+from crowddist.data.transforms import crop_mass, resize_pixels, resize_points
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
 from crowddist.ops.peaks import density_points
+from crowddist.ops.views import merge_views
 
 TILE_PX = 1536
 """Images are cut into tiles of this side when their longer side exceeds it, so that memory stays bounded."""
@@ -94,23 +95,50 @@ class Predictor:
             yield from self._predict_equal(images[first:last], resized[first:last])
             first = last
 
+    def predict_views(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> Iterator[ImagePrediction]:
+        """Counts images at several sizes, relative to `image_size`, and merges what is seen as `ops.views` says.
+
+        Cells and `size` are those of `image_size`; `uncertainty` is taken over the members of all views alike.
+        """
+        if tuple(scales) == (1.0,):
+            yield from self.predict_many(images)
+            return
+        for image in images:
+            usual = whole_image(image, self.image_size) if self.image_size else image
+            size = usual.shape[:2]
+            views = [self._view(image, (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))) for scale in scales]
+            moved = [[_to_cells(part, view.size, size) for part in (view.density, view.spread)] for view in views]
+            density, spread = merge_views(*zip(*moved, strict=True))
+            counts = np.array([view.count for view in views])
+            uncertainty = np.sqrt(np.mean([view.uncertainty**2 for view in views]) + counts.var())
+            yield self._finish(image, size, density, spread, self.method.select(density, spread), float(uncertainty))
+
+    def _view(self, image: np.ndarray, size: tuple[int, int]) -> ImagePrediction:
+        """The image counted at a size of its own, (height, width) px."""
+        return next(self._predict_equal([image], [resize_pixels(image, size)]))
+
     def _predict_equal(self, images: Sequence[np.ndarray], resized: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
         height, width = resized[0].shape[:2]
         large = max(height, width) > TILE_PX
         maps = [self._tiled(image) for image in resized] if large else self._whole(torch.cat([to_tensor(image) for image in resized]))
         for image, (density, spread, keep, counts) in zip(images, maps, strict=True):
-            points = density_points(density, STRIDE, self.sigma_px)
-            points[:, :2] = resize_points(points[:, :2], image.shape[1] / width, image.shape[0] / height)
-            points[:, :2] = np.clip(points[:, :2], 0, [image.shape[1] - 1, image.shape[0] - 1])
-            yield ImagePrediction(
-                count=float(density.sum(dtype=np.float64)),
-                uncertainty=float(counts.std()),
-                density=density,
-                spread=spread,
-                keep=keep,
-                points=points,
-                size=(height, width),
-            )
+            yield self._finish(image, (height, width), density, spread, keep, float(counts.std()))
+
+    def _finish(
+        self, image: np.ndarray, size: tuple[int, int], density: np.ndarray, spread: np.ndarray, keep: np.ndarray, uncertainty: float
+    ) -> ImagePrediction:
+        points = density_points(density, STRIDE, self.sigma_px)
+        points[:, :2] = resize_points(points[:, :2], image.shape[1] / size[1], image.shape[0] / size[0])
+        points[:, :2] = np.clip(points[:, :2], 0, [image.shape[1] - 1, image.shape[0] - 1])
+        return ImagePrediction(
+            count=float(density.sum(dtype=np.float64)),
+            uncertainty=uncertainty,
+            density=density,
+            spread=spread,
+            keep=keep,
+            points=points,
+            size=size,
+        )
 
     def _whole(self, images: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         prediction = self.method.predict(images.to(self.device))
@@ -139,6 +167,17 @@ class Predictor:
                 whole = max(float(tile_density.sum()), 1e-9)
                 counts = counts + tile_counts * (float(tile_density[inner].sum()) / whole)
         return density, spread, keep, np.asarray(counts)
+
+
+def _to_cells(grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum stays."""
+    rows, columns = (-(-extent // STRIDE) for extent in new_size)
+    height, width = rows * size[0] / new_size[0], columns * size[1] / new_size[1]
+    # The last cells may reach beyond the image, and beyond the new last cells: all they hold belongs to these.
+    grid = grid.copy()
+    grid[-1] /= min(height - (grid.shape[0] - 1), 1.0)
+    grid[:, -1] /= min(width - (grid.shape[1] - 1), 1.0)
+    return crop_mass(grid, (0.0, 0.0, height, width), (rows, columns))
 
 
 def load_method(config: RunConfig, content: dict) -> Method:

@@ -167,3 +167,41 @@ def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: 
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no file at"):
         Predictor.from_checkpoint((tmp_path / "missing.pt").as_uri())
+
+
+def test_one_view_is_the_usual_count(tiny_checkpoint: str) -> None:
+    counter, image = Predictor.from_checkpoint(tiny_checkpoint), photograph(72, 96)
+    usual, seen = counter.predict(image), next(counter.predict_views([image], (1.0,)))
+    assert usual.count == seen.count and np.array_equal(usual.density, seen.density) and np.array_equal(usual.keep, seen.keep)
+
+
+@pytest.mark.parametrize("size", [(72, 96), (75, 100), (200, 133)])
+def test_views_are_counted_apart_and_merged_on_the_cells_of_the_usual_size(tiny_checkpoint: str, size: tuple[int, int]) -> None:
+    from crowddist.data.stream import whole_image
+    from crowddist.ops.views import merge_views
+
+    counter, image = Predictor.from_checkpoint(tiny_checkpoint), photograph(*size)  # at 96 px
+    usual = whole_image(image, 96).shape[:2]
+    seen = next(counter.predict_views([image], (1.0, 1.5)))
+    assert seen.size == usual and seen.density.shape == seen.spread.shape == seen.keep.shape == (-(-usual[0] // 8), -(-usual[1] // 8))
+    # Each view again, by itself: as the usual count of an image whose longest side is as large.
+    alone = [Predictor.from_checkpoint(tiny_checkpoint, image_size=side).predict(image) for side in (96, 144)]
+    rows, columns = seen.density.shape
+
+    def moved(part: np.ndarray) -> np.ndarray:
+        """Every cell of the view, cut into 60 x 60 grains, each of which falls into a cell of the usual size."""
+        result = np.zeros((rows, columns))
+        grains = [(np.arange(extent * 60) + 0.5) / 60 * 8 for extent in part.shape]  # px of the view
+        places = [np.minimum((grain * whole / own / 8).astype(int), cells - 1)
+                  for grain, whole, own, cells in zip(grains, usual, alone[1].size, (rows, columns), strict=True)]
+        np.add.at(result, (places[0][:, None], places[1][None, :]), part.repeat(60, 0).repeat(60, 1) / 3600)
+        return result
+
+    views = [(alone[0].density, alone[0].spread), (moved(alone[1].density), moved(alone[1].spread))]
+    density, spread = merge_views(*zip(*views, strict=True))
+    np.testing.assert_allclose(seen.density, density, rtol=0.03)
+    np.testing.assert_allclose(seen.spread, spread, rtol=0.05, atol=0.002)
+    assert seen.count == pytest.approx(float(density.sum()), rel=1e-3)
+    counts, doubts = np.array([view.count for view in alone]), np.array([view.uncertainty for view in alone])
+    assert seen.uncertainty == pytest.approx(np.sqrt((doubts**2).mean() + counts.var()), rel=1e-3)
+    assert (seen.keep == counter.method.select(seen.density, seen.spread)).all()

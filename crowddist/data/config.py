@@ -74,11 +74,11 @@ def _parse_renderer(text: str, parts: list[str]) -> DataSpec:
 class StreamConfig:
     """How samples become crops, at training, labelling and evaluation."""
 
-    image_size: int = 512
+    image_size: int = 768
     """Images are resized to this longest side, px."""
     crop_size: int = 256
     """Side of a training crop, px; a multiple of 8."""
-    scale_jitter: tuple[float, float] = (0.6, 1.6)
+    scale_jitter: tuple[float, float] = (0.3, 1.2)
     """Range of the random scale on top of `image_size`."""
     colour_jitter: float = 0.3
     """Largest relative change of brightness, contrast and saturation, 0 to 1."""

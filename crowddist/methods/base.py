@@ -85,6 +85,14 @@ class Method(ABC):
         """Density, spread, kept cells and detections of (N, 3, H, W) images in [0, 1], without gradients."""
 
     @abstractmethod
+    def select(self, density: Any, spread: Any) -> Any:
+        """The cells certain enough to be labels: bool, shape and kind (NumPy or torch) of `density`, as `predict` selects them."""
+
+    def label_views(self) -> tuple[float, ...]:
+        """The sizes, relative to the usual one, that labels are made at; see `ops.views`."""
+        return (1.0,)
+
+    @abstractmethod
     def networks(self) -> nn.Module:
         """The networks whose weights and buffers are the result."""
 

@@ -37,9 +37,9 @@ class TrainConfig:
 class SelfSupervisionConfig:
     """Self-supervision (Liu et al., CVPR 2022). The paper prints none of these numbers: all are ours."""
 
-    orientation_steps: int = 200
+    orientation_steps: int = 100
     """Steps of stage 1: source density plus the orientation of target images."""
-    orientation_weight: float = 0.02
+    orientation_weight: float = 0.005
     """Weight lambda of the orientation's cross-entropy. The head learns as fast whatever it is; the shared encoder moves less."""
     rounds: int = 2
     """Rounds K of stage 2: labels on the target, then training on both."""
@@ -51,6 +51,9 @@ class SelfSupervisionConfig:
     """Weight mu of the target's pseudo-labels."""
     kept_share: float = 0.7
     """Share of each image's cells that become labels, 0 to 1."""
+    label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
+    """Sizes, relative to the usual one, that every target image is labelled at; each place takes the size that the ensemble is most certain
+    of. One size labels at what the counter already says, and the rounds can only repeat it."""
     label_scale_jitter: tuple[float, float] = (0.9, 1.1)
     """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that sees half the persons
     at half the scale, and is taught to count them all there, counts too many at full scale."""
@@ -65,6 +68,8 @@ class SelfSupervisionConfig:
             raise InputError("orientation_steps, rounds and stop_change must not be negative")
         if not 0 < self.kept_share <= 1:
             raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
+        if not self.label_views or min(self.label_views) < 0.25 or max(self.label_views) > 4:
+            raise InputError(f"label_views must be sizes from 0.25 to 4, at least one, got {self.label_views}")
         low, high = self.label_scale_jitter
         if not 0 < low <= high:
             raise InputError(f"label_scale_jitter must be two positive numbers, the smaller first, got {self.label_scale_jitter}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -114,9 +114,13 @@ class CountingMethod(Method):
         return Prediction(
             density=density,
             spread=spread,
-            keep=keep_most_certain(density, spread, self.config.self_supervision.kept_share),
+            keep=self.select(density, spread),
             member_counts=maps.sum((2, 3, 4)),
         )
+
+    def select(self, density: Any, spread: Any) -> Any:
+        """See `Method.select`."""
+        return keep_most_certain(density, spread, self.config.self_supervision.kept_share)
 
     def networks(self) -> nn.Module:
         """See `Method.networks`."""

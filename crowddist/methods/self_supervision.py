@@ -105,6 +105,10 @@ class SelfSupervision(CountingMethod):
             )
         return tuple(stages)
 
+    def label_views(self) -> tuple[float, ...]:
+        """See `Method.label_views`."""
+        return self.settings.label_views
+
     def objective(self, stage: Stage) -> CountingObjective:
         """The losses of the paper's stage that this one belongs to."""
         train, settings = self.config.train, self.settings

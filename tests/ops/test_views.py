@@ -1,0 +1,78 @@
+"""Merging of views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crowddist.ops.views import merge_views
+
+
+def test_by_hand():
+    # Even maps: the neighbourhood changes nothing. Relative uncertainties 0.5 and 0.25, so weights 1 / 5 and 4 / 5.
+    density, spread = merge_views([np.full((5, 7), 2.0), np.full((5, 7), 4.0)], [np.full((5, 7), 1.0), np.full((5, 7), 1.0)])
+    assert density == pytest.approx(np.full((5, 7), 3.6), rel=1e-3)
+    # 1 / 5 (1 + 4) + 4 / 5 (1 + 16) - 3.6^2 = 1.64
+    assert spread == pytest.approx(np.full((5, 7), 1.64**0.5), rel=1e-2)
+
+
+def by_loop(densities, spreads, sigma):
+    """Cell by cell, the Gaussian mean as a sum over all cells of a map that goes on beyond its edge as its edge is."""
+    reach = int(4 * sigma + 0.5)
+    height, width = densities[0].shape
+
+    def near(part, row, column):
+        total = weight = 0.0
+        for i in range(-reach, reach + 1):
+            for j in range(-reach, reach + 1):
+                kernel = np.exp(-(i * i + j * j) / (2 * sigma * sigma))
+                total += kernel * part[min(max(row + i, 0), height - 1), min(max(column + j, 0), width - 1)]
+                weight += kernel
+        return total / weight
+
+    mean, deviation = np.zeros((height, width)), np.zeros((height, width))
+    for row in range(height):
+        for column in range(width):
+            relative = [near(s, row, column) / (near(d, row, column) + 1e-4) for d, s in zip(densities, spreads, strict=True)]
+            weights = [(u + 1e-6) ** -2 for u in relative]
+            here = [(w / sum(weights), d[row, column], s[row, column]) for w, d, s in zip(weights, densities, spreads, strict=True)]
+            mean[row, column] = sum(w * d for w, d, _ in here)
+            deviation[row, column] = np.sqrt(sum(w * (s * s + d * d) for w, d, s in here) - mean[row, column] ** 2)
+    return mean, deviation
+
+
+def test_equals_the_loop():
+    generator = np.random.default_rng(0)
+    densities, spreads = generator.random((3, 6, 9)), 0.3 * generator.random((3, 6, 9))
+    density, spread = merge_views(list(densities), list(spreads), 1.3)
+    expected = by_loop(list(densities), list(spreads), 1.3)
+    assert density == pytest.approx(expected[0], rel=1e-5) and spread == pytest.approx(expected[1], rel=1e-4)
+    assert density.dtype == spread.dtype == np.float32
+
+
+def test_each_place_takes_the_view_that_is_certain_there():
+    left = np.arange(60)[None, :].repeat(20, 0) < 30
+    densities = [np.full((20, 60), 1.0), np.full((20, 60), 3.0)]
+    density, _ = merge_views(densities, [np.where(left, 0.01, 1.0), np.where(left, 3.0, 0.03)], 3.0)
+    assert density[:, :15] == pytest.approx(np.ones((20, 15)), abs=0.02)
+    assert density[:, 45:] == pytest.approx(np.full((20, 15), 3.0), abs=0.02)
+
+
+def test_one_view_stays_as_it_is_and_views_without_spread_weigh_alike():
+    generator = np.random.default_rng(1)
+    one, doubt = generator.random((2, 8, 8)).astype(np.float32)
+    density, spread = merge_views([one], [doubt])
+    assert density == pytest.approx(one, rel=1e-5) and spread == pytest.approx(doubt, rel=1e-3)
+    density, spread = merge_views([np.zeros((4, 4)), np.full((4, 4), 2.0)], [np.zeros((4, 4))] * 2)
+    assert density == pytest.approx(np.ones((4, 4))) and spread == pytest.approx(np.ones((4, 4)))
+
+
+@pytest.mark.parametrize("densities, spreads, cells", [
+    ([], [], 6.0),
+    ([np.zeros((3, 4))], [np.zeros((4, 3))], 6.0),
+    ([np.zeros((3, 4))] * 2, [np.zeros((3, 4))], 6.0),
+    ([np.zeros((3, 4))], [np.zeros((3, 4))], 0.0),
+])
+def test_bad_input_is_refused(densities, spreads, cells):
+    with pytest.raises(ValueError):
+        merge_views(densities, spreads, cells)
