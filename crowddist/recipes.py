@@ -25,9 +25,9 @@ def quickstart() -> RunConfig:
         target="renderer:target:80:1:360",
         evaluation="renderer:target:40:2:360",
         num_workers=2,
-        stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.5, 1.25), colour_jitter=0.5, grey_share=0.3),
+        stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3),
         train=TrainConfig(steps=600),
-        self_supervision=SelfSupervisionConfig(orientation_steps=40, rounds=1, round_steps=150),
+        self_supervision=SelfSupervisionConfig(orientation_steps=40, rounds=1, round_steps=150, label_views=(1.0, 1.5)),
         engine=EngineConfig(checkpoint_every=100),
     )
 

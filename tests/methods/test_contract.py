@@ -99,6 +99,37 @@ def _stored(state: dict[str, Any]) -> Any:
     return buffer
 
 
+def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_after(config: RunConfig) -> None:
+    method = make(replace(config, train=replace(config.train, steps=10)))
+
+    def statistics() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in method.networks().state_dict().items() if "running" in name}
+
+    source, *others = method.plan()
+    method.start(source, LocalRuntime())
+    train(method, source, range(8))
+    before = statistics()
+    train(method, source, range(8, 9))
+    at_rest = statistics()
+    assert before and not any(equal(before[name], at_rest[name]) for name in before)
+    train(method, source, range(9, 10))
+    for stage in others:
+        method.start(stage, LocalRuntime())
+        train(method, stage, range(2))
+    assert equal(statistics(), at_rest)
+
+
+def test_a_method_selects_as_its_predictions_do(config: RunConfig) -> None:
+    method = make(config)
+    method.start(method.plan()[0], LocalRuntime())
+    train(method, method.plan()[0], range(1))
+    prediction = method.predict(torch.rand(2, 3, 50, 70))
+    assert torch.equal(method.select(prediction.density, prediction.spread), prediction.keep)
+    alone = method.select(prediction.density[0, 0].numpy(), prediction.spread[0, 0].numpy())
+    assert (alone == prediction.keep[0, 0].numpy()).all()
+    assert 1.0 in method.label_views()
+
+
 def test_predictions_have_the_agreed_shapes_and_leave_training_alone(config: RunConfig) -> None:
     method = make(config)
     stage = method.plan()[0]
