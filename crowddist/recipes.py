@@ -27,7 +27,7 @@ def quickstart() -> RunConfig:
         num_workers=2,
         stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3),
         train=TrainConfig(steps=600),
-        self_supervision=SelfSupervisionConfig(orientation_steps=40, rounds=1, round_steps=150, label_views=(1.0, 1.5)),
+        self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=200, label_views=(1.0, 1.5)),
         engine=EngineConfig(checkpoint_every=100),
     )
 
@@ -88,7 +88,9 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
         target=f"shanghaitech:{root}/part_{target}_final:train",
         evaluation=f"shanghaitech:{root}/part_{target}_final:val",
         num_workers=2,
-        stream=StreamConfig(colour_jitter=0.4),
+        # Rendered people are coarser than photographed ones: the larger a photograph is seen, the more of it looks like people.
+        stream=StreamConfig(image_size=512, scale_jitter=(0.45, 1.8), colour_jitter=0.4),
+        self_supervision=SelfSupervisionConfig(label_views=(0.7, 1.0)),
     )
 
 

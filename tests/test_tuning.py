@@ -81,7 +81,8 @@ def test_a_trial_equals_the_naive_sums(predictions: str, tiny_target: str) -> No
 def test_the_cache_holds_what_the_counter_says(predictions: str, tiny_checkpoint: str, tiny_target: str) -> None:
     worker = UnitWorker(tiny_checkpoint, tiny_target)
     images = [members.decode(*worker.data.read(index)).image for index in range(len(worker.data))]
-    for cached, prediction in zip(cached_maps(predictions), worker.predictor.predict_many(images), strict=True):
+    views = worker.predictor.predict_views(images, worker.predictor.method.label_views())
+    for cached, prediction in zip(cached_maps(predictions), views, strict=True):
         for stored, said in zip(cached, (prediction.density, prediction.spread), strict=True):
             assert said.max() > 0
             np.testing.assert_allclose(stored, said, rtol=1e-3, atol=1e-7)
