@@ -17,7 +17,8 @@ def quickstart() -> RunConfig:
     """Embedded data, about 7 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row.
-    Seed 0 on 40 target images gave MAE 86.5 unadapted, 90.7 after orientation, 76.3 after one round of labels (-12 %).
+    Seed 0 on 40 target images gave MAE 68.5 unadapted, 61.8 after one round of labels (-10 %). Orientation is left out: in so few
+    steps it only disturbs the counter.
     """
     return RunConfig(
         recipe="quickstart",
@@ -48,6 +49,7 @@ def shb_to_sha() -> RunConfig:
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 % of
     A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name sets aside.
+    Seed 0 gave MAE 158.3 unadapted, 163.8 after orientation, 127.2 and 149.8 after the rounds (one worker, bfloat16).
     Paper's setting: MM 2020, Table 1, B->A, 148.9 unadapted and 112.2 adapted (bi-knowledge, ImageNet weights, A's test set).
     """
     return _real_to_real("shb_to_sha", "B", "A")
@@ -66,6 +68,7 @@ def renderer_to_shb() -> RunConfig:
     """Rendered crowds to ShanghaiTech B, compact counter, about 60 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
+    Seed 0 gave MAE 77.2 unadapted, 87.3 after orientation, 77.9 and 70.3 after the rounds (one worker, bfloat16).
     Nearest published row: GCC->SHB, CVPR 2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
     """
     return _from_renderer("renderer_to_shb", "B")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,10 @@ from crowddist.pipeline import run_folder
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
-MOST_DIFFERENCE = 5e-5
-"""Largest relative difference (L2) of weights, statistics and moments of Adam, two workers against one: sums of float32 in another order (1.1e-5 seen)."""
+MOST_DIFFERENCE = 1e-2
+"""Largest relative difference of statistics and of Adam's first moments, two workers against one: sums of float32 in another order."""
+MOST_WEIGHT_DIFFERENCE = 5e-5
+"""The same of weights, of which six steps move about a hundredth."""
 
 
 def actors_alive(class_name: str) -> list[int]:
@@ -48,8 +50,10 @@ def stages(config: RunConfig, folder: Path) -> list[StageData]:
     return [StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls) for stage in build_method(config).plan()[:2]]
 
 
-def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-3))
+def difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
+    """Relative difference (L2) of tensors taken together."""
+    mine, reference = (torch.cat([part.double().flatten() for part in parts]) for parts in (ours, theirs))
+    return float((mine - reference).norm() / reference.norm())
 
 
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -57,13 +61,14 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
 
     The source stage normalises by batches, the others by the running statistics. Each stage of the one worker begins where the two began
     it, and the rate is low: Adam divides by the gradient's size, so a difference in the seventh digit is a large one some steps later.
-    The error is squared: with the steeper one of Poisson counts a pooling whose maximum rounding moves to its neighbour changed one of 24
-    slopes by 2 % (float32 against float64 in one process).
+    No crop reaches beyond its image, and gradients are compared loosely: where the inputs of a pooling are equal but for rounding, as all
+    are over the flat grey beside an image, which of them is the largest moves a whole slope. In one process, float32 against float64,
+    gradients differ by up to 3 % with such crops, and by 3e-6, at times 2e-3, without.
     """
     from crowddist.distributed.launcher import RayLauncher
 
-    train = replace(tiny_config.train, learning_rate=1e-4, cell_error="squared", block_weight=0.0)
-    tiny_config = replace(tiny_config, train=train)
+    train, stream = replace(tiny_config.train, learning_rate=1e-4), replace(tiny_config.stream, scale_jitter=(0.9, 1.6))
+    tiny_config = replace(tiny_config, train=train, stream=stream)
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(stages(two, tmp_path / "two"))
     initial = ""
@@ -71,12 +76,16 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
         LocalLauncher(tiny_config).train([replace(data, initial=initial)])
         ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("two", "one")]
         shared, alone = (checkpoint.load(end["checkpoint"])["method"] for end in ends if end)
-        for name, value in alone["networks"].items():
-            assert difference(shared["networks"][name], value) < MOST_DIFFERENCE, f"{data.stage.name}: {name}"
-        ours, theirs = (state["optimizers"]["counter"]["state"] for state in (shared, alone))
-        assert ours.keys() == theirs.keys() and len(ours) > 20
-        for index, moments in theirs.items():
-            assert difference(ours[index]["exp_avg"], moments["exp_avg"]) < MOST_DIFFERENCE, f"{data.stage.name}: moments of parameter {index}"
+        ours, theirs = (state["networks"] for state in (shared, alone))
+        for kind, limit in (("weights", MOST_WEIGHT_DIFFERENCE), ("statistics", MOST_DIFFERENCE)):
+            names = [name for name in theirs if ("running" in name) == (kind == "statistics")]
+            apart = difference([ours[name] for name in names], [theirs[name] for name in names])
+            assert apart < limit, f"{data.stage.name}: {kind}"
+        ours, theirs = ([moments["exp_avg"] for moments in state["optimizers"]["counter"]["state"].values()] for state in (shared, alone))
+        assert len(ours) == len(theirs) > 20
+        assert difference(ours, theirs) < MOST_DIFFERENCE, f"{data.stage.name}: moments"
+        for index, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
+            assert difference([mine], [reference]) < 5 * MOST_DIFFERENCE, f"{data.stage.name}: moments of parameter {index}"
         initial = ends[0]["checkpoint"] if ends[0] else ""
 
 
