@@ -45,7 +45,7 @@ def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
 
 
 def shb_to_sha() -> RunConfig:
-    """ShanghaiTech B to A, compact counter, 45 minutes on 1 core.
+    """ShanghaiTech B to A, compact counter, about 50 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 % of
     A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name sets aside.
@@ -56,7 +56,7 @@ def shb_to_sha() -> RunConfig:
 
 
 def sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B, compact counter, about 45 minutes on 1 core.
+    """ShanghaiTech A to B, compact counter, about 50 minutes on 1 core.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
     Paper's setting: MM 2020, Table 1, A->B, 21.65 unadapted and 13.38 adapted (bi-knowledge, ImageNet weights, B's test set).
