@@ -11,7 +11,7 @@ import torch
 from crowddist import checkpoint
 from crowddist.config import RunConfig, from_json
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
-from crowddist.data.transforms import crop_mass, resize_pixels, resize_points
+from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
@@ -104,9 +104,9 @@ class Predictor:
             yield from self.predict_many(images)
             return
         for image in images:
-            usual = whole_image(image, self.image_size) if self.image_size else image
-            size = usual.shape[:2]
-            views = [self._view(image, (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))) for scale in scales]
+            factor = self.image_size / max(image.shape[:2]) if self.image_size else 1.0
+            size = scaled_size(image.shape[:2], factor, factor)
+            views = [self._view(image, scaled_size(size, scale, scale)) for scale in scales]
             moved = [[_to_cells(part, view.size, size) for part in (view.density, view.spread)] for view in views]
             density, spread = merge_views(*zip(*moved, strict=True))
             counts = np.array([view.count for view in views])

@@ -61,7 +61,7 @@ def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, fl
         image: (H, W, 3) or (H, W) uint8.
         size: of the result.
         box: (top, left, bottom, right) of the window as edges in px, inside the image; None means all of it. The window of a resized
-            image and the resized window of an image are the same.
+            image and the resized window of an image are the same, but for the rounding of grey levels.
     """
     import PIL.Image
 

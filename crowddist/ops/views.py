@@ -8,6 +8,8 @@ import numpy as np
 
 NEIGHBOURHOOD_CELLS = 6.0
 """Standard deviation of the Gaussian that a view's certainty is averaged over: as heads of a place are of one size (ours)."""
+SMALLEST_UNCERTAINTY = 1e-6
+"""Added to the relative uncertainty, so that views without any spread weigh alike (ours)."""
 EPSILON_PERSONS = 1e-4
 """Added to the density of a neighbourhood before it is divided by (ours)."""
 
@@ -43,7 +45,7 @@ def merge_views(
     density, spread = (np.stack(part).astype(np.float64) for part in (densities, spreads))
     near = [[gaussian_filter(one, neighbourhood_cells, mode="nearest") for one in part] for part in (density, spread)]
     relative = np.stack(near[1]) / (np.stack(near[0]) + EPSILON_PERSONS)
-    certainty = (relative + 1e-6) ** -2
+    certainty = (relative + SMALLEST_UNCERTAINTY) ** -2
     weight = certainty / certainty.sum(0)
     mean = (weight * density).sum(0)
     variance = (weight * (spread**2 + density**2)).sum(0) - mean**2
