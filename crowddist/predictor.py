@@ -26,6 +26,10 @@ BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 
 
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Density, spread and kept cells of an image, (h, w) each, and the count of every member."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagePrediction:
     """What the counter says of one image."""
@@ -106,23 +110,24 @@ class Predictor:
         for image in images:
             factor = self.image_size / max(image.shape[:2]) if self.image_size else 1.0
             size = scaled_size(image.shape[:2], factor, factor)
-            views = [self._view(image, scaled_size(size, scale, scale)) for scale in scales]
-            moved = [[_to_cells(part, view.size, size) for part in (view.density, view.spread)] for view in views]
+            sizes = [scaled_size(size, scale, scale) for scale in scales]
+            views = [self._maps([resize_pixels(image, seen)])[0] for seen in sizes]
+            moved = [[_to_cells(part, seen, size) for part in view[:2]] for view, seen in zip(views, sizes, strict=True)]
             density, spread = merge_views(*zip(*moved, strict=True))
-            counts = np.array([view.count for view in views])
-            uncertainty = np.sqrt(np.mean([view.uncertainty**2 for view in views]) + counts.var())
+            counts = np.array([view[0].sum(dtype=np.float64) for view in views])
+            uncertainty = np.sqrt(np.mean([view[3].std() ** 2 for view in views]) + counts.var())
             yield self._finish(image, size, density, spread, self.method.select(density, spread), float(uncertainty))
-
-    def _view(self, image: np.ndarray, size: tuple[int, int]) -> ImagePrediction:
-        """The image counted at a size of its own, (height, width) px."""
-        return next(self._predict_equal([image], [resize_pixels(image, size)]))
 
     def _predict_equal(self, images: Sequence[np.ndarray], resized: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
         height, width = resized[0].shape[:2]
-        large = max(height, width) > TILE_PX
-        maps = [self._tiled(image) for image in resized] if large else self._whole(torch.cat([to_tensor(image) for image in resized]))
-        for image, (density, spread, keep, counts) in zip(images, maps, strict=True):
+        for image, (density, spread, keep, counts) in zip(images, self._maps(resized), strict=True):
             yield self._finish(image, (height, width), density, spread, keep, float(counts.std()))
+
+    def _maps(self, resized: Sequence[np.ndarray]) -> list[Maps]:
+        """The maps of equally large images, in tiles where they are large."""
+        if max(resized[0].shape[:2]) > TILE_PX:
+            return [self._tiled(image) for image in resized]
+        return self._whole(torch.cat([to_tensor(image) for image in resized]))
 
     def _finish(
         self, image: np.ndarray, size: tuple[int, int], density: np.ndarray, spread: np.ndarray, keep: np.ndarray, uncertainty: float
@@ -140,13 +145,13 @@ class Predictor:
             size=size,
         )
 
-    def _whole(self, images: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def _whole(self, images: torch.Tensor) -> list[Maps]:
         prediction = self.method.predict(images.to(self.device))
         density, spread, keep = (part.cpu().numpy()[:, 0] for part in (prediction.density, prediction.spread, prediction.keep))
         counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
         return list(zip(density, spread, keep, counts, strict=True))
 
-    def _tiled(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _tiled(self, image: np.ndarray) -> Maps:
         """The maps of a large image, tile by tile; each tile's own member counts add up."""
         height, width = image.shape[:2]
         shape = (-(-height // STRIDE), -(-width // STRIDE))

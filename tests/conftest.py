@@ -99,18 +99,28 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
 def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
     """Writes the checkpoint of a counter that nobody trained; its weights are so strong that cells and members differ plainly."""
 
-    def make(folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None) -> str:  # type: ignore[no-untyped-def]
+    def make(  # type: ignore[no-untyped-def]
+        folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None, label_views=(1.0, 1.4, 2.0)
+    ) -> str:
         import torch
 
         from crowddist import checkpoint
         from crowddist.config import RunConfig, to_json
         from crowddist.data.config import StreamConfig
+        from crowddist.methods.config import SelfSupervisionConfig
         from crowddist.methods.table import build_method
         from crowddist.models.config import CounterConfig
         from crowddist.models.initialisation import init_kaiming
 
         stream = StreamConfig(image_size=image_size, crop_size=64, sigma_px=sigma_px)
-        config = RunConfig(recipe="tiny", source=tiny_source, target=tiny_source, stream=stream, counter=counter or CounterConfig())
+        config = RunConfig(
+            recipe="tiny",
+            source=tiny_source,
+            target=tiny_source,
+            stream=stream,
+            counter=counter or CounterConfig(),
+            self_supervision=SelfSupervisionConfig(label_views=label_views),
+        )
         torch.manual_seed(seed)
         method = build_method(config)
         bias = method.networks().state_dict()["decoder.rest.6.bias"].clone()

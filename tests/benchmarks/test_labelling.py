@@ -38,7 +38,7 @@ def test_two_actors_do_twice_the_work(
 ) -> None:
     from crowddist.distributed.labeler import UnitActors
 
-    counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE))
+    counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE), label_views=(1.0,))
     images = make_images(tmp_path / "images", count=NUM_UNITS * UNIT_SAMPLES, labelled=False, size=SIZE)
 
     def seconds(actors: UnitActors, name: str) -> float:
