@@ -10,7 +10,7 @@ import numpy as np
 from crowddist import storage
 from crowddist.data.sample import Sample
 from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, decode_labels, publish_manifest, write_shard
-from crowddist.data.stream import pixels_only
+from crowddist.data.stream import STRIDE, pixels_only
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 from crowddist.predictor import Predictor
 
@@ -50,7 +50,13 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                     "spread.npy": prediction.spread.astype(np.float16),
                     "keep.png": np.where(prediction.keep, 255, 0).astype(np.uint8),
                     "detections.npy": np.zeros((0, 4), np.float32),
-                    "json": {"id": sample.key, "count": prediction.count, "uncertainty": prediction.uncertainty, **shares},
+                    "json": {
+                        "id": sample.key,
+                        "count": prediction.count,
+                        "uncertainty": prediction.uncertainty,
+                        "extent": [side / STRIDE for side in prediction.size],
+                        **shares,
+                    },
                 }
 
     info = write_shard(labels_url, f"{name}.tar", samples())

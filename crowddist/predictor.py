@@ -177,12 +177,8 @@ class Predictor:
 def _to_cells(grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
     """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum stays."""
     rows, columns = (-(-extent // STRIDE) for extent in new_size)
-    height, width = rows * size[0] / new_size[0], columns * size[1] / new_size[1]
-    # The last cells may reach beyond the image, and beyond the new last cells: all they hold belongs to these.
-    grid = grid.copy()
-    grid[-1] /= min(height - (grid.shape[0] - 1), 1.0)
-    grid[:, -1] /= min(width - (grid.shape[1] - 1), 1.0)
-    return crop_mass(grid, (0.0, 0.0, height, width), (rows, columns))
+    window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
+    return crop_mass(grid, window, (rows, columns), (size[0] / STRIDE, size[1] / STRIDE))
 
 
 def load_method(config: RunConfig, content: dict) -> Method:

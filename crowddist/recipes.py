@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from crowddist.config import EngineConfig, RunConfig
 from crowddist.data.config import StreamConfig
@@ -56,12 +57,17 @@ def shb_to_sha() -> RunConfig:
 
 
 def sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B, compact counter, about 50 minutes on 1 core.
+    """ShanghaiTech A to B, compact counter, about 40 minutes on 2 cores.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
     Paper's setting: MM 2020, Table 1, A->B, 21.65 unadapted and 13.38 adapted (bi-knowledge, ImageNet weights, B's test set).
     """
-    return _real_to_real("sha_to_shb", "A", "B")
+    return replace(
+        _real_to_real("sha_to_shb", "A", "B"),
+        # A's heads are small and packed: how sharp they are tells the counter how large they are, and no crop is made softer.
+        stream=StreamConfig(image_size=512, scale_jitter=(0.6, 1.6), soft_share=0.0),
+        self_supervision=SelfSupervisionConfig(label_views=(0.7, 1.0, 1.4)),
+    )
 
 
 def renderer_to_shb() -> RunConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,19 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
         if name in values and values[name].shape != density.shape:
             raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label again")
     detections = values.get("detections.npy", np.zeros((0, 4), np.float32))
-    return Labels(density=density, keep=keep, detections=detections, spread=values.get("spread.npy"))
+    extent = _extent(key, values.get("json", {}).get("extent", density.shape), density.shape)
+    return Labels(density=density, keep=keep, detections=detections, extent=extent, spread=values.get("spread.npy"))
+
+
+def _extent(key: str, told: Any, cells: tuple[int, ...]) -> tuple[float, float]:
+    """The image's (height, width) in cells, as the labels' json tells; those that do not tell cover their image exactly."""
+    try:
+        height, width = map(float, told)
+    except (TypeError, ValueError):
+        raise InputError(f"sample {key}: extent must be the image's height and width in cells, got {told!r}; label again") from None
+    if (math.ceil(height), math.ceil(width)) != cells:
+        raise InputError(f"sample {key}: density has {cells} cells, its json says that the image covers {told}; label again")
+    return height, width
 
 
 def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> bytes:

@@ -21,6 +21,8 @@ class Labels:
     """(h, w) bool, the cells certain enough to train on."""
     detections: np.ndarray
     """D x 4 float32: x, y, size, score, in pixels of the image; D may be 0."""
+    extent: tuple[float, float]
+    """(height, width) of the image in cells: the last cells of the maps may reach beyond it, by less than a cell."""
     spread: np.ndarray | None = None
     """(h, w) float32, standard deviation of `density` over the ensemble, persons per cell; None where a set was written without."""
 

@@ -12,8 +12,19 @@ import torch
 from crowddist.data.config import StreamConfig
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.sample import Batch, Sample
-from crowddist.data.shards import ShardReader, decode
-from crowddist.data.transforms import crop_mass, crop_pixels, crop_points, draw_softness, draw_window, jitter_colours, resize_pixels, resize_points, scaled_size
+from crowddist.data.shards import ShardReader, decode, decode_labels
+from crowddist.data.transforms import (
+    covered_area,
+    crop_mass,
+    crop_pixels,
+    crop_points,
+    draw_softness,
+    draw_window,
+    jitter_colours,
+    resize_pixels,
+    resize_points,
+    scaled_size,
+)
 from crowddist.errors import InputError
 from crowddist.ops.density import density_map
 from crowddist.randomness import derive, generator
@@ -66,12 +77,9 @@ class CropDataset(torch.utils.data.Dataset):
     def _read(self, index: int) -> Sample:
         """The sample, shrunk where it has far more pixels than a crop can need."""
         key, members = self.images.read(index)
-        if not self.open_points:
-            members = pixels_only(members)
+        sample = decode(key, members if self.open_points else pixels_only(members))
         if self.labels is not None:
-            _, label_members = self.labels.read(self.labels.index_of(key))
-            members = {**label_members, **members}
-        sample = decode(key, members)
+            sample = replace(sample, labels=decode_labels(*self.labels.read(self.labels.index_of(key))))
         return _shrink(sample, OVERSIZE * self.config.image_size * self.config.scale_jitter[1])
 
     def __getitem__(self, position: int) -> dict:
@@ -85,11 +93,13 @@ class CropDataset(torch.utils.data.Dataset):
         pixels = crop_pixels(sample.image, window, size, draw_softness(self.config, rng))
         flip = rng.random() < 0.5
         if sample.labels is not None:
-            grid = sample.labels.density.shape
-            to_cells = (grid[0] / height, grid[1] / width)
+            extent = sample.labels.extent
+            to_cells = (extent[0] / height, extent[1] / width)
             cut = (window[0] * to_cells[0], window[1] * to_cells[1], window[2] * to_cells[0], window[3] * to_cells[1])
-            crop["density"] = crop_mass(sample.labels.density, cut, cells)
-            crop["keep"] = _keep_cells(sample.labels.keep, cut, cells)
+            crop["density"] = crop_mass(sample.labels.density, cut, cells, extent)
+            # Kept is a cell at least half of which, and nothing outside the image, comes from kept cells.
+            area = (cut[2] / cells[0]) * (cut[3] / cells[1])
+            crop["keep"] = (covered_area(sample.labels.keep, cut, cells, extent) >= 0.5 * area).astype(np.float32)
         elif sample.points is not None:
             points = crop_points(sample.points, window, size)
             crop["density"] = cell_density(points, cells, self.config.sigma_px)
@@ -119,13 +129,6 @@ def cell_density(points: np.ndarray, cells: tuple[int, int], sigma_px: float) ->
 def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
     """A sample's members without points and masks, should there be any."""
     return {name: data for name, data in members.items() if name in ("jpg", "png", "json")}
-
-
-def _keep_cells(keep: np.ndarray, window: tuple[float, float, float, float], cells: tuple[int, int]) -> np.ndarray:
-    """A cell of the crop is kept when at least half of it, and nothing outside the image, comes from kept cells."""
-    kept_mass = crop_mass(keep.astype(np.float32), window, cells)
-    area = (window[2] / cells[0]) * (window[3] / cells[1])
-    return (kept_mass >= 0.5 * area).astype(np.float32)
 
 
 def _shrink(sample: Sample, longest_px: float) -> Sample:

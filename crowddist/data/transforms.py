@@ -111,7 +111,9 @@ def scaled_size(size: tuple[int, ...], scale_y: float, scale_x: float) -> tuple[
     return max(round(size[0] * scale_y), 1), max(round(size[1] * scale_x), 1)
 
 
-def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+def crop_mass(
+    grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], extent: tuple[float, float] | None = None
+) -> np.ndarray:
     """Cuts a window out of a map of persons per cell and redistributes it over new cells; persons are kept exactly.
 
     The map is read as constant inside each cell, so the new cell's value is an exact integral, whatever the window.
@@ -120,21 +122,36 @@ def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size:
         grid: (h, w) persons per cell.
         window: (top, left, height, width) in cells, as edges; what lies outside the map is empty.
         size: (height, width) of the result.
+        extent: (height, width) of the image in cells, where the last cells reach beyond it: what they hold lies inside. None: they do not.
 
     Returns:
         float32 (height, width); its sum is the number of persons inside the window.
     """
-    top, left, height, width = window
-    rows = _overlap(grid.shape[0], top, height, size[0])
-    columns = _overlap(grid.shape[1], left, width, size[1])
-    return (rows @ grid.astype(np.float32) @ columns.T).astype(np.float32)
+    rows, columns = _overlaps(grid.shape, window, size, extent)
+    inside_rows, inside_columns = _overlaps(grid.shape, (0, 0, *grid.shape), (1, 1), extent)
+    return ((rows / inside_rows) @ grid.astype(np.float32) @ (columns / inside_columns).T).astype(np.float32)
 
 
-def _overlap(num_old: int, start: float, extent: float, num_new: int) -> np.ndarray:
-    """(num_new, num_old): the share of each old cell that falls into each new one."""
-    edges = start + extent * np.arange(num_new + 1) / num_new
+def covered_area(
+    chosen: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], extent: tuple[float, float] | None = None
+) -> np.ndarray:
+    """How much of each new cell of a window is covered by chosen cells, in areas of old cells. Args: chosen (h, w) bool, others as `crop_mass`."""
+    rows, columns = _overlaps(chosen.shape, window, size, extent)
+    return (rows @ chosen.astype(np.float32) @ columns.T).astype(np.float32)
+
+
+def _overlaps(
+    cells: tuple[int, ...], window: tuple[float, ...], size: tuple[int, int], extent: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, each (new, old): the length of each old cell, as far as the image goes, inside each new one."""
+    ends = extent or cells
+    return (_overlap(cells[0], window[0], window[2], size[0], ends[0]), _overlap(cells[1], window[1], window[3], size[1], ends[1]))
+
+
+def _overlap(num_old: int, start: float, length: float, num_new: int, end: float) -> np.ndarray:
+    edges = start + length * np.arange(num_new + 1) / num_new
     old = np.arange(num_old)
-    upper = np.minimum(edges[1:, None], old[None, :] + 1)
+    upper = np.minimum(edges[1:, None], np.minimum(old[None, :] + 1, end))
     lower = np.maximum(edges[:-1, None], old[None, :])
     return np.clip(upper - lower, 0, None).astype(np.float32)
 

@@ -20,9 +20,9 @@ class CounterConfig:
     weights: str = "none"
     """The encoder's weights: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
     ensemble: Ensemble = "masksembles"
-    """What the members of the ensemble are: fixed masks over the channels, fresh dropouts, networks of their own (`deep`), or one network alone."""
+    """What the members of the ensemble are: fixed masks over the channels, fixed dropouts, networks of their own (`deep`), or one network alone."""
     num_masks: int = 3
-    """How many members the ensemble has (masks, dropouts drawn at inference, or networks)."""  # P: n = 3.
+    """How many members the ensemble has (masks, dropouts at inference, or networks)."""  # P: n = 3.
     mask_scale: float = 2.0
     """How little the masks share: 1 = all masks alike, large = disjoint sub-networks."""  # C: scale = 2.0.
     mask_seed: int = 0

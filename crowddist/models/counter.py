@@ -79,13 +79,19 @@ class Counter(nn.Module):
         """
         if (members is None) != (self.masks is None):
             raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes gives")
-        return self.decoder.rest(self._masked(self.decoder.trunk(features), members, dropping=self.training))
+        trunk = self.decoder.trunk(features)
+        if self.dropout is not None:
+            trunk = functional.dropout2d(trunk, self.dropout, self.training)
+        if self.masks is not None:
+            trunk = self.masks(trunk, members)
+        return self.decoder.rest(trunk)
 
     def members(self, features: Tensor) -> Tensor:
         """Persons per cell by every member for every image.
 
         What comes before the masks runs once, what follows once a member, one after the other: peak memory does not grow with the
-        members, and each map equals `density` with that mask bit for bit. With dropout, each member is a fresh draw, in any mode.
+        members, and each map equals `density` with that mask bit for bit. With dropout,
+        a member drops the same channels of every image, whatever ran before, so labels do not depend on their order.
 
         Args:
             features: (N, C, h, w) of `encode`.
@@ -96,14 +102,18 @@ class Counter(nn.Module):
         trunk = self.decoder.trunk(features)
         maps = []
         for member in range(self.num_members):
-            indexes = None if self.masks is None else torch.full((len(trunk),), member, device=trunk.device)
-            maps.append(self.decoder.rest(self._masked(trunk, indexes, dropping=True)))
+            if self.masks is not None:
+                part = self.masks(trunk, torch.full((len(trunk),), member, device=trunk.device))
+            else:
+                part = trunk if self.dropout is None else trunk * self._kept_channels(member).to(trunk)
+            maps.append(self.decoder.rest(part))
         return torch.stack(maps)
 
-    def _masked(self, trunk: Tensor, members: Tensor | None, *, dropping: bool) -> Tensor:
-        if self.masks is not None and members is not None:
-            return self.masks(trunk, members)
-        return trunk if self.dropout is None else functional.dropout2d(trunk, self.dropout, dropping)
+    def _kept_channels(self, member: int) -> Tensor:
+        """(C, 1, 1) factors of a member of a dropout ensemble: 0 for a dropped channel, 1 / (1 - dropout) for a kept one."""
+        assert self.dropout is not None  # by the caller
+        kept = torch.rand(self.decoder.channels, generator=torch.Generator().manual_seed(member)) >= self.dropout
+        return (kept / (1 - self.dropout))[:, None, None]
 
     def member_indexes(self, draws: Tensor) -> Tensor | None:
         """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has no masks."""

@@ -88,6 +88,12 @@ def test_labels():
     spread = decode_labels("k", {**members, "spread.npy": encode("spread.npy", DENSITY / 4)}).spread
     np.testing.assert_array_equal(spread, (DENSITY / 4).astype(np.float16).astype(np.float32))
     assert spread.dtype == np.float32
+    assert labels.extent == DENSITY.shape
+    told = [DENSITY.shape[0] - 0.5, DENSITY.shape[1] - 0.25]
+    assert decode_labels("k", {**members, "json": encode("json", {"extent": told})}).extent == tuple(told)
+    for wrong in ([DENSITY.shape[0] - 1.5, DENSITY.shape[1]], [1], "large"):
+        with pytest.raises(InputError, match="sample k: .*label again"):
+            decode_labels("k", {**members, "json": encode("json", {"extent": wrong})})
     del members["detections.npy"]
     assert decode_labels("k", members).detections.shape == (0, 4)
 

@@ -11,7 +11,8 @@ import torch
 
 from crowddist.data.config import StreamConfig
 from crowddist.data.shards import ShardReader, ShardWriter, decode
-from crowddist.data.stream import CropDataset, batches, collate, to_tensor, whole_image
+from crowddist.data.stream import CropDataset, batches, cell_density, collate, to_tensor, whole_image
+from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
 
 CONFIG = StreamConfig(image_size=96, crop_size=64)
@@ -97,6 +98,35 @@ def test_pseudo_labels_follow_the_crop(tiny_target: str, tmp_path: Path) -> None
         assert not (crop["keep"] * crop["density"]).sum() > 0.2  # kept cells are the other half
         assert crop["keep"].sum() == pytest.approx(24, abs=9)  # half of a 6 x 8 image in an 8 x 8 crop
     assert flips == {True, False}
+
+
+def test_pseudo_labels_lie_where_points_would(tmp_path: Path) -> None:
+    # An image of 116 x 89 px has 14.5 x 11.125 cells: if 15 x 12 cells covered it exactly, this head would lie 5 px off.
+    import cv2
+
+    place = np.array([[100.0, 72.0]], np.float32)
+    pixels = cv2.imencode(".png", np.zeros((100, 130, 3), np.uint8))[1].tobytes()
+    scene = {"id": "a", "height": 100, "width": 130}
+    with ShardWriter(tmp_path / "images", name="n", split="all", labelled=True, converter="test") as writer:
+        writer.add("a", {"png": pixels, "points.npy": place, "json": scene})
+    size = whole_image(np.zeros((100, 130, 3), np.uint8), 116).shape[:2]
+    cells = cell_density(resize_points(place, size[1] / 130, size[0] / 100), (12, 15), 4.0)
+    with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True, converter="test") as writer:
+        keep = np.full(cells.shape, 255, np.uint8)
+        writer.add("a", {"density.npy": cells, "keep.png": keep, "json": {"id": "a", "extent": [size[0] / 8, size[1] / 8]}})
+    config = StreamConfig(image_size=116, crop_size=64, scale_jitter=(1.0, 1.0), sigma_px=4.0)
+    url = (tmp_path / "images").as_uri()
+    true, labelled = (CropDataset(url, config, labels_url=labels, plan_seed=0, name="a") for labels in ("", (tmp_path / "labels").as_uri()))
+    compared = 0
+    for position in range(120):
+        from_points, from_labels = true[position]["density"], labelled[position]["density"]
+        if from_points.sum() > 0.99 and from_points[[0, -1]].sum() + from_points[:, [0, -1]].sum() < 0.05:  # wholly inside the crop
+            compared += 1
+            assert from_labels.sum() == pytest.approx(1, abs=0.02)
+            for axis in (0, 1):
+                centres = [float((density.sum(axis) @ np.arange(8)) / density.sum()) * 8 for density in (from_points, from_labels)]
+                assert centres[0] == pytest.approx(centres[1], abs=1.0)  # px
+    assert compared > 5
 
 
 def test_missing_labels_are_named(tiny_target: str, tiny_source: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from crowddist.data.stream import whole_image
 from crowddist.data.transforms import (
     LARGEST_SOFTNESS,
     PAD_VALUE,
+    covered_area,
     crop_mass,
     crop_pixels,
     crop_points,
@@ -131,6 +132,16 @@ def test_mass_by_hand() -> None:
     assert crop_mass(grid, (0, 0, 2, 2), (1, 1)).tolist() == [[14.0]]
     assert crop_mass(grid, (0, 0, 1, 2), (2, 2)).tolist() == [[2.0, 0.0], [2.0, 0.0]]
     assert crop_mass(grid, (0.5, 1, 1, 1), (1, 1)).tolist() == [[4.0]]
+
+
+def test_what_the_last_cells_hold_lies_inside_the_image() -> None:
+    grid = np.array([[4.0, 2.0]])  # the image ends a quarter into the second column
+    assert crop_mass(grid, (0, 0, 1, 2), (1, 2), (1, 1.25)).tolist() == [[4.0, 2.0]]
+    assert crop_mass(grid, (0, 1.125, 1, 0.125), (1, 1), (1, 1.25)).tolist() == [[1.0]]
+    assert crop_mass(grid, (0, 1.25, 1, 0.75), (1, 1), (1, 1.25)).tolist() == [[0.0]]
+    chosen = np.array([[False, True]])
+    assert covered_area(chosen, (0, 0, 1, 2), (1, 2), (1, 1.25)).tolist() == [[0.0, 0.25]]
+    assert covered_area(chosen, (0, 0.5, 1, 1), (1, 1)).tolist() == [[0.5]]
 
 
 def test_windows_lie_inside_and_are_of_the_jittered_scale() -> None:

@@ -132,16 +132,21 @@ def test_target_images_leave_frozen_statistics_alone() -> None:
     assert counter.encoder.layers[0].weight.grad.any()
 
 
-def test_dropout_draws_fresh_members_from_the_seed_of_torch() -> None:
+def test_members_by_dropout_differ_and_depend_on_nothing_but_the_image() -> None:
     counter = _trained(_counter(ensemble="dropout", num_masks=4))
     with torch.no_grad():
         features = counter.encode(_images(2, 3, 40, 40))
-        maps = []
-        for seed in (1, 1, 2):
-            torch.manual_seed(seed)
-            maps.append(counter.members(features))
-        assert maps[0].shape == (4, 2, 1, 5, 5) and maps[0].std(0).min() > 0
-        assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
+        maps = counter.members(features)
+        assert maps.shape == (4, 2, 1, 5, 5) and maps.std(0).min() > 0
+        torch.rand(3)
+        assert torch.equal(counter.members(features), maps)
+        torch.testing.assert_close(counter.members(features[1:]), maps[:, 1:])
+        # By hand, with channels in place of the masks: what is kept is doubled, so that the mean stays.
+        trunk = counter.decoder.trunk(features)
+        for member in range(4):
+            kept = torch.rand(96, generator=torch.Generator().manual_seed(member)) >= 0.5
+            by_hand = torch.stack([2 * trunk[:, channel] * float(kept[channel]) for channel in range(96)], 1)
+            torch.testing.assert_close(counter.decoder.rest(by_hand), maps[member])
         assert torch.equal(counter.density(features), counter.density(features))  # None is dropped in eval mode,
         counter.train()
         with frozen_norm(counter):
