@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -202,10 +202,10 @@ def staged_folder(url: str | os.PathLike[str], *, overwrite: bool = False) -> It
 
 
 @contextmanager
-def exclusive(url: str | os.PathLike[str]) -> Iterator[None]:
+def exclusive(url: str | os.PathLike[str], *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds a folder for this process alone; the hold ends with the process, however it ends.
 
-    Raises InputError where another process holds it.
+    Where another process holds it, `waiting` is called and this one waits; without `waiting`, InputError is raised.
     """
     from filelock import FileLock, Timeout
 
@@ -213,7 +213,10 @@ def exclusive(url: str | os.PathLike[str]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"another process is at work in {url}; wait for it, or choose another name") from None
+        if waiting is None:
+            raise InputError(f"another process is at work in {url}; wait for it, or choose another name") from None
+        waiting()
+        lock.acquire()
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
@@ -50,13 +51,23 @@ def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None
     else:
         url = storage.join(storage.normalise(place), "data", _slug(spec, role, skip_bad))
         if not storage.exists(storage.join(url, FILE_NAME)):
-            say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
-            _convert(spec, place, url, role, say, skip_bad)
+            with _alone(place, say):
+                if not storage.exists(storage.join(url, FILE_NAME)):
+                    say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
+                    _convert(spec, place, url, role, say, skip_bad)
     manifest = verify(url)
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
     return Prepared(url=url, manifest=manifest)
+
+
+@contextmanager
+def _alone(place: str, say: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time renders and converts below a folder of runs: another may be about the very same data."""
+    folder = storage.join(storage.normalise(place), "data")
+    with storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}")):
+        yield
 
 
 def _expand(spec: DataSpec) -> DataSpec:
@@ -75,17 +86,28 @@ def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
     full = storage.normalise(spec.place)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", unquote(full.rstrip("/").rsplit("/", 1)[-1]))[:60]
     bad = "-skipping" if skip_bad else ""
-    return f"{spec.format}-{name}-{spec.split}-{kind}{bad}-{_fingerprint(full, spec.place)}"
+    return f"{spec.format}-{name}-{spec.split}-{kind}{bad}-{_fingerprint(full)}"
 
 
-def _fingerprint(url: str, folder: str) -> str:
+def _fingerprint(url: str) -> str:
     """Of the place and the files in it: a folder that gains, loses or changes a photograph is another data set."""
     fingerprint = hashlib.sha256(url.encode())
-    for below, _, names in sorted(os.walk(folder)):
-        for path in (os.path.join(below, name) for name in sorted(names)):
+    if storage.is_folder(url):  # otherwise the converter says what is wrong
+        root = storage.local_folder(url)
+        for path in _files_below(root):
             facts = os.stat(path, follow_symlinks=os.path.exists(path))  # a dangling link is for the converter to refuse
-            fingerprint.update(f"{os.path.relpath(path, folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+            fingerprint.update(f"{os.path.relpath(path, root)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return fingerprint.hexdigest()[:8]
+
+
+def _files_below(root: str | os.PathLike[str]) -> Iterator[str]:
+    """All files below a folder in one order; a folder that links lead to again is entered once."""
+    entered: set[str] = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [] if os.path.realpath(place) in entered else sorted(folders)
+        if os.path.realpath(place) not in entered:
+            entered.add(os.path.realpath(place))
+            yield from (os.path.join(place, name) for name in sorted(names))
 
 
 def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:

@@ -92,7 +92,7 @@ def test_labels():
     told = [DENSITY.shape[0] - 0.5, DENSITY.shape[1] - 0.25]
     assert decode_labels("k", {**members, "json": encode("json", {"extent": told})}).extent == tuple(told)
     for wrong in ([DENSITY.shape[0] - 1.5, DENSITY.shape[1]], [1], "large"):
-        with pytest.raises(InputError, match="sample k: .*label again"):
+        with pytest.raises(InputError, match=r"sample k: .*label again"):
             decode_labels("k", {**members, "json": encode("json", {"extent": wrong})})
     del members["detections.npy"]
     assert decode_labels("k", members).detections.shape == (0, 4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -105,6 +107,38 @@ def test_a_folder_that_gained_a_photograph_is_another_data_set(photos: Path, tmp
     write_photograph(photos / "deeper" / "3.jpg", 3)
     second, _ = prepared(str(photos), tmp_path / "runs", "target")
     assert first.url != second.url and keys(first) == ["0", "1", "2"] and keys(second) == ["0", "1", "2", "deeper_3"]
+
+
+@pytest.mark.parametrize("as_url", [True, False])
+def test_a_folder_may_be_written_in_any_way_and_hold_links(photos: Path, tmp_path: Path, as_url: bool) -> None:
+    write_photograph(tmp_path / "camera" / "0.jpg", 5)
+    (photos / "camera").symlink_to(tmp_path / "camera")
+    (photos / "round").symlink_to(photos)
+    place = photos.as_uri() if as_url else f"{photos}/../{photos.name}"
+    first = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)  # the loop is left out
+    assert keys(first) == ["0", "1", "2", "camera_0"]
+    write_photograph(tmp_path / "camera" / "1.jpg", 6)
+    second = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
+    assert keys(second) == ["0", "1", "2", "camera_0", "camera_1"]
+
+
+def test_two_runs_convert_one_after_the_other(photos: Path, tmp_path: Path) -> None:
+    code = "import sys; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "runs" / "data")]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(storage.__file__).parents[1])})
+    lines: list[str] = []
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+
+        def say(line: str) -> None:
+            lines.append(line)
+            holder.kill()  # the first word is that it waits
+
+        found = prepare(parse_data(str(photos)), str(tmp_path / "runs"), role="target", say=say)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert keys(found) == ["0", "1", "2"] and lines[0].startswith("waiting for another run") and "converting" in lines[1]
 
 
 def test_what_cannot_be_read_stops_or_is_left_out(photos: Path, tmp_path: Path) -> None:
@@ -222,7 +256,7 @@ def test_a_bad_photograph_stops_a_conversion_and_leaves_nothing(photos: Path, tm
     (photos / "3.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"3\.jpg: not an image"):
         prepared(str(photos), tmp_path / "runs", "target")
-    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
+    assert [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()] == [".lock"]
     (photos / "3.jpg").unlink()
     assert prepared(str(photos), tmp_path / "runs", "target")[0].manifest.num_samples == 3
 
