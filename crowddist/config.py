@@ -82,6 +82,8 @@ class RunConfig:
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
+        if self.method == "self_supervision" and self.self_supervision.orientation_steps and not self.counter.orientation:
+            raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set orientation_steps to 0")
         for text in (self.source, self.target, *filter(None, [self.evaluation])):
             parse_data(text)
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):

@@ -85,10 +85,10 @@ def fit(
         method.load_state_dict(checkpoint.load(data.initial)["method"], optimizers=False)
     method.start(stage, runtime)
     state = checkpoint.load_latest(folder)
-    first_step = 0
+    first_step, seconds_before = 0, 0.0
     if state is not None:
         method.load_state_dict(state["method"])
-        first_step = state["step"]
+        first_step, seconds_before = state["step"], state["seconds"]
     loaders = {
         name: _loader(name, data, runtime, stream=stream, seed=seed, first_step=first_step) for name in stage.streams
     }
@@ -104,12 +104,13 @@ def fit(
         curve.add(step, scalars)
         if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps:
             if runtime.rank == 0:
+                seconds = seconds_before + time.time() - started
                 content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict()}
-                checkpoint.save(folder, step + 1, {**content, "config": record})
+                checkpoint.save(folder, step + 1, {**content, "config": record, "seconds": seconds})
             runtime.report(step + 1, curve.newest)
     if runtime.rank == 0:
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
-        storage.write_json(storage.join(data.folder, DONE), {**done, "seconds": round(time.time() - started, 1)})
+        storage.write_json(storage.join(data.folder, DONE), {**done, "seconds": round(seconds_before + time.time() - started, 1)})
 
 
 def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfig, seed: int, first_step: int) -> Iterator[Batch]:
@@ -199,6 +200,11 @@ def fit_stages(
             data = replace(data, initial=initial) if initial else data
             fit(method, data, runtime, stream=stream, engine=engine, seed=seed, record=record)
         initial = "" if done is None else done["checkpoint"]
+
+
+def is_begun(folder: str) -> bool:
+    """Whether a stage's folder holds a checkpoint that it goes on from."""
+    return storage.exists(storage.join(folder, "checkpoints", checkpoint.LATEST))
 
 
 def read_done(folder: str) -> dict[str, Any] | None:

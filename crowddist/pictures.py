@@ -24,11 +24,13 @@ def chosen_images(data: ShardReader) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, len(data) - 1, NUM_PICTURES)})
 
 
-def round_pictures(checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, *, show_truth: bool) -> dict[str, np.ndarray]:
+def round_pictures(
+    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, truths: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Draws the chosen images as a stage's counter sees them, and keeps them as PNG below the run's `pictures`.
 
     Args:
-        show_truth: whether the data set is the evaluation's, whose points may be drawn.
+        truths: key -> N x 2, the true heads that the evaluation saw; no label is opened here.
 
     Returns:
         Name -> (H, W, 3) uint8; the names are equal in every round.
@@ -39,9 +41,7 @@ def round_pictures(checkpoint_url: str, data_url: str, run_folder: str, stage: S
     pictures = {}
     for index in chosen_images(data):
         key, members = data.read(index)
-        if not show_truth:
-            members = pixels_only(members)
-        sample = decode(key, members)
+        sample = decode(key, pixels_only(members))
         found = predictor.predict(sample.image)
         sheet = round_sheet(
             sample.image,
@@ -51,7 +51,7 @@ def round_pictures(checkpoint_url: str, data_url: str, run_folder: str, stage: S
             points=found.points,
             count=found.count,
             uncertainty=found.uncertainty,
-            true_points=sample.points,
+            true_points=truths.get(key),
             title=f"{key}, {stage.title}",
         )
         _keep(sheet, run_folder, key, f"round-{stage.num_round}.png")

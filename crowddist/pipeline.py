@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +20,8 @@ from crowddist.errors import InputError
 from crowddist.methods.table import build_method
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from crowddist.launcher import Launcher
     from crowddist.methods.base import Stage
     from crowddist.tracking import Tracker
@@ -46,13 +49,14 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     folder = run_folder(config)
     with storage.exclusive(folder):
         _require_same_config(config, folder)
+        stages = _plan(config, begun=storage.exists(storage.join(folder, CONFIG)))
         data = {role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad) for role, spec in _specs(config).items()}
         _claim(config, folder, data)
         with _tracked(config, folder, tracker):
             for role, prepared in data.items():
                 tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
             run = _Run(config, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
-            rounds = run.all_rounds()
+            rounds = run.all_rounds(stages)
             run.show_summary(rounds)
             result = {
                 "run": run_name(config),
@@ -81,6 +85,13 @@ def run_name(config: RunConfig) -> str:
 def run_folder(config: RunConfig) -> str:
     """URL of the run's folder."""
     return storage.join(storage.normalise(config.storage), run_name(config))
+
+
+def _plan(config: RunConfig, *, begun: bool) -> tuple[Stage, ...]:
+    """The method's stages. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
+    if begun:
+        config = dataclasses.replace(config, counter=dataclasses.replace(config.counter, weights="none"))
+    return build_method(config).plan()
 
 
 def _specs(config: RunConfig) -> dict[Role, DataSpec]:
@@ -147,10 +158,10 @@ class _Run:
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
 
-    def all_rounds(self) -> list[dict[str, Any]]:
-        """Every stage of the method's plan in turn; the rows of the result."""
+    def all_rounds(self, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+        """Every stage in turn; the rows of the result."""
         rows: list[dict[str, Any]] = []
-        for group in _groups(build_method(self.config).plan()):
+        for group in _groups(stages):
             labels: dict[str, float] = {}
             if group[0].needs_labels:
                 labels = self._label(group[0])
@@ -202,8 +213,9 @@ class _Run:
         self.say(f"{stage.name}: labelling the target")
         records = self.launcher.label(self.checkpoint, self.urls["target"], url)
         metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.name}")
-        if previous:
-            metrics["labels/change"] = label_change(previous, url)
+        change = label_change(previous, url) if previous else math.inf
+        if math.isfinite(change):  # it is not where the labels before saw nobody
+            metrics["labels/change"] = change
         storage.write_json(
             storage.join(url, "DONE.json"),
             {"stage": f"{stage.name}/labels", "metrics": metrics, "seconds": round(time.time() - started, 1)},
@@ -222,14 +234,16 @@ class _Run:
             return storage.read_json(url)
         metrics: dict[str, float] = dict(labels)
         rows: list[dict[str, Any]] = []
+        truths: dict[str, np.ndarray] = {}
         if "evaluation" in self.urls:
             results = self.launcher.evaluate(self.checkpoint, self.urls["evaluation"])
+            truths = {result.key: result.truth for result in results}
             metrics |= summarise(results)
             rows = image_rows(results)
             storage.write_json(storage.join(self.folder, stage.name, "images.json"), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = self.urls.get("evaluation", self.urls["target"])
-        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, show_truth="evaluation" in self.urls)
+        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, truths)
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics["train/seconds"] = seconds

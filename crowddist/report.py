@@ -128,7 +128,7 @@ def round_sheet(
         _panel("Image", plain, None, [Mark(shape="", text=f"{image.shape[1]} x {image.shape[0]} px")]),
         _panel("Predicted density", drawing.heated(plain, density, image.shape, density_bar), density_bar, []),
         _panel("Disagreement of the ensemble", drawing.heated(plain, spread, image.shape, spread_bar), spread_bar, []),
-        _panel("Kept as labels", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
+        _panel("Most certain part", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
         _panel("Heads", heads, None, marks),
     ]
     gap = np.full((panels[0].shape[0], _GAP_PX, 3), 255, np.uint8)

@@ -49,7 +49,9 @@ def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_pat
     with pytest.raises(Killed):
         run(tiny_config, tmp_path / "broken")
     monkeypatch.undo()
+    seconds_before = checkpoint.load(saves[-1])["seconds"]
     resumed = run(tiny_config, tmp_path / "broken")
+    assert resumed["seconds"] > seconds_before > 0  # of both starts
     assert resumed["step"] == 6 and resumed["samples_seen"] == {"source": 24}
     for name, value in unbroken["method"]["networks"].items():
         assert torch.equal(value, resumed["method"]["networks"][name]), name

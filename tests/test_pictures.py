@@ -27,19 +27,20 @@ def test_images_are_spread_over_the_data_set(tmp_path: Path, make_images: Callab
 
 def test_every_round_shows_the_same_images(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str, tiny_target: str) -> None:
     run = tmp_path.as_uri()
-    first = round_pictures(tiny_checkpoint, tiny_evaluation, run, stage(0), show_truth=True)
-    second = round_pictures(tiny_checkpoint, tiny_evaluation, run, stage(1, "labels, round 1"), show_truth=True)
+    first = round_pictures(tiny_checkpoint, tiny_evaluation, run, stage(0), {})
+    second = round_pictures(tiny_checkpoint, tiny_evaluation, run, stage(1, "labels, round 1"), {})
     assert list(first) == list(second) == ShardReader(tiny_evaluation).keys()
     for key, picture in first.items():
         assert picture.dtype == np.uint8 and picture.shape == second[key].shape and (picture != second[key]).any()  # the title
         kept = cv2.imread(str(tmp_path / "pictures" / key / "round-0.png"))
         np.testing.assert_array_equal(kept[:, :, ::-1], picture)
         assert (tmp_path / "pictures" / key / "round-1.png").exists()
-    assert len(round_pictures(tiny_checkpoint, tiny_target, run, stage(0), show_truth=False)) == 6
+    assert len(round_pictures(tiny_checkpoint, tiny_target, run, stage(0), {})) == 6
 
 
 def test_truth_is_not_drawn_where_it_may_not_be_seen(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
-    seen, unseen = (round_pictures(tiny_checkpoint, tiny_evaluation, tmp_path.as_uri(), stage(0), show_truth=show) for show in (True, False))
+    truths = {key: np.array([[20.0, 20.0]]) for key in list(ShardReader(tiny_evaluation).keys())}
+    seen, unseen = (round_pictures(tiny_checkpoint, tiny_evaluation, tmp_path.as_uri(), stage(0), told) for told in (truths, {}))
     true_heads = np.array([255, 80, 205])  # the colour of true heads
     for key in seen:
         assert (seen[key] == true_heads).all(2).any() and not (unseen[key] == true_heads).all(2).any()

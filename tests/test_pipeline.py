@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
 from crowddist.launcher import LocalLauncher
+from crowddist.models.backbone import build_encoder
+from crowddist.models.config import CounterConfig
 from crowddist.pipeline import adapt, run_folder
 from crowddist.tracking import NullTracker
 
@@ -139,6 +142,8 @@ def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: Ru
     tracker = Noted()
     with pytest.raises(FileNotFoundError):
         adapt(replace(short, source="/nowhere"), LocalLauncher(short), tracker, say=lambda line: None)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
+        adapt(replace(short, counter=CounterConfig(weights="/nowhere.pt")), LocalLauncher(short), tracker, say=lambda line: None)
     assert tracker.told == [], "a mistake leaves no failed run"
     result = adapt(short, LocalLauncher(short), tracker, say=lambda line: None)  # and leaves the name free
     assert result["model"] == "models:/it/7"
@@ -151,6 +156,31 @@ def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: Ru
     ]
     folder = storage.local_folder(run_folder(short)) / "pictures"
     assert (folder / "curves.png").exists() and (folder / "rounds.png").exists()
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig, tmp_path: Path) -> None:
+    torch.save(build_encoder(tiny_config.counter).layers.state_dict(), tmp_path / "weights.pt")
+    config = replace(
+        tiny_config,
+        counter=replace(tiny_config.counter, weights=str(tmp_path / "weights.pt")),
+        self_supervision=replace(tiny_config.self_supervision, rounds=0),
+    )
+    unbroken, _ = run(config)
+    (tmp_path / "weights.pt").unlink()
+    folder = storage.local_folder(run_folder(config))
+    for name in ("orientation", "source/DONE.json"):
+        (shutil.rmtree if (folder / name).is_dir() else os.unlink)(folder / name)
+    resumed, _ = run(config)
+    for name, value in final_networks(unbroken).items():
+        assert torch.equal(value, final_networks(resumed)[name]), name
+    with pytest.raises(FileNotFoundError):
+        run(replace(config, run_name="new"))
+
+
+def test_labels_after_labels_of_nobody_have_no_change(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crowddist.labels.label_change", lambda before, after: math.inf)  # as where the labels before are all zero
+    result, _ = run(tiny_config)
+    assert result["final"]["stage"] == "labels-2" and "labels/change" not in result["final"]
 
 
 def test_a_second_driver_is_kept_out(tiny_config: RunConfig) -> None:
@@ -194,7 +224,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig
         "orientation/checkpoints/step-000002.pt",
         "orientation/DONE.json",
         "source/images.json",
-        "labels-1/labels/labels-000000-000010.tar",
+        "labels-1/labels/labels-000004-000005.tar",
         "labels-1/checkpoints/step-000002.pt",
         "labels-2/labels/manifest.json",
     ):

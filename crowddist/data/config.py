@@ -105,7 +105,7 @@ class StreamConfig:
             raise InputError(f"colour_jitter lies in [0, 1), got {self.colour_jitter}")
         if not (0 <= self.grey_share <= 1 and 0 <= self.soft_share <= 1):
             raise InputError(f"grey_share and soft_share lie in [0, 1], got {self.grey_share} and {self.soft_share}")
-        if self.cache_bytes < 0:
-            raise InputError(f"cache_bytes must not be negative, got {self.cache_bytes}")
+        if self.cache_bytes < 0 or self.num_readers < 0:
+            raise InputError(f"cache_bytes and num_readers must not be negative, got {self.cache_bytes} and {self.num_readers}")
         if self.sigma_px <= 0:
             raise InputError(f"sigma_px must be positive, got {self.sigma_px}")

@@ -36,7 +36,19 @@ class Plan:
             raise ValueError(f"the plan of {name} needs at least one sample")
         self.seed, self.name = seed, name
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+        self._make_ready()
+
+    def _make_ready(self) -> None:
         self._epoch = lru_cache(maxsize=4)(self._make_epoch)
+
+    def __getstate__(self) -> dict:
+        state = self.__dict__.copy()
+        del state["_epoch"]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._make_ready()
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """The samples of one epoch: (num_samples,) int64 indexes into the data set, each exactly once."""
@@ -78,10 +90,13 @@ def rank_positions(samples_seen: int, global_batch: int, rank: int, world_size: 
     return range(first, first + share)
 
 
-UNIT_SAMPLES = 64
-"""Images of one call to a labelling or evaluating actor: long enough to outweigh the call, short enough to share out."""
+MOST_UNIT_SAMPLES = 64
+"""Images of one call to a labelling or evaluating actor: enough to outweigh the call."""
+LEAST_UNITS = 16
+"""A data set is cut into so many units where it has the images, so that several actors end at about the same time."""
 
 
 def work_units(num_samples: int) -> list[range]:
     """The samples of a data set cut into units of work, in order, each sample in exactly one; the same on any cluster."""
-    return [range(first, min(first + UNIT_SAMPLES, num_samples)) for first in range(0, num_samples, UNIT_SAMPLES)]
+    length = min(MOST_UNIT_SAMPLES, -(-num_samples // LEAST_UNITS)) or 1
+    return [range(first, min(first + length, num_samples)) for first in range(0, num_samples, length)]

@@ -29,8 +29,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        if self.block_weight < 0:
-            raise InputError(f"block_weight must not be negative, got {self.block_weight}")
+        _not_negative(weight_decay=self.weight_decay, block_weight=self.block_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,8 @@ class SelfSupervisionConfig:
 
     def __post_init__(self) -> None:
         _positive(round_steps=self.round_steps, target_batch_size=self.target_batch_size, learning_rate=self.learning_rate)
-        if self.orientation_steps < 0 or self.rounds < 0 or self.stop_change < 0:
-            raise InputError("orientation_steps, rounds and stop_change must not be negative")
+        _not_negative(orientation_steps=self.orientation_steps, rounds=self.rounds, stop_change=self.stop_change)
+        _not_negative(orientation_weight=self.orientation_weight, target_weight=self.target_weight)
         if not 0 < self.kept_share <= 1:
             raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
         if not self.label_views or min(self.label_views) < 0.25 or max(self.label_views) > 4:
@@ -79,3 +78,9 @@ def _positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
             raise InputError(f"{name} must be positive, got {value}")
+
+
+def _not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if value < 0:
+            raise InputError(f"{name} must not be negative, got {value}")

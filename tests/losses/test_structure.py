@@ -33,6 +33,7 @@ def test_equals_the_loop(alpha, gamma):
     prediction, target = generator.normal(0, 2, (2, 1, 6, 7)), (generator.random((2, 1, 6, 7)) < 0.2).astype(float)
     result = focal_mse(torch.tensor(prediction), torch.tensor(target), alpha, gamma)
     assert float(result) == pytest.approx(focal_by_loop(prediction, target, alpha, gamma), rel=1e-12)
+    assert focal_mse(prediction, target, alpha, gamma) == float(result)  # NumPy in, a float out
 
 
 def test_plain_squared_error_is_a_special_case():
