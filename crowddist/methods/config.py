@@ -51,8 +51,8 @@ class SelfSupervisionConfig:
     kept_share: float = 0.7
     """Share of each image's cells that become labels, 0 to 1."""
     label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Sizes, relative to the usual one, that every target image is labelled at; each place takes the size that the ensemble is most certain
-    of. One size labels at what the counter already says, and the rounds can only repeat it."""
+    """Sizes, relative to the usual one, that every target image is labelled at; each place weighs them by how certain the ensemble is of
+    them there. One size labels at what the counter already says, and the rounds can only repeat it."""
     label_scale_jitter: tuple[float, float] = (0.9, 1.1)
     """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that sees half the persons
     at half the scale, and is taught to count them all there, counts too many at full scale."""
