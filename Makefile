@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
-demo: setup  ## adapts a counter on the embedded data: under 10 minutes on 2 cores
+demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 cores
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
 test: setup  ## all tests, those with a real Ray included
