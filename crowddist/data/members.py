@@ -99,9 +99,10 @@ def _extent(key: str, told: Any, cells: tuple[int, ...]) -> tuple[float, float]:
     """The image's (height, width) in cells, as the labels' json tells; those that do not tell cover their image exactly."""
     try:
         height, width = map(float, told)
-    except (TypeError, ValueError):
+        needed = (math.ceil(height), math.ceil(width))
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"sample {key}: extent must be the image's height and width in cells, got {told!r}; label again") from None
-    if (math.ceil(height), math.ceil(width)) != cells:
+    if needed != cells:
         raise InputError(f"sample {key}: density has {cells} cells, its json says that the image covers {told}; label again")
     return height, width
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 FROZEN_SHARE = 0.2
-"""Part of the source stage, at its end, that trains with the running statistics, as images are counted (ours). With a tenth, at rates below
-a twentieth of the peak, the counter had not yet settled: 100 more steps on the source alone moved its counts of the target by a tenth."""
+"""Part of the source stage, at its end, that trains with the running statistics, as images are counted (ours). On rendered
+images the loss falls by a quarter where it begins; in a last tenth, at rates below a twentieth of the peak, it has no time to."""
 
 
 class CountingObjective(nn.Module):

@@ -94,6 +94,9 @@ def test_labels():
     for wrong in ([DENSITY.shape[0] - 1.5, DENSITY.shape[1]], [1], "large"):
         with pytest.raises(InputError, match=r"sample k: .*label again"):
             decode_labels("k", {**members, "json": encode("json", {"extent": wrong})})
+    for wrong in (b"[NaN, 1]", b"[Infinity, 1]"):
+        with pytest.raises(InputError, match=r"sample k: extent must be"):
+            decode_labels("k", {**members, "json": b'{"extent": ' + wrong + b"}"})
     del members["detections.npy"]
     assert decode_labels("k", members).detections.shape == (0, 4)
 
