@@ -90,6 +90,11 @@ class RunConfig:
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 
 
+def without_weights(config: RunConfig) -> RunConfig:
+    """The config for networks that a checkpoint fills: the file or download that the encoder once came from is not needed again."""
+    return dataclasses.replace(config, counter=dataclasses.replace(config.counter, weights="none"))
+
+
 def to_json(config: RunConfig) -> str:
     """The config as JSON text; `from_json` reads it back equal."""
     return json.dumps(dataclasses.asdict(config), indent=2)

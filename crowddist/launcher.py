@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from crowddist.config import RunConfig, to_json
+from crowddist.config import RunConfig, to_json, without_weights
 from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages, is_begun
 
 if TYPE_CHECKING:
@@ -100,11 +99,9 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
     """Fits stages on one worker of any launcher: the function that all of them call."""
     from crowddist.methods.table import build_method
 
-    # Where there are checkpoints, they hold the encoder's weights: a file or download that these once came from is not needed again.
     begun = stages[0].initial or is_begun(stages[0].folder)
-    built = replace(config, counter=replace(config.counter, weights="none")) if begun else config
     fit_stages(
-        lambda: build_method(built),
+        lambda: build_method(without_weights(config) if begun else config),
         stages,
         runtime,
         stream=config.stream,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import crowddist
 from crowddist import storage, tracking
-from crowddist.config import RunConfig, to_json
+from crowddist.config import RunConfig, to_json, without_weights
 from crowddist.data.config import DataSpec, parse_data
 from crowddist.data.prepare import Prepared, Role, prepare
 from crowddist.engine import StageData, read_done
@@ -89,9 +89,7 @@ def run_folder(config: RunConfig) -> str:
 
 def _plan(config: RunConfig, *, begun: bool) -> tuple[Stage, ...]:
     """The method's stages. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
-    if begun:
-        config = dataclasses.replace(config, counter=dataclasses.replace(config.counter, weights="none"))
-    return build_method(config).plan()
+    return build_method(without_weights(config) if begun else config).plan()
 
 
 def _specs(config: RunConfig) -> dict[Role, DataSpec]:

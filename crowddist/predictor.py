@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from crowddist import checkpoint
-from crowddist.config import RunConfig, from_json
+from crowddist.config import RunConfig, from_json, without_weights
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
@@ -183,9 +183,6 @@ def _to_cells(grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]
 
 def load_method(config: RunConfig, content: dict) -> Method:
     """The method of a configuration with the weights of a checkpoint's content."""
-    from dataclasses import replace
-
-    # The checkpoint holds the encoder's weights: a file or download they once came from is not needed again.
-    method = build_method(replace(config, counter=replace(config.counter, weights="none")))
+    method = build_method(without_weights(config))
     method.load_state_dict(content["method"], optimizers=False)
     return method

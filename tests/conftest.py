@@ -100,7 +100,7 @@ def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
     """Writes the checkpoint of a counter that nobody trained; its weights are so strong that cells and members differ plainly."""
 
     def make(  # type: ignore[no-untyped-def]
-        folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None, label_views=(1.0, 1.4, 2.0)
+        folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None, self_supervision=None
     ) -> str:
         import torch
 
@@ -119,7 +119,7 @@ def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
             target=tiny_source,
             stream=stream,
             counter=counter or CounterConfig(),
-            self_supervision=SelfSupervisionConfig(label_views=label_views),
+            self_supervision=self_supervision or SelfSupervisionConfig(),
         )
         torch.manual_seed(seed)
         method = build_method(config)

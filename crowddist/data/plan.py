@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -36,23 +35,15 @@ class Plan:
             raise ValueError(f"the plan of {name} needs at least one sample")
         self.seed, self.name = seed, name
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
-        self._make_ready()
-
-    def _make_ready(self) -> None:
-        self._epoch = lru_cache(maxsize=4)(self._make_epoch)
-
-    def __getstate__(self) -> dict:
-        state = self.__dict__.copy()
-        del state["_epoch"]
-        return state
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._make_ready()
+        self._orders: dict[int, np.ndarray] = {}
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """The samples of one epoch: (num_samples,) int64 indexes into the data set, each exactly once."""
-        return self._epoch(epoch)
+        if epoch not in self._orders:
+            # Two are enough: a batch may reach from one epoch into the next.
+            newest = list(self._orders.items())[-1:]
+            self._orders = {**dict(newest), epoch: self._make_epoch(epoch)}
+        return self._orders[epoch]
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         shards = hash_order(len(self.shard_sizes), self.seed, self.name, epoch, "shards")
@@ -68,7 +59,7 @@ class Plan:
     def sample_at(self, position: int) -> int:
         """The index of the sample at a global position >= 0."""
         epoch, offset = divmod(position, self.num_samples)
-        return int(self._epoch(epoch)[offset])
+        return int(self.epoch_order(epoch)[offset])
 
 
 def rank_positions(samples_seen: int, global_batch: int, rank: int, world_size: int) -> range:

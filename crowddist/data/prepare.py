@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
@@ -51,7 +50,9 @@ def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None
     else:
         url = storage.join(storage.normalise(place), "data", _slug(spec, role, skip_bad))
         if not storage.exists(storage.join(url, FILE_NAME)):
-            with _alone(place, say):
+            # One process at a time: another run may be about to render or convert the very same data.
+            folder = storage.join(storage.normalise(place), "data")
+            with storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}")):
                 if not storage.exists(storage.join(url, FILE_NAME)):
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
@@ -60,14 +61,6 @@ def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
     return Prepared(url=url, manifest=manifest)
-
-
-@contextmanager
-def _alone(place: str, say: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time renders and converts below a folder of runs: another may be about the very same data."""
-    folder = storage.join(storage.normalise(place), "data")
-    with storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}")):
-        yield
 
 
 def _expand(spec: DataSpec) -> DataSpec:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crowddist.data.plan import MOST_UNIT_SAMPLES
+from crowddist.methods.config import SelfSupervisionConfig
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.ray]
 
@@ -38,7 +39,7 @@ def test_two_actors_do_twice_the_work(
 ) -> None:
     from crowddist.distributed.labeler import UnitActors
 
-    counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE), label_views=(1.0,))
+    counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE), self_supervision=SelfSupervisionConfig(label_views=(1.0,)))
     images = make_images(tmp_path / "images", count=NUM_IMAGES, labelled=False, size=SIZE)
 
     def seconds(actors: UnitActors, name: str) -> float:
