@@ -1,6 +1,7 @@
 """Convert raw images and their annotations to shards.
 
     python jobs/convert.py shanghaitech /data/part_A_final /data/shards/sha-train --split train
+    python jobs/convert.py wider_face /data/wider /data/shards/wider --max-size 1024
     python jobs/convert.py gcc /data/gcc /data/shards/gcc --max-size 1024
     python jobs/convert.py folder /photos/of/my/camera /data/shards/camera --skip-bad
 """
@@ -19,6 +20,8 @@ _NOTES = {
     "num_skipped": "files skipped",
     "num_clipped_points": "points moved to the border",
     "num_repeated_points": "points repeat another",
+    "num_cut_boxes": "boxes cut at the border",
+    "num_left_out_boxes": "boxes left out, flagged invalid or without an area",
 }
 
 

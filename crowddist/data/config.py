@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 from crowddist.errors import InputError
 
-DataFormat = Literal["place", "renderer", "shanghaitech", "gcc", "folder"]
+RawFormat = Literal["gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "wider_face"]
+"""Raw data sets with splits, as the converters' table has them; that table is not imported for their names, it brings NumPy."""
+DataFormat = Literal["place", "renderer", "folder", RawFormat]
 Look = Literal["broad", "source", "target"]
 
 
@@ -20,7 +22,7 @@ class DataSpec:
     place: str = ""
     """Path or URL; empty for the renderer."""
     split: str = "all"
-    """Which part of it (shanghaitech: train, val, all, test)."""
+    """Which part of it, as its format names them (shanghaitech: train, val, all, test); `all` is the format's default."""
     look: Look = "source"
     """Renderer: which of its looks."""
     num_images: int = 0
@@ -34,8 +36,8 @@ class DataSpec:
 def parse_data(text: str) -> DataSpec:
     """Reads what `--source`, `--target` and `--evaluation` are given.
 
-    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `shanghaitech:PATH[:SPLIT]`,
-    `gcc:PATH[:SPLIT]` or `folder:PATH`. `$NAME` in a path is filled in from the environment when the run begins.
+    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`, or `FORMAT:PATH[:SPLIT]`,
+    FORMAT one of `RawFormat`. `$NAME` in a path is filled in from the environment when the run begins.
 
     Raises:
         InputError: anything else.
@@ -43,7 +45,7 @@ def parse_data(text: str) -> DataSpec:
     head, _, rest = text.partition(":")
     if head == "renderer":
         return _parse_renderer(text, rest.split(":"))
-    if head in ("shanghaitech", "gcc"):
+    if head in get_args(RawFormat):
         path, colon, split = rest.rpartition(":")
         if not colon or "/" in split:
             path, split = rest, "all"
@@ -88,6 +90,8 @@ class StreamConfig:
     """Share of the crops made as soft as photographs of fewer pixels are, 0 to 1: cameras differ in sharpness."""
     sigma_px: float = 6.0
     """Standard deviation of a head's Gaussian in px of the crop (ours)."""
+    sigma_of_size: float = 0.0
+    """Where it is not 0, each head's Gaussian has this times the head's size instead: 0.3 is the geometry-adaptive kernel (P)."""
     cache_bytes: int = 2 * 2**30
     """Decoded images kept in memory by each reader."""
     num_readers: int = 0
@@ -107,5 +111,5 @@ class StreamConfig:
             raise InputError(f"grey_share and soft_share lie in [0, 1], got {self.grey_share} and {self.soft_share}")
         if self.cache_bytes < 0 or self.num_readers < 0:
             raise InputError(f"cache_bytes and num_readers must not be negative, got {self.cache_bytes} and {self.num_readers}")
-        if self.sigma_px <= 0:
-            raise InputError(f"sigma_px must be positive, got {self.sigma_px}")
+        if self.sigma_px <= 0 or self.sigma_of_size < 0:
+            raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and {self.sigma_of_size}")

@@ -25,7 +25,7 @@ MAX_SHARD_BYTES = 128 * 2**20
 # ours: a tar name of the ustar format holds 100 bytes; the longest extension takes 15.
 MAX_KEY_BYTES = 80
 _BLOCK_BYTES = 512
-_LABEL_MEMBERS = ("points.npy", "mask.png")
+_LABEL_MEMBERS = ("points.npy", "boxes.npy", "mask.png")
 
 
 def write_shard(url: str | os.PathLike[str], shard_name: str, samples: Iterable[tuple[str, dict[str, Member]]]) -> ShardInfo:
@@ -45,7 +45,7 @@ class ShardWriter:
 
     After an exception everything it wrote is removed. `statistics` may be added to until the block ends.
     Raises InputError where a data set is already, and for samples that contradict `labelled`: an unlabelled set never stores points,
-    masks or counts.
+    boxes, masks or counts.
     """
 
     def __init__(self, url: str | os.PathLike[str], *, name: str, split: str, kind: Literal["images", "labels"] = "images", labelled: bool,

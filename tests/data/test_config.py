@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from crowddist.data.config import DataSpec, StreamConfig, parse_data
+from crowddist.data.config import DataSpec, RawFormat, StreamConfig, parse_data
+from crowddist.data.convert.formats import FORMATS
 from crowddist.errors import InputError
 
 
@@ -31,13 +32,20 @@ from crowddist.errors import InputError
         ("shanghaitech:file:///data/part_A", {"format": "shanghaitech", "place": "file:///data/part_A", "split": "all"}),
         ("shanghaitech:file:///data/part_A:train", {"format": "shanghaitech", "place": "file:///data/part_A", "split": "train"}),
         ("gcc:$DATA/gcc:camera-test", {"format": "gcc", "place": "$DATA/gcc", "split": "camera-test"}),
+        ("ucf_qnrf:/data/UCF-QNRF_ECCV18:val", {"format": "ucf_qnrf", "place": "/data/UCF-QNRF_ECCV18", "split": "val"}),
+        ("ucf_cc_50:/data/cc50:fold-3-test", {"format": "ucf_cc_50", "place": "/data/cc50", "split": "fold-3-test"}),
+        ("wider_face:/data/wider", {"format": "wider_face", "place": "/data/wider", "split": "all"}),
     ],
 )
 def test_data_sets_are_named_in_one_line(text: str, fields: dict[str, Any]) -> None:
     assert parse_data(text) == DataSpec(**fields)
 
 
-@pytest.mark.parametrize("text", ["", "folder:", "shanghaitech", "shanghaitech:", "gcc:", "gcc::train"])
+def test_the_names_of_raw_data_are_those_of_the_converters() -> None:
+    assert {*get_args(RawFormat), "folder"} == set(FORMATS)
+
+
+@pytest.mark.parametrize("text", ["", "folder:", "shanghaitech", "shanghaitech:", "gcc:", "gcc::train", "wider_face:"])
 def test_a_data_set_without_a_place_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="names no place; give a folder, a URL, or FORMAT:PATH"):
         parse_data(text)

@@ -20,6 +20,7 @@ SMOOTH = np.stack(
 JPG = simplejpeg.encode_jpeg(SMOOTH, quality=98, colorsubsampling="444")
 PNG = cv2.imencode(".png", SMOOTH[..., ::-1])[1].tobytes()
 POINTS = np.array([[0, 0], [39, 23], [7.25, 3.5]])
+BOXES = np.array([[0, 0, 1, 1], [38.5, 22.5, 1.5, 1.5], [4.3, 2, 7, 4.1]])
 DENSITY = np.array([[0.1, 2.0, 0], [1000, 0, 0.5]])
 
 
@@ -41,6 +42,7 @@ def test_decode_gives_back_what_was_encoded():
         {
             "png": PNG,
             "points.npy": encode("points.npy", POINTS),
+            "boxes.npy": encode("boxes.npy", BOXES),
             "mask.png": encode("mask.png", mask),
             "json": encode("json", {"height": 24, "width": 40, "level": 3, "name": "ü"}),
         },
@@ -48,8 +50,9 @@ def test_decode_gives_back_what_was_encoded():
     assert sample.key == "k" and sample.labels is None
     np.testing.assert_array_equal(sample.image, SMOOTH)
     np.testing.assert_array_equal(sample.points, POINTS)
+    np.testing.assert_array_equal(sample.boxes, BOXES.astype(np.float32))
     np.testing.assert_array_equal(sample.mask, mask.astype(np.uint8))
-    assert sample.points.dtype == np.float32 and sample.mask.dtype == np.uint8
+    assert sample.points.dtype == sample.boxes.dtype == np.float32 and sample.mask.dtype == np.uint8
     assert sample.scene == {"height": 24, "width": 40, "level": 3, "name": "ü"}
 
 
@@ -125,6 +128,10 @@ def test_equal_values_give_equal_bytes():
         ("points.npy", np.zeros((3, 3))),
         ("points.npy", np.array([[np.nan, 0]])),
         ("points.npy", {}),
+        ("boxes.npy", np.zeros((3, 2))),
+        ("boxes.npy", np.zeros(4)),
+        ("boxes.npy", np.array([[0, 0, 1, np.inf]])),
+        ("boxes.npy", np.array([[0, 0, 1, 1e300]])),
         ("points.npy", np.array([["a", "b"]])),
         ("density.npy", np.full((2, 2), 1e6)),
         ("density.npy", np.zeros(3)),
@@ -150,7 +157,9 @@ def test_no_member_outside_the_table_is_ever_decoded(tmp_path, monkeypatch, exte
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("extension", ["points.npy", "density.npy", "spread.npy", "detections.npy", "json", "mask.png", "keep.png"])
+@pytest.mark.parametrize(
+    "extension", ["points.npy", "boxes.npy", "density.npy", "spread.npy", "detections.npy", "json", "mask.png", "keep.png"]
+)
 def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extension):
     monkeypatch.chdir(tmp_path)
     objects = np.empty((1, 2), object)
@@ -175,6 +184,11 @@ def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extens
         {"jpg": JPG, "points.npy": npy(np.zeros((3, 2)))},
         {"jpg": JPG, "points.npy": npy(np.zeros((3, 3), np.float32))},
         {"jpg": JPG, "points.npy": encode("points.npy", POINTS)[:-1]},
+        {"jpg": JPG, "points.npy": encode("points.npy", POINTS), "boxes.npy": npy(np.zeros((3, 4)))},
+        {"jpg": JPG, "points.npy": encode("points.npy", POINTS), "boxes.npy": npy(np.zeros((3, 2), np.float32))},
+        {"jpg": JPG, "points.npy": encode("points.npy", POINTS), "boxes.npy": encode("boxes.npy", BOXES)[:-1]},
+        {"jpg": JPG, "points.npy": encode("points.npy", POINTS), "boxes.npy": encode("boxes.npy", BOXES[:2])},
+        {"jpg": JPG, "boxes.npy": encode("boxes.npy", BOXES)},
         {"jpg": JPG, "json": b"[]"},
         {"jpg": JPG, "json": b"{"},
         {"jpg": JPG, "json": b"\xff"},
@@ -193,3 +207,14 @@ def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extens
 def test_damaged_missing_and_contradicting_members_name_the_sample(members):
     with pytest.raises(InputError, match="sample k"):
         decode("k", members)
+
+
+def test_boxes_without_their_points_say_so():
+    boxes, points = encode("boxes.npy", BOXES), encode("points.npy", POINTS[:2])
+    with pytest.raises(InputError, match="sample k: 3 boxes but 2 points, one each is needed; convert the data again"):
+        decode("k", {"jpg": JPG, "boxes.npy": boxes, "points.npy": points})
+    with pytest.raises(InputError, match="sample k: 3 boxes but no points, one each is needed; convert the data again"):
+        decode("k", {"jpg": JPG, "boxes.npy": boxes})
+    none = {"boxes.npy": encode("boxes.npy", BOXES[:0]), "points.npy": encode("points.npy", POINTS[:0])}
+    assert decode("k", {"jpg": JPG, **none}).boxes.shape == (0, 4)
+    assert decode("k", {"jpg": JPG, "points.npy": points}).boxes is None

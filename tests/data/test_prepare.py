@@ -178,6 +178,18 @@ def test_labels_of_a_target_are_not_even_converted(part_a: Path, tmp_path: Path)
         prepared(f"shanghaitech:{part_a}", tmp_path / "fresh", "source")
 
 
+def test_boxes_of_a_target_are_not_even_converted(tmp_path: Path) -> None:
+    write_photograph(tmp_path / "wider" / "WIDER_train" / "images" / "0--Parade" / "1.jpg", 1)
+    labels = tmp_path / "wider" / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+    labels.parent.mkdir()
+    labels.write_text("0--Parade/1.jpg\n1\n4 5 6 7 0 0 0 0 0 0\n")
+    source, _ = prepared(f"wider_face:{tmp_path / 'wider'}", tmp_path / "runs", "source")
+    target, _ = prepared(f"wider_face:{tmp_path / 'wider'}:train", tmp_path / "runs", "target")
+    sample = decode(*ShardReader(source.url).read(0))
+    assert np.array_equal(sample.boxes, [[4, 5, 6, 7]]) and np.array_equal(sample.points, [[6.5, 8]])
+    assert set(ShardReader(target.url).read(0)[1]) == {"jpg", "json"}
+
+
 def test_splits_are_conversions_of_their_own(part_a: Path, tmp_path: Path) -> None:
     train, val, whole = (prepared(f"shanghaitech:{part_a}{split}", tmp_path / "runs", "evaluation")[0] for split in (":train", ":val", ""))
     assert len({found.url for found in (train, val, whole)}) == 3

@@ -297,9 +297,12 @@ def test_repeated_keys(tmp_path):
     assert len(verify(tmp_path).shards) == 2
 
 
-@pytest.mark.parametrize("drop", [[], ["points.npy"], ["points.npy", "mask.png"]])
+@pytest.mark.parametrize(
+    "drop", [[], ["points.npy"], ["points.npy", "mask.png"], ["points.npy", "boxes.npy"], ["points.npy", "boxes.npy", "mask.png"]]
+)
 def test_an_unlabelled_set_tells_nothing_of_labels(tmp_path, drop):
-    members = {extension: value for extension, value in members_of(3).items() if extension not in drop}
+    labelled = {**members_of(3), "boxes.npy": np.ones((3, 4))}
+    members = {extension: value for extension, value in labelled.items() if extension not in drop}
     with pytest.raises(InputError, match="unlabelled"), ShardWriter(tmp_path, name="n", split="s", labelled=False, converter="c") as writer:
         writer.add("a", members)
     members = {"jpg": members_of(3)["jpg"], "json": {"height": 24, "width": 40}}

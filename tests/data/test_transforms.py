@@ -20,6 +20,7 @@ from crowddist.data.transforms import (
     draw_window,
     flip_points,
     jitter_colours,
+    resize_boxes,
     resize_points,
 )
 
@@ -36,6 +37,14 @@ def centre(image: np.ndarray) -> tuple[float, float]:
     weight = image[..., 0].astype(np.float64)
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
     return float((columns * weight).sum() / weight.sum()), float((rows * weight).sum() / weight.sum())
+
+
+def test_boxes_are_resized_with_the_pixels_they_cover_and_with_their_centres() -> None:
+    boxes = np.array([[0, 0, 40, 20], [10, 4, 3, 6]], np.float32)
+    resized = resize_boxes(boxes, 0.5, 2)
+    np.testing.assert_array_equal(resized, [[0, 0, 20, 40], [5, 8, 1.5, 12]])
+    np.testing.assert_array_equal(resized[:, :2] + resized[:, 2:] / 2 - 0.5, resize_points(boxes[:, :2] + boxes[:, 2:] / 2 - 0.5, 0.5, 2))
+    assert resized.dtype == np.float32 and resize_boxes(boxes[:0], 0.5, 2).shape == (0, 4)
 
 
 def test_resize_by_hand() -> None:

@@ -60,6 +60,9 @@ def test_help_names_the_formats_without_importing_torch():
         "FORMAT SOURCE DESTINATION",
         "gcc",
         "shanghaitech",
+        "ucf_qnrf",
+        "ucf_cc_50",
+        "wider_face",
         "folder",
         "--split",
         "--skip-bad",
@@ -92,6 +95,24 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, photos):
     done = run("folder", photos, tmp_path / "set", "--skip-bad")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--overwrite" in done.stderr
     assert run("folder", photos, tmp_path / "set", "--skip-bad", "--overwrite").returncode == 0
+
+
+def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(tmp_path):
+    faces = tmp_path / "wider" / "WIDER_train" / "images" / "0--Parade" / "1.jpg"
+    faces.parent.mkdir(parents=True)
+    Image.new("RGB", (48, 32), (80, 9, 9)).save(faces)
+    labels = tmp_path / "wider" / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+    labels.parent.mkdir()
+    boxes = ["4 5 6 7 0 0 0 0 0 0", "-2 5 10 12 0 0 0 0 0 0", "4 5 0 7 0 0 0 0 0 0", "900 5 6 7 0 0 0 1 0 0"]
+    labels.write_text("\n".join(["0--Parade/1.jpg", "4", *boxes]))
+    done = run("wider_face", tmp_path / "wider", tmp_path / "set")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wider-face (train): 1 images, 2 persons, 1 shards, 1 boxes cut at the border, 2 boxes left out, flagged invalid or" in done.stdout
+
+    labels.write_text("\n".join(["0--Parade/1.jpg", "4", *boxes[:3], "4 5 six 7 0 0 0 0 0 0"]))
+    done = run("wider_face", tmp_path / "wider", tmp_path / "other")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {labels}: line 6 should be the numbers x1 y1 w h") and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Annotation files: MATLAB locations, JSON, and the check that every set of points must pass."""
+"""Annotation files: MATLAB points, JSON, text, and the checks that every set of points or boxes must pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from crowddist.errors import InputError
 
 
-def check_points(points: np.ndarray, size: tuple[int, int], place: Path) -> tuple[np.ndarray, int, int]:
+def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str) -> tuple[np.ndarray, int, int]:
     """Points as shards hold them: N x 2 float32 inside the frame.
 
     Exact repeats of a point are counted and kept: published counts include them (ShanghaiTech's training splits hold 101), and two heads
@@ -21,7 +21,7 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path) -> tupl
     Args:
         points: N x 2 x, y in px.
         size: (height, width) of the image, px.
-        place: the file they come from, for messages.
+        place: the file they come from, or a place in it, for messages.
 
     Returns:
         The points, how many were moved to the border (less than a pixel outside), how many exactly repeat an earlier one.
@@ -46,19 +46,53 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path) -> tupl
     return stored, int(outside.any(axis=1).sum()), num_repeated
 
 
+def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str, left_out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """Boxes as shards hold them: M x 4 float32 inside the frame; a box that leaves it is cut at the border as long as its centre lies inside.
+
+    Args:
+        boxes: N x 4 left, top, width, height, as edges in px: pixel j covers [j, j + 1).
+        size: (height, width) of the image, px.
+        place: the file they come from, or a place in it, for messages.
+        left_out: (N,) bool, boxes that are neither checked nor kept; None keeps all.
+
+    Returns:
+        The boxes kept, in their order, and how many of them were cut.
+
+    Raises:
+        InputError: a number that is not finite, a box without an area, or with its centre outside the frame.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    kept = np.ones(len(boxes), bool) if left_out is None else ~left_out
+    height, width = size
+    with np.errstate(invalid="ignore", over="ignore"):
+        near, far, centre = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], boxes[:, :2] + boxes[:, 2:] / 2
+        reasons = (
+            (~np.isfinite(boxes), "is not four finite numbers"),
+            (boxes[:, 2:].astype(np.float32) <= 0, "has no area"),
+            ((centre < 0) | (centre >= [width, height]), f"has its centre outside the image of {width} x {height} px"),
+        )
+    for wrong, reason in reasons:
+        if (found := np.flatnonzero(wrong.any(axis=1) & kept)).size:
+            which = f"box {found[0] + 1} of {len(boxes)}, left, top, width, height = {_text(boxes[found[0]])}"
+            raise InputError(f"{place}: {which}, {reason}")
+    cut_near, cut_far = np.clip(near, 0, [width, height]), np.clip(far, 0, [width, height])
+    outside = (cut_near != near) | (cut_far != far)
+    # Only what leaves the frame is computed anew: the others stay as annotated to the last digit.
+    stored = np.where(np.hstack([outside, outside]), np.hstack([cut_near, cut_far - cut_near]), boxes)[kept]
+    return stored.astype(np.float32), int(outside[kept].any(axis=1).sum())
+
+
+def box_centres(boxes: np.ndarray) -> np.ndarray:
+    """The points in the middle of boxes: N x 2 x, y, pixel j with its centre at j. Args: N x 4 left, top, width, height as edges in px."""
+    return boxes[:, :2] + boxes[:, 2:] / 2 - 0.5
+
+
 def read_mat_locations(place: Path) -> np.ndarray:
     """The N x 2 numbers of `image_info.location` of a MATLAB file, as GCC (a struct) and ShanghaiTech (a struct in a cell) nest it.
 
     Raises InputError, naming the file, where it is missing, damaged, of another layout, or contradicts its own `number`.
     """
-    import scipy.io
-
-    data = _read(place)
-    try:
-        variables = scipy.io.loadmat(io.BytesIO(data), variable_names=["image_info"])
-    except Exception as error:  # what a damaged file raises in the reader is anything
-        raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split()) or type(error).__name__}") from None
-    value, number = variables.get("image_info"), None
+    value, number = _read_mat(place, "image_info"), None
     while isinstance(value, np.ndarray) and value.dtype.kind in "OV" and value.size == 1:
         names = value.dtype.names or ()
         number = value["number"] if "number" in names else number
@@ -68,6 +102,11 @@ def read_mat_locations(place: Path) -> np.ndarray:
     if told is not None and told != len(points):
         raise InputError(f"{place}: its `number` is {told}, but it holds {len(points)} points")
     return points
+
+
+def read_mat_points(place: Path, name: str) -> np.ndarray:
+    """The N x 2 numbers of one variable of a MATLAB file. Raises InputError, naming the file, where it is missing, damaged or something else."""
+    return as_points(_read_mat(place, name), place, name)
 
 
 def as_points(value: Any, place: Path, noun: str) -> np.ndarray:
@@ -103,6 +142,26 @@ def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(size)
 
 
+def read_lines(place: Path) -> list[str]:
+    """The lines of a text file, without the spaces round them and the empty ones at its end. Raises InputError where it is missing or empty."""
+    # Bytes that are not UTF-8 stay as file names have them; only "\n" ends a line, whatever else Unicode counts as an end.
+    lines = [line.strip() for line in _read(place).decode("utf-8-sig", "surrogateescape").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _read_mat(place: Path, name: str) -> Any:
+    """One variable of a MATLAB file as SciPy reads it, None where there is none of the name."""
+    import scipy.io
+
+    data = _read(place)
+    try:
+        return scipy.io.loadmat(io.BytesIO(data), variable_names=[name]).get(name)
+    except Exception as error:  # what a damaged file raises in the reader is anything
+        raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
 def _read(place: Path) -> bytes:
     try:
         data = place.read_bytes()
@@ -115,5 +174,5 @@ def _read(place: Path) -> bytes:
     return data
 
 
-def _text(point: np.ndarray) -> str:
-    return f"({point[0]:g}, {point[1]:g})"
+def _text(numbers: np.ndarray) -> str:
+    return f"({', '.join(f'{number:g}' for number in numbers)})"

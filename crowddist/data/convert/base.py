@@ -14,16 +14,18 @@ import numpy as np
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.annotations import check_points
-from crowddist.data.images import MIN_SIDE_PX, StoredImage, store_image
+from crowddist.data.convert.annotations import box_centres, check_boxes, check_points
+from crowddist.data.images import MIN_SIDE_PX, SUFFIXES, StoredImage, store_image
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
 from crowddist.data.members import Member
 from crowddist.data.shards import MAX_KEY_BYTES, MAX_SHARD_BYTES, ShardWriter
-from crowddist.data.transforms import resize_points
+from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError
 
 SKIPPED = "skipped.json"
 """Beside the manifest under `skip_bad`: a list of {"file", "reason"}."""
+VALIDATION_SHARE = 0.2
+"""ours: set aside for validation from the training split of sets that have no validation split, by the image's name alone."""
 # Known of labelled images only: an unlabelled set must not tell them.
 _LABEL_FACTS = ("count", "level")
 
@@ -37,6 +39,8 @@ class Item:
     image: Path
     annotations: tuple[Path, ...] = ()
     """The files that belong to it, as its format knows them; they may not exist."""
+    record: Any = None
+    """What the listing read of its annotation already, where one file holds those of many images."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the folder and its index tell of it, for the sample's json."""
 
@@ -61,10 +65,14 @@ class Listing:
 class Annotation:
     """What is known of one image; coordinates are in the pixels of the image as stored in the source."""
 
-    points: np.ndarray
-    """N x 2 x, y of heads, as annotated."""
-    place: Path
-    """The file they come from, for messages."""
+    points: np.ndarray | None = None
+    """N x 2 x, y of heads, as annotated; None where there are boxes: the points are their centres."""
+    boxes: np.ndarray | None = None
+    """N x 4 left, top, width, height of heads as edges in px (pixel j covers [j, j + 1)), as annotated; None where the set has none."""
+    left_out: np.ndarray | None = None
+    """(N,) bool, the boxes that the set itself says not to use; None means none of them."""
+    place: Path | str
+    """The file they come from, or a place in it, for messages."""
     mask: np.ndarray | None = None
     """(H, W), anything but 0 = person."""
     roi: np.ndarray | None = None
@@ -113,7 +121,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         split: which part; "" takes the format's default.
         skip_bad: leave out what cannot be taken and list it in `skipped.json`; otherwise the first such file ends the conversion.
         unlabelled: write the images alone; annotations are not even opened, and the name ends in "-unlabelled".
-        max_size: longest side in px; larger images are shrunk, and their points with them.
+        max_size: longest side in px; larger images are shrunk, and their points and boxes with them.
         name: of the data set; "" takes the format's.
         overwrite: replace a data set at `destination`.
         max_shard_bytes: size at which a new shard is begun.
@@ -182,6 +190,35 @@ def hash_share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
 
 
+def is_validation(stem: str) -> bool:
+    """Whether an image of a training split, e.g. "IMG_12", is set aside for validation."""
+    return hash_share(stem) < VALIDATION_SHARE
+
+
+def in_split(stem: str, split: str) -> bool:
+    """Whether an image belongs to `train` or `val`, which divide a training split; any other split holds all its images."""
+    return is_validation(stem) == (split == "val") if split in ("train", "val") else True
+
+
+def split_facts(split: str) -> dict[str, Any]:
+    """What a manifest says of `in_split`."""
+    return {"split_rule": f"val: SHA-256 of the image's name below {VALIDATION_SHARE:g}"} if split in ("train", "val") else {}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder, not below it, in the order of their numbers: IMG_2 goes before IMG_10."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (len(path.stem), path.name))
+
+
+def list_pairs(folder: Path, ending: str, labelled: bool) -> tuple[list[Item], list[tuple[Path, str]]]:
+    """The images of a folder that holds their annotations beside them, NAME.jpg and NAME + `ending`, and the annotations without an image."""
+    items = [Item(name=path.stem, image=path, annotations=(folder / f"{path.stem}{ending}",)) for path in list_images(folder)]
+    stems = {item.name for item in items}
+    annotations = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")) if labelled else []
+    return items, [(path, "an annotation without its image") for path in annotations if path.name.removesuffix(ending) not in stems]
+
+
 class _Skipped:
     """What could not be taken: listed, or raised at once."""
 
@@ -214,7 +251,7 @@ def _keyed(listing: Listing) -> tuple[dict[str, Item], list[tuple[Path, str]]]:
 
 
 def _members(form: Format, item: Item, labelled: bool, max_size: int | None, tally: Counter[str]) -> dict[str, Member]:
-    """The members of one sample; `tally` counts what was noteworthy about its points."""
+    """The members of one sample; `tally` counts what was noteworthy about its points and boxes."""
     image = store_image(item.image, upright=form.upright, max_size=max_size)
     scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": image.size[0], "width": image.size[1]}
     members: dict[str, Member] = {image.extension: image.data, "json": scene}
@@ -223,7 +260,14 @@ def _members(form: Format, item: Item, labelled: bool, max_size: int | None, tal
             scene.pop(fact, None)
         return members
     annotation = form.annotate(item, image.source_size)
-    points, num_clipped, num_repeated = check_points(annotation.points, image.source_size, annotation.place)
+    heads = annotation.points
+    if annotation.boxes is not None:
+        boxes, num_cut = check_boxes(annotation.boxes, image.source_size, annotation.place, annotation.left_out)
+        members["boxes.npy"] = resize_boxes(boxes, image.size[1] / image.source_size[1], image.size[0] / image.source_size[0])
+        heads = box_centres(boxes)
+        tally += Counter(num_cut_boxes=num_cut, num_left_out_boxes=len(annotation.boxes) - len(boxes))
+    assert heads is not None, "an annotation has points or boxes"
+    points, num_clipped, num_repeated = check_points(heads, image.source_size, annotation.place)
     members["points.npy"] = _scale(points, image)
     scene |= {**annotation.scene, "count": len(points)}
     if num_repeated:

@@ -6,12 +6,9 @@ import re
 from pathlib import Path
 
 from crowddist.data.convert.annotations import read_mat_locations
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share
-from crowddist.data.images import SUFFIXES
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, in_split, list_images, split_facts
 from crowddist.errors import InputError
 
-# ours: set aside from the training split for validation, by the name alone.
-VALIDATION_SHARE = 0.2
 _ANNOTATION_FOLDERS = ("ground_truth", "ground-truth")
 
 
@@ -22,33 +19,23 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     data by the hash of the image's name; `all` is the whole training data, or `test` where the folder is `test_data`.
     """
     place = _split_folder(folder, split)
-    paths = [path for path in (place / "images").iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    paths = list_images(place / "images")
     annotations = next((place / name for name in _ANNOTATION_FOLDERS if (place / name).is_dir()), place / _ANNOTATION_FOLDERS[0])
     if labelled and not annotations.is_dir():
         raise InputError(f"no annotations in {place}: {' or '.join(_ANNOTATION_FOLDERS)} is missing; convert with --unlabelled, or add it")
     items = tuple(Item(name=path.stem, image=path, annotations=(annotations / f"GT_{path.stem}.mat",))
-                  for path in sorted(paths, key=lambda path: (len(path.stem), path.name)) if _belongs(path.stem, split))
+                  for path in paths if in_split(path.stem, split))
     refused = []
     if labelled:
         stems = {path.stem for path in paths}
         refused = [(path, "an annotation without its image") for path in sorted(annotations.glob("GT_*.mat")) if path.stem[3:] not in stems]
-    rule = {"split_rule": f"val: SHA-256 of the image's name below {VALIDATION_SHARE:g}"} if split in ("train", "val") else {}
-    return Listing(name=_name(place), split="test" if _is_test(place) else split, items=items, refused=tuple(refused), facts=rule)
+    return Listing(name=_name(place), split="test" if _is_test(place) else split, items=items, refused=tuple(refused), facts=split_facts(split))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Heads as annotated: x, y, not moved by MATLAB's counting from 1, as the published methods use them."""
     place = item.annotations[0]
     return Annotation(points=read_mat_locations(place), place=place)
-
-
-def is_validation(stem: str) -> bool:
-    """Whether an image of the training split, e.g. "IMG_12", is set aside for validation."""
-    return hash_share(stem) < VALIDATION_SHARE
-
-
-def _belongs(stem: str, split: str) -> bool:
-    return is_validation(stem) == (split == "val") if split in ("train", "val") else True
 
 
 def _split_folder(folder: Path, split: str) -> Path:

@@ -74,6 +74,54 @@ class Gcc:
         return place / f"{kind}s" / f"{time}.{kind}"
 
 
+class Pairs:
+    """Builds folders of `NAME.jpg` and `NAME_ann.mat`, as UCF-QNRF (`Train`, `Test`) and UCF_CC_50 have them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, name, points, *, folder="", size=(32, 48), mode="RGB", variable="annPoints"):
+        import scipy.io
+
+        place = self.root / folder
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size, 3)).convert(mode).save(place / f"{name}.jpg")
+        if points is not None:
+            scipy.io.savemat(place / f"{name}_ann.mat", {variable: np.asarray(points, np.float64).reshape(-1, 2)})
+        return place / f"{name}.jpg"
+
+
+class Wider:
+    """Builds `WIDER_{train,val}/images/EVENT/NAME.jpg` and `wider_face_split/wider_face_{train,val}_bbx_gt.txt`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def annotations(self, split="train"):
+        return self.root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+
+    def add(self, name, boxes, *, split="train", size=(32, 48)):
+        """`boxes`: x, y, w, h and perhaps the flag `invalid` each; lines end in a space, as in the original."""
+        path = self.root / f"WIDER_{split}" / "images" / name
+        for place in (path, self.annotations(split)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size, len(name))).save(path)
+        rows = [f"{x} {y} {w} {h} 0 0 0 {invalid} 1 0 " for x, y, w, h, invalid in ((*box, 0)[:5] for box in boxes)]
+        with self.annotations(split).open("a") as stream:
+            stream.write("\n".join([name, str(len(boxes)), *(rows or ["0 0 0 0 0 0 0 0 0 0 "])]) + "\n")
+        return path
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return Pairs(tmp_path / "ucf")
+
+
+@pytest.fixture
+def wider(tmp_path):
+    return Wider(tmp_path / "wider")
+
+
 @pytest.fixture
 def shanghai(tmp_path):
     return Shanghai(tmp_path / "part_B_final")

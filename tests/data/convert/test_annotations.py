@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert.annotations import as_points, check_points, read_json_object, read_mat_locations, read_raw_mask
+from crowddist.data.convert.annotations import (
+    as_points,
+    box_centres,
+    check_boxes,
+    check_points,
+    read_json_object,
+    read_lines,
+    read_mat_locations,
+    read_mat_points,
+    read_raw_mask,
+)
 from crowddist.errors import InputError
 
 PLACE = Path("GT_IMG_1.mat")
@@ -69,6 +79,50 @@ def test_no_points():
     assert stored.shape == (0, 2) and stored.dtype == np.float32 and (num_clipped, num_repeated) == (0, 0)
 
 
+def test_boxes_inside_are_kept_to_the_last_digit():
+    boxes = np.array([[0, 0, 48, 32], [3.3, 4.7, 0.1, 1e-3], [47, 31, 1, 1]])
+    stored, num_cut = check_boxes(boxes, (32, 48), PLACE)
+    np.testing.assert_array_equal(stored, boxes.astype(np.float32))
+    assert stored.dtype == np.float32 and num_cut == 0
+    np.testing.assert_allclose(box_centres(stored), [[23.5, 15.5], [2.85, 4.2005], [47, 31]], rtol=1e-6)
+    stored, num_cut = check_boxes(np.zeros((0, 4)), (32, 48), PLACE)
+    assert stored.shape == (0, 4) and box_centres(stored).shape == (0, 2) and num_cut == 0
+
+
+def test_boxes_that_leave_the_frame_are_cut_while_their_centre_lies_inside():
+    boxes = np.array([[-0.5, 3, 4, 5], [40, 20, 15, 23.9], [-10, -10, 70, 50], [-4, 2, 8, 4], [1, 1, 2, 2]])
+    stored, num_cut = check_boxes(boxes, (32, 48), PLACE)
+    np.testing.assert_array_equal(stored, np.float32([[0, 3, 3.5, 5], [40, 20, 8, 12], [0, 0, 48, 32], [0, 2, 4, 4], [1, 1, 2, 2]]))
+    assert num_cut == 4
+    centres = box_centres(stored)
+    assert (centres > -0.5).all() and (centres < [47.5, 31.5]).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([-5, 3, 8, 4], r"\(-5, 3, 8, 4\), has its centre outside the image of 48 x 32 px"),
+        ([44, 3, 8, 4], r"\(44, 3, 8, 4\), has its centre outside"),
+        ([3, 30, 4, 4.5], "has its centre outside"),
+        ([1e300, 3, 1e300, 4], "has its centre outside"),
+        ([3, 3, 0, 4], "has no area"),
+        ([3, 3, 4, -2], "has no area"),
+        ([3, 3, 4, 1e-60], "has no area"),
+        ([3, np.nan, 4, 4], r"\(3, nan, 4, 4\), is not four finite numbers"),
+        ([3, 3, np.inf, 4], "is not four finite numbers"),
+        ([-np.inf, 3, np.inf, 4], "is not four finite numbers"),
+    ],
+)
+def test_boxes_that_cannot_be_are_named(box, reason):
+    boxes = np.array([[1, 1, 4, 4], [np.nan] * 4, box])
+    message = rf"GT_IMG_1.mat: box 3 of 3, left, top, width, height = .*{reason}"
+    with pytest.raises(InputError, match=message) as caught:
+        check_boxes(boxes, (32, 48), PLACE, np.array([False, True, False]))
+    assert "\n" not in str(caught.value)
+    stored, _ = check_boxes(boxes, (32, 48), PLACE, np.array([False, True, True]))
+    np.testing.assert_array_equal(stored, [[1, 1, 4, 4]])
+
+
 POINTS = np.array([[1.5, 2], [3, 4.25]])
 
 
@@ -120,6 +174,27 @@ def test_a_number_that_contradicts_the_points(tmp_path):
         read_mat_locations(save(tmp_path, image_info=cell_of({"location": POINTS, "number": 3})))
 
 
+def test_a_variable_of_points(tmp_path):
+    np.testing.assert_array_equal(read_mat_points(save(tmp_path, annPoints=POINTS, other=1), "annPoints"), POINTS)
+    assert read_mat_points(save(tmp_path, annPoints=(POINTS * 4).astype(np.uint16)), "annPoints").dtype == np.float64
+    assert read_mat_points(save(tmp_path, annPoints=np.zeros((0, 0))), "annPoints").shape == (0, 2)
+    for variables in ({"points": POINTS}, {"annPoints": np.zeros((3, 3))}, {"annPoints": "text"}, {"annPoints": {"location": POINTS}}):
+        with pytest.raises(InputError, match=r"a\.mat: wrong layout: annPoints must be N x 2 numbers, got"):
+            read_mat_points(save(tmp_path, **variables), "annPoints")
+
+
+def test_lines_of_a_text_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffa b \r\n\n \u2028c\x0b1\xe9\n\n \n".encode() + b"\xff\n\n")
+    assert read_lines(path) == ["a b", "", "c\x0b1é", "", "", "\udcff"]
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.txt: the file is empty"):
+        read_lines(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.txt: the annotation is missing"):
+        read_lines(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -135,6 +210,8 @@ def test_damaged_mat_files_are_named(tmp_path, damage, reason):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=rf"a\.mat: .*{reason}"):
         read_mat_locations(path)
+    with pytest.raises(InputError, match=rf"a\.mat: .*{reason}"):
+        read_mat_points(path, "image_info")
     path.unlink()
     with pytest.raises(InputError, match=r"a\.mat: the annotation is missing"):
         read_mat_locations(path)

@@ -7,9 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from crowddist.data.convert.base import convert
+from crowddist.data.convert.base import convert, is_validation
 from crowddist.data.convert.formats import FORMATS
-from crowddist.data.convert.shanghaitech import is_validation
 from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
 
