@@ -1,10 +1,33 @@
-"""Losses of 0-1 localisation maps made from density maps."""
+"""Losses of 0-1 localisation maps made from density maps, and of the structure of any map."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crowddist.ops.ssim import ms_ssim_dilated
+
+
+def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False) -> Any:
+    """1 minus the dilated multi-scale structural similarity.
+
+    Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7. Our readings: as `ms_ssim_dilated`.
+
+    Args:
+        prediction: maps, (h, w), (N, h, w) or (N, C, h, w), unbounded; NumPy or torch.
+        target: the maps wanted, same shape, >= 0; one that is empty is allowed.
+        pool: whether maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the paper.
+
+    Returns:
+        The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
+    """
+    return 1 - ms_ssim_dilated(prediction, target, pool)
 
 
 def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:
@@ -25,15 +48,50 @@ def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2
     Raises:
         ValueError: shapes differ, there is no pixel, or alpha or gamma is negative.
     """
-    if not isinstance(prediction, torch.Tensor):
-        return float(focal_mse(torch.as_tensor(prediction), torch.as_tensor(target), alpha, gamma))
+    if not isinstance(prediction, Tensor):
+        return float(focal_mse(torch.as_tensor(prediction), target, alpha, gamma))
+    prediction, target, head = _checked(prediction, target, alpha, gamma)
+    return (_weights(prediction, head, alpha, gamma) * (target - prediction).square()).mean()
+
+
+def focal_cross_entropy(logits: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:
+    """Focal cross-entropy: the logarithmic loss of every pixel, less of it where the pixel is easy or empty.
+
+    Source: Liu et al., MM 2020, Table 4 (L_Focal-CE), after Lin et al., ICCV 2017: mean of -alpha_i (1 - p_i)^gamma log p_i, with p_i and
+    alpha_i as in Eqs. 5-6. It is not written out there (our reading); the gradient flows through p_i wherever it stands.
+
+    Args:
+        logits: Phi, any shape, unbounded; NumPy or torch. Its sigmoid is the localisation map that is read out.
+        target: M, same shape, 1 at the one pixel of each head, 0 elsewhere.
+        alpha: weight of pixels without a head, >= 0.
+        gamma: how fast easy pixels lose weight, >= 0.
+
+    Returns:
+        The mean over pixels, >= 0: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, there is no pixel, or alpha or gamma is negative.
+    """
+    if not isinstance(logits, Tensor):
+        return float(focal_cross_entropy(torch.as_tensor(logits), target, alpha, gamma))
+    logits, _, head = _checked(logits, target, alpha, gamma)
+    log_p = functional.logsigmoid(torch.where(head, logits, -logits))
+    return -(_weights(logits, head, alpha, gamma) * log_p).mean()
+
+
+def _checked(prediction: Tensor, target: Any, alpha: float, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Prediction and target, in floating point on one device, and where heads are."""
     target = torch.as_tensor(target, device=prediction.device)
     if prediction.shape != target.shape or prediction.numel() == 0:
         raise ValueError(f"prediction and target must have one shape with a pixel, got {tuple(prediction.shape)} and {tuple(target.shape)}")
-    if alpha < 0 or gamma < 0:
+    if not (alpha >= 0 and gamma >= 0):
         raise ValueError(f"alpha and gamma must not be negative, got {alpha} and {gamma}")
-    head = target == 1
-    # 1 - sigmoid(x) = sigmoid(-x), which keeps its digits for large x.
-    difficulty = torch.sigmoid(torch.where(head, -prediction, prediction))
-    weight = torch.full_like(prediction, alpha).masked_fill(head, 1.0)
-    return (weight * difficulty**gamma * (target - prediction).square()).mean()
+    prediction = prediction if prediction.is_floating_point() else prediction.float()
+    return prediction, target.to(prediction.dtype), target == 1
+
+
+def _weights(prediction: Tensor, head: Tensor, alpha: float, gamma: float) -> Tensor:
+    """alpha_i (1 - p_i)^gamma of Eqs. 4-6."""
+    # 1 - sigmoid(x) = sigmoid(-x) keeps its digits for large x, and its logarithm a finite slope under every power.
+    modulation = torch.exp(gamma * functional.logsigmoid(torch.where(head, -prediction, prediction)))
+    return modulation * torch.full_like(prediction, alpha).masked_fill(head, 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 """Gaussian window of SSIM in cells. P (Wang et al., TIP 2004)."""
@@ -51,17 +52,18 @@ def ssim(a: Any, b: Any) -> Any:
     return _answer(similarity.mean(), a, b)
 
 
-def ms_ssim_dilated(a: Any, b: Any) -> Any:
+def ms_ssim_dilated(a: Any, b: Any, pool: bool = False) -> Any:
     """Dilated multi-scale structural similarity: the product over levels of SSIM with an ever wider, dilated window.
 
     Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the maximum of the true one,
-    zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; no average pooling between levels, which the
-    released code has and the paper has not; a level below `SMALLEST_LEVEL` counts as that; `EMPTY_PEAK` scales where the truth is empty.
-    The loss of the paper is 1 minus this.
+    zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; a level below `SMALLEST_LEVEL` counts as that and
+    passes no gradient; `EMPTY_PEAK` scales where the truth is empty. The loss of the paper is 1 minus this.
 
     Args:
         a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
         b: true density, same shape.
+        pool: whether both maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the paper; an odd
+            last row or column is left out, and maps that would become smaller than one pixel stay as they are.
 
     Returns:
         The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
@@ -72,7 +74,9 @@ def ms_ssim_dilated(a: Any, b: Any) -> Any:
     prediction, truth = _stacked(a, b)
     weights = _gaussian(DILATED_WINDOW, DILATED_SIGMA)
     product = torch.ones(len(truth), dtype=truth.dtype, device=truth.device)
-    for dilation, exponent in zip(DILATIONS, LEVEL_WEIGHTS, strict=True):
+    for number, (dilation, exponent) in enumerate(zip(DILATIONS, LEVEL_WEIGHTS, strict=True)):
+        if pool and number and min(truth.shape[-2:]) > 1:
+            prediction, truth = functional.avg_pool2d(prediction, 2), functional.avg_pool2d(truth, 2)
         level = _similarity(prediction, truth, weights, dilation).mean((1, 2))
         product = product * level.clamp(SMALLEST_LEVEL, 1.0) ** exponent
     return _answer(product.mean(), a, b)
@@ -108,7 +112,9 @@ def _similarity(prediction: Tensor, truth: Tensor, weights: tuple[float, ...], d
     mean_product = mean_a * mean_b
     mean_squares = mean_a * mean_a + mean_b * mean_b
     numerator = (2 * mean_product + LUMINANCE_CONSTANT) * (2 * (products - mean_product) + CONTRAST_CONSTANT)
-    return numerator / ((mean_squares + LUMINANCE_CONSTANT) * (squares - mean_squares + CONTRAST_CONSTANT))
+    # Of large values with hardly any variance only rounding is left, which can be negative.
+    variances = (squares - mean_squares).clamp_min(0)
+    return numerator / ((mean_squares + LUMINANCE_CONSTANT) * (variances + CONTRAST_CONSTANT))
 
 
 class _Smooth(torch.autograd.Function):

@@ -38,6 +38,50 @@ def test_gradients_are_right():
     assert torch.autograd.gradcheck(fuse_density, maps)
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_into_a_place_given(kind):
+    maps = np.random.default_rng(0).random((3, 6, 7)).astype(np.float32)
+    expected = fuse_density(*maps)
+    regressed, detected, weight = map(kind, maps)
+    buffer = regressed * 0
+    assert fuse_density(regressed, detected, weight, out=buffer) is buffer
+    np.testing.assert_array_equal(buffer, expected)
+    assert fuse_density(regressed, detected, weight, out=regressed) is regressed
+    np.testing.assert_array_equal(regressed, expected)
+    np.testing.assert_array_equal(detected, maps[1])
+
+
+@pytest.mark.parametrize("out", [
+    np.zeros((2, 3), np.float32), np.zeros((2, 2)), np.zeros((2, 4), np.float32)[:, ::2], np.zeros((2, 2), np.float32).T[:, ::-1],
+])
+def test_a_place_that_does_not_fit_is_refused(out):
+    ones = np.ones((2, 2), np.float32)
+    with pytest.raises(ValueError):
+        fuse_density(ones, ones, 0.5, out=out)
+    if all(stride > 0 for stride in out.strides):
+        with pytest.raises(ValueError):
+            fuse_density(torch.from_numpy(ones), torch.from_numpy(ones), 0.5, out=torch.from_numpy(out))
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_of_any_layout_and_type():
+    generator = np.random.default_rng(0)
+    wide = generator.random((3, 8, 10)).astype(np.float32)
+    regressed, detected, weight = wide[:, ::2, ::-1]
+    expected = (1 - weight) * regressed + weight * detected
+    regressed.flags.writeable = False  # as Ray hands arrays out
+    before = wide.copy()
+    fused = fuse_density(regressed, detected, weight)
+    np.testing.assert_allclose(fused, expected, atol=1e-6)
+    assert fused.dtype == np.float32 and fused.flags.writeable
+    np.testing.assert_array_equal(wide, before)
+    assert fuse_density(regressed, detected.astype(np.float64), weight).dtype == np.float64
+    np.testing.assert_array_equal(fuse_density([[4, 4]], [[8, 8]], [[0.25, 1]]), [[5, 8]])
+    assert fuse_density(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3))).shape == (0, 3)
+    assert fuse_density(regressed, detected, 0.3).dtype == np.float32
+    np.testing.assert_array_equal(fuse_density(np.array([2, 4]), np.array([4, 8]), 0.5), [3, 6])
+
+
 @pytest.mark.parametrize("detected, weight", [
     (np.ones((2, 3)), 0.5),
     (np.ones((2, 2)), np.ones((1, 2))),

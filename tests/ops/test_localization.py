@@ -1,4 +1,4 @@
-"""Average precision of points against a walk through the definition."""
+"""Average precision of points against a walk through the definition; precision and recall against the assignment problem."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
-from crowddist.ops.localization import average_precisions, mean_average_precision
+from crowddist.ops.localization import average_precisions, mean_average_precision, precision_recall
 
 
 def precision_by_walk(predictions, truths, distance):
@@ -102,3 +103,90 @@ def test_empty_sides():
 def test_bad_input_is_refused(predictions, truths, distance):
     with pytest.raises(ValueError):
         average_precisions(predictions, truths, distance)
+
+
+def pairs_by_assignment(points, heads, radius):
+    """The largest number of pairs at most the radius apart, as an assignment that costs nothing but for pairs farther apart."""
+    if len(points) == 0 or len(heads) == 0:
+        return 0
+    far = np.array([[float(np.hypot(t[0] - p[0], t[1] - p[1])) > radius for t in heads] for p in points])
+    return int((~far[linear_sum_assignment(far)]).sum())
+
+
+def test_precision_and_recall_by_hand():
+    # The first prediction may take either head within 5 px, the second only the head at 0: the largest match gives both their own.
+    predictions = [[[3, 0, 0.9], [-4, 0, 0.8], [50, 50, 0.7]], []]
+    truths = [[[0, 0], [8, 0]], [[1, 1]]]
+    result = precision_recall(predictions, truths, [2.9, 3, 4.9, 5, 1000])
+    # Up to 4.9 px the head at 8 is out of reach and only the one at 0 can be matched. The head of the second image has no prediction.
+    expected = {2.9: 0, 3: 1, 4.9: 1, 5: 2, 1000: 2}
+    assert list(result) == list(expected)
+    for radius, pairs in expected.items():
+        assert result[radius] == pytest.approx({"precision": pairs / 3, "recall": pairs / 3, "f1": 2 * pairs / 6})
+
+
+def test_two_predictions_of_one_head_are_one_hit():
+    assert precision_recall([[[0, 0], [1, 0], [0, 1]]], [[[0, 0], [90, 0]]], [5])[5] == pytest.approx({"precision": 1 / 3, "recall": 0.5, "f1": 0.4})
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_pairs_are_as_many_as_the_assignment_finds(data):
+    point = st.tuples(st.integers(0, 12), st.integers(0, 12))
+    images = data.draw(st.lists(st.tuples(st.lists(point, max_size=8), st.lists(point, max_size=8)), min_size=1, max_size=3))
+    radii = [0, 1, 1.5, 5, 20]
+    predictions, truths = [p for p, _ in images], [t for _, t in images]
+    for radius, found in precision_recall(predictions, truths, radii).items():
+        pairs = sum(pairs_by_assignment(p, t, radius) for p, t in images)
+        num_predictions, num_truths = (sum(map(len, side)) for side in (predictions, truths))
+        if num_predictions and num_truths:
+            assert found == pytest.approx({
+                "precision": pairs / num_predictions, "recall": pairs / num_truths, "f1": 2 * pairs / (num_predictions + num_truths),
+            })
+
+
+def test_pairs_of_real_numbers_are_as_many_as_the_assignment_finds():
+    generator = np.random.default_rng(5)
+    truths = [generator.uniform(0, 100, (n, 2)) for n in (40, 25)]
+    predictions = [np.c_[generator.uniform(0, 100, (n, 2)), generator.random(n)] for n in (50, 20)]
+    for radius, found in precision_recall(predictions, truths, (2.0, 7.0, 13.0)).items():
+        assert found["recall"] == sum(pairs_by_assignment(p, t, radius) for p, t in zip(predictions, truths, strict=True)) / 65
+
+
+def test_a_wider_radius_finds_no_less_and_nothing_depends_on_order_score_or_place():
+    generator = np.random.default_rng(6)
+    truths = [generator.uniform(0, 100, (30, 2)) for _ in range(2)]
+    predictions = [t + generator.normal(0, 6, t.shape) for t in truths]
+    radii = np.arange(0, 30, 2.5)
+    result = precision_recall(predictions, truths, radii)
+    recalls = [found["recall"] for found in result.values()]
+    assert recalls == sorted(recalls) and recalls[0] == 0 and recalls[-1] == 1
+    moved = np.array([1024, -64])
+    shuffled = [np.c_[p[generator.permutation(30)] + moved, generator.random(30)] for p in predictions[::-1]]
+    assert precision_recall(shuffled, [t + moved for t in truths[::-1]], radii) == result
+    swapped = precision_recall(truths, predictions, radii)
+    assert all(swapped[radius]["precision"] == found["recall"] for radius, found in result.items())
+
+
+def test_precision_and_recall_of_empty_sides():
+    head, nothing = [[1.0, 1]], np.zeros((0, 2))
+    ones, zeros = ({name: value for name in ("precision", "recall", "f1")} for value in (1.0, 0.0))
+    assert precision_recall([], [], [5])[5] == precision_recall([nothing, []], [[], nothing], [5])[5] == ones
+    assert precision_recall([head], [nothing], [5])[5] == precision_recall([nothing], [head], [5])[5] == zeros
+    # Sums over images, not a mean of their ratios: an empty image neither helps nor harms.
+    assert precision_recall([head, nothing], [head, nothing], [5])[5] == ones
+    assert precision_recall([head, nothing], [head, head], [5])[5] == pytest.approx({"precision": 1, "recall": 0.5, "f1": 2 / 3})
+
+
+@pytest.mark.parametrize("predictions, truths, radii", [
+    ([np.zeros((1, 2))], [], [5]),
+    ([np.zeros((1, 4))], [np.zeros((1, 2))], [5]),
+    ([np.zeros((1, 3))], [np.zeros((1, 3))], [5]),
+    ([np.full((1, 2), np.nan)], [np.zeros((1, 2))], [5]),
+    ([np.zeros((1, 2))], [np.zeros((1, 2))], []),
+    ([np.zeros((1, 2))], [np.zeros((1, 2))], [5, -1]),
+    ([np.zeros((1, 2))], [np.zeros((1, 2))], [np.inf]),
+])
+def test_precision_and_recall_refuse_bad_input(predictions, truths, radii):
+    with pytest.raises(ValueError):
+        precision_recall(predictions, truths, radii)

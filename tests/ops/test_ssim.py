@@ -40,11 +40,18 @@ def naive_ssim(a, b, side=11):
     return np.mean([similarity_at(a, b, window, i, j, 1) for i, j in places])
 
 
-def naive_dilated(a, b):
+def halved(values):
+    """Means of squares of four; an odd last row or column falls out."""
+    return np.array([[values[i:i + 2, j:j + 2].mean() for j in range(0, values.shape[1] - 1, 2)] for i in range(0, values.shape[0] - 1, 2)])
+
+
+def naive_dilated(a, b, pool=False):
     a, b = 255 * a / b.max(), 255 * b / b.max()
     window = gaussian_window(5, 1.0)
     product = 1.0
     for dilation, exponent in zip((1, 2, 3, 6, 9), (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), strict=True):
+        if pool and dilation > 1 and min(a.shape) >= 2:
+            a, b = halved(a), halved(b)
         level = np.mean([similarity_at(a, b, window, i, j, dilation) for i in range(a.shape[0]) for j in range(a.shape[1])])
         product *= max(level, 1e-6) ** exponent
     return product
@@ -61,8 +68,23 @@ def test_ssim_equals_the_definition(maps):
     assert ssim(*maps) == pytest.approx(naive_ssim(*maps), abs=1e-9)
 
 
-def test_dilated_equals_the_definition(maps):
-    assert ms_ssim_dilated(*maps) == pytest.approx(naive_dilated(*maps), abs=1e-9)
+@pytest.mark.parametrize("pool", [False, True])
+def test_dilated_equals_the_definition(maps, pool):
+    assert ms_ssim_dilated(*maps, pool) == pytest.approx(naive_dilated(*maps, pool), abs=1e-9)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_dilated_by_hand(pool):
+    # On 2 x 2 pixels of a = 1/2, b = 1 the first window reaches two places along each side, all wider ones the centre alone; pooled, the
+    # second level has one pixel and so have those after it. With a weight w inside, the means are w/2 and w, and the squares alike.
+    line = np.exp(-np.array([4.0, 1, 0, 1, 4]) / 2)
+    line /= line.sum()
+
+    def level(w, c1=0.0001, c2=0.0009):
+        return (w * w + c1) * ((w - w * w) + c2) / ((1.25 * w * w + c1) * (1.25 * (w - w * w) + c2))
+
+    expected = level((line[2] + line[1]) ** 2) ** 0.0448 * level(line[2] ** 2) ** (0.2856 + 0.3001 + 0.2363 + 0.1333)
+    assert ms_ssim_dilated(np.full((2, 2), 0.5), np.ones((2, 2)), pool) == pytest.approx(expected, rel=1e-12)
 
 
 def test_single_precision_is_good_to_a_millionth(maps):
@@ -111,7 +133,8 @@ def test_maps_smaller_than_the_window(shape):
     a, b = generator.random((2, *shape))
     side = min(11, *shape) - 1 + min(11, *shape) % 2
     assert ssim(a, b) == pytest.approx(naive_ssim(a, b, side), abs=1e-9)
-    assert ms_ssim_dilated(a, b) == pytest.approx(naive_dilated(a, b), abs=1e-9)
+    for pool in (False, True):
+        assert ms_ssim_dilated(a, b, pool) == pytest.approx(naive_dilated(a, b, pool), abs=1e-9)
 
 
 def test_opposite_maps_have_a_value_and_a_finite_gradient():
@@ -123,6 +146,15 @@ def test_opposite_maps_have_a_value_and_a_finite_gradient():
     assert 0 <= value <= 1 and torch.isfinite(opposite.grad).all()
 
 
+def test_large_constants_have_no_negative_variance():
+    # In single precision 57^2 is known to 2e-4 and C2 is 9e-4: the variance, truly 0, used to come out negative and turned the sign.
+    for level in np.geomspace(1, 1e5, 60):
+        a, b = np.full((30, 30), level, np.float32), np.ones((30, 30), np.float32)
+        expected = ssim(a.astype(np.float64), b.astype(np.float64))
+        assert -1e-6 <= ssim(a, b) == pytest.approx(expected, abs=0.05)
+        assert 0 <= ms_ssim_dilated(a, b) <= 1
+
+
 def test_gradients_are_right():
     generator = torch.Generator().manual_seed(0)
     a = torch.rand(2, 1, 13, 12, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -130,6 +162,7 @@ def test_gradients_are_right():
     b = 0.5 * a.detach() + 0.5 * b
     assert torch.autograd.gradcheck(lambda x: ssim(x, b), a)
     assert torch.autograd.gradcheck(lambda x: ms_ssim_dilated(x, b), a)
+    assert torch.autograd.gradcheck(lambda x: ms_ssim_dilated(x, b, pool=True), a)
 
 
 def test_following_the_gradient_raises_similarity():
@@ -151,5 +184,3 @@ def test_following_the_gradient_raises_similarity():
 def test_bad_input_is_refused(measure, a, b):
     with pytest.raises(ValueError):
         measure(a, b)
-
-
