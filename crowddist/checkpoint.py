@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import crowddist
@@ -88,6 +89,26 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found {found}")
     return content
+
+
+def join(folder: str, parts: Sequence[str], *, stage: str) -> str:
+    """One checkpoint of all networks, of checkpoints that each hold some; a later part's networks go before an earlier one's.
+
+    Args:
+        folder: URL of the joined checkpoint's folder; one that lies there is returned as it is.
+        parts: URLs of checkpoints, at least one.
+        stage: what it is of, for its content.
+
+    Returns:
+        The checkpoint's URL.
+    """
+    if storage.exists(storage.join(folder, LATEST)):
+        return latest_url(folder)
+    contents = [load(part) for part in parts]
+    networks = {name: tensor for content in contents for name, tensor in content["method"]["networks"].items()}
+    newest = contents[-1]
+    method = {"trained": "", "networks": networks, "optimizers": {}}
+    return save(folder, newest["step"], {"stage": stage, "method": method, "config": newest["config"]})
 
 
 def _history(folder: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from crowddist import storage
 
 if TYPE_CHECKING:
     from crowddist.config import RunConfig
+    from crowddist.report import Column
     from crowddist.tracking import Tracker
 
 
@@ -39,8 +40,10 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
         Column(name="labels/change", heading="labels change", unit="%", scale=100),
         Column(name="train/seconds", heading="training", unit="s", digits=0),
     ]
-    held = [column for column in columns if any(column.name in row for row in result["rounds"])]
-    lines = ["", f"{result['recipe']}, method {result['method']}, run {result['run']}", rounds_table(result["rounds"], held)]
+    lines = ["", f"{result['recipe']}, method {result['method']}, run {result['run']}", rounds_table(result["rounds"], _held(columns, result))]
+    parts = _held(_part_columns(), result)
+    if len(parts) > 2:  # every method marks heads
+        lines += ["", "the parts alone, and the number of heads that are marked", rounds_table(result["rounds"], parts)]
     if result["stopped"]:
         lines.append(result["stopped"])
     first, last = result["rounds"][0], result["final"]
@@ -55,3 +58,22 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
     if how_to_open:
         lines.append(f"MLflow    {how_to_open}")
     return "\n".join(lines)
+
+
+def _part_columns() -> list[Column]:
+    """What parts of a method would have said alone, and the heads of all of it together."""
+    from crowddist.report import Column
+
+    columns = []
+    for name, heading in (("regression", "R"), ("detection", "D"), ("transformed", "Phi(R)")):
+        columns.append(Column(name=f"target/{name}_mae", heading=f"{heading} MAE", unit="people", digits=2))
+        columns.append(Column(name=f"target/{name}_rmse", heading=f"{heading} rmse", unit="people", digits=2))
+        columns.append(Column(name=f"target/{name}_map", heading=f"{heading} mAP", unit="%", scale=100))
+    columns.append(Column(name="target/points_mae", heading="heads MAE", unit="people", digits=2))
+    columns.append(Column(name="target/points_rmse", heading="heads rmse", unit="people", digits=2))
+    return columns
+
+
+def _held(columns: Sequence[Column], result: Mapping[str, Any]) -> list[Column]:
+    """The columns that a round has a value for."""
+    return [column for column in columns if any(column.name in row for row in result["rounds"])]

@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data
 from crowddist.errors import InputError
-from crowddist.methods.config import MethodName, SelfSupervisionConfig, TrainConfig
-from crowddist.models.config import CounterConfig
+from crowddist.methods.config import BiKnowledgeConfig, MethodName, SelfSupervisionConfig, TrainConfig
+from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig
 
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
 """What lies beside the runs in their storage."""
@@ -40,11 +40,13 @@ class RunConfig:
     recipe: str
     """The recipe this began as."""
     source: str
-    """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, gcc), or renderer:LOOK:NUM_IMAGES."""
+    """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, ucf_qnrf, gcc, ...), or renderer:LOOK:NUM_IMAGES."""
     target: str
     """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
     evaluation: str = ""
     """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
+    boxes: str = ""
+    """Images with head or face boxes (wider_face:PATH) that bi_knowledge's detector is pre-trained on; empty: none."""
     skip_bad: bool = False
     """Leave out raw images that cannot be read, and list them beside the shards; otherwise the first one stops the run."""
     method: MethodName = "self_supervision"
@@ -64,9 +66,13 @@ class RunConfig:
     threads: int = 0
     """CPU threads of each worker; 0 shares the cores equally."""
     counter: CounterConfig = field(default_factory=CounterConfig)
+    regressor: RegressorConfig = field(default_factory=RegressorConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    localiser: LocaliserConfig = field(default_factory=LocaliserConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
+    bi_knowledge: BiKnowledgeConfig = field(default_factory=BiKnowledgeConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
     """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`. `none` turns tracking off."""
@@ -78,13 +84,20 @@ class RunConfig:
             raise InputError("num_workers must be at least 1, num_labellers and threads at least 0")
         if self.launcher == "local" and self.num_workers > 1:
             raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher ray")
-        batches = {"train.batch_size": self.train.batch_size, "target_batch_size": self.self_supervision.target_batch_size}
+        batches = {
+            "train.batch_size": self.train.batch_size,
+            "self_supervision.target_batch_size": self.self_supervision.target_batch_size,
+            "bi_knowledge.batch_size": self.bi_knowledge.batch_size,
+            "bi_knowledge.source_batch_size": self.bi_knowledge.source_batch_size,
+        }
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
         if self.method == "self_supervision" and self.self_supervision.orientation_steps and not self.counter.orientation:
             raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set orientation_steps to 0")
-        for text in (self.source, self.target, *filter(None, [self.evaluation])):
+        if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
+            raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; give both or none")
+        for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes])):
             parse_data(text)
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
@@ -92,7 +105,8 @@ class RunConfig:
 
 def without_weights(config: RunConfig) -> RunConfig:
     """The config for networks that a checkpoint fills: the file or download that the encoder once came from is not needed again."""
-    return dataclasses.replace(config, counter=dataclasses.replace(config.counter, weights="none"))
+    networks = ("counter", "regressor", "detector", "localiser")
+    return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), weights="none") for name in networks})
 
 
 def to_json(config: RunConfig) -> str:

@@ -36,7 +36,7 @@ class Bar:
 class Mark:
     """An entry of a legend: a sign and what it stands for."""
 
-    shape: Literal["ring", "cross", "box", ""]
+    shape: Literal["ring", "square", "cross", "box", ""]
     colour: Colour = INK
     text: str
 
@@ -94,16 +94,27 @@ def chosen(canvas: np.ndarray, keep: np.ndarray, image_shape: Sequence[int], col
     return np.where(inside, 0.7 * grey + 0.3 * np.array(colour), 0.3 * grey).astype(np.uint8)
 
 
-def mark(canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "cross"], colour: Colour, radius_px: int) -> None:
-    """Draws at points (x, y) of the canvas's pixels: rings with a dark rim that shows on any ground, or bare crosses that fit inside."""
+def mark(
+    canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "square", "cross"], colour: Colour, radius_px: int | np.ndarray
+) -> None:
+    """Draws at points (x, y) of the canvas's pixels: rings and squares with a dark rim that shows on any ground, or bare crosses that fit inside.
+
+    Args:
+        radius_px: of all marks, or of each: half the side of a square.
+    """
     import cv2
 
-    for x, y in np.round(points).astype(int).tolist():
+    radii = np.broadcast_to(np.round(radius_px).astype(int), len(points)).tolist()
+    for (x, y), radius in zip(np.round(points).astype(int).tolist(), radii, strict=True):
         if shape == "ring":
-            cv2.circle(canvas, (x, y), radius_px, (0, 0, 0), 3, cv2.LINE_AA)
-            cv2.circle(canvas, (x, y), radius_px, colour, 1, cv2.LINE_AA)
+            cv2.circle(canvas, (x, y), radius, (0, 0, 0), 3, cv2.LINE_AA)
+            cv2.circle(canvas, (x, y), radius, colour, 1, cv2.LINE_AA)
+        elif shape == "square":
+            corners = ((x - radius, y - radius), (x + radius, y + radius))
+            cv2.rectangle(canvas, *corners, (0, 0, 0), 3, cv2.LINE_AA)
+            cv2.rectangle(canvas, *corners, colour, 1, cv2.LINE_AA)
         else:
-            cv2.drawMarker(canvas, (x, y), colour, cv2.MARKER_TILTED_CROSS, 2 * radius_px - 2, 2, cv2.LINE_AA)
+            cv2.drawMarker(canvas, (x, y), colour, cv2.MARKER_TILTED_CROSS, 2 * radius - 2, 2, cv2.LINE_AA)
 
 
 @lru_cache(maxsize=32)
@@ -175,6 +186,6 @@ def legend(width: int, size_px: int, bar: Bar | None, marks: Sequence[Mark]) -> 
 def _sign(entry: Mark, size_px: int) -> np.ndarray:
     """A mark as the legend shows it: on grey, where white is seen."""
     sign = np.full((size_px, size_px, 3), entry.colour if entry.shape == "box" else (120, 120, 120), np.uint8)
-    if entry.shape in ("ring", "cross"):
+    if entry.shape in ("ring", "square", "cross"):
         mark(sign, np.array([[size_px / 2, size_px / 2]]), entry.shape, entry.colour, max(4, round(size_px * 0.32)))
     return sign

@@ -63,7 +63,7 @@ def default_device() -> str:
 
 
 def fit(
-    method: Method, data: StageData, runtime: Runtime, *, stream: StreamConfig, engine: EngineConfig, seed: int, record: str
+    method: Method, data: StageData, runtime: Runtime, *, engine: EngineConfig, seed: int, record: str
 ) -> None:
     """Trains one stage to its end, from its last checkpoint where there is one, and leaves its DONE.json.
 
@@ -90,7 +90,7 @@ def fit(
         method.load_state_dict(state["method"])
         first_step, seconds_before = state["step"], state["seconds"]
     loaders = {
-        name: _loader(name, data, runtime, stream=stream, seed=seed, first_step=first_step) for name in stage.streams
+        name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step) for name in stage.streams
     }
     curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
     for step in range(first_step, stage.steps):
@@ -105,7 +105,7 @@ def fit(
         if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps:
             if runtime.rank == 0:
                 seconds = seconds_before + time.time() - started
-                content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict()}
+                content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict(stage.trains)}
                 checkpoint.save(folder, step + 1, {**content, "config": record, "seconds": seconds})
             runtime.report(step + 1, curve.newest)
     if runtime.rank == 0:
@@ -123,7 +123,11 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         labels_url=data.labels_url if use.labels else "",
         plan_seed=seed,
         name=f"{data.stage.name}/{name}",
-        open_points=use.data == "source",
+        open_points=use.data != "target",
+        stride=use.stride,
+        windows=use.windows,
+        share=use.share,
+        with_heads=use.heads,
     )
     return batches(
         dataset,
@@ -184,7 +188,6 @@ def fit_stages(
     stages: Sequence[StageData],
     runtime: Runtime,
     *,
-    stream: StreamConfig,
     engine: EngineConfig,
     seed: int,
     record: str,
@@ -198,7 +201,7 @@ def fit_stages(
         done = read_done(data.folder)
         if done is None:
             data = replace(data, initial=initial) if initial else data
-            fit(method, data, runtime, stream=stream, engine=engine, seed=seed, record=record)
+            fit(method, data, runtime, engine=engine, seed=seed, record=record)
         initial = "" if done is None else done["checkpoint"]
 
 

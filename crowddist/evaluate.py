@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from crowddist.data.config import StreamConfig
+from crowddist.data.sample import Part, Sample
 from crowddist.data.shards import ShardReader, decode
-from crowddist.data.stream import cell_density
+from crowddist.data.stream import cell_density, known_sizes
 from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
-from crowddist.ops.localization import mean_average_precision
+from crowddist.ops.localization import mean_average_precision, precision_recall
 from crowddist.ops.metrics import count_errors, psnr
 from crowddist.predictor import ImagePrediction, Predictor
 
+RADII_PX = (4.0, 8.0, 16.0)
+"""Distances in px of the image that precision, recall and F1 are given at. ours."""
 CHUNK = 16
 """Images decoded at a time."""
 
@@ -33,6 +37,8 @@ class ImageResult:
     """M x 3: x, y, score of the heads found, px of the image."""
     truth: np.ndarray
     """N x 2: x, y of the true heads."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """What parts of the method would have said alone."""
 
 
 def evaluate_unit(predictor: Predictor, data: ShardReader, unit: range) -> list[ImageResult]:
@@ -44,7 +50,7 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: range) -> list[
         for sample, prediction in zip(chunk, predictions, strict=True):
             if sample.points is None:
                 raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled data set")
-            results.append(_compare(sample.key, sample.image, sample.points, prediction, predictor.sigma_px))
+            results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride))
     return results
 
 
@@ -53,14 +59,18 @@ def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
     return evaluate_unit(predictor, data, range(len(data)))
 
 
-def _compare(key: str, image: np.ndarray, points: np.ndarray, prediction: ImagePrediction, sigma_px: float) -> ImageResult:
+def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int) -> ImageResult:
     from crowddist.ops.ssim import ssim
 
-    scale_y, scale_x = prediction.size[0] / image.shape[0], prediction.size[1] / image.shape[1]
-    height, width = prediction.density.shape
-    true_density = cell_density(resize_points(points, scale_x, scale_y), (height, width), sigma_px)
+    assert sample.points is not None  # checked by the caller
+    points = sample.points
+    scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
+    heads = resize_points(points, scale_x, scale_y)
+    if config.sigma_of_size:
+        heads = np.column_stack([heads, known_sizes(sample) * np.sqrt(scale_y * scale_x)])
+    true_density = cell_density(heads, prediction.density.shape, config, stride)
     return ImageResult(
-        key=key,
+        key=sample.key,
         true_count=float(len(points)),
         count=prediction.count,
         uncertainty=prediction.uncertainty,
@@ -68,33 +78,49 @@ def _compare(key: str, image: np.ndarray, points: np.ndarray, prediction: ImageP
         ssim=float(ssim(prediction.density, true_density)),
         points=prediction.points,
         truth=points,
+        parts=prediction.parts,
     )
 
 
 def summarise(results: Sequence[ImageResult]) -> dict[str, float]:
-    """The metrics of a data set: `target/mae`, `target/rmse`, `target/map`, `target/psnr`, `target/ssim` and counts.
+    """The metrics of a data set: `target/mae`, `target/rmse`, `target/map`, `target/psnr`, `target/ssim`, counts, and those of the parts.
 
     PSNR (dB) and SSIM are means over images of the density maps at the network's resolution; `target/bias` is the mean of
-    predicted minus true count, which tells over- from under-counting.
+    predicted minus true count, which tells over- from under-counting. `target/precision_8px` and its kin are of the head points within
+    8 px, one truth to a point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
+    gives points, `_map` are what a part of the method (`regression`, `detection`) would have got alone.
 
     Raises:
         InputError: without any image.
     """
     if not results:
         raise InputError("the evaluation data set holds no image")
-    predicted = [result.count for result in results]
     true = [result.true_count for result in results]
-    errors = count_errors(predicted, true)
-    return {
-        "target/mae": errors["mae"],
-        "target/rmse": errors["rmse"],
-        "target/map": mean_average_precision([r.points for r in results], [r.truth for r in results]),
+    truths = [result.truth for result in results]
+    points = [result.points for result in results]
+    metrics = {
+        **_errors("target/", [result.count for result in results], true),
+        "target/map": mean_average_precision(points, truths),
         "target/psnr": float(np.mean([result.psnr_db for result in results])),
         "target/ssim": float(np.mean([result.ssim for result in results])),
-        "target/bias": float(np.mean(np.subtract(predicted, true))),
-        "target/mean_count": float(np.mean(predicted)),
+        "target/mean_count": float(np.mean([result.count for result in results])),
         "target/num_images": float(len(results)),
+        **_errors("target/points_", [len(found) for found in points], true),
     }
+    for radius, rates in precision_recall(points, truths, RADII_PX).items():
+        metrics |= {f"target/{name}_{radius:g}px": rate for name, rate in rates.items()}
+    for name in results[0].parts:
+        parts = [result.parts[name] for result in results]
+        metrics |= _errors(f"target/{name}_", [part.count for part in parts], true)
+        found = [part.points for part in parts if part.points is not None]
+        if len(found) == len(parts):
+            metrics[f"target/{name}_map"] = mean_average_precision(found, truths)
+    return metrics
+
+
+def _errors(prefix: str, predicted: Sequence[float], true: Sequence[float]) -> dict[str, float]:
+    errors = count_errors(predicted, true)
+    return {f"{prefix}mae": errors["mae"], f"{prefix}rmse": errors["rmse"], f"{prefix}bias": float(np.mean(np.subtract(predicted, true)))}
 
 
 def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:

@@ -10,9 +10,11 @@ import numpy as np
 from crowddist import storage
 from crowddist.data.sample import Sample
 from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, decode_labels, publish_manifest, write_shard
-from crowddist.data.stream import STRIDE, pixels_only
+from crowddist.data.stream import pixels_only
+from crowddist.data.transforms import crop_points
+from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
-from crowddist.predictor import Predictor
+from crowddist.predictor import ImagePrediction, Predictor
 
 CHUNK = 16
 """Images decoded at a time."""
@@ -49,12 +51,13 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                     "density.npy": prediction.density.astype(np.float16),
                     "spread.npy": prediction.spread.astype(np.float16),
                     "keep.png": np.where(prediction.keep, 255, 0).astype(np.uint8),
-                    "detections.npy": np.zeros((0, 4), np.float32),
+                    "detections.npy": _detections(prediction),
                     "json": {
                         "id": sample.key,
                         "count": prediction.count,
                         "uncertainty": prediction.uncertainty,
-                        "extent": [side / STRIDE for side in prediction.size],
+                        "extent": [side / predictor.stride for side in prediction.size],
+                        "windows": _windows(predictor.method, sample, prediction),
                         **shares,
                     },
                 }
@@ -63,6 +66,22 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256, **sums}
     storage.write_json(record_url, record)
     return record
+
+
+def _detections(prediction: ImagePrediction) -> np.ndarray:
+    """The heads found, as label shards hold them: x, y, size, score in px of the image as given; none where sizes are not known."""
+    if prediction.sizes is None:
+        return np.zeros((0, 4), np.float32)
+    points = prediction.points
+    return np.column_stack([points[:, :2], prediction.sizes, points[:, 2]]).astype(np.float32)
+
+
+def _windows(method: Method, sample: Sample, prediction: ImagePrediction) -> dict[str, list[list[float]]]:
+    """The patches to train on, by purpose, as the label's json holds them."""
+    seen = crop_points(prediction.points[:, :2], (0, 0, *sample.image.shape[:2]), prediction.size)
+    points = np.column_stack([seen, prediction.points[:, 2]])
+    chosen = method.windows(prediction.density, points, prediction.size, sample.key)
+    return {purpose: windows.tolist() for purpose, windows in chosen.items()}
 
 
 def _open(images: ShardReader, index: int) -> Sample:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Launcher(Protocol):
     """The three kinds of work of an adaptation."""
 
-    def train(self, stages: Sequence[StageData]) -> None:
-        """Fits consecutive stages; those that are done are skipped, one under way is resumed."""
+    def train(self, chains: Sequence[Sequence[StageData]]) -> None:
+        """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one under way is resumed."""
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """Labels every image of a data set once. Returns: the records of its units, in order."""
@@ -39,9 +39,10 @@ class LocalLauncher:
         self.device = default_device()
         torch.set_num_threads(worker_threads(config, 1))
 
-    def train(self, stages: Sequence[StageData]) -> None:
-        """See `Launcher.train`."""
-        train_stages(self.config, stages, LocalRuntime(device=self.device))
+    def train(self, chains: Sequence[Sequence[StageData]]) -> None:
+        """See `Launcher.train`; one chain after the other."""
+        for stages in chains:
+            train_stages(self.config, stages, LocalRuntime(device=self.device))
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
@@ -104,7 +105,6 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
         lambda: build_method(without_weights(config) if begun else config),
         stages,
         runtime,
-        stream=config.stream,
         engine=config.engine,
         seed=config.seed,
         record=to_json(config),

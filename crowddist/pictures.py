@@ -49,6 +49,7 @@ def round_pictures(
             spread=found.spread,
             keep=found.keep,
             points=found.points,
+            sizes=found.sizes,
             count=found.count,
             uncertainty=found.uncertainty,
             true_points=truths.get(key),
@@ -70,7 +71,11 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
     """
     from crowddist.report import curves, rounds_chart
 
-    lines = {row["title"]: _losses(storage.join(run_folder, row["stage"], CURVE)) for row in rows}
+    lines = {
+        row["title"] if len(row["stages"]) == 1 else f"{row['title']}, {name.rpartition('/')[2]}": _losses(storage.join(run_folder, name, CURVE))
+        for row in rows
+        for name in row["stages"]
+    }
     pictures = {}
     if any(lines.values()):
         pictures["curves"] = curves(lines, title="Learning curves", label="loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import crowddist
-from crowddist import storage, tracking
+from crowddist import checkpoint, storage, tracking
 from crowddist.config import RunConfig, to_json, without_weights
 from crowddist.data.config import DataSpec, parse_data
 from crowddist.data.prepare import Prepared, Role, prepare
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from crowddist.launcher import Launcher
-    from crowddist.methods.base import Stage
+    from crowddist.methods.base import Method, Stage
     from crowddist.tracking import Tracker
 
 RESULT = "result.json"
@@ -49,14 +50,14 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     folder = run_folder(config)
     with storage.exclusive(folder):
         _require_same_config(config, folder)
-        stages = _plan(config, begun=storage.exists(storage.join(folder, CONFIG)))
+        method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
         data = {role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad) for role, spec in _specs(config).items()}
         _claim(config, folder, data)
         with _tracked(config, folder, tracker):
             for role, prepared in data.items():
                 tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
             run = _Run(config, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
-            rounds = run.all_rounds(stages)
+            rounds = run.all_rounds(method.plan(), stop_change=method.stop_change)
             run.show_summary(rounds)
             result = {
                 "run": run_name(config),
@@ -87,13 +88,13 @@ def run_folder(config: RunConfig) -> str:
     return storage.join(storage.normalise(config.storage), run_name(config))
 
 
-def _plan(config: RunConfig, *, begun: bool) -> tuple[Stage, ...]:
-    """The method's stages. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
-    return build_method(without_weights(config) if begun else config).plan()
+def _method(config: RunConfig, *, begun: bool) -> Method:
+    """The method. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
+    return build_method(without_weights(config) if begun else config)
 
 
 def _specs(config: RunConfig) -> dict[Role, DataSpec]:
-    texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation}
+    texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation, "boxes": config.boxes}
     return {role: parse_data(text) for role, text in texts.items() if text}
 
 
@@ -156,78 +157,83 @@ class _Run:
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
 
-    def all_rounds(self, stages: Sequence[Stage]) -> list[dict[str, Any]]:
-        """Every stage in turn; the rows of the result."""
+    def all_rounds(self, stages: Sequence[Stage], *, stop_change: float) -> list[dict[str, Any]]:
+        """Every round in turn; the rows of the result. Labels that change less than `stop_change` end the rounds."""
         rows: list[dict[str, Any]] = []
         for group in _groups(stages):
             labels: dict[str, float] = {}
-            if group[0].needs_labels:
-                labels = self._label(group[0])
-                if self._settled(labels):
-                    self.stopped = f"labels changed by {labels['labels/change']:.1%} before {group[0].title}: settled"
+            first = group[0][0]
+            if first.needs_labels:
+                labels = self._label(first)
+                if labels.get("labels/change", math.inf) < stop_change:
+                    self.stopped = f"labels changed by {labels['labels/change']:.1%} before {first.title}: settled"
                     self.say(self.stopped)
                     break
-            self._train(group)
-            for stage in group:
-                done = read_done(storage.join(self.folder, stage.name))
-                assert done is not None  # the launcher returned, so the stage is done
-                self.checkpoint = done["checkpoint"]
-                rows.append(self._finish_round(stage, labels, seconds=done["seconds"]))
+            self._train([stage for round_stages in group for stage in round_stages])
+            for round_stages in group:
+                rows.append(self._finish_round(round_stages, labels))
         return rows
 
-    def _settled(self, labels: Mapping[str, float]) -> bool:
-        return labels.get("labels/change", float("inf")) < self.config.self_supervision.stop_change
-
-    def _train(self, group: Sequence[Stage]) -> None:
+    def _train(self, stages: Sequence[Stage]) -> None:
         from crowddist.progress import following
 
-        stages = [
-            StageData(
-                stage=stage,
-                folder=storage.join(self.folder, stage.name),
-                urls=dict(self.urls),
-                labels_url=self.labels_url if stage.needs_labels else "",
-                initial=self.checkpoint if index == 0 else "",
+        chains: dict[str, list[StageData]] = {}
+        for stage in stages:
+            chain = chains.setdefault(stage.trains, [])
+            chain.append(
+                StageData(
+                    stage=stage,
+                    folder=storage.join(self.folder, stage.name),
+                    urls=dict(self.urls),
+                    labels_url=self.labels_url if stage.needs_labels else "",
+                    initial="" if chain else self.checkpoint,
+                )
             )
-            for index, stage in enumerate(group)
-        ]
-        if all(read_done(data.folder) for data in stages):
-            self.say(f"{' and '.join(stage.name for stage in group)}: done before")
+        waiting = [chain for chain in chains.values() if not all(read_done(data.folder) for data in chain)]
+        if not waiting:
+            self.say(f"{' and '.join(stage.name for stage in stages)}: done before")
             return
-        with following(stages, self.tracker, self.say):
-            self.launcher.train(stages)
+        with following([data for chain in waiting for data in chain], self.tracker, self.say):
+            self.launcher.train(waiting)
 
     def _label(self, stage: Stage) -> dict[str, float]:
         """Pseudo-labels of the whole target by the newest counter; returns their metrics."""
         from crowddist.data.shards import ShardReader
         from crowddist.labels import label_change, publish_labels
 
-        url = storage.join(self.folder, stage.name, "labels")
+        url = storage.join(self.folder, stage.round_name, "labels")
         previous, self.labels_url = self.labels_url, url
         done = read_done(url)
         if done is not None:
             return done["metrics"]
         started = time.time()
-        self.say(f"{stage.name}: labelling the target")
+        self.say(f"{stage.round_name}: labelling the target")
         records = self.launcher.label(self.checkpoint, self.urls["target"], url)
-        metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.name}")
+        metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.round_name}")
         change = label_change(previous, url) if previous else math.inf
         if math.isfinite(change):  # it is not where the labels before saw nobody
             metrics["labels/change"] = change
         storage.write_json(
             storage.join(url, "DONE.json"),
-            {"stage": f"{stage.name}/labels", "metrics": metrics, "seconds": round(time.time() - started, 1)},
+            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "seconds": round(time.time() - started, 1)},
         )
-        self.say(f"{stage.name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
+        self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
                  f"{metrics['labels/mean_count']:.1f} persons an image")
         return metrics
 
-    def _finish_round(self, stage: Stage, labels: Mapping[str, float], *, seconds: float) -> dict[str, Any]:
-        """Evaluates a stage's counter where there is labelled data, and tracks its figures and pictures."""
+    def _finish_round(self, stages: Sequence[Stage], labels: Mapping[str, float]) -> dict[str, Any]:
+        """Evaluates what a round made where there is labelled data, and tracks its figures and pictures."""
         from crowddist.evaluate import image_rows, summarise
         from crowddist.pictures import round_pictures
 
-        url = storage.join(self.folder, stage.name, "evaluation.json")
+        done = [read_done(storage.join(self.folder, stage.name)) or {} for stage in stages]  # the launcher returned, so all are done
+        stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
+        # The last stage of each chain holds what the chain trained.
+        last = {stage.trains: facts["checkpoint"] for stage, facts in zip(stages, done, strict=True)}
+        self.checkpoint = last[stage.trains] if len(last) == 1 and not stage.trains else checkpoint.join(
+            storage.join(place, "checkpoints"), [*filter(None, [self.checkpoint]), *last.values()], stage=stage.round_name
+        )
+        url = storage.join(place, "evaluation.json")
         if storage.exists(url):
             return storage.read_json(url)
         metrics: dict[str, float] = dict(labels)
@@ -238,15 +244,16 @@ class _Run:
             truths = {result.key: result.truth for result in results}
             metrics |= summarise(results)
             rows = image_rows(results)
-            storage.write_json(storage.join(self.folder, stage.name, "images.json"), rows)
+            storage.write_json(storage.join(place, "images.json"), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = self.urls.get("evaluation", self.urls["target"])
         pictures = round_pictures(self.checkpoint, shown, self.folder, stage, truths)
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
-        metrics["train/seconds"] = seconds
+        metrics["train/seconds"] = round(sum(facts["seconds"] for facts in done), 1)
         self.tracker.round_result(stage.num_round, metrics)
-        row = {"round": stage.num_round, "stage": stage.name, "title": stage.title, **metrics, "checkpoint": self.checkpoint}
+        names = [stage.name for stage in stages]
+        row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics, "checkpoint": self.checkpoint}
         storage.write_json(url, row)
         if "target/mae" in row:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")
@@ -261,12 +268,13 @@ class _Run:
             self.tracker.picture(rows[-1]["round"], f"summary/{name}", picture)
 
 
-def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Consecutive stages that one start of the trainer can run: a stage that needs labels begins a new group."""
-    groups: list[list[Stage]] = []
-    for stage in stages:
-        if stage.needs_labels or not groups:
-            groups.append([stage])
+def _groups(stages: Sequence[Stage]) -> list[list[list[Stage]]]:
+    """Groups of rounds of stages: rounds that one start of the trainer can run; one that needs labels begins a new group."""
+    rounds = [list(members) for _, members in itertools.groupby(stages, key=lambda stage: stage.num_round)]
+    groups: list[list[list[Stage]]] = []
+    for members in rounds:
+        if any(stage.needs_labels for stage in members) or not groups:
+            groups.append([members])
         else:
-            groups[-1].append(stage)
+            groups[-1].append(members)
     return groups

@@ -54,7 +54,9 @@ def predict_files(
         name = _readable(path)
         rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
         title = _readable(path.name)
-        drawn = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, title=title)
+        drawn = overlay(
+            image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, sizes=found.sizes, title=title
+        )
         _, png = cv2.imencode(".png", drawn[:, :, ::-1])
         storage.write_bytes(storage.join(place, _free_name(path.stem, names)), png.tobytes())
         say(f"{index + 1}/{len(files)} {name}: {found.count:.1f} ± {found.uncertainty:.1f}")

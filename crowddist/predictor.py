@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from crowddist import checkpoint
 from crowddist.config import RunConfig, from_json, without_weights
+from crowddist.data.sample import Part, Seen
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
-from crowddist.ops.peaks import density_points
 from crowddist.ops.views import merge_views
 
 TILE_PX = 1536
@@ -24,10 +24,6 @@ MARGIN_PX = 128
 """Context around a tile that is computed and thrown away: more than half the receptive field of the compact counter."""
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
-
-
-Maps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Density, spread and kept cells of an image, (h, w) each, and the count of every member."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +44,10 @@ class ImagePrediction:
     """M x 3 float32: x, y, score of heads, in pixels of the image as given."""
     size: tuple[int, int]
     """(height, width) of the resized image that the maps belong to; the last cells may reach beyond it."""
+    sizes: np.ndarray | None = None
+    """(M,) float32: the heads' sizes in pixels of the image as given, where the method knows them."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """What parts of the method would have said alone; points in pixels of the image as given."""
 
 
 class Predictor:
@@ -56,11 +56,11 @@ class Predictor:
     Args:
         method: with its weights loaded.
         image_size: longest side, px, that images are resized to; 0 leaves them as they are.
-        sigma_px: standard deviation of a head's Gaussian that the density was trained with.
     """
 
-    def __init__(self, method: Method, *, image_size: int, sigma_px: float, device: str = "cpu") -> None:
-        self.method, self.image_size, self.sigma_px, self.device = method, image_size, sigma_px, torch.device(device)
+    def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
+        self.method, self.image_size, self.device = method, image_size, torch.device(device)
+        self.stride = method.output_stride
         method.networks().to(self.device)
 
     @classmethod
@@ -79,8 +79,7 @@ class Predictor:
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
-        size = config.stream.image_size if image_size is None else image_size
-        return cls(method, image_size=size, sigma_px=config.stream.sigma_px, device=device)
+        return cls(method, image_size=config.stream.image_size if image_size is None else image_size, device=device)
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Counts one (H, W, 3) uint8 RGB image."""
@@ -96,7 +95,8 @@ class Predictor:
             most = max(BATCH_PX // (size[0] * size[1]), 1)
             while last < len(images) and last - first < most and resized[last].shape == size:
                 last += 1
-            yield from self._predict_equal(images[first:last], resized[first:last])
+            for image, seen in zip(images[first:last], self._see(resized[first:last]), strict=True):
+                yield self._judge(image, seen)
             first = last
 
     def predict_views(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> Iterator[ImagePrediction]:
@@ -110,79 +110,99 @@ class Predictor:
         for image in images:
             factor = self.image_size / max(image.shape[:2]) if self.image_size else 1.0
             size = scaled_size(image.shape[:2], factor, factor)
-            sizes = [scaled_size(size, scale, scale) for scale in scales]
-            views = [self._maps([resize_pixels(image, seen)])[0] for seen in sizes]
-            moved = [[_to_cells(part, seen, size) for part in view[:2]] for view, seen in zip(views, sizes, strict=True)]
+            views = [self._see([resize_pixels(image, scaled_size(size, scale, scale))])[0] for scale in scales]
+            moved = [[self._to_cells(part, view.size, size) for part in (view.density, view.spread)] for view in views]
             density, spread = merge_views(*zip(*moved, strict=True))
-            counts = np.array([view[0].sum(dtype=np.float64) for view in views])
-            uncertainty = np.sqrt(np.mean([view[3].std() ** 2 for view in views]) + counts.var())
-            yield self._finish(image, size, density, spread, self.method.select(density, spread), float(uncertainty))
+            counts = np.array([view.density.sum(dtype=np.float64) for view in views])
+            uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
+            # Two that stand for the members of all views: they deviate by as much.
+            merged = Seen(size=size, density=density, spread=spread, member_counts=np.array([-uncertainty, uncertainty]))
+            yield self._judge(image, merged)
 
-    def _predict_equal(self, images: Sequence[np.ndarray], resized: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
-        height, width = resized[0].shape[:2]
-        for image, (density, spread, keep, counts) in zip(images, self._maps(resized), strict=True):
-            yield self._finish(image, (height, width), density, spread, keep, float(counts.std()))
-
-    def _maps(self, resized: Sequence[np.ndarray]) -> list[Maps]:
-        """The maps of equally large images, in tiles where they are large."""
+    def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
+        """The predictions of equally large images, in tiles where they are large."""
         if max(resized[0].shape[:2]) > TILE_PX:
-            return [self._tiled(image) for image in resized]
-        return self._whole(torch.cat([to_tensor(image) for image in resized]))
+            return [self._see_tiles(image) for image in resized]
+        return self._see_whole(torch.cat([to_tensor(image) for image in resized]))
 
-    def _finish(
-        self, image: np.ndarray, size: tuple[int, int], density: np.ndarray, spread: np.ndarray, keep: np.ndarray, uncertainty: float
-    ) -> ImagePrediction:
-        points = density_points(density, STRIDE, self.sigma_px)
-        points[:, :2] = resize_points(points[:, :2], image.shape[1] / size[1], image.shape[0] / size[0])
-        points[:, :2] = np.clip(points[:, :2], 0, [image.shape[1] - 1, image.shape[0] - 1])
+    def _judge(self, image: np.ndarray, seen: Seen) -> ImagePrediction:
+        verdict = self.method.conclude(seen)
+        scale_x, scale_y = image.shape[1] / seen.size[1], image.shape[0] / seen.size[0]
+
+        def in_image(points: np.ndarray) -> np.ndarray:
+            moved = points.copy()
+            moved[:, :2] = np.clip(resize_points(points[:, :2], scale_x, scale_y), 0, [image.shape[1] - 1, image.shape[0] - 1])
+            return moved
+
         return ImagePrediction(
-            count=float(density.sum(dtype=np.float64)),
-            uncertainty=uncertainty,
-            density=density,
-            spread=spread,
-            keep=keep,
-            points=points,
-            size=size,
+            count=float(verdict.density.sum(dtype=np.float64)),
+            uncertainty=verdict.uncertainty,
+            density=verdict.density,
+            spread=verdict.spread,
+            keep=self.method.select(verdict.density, verdict.spread),
+            points=in_image(verdict.points),
+            size=seen.size,
+            sizes=None if verdict.sizes is None else verdict.sizes * np.sqrt(scale_x * scale_y),
+            parts={name: part if part.points is None else replace(part, points=in_image(part.points)) for name, part in verdict.parts.items()},
         )
 
-    def _whole(self, images: torch.Tensor) -> list[Maps]:
+    def _see_whole(self, images: torch.Tensor) -> list[Seen]:
         prediction = self.method.predict(images.to(self.device))
-        density, spread, keep = (part.cpu().numpy()[:, 0] for part in (prediction.density, prediction.spread, prediction.keep))
+        density, spread = (part.cpu().numpy()[:, 0] for part in (prediction.density, prediction.spread))
         counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
-        return list(zip(density, spread, keep, counts, strict=True))
+        size = (images.shape[2], images.shape[3])
+        return [
+            Seen(
+                size=size,
+                density=density[index],
+                spread=spread[index],
+                member_counts=counts[index],
+                detections=None if prediction.detections is None else prediction.detections[index],
+                transformed=None if prediction.transformed is None else prediction.transformed[index],
+            )
+            for index in range(len(images))
+        ]
 
-    def _tiled(self, image: np.ndarray) -> Maps:
-        """The maps of a large image, tile by tile; each tile's own member counts add up."""
-        height, width = image.shape[:2]
-        shape = (-(-height // STRIDE), -(-width // STRIDE))
+    def _see_tiles(self, image: np.ndarray) -> Seen:
+        """The predictions of a large image, tile by tile; each tile's own member counts add up."""
+        stride, (height, width) = self.stride, image.shape[:2]
+        shape = (-(-height // stride), -(-width // stride))
         density, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        keep = np.zeros(shape, bool)
         counts: np.ndarray | float = 0.0
+        heads: dict[str, list[np.ndarray]] = {"detections": [], "transformed": []}
         for top in range(0, height, TILE_PX):
             for left in range(0, width, TILE_PX):
                 outer_top, outer_left = max(top - MARGIN_PX, 0), max(left - MARGIN_PX, 0)
                 bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
                 tile = image[outer_top : min(bottom + MARGIN_PX, height), outer_left : min(right + MARGIN_PX, width)]
-                tile_density, tile_spread, tile_keep, tile_counts = self._whole(to_tensor(tile))[0]
-                inner = (slice((top - outer_top) // STRIDE, -(-(bottom - outer_top) // STRIDE)),
-                         slice((left - outer_left) // STRIDE, -(-(right - outer_left) // STRIDE)))
-                place = (slice(top // STRIDE, -(-bottom // STRIDE)), slice(left // STRIDE, -(-right // STRIDE)))
-                density[place], spread[place], keep[place] = tile_density[inner], tile_spread[inner], tile_keep[inner]
+                seen = self._see_whole(to_tensor(tile))[0]
+                inner = (slice((top - outer_top) // stride, -(-(bottom - outer_top) // stride)),
+                         slice((left - outer_left) // stride, -(-(right - outer_left) // stride)))
+                place = (slice(top // stride, -(-bottom // stride)), slice(left // stride, -(-right // stride)))
+                density[place], spread[place] = seen.density[inner], seen.spread[inner]
                 # The margin's persons belong to other tiles: scale each member's count to the part that stays.
-                whole = max(float(tile_density.sum()), 1e-9)
-                counts = counts + tile_counts * (float(tile_density[inner].sum()) / whole)
-        return density, spread, keep, np.asarray(counts)
+                whole = max(float(seen.density.sum()), 1e-9)
+                counts = counts + seen.member_counts * (float(seen.density[inner].sum()) / whole)
+                for name, parts in heads.items():
+                    found = getattr(seen, name)
+                    if found is not None:
+                        moved = found + np.array([outer_left, outer_top, 0, 0], np.float32)
+                        x, y = moved[:, 0] + 0.5, moved[:, 1] + 0.5
+                        parts.append(moved[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
+        joined = {name: np.concatenate(parts) if parts else None for name, parts in heads.items()}
+        return Seen(size=(height, width), density=density, spread=spread, member_counts=np.asarray(counts), **joined)
 
-
-def _to_cells(grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum stays."""
-    rows, columns = (-(-extent // STRIDE) for extent in new_size)
-    window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
-    return crop_mass(grid, window, (rows, columns), (size[0] / STRIDE, size[1] / STRIDE))
+    def _to_cells(self, grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+        """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum stays."""
+        rows, columns = (-(-extent // self.stride) for extent in new_size)
+        window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
+        return crop_mass(grid, window, (rows, columns), (size[0] / self.stride, size[1] / self.stride))
 
 
 def load_method(config: RunConfig, content: dict) -> Method:
     """The method of a configuration with the weights of a checkpoint's content."""
+    if content["method"]["trained"]:
+        raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that result.json names")
     method = build_method(without_weights(config))
     method.load_state_dict(content["method"], optimizers=False)
     return method

@@ -46,6 +46,7 @@ def overlay(
     count: float,
     uncertainty: float | None = None,
     points: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
     truth: float | None = None,
     title: str = "",
     peak: float | None = None,
@@ -58,6 +59,7 @@ def overlay(
         count: persons predicted.
         uncertainty: standard deviation of `count`, or None where there is none.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`; marked with rings.
+        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
         truth: persons really there, where known.
         title: shown first, e.g. the file's name and the round.
         peak: the density of the hottest colour, persons per cell, to compare pictures; the map's own maximum without it.
@@ -75,7 +77,7 @@ def overlay(
     canvas = drawing.heated(_resized(image, scale), density, image.shape, bar)
     marks = []
     if points is not None:
-        marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads"))
+        marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads", sizes))
     width = canvas.shape[1]
     size_px = max(18, width // 52)
     above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth))
@@ -89,6 +91,7 @@ def round_sheet(
     spread: np.ndarray,
     keep: np.ndarray,
     points: np.ndarray,
+    sizes: np.ndarray | None = None,
     count: float,
     uncertainty: float | None = None,
     true_points: np.ndarray | None = None,
@@ -103,6 +106,7 @@ def round_sheet(
         spread: (h, w) standard deviation of `density` over the ensemble.
         keep: (h, w) bool, the cells certain enough to be labels.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`.
+        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
         count, uncertainty: persons predicted, and the standard deviation of that.
         true_points: N x 2, the heads really there, where known.
         title: shown above, e.g. the file's name and the round.
@@ -121,7 +125,7 @@ def round_sheet(
     density_bar = _density_bar(image, density, peak)
     spread_bar = Bar(peak=float(spread.max()), unit="standard deviation, same unit", colours=drawing.spread_colours)
     heads = plain // 2 + 20
-    marks = [_mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted")]
+    marks = [_mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted", sizes)]
     if true_points is not None:
         marks.append(_mark_heads(heads, true_points, scale, "cross", _TRUE, "true"))
     panels = [
@@ -242,12 +246,15 @@ def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
     return Mark(shape="box", colour=_KEPT, text=f"{np.mean(keep.astype(bool)):.1%} of the area{people}")
 
 
-def _mark_heads(canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str) -> Mark:
-    """Marks points of the image on the canvas, and returns their entry in the legend."""
-    if points.ndim != 2 or points.shape[1] < 2:
-        raise ValueError(f"{name} points must be N x 2 or wider, got {points.shape}")
-    places = np.asarray(points[:, :2], np.float64)
-    drawing.mark(canvas, (places + 0.5) * scale - 0.5, shape, colour, max(4, round(min(canvas.shape[:2]) / 110)))
+def _mark_heads(
+    canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str, sizes: np.ndarray | None = None
+) -> Mark:
+    """Marks points of the image on the canvas, with squares where sizes are known, and returns their entry in the legend."""
+    if points.ndim != 2 or points.shape[1] < 2 or (sizes is not None and sizes.shape != (len(points),)):
+        raise ValueError(f"{name} points must be N x 2 or wider, and sizes as many, got {points.shape}, {None if sizes is None else sizes.shape}")
+    places = (np.asarray(points[:, :2], np.float64) + 0.5) * scale - 0.5
+    shape, radius = ("square", sizes * scale / 2) if sizes is not None else (shape, max(4, round(min(canvas.shape[:2]) / 110)))
+    drawing.mark(canvas, places, shape, colour, radius)
     return Mark(shape=shape, colour=colour, text=f"{name} ({len(points)})")
 
 

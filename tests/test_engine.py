@@ -25,7 +25,7 @@ def stage_data(config: RunConfig, folder: Path) -> tuple[Method, StageData]:
 
 def run(config: RunConfig, folder: Path) -> dict:
     method, data = stage_data(config, folder)
-    fit(method, data, LocalRuntime(), stream=config.stream, engine=config.engine, seed=config.seed, record=to_json(config))
+    fit(method, data, LocalRuntime(), engine=config.engine, seed=config.seed, record=to_json(config))
     loaded = checkpoint.load_latest(storage.join(data.folder, "checkpoints"))
     assert loaded is not None
     return loaded
@@ -74,7 +74,7 @@ def test_a_stream_is_cut_at_the_scale_of_its_own(tiny_config: RunConfig, tmp_pat
     method, data = stage_data(tiny_config, tmp_path / "stream")
     source = replace(data.stage.streams["source"], scale_jitter=(0.5, 0.5))
     data = replace(data, stage=replace(data.stage, streams={"source": source}))
-    fit(method, data, LocalRuntime(), stream=tiny_config.stream, engine=tiny_config.engine, seed=0, record="{}")
+    fit(method, data, LocalRuntime(), engine=tiny_config.engine, seed=0, record="{}")
     everywhere = run(replace(tiny_config, stream=replace(tiny_config.stream, scale_jitter=(0.5, 0.5))), tmp_path / "run")
     nowhere = run(tiny_config, tmp_path / "neither")
     weights = [parts["method"]["networks"] for parts in (everywhere, nowhere)]

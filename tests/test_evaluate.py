@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from crowddist import storage
+from crowddist.data.config import StreamConfig
+from crowddist.data.sample import Sample
 from crowddist.data.shards import ShardReader, ShardWriter, decode
 from crowddist.errors import InputError
 from crowddist.evaluate import ImageResult, _compare, evaluate_data, evaluate_unit, image_rows, summarise
@@ -111,7 +113,7 @@ def compare(density: np.ndarray, points: np.ndarray = POINTS) -> ImageResult:
         points=np.zeros((0, 3), np.float32),
         size=(69, 100),
     )
-    return _compare("a", np.zeros((138, 200, 3), np.uint8), points, prediction, 8.0)
+    return _compare(Sample(key="a", image=np.zeros((138, 200, 3), np.uint8), points=points), prediction, StreamConfig(sigma_px=8.0), 8)
 
 
 def test_a_perfect_prediction_is_seen_as_one() -> None:

@@ -53,7 +53,7 @@ def write_curve(folder: Path, losses: list[float]) -> None:
 
 
 def test_a_run_ends_with_its_curves_and_its_errors(tmp_path: Path) -> None:
-    rows = [{"round": index, "stage": name, "title": title} for index, (name, title) in enumerate((("source", "no adaptation"), ("labels-1", "round 1")))]
+    rows = [{"round": index, "stages": [name], "title": title} for index, (name, title) in enumerate((("source", "no adaptation"), ("labels-1", "round 1")))]
     write_curve(tmp_path / "source", [1.0, 0.5, 0.3])
     assert list(summary_pictures(rows[:1], tmp_path.as_uri())) == ["curves"], "no errors, no chart of them"
     write_curve(tmp_path / "labels-1", [0.9, 0.8])
@@ -68,5 +68,5 @@ def test_a_run_ends_with_its_curves_and_its_errors(tmp_path: Path) -> None:
 
 def test_without_any_point_there_is_no_picture(tmp_path: Path) -> None:
     """Stages shorter than one point of their curves."""
-    assert summary_pictures([{"round": 0, "stage": "source", "title": "no adaptation"}], tmp_path.as_uri()) == {}
+    assert summary_pictures([{"round": 0, "stages": ["source"], "title": "no adaptation"}], tmp_path.as_uri()) == {}
     assert not storage.exists(storage.join(tmp_path.as_uri(), "pictures"))

@@ -19,7 +19,7 @@ Member = bytes | np.ndarray | dict[str, Any]
 def encode(extension: str, value: Member) -> bytes:
     """The bytes of a member.
 
-    Bytes are taken as they are. Arrays: `points.npy` N x 2 -> float32, `detections.npy` D x 4 -> float32, `density.npy` and
+    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy` N x 4 and `detections.npy` D x 4 -> float32, `density.npy` and
     `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
     Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
     """
@@ -51,7 +51,11 @@ def decode(key: str, members: dict[str, bytes]) -> Sample:
         raise InputError(f"sample {key}: the image has {size} pixels, its json says {told}; convert the data again")
     if mask is not None and mask.shape != size:
         raise InputError(f"sample {key}: the image has {size} pixels, its mask {mask.shape}; convert the data again")
-    return Sample(key=key, image=image, points=values.get("points.npy"), mask=None if mask is None else mask.astype(np.uint8),
+    points, boxes = values.get("points.npy"), values.get("boxes.npy")
+    if boxes is not None and (points is None or len(points) != len(boxes)):
+        told_points = "no points" if points is None else f"{len(points)} points"
+        raise InputError(f"sample {key}: {len(boxes)} boxes but {told_points}, one each is needed; convert the data again")
+    return Sample(key=key, image=image, points=points, boxes=boxes, mask=None if mask is None else mask.astype(np.uint8),
                   labels=_labels(key, values) if "density.npy" in values else None, scene=scene)
 
 
@@ -92,7 +96,20 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
             raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label again")
     detections = values.get("detections.npy", np.zeros((0, 4), np.float32))
     extent = _extent(key, values.get("json", {}).get("extent", density.shape), density.shape)
-    return Labels(density=density, keep=keep, detections=detections, extent=extent, spread=values.get("spread.npy"))
+    scene = values.get("json", {})
+    return Labels(density=density, keep=keep, detections=detections, extent=extent, spread=values.get("spread.npy"),
+                  windows=_windows(key, scene.get("windows", {})))
+
+
+def _windows(key: str, told: Any) -> dict[str, np.ndarray]:
+    """The patches to train on, by purpose, as the labels' json tells."""
+    try:
+        windows = {purpose: np.asarray(values, np.float64) for purpose, values in dict(told).items()}
+    except (TypeError, ValueError):
+        windows = {"": np.empty(0)}
+    if not all(part.ndim == 2 and part.shape[1] == 4 and len(part) and np.isfinite(part).all() for part in windows.values()):
+        raise InputError(f"sample {key}: windows must be lists of top, left, height, width by purpose; label again")
+    return windows
 
 
 def _extent(key: str, told: Any, cells: tuple[int, ...]) -> tuple[float, float]:
@@ -137,7 +154,7 @@ def _read_points(data: bytes) -> np.ndarray:
     return _read_array(data, np.float32, (None, 2))
 
 
-def _read_detections(data: bytes) -> np.ndarray:
+def _read_rows_of_four(data: bytes) -> np.ndarray:
     return _read_array(data, np.float32, (None, 4))
 
 
@@ -196,6 +213,7 @@ def _read_json(data: bytes) -> dict[str, Any]:
 
 _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "points.npy": lambda array: _write_array(array, np.float32, (None, 2)),
+    "boxes.npy": lambda array: _write_array(array, np.float32, (None, 4)),
     "detections.npy": lambda array: _write_array(array, np.float32, (None, 4)),
     "density.npy": lambda array: _write_array(array, np.float16, (None, None)),
     "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
@@ -206,10 +224,11 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpg": _read_jpg,
     "png": _read_png,
     "points.npy": _read_points,
+    "boxes.npy": _read_rows_of_four,
     "mask.png": _read_bilevel,
     "json": _read_json,
     "density.npy": _read_map,
     "spread.npy": _read_map,
     "keep.png": _read_bilevel,
-    "detections.npy": _read_detections,
+    "detections.npy": _read_rows_of_four,
 }

@@ -16,7 +16,7 @@ from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import verify
 from crowddist.errors import InputError
 
-Role = Literal["source", "target", "evaluation"]
+Role = Literal["source", "target", "evaluation", "boxes"]
 Entry = TypeVar("Entry")
 
 

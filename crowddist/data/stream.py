@@ -21,19 +21,21 @@ from crowddist.data.transforms import (
     draw_softness,
     draw_window,
     jitter_colours,
+    resize_boxes,
     resize_pixels,
     resize_points,
     scaled_size,
 )
 from crowddist.errors import InputError
 from crowddist.ops.density import density_map
+from crowddist.ops.scales import head_sizes
 from crowddist.randomness import derive, generator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STRIDE = 8
-"""Pixels of the image along one side of a cell of the density map."""
+"""Pixels of the image along one side of a cell of the density map, unless a network has other cells."""
 OVERSIZE = 2
 """Images are kept at up to this many times the largest size a crop can need: shrunk to that size itself, then cut, crops would be softer
 than whole images, which are resized once (ours)."""
@@ -48,15 +50,33 @@ class CropDataset(torch.utils.data.Dataset):
         plan_seed: seed of order and augmentation.
         name: of the stream; two streams of one stage draw different numbers.
         open_points: False leaves points and masks closed: the target's labels are the evaluation's alone.
+        stride: pixels of a crop along a side of the density's cells.
+        windows: the purpose whose patches of the pseudo-labels crops are cut from; "" cuts anywhere.
+        with_heads: whether crops carry their heads, with sizes.
+        share: part of the images that are read at all, above 0 to 1; which ones follows from the seed.
     """
 
     def __init__(
-        self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str, open_points: bool = True
+        self,
+        url: str,
+        config: StreamConfig,
+        *,
+        labels_url: str = "",
+        plan_seed: int,
+        name: str,
+        open_points: bool = True,
+        stride: int = STRIDE,
+        windows: str = "",
+        with_heads: bool = False,
+        share: float = 1.0,
     ) -> None:
         self.images, self.open_points = ShardReader(url), open_points
+        self.stride, self.windows, self.with_heads = stride, windows, with_heads
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         self.plan = Plan([shard.num_samples for shard in self.images.manifest.shards], seed=plan_seed, name=name)
+        chosen = generator(plan_seed, "share").permutation(len(self.images))
+        self.chosen = chosen[: max(round(share * len(chosen)), 1)] if share < 1 else None
         self._cached = self._cache()
 
     def __getstate__(self) -> dict:
@@ -80,15 +100,18 @@ class CropDataset(torch.utils.data.Dataset):
         sample = decode(key, members if self.open_points else pixels_only(members))
         if self.labels is not None:
             sample = replace(sample, labels=decode_labels(*self.labels.read(self.labels.index_of(key))))
+        if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
+            sample = replace(sample, sizes=known_sizes(sample))
         return _shrink(sample, OVERSIZE * self.config.image_size * self.config.scale_jitter[1])
 
     def __getitem__(self, position: int) -> dict:
-        sample = self._cached(self.plan.sample_at(position))
+        index = self.plan.sample_at(position)
+        sample = self._cached(index if self.chosen is None else int(self.chosen[index % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
         size = (self.config.crop_size, self.config.crop_size)
-        cells = (size[0] // STRIDE, size[1] // STRIDE)
+        cells = (size[0] // self.stride, size[1] // self.stride)
         height, width = sample.image.shape[:2]
-        window = draw_window((height, width), self.config, rng)
+        window = self._window(sample, rng)
         crop: dict = {"key": sample.key, "draw": derive(self.seed, self.name, position, "draw") % (1 << 31)}
         pixels = crop_pixels(sample.image, window, size, draw_softness(self.config, rng))
         flip = rng.random() < 0.5
@@ -100,9 +123,12 @@ class CropDataset(torch.utils.data.Dataset):
             # Kept is a cell at least half of which, and nothing outside the image, comes from kept cells.
             area = (cut[2] / cells[0]) * (cut[3] / cells[1])
             crop["keep"] = (covered_area(sample.labels.keep, cut, cells, extent) >= 0.5 * area).astype(np.float32)
+            heads = sample.labels.detections[:, :3]
         elif sample.points is not None:
-            points = crop_points(sample.points, window, size)
-            crop["density"] = cell_density(points, cells, self.config.sigma_px)
+            heads = sample.points if sample.sizes is None else np.column_stack([sample.points, sample.sizes])
+            crop["density"] = cell_density(crop_points(heads, window, size), cells, self.config, self.stride)
+        if self.with_heads and (sample.labels is not None or sample.points is not None):
+            crop["heads"] = crop_points(heads, window, size)
         if sample.mask is not None:
             crop["mask"] = crop_pixels(sample.mask, window, size)
         crop["image"] = jitter_colours(pixels, self.config, rng)
@@ -110,20 +136,45 @@ class CropDataset(torch.utils.data.Dataset):
             for name in ("image", "density", "keep", "mask"):
                 if name in crop:
                     crop[name] = crop[name][:, ::-1]
+            if "heads" in crop:
+                crop["heads"][:, 0] = size[1] - 1 - crop["heads"][:, 0]
         return crop
 
+    def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
+        """A random window anywhere in the image, or one of the patches that the labels chose."""
+        height, width = sample.image.shape[:2]
+        if not self.windows:
+            return draw_window((height, width), self.config, rng)
+        assert sample.labels is not None  # by the stage's plan
+        chosen = sample.labels.windows[self.windows]
+        pixel_y, pixel_x = height / sample.labels.extent[0], width / sample.labels.extent[1]
+        top, left, rows, columns = chosen[int(rng.integers(len(chosen)))].tolist()
+        return top * pixel_y, left * pixel_x, rows * pixel_y, columns * pixel_x
 
-def cell_density(points: np.ndarray, cells: tuple[int, int], sigma_px: float) -> np.ndarray:
-    """Density of points at the network's resolution: persons per cell of `STRIDE` x `STRIDE` px, summing to their number.
+
+def cell_density(heads: np.ndarray, cells: tuple[int, int], config: StreamConfig, stride: int = STRIDE) -> np.ndarray:
+    """Density of heads at the network's resolution: persons per cell of `stride` x `stride` px, summing to their number.
 
     Args:
-        points: N x 2 x, y in pixels, all inside the frame.
+        heads: N x 2 x, y in pixels, all inside the frame, or N x 3 with their sizes in px, where `config.sigma_of_size` asks for them.
         cells: (height, width) of the map.
-        sigma_px: standard deviation of each head's Gaussian, px.
     """
     # A head in the outer half of a border cell lies beyond the centres of all cells: it belongs to the border cell.
-    places = np.clip((points + 0.5) / STRIDE - 0.5, 0, [cells[1] - 1, cells[0] - 1])
-    return density_map(places, cells, sigma_px / STRIDE)
+    places = np.clip((heads[:, :2] + 0.5) / stride - 0.5, 0, [cells[1] - 1, cells[0] - 1])
+    return density_map(places, cells, kernel_px(heads, config) / stride)
+
+
+def kernel_px(heads: np.ndarray, config: StreamConfig) -> Any:
+    """Standard deviation of the heads' Gaussians in px: one number, or (N,) numbers where they follow the heads' sizes."""
+    return config.sigma_of_size * heads[:, 2] if config.sigma_of_size else config.sigma_px
+
+
+def known_sizes(sample: Sample) -> np.ndarray:
+    """(N,) sizes of a labelled sample's heads in px: of their boxes' squares, or else as `ops.scales` guesses them from the points."""
+    if sample.boxes is not None:
+        return np.sqrt(sample.boxes[:, 2] * sample.boxes[:, 3])
+    assert sample.points is not None  # labelled, by the caller
+    return head_sizes(sample.points)
 
 
 def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
@@ -139,9 +190,17 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
     if factor >= 1:
         return sample
     size = scaled_size((height, width), factor, factor)
+    scale = float(np.sqrt(size[0] * size[1] / (height * width)))
+    labels = sample.labels
+    if labels is not None:
+        moved = resize_points(labels.detections[:, :2], size[1] / width, size[0] / height)
+        labels = replace(labels, detections=np.column_stack([moved, labels.detections[:, 2] * scale, labels.detections[:, 3]]))
     return replace(
         sample,
         image=resize_pixels(sample.image, size),
+        labels=labels,
+        boxes=None if sample.boxes is None else resize_boxes(sample.boxes, size[1] / width, size[0] / height),
+        sizes=None if sample.sizes is None else sample.sizes * scale,
         points=None if sample.points is None else resize_points(sample.points, size[1] / width, size[0] / height),
         mask=None if sample.mask is None else cv2.resize(sample.mask, size[::-1], interpolation=cv2.INTER_NEAREST),
     )
@@ -165,6 +224,7 @@ def collate(crops: list[dict]) -> Batch:
         density=stack("density"),
         keep=stack("keep"),
         mask=stack("mask"),
+        heads=[torch.from_numpy(crop["heads"]) for crop in crops] if "heads" in crops[0] else None,
         draws=torch.tensor([crop["draw"] for crop in crops], dtype=torch.int64),
         keys=[crop["key"] for crop in crops],
     )

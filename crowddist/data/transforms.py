@@ -22,6 +22,11 @@ def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndar
     return ((points + 0.5) * scale - 0.5).astype(np.float32)
 
 
+def resize_boxes(boxes: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """Boxes after the image was resized. Args: N x 4 left, top, width, height as edges, pixel j covers [j, j + 1). Returns: N x 4."""
+    return (boxes * np.array([scale_x, scale_y, scale_x, scale_y])).astype(np.float32)
+
+
 def flip_points(points: np.ndarray, size: tuple[int, int], *, axis: str) -> np.ndarray:
     """Points after a flip. Args: N x 2; size (height, width); axis "horizontal" or "vertical". Raises: ValueError."""
     if axis not in ("horizontal", "vertical"):
@@ -36,19 +41,21 @@ def crop_points(points: np.ndarray, window: tuple[float, float, float, float], s
     """Points of a window that was cut out and resized to `size`; those outside are dropped.
 
     Args:
-        points: N x 2 x, y in pixels of the image.
+        points: N x 2 x, y in pixels of the image, or N x 3 with the heads' sizes in px.
         window: (top, left, height, width) in pixels of the image, as edges: pixel j covers [j, j + 1) here.
         size: (height, width) of the crop, px.
 
     Returns:
-        M x 2 in pixels of the crop, inside [0, width - 1] x [0, height - 1].
+        M x 2 or M x 3 in pixels of the crop, inside [0, width - 1] x [0, height - 1].
     """
     top, left, height, width = window
-    x = (points[:, 0] + 0.5 - left) * (size[1] / width)
-    y = (points[:, 1] + 0.5 - top) * (size[0] / height)
+    scale_y, scale_x = size[0] / height, size[1] / width
+    x = (points[:, 0] + 0.5 - left) * scale_x
+    y = (points[:, 1] + 0.5 - top) * scale_y
     inside = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
     moved = np.stack([x[inside] - 0.5, y[inside] - 0.5], axis=1)
-    return np.clip(moved, 0, [size[1] - 1, size[0] - 1]).astype(np.float32)
+    sizes = points[inside, 2:] * np.sqrt(scale_y * scale_x)
+    return np.concatenate([np.clip(moved, 0, [size[1] - 1, size[0] - 1]), sizes], axis=1).astype(np.float32)
 
 
 def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.distributed.labeler import run_units
-from crowddist.distributed.runtime import connect, has_gpus
+from crowddist.distributed.runtime import connect, has_gpus, room_for
 from crowddist.errors import InputError
 from crowddist.launcher import worker_threads
 from crowddist.pipeline import run_folder
@@ -50,18 +52,32 @@ class RayLauncher:
         self.use_gpu = has_gpus(config.num_workers)
         logging.getLogger("ray.train").setLevel(logging.WARNING)
 
-    def train(self, stages: Sequence[StageData]) -> None:
-        """See `Launcher.train`.
+    def train(self, chains: Sequence[Sequence[StageData]]) -> None:
+        """See `Launcher.train`: as many chains at the same time as the cluster has room for.
 
         Raises:
             InputError, OSError, FloatingPointError: what a worker raised, as it raised it, and without another start.
             RuntimeError: workers were lost more than `MAX_FAILURES` times.
         """
+        at_once = min(room_for(self.config.num_workers, use_gpu=self.use_gpu), len(chains))
+        if at_once == 1:
+            for stages in chains:
+                self._train_chain(stages, at_once)
+            return
+        with _interruptible():
+            pool = ThreadPoolExecutor(at_once, thread_name_prefix="chain")
+            try:
+                for done in as_completed([pool.submit(self._train_chain, stages, at_once) for stages in chains]):
+                    done.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
         names = " and ".join(data.stage.name for data in stages)
         for num_lost in range(1, MAX_FAILURES + 2):
             try:
                 with _interruptible():
-                    self._trainer(stages).fit()
+                    self._trainer(stages, at_once).fit()
                 return
             except WorkerGroupError as error:
                 mistake = mistake_among(error.worker_failures)
@@ -71,12 +87,12 @@ class RayLauncher:
                     raise RuntimeError(f"{names}: workers were lost {num_lost} times, the last time as above") from error
                 logger.warning("%s: a worker was lost (%s); all start again from the last checkpoint", names, _reason(error))
 
-    def _trainer(self, stages: Sequence[StageData]) -> TorchTrainer:
+    def _trainer(self, stages: Sequence[StageData], at_once: int) -> TorchTrainer:
         """One start. Our own checkpoints decide what is resumed, so every start gets a new name in Ray.
 
         Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker.
         """
-        config, threads = self.config, worker_threads(self.config, self.config.num_workers)
+        config, threads = self.config, worker_threads(self.config, at_once * self.config.num_workers)
 
         def loop() -> None:
             import torch
@@ -92,7 +108,7 @@ class RayLauncher:
             torch_config=TorchConfig(timeout_s=TIMEOUT_S),
             scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=self.use_gpu),
             run_config=RayRunConfig(
-                name=f"{'-'.join(data.stage.name for data in stages)}-{time.time_ns()}",
+                name=f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}",
                 storage_path=str(storage.local_folder(storage.join(run_folder(config), ".ray-train"))),
                 failure_config=FailureConfig(max_failures=0),
             ),
@@ -149,6 +165,9 @@ def _interruptible() -> Iterator[None]:
     Ray makes exit code 1 of every SystemExit that a signal raises while it waits. Ray Train answers Ctrl-C by ending its workers and then
     the driver, with another code, and would do so for the rest of the program's life.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -76,6 +76,13 @@ def has_gpus(num_workers: int) -> bool:
     return num_gpus >= num_workers
 
 
+def room_for(num_workers: int, *, use_gpu: bool) -> int:
+    """How many groups of workers the cluster has room for at the same time, at least one."""
+    import ray
+
+    return max(int(ray.cluster_resources().get("GPU" if use_gpu else "CPU", 0)) // num_workers, 1)
+
+
 class RayRuntime:
     """A worker of a Ray Train group: its rank, and gradients averaged over the group."""
 

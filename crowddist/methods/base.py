@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
+from crowddist.data.sample import Verdict
+from crowddist.data.stream import STRIDE
+from crowddist.ops.peaks import density_points
+
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
-    from crowddist.data.sample import Batch, Prediction
+    from crowddist.config import RunConfig
+    from crowddist.data.config import StreamConfig
+    from crowddist.data.sample import Batch, Prediction, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """What a stage reads in every step."""
 
-    data: Literal["source", "target"]
+    data: Literal["source", "target", "boxes"]
     """Which data set of the run."""
     batch_size: int
     """Crops of a step, over all workers."""
@@ -28,14 +35,25 @@ class Stream:
     """Whether the stage trains on the newest pseudo-labels of this data set."""
     scale_jitter: tuple[float, float] | None = None
     """Range of the crops' random scale; None is the run's own."""
+    stride: int = STRIDE
+    """Pixels of a crop along a side of the density's cells."""
+    windows: str = ""
+    """The purpose whose patches of the pseudo-labels are the crops; "" cuts anywhere."""
+    heads: bool = False
+    """Whether batches carry the heads and their sizes."""
+    share: float = 1.0
+    """Part of the data set's images that are read at all, above 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A piece of training with one optimisation problem; stages run in order, each from the one before."""
+    """A piece of training with one optimisation problem.
+
+    Stages of one round that train different networks do not wait for each other; all others run in order, each from the one before.
+    """
 
     name: str
-    """Its folder below the run, e.g. "source" or "round-2"."""
+    """Its folder below the run, e.g. "source", or "source/detector" where a round has several."""
     steps: int
     """Optimisation steps."""
     streams: Mapping[str, Stream]
@@ -43,7 +61,14 @@ class Stage:
     title: str
     """What the row of this stage is called in tables, e.g. "no adaptation"."""
     num_round: int
-    """The row's number; 0 is the counter before any adaptation."""
+    """The row's number; 0 is the counter before any adaptation. Stages of one round share a row."""
+    trains: str = ""
+    """The child of `Method.networks` whose weights the stage changes; "" is all of them."""
+
+    @property
+    def round_name(self) -> str:
+        """The folder of the round that the stage belongs to."""
+        return self.name.partition("/")[0]
 
     @property
     def needs_labels(self) -> bool:
@@ -68,6 +93,9 @@ class Runtime(Protocol):
 class Method(ABC):
     """An adaptation method. It owns its networks and optimizers; engine, labeller and evaluation know no more than this."""
 
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
     @abstractmethod
     def plan(self) -> tuple[Stage, ...]:
         """The stages of a whole adaptation, in order."""
@@ -82,11 +110,47 @@ class Method(ABC):
 
     @abstractmethod
     def predict(self, images: Tensor) -> Prediction:
-        """Density, spread, kept cells and detections of (N, 3, H, W) images in [0, 1], without gradients."""
+        """What the networks say of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without gradients."""
+
+    def conclude(self, seen: Seen) -> Verdict:
+        """The count and the heads of a whole image, of what its tiles were predicted to hold."""
+        return Verdict(
+            density=seen.density,
+            spread=seen.spread,
+            uncertainty=float(seen.member_counts.std()),
+            points=density_points(seen.density, self.output_stride, self.stream.sigma_px),
+        )
 
     @abstractmethod
-    def select(self, density: Any, spread: Any) -> Any:
-        """The cells certain enough to be labels: bool, shape and kind (NumPy or torch) of `density`, as `predict` selects them."""
+    def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """The cells of a whole image that are good enough to be labels: (h, w) bool of two (h, w) maps."""
+
+    def windows(self, density: np.ndarray, points: np.ndarray, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
+        """Purpose -> K x 4 top, left, height, width in cells: the patches of an image that labels are trained on; none means anywhere.
+
+        Args:
+            density: (h, w) persons per cell.
+            points: M x 3 x, y and score of its heads, in px of the image as the networks saw it.
+            size: (height, width) of that, px.
+            key: of the image; whatever is random follows from it.
+        """
+        del density, points, size, key
+        return {}
+
+    @property
+    def stream(self) -> StreamConfig:
+        """How samples become crops and densities."""
+        return self.config.stream
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of the image along a side of a density's cells."""
+        return STRIDE
+
+    @property
+    def stop_change(self) -> float:
+        """Rounds stop when labels change less than this, relative to their mean; 0 never stops."""
+        return 0.0
 
     def label_views(self) -> tuple[float, ...]:
         """The sizes, relative to the usual one, that labels are made at; see `ops.views`."""
@@ -100,19 +164,40 @@ class Method(ABC):
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """The optimizers of the stage under way, by name; empty before the first `start`."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Networks and optimizers, as plain containers of tensors."""
-        return {
-            "networks": self.networks().state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
-        }
+    def state_dict(self, trained: str = "") -> dict[str, Any]:
+        """Networks and optimizers, as plain containers of tensors. Args: `trained` as `Stage.trains`; the other networks are left out."""
+        networks = {name: tensor for name, tensor in self.networks().state_dict().items() if belongs_to(name, trained)}
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()}
+        return {"trained": trained, "networks": networks, "optimizers": optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any], *, optimizers: bool = True) -> None:
-        """Takes back what `state_dict` gave; `optimizers=False` takes the weights alone, at the start of another stage."""
-        self.networks().load_state_dict(state["networks"])
+        """Takes back what `state_dict` gave; `optimizers=False` takes the weights alone, at the start of another stage.
+
+        Networks that the state leaves out stay as they are.
+
+        Raises:
+            RuntimeError: the state is of other networks.
+        """
+        trained = state["trained"]
+        others = {name: tensor for name, tensor in self.networks().state_dict().items() if not belongs_to(name, trained)}
+        self.networks().load_state_dict({**others, **state["networks"]})
         if optimizers:
             for name, optimizer in self.optimizers().items():
                 optimizer.load_state_dict(state["optimizers"][name])
+
+
+def belongs_to(parameter: str, network: str) -> bool:
+    """Whether a parameter of that full name belongs to a child of the networks; "" is all of them."""
+    return not network or parameter.startswith(f"{network}.")
+
+
+def mean_over_workers(value: Tensor) -> Tensor:
+    """The mean of a number over all workers, without a gradient; itself where there is one worker."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value.detach()
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 @dataclass(frozen=True)

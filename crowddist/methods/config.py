@@ -7,7 +7,7 @@ from typing import Literal
 
 from crowddist.errors import InputError
 
-MethodName = Literal["source_only", "self_supervision"]
+MethodName = Literal["source_only", "self_supervision", "bi_knowledge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,89 @@ class SelfSupervisionConfig:
         low, high = self.label_scale_jitter
         if not 0 < low <= high:
             raise InputError(f"label_scale_jitter must be two positive numbers, the smaller first, got {self.label_scale_jitter}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiKnowledgeConfig:
+    """Regression-detection bi-knowledge transfer (Liu et al., MM 2020). Defaults are for the compact networks; recipes hold what was printed."""
+
+    crop_size: int = 224
+    """Side of crops and of patches in px, in the place of `stream.crop_size` (P); a multiple of 32."""
+    sigma_px: float = 4.0
+    """Standard deviation of a head's Gaussian in px, in the place of `stream.sigma_px`: narrower, because heads are read from the density."""
+    sigma_of_size: float = 0.0
+    """Where it is not 0, each head's Gaussian has this times the head's size instead (P: proportional to the scale map; 0.3 of distances)."""
+    regressor_steps: int = 2000
+    """Steps of the regressor on the source."""
+    detector_steps: int = 2000
+    """Steps of the detector on the source."""
+    boxes_steps: int = 0
+    """Steps of the detector on images with boxes (`boxes`, e.g. WiderFace) before the source; 0 leaves them out."""
+    localiser_steps: int = 1000
+    """Steps of the Reg-to-Det transformer on the source's densities."""
+    regressor_rate: float = 2e-3
+    """Peak learning rate of the regressor on the source (P: 1e-5 from ImageNet weights)."""
+    detector_rate: float = 2e-3
+    """Peak learning rate of the detector on boxes and on the source."""
+    localiser_rate: float = 1e-3
+    """Peak learning rate of the transformer (P: 1e-5)."""
+    structure_weight: float = 0.1
+    """Weight of DMS-SSIM in the regressor's loss (P: 1)."""
+    count_weight: float = 1.0
+    """Weight of the error of cells of 8x8 px and of their blocks, as the other methods have it (ours; P: 0)."""
+    localiser_share: float = 1.0
+    """Part of the source's images that the transformer learns from, above 0 to 1 (Table 4: 0.3 is enough)."""
+    localiser_loss: Literal["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"] = "focal_mse_dms_ssim"
+    """Loss of the transformer: the last is the published one (Eq. 7), the others are those of Table 4."""
+    confidence: float = 0.4
+    """Least confidence of a detection (ours)."""
+    localiser_threshold: float = 0.2
+    """Least value of a point of the transformer (P)."""
+    merge_px: int = 10
+    """Points of the transformer within a square of this side are one (P: 10), in pixels as the networks see them."""
+    nms_share: float = 0.5
+    """A detection clears the points around it within this share of its size (ours)."""
+    fuse: bool = True
+    """Whether regression and detection learn from each other; without it, each learns from itself (Table 2, w/o fusion)."""
+    patches: Literal["chosen", "random"] = "chosen"
+    """Which patches of the target are learnt from: of medium density and of confident detections, or any (Table 2, w/RS)."""
+    num_patches: int = 2
+    """Patches of each image (P)."""
+    cycles: int = 4
+    """Cycles T of labelling the target and fine-tuning on it (P)."""
+    cycle_steps: int = 150
+    """Steps of each network in a cycle."""
+    batch_size: int = 8
+    """Target patches of a step, over all workers (P: 12 crops for the regressor)."""
+    source_batch_size: int = 0
+    """Source crops beside them, so that what was learnt there is kept (P: 0)."""
+    regressor_tuned: Literal["last_two_layers", "all"] = "last_two_layers"
+    """What of the regressor a cycle changes (P: its last two layers)."""
+    regressor_cycle_rate: float = 1e-4
+    """Learning rate of the regressor in a cycle (P: 1e-6)."""
+    detector_cycle_rate: float = 1e-4
+    """Learning rate of the detector in a cycle (P: 1e-5)."""
+    stop_change: float = 0.0
+    """Cycles stop when labels change less than this from one to the next, relative to their mean; 0 never stops."""
+
+    def __post_init__(self) -> None:
+        _positive(regressor_steps=self.regressor_steps, detector_steps=self.detector_steps, localiser_steps=self.localiser_steps)
+        _positive(regressor_rate=self.regressor_rate, detector_rate=self.detector_rate, localiser_rate=self.localiser_rate)
+        _positive(cycle_steps=self.cycle_steps, batch_size=self.batch_size, num_patches=self.num_patches, merge_px=self.merge_px)
+        _positive(regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
+        _not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size)
+        _not_negative(structure_weight=self.structure_weight, count_weight=self.count_weight)
+        _not_negative(nms_share=self.nms_share, stop_change=self.stop_change)
+        if self.crop_size % 32 or self.crop_size < 64:
+            raise InputError(f"crop_size must be a multiple of 32 and at least 64, got {self.crop_size}")
+        if self.sigma_px <= 0 or self.sigma_of_size < 0:
+            raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and {self.sigma_of_size}")
+        if not 0 < self.localiser_share <= 1:
+            raise InputError(f"localiser_share lies in (0, 1], got {self.localiser_share}")
+        if not self.structure_weight + self.count_weight > 0:
+            raise InputError("structure_weight and count_weight are both 0: the regressor has no loss")
+        if not (0 < self.confidence < 1 and self.localiser_threshold > 0):
+            raise InputError(f"confidence lies in (0, 1) and localiser_threshold above 0, got {self.confidence} and {self.localiser_threshold}")
 
 
 def _positive(**values: float) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from crowddist.models.norm import frozen_norm
 from crowddist.ops.selection import keep_most_certain
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from crowddist.config import RunConfig
@@ -62,7 +62,7 @@ class CountingMethod(Method):
     """A method that trains one counter with AdamW and the one-cycle schedule."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.counter = build_networks(config.counter)
         self._optimizer: torch.optim.Optimizer | None = None
         self._objective: nn.Module | None = None
@@ -99,7 +99,7 @@ class CountingMethod(Method):
         assert self._objective is not None and self._optimizer is not None  # start() comes first
         self._objective.train()
         set_learning_rate(self._optimizer, self._schedule.at(step))
-        with frozen_norm(self.counter) if self._normalises_as_counting(step) else nullcontext():
+        with frozen_norm(self.counter, frozen=self._normalises_as_counting(step)):
             losses = self._objective(batches)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -126,11 +126,10 @@ class CountingMethod(Method):
         return Prediction(
             density=density,
             spread=spread,
-            keep=self.select(density, spread),
             member_counts=maps.sum((2, 3, 4)),
         )
 
-    def select(self, density: Any, spread: Any) -> Any:
+    def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """See `Method.select`."""
         return keep_most_certain(density, spread, self.config.self_supervision.kept_share)
 

@@ -109,6 +109,11 @@ class SelfSupervision(CountingMethod):
         """See `Method.label_views`."""
         return self.settings.label_views
 
+    @property
+    def stop_change(self) -> float:
+        """See `Method.stop_change`."""
+        return self.settings.stop_change
+
     def objective(self, stage: Stage) -> CountingObjective:
         """The losses of the paper's stage that this one belongs to."""
         train, settings = self.config.train, self.settings

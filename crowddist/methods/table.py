@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,11 +12,13 @@ if TYPE_CHECKING:
 
 def build_method(config: RunConfig) -> Method:
     """The method that a run's configuration names, with fresh networks."""
+    from crowddist.methods.bi_knowledge import BiKnowledge
     from crowddist.methods.self_supervision import SelfSupervision
     from crowddist.methods.source_only import SourceOnly
 
-    methods: dict[str, type[SourceOnly] | type[SelfSupervision]] = {
+    methods: dict[str, Callable[[RunConfig], Method]] = {
         "source_only": SourceOnly,
         "self_supervision": SelfSupervision,
+        "bi_knowledge": BiKnowledge,
     }
     return methods[config.method](config)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from crowddist.models.config import CounterConfig
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d, sync_batch_norms
+from crowddist.models.vgg import VGG_LAYERS
 from crowddist.models.weights import load_weights
 
 COMPACT_STEM = 24  # ours
 COMPACT_WIDTHS = ((32,), (64, 64), (96, 96))  # ours: max-pooling by 2 before the second and the third group.
-VGG_LAYERS = 13  # C: the first 10 convolutions and 3 poolings of VGG-16, to conv4_3.
 
 
 class Encoder(nn.Module):
@@ -52,7 +52,7 @@ def compact_encoder(config: CounterConfig) -> Encoder:
             layers += [SyncBatchNorm2d(width), nn.ReLU(inplace=True)]
             channels = width
     encoder = nn.Sequential(*layers)
-    load_weights(encoder, config)
+    load_weights(encoder, weights=config.weights, backbone=config.backbone)
     return Encoder(encoder, channels=channels)
 
 
@@ -62,7 +62,7 @@ def vgg16_encoder(config: CounterConfig) -> Encoder:
 
     features = vgg.make_layers(vgg.cfgs["D"][:VGG_LAYERS], batch_norm=config.backbone == "vgg16_bn")
     init_kaiming(features)
-    load_weights(nn.ModuleDict({"features": features}), config)
+    load_weights(nn.ModuleDict({"features": features}), weights=config.weights, backbone=config.backbone)
     return Encoder(sync_batch_norms(features), channels=512)
 
 
@@ -77,7 +77,7 @@ def resnet101_encoder(config: CounterConfig) -> Encoder:
     del network.layer4, network.fc
     block = network.layer3[0]
     block.conv2.stride = block.downsample[0].stride = (1, 1)
-    load_weights(network, config)
+    load_weights(network, weights=config.weights, backbone=config.backbone)
     layers = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2, network.layer3)
     return Encoder(sync_batch_norms(layers), channels=1024)
 

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 from crowddist.errors import InputError
 
 Backbone = Literal["compact", "vgg16", "vgg16_bn", "resnet101"]
+RegressorBackbone = Literal["compact", "vgg16"]
+DetectorBackbone = Literal["compact", "resnet50"]
+LocaliserBackbone = Literal["compact", "vgg16"]
 Ensemble = Literal["masksembles", "dropout", "deep", "none"]
 
 
@@ -33,12 +36,8 @@ class CounterConfig:
     """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
 
     def __post_init__(self) -> None:
-        _choice("backbone", self.backbone, get_args(Backbone))
-        _choice("ensemble", self.ensemble, get_args(Ensemble))
-        if not self.weights:
-            raise InputError("counter weights are empty; give none, imagenet, or the path or URL of a state_dict file")
-        if self.backbone == "compact" and self.weights == "imagenet":
-            raise InputError("the compact backbone has no imagenet weights; use weights none, or backbone vgg16, vgg16_bn or resnet101")
+        _check_backbone("counter", self.backbone, self.weights, get_args(Backbone))
+        _choice("counter ensemble", self.ensemble, get_args(Ensemble))
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
         if not 1.0 <= self.mask_scale < float("inf"):
@@ -54,6 +53,59 @@ class CounterConfig:
         return 1 if self.ensemble == "none" else self.num_masks
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegressorConfig:
+    """DSSINet, which regresses density (bi-knowledge transfer)."""
+
+    backbone: RegressorBackbone = "compact"
+    """`vgg16` as published, one cell a pixel; `compact` is narrow, has cells of 2x2 px and is trained from scratch on a CPU."""
+    weights: str = "none"
+    """Of VGG-16: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+
+    def __post_init__(self) -> None:
+        _check_backbone("regressor", self.backbone, self.weights, get_args(RegressorBackbone))
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of the image along a cell's side."""
+        return 1 if self.backbone == "vgg16" else 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """CSP, which detects heads by centre and scale (bi-knowledge transfer)."""
+
+    backbone: DetectorBackbone = "compact"
+    """`resnet50` as published; `compact` is small and trained from scratch on a CPU."""
+    weights: str = "none"
+    """Of ResNet-50: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+
+    def __post_init__(self) -> None:
+        _check_backbone("detector", self.backbone, self.weights, get_args(DetectorBackbone))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocaliserConfig:
+    """The nested U-Net that makes points of a density, Reg-to-Det (bi-knowledge transfer)."""
+
+    backbone: LocaliserBackbone = "compact"
+    """`vgg16`: a dilated VGG-16 encoder as published; `compact`: the same blocks, an eighth as wide."""
+    weights: str = "none"
+    """Of VGG-16: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+
+    def __post_init__(self) -> None:
+        _check_backbone("localiser", self.backbone, self.weights, get_args(LocaliserBackbone))
+
+
+def _check_backbone(network: str, backbone: str, weights: str, backbones: tuple[str, ...]) -> None:
+    _choice(f"{network} backbone", backbone, backbones)
+    if not weights:
+        raise InputError(f"{network} weights are empty; give none, imagenet, or the path or URL of a state_dict file")
+    if backbone == "compact" and weights == "imagenet":
+        others = " or ".join(name for name in backbones if name != "compact")
+        raise InputError(f"the compact {network} has no imagenet weights; use weights none, or backbone {others}")
+
+
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InputError(f"counter {name} is {value!r}; choose one of {', '.join(choices)}")
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -18,9 +18,7 @@ from crowddist.models.decoder import (
 )
 from crowddist.models.initialisation import init_kaiming, init_normal
 from crowddist.models.masksembles import Masksembles
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # C: the ImageNet statistics of torchvision's weights.
-IMAGE_STD = (0.229, 0.224, 0.225)  # C
+from crowddist.models.normalise import Normalise
 
 
 class Counter(nn.Module):
@@ -33,17 +31,13 @@ class Counter(nn.Module):
 
     output_stride = 8
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None, dropout: float | None = None,
                  num_members: int = 1, orientation: OrientationHead | None = None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.masks, self.dropout, self.num_members = masks, dropout, num_members
         self.orientation_head = orientation
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD)[:, None, None], persistent=False)
+        self.normalise = Normalise()
 
     def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
         """`density(encode(images), members)`."""
@@ -55,13 +49,7 @@ class Counter(nn.Module):
         Raises:
             ValueError: `images` is not a batch of RGB images.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-            raise ValueError(f"images must be (N, 3, H, W) and not empty, got shape {tuple(images.shape)}")
-        height, width = images.shape[-2:]
-        # Zeros after normalisation: the mean colour, which is what the convolutions pad with.
-        padding = (0, -width % self.output_stride, 0, -height % self.output_stride)
-        padded = functional.pad((images - self.mean) / self.std, padding)
-        return self.encoder(padded.contiguous(memory_format=torch.channels_last))
+        return self.encoder(self.normalise(images, self.output_stride))
 
     def density(self, features: Tensor, members: Tensor | None = None) -> Tensor:
         """Persons per cell by one member of the ensemble for each image.

@@ -97,8 +97,8 @@ def _num_workers() -> int:
 
 
 @contextmanager
-def frozen_norm(module: nn.Module) -> Iterator[None]:
-    """Inside, every SyncBatchNorm2d of `module` uses its running statistics and keeps them, whatever mode it is in.
+def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
+    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and keeps them, whatever mode it is in.
 
     For images of another domain (the target) that pass through a network in training: gradients flow as usual, but neither their
     statistics nor the network's memory of the source's are mixed.
@@ -106,7 +106,7 @@ def frozen_norm(module: nn.Module) -> Iterator[None]:
     layers = [layer for layer in module.modules() if isinstance(layer, SyncBatchNorm2d)]
     before = [layer.frozen for layer in layers]
     for layer in layers:
-        layer.frozen = True
+        layer.frozen = layer.frozen or frozen
     try:
         yield
     finally:

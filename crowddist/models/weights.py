@@ -9,28 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from crowddist.errors import InputError
-from crowddist.models.config import CounterConfig
 
 
-def load_weights(encoder: nn.Module, config: CounterConfig) -> None:
-    """Load `config.weights` into `encoder`, whose parameters are named as in the file; layers the encoder does not have are passed over.
+def load_weights(encoder: nn.Module, *, weights: str, backbone: str) -> None:
+    """Load `weights` into `encoder`, whose parameters are named as in the file; layers the encoder does not have are passed over.
+
+    Args:
+        weights: `none`, `imagenet`, or the path or URL of a state_dict file.
+        backbone: torchvision's name of the network, for the download and for messages.
 
     Raises:
         InputError: the weights cannot be downloaded, the file is no state_dict, or it belongs to another architecture.
         FileNotFoundError: there is no file at the place given.
     """
-    if config.weights == "none":
+    if weights == "none":
         return
-    state = _imagenet(config.backbone) if config.weights == "imagenet" else _read(config.weights)
+    state = _imagenet(backbone) if weights == "imagenet" else _read(weights)
     own = encoder.state_dict()
     for key, tensor in own.items():
         if key.endswith("num_batches_tracked"):  # A counter that nothing here reads; old files have none.
             continue
         if key not in state:
-            raise InputError(f"weights {config.weights} are not of {config.backbone}: {key} is missing; "
+            raise InputError(f"weights {weights} are not of {backbone}: {key} is missing; "
                              "give a state_dict of that network, with torchvision's names")
         if state[key].shape != tensor.shape:
-            raise InputError(f"weights {config.weights} are not of {config.backbone}: {key} has shape {tuple(state[key].shape)}, "
+            raise InputError(f"weights {weights} are not of {backbone}: {key} has shape {tuple(state[key].shape)}, "
                              f"not {tuple(tensor.shape)}; give a state_dict of that network, with torchvision's names")
     encoder.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
 

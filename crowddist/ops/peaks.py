@@ -51,6 +51,40 @@ def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -
     return np.stack([columns[kept], rows[kept], scores[kept]], axis=1).astype(np.float32)
 
 
+def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int, threshold: float) -> np.ndarray:
+    """Heads of a detector's maps: strong local maxima of the confidence, with their sizes.
+
+    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4 (confidence above a threshold, size and offset from the other maps); only local maxima
+    of the 8-neighbourhood are taken, where CSP leaves that to non-maximum suppression (ours).
+
+    Args:
+        confidence: (h, w), 0 to 1; NumPy or torch.
+        log_size: (h, w), natural logarithm of the size in px.
+        offset: (2, h, w), y and x of the centre relative to the cell's centre, in cells.
+        stride_px: px along a cell's side, >= 1.
+        threshold: the least confidence of a head, > 0.
+
+    Returns:
+        (D, 4) float32 x, y, size in px and score, best first.
+
+    Raises:
+        ValueError: a map has another shape or is not finite, or stride_px or threshold is out of range.
+    """
+    values, sizes = _checked_map(confidence), _checked_map(log_size)
+    shifts = np.stack([_checked_map(part) for part in offset])
+    if sizes.shape != values.shape or shifts.shape != (2, *values.shape):
+        raise ValueError(f"the maps must have one shape, got {values.shape}, {sizes.shape} and {shifts.shape}")
+    if not threshold > 0 or stride_px < 1:
+        raise ValueError(f"threshold must be greater than 0 and stride_px at least 1, got {threshold} and {stride_px}")
+    rows, columns = local_maxima(values, threshold)
+    scores = values[rows, columns]
+    order = np.argsort(-scores, kind="stable")
+    rows, columns = rows[order], columns[order]
+    y, x = ((place + 0.5 + np.clip(shift[rows, columns], -0.5, 0.5)) * stride_px - 0.5
+            for place, shift in zip((rows, columns), shifts, strict=True))
+    return np.stack([x, y, np.exp(sizes[rows, columns]), scores[order]], axis=1).astype(np.float32)
+
+
 def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of an (h, w) map that are >= threshold and that none of their 8 neighbours exceeds.
 

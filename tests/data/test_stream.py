@@ -110,7 +110,7 @@ def test_pseudo_labels_lie_where_points_would(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "images", name="n", split="all", labelled=True, converter="test") as writer:
         writer.add("a", {"png": pixels, "points.npy": place, "json": scene})
     size = whole_image(np.zeros((100, 130, 3), np.uint8), 116).shape[:2]
-    cells = cell_density(resize_points(place, size[1] / 130, size[0] / 100), (12, 15), 4.0)
+    cells = cell_density(resize_points(place, size[1] / 130, size[0] / 100), (12, 15), StreamConfig(sigma_px=4.0))
     with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True, converter="test") as writer:
         keep = np.full(cells.shape, 255, np.uint8)
         writer.add("a", {"density.npy": cells, "keep.png": keep, "json": {"id": "a", "extent": [size[0] / 8, size[1] / 8]}})

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
 from crowddist.config import RunConfig
-from crowddist.data.sample import Batch
+from crowddist.data.sample import Batch, Seen
 from crowddist.engine import LocalRuntime
-from crowddist.methods.base import Method, OneCycle, Stage
+from crowddist.methods.base import Method, OneCycle, Stage, belongs_to
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
@@ -35,12 +36,14 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
     batches = {}
     for name, use in stage.streams.items():
         generator = torch.Generator().manual_seed(1000 * step + len(name))
-        labelled = use.data == "source" or use.labels
-        size = use.batch_size
+        labelled = use.data != "target" or use.labels
+        size, cells = use.batch_size, 64 // use.stride
+        heads = [torch.rand(4, 3, generator=generator) * torch.tensor([64.0, 64.0, 12.0]) for _ in range(size)]
         batches[name] = Batch(
             images=torch.rand(size, 3, 64, 64, generator=generator),
-            density=0.2 * torch.rand(size, 1, 8, 8, generator=generator) if labelled else None,
-            keep=(torch.rand(size, 1, 8, 8, generator=generator) > 0.3).float() if use.labels else None,
+            density=0.2 * torch.rand(size, 1, cells, cells, generator=generator) * (use.stride / 8) ** 2 if labelled else None,
+            keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels else None,
+            heads=heads if use.heads else None,
             draws=torch.randint(0, 1 << 30, (size,), generator=generator),
         )
     return batches
@@ -67,9 +70,18 @@ def equal(a: Any, b: Any) -> bool:
 
 def test_the_plan_has_names_of_its_own_and_begins_without_the_target(config: RunConfig) -> None:
     plan = make(config).plan()
-    assert len({stage.name for stage in plan}) == len(plan) and [stage.num_round for stage in plan] == list(range(len(plan)))
-    assert all(use.data == "source" for use in plan[0].streams.values()) and plan[0].title == "no adaptation"
-    assert not plan[0].needs_labels and all(stage.steps > 0 for stage in plan)
+    assert len({stage.name for stage in plan}) == len(plan)
+    rounds = [stage.num_round for stage in plan]
+    assert rounds == sorted(rounds) and set(rounds) == set(range(rounds[-1] + 1))
+    first = [stage for stage in plan if stage.num_round == 0]
+    assert all(use.data != "target" for stage in first for use in stage.streams.values())
+    assert {stage.title for stage in first} == {"no adaptation"} and all(stage.steps > 0 for stage in plan)
+    for number in set(rounds):
+        members = [stage for stage in plan if stage.num_round == number]
+        assert len({stage.round_name for stage in members}) == len({stage.title for stage in members}) == 1
+        assert len({stage.needs_labels for stage in members}) == 1, "the stages of a round start from the same labels, or from none"
+    children = {name for name, _ in make(config).networks().named_children()}
+    assert all(not stage.trains or stage.trains in children for stage in plan)
 
 
 def test_every_stage_trains_logs_and_resumes_bit_for_bit(config: RunConfig) -> None:
@@ -80,10 +92,12 @@ def test_every_stage_trains_logs_and_resumes_bit_for_bit(config: RunConfig) -> N
         assert equal(method.networks().state_dict(), before), "start() must not move weights"
         scalars = train(method, stage, range(2))
         assert all("loss" in entry and not value.requires_grad for entry in scalars for value in entry.values())
-        assert not equal(method.networks().state_dict(), before), "a stage must train"
-        saved = {name: value for name, value in method.state_dict().items()}
-        saved = torch.load(_stored(saved), weights_only=True)
+        changed = {name for name, value in method.networks().state_dict().items() if not torch.equal(value, before[name])}
+        assert changed, "a stage must train"
+        assert all(belongs_to(name, stage.trains) for name in changed), "a stage changes what it says it trains"
+        saved = torch.load(_stored(method.state_dict(stage.trains)), weights_only=True)
         rest = train(method, stage, range(2, stage.steps))
+        twin.load_state_dict({**method.state_dict(), "networks": before}, optimizers=False)
         twin.start(stage, LocalRuntime())
         twin.load_state_dict(saved)
         assert equal(train(twin, stage, range(2, stage.steps)), rest)
@@ -100,34 +114,30 @@ def _stored(state: dict[str, Any]) -> Any:
 
 
 def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_after(config: RunConfig) -> None:
-    method = make(replace(config, train=replace(config.train, steps=10)))
+    ten = replace(config.bi_knowledge, regressor_steps=10, detector_steps=10, localiser_steps=10)
+    method = make(replace(config, train=replace(config.train, steps=10), bi_knowledge=ten))
 
     def statistics() -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in method.networks().state_dict().items() if "running" in name}
 
-    source, *others = method.plan()
-    method.start(source, LocalRuntime())
-    train(method, source, range(7))
-    before = statistics()
-    train(method, source, range(7, 8))
-    at_rest = statistics()
-    assert before and not any(equal(before[name], at_rest[name]) for name in before)
-    train(method, source, range(8, 10))
-    for stage in others:
+    num_with_norms = 0
+    for stage in method.plan():
         method.start(stage, LocalRuntime())
-        train(method, stage, range(2))
-    assert equal(statistics(), at_rest)
-
-
-def test_a_method_selects_as_its_predictions_do(config: RunConfig) -> None:
-    method = make(config)
-    method.start(method.plan()[0], LocalRuntime())
-    train(method, method.plan()[0], range(1))
-    prediction = method.predict(torch.rand(2, 3, 50, 70))
-    assert torch.equal(method.select(prediction.density, prediction.spread), prediction.keep)
-    alone = method.select(prediction.density[0, 0].numpy(), prediction.spread[0, 0].numpy())
-    assert (alone == prediction.keep[0, 0].numpy()).all()
-    assert 1.0 in method.label_views()
+        if stage.num_round > 0:
+            at_rest = statistics()
+            train(method, stage, range(2))
+            assert equal(statistics(), at_rest)
+            continue
+        own = [name for name in statistics() if belongs_to(name, stage.trains)]
+        num_with_norms += bool(own)
+        train(method, stage, range(7))
+        before = statistics()
+        train(method, stage, range(7, 8))
+        at_rest = statistics()
+        assert not any(equal(before[name], at_rest[name]) for name in own)
+        train(method, stage, range(8, 10))
+        assert equal(statistics(), at_rest)
+    assert num_with_norms
 
 
 def test_predictions_have_the_agreed_shapes_and_leave_training_alone(config: RunConfig) -> None:
@@ -136,13 +146,32 @@ def test_predictions_have_the_agreed_shapes_and_leave_training_alone(config: Run
     method.start(stage, LocalRuntime())
     train(method, stage, range(1))
     prediction = method.predict(torch.rand(2, 3, 50, 70))
-    for part in (prediction.density, prediction.spread, prediction.keep):
-        assert part.shape == (2, 1, 7, 9)
-    assert prediction.density.dtype == torch.float32 and prediction.keep.dtype == torch.bool
+    cells = (-(-50 // method.output_stride), -(-70 // method.output_stride))
+    for part in (prediction.density, prediction.spread):
+        assert part.shape == (2, 1, *cells) and part.dtype == torch.float32
     assert (prediction.density >= 0).all() and (prediction.spread >= 0).all() and prediction.spread.isfinite().all()
-    assert prediction.member_counts is not None
-    assert torch.allclose(prediction.member_counts.mean(0), prediction.density.sum((1, 2, 3)), rtol=1e-5)
+    if prediction.member_counts is not None:
+        assert torch.allclose(prediction.member_counts.mean(0), prediction.density.sum((1, 2, 3)), rtol=1e-5)
+    for heads in (prediction.detections, prediction.transformed):
+        assert heads is None or (len(heads) == 2 and all(one.shape[1] == 4 and one.dtype == np.float32 for one in heads))
     train(method, stage, range(1, 2))  # still trains
+
+
+def test_conclusions_count_what_they_show(config: RunConfig) -> None:
+    method = make(config)
+    density = np.random.default_rng(0).random((-(-50 // method.output_stride), -(-70 // method.output_stride))).astype(np.float32) / 50
+    heads = np.array([[10, 12, 8, 0.9], [40, 30, 10, 0.5], [41, 31, 10, 0.7]], np.float32)
+    seen = Seen(size=(50, 70), density=density, spread=density / 3, member_counts=np.array([2.0, 3.0]), detections=heads, transformed=heads[1:])
+    verdict = method.conclude(seen)
+    assert verdict.density.shape == verdict.spread.shape == density.shape and (verdict.density >= 0).all() and verdict.uncertainty >= 0
+    assert verdict.points.ndim == 2 and verdict.points.shape[1] == 3
+    assert verdict.sizes is None or verdict.sizes.shape == (len(verdict.points),)
+    keep = method.select(verdict.density, verdict.spread)
+    assert keep.shape == density.shape and keep.dtype == bool and keep.any()
+    assert 1.0 in method.label_views()
+    again = method.windows(verdict.density, verdict.points, seen.size, "key")
+    for purpose, windows in method.windows(verdict.density, verdict.points, seen.size, "key").items():
+        assert len(windows) and windows.shape[1] == 4 and np.array_equal(windows, again[purpose])
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)

@@ -56,7 +56,7 @@ def test_the_other_backbones_end_to_end(backbone: str) -> None:
 def test_padding_is_the_mean_colour_at_the_right_and_the_bottom() -> None:
     counter = _trained(_counter(ensemble="none"))
     images = _images(1, 3, 20, 27)
-    padded = counter.mean.expand(1, 3, 24, 32).clone()
+    padded = counter.normalise.mean.expand(1, 3, 24, 32).clone()
     padded[:, :, :20, :27] = images
     with torch.no_grad():
         torch.testing.assert_close(counter(images), counter(padded))

@@ -1,0 +1,357 @@
+"""Bi-knowledge transfer: a regressor and a detector teach each other on the target (Liu et al., MM 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from crowddist.data.sample import Part, Prediction, Verdict
+from crowddist.data.stream import cell_density, kernel_px
+from crowddist.losses.density import count_map_loss
+from crowddist.losses.detection import (
+    CENTRE_WEIGHT,
+    OFFSET_WEIGHT,
+    SIZE_WEIGHT,
+    centre_loss,
+    detection_targets,
+    offset_loss,
+    size_loss,
+)
+from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
+from crowddist.methods.base import Method, OneCycle, Runtime, Stage, Stream, mean_over_workers, set_learning_rate
+from crowddist.models.detector import Detector, build_detector
+from crowddist.models.dssinet import Dssinet, build_dssinet
+from crowddist.models.nested_unet import NestedUnet, build_localiser
+from crowddist.models.norm import frozen_norm
+from crowddist.ops.fusion import fuse_density
+from crowddist.ops.merging import confidence_map, merge_points
+from crowddist.ops.patches import medium_density, most_confident, patch_grid
+from crowddist.ops.peaks import read_detections, read_points
+from crowddist.ops.scales import transformed_sizes
+from crowddist.randomness import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crowddist.config import RunConfig
+    from crowddist.data.config import StreamConfig
+    from crowddist.data.sample import Batch, Seen
+    from crowddist.methods.config import BiKnowledgeConfig
+
+COUNT_CELL_PX = 8
+"""Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
+WINDOW_SIGMAS = 3.0
+"""Half of k, the side of a Gaussian kernel, in standard deviations. C (DSSINet: windows of six sigma)."""
+FROZEN_SHARE = 0.2
+"""Part of a source stage, at its end, that trains with the running statistics, as images are counted (ours)."""
+
+
+class RegressionObjective(nn.Module):
+    """DMS-SSIM of the density, and the error of its counts, on source crops or on patches with pseudo-labels."""
+
+    def __init__(self, regressor: Dssinet, settings: BiKnowledgeConfig) -> None:
+        super().__init__()
+        self.regressor, self.settings = regressor, settings
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name, the mean over the streams; `loss` is what is minimised."""
+        losses = {name: self._loss(batch) for name, batch in batches.items()}
+        return {"loss": torch.stack(list(losses.values())).mean(), **{f"{name}_loss": loss for name, loss in losses.items()}}
+
+    def _loss(self, batch: Batch) -> Tensor:
+        assert batch.density is not None  # by the stage's plan
+        predicted = self.regressor(batch.images).float()
+        loss = predicted.new_zeros(())
+        if self.settings.structure_weight:
+            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density)
+        if self.settings.count_weight:
+            factor = COUNT_CELL_PX // self.regressor.output_stride
+            loss = loss + self.settings.count_weight * count_map_loss(_pooled(predicted, factor), _pooled(batch.density, factor))
+        return loss
+
+
+class DetectionObjective(nn.Module):
+    """Centre, size and offset of heads, which are squares round points, boxes, or pseudo-labels."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name, the mean over the streams; `loss` is what is minimised."""
+        parts = [self._losses(batch) for batch in batches.values()]
+        losses = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        weights = {"centre_loss": CENTRE_WEIGHT, "size_loss": SIZE_WEIGHT, "offset_loss": OFFSET_WEIGHT}
+        return {"loss": sum((weights[name] * loss for name, loss in losses.items()), torch.tensor(0.0)), **losses}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.heads is not None  # by the stage's plan
+        maps = self.detector(batch.images)
+        targets = detection_targets(batch.heads, (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride)
+        num_heads = mean_over_workers(targets.centres.sum()).clamp(min=1)
+        return {
+            "centre_loss": centre_loss(maps.logits.float(), targets, num_heads),
+            "size_loss": size_loss(maps.log_size.float(), targets, num_heads),
+            "offset_loss": offset_loss(maps.offset.float(), targets, num_heads),
+        }
+
+
+class LocalisationObjective(nn.Module):
+    """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7."""
+
+    def __init__(self, localiser: NestedUnet, loss: str, stride: int) -> None:
+        super().__init__()
+        self.localiser, self.loss, self.stride = localiser, loss, stride
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name; `loss` is what is minimised."""
+        batch = batches["source"]
+        assert batch.density is not None and batch.heads is not None  # by the stage's plan
+        answer = self.localiser(batch.density, self.stride).float()
+        truth = localisation_map(batch.heads, (answer.shape[2], answer.shape[3]), self.stride)
+        if self.loss == "mse":
+            return {"loss": functional.mse_loss(answer, truth)}
+        if self.loss == "focal_cross_entropy":
+            return {"loss": focal_cross_entropy(answer, truth)}
+        focal = focal_mse(answer, truth)
+        if self.loss == "focal_mse":
+            return {"loss": focal}
+        structure = dms_ssim_loss(answer, truth)
+        return {"loss": focal + structure, "focal_mse": focal, "dms_ssim": structure}
+
+
+class BiKnowledge(Method):
+    """Regressor R, detector D and transformer Phi, made on the source; then cycles of fused labels and fine-tuning on the target."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.settings = config.bi_knowledge
+        self.regressor = build_dssinet(config.regressor)
+        self.detector = build_detector(config.detector)
+        self.localiser = build_localiser(config.localiser)
+        self._networks = nn.ModuleDict({"regressor": self.regressor, "detector": self.detector, "localiser": self.localiser})
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def stream(self) -> StreamConfig:
+        """See `Method.stream`: with crops and kernels of the method's own."""
+        own = self.settings
+        return replace(self.config.stream, crop_size=own.crop_size, sigma_px=own.sigma_px, sigma_of_size=own.sigma_of_size)
+
+    @property
+    def output_stride(self) -> int:
+        """See `Method.output_stride`."""
+        return self.regressor.output_stride
+
+    @property
+    def stop_change(self) -> float:
+        """See `Method.stop_change`."""
+        return self.settings.stop_change
+
+    def plan(self) -> tuple[Stage, ...]:
+        """R, D and Phi on the source; then, in each cycle, R and D on patches of the target."""
+        settings, stride, size = self.settings, self.output_stride, self.config.train.batch_size
+        density = {"source": Stream(data="source", batch_size=size, stride=stride)}
+        heads = {"source": Stream(data="source", batch_size=size, stride=stride, heads=True)}
+        some = {"source": replace(heads["source"], share=settings.localiser_share)}
+        boxes = {"boxes": Stream(data="boxes", batch_size=size, stride=stride, heads=True)}
+        source = [
+            ("regressor", "regressor", settings.regressor_steps, density),
+            ("detector-boxes", "detector", settings.boxes_steps, boxes),
+            ("detector", "detector", settings.detector_steps, heads),
+            ("localiser", "localiser", settings.localiser_steps, some),
+        ]
+        stages = [
+            Stage(name=f"source/{name}", trains=network, steps=steps, streams=streams, title="no adaptation", num_round=0)
+            for name, network, steps, streams in source
+            if steps
+        ]
+        for cycle in range(1, settings.cycles + 1):
+            for network in ("regressor", "detector"):
+                patches = Stream(data="target", batch_size=settings.batch_size, labels=True, windows=network, stride=stride, heads=True)
+                streams = {"target": patches}
+                if settings.source_batch_size:
+                    streams["source"] = Stream(data="source", batch_size=settings.source_batch_size, stride=stride, heads=True)
+                stages.append(
+                    Stage(
+                        name=f"cycle-{cycle}/{network}",
+                        trains=network,
+                        steps=settings.cycle_steps,
+                        streams=streams,
+                        title=f"cycle {cycle}",
+                        num_round=cycle,
+                    )
+                )
+        return tuple(stages)
+
+    def start(self, stage: Stage, runtime: Runtime) -> None:
+        """See `Method.start`."""
+        settings, adapts = self.settings, stage.needs_labels
+        network = self._networks[stage.trains]
+        trained = list(network.parameters())
+        if stage.trains == "regressor" and adapts and settings.regressor_tuned == "last_two_layers":
+            trained = self.regressor.last_two_layers()
+        for parameter in self._networks.parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        rates = {
+            ("regressor", False): settings.regressor_rate,
+            ("regressor", True): settings.regressor_cycle_rate,
+            ("detector", False): settings.detector_rate,
+            ("detector", True): settings.detector_cycle_rate,
+            ("localiser", False): settings.localiser_rate,
+        }
+        objectives = {
+            "regressor": lambda: RegressionObjective(self.regressor, settings),
+            "detector": lambda: DetectionObjective(self.detector),
+            "localiser": lambda: LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride),
+        }
+        network.to(runtime.device)
+        self._stage, self._network = stage, network
+        self._schedule = OneCycle(rates[stage.trains, adapts], stage.steps)
+        self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
+        self._objective = runtime.wrap(objectives[stage.trains]())
+
+    def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """See `Method.step`."""
+        assert self._optimizer is not None  # start() comes first
+        self._objective.train()
+        set_learning_rate(self._optimizer, self._schedule.at(step))
+        with frozen_norm(self._network, frozen=self._stage.needs_labels or step >= (1 - FROZEN_SHARE) * self._stage.steps):
+            losses = self._objective(batches)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self._optimizer.step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def predict(self, images: Tensor) -> Prediction:
+        """R's density, D's heads, and the heads that Phi makes of the density, with D's sizes there."""
+        self._networks.eval()
+        settings, stride = self.settings, self.detector.output_stride
+        with torch.inference_mode():
+            density = self.regressor(images).float()
+            maps = self.detector(images)
+            localisation = self.localiser(density, self.output_stride).float()
+            confidence, log_size, offset = (part.float().cpu().numpy() for part in (maps.logits.sigmoid(), maps.log_size, maps.offset))
+        if settings.localiser_loss == "focal_cross_entropy":
+            localisation = localisation.sigmoid()
+        detections, transformed = [], []
+        for index in range(len(images)):
+            found = read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, settings.confidence)
+            detections.append(_distinct(found, settings.nms_share))
+            points = read_points(localisation[index, 0], settings.localiser_threshold, max(settings.merge_px // self.output_stride, 1))
+            points[:, :2] = (points[:, :2] + 0.5) * self.output_stride - 0.5
+            cells = np.clip((points[:, :2] + 0.5) / stride, 0, [log_size.shape[3] - 1, log_size.shape[2] - 1]).astype(np.int64)
+            sizes = np.exp(log_size[index, 0][cells[:, 1], cells[:, 0]])
+            transformed.append(np.column_stack([points[:, :2], sizes, np.clip(points[:, 2], 0, 1)]).astype(np.float32))
+        return Prediction(density=density, spread=torch.zeros_like(density), detections=detections, transformed=transformed)
+
+    def conclude(self, seen: Seen) -> Verdict:
+        """Eq. 8 for the density, union and non-maximum suppression for the heads.
+
+        The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours).
+        """
+        assert seen.detections is not None and seen.transformed is not None  # of predict()
+        detections, regressed = seen.detections, seen.density
+        drawn = self.drawn_density(detections, regressed.shape)
+        heads, transformed = detections, seen.transformed
+        density = regressed
+        if self.settings.fuse:
+            density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape)).astype(np.float32)
+            both = np.concatenate([detections, transformed])
+            both[len(detections):, 2] = transformed_sizes(both[:, :2], both[:, 2], seen.size[0])[len(detections):]
+            points = both[:, [0, 1, 3]]
+            kept = merge_points(points[: len(detections)], points[len(detections):], self.settings.nms_share * both[:, 2])
+            heads = both[kept]
+        counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
+        return Verdict(
+            density=density,
+            spread=np.abs(regressed - drawn) / 2,
+            uncertainty=float(counts.std()),
+            points=heads[:, [0, 1, 3]],
+            sizes=heads[:, 2],
+            parts={
+                "regression": Part(count=float(counts[0])),
+                "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
+                "transformed": Part(count=float(len(transformed)), points=transformed[:, [0, 1, 3]]),
+            },
+        )
+
+    def drawn_density(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+        """Psi(D), Eq. 1: persons per cell of D x 4 detections, each a Gaussian as the source's densities have them."""
+        return cell_density(detections[:, :3], cells, self.stream, self.output_stride)
+
+    def confidence_weight(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+        """W of Eq. 8 of D x 4 detections."""
+        stride = self.output_stride
+        places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3]])
+        return confidence_map(places, cells, WINDOW_SIGMAS * kernel_px(detections, self.stream) / stride)
+
+    def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """The patches of medium density, which the regressor may learn from."""
+        del spread
+        mass = density.astype(np.float64)
+        keep = np.zeros(mass.shape, bool)
+        patches = patch_grid(mass.shape, self.stream.crop_size / self.output_stride)
+        for top, left, height, width in patches[medium_density(_mass_inside(mass, patches))]:
+            keep[max(round(top), 0) : round(top + height), max(round(left), 0) : round(left + width)] = True
+        return keep
+
+    def windows(self, density: np.ndarray, points: np.ndarray, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
+        """Patches of medium density, drawn at random, for R; patches of the highest mean confidence of detection for D."""
+        settings, stride = self.settings, self.output_stride
+        rng = generator(self.config.seed, "patches", key)
+        patches = patch_grid((size[0] / stride, size[1] / stride), self.stream.crop_size / stride)
+        number = min(settings.num_patches, len(patches))
+        if settings.patches == "random":
+            return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))] for network in ("regressor", "detector")}
+        medium = medium_density(_mass_inside(density, patches))
+        drawn = np.sort(rng.choice(medium, min(number, len(medium)), replace=False))
+        x, y = ((points[:, axis] + 0.5) / stride for axis in (0, 1))
+        top, left, height, width = (patches[:, [column]] for column in range(4))
+        inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
+        confident = most_confident(points[:, 2], inside, number)
+        # An image where nobody was found still shows the detector what is no head.
+        return {"regressor": patches[drawn], "detector": patches[confident if len(confident) else drawn]}
+
+    def networks(self) -> nn.Module:
+        """See `Method.networks`."""
+        return self._networks
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """See `Method.optimizers`."""
+        return {} if self._optimizer is None else {self._stage.trains: self._optimizer}
+
+
+def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
+    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. Args: heads (M, 2 or more) x, y in px for each image."""
+    truth = torch.zeros(len(heads), 1, *cells, device=heads[0].device)
+    for one, points in zip(truth, heads, strict=True):
+        column, row = (((points[:, axis] + 0.5) / stride).long().clamp(0, cells[1 - axis] - 1) for axis in (0, 1))
+        one[0, row, column] = 1.0
+    return truth
+
+
+def _pooled(density: Tensor, factor: int) -> Tensor:
+    """Persons per larger cell."""
+    return functional.avg_pool2d(density, factor) * factor**2
+
+
+def _distinct(detections: np.ndarray, share: float) -> np.ndarray:
+    """The D x 4 detections that no better one within its share of its size says already."""
+    kept = merge_points(detections[:, [0, 1, 3]], np.zeros((0, 3)), share * detections[:, 2])
+    return detections[kept]
+
+
+def _mass_inside(density: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """(P,) persons inside patches given in cells."""
+    from crowddist.data.transforms import crop_mass
+
+    return np.array([float(crop_mass(density, tuple(patch), (1, 1))[0, 0]) for patch in patches])

@@ -1,0 +1,101 @@
+"""NestedUnet: the Reg-to-Det transformer of bi-knowledge transfer, from a density map to a 0-1 localisation map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crowddist.models.config import LocaliserConfig
+from crowddist.models.initialisation import init_normal
+from crowddist.models.vgg import VGG_WIDTHS, vgg_convolutions
+
+COMPACT_WIDTHS = (8, 16, 32, 64)  # ours: an eighth of VGG's.
+DILATIONS = (2, 2, 2)  # C (CSRNet): the dilated convolutions behind VGG's ten; ours: three of its six.
+USUAL_PEAK = 0.01
+"""Persons per px at the peak of a head of sigma 4 px; ours: densities are divided by it, as VGG expects numbers of about 1."""
+
+
+class NestedUnet(nn.Module):
+    """UNet++ with a dilated VGG-16 encoder: every level's features are refined by those of the level below, again and again.
+
+    Source: Liu et al., MM 2020, Sec. 3.3; Zhou et al., UNet++, DLMIA 2018: X(i, j) = block([X(i, 0), ..., X(i, j-1), up(X(i+1, j-1))]).
+    Maps of any size are padded at the right and the bottom to multiples of 8 cells.
+
+    Args:
+        blocks: of the encoder, from fine to coarse, each of half the resolution of the one before.
+        widths: of the blocks.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], *, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        depth = len(widths)
+        self.nodes = nn.ModuleDict({f"{row}_{column}": _convolutions(column * widths[row] + widths[row + 1], widths[row])
+                                    for column in range(1, depth) for row in range(depth - column)})
+        self.answer = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, density: Tensor, stride: int) -> Tensor:
+        """Phi: (N, 1, h, w) persons per cell of `stride` x `stride` px -> (N, 1, h, w), about 1 in the cell of a head and 0 elsewhere."""
+        height, width = density.shape[-2:]
+        multiple = 2 ** (len(self.blocks) - 1)
+        scaled = density / (USUAL_PEAK * stride**2)
+        features = functional.pad(scaled, (0, -width % multiple, 0, -height % multiple)).contiguous(memory_format=torch.channels_last)
+        rows: list[list[Tensor]] = []
+        for index, block in enumerate(self.blocks):
+            features = block(features if index == 0 else functional.max_pool2d(features, 2))
+            rows.append([features])
+        for column in range(1, len(self.blocks)):
+            for row in range(len(self.blocks) - column):
+                below = functional.interpolate(rows[row + 1][column - 1], scale_factor=2.0, mode="bilinear", align_corners=False)
+                rows[row].append(self.nodes[f"{row}_{column}"](torch.cat([*rows[row], below], dim=1)))
+        return self.answer(rows[0][-1])[..., :height, :width]
+
+
+def build_localiser(config: LocaliserConfig) -> NestedUnet:
+    """The transformer that `config` describes; random weights come from torch's own generator.
+
+    Raises:
+        InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
+    """
+    if config.backbone == "vgg16":
+        blocks = _vgg_blocks(config.weights)
+        network = NestedUnet(blocks, widths=VGG_WIDTHS)
+        # P: what is not of VGG is drawn from N(0, 0.01).
+        for part in (network.nodes, network.answer, blocks[-1][-1]):
+            init_normal(part)
+    else:
+        channels = (1, *COMPACT_WIDTHS)
+        blocks = [_convolutions(channels[level], channels[level + 1]) for level in range(len(COMPACT_WIDTHS))]
+        blocks[-1].append(_dilated(COMPACT_WIDTHS[-1]))
+        network = NestedUnet(blocks, widths=COMPACT_WIDTHS)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _vgg_blocks(weights: str) -> list[nn.Sequential]:
+    groups = vgg_convolutions(weights)
+    first = groups[0][0]
+    grey = nn.Conv2d(1, first.out_channels, 3, padding=1)
+    with torch.no_grad():
+        # ours: the response to a grey image.
+        grey.weight.copy_(first.weight.sum(1, keepdim=True))
+        assert first.bias is not None and grey.bias is not None  # convolutions with a bias
+        grey.bias.copy_(first.bias)
+    groups[0][0] = grey
+    blocks = [nn.Sequential(*(layer for convolution in group for layer in (convolution, nn.ReLU(inplace=True)))) for group in groups]
+    blocks[-1].append(_dilated(VGG_WIDTHS[-1]))
+    return blocks
+
+
+def _dilated(channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for dilation in DILATIONS:
+        layers += [nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _convolutions(in_channels: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True),
+                         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))

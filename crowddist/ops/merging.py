@@ -1,0 +1,66 @@
+"""Merging of detections with what a density says: the weight that they have in its fusion, and the union of the points of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crowddist.ops.nms import suppress_points
+
+
+def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.ndarray:
+    """W of Eq. 8: the confidence of detections, spread evenly over the k x k area round each centre; where areas overlap, the largest.
+
+    Source: Liu et al., MM 2020, Sec. 3.4: "within each k x k (same k for the Gaussian kernel) area of a detection center, the weights are
+    set the same to the center weight".
+
+    Args:
+        detections: (D, 3) x, y in cells and score in 0..1; D may be 0.
+        size: (height, width) of the map.
+        reach: (k - 1) / 2 in cells, >= 0; one number, or one for each detection, rounded to whole cells.
+
+    Returns:
+        (height, width) float32; 0 where no detection reaches.
+
+    Raises:
+        ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative.
+    """
+    points = _points(detections)
+    if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
+        raise ValueError(f"scores must lie in 0..1, got {points[:, 2].min():g} to {points[:, 2].max():g}")
+    half = np.broadcast_to(np.rint(np.asarray(reach, np.float64)), len(points))
+    if not (half >= 0).all():
+        raise ValueError(f"the reach must not be negative, got {reach}")
+    weight = np.zeros(size, np.float32)
+    order = np.argsort(points[:, 2], kind="stable")  # the largest is written last
+    centre, width = np.rint(points[order, :2]).astype(np.int64), half[order, None].astype(np.int64)
+    low, high = np.maximum(centre - width, 0), np.maximum(centre + width + 1, 0)
+    for (left, top), (right, bottom), score in zip(low.tolist(), high.tolist(), points[order, 2].tolist(), strict=True):
+        weight[top:bottom, left:right] = score
+    return weight
+
+
+def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
+    """Which of the points of detection and of the transformed density stay: the union of both, after non-maximum suppression.
+
+    Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression".
+
+    Args:
+        detections: (D, 3) x, y in px and score.
+        transformed: (P, 3) likewise.
+        radius_px: one number, or one for each of the D + P points, see `ops.nms.suppress_points`.
+
+    Returns:
+        (M,) int64 indexes into both, one after the other, best score first.
+    """
+    return suppress_points(np.concatenate([_points(detections), _points(transformed)]), radius_px)
+
+
+def _points(values: Any) -> np.ndarray:
+    points = np.asarray(values, np.float64)
+    if points.size == 0:
+        return np.zeros((0, 3))
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        raise ValueError(f"points must be a finite N x 3 array of x, y, score, got the shape {points.shape}")
+    return points

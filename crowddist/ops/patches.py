@@ -1,0 +1,75 @@
+"""Patches of an image that are worth training on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+MEDIUM_DENSITY = (0.5, 0.7)
+"""Range of ranks by density that a regressor learns from. P (MM 2020, Sec. 3.4)."""
+
+
+def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
+    """Patches that do not overlap, side by side in the middle of an image.
+
+    Args:
+        size: (height, width) of the image, in any unit.
+        patch: side of a patch, same unit, > 0; an image narrower than that has one patch across, which reaches beyond it on both sides.
+
+    Returns:
+        (P, 4) float64 windows top, left, height, width, row by row; P >= 1.
+    """
+    if not patch > 0 or min(size) <= 0:
+        raise ValueError(f"patches need a positive side and an image, got {patch} and {size}")
+    starts = []
+    for length in size:
+        number = max(int(length // patch), 1)
+        starts.append((length - number * patch) / 2 + patch * np.arange(number))
+    top, left = np.meshgrid(*starts, indexing="ij")
+    return np.stack([top.ravel(), left.ravel(), np.full(top.size, patch), np.full(top.size, patch)], axis=1)
+
+
+def medium_density(persons: ArrayLike, low: float = MEDIUM_DENSITY[0], high: float = MEDIUM_DENSITY[1]) -> np.ndarray:
+    """The patches whose density lies between two percentiles of their image's.
+
+    Source: Liu et al., MM 2020, Sec. 3.4: "randomly selecting from the density ranges 50% - 70%". Our reading: patches are ranked by the
+    persons in them; patch i of P, from the sparsest, stands for the ranks i / P to (i + 1) / P, and is taken where these overlap the
+    range. So an image always has one.
+
+    Args:
+        persons: (P,) in each patch, P >= 1.
+        low, high: ranks, 0 <= low < high <= 1.
+
+    Returns:
+        Indexes of patches, the sparsest first.
+    """
+    values = np.asarray(persons, np.float64)
+    if values.ndim != 1 or not len(values) or not 0 <= low < high <= 1:
+        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low} and {high}")
+    order = np.argsort(values, kind="stable")
+    rank = np.arange(len(values))
+    return order[(rank + 1 > low * len(values) + 1e-9) & (rank < high * len(values) - 1e-9)]
+
+
+def most_confident(scores: ArrayLike, inside: ArrayLike, number: int) -> np.ndarray:
+    """The patches of highest mean detection confidence.
+
+    Source: Liu et al., MM 2020, Sec. 3.4.
+
+    Args:
+        scores: (D,) confidence of each detection.
+        inside: (P, D) bool: which detection lies in which patch.
+        number: of patches, >= 1.
+
+    Returns:
+        Indexes of at most `number` patches that hold a detection, the most confident first.
+    """
+    held = np.asarray(inside, bool)
+    counts = held.sum(1)
+    means = held @ np.asarray(scores, np.float64) / np.maximum(counts, 1)
+    order = np.argsort(-means, kind="stable")
+    return order[counts[order] > 0][:number]

@@ -1,0 +1,87 @@
+"""Sizes of heads that are only known as points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+LONE_SIZE_PX = 30.0
+"""Size of a head that is alone in its image. ours."""
+SMALLEST_SIZE_PX, LARGEST_SIZE_PX = 3.0, 200.0
+"""Sizes are kept between these. ours."""
+NUM_PEERS = 15
+"""Heads at about the same height of the image, which a camera sees at about the same scale. ours."""
+PEER_QUANTILE = 0.25
+"""Of the peers' distances to their neighbours: among a few peers, some stand shoulder to shoulder. ours."""
+
+
+def head_sizes(points: ArrayLike) -> np.ndarray:
+    """The side of each head's square, from the distance to its nearest neighbour.
+
+    Source: MM 2020 Sec. 4.2 refers to PSDDN (Liu et al., CVPR 2019) for boxes made of points: the nearest neighbour's distance, with
+    boxes of one row kept alike. In a sparse crowd that distance says nothing of the head, so ours takes the smaller of it and the first
+    quartile of that distance among the `NUM_PEERS` heads nearest in y.
+
+    Args:
+        points: (N, 2) x, y in px; N may be 0.
+
+    Returns:
+        (N,) float32, px.
+
+    Raises:
+        ValueError: points are not finite or of the wrong shape.
+    """
+    xy = _checked(points)
+    if len(xy) < 2:
+        return np.full(len(xy), LONE_SIZE_PX, np.float32)
+    distance = neighbour_distances(xy, 1)
+    order = np.argsort(xy[:, 1], kind="stable")
+    num_peers = min(NUM_PEERS, len(xy))
+    groups = np.lib.stride_tricks.sliding_window_view(distance[order], num_peers)
+    usual = np.quantile(groups, PEER_QUANTILE, axis=1)
+    place = np.clip(np.arange(len(xy)) - num_peers // 2, 0, len(groups) - 1)
+    sizes = np.empty(len(xy))
+    sizes[order] = np.minimum(distance[order], usual[place])
+    return np.clip(sizes, SMALLEST_SIZE_PX, LARGEST_SIZE_PX).astype(np.float32)
+
+
+def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
+    """The mean distance of each point to its nearest neighbours. Args: (N, 2), N >= 2; as many neighbours as there are, at most. Returns: (N,)."""
+    from scipy.spatial import KDTree
+
+    xy = _checked(points)
+    distances, _ = KDTree(xy, compact_nodes=False, balanced_tree=False).query(xy, k=min(neighbours, len(xy) - 1) + 1)
+    # The nearest of all is the point itself, or one that coincides with it: distance 0 either way.
+    return distances[:, 1:].mean(axis=1)
+
+
+def transformed_sizes(points: ArrayLike, detector_sizes: ArrayLike, height: float) -> np.ndarray:
+    """Sizes of points that a density was transformed to: the detector's in the lower half of the image, the neighbours' in the upper half.
+
+    Source: Liu et al., MM 2020, Sec. 3.4: "using the original scale map M^S from D_t in the lower half of the image and nearest neighbor
+    distances in the upper half", where heads are far, small and dense.
+
+    Args:
+        points: (N, 2) x, y in px, of all heads found, for the neighbours.
+        detector_sizes: (N,) px: the scale map at the points.
+        height: of the image, px.
+
+    Returns:
+        (N,) float32, px.
+    """
+    xy = _checked(points)
+    lower = xy[:, 1] >= height / 2
+    return np.where(lower, np.asarray(detector_sizes, np.float32), head_sizes(xy)).astype(np.float32)
+
+
+def _checked(points: ArrayLike) -> np.ndarray:
+    xy = np.asarray(points, np.float64)
+    if xy.size == 0:
+        return np.zeros((0, 2))
+    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+        raise ValueError(f"points must be a finite N x 2 array of x, y, got the shape {xy.shape}")
+    return xy
