@@ -27,7 +27,9 @@ def real_data() -> Path:
     return folder
 
 
-def write_images(folder: Path, *, count: int, seed: int = 0, labelled: bool = True, size: tuple[int, int] = (72, 96), **writer) -> str:
+def write_images(
+    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, size: tuple[int, int] = (72, 96), **writer
+) -> str:
     """A tiny data set of noise with bright blobs as persons, as shards; returns its place."""
     import cv2
 
@@ -44,6 +46,8 @@ def write_images(folder: Path, *, count: int, seed: int = 0, labelled: bool = Tr
             members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1]}}
             if labelled:
                 members |= {"points.npy": points}
+            if boxes:
+                members |= {"boxes.npy": np.column_stack([points - 2.5, np.full((len(points), 2), 6)]).astype(np.float32)}
             shards.add(f"image-{index:03d}", members)
     return folder.as_uri()
 

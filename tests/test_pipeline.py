@@ -26,6 +26,7 @@ from crowddist.launcher import LocalLauncher
 from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
 from crowddist.pipeline import adapt, run_folder
+from crowddist.predictor import Predictor
 from crowddist.tracking import NullTracker
 
 DRIVER = """
@@ -65,6 +66,41 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
 
 
+def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_config: RunConfig) -> None:
+    config = replace(tiny_config, method="bi_knowledge")
+    result, _ = run(config)
+    folder = storage.local_folder(run_folder(config))
+    assert [row["stage"] for row in result["rounds"]] == ["source", "cycle-1", "cycle-2"]
+    for row in result["rounds"]:
+        for part in ("regression", "detection", "transformed", "points"):
+            assert row[f"target/{part}_rmse"] >= row[f"target/{part}_mae"] - 1e-9 >= -1e-9
+        assert 0 <= row["target/map"] <= 1 and 0 <= row["target/detection_map"] <= 1 and "target/f1_8px" in row
+        assert len(list((folder / "pictures").glob(f"*/round-{row['round']}.png"))) == 5
+        # Each stage keeps what it trains; the round's checkpoint joins them.
+        whole = checkpoint.load(row["checkpoint"])["method"]["networks"]
+        for name in row["stages"]:
+            done = json.loads((folder / name / "DONE.json").read_text())
+            own = checkpoint.load(done["checkpoint"])["method"]
+            assert own["trained"] == name.rpartition("/")[2]
+            assert all(torch.equal(value, whole[key]) for key, value in own["networks"].items()) and len(own["networks"]) < len(whole)
+    with pytest.raises(InputError, match=r"the checkpoint of a detector alone counts nothing; give the one that result\.json names"):
+        Predictor.from_checkpoint(json.loads((folder / "source" / "detector" / "DONE.json").read_text())["checkpoint"])
+    again, lines = run(config)
+    assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
+
+
+def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+    boxes = make_images(tmp_path / "boxes", count=6, seed=7, boxes=True)
+    short = replace(tiny_config.bi_knowledge, boxes_steps=2, cycles=0)
+    config = replace(tiny_config, method="bi_knowledge", boxes=boxes, bi_knowledge=short)
+    result, _ = run(config)
+    assert result["rounds"][0]["stages"] == ["source/regressor", "source/detector-boxes", "source/detector", "source/localiser"]
+    without, _ = run(replace(config, boxes="", bi_knowledge=replace(short, boxes_steps=0), run_name="without"))
+    ours, theirs = final_networks(result), final_networks(without)
+    same = {name for name in ours if torch.equal(ours[name], theirs[name])}
+    assert {name.partition(".")[0] for name in same} == {"regressor", "localiser"} or "detector.centre.weight" not in same
+
+
 def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig) -> None:
     settled = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, stop_change=1e9))
     result, _ = run(settled)
@@ -77,7 +113,8 @@ def test_without_labelled_target_images_no_error_is_reported(tiny_config: RunCon
     assert "target/mae" not in result["final"] and result["final"]["labels/kept_mass"] > 0
 
 
-def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str) -> None:
+@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge"])
+def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str, method: Any) -> None:
     """A labelled and an unlabelled copy of the target adapt to the same bits: its labels are not read."""
     from crowddist.data.shards import ShardReader, ShardWriter
 
@@ -88,7 +125,8 @@ def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evalua
             key, members = labelled.read(index)
             scene = {name: value for name, value in json.loads(members["json"]).items() if name != "count"}
             writer.add(key, {"png": members["png"], "json": scene})
-    short = replace(tiny_config, evaluation="", self_supervision=replace(tiny_config.self_supervision, rounds=1))
+    fewer = {"self_supervision": replace(tiny_config.self_supervision, rounds=1), "bi_knowledge": replace(tiny_config.bi_knowledge, cycles=1)}
+    short = replace(tiny_config, evaluation="", method=method, **fewer)
     with_labels, _ = run(replace(short, target=tiny_evaluation, run_name="with"))
     without, _ = run(replace(short, target=folder.as_uri(), run_name="without"))
     for name, value in final_networks(with_labels).items():
@@ -212,13 +250,8 @@ def start(config: RunConfig) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", DRIVER, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig) -> None:
-    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are those of one go."""
-    unbroken, _ = run(replace(tiny_config, run_name="unbroken"))
-    config = replace(tiny_config, run_name="killed")
-    folder = storage.local_folder(run_folder(config))
-    for moment in (
+KILLED_AT: dict[Any, tuple[str, ...]] = {
+    "self_supervision": (
         "source/checkpoints/step-000002.pt",
         "source/DONE.json",
         "orientation/checkpoints/step-000002.pt",
@@ -227,8 +260,30 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig
         "labels-1/labels/labels-000004-000005.tar",
         "labels-1/checkpoints/step-000002.pt",
         "labels-2/labels/manifest.json",
-    ):
-        finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/DONE.json")}
+    ),
+    "bi_knowledge": (
+        "source/regressor/checkpoints/step-000004.pt",
+        "source/detector/checkpoints/step-000002.pt",
+        "source/localiser/DONE.json",
+        "source/checkpoints/step-000004.pt",
+        "cycle-1/labels/labels-000004-000005.tar",
+        "cycle-1/regressor/checkpoints/step-000002.pt",
+        "cycle-1/detector/checkpoints/step-000002.pt",
+        "cycle-2/labels/manifest.json",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", KILLED_AT)
+def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig, method: Any) -> None:
+    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are those of one go."""
+    tiny_config = replace(tiny_config, method=method)
+    unbroken, _ = run(replace(tiny_config, run_name="unbroken"))
+    config = replace(tiny_config, run_name="killed")
+    folder = storage.local_folder(run_folder(config))
+    for moment in KILLED_AT[method]:
+        finished = {path: path.stat().st_mtime_ns for path in folder.rglob("DONE.json")}
         driver = start(config)
         deadline = time.monotonic() + 120
         while not (folder / moment).exists() and driver.poll() is None and time.monotonic() < deadline:

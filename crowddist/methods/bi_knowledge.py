@@ -266,10 +266,9 @@ class BiKnowledge(Method):
         if self.settings.fuse:
             density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape)).astype(np.float32)
             both = np.concatenate([detections, transformed])
-            both[len(detections):, 2] = transformed_sizes(both[:, :2], both[:, 2], seen.size[0])[len(detections):]
-            points = both[:, [0, 1, 3]]
-            kept = merge_points(points[: len(detections)], points[len(detections):], self.settings.nms_share * both[:, 2])
+            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], self.settings.nms_share * both[:, 2])
             heads = both[kept]
+            heads[:, 2] = np.where(kept < len(detections), heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
         return Verdict(
             density=density,

@@ -101,9 +101,10 @@ def _check_backbone(network: str, backbone: str, weights: str, backbones: tuple[
     _choice(f"{network} backbone", backbone, backbones)
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or the path or URL of a state_dict file")
-    if backbone == "compact" and weights == "imagenet":
+    # Of the compact encoders, only the counter's is read from a file.
+    if backbone == "compact" and (weights == "imagenet" or network != "counter") and weights != "none":
         others = " or ".join(name for name in backbones if name != "compact")
-        raise InputError(f"the compact {network} has no imagenet weights; use weights none, or backbone {others}")
+        raise InputError(f"the compact {network} takes no weights {weights}; use weights none, or backbone {others}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

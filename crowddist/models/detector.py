@@ -113,6 +113,7 @@ def _resnet50(config: DetectorConfig) -> Detector:
     from torchvision.models import resnet50
 
     network = resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+    del network.fc
     load_weights(network, weights=config.weights, backbone="resnet50")
     sync_batch_norms(network)
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2)

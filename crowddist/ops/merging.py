@@ -24,14 +24,14 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
         (height, width) float32; 0 where no detection reaches.
 
     Raises:
-        ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative.
+        ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative or not finite.
     """
     points = _points(detections)
     if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
         raise ValueError(f"scores must lie in 0..1, got {points[:, 2].min():g} to {points[:, 2].max():g}")
     half = np.broadcast_to(np.rint(np.asarray(reach, np.float64)), len(points))
-    if not (half >= 0).all():
-        raise ValueError(f"the reach must not be negative, got {reach}")
+    if not (np.isfinite(half).all() and (half >= 0).all()):
+        raise ValueError(f"the reach must be finite and not negative, got {reach}")
     weight = np.zeros(size, np.float32)
     order = np.argsort(points[:, 2], kind="stable")  # the largest is written last
     centre, width = np.rint(points[order, :2]).astype(np.int64), half[order, None].astype(np.int64)

@@ -8,9 +8,10 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from crowddist.pipeline import run_folder
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
+NUM_STAGES: dict[Any, int] = {"self_supervision": 2, "bi_knowledge": 3}
+"""Stages of a method that need no labels."""
 MOST_DIFFERENCE = 1e-2
 """Largest relative difference of statistics and of Adam's first moments, two workers against one: sums of float32 in another order
 (1e-4 seen)."""
@@ -48,7 +51,12 @@ def actors_alive(class_name: str) -> list[int]:
 
 def stages(config: RunConfig, folder: Path) -> list[StageData]:
     urls = {"source": config.source, "target": config.target}
-    return [StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls) for stage in build_method(config).plan()[:2]]
+    return [StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls) for stage in build_method(config).plan()[: NUM_STAGES[config.method]]]
+
+
+def chains(stages: Sequence[StageData]) -> list[list[StageData]]:
+    """Stages that train one network, together."""
+    return [[data for data in stages if data.stage.trains == trained] for trained in dict.fromkeys(data.stage.trains for data in stages)]
 
 
 def difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
@@ -57,7 +65,8 @@ def difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> 
     return float((mine - reference).norm() / reference.norm())
 
 
-def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", NUM_STAGES)
+def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path, method: Any) -> None:
     """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
 
     The source stage normalises by batches, the others by the running statistics. Each stage of the one worker begins where the two began
@@ -69,12 +78,13 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
     from crowddist.distributed.launcher import RayLauncher
 
     train, stream = replace(tiny_config.train, learning_rate=1e-4), replace(tiny_config.stream, scale_jitter=(0.9, 1.6))
-    tiny_config = replace(tiny_config, train=train, stream=stream)
+    slow = replace(tiny_config.bi_knowledge, regressor_rate=1e-4, detector_rate=1e-4, localiser_rate=1e-4)
+    tiny_config = replace(tiny_config, method=method, train=train, stream=stream, bi_knowledge=slow)
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
-    RayLauncher(two).train(stages(two, tmp_path / "two"))
+    RayLauncher(two).train(chains(stages(two, tmp_path / "two")))
     initial = ""
     for data in stages(tiny_config, tmp_path / "one"):
-        LocalLauncher(tiny_config).train([replace(data, initial=initial)])
+        LocalLauncher(tiny_config).train([[replace(data, initial=initial)]])
         ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("two", "one")]
         shared, alone = (checkpoint.load(end["checkpoint"])["method"] for end in ends if end)
         ours, theirs = (state["networks"] for state in (shared, alone))
@@ -82,12 +92,34 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
             names = [name for name in theirs if ("running" in name) == (kind == "statistics")]
             apart = difference([ours[name] for name in names], [theirs[name] for name in names])
             assert apart < limit, f"{data.stage.name}: {kind}"
-        ours, theirs = ([moments["exp_avg"] for moments in state["optimizers"]["counter"]["state"].values()] for state in (shared, alone))
+        ours, theirs = (
+            [moments["exp_avg"] for optimizer in state["optimizers"].values() for moments in optimizer["state"].values()]
+            for state in (shared, alone)
+        )
         assert len(ours) == len(theirs) > 20
         assert difference(ours, theirs) < MOST_DIFFERENCE, f"{data.stage.name}: moments"
         for index, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
             assert difference([mine], [reference]) < 5 * MOST_DIFFERENCE, f"{data.stage.name}: moments of parameter {index}"
-        initial = ends[0]["checkpoint"] if ends[0] else ""
+        initial = ends[0]["checkpoint"] if ends[0] and not data.stage.trains else ""  # the stages of one network follow each other
+
+
+def test_chains_run_at_the_same_time_where_there_is_room(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+    """Two CPUs, one worker a chain: two of three networks are under way at once, and all end with the bits of one after the other."""
+    from crowddist.distributed.launcher import RayLauncher
+
+    config = replace(tiny_config, method="bi_knowledge", launcher="ray", storage=str(tmp_path / "runs"), threads=1)
+    RayLauncher(config).train(chains(stages(config, tmp_path / "ray")))
+    LocalLauncher(config).train(chains(stages(config, tmp_path / "local")))
+    ended = {}
+    for data in stages(config, tmp_path / "ray"):
+        ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("ray", "local")]
+        ours, theirs = (checkpoint.load(end["checkpoint"])["method"]["networks"] for end in ends if end)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        ended[data.stage.name.replace("/", "-")] = (tmp_path / "ray" / data.stage.name / "DONE.json").stat().st_mtime_ns
+    starts = sorted(folder.name.rpartition("-") for folder in storage.local_folder(run_folder(config)).glob(".ray-train/*-*"))
+    first, second, third = sorted((int(began), name) for name, _, began in starts)
+    assert second[0] < ended[first[1]], "the second does not wait for the first"
+    assert third[0] > min(ended[first[1]], ended[second[1]]), "the third waits for room"
 
 
 def test_labelling_survives_the_death_of_an_actor(
@@ -159,7 +191,7 @@ def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_c
     from crowddist.distributed.launcher import RayLauncher
 
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=60))
-    LocalLauncher(config).train(stages(config, tmp_path / "unbroken")[:1])
+    LocalLauncher(config).train([stages(config, tmp_path / "unbroken")[:1]])
     killed = []
 
     def kill_one() -> None:
@@ -172,7 +204,7 @@ def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_c
 
     watcher = threading.Thread(target=kill_one, daemon=True)
     watcher.start()
-    RayLauncher(config).train(stages(config, tmp_path / "broken")[:1])
+    RayLauncher(config).train([stages(config, tmp_path / "broken")[:1]])
     watcher.join(timeout=5)
     assert killed and len(starts(config)) == 2
     ends = [checkpoint.load_latest((tmp_path / name / "source" / "checkpoints").as_uri()) for name in ("unbroken", "broken")]
@@ -192,7 +224,7 @@ def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
     shard.write_bytes(shard.read_bytes()[:-1024])
     config = replace(tiny_config, launcher="ray", num_workers=2, source=damaged.as_uri())
     with pytest.raises(InputError, match=f"^shard .*{shard.name}: .* it was cut or changed") as raised:
-        RayLauncher(config).train(stages(config, tmp_path / "stages")[:1])
+        RayLauncher(config).train([stages(config, tmp_path / "stages")[:1]])
     assert raised.value.__suppress_context__ and "\n" not in str(raised.value)
     assert len(starts(config)) == 1
 
@@ -211,7 +243,7 @@ def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None,
     watcher = threading.Thread(target=interrupt, daemon=True)
     watcher.start()
     with pytest.raises(KeyboardInterrupt):
-        RayLauncher(config).train(stages(config, tmp_path)[:1])
+        RayLauncher(config).train([stages(config, tmp_path)[:1]])
     assert signal.getsignal(signal.SIGINT) is before
     assert read_done((tmp_path / "source").as_uri()) is None
 

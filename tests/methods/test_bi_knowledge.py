@@ -1,0 +1,168 @@
+"""Bi-knowledge transfer: the fusion of both, the patches, the losses of its three networks, and what a cycle changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crowddist.config import RunConfig
+from crowddist.data.sample import Batch, Seen
+from crowddist.engine import LocalRuntime
+from crowddist.losses.density import count_map_loss
+from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
+from crowddist.methods.bi_knowledge import BiKnowledge, DetectionObjective, LocalisationObjective, RegressionObjective, localisation_map
+from crowddist.methods.table import build_method
+
+SIZE, CELLS = (192, 256), (96, 128)  # an image and its cells of 2x2 px
+
+
+def make(config: RunConfig, **settings: Any) -> BiKnowledge:
+    torch.manual_seed(0)
+    method = build_method(replace(config, method="bi_knowledge", bi_knowledge=replace(config.bi_knowledge, **settings)))
+    assert isinstance(method, BiKnowledge)
+    return method
+
+
+def seen(density: np.ndarray, detections: list, transformed: list) -> Seen:
+    heads = [np.array(part, np.float32).reshape(-1, 4) for part in (detections, transformed)]
+    return Seen(size=SIZE, density=density, spread=0 * density, member_counts=np.array([0.0]), detections=heads[0], transformed=heads[1])
+
+
+def test_fused_by_hand(tiny_config: RunConfig) -> None:
+    """Persons spread evenly, and one certain head: inside its kernel's window the even ones count by what is left of the weight."""
+    method = make(tiny_config, sigma_px=4.0)
+    even = np.full(CELLS, 0.01, np.float32)
+    verdict = method.conclude(seen(even, [[100.5, 80.5, 20, 0.75]], []))
+    # Sigma is 2 cells: the window reaches 6 cells from the centre, 13 x 13 of them; the kernel beyond it is lost.
+    inside = 13 * 13
+    kernel = np.exp(-(np.arange(-8, 9) ** 2) / (2 * 2.0**2))
+    kernel /= kernel.sum()
+    expected = 0.01 * (even.size - inside) + 0.25 * 0.01 * inside + 0.75 * kernel[2:15].sum() ** 2
+    assert verdict.density.sum() == pytest.approx(expected, rel=1e-4)
+    assert verdict.parts["regression"].count == pytest.approx(even.sum(), rel=1e-5) and verdict.parts["detection"].count == 1
+    assert verdict.uncertainty == pytest.approx((even.sum() - 1) / 2, rel=1e-5)
+    assert verdict.points.tolist() == [[100.5, 80.5, 0.75]] and verdict.sizes is not None and verdict.sizes.tolist() == [20]
+
+
+def test_the_drawn_density_follows_the_sizes(tiny_config: RunConfig) -> None:
+    """Eq. 1: sigma proportional to the scale map."""
+    heads = np.array([[60.5, 60.5, 20, 0.9], [180.5, 60.5, 40, 0.9]], np.float32)
+    drawn = make(tiny_config, sigma_of_size=0.3).drawn_density(heads, CELLS)
+    assert drawn.sum() == pytest.approx(2, rel=1e-4)
+    # A Gaussian of sigma s cells has the peak 1 / (2 pi s^2).
+    for (x, y), sigma in (((30, 30), 3.0), ((90, 30), 6.0)):
+        assert drawn[y, x] == pytest.approx(1 / (2 * np.pi * sigma**2), rel=0.02)
+    alike = make(tiny_config, sigma_px=4.0).drawn_density(heads, CELLS)
+    assert alike[30, 30] == pytest.approx(alike[30, 90], rel=1e-6)
+
+
+def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
+    """A transformed point beside a detection is the same head; others keep the detector's size in the lower half, the neighbours' above."""
+    lower, upper = [200, 170, 16, 0.5], [60, 20, 99, 0.5]
+    detected = [[30, 20, 20, 0.9], [100, 150, 20, 0.8]]
+    verdict = make(tiny_config, nms_share=0.5).conclude(seen(np.zeros(CELLS, np.float32), detected, [[105, 150, 20, 0.4], lower, upper]))
+    assert verdict.sizes is not None
+    found = {(float(x), float(y)): float(size) for (x, y, _), size in zip(verdict.points, verdict.sizes, strict=True)}
+    assert set(found) == {(30, 20), (100, 150), (200, 170), (60, 20)}
+    assert found[200, 170] == 16, "lower half: as the scale map says"
+    assert found[60, 20] == pytest.approx(30, abs=0.1), "upper half: 30 px to the nearest neighbour"
+    assert verdict.parts["transformed"].count == 3 and verdict.points[:, 2].tolist() == sorted(verdict.points[:, 2], reverse=True)
+
+
+def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
+    even = np.full(CELLS, 0.01, np.float32)
+    verdict = make(tiny_config, fuse=False).conclude(seen(even, [[100, 80, 20, 0.75]], [[30, 30, 9, 0.9]]))
+    np.testing.assert_array_equal(verdict.density, even)
+    assert verdict.points.tolist() == [[100, 80, 0.75]]
+
+
+def test_patches_are_chosen_as_published(tiny_config: RunConfig) -> None:
+    """12 patches of 64 px, the i-th with i persons: ranks 50 to 70 % are the 7th to the 9th; the detector gets where it is sure."""
+    density = np.zeros(CELLS, np.float32)
+    order = np.random.default_rng(0).permutation(12)
+    for rank, patch in enumerate(order):
+        row, column = divmod(int(patch), 4)
+        density[32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = rank / 32**2
+    points = np.array([[10, 10, 0.9], [20, 20, 0.8], [70, 10, 0.95], [80, 20, 0.2], [200, 150, 0.7]], np.float32)
+    method = make(tiny_config)
+    windows = method.windows(density, points, SIZE, "a")
+    medium = {(32.0 * (patch // 4), 32.0 * (patch % 4)) for patch in order[6:9]}
+    assert len(windows["regressor"]) == 2 and {(top, left) for top, left, _, _ in windows["regressor"].tolist()} <= medium
+    assert windows["detector"].tolist() == [[0, 0, 32, 32], [64, 96, 32, 32]], "means 0.85 and 0.7; the second patch has 0.575"
+    drawn = {tuple(map(tuple, method.windows(density, points, SIZE, key)["regressor"].tolist())) for key in "abcdefgh"}
+    assert len(drawn) > 1 and all({(top, left) for top, left, _, _ in pair} <= medium for pair in drawn), "two of the three, by the image's name"
+    nobody = method.windows(density, points[:0], SIZE, "a")
+    np.testing.assert_array_equal(nobody["detector"], nobody["regressor"])
+    anywhere = {tuple(window) for key in "abcdefghijklmnop" for window in make(tiny_config, patches="random").windows(density, points, SIZE, key)["regressor"]}
+    assert len(anywhere) > 6
+    keep = method.select(density, density)
+    assert keep.sum() == 3 * 32 * 32 and {(float(y), float(x)) for y, x in np.argwhere(keep) // 32 * 32} == medium
+
+
+def batch(stride: int, size: int = 64) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    heads = [torch.rand(5, 3, generator=generator) * size for _ in range(2)]
+    density = torch.rand(2, 1, size // stride, size // stride, generator=generator) / 100
+    images = torch.rand(2, 3, size, size, generator=generator)
+    return Batch(images=images, density=density, heads=heads, draws=torch.zeros(2, dtype=torch.int64))
+
+
+def test_the_regressors_loss_by_the_formula(tiny_config: RunConfig) -> None:
+    method, source = make(tiny_config, structure_weight=0.3, count_weight=0.7), batch(2)
+    objective = RegressionObjective(method.regressor, method.settings).eval()
+    predicted = method.regressor(source.images)
+    assert source.density is not None
+    cells = [torch.nn.functional.avg_pool2d(part, 4) * 16 for part in (predicted, source.density)]
+    expected = 0.3 * dms_ssim_loss(predicted, source.density) + 0.7 * count_map_loss(cells[0], cells[1])
+    assert objective({"source": source})["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    published = RegressionObjective(method.regressor, replace(method.settings, structure_weight=1.0, count_weight=0.0)).eval()
+    assert published({"target": source})["loss"].item() == pytest.approx(dms_ssim_loss(predicted, source.density).item(), rel=1e-5)
+
+
+def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
+    losses = DetectionObjective(make(tiny_config).detector).eval()({"source": batch(2)})
+    expected = 0.01 * losses["centre_loss"] + losses["size_loss"] + 0.1 * losses["offset_loss"]
+    assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"])
+def test_the_transformers_losses_of_table_4(tiny_config: RunConfig, loss: str) -> None:
+    method, source = make(tiny_config), batch(2)
+    assert source.density is not None and source.heads is not None
+    answer, truth = method.localiser(source.density, 2), localisation_map(source.heads, (32, 32), 2)
+    reference = {
+        "mse": lambda: (answer - truth).square().mean(),
+        "focal_mse": lambda: focal_mse(answer, truth),
+        "focal_cross_entropy": lambda: focal_cross_entropy(answer, truth),
+        "focal_mse_dms_ssim": lambda: focal_mse(answer, truth) + dms_ssim_loss(answer, truth),
+    }[loss]()
+    assert LocalisationObjective(method.localiser, loss, 2)({"source": source})["loss"].item() == pytest.approx(reference.item(), rel=1e-5)
+
+
+def test_a_head_is_one_cell_of_the_map() -> None:
+    truth = localisation_map([torch.tensor([[0.0, 0, 9], [3, 5, 9], [63, 63, 9]]), torch.zeros(0, 3)], (32, 32), 2)
+    assert sorted(map(tuple, truth[0, 0].nonzero().tolist())) == [(0, 0), (2, 1), (31, 31)] and truth[1].sum() == 0 and truth.sum() == 3
+
+
+@pytest.mark.parametrize(("tuned", "changed"), [("last_two_layers", {"decoders"}), ("all", {"blocks", "messages", "decoders", "corrections"})])
+def test_what_a_cycle_changes_of_the_regressor(tiny_config: RunConfig, tuned: Any, changed: set[str]) -> None:
+    method = make(tiny_config, regressor_tuned=tuned)
+    stage = next(stage for stage in method.plan() if stage.name == "cycle-1/regressor")
+    before = {name: value.clone() for name, value in method.regressor.state_dict().items()}
+    method.start(stage, LocalRuntime())
+    method.step(0, {"target": batch(2)})
+    moved = {name.partition(".")[0] for name, value in method.regressor.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed <= moved <= changed | {"density_activation"}
+
+
+def test_source_crops_may_keep_what_was_learnt(tiny_config: RunConfig) -> None:
+    method = make(tiny_config, source_batch_size=4)
+    stage = next(stage for stage in method.plan() if stage.needs_labels)
+    assert stage.streams["source"].batch_size == 4 and stage.streams["source"].data == "source"
+    method.start(stage, LocalRuntime())
+    losses = method.step(0, {"target": batch(2), "source": batch(2)})
+    assert losses["loss"].item() == pytest.approx((losses["target_loss"] + losses["source_loss"]).item() / 2, rel=1e-5)
