@@ -151,6 +151,9 @@ def _published(recipe: str, source: str, target: str, evaluation: str, *, image_
         "detector_rate": 1e-4,
         "localiser_rate": 1e-5,
         "structure_weight": 1.0,
+        "localiser_loss": "focal_mse_dms_ssim",
+        "merge_px": 10,
+        "cycles": 4,
         "count_weight": 0.0,
         "cycle_steps": 1000,
         "batch_size": 12,
@@ -228,7 +231,7 @@ def shb_to_qnrf() -> RunConfig:
 
 
 def mm2020_without_fusion() -> RunConfig:
-    """Table 2, "w/o fusion": B to A, regressor and detector each learn from themselves alone.
+    """Table 2, "w/o fusion": B to A, regressor and detector each learn from themselves alone; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_without_fusion`; the CPU's size: `shb_to_sha --method bi_knowledge
     --bi-knowledge.no-fuse`. Paper's row: R 146.78/275.35, D 251.75/407.04 (mAP .467), against 112.24/218.18 and 124.12/222.42 (.661).
@@ -237,7 +240,7 @@ def mm2020_without_fusion() -> RunConfig:
 
 
 def mm2020_random_patches() -> RunConfig:
-    """Table 2, "w/ RS": B to A, patches of the target are drawn at random.
+    """Table 2, "w/ RS": B to A, patches of the target are drawn at random; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_random_patches`; the CPU's size: `shb_to_sha --method bi_knowledge
     --bi-knowledge.patches random`. Paper's row: R 152.19/281.05, D 165.80/302.90 (mAP .609).
@@ -247,10 +250,10 @@ def mm2020_random_patches() -> RunConfig:
 
 
 def mm2020_five_cycles() -> RunConfig:
-    """Table 3: B to A with five cycles, a row each.
+    """Table 3: B to A with five cycles, a row each; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_five_cycles`; the CPU's size: `shb_to_sha --method bi_knowledge`.
-    Paper's rows, R by cycle: 148.94, 136.81, 125.86, 114.06, 112.24, 113.06; D: 242.76, 172.36, 138.18, 126.86, 124.12, 125.12, its mAP
+    Paper's rows: R by cycle 148.94, 136.81, 125.86, 114.06, 112.24, 113.06; D: 242.76, 172.36, 138.18, 126.86, 124.12, 125.12, its mAP
     .489, .598, .621, .658, .661, .665.
     """
     ends = (_shanghaitech("B", "all"), _shanghaitech("A", "all"), _shanghaitech("A", "test"))
@@ -258,11 +261,11 @@ def mm2020_five_cycles() -> RunConfig:
 
 
 def mm2020_transformer() -> RunConfig:
-    """Table 4: how well heads are read from the regressor's density before any cycle, A to B (A to Q with its `--target` and `--evaluation`).
+    """Table 4: how well heads are read from the regressor's density before any cycle, A to B; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_transformer`, and again with `--run-name` and `--bi-knowledge.localiser-loss` mse,
-    focal_mse, focal_cross_entropy, and with `--bi-knowledge.localiser-share 0.3`; the figure is `target/transformed_map` of round 0.
-    Paper's rows, A->B (A->Q): MSE .482 (.347), focal MSE .599 (.423), focal CE .554 (.399), focal MSE and DMS-SSIM .613 (.448), with 30 % of the
+    focal_mse, focal_cross_entropy, and with `--bi-knowledge.localiser-share 0.3`; A to Q with its `--target` and `--evaluation`. The figure is `target/transformed_map` of round 0.
+    Paper's rows: A->B (A->Q): MSE .482 (.347), focal MSE .599 (.423), focal CE .554 (.399), focal MSE and DMS-SSIM .613 (.448), with 30 % of the
     data .610 (.406). The text says the focal CE figures are A->B .399 and A->Q .554, the table the other way round.
     """
     return _published("mm2020_transformer", _shanghaitech("A", "all"), _shanghaitech("B", "all"), _shanghaitech("B", "test"), cycles=0)

@@ -84,19 +84,19 @@ class BiKnowledgeConfig:
     """Standard deviation of a head's Gaussian in px, in the place of `stream.sigma_px`: narrower, because heads are read from the density."""
     sigma_of_size: float = 0.0
     """Where it is not 0, each head's Gaussian has this times the head's size instead (P: proportional to the scale map; 0.3 of distances)."""
-    regressor_steps: int = 2000
+    regressor_steps: int = 1000
     """Steps of the regressor on the source."""
     detector_steps: int = 2000
     """Steps of the detector on the source."""
     boxes_steps: int = 0
     """Steps of the detector on images with boxes (`boxes`, e.g. WiderFace) before the source; 0 leaves them out."""
-    localiser_steps: int = 1000
+    localiser_steps: int = 400
     """Steps of the Reg-to-Det transformer on the source's densities."""
     regressor_rate: float = 2e-3
     """Peak learning rate of the regressor on the source (P: 1e-5 from ImageNet weights)."""
     detector_rate: float = 2e-3
     """Peak learning rate of the detector on boxes and on the source."""
-    localiser_rate: float = 1e-3
+    localiser_rate: float = 3e-3
     """Peak learning rate of the transformer (P: 1e-5)."""
     structure_weight: float = 0.1
     """Weight of DMS-SSIM in the regressor's loss (P: 1)."""
@@ -104,14 +104,15 @@ class BiKnowledgeConfig:
     """Weight of the error of cells of 8x8 px and of their blocks, as the other methods have it (ours; P: 0)."""
     localiser_share: float = 1.0
     """Part of the source's images that the transformer learns from, above 0 to 1 (Table 4: 0.3 is enough)."""
-    localiser_loss: Literal["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"] = "focal_mse_dms_ssim"
-    """Loss of the transformer: the last is the published one (Eq. 7), the others are those of Table 4."""
-    confidence: float = 0.4
+    localiser_loss: Literal["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"] = "focal_mse"
+    """Loss of the transformer: the last is the published one (Eq. 7), the others are those of Table 4. With DMS-SSIM the compact one, from
+    scratch, ends at an empty map: a hundredth of background noise costs half of the similarity, and heads are few."""
+    confidence: float = 0.25
     """Least confidence of a detection (ours)."""
     localiser_threshold: float = 0.2
     """Least value of a point of the transformer (P)."""
-    merge_px: int = 10
-    """Points of the transformer within a square of this side are one (P: 10), in pixels as the networks see them."""
+    merge_px: int = 6
+    """Points of the transformer within a square of this side are one (P: 10, of larger images), in pixels as the networks see them."""
     nms_share: float = 0.5
     """A detection clears the points around it within this share of its size (ours)."""
     fuse: bool = True
@@ -120,9 +121,9 @@ class BiKnowledgeConfig:
     """Which patches of the target are learnt from: of medium density and of confident detections, or any (Table 2, w/RS)."""
     num_patches: int = 2
     """Patches of each image (P)."""
-    cycles: int = 4
-    """Cycles T of labelling the target and fine-tuning on it (P)."""
-    cycle_steps: int = 150
+    cycles: int = 3
+    """Cycles T of labelling the target and fine-tuning on it (P: 4)."""
+    cycle_steps: int = 200
     """Steps of each network in a cycle."""
     batch_size: int = 8
     """Target patches of a step, over all workers (P: 12 crops for the regressor)."""
@@ -130,9 +131,9 @@ class BiKnowledgeConfig:
     """Source crops beside them, so that what was learnt there is kept (P: 0)."""
     regressor_tuned: Literal["last_two_layers", "all"] = "last_two_layers"
     """What of the regressor a cycle changes (P: its last two layers)."""
-    regressor_cycle_rate: float = 1e-4
+    regressor_cycle_rate: float = 5e-4
     """Learning rate of the regressor in a cycle (P: 1e-6)."""
-    detector_cycle_rate: float = 1e-4
+    detector_cycle_rate: float = 2e-4
     """Learning rate of the detector in a cycle (P: 1e-5)."""
     stop_change: float = 0.0
     """Cycles stop when labels change less than this from one to the next, relative to their mean; 0 never stops."""
