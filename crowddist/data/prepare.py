@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from crowddist import storage
 from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
-from crowddist.data.shards import verify
+from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
 
 Role = Literal["source", "target", "evaluation", "boxes"]
@@ -59,6 +59,8 @@ def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None
     manifest = verify(url)
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
+    if role == "boxes" and "boxes.npy" not in ShardReader(url).read(0)[1]:
+        raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
     return Prepared(url=url, manifest=manifest)
 

@@ -35,6 +35,11 @@ def load_weights(encoder: nn.Module, *, weights: str, backbone: str) -> None:
         if state[key].shape != tensor.shape:
             raise InputError(f"weights {weights} are not of {backbone}: {key} has shape {tuple(state[key].shape)}, "
                              f"not {tuple(tensor.shape)}; give a state_dict of that network, with torchvision's names")
+    # A deeper network of the family has all the layers of a shallower one, and more blocks in some of them.
+    deeper = sorted(key for key in state if key not in own and backbone.startswith("resnet") and key.startswith("layer"))
+    deeper = [key for key in deeper if key.partition(".")[0] in {name.partition(".")[0] for name in own}]
+    if deeper:
+        raise InputError(f"weights {weights} are not of {backbone}, which has no {deeper[0]}; give a state_dict of that network")
     encoder.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
 
 

@@ -190,6 +190,11 @@ def test_boxes_of_a_target_are_not_even_converted(tmp_path: Path) -> None:
     assert set(ShardReader(target.url).read(0)[1]) == {"jpg", "json"}
 
 
+def test_boxes_need_boxes(tmp_path: Path, tiny_source: str) -> None:
+    with pytest.raises(InputError, match="has points, but no boxes; give one that has"):
+        prepare(parse_data(tiny_source), str(tmp_path / "runs"), role="boxes", say=lambda line: None)
+
+
 def test_splits_are_conversions_of_their_own(part_a: Path, tmp_path: Path) -> None:
     train, val, whole = (prepared(f"shanghaitech:{part_a}{split}", tmp_path / "runs", "evaluation")[0] for split in (":train", ":val", ""))
     assert len({found.url for found in (train, val, whole)}) == 3

@@ -9,7 +9,8 @@ import torch
 
 from crowddist.errors import InputError
 from crowddist.models.backbone import build_encoder
-from crowddist.models.config import CounterConfig
+from crowddist.models.config import CounterConfig, DetectorConfig
+from crowddist.models.detector import build_detector
 from crowddist.storage import normalise
 
 
@@ -60,6 +61,15 @@ def test_another_architecture_is_refused_by_its_first_key(tmp_path: Path, backbo
     with pytest.raises(InputError, match=key) as error:
         build_encoder(CounterConfig(backbone=backbone, weights=place))
     assert backbone in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_deeper_network_of_the_family_is_refused(tmp_path: Path) -> None:
+    """ResNet-101 has every layer of ResNet-50 in its shape, and more."""
+    from torchvision.models import resnet50
+
+    state = {**resnet50().state_dict(), "layer3.6.conv1.weight": torch.zeros(1)}
+    with pytest.raises(InputError, match=r"are not of resnet50, which has no layer3\.6\.conv1\.weight"):
+        build_detector(DetectorConfig(backbone="resnet50", weights=_save(state, tmp_path)))
 
 
 def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
