@@ -84,12 +84,12 @@ class RunConfig:
             raise InputError("num_workers must be at least 1, num_labellers and threads at least 0")
         if self.launcher == "local" and self.num_workers > 1:
             raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher ray")
-        batches = {
-            "train.batch_size": self.train.batch_size,
-            "self_supervision.target_batch_size": self.self_supervision.target_batch_size,
-            "bi_knowledge.batch_size": self.bi_knowledge.batch_size,
-            "bi_knowledge.source_batch_size": self.bi_knowledge.source_batch_size,
-        }
+        batches = {"train.batch_size": self.train.batch_size}
+        if self.method == "self_supervision":
+            batches["self_supervision.target_batch_size"] = self.self_supervision.target_batch_size
+        if self.method == "bi_knowledge":
+            batches["bi_knowledge.batch_size"] = self.bi_knowledge.batch_size
+            batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
@@ -97,6 +97,8 @@ class RunConfig:
             raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set orientation_steps to 0")
         if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
             raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; give both or none")
+        if self.boxes and self.method != "bi_knowledge":
+            raise InputError(f"boxes are for the detector of bi_knowledge; the method is {self.method}: leave --boxes out")
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes])):
             parse_data(text)
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):

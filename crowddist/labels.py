@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,9 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
             chunk = [_open(images, index) for index in unit[first : first + CHUNK]]
             predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
             for sample, prediction in zip(chunk, predictions, strict=True):
-                shares = kept_shares(prediction.density, prediction.keep)
+                windows = _windows(predictor.method, sample, prediction, labels_url)
+                keep = _inside(windows, prediction.density.shape) if windows else prediction.keep
+                shares = kept_shares(prediction.density, keep)
                 sums["persons"] += prediction.count
                 sums["kept_persons"] += prediction.count * shares["kept_mass"]
                 sums["cells"] += prediction.density.size
@@ -50,14 +52,14 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                 yield sample.key, {
                     "density.npy": prediction.density.astype(np.float16),
                     "spread.npy": prediction.spread.astype(np.float16),
-                    "keep.png": np.where(prediction.keep, 255, 0).astype(np.uint8),
+                    "keep.png": np.where(keep, 255, 0).astype(np.uint8),
                     "detections.npy": _detections(prediction),
                     "json": {
                         "id": sample.key,
                         "count": prediction.count,
                         "uncertainty": prediction.uncertainty,
                         "extent": [side / predictor.stride for side in prediction.size],
-                        "windows": _windows(predictor.method, sample, prediction),
+                        "windows": {purpose: part.tolist() for purpose, part in windows.items()},
                         **shares,
                     },
                 }
@@ -76,12 +78,21 @@ def _detections(prediction: ImagePrediction) -> np.ndarray:
     return np.column_stack([points[:, :2], prediction.sizes, points[:, 2]]).astype(np.float32)
 
 
-def _windows(method: Method, sample: Sample, prediction: ImagePrediction) -> dict[str, list[list[float]]]:
-    """The patches to train on, by purpose, as the label's json holds them."""
-    seen = crop_points(prediction.points[:, :2], (0, 0, *sample.image.shape[:2]), prediction.size)
-    points = np.column_stack([seen, prediction.points[:, 2]])
-    chosen = method.windows(prediction.density, points, prediction.size, sample.key)
-    return {purpose: windows.tolist() for purpose, windows in chosen.items()}
+def _windows(method: Method, sample: Sample, prediction: ImagePrediction, labels_url: str) -> dict[str, np.ndarray]:
+    """The patches to train on, by purpose, in cells; drawn anew in every round."""
+    detected = prediction.parts.get("detection")
+    found = prediction.points if detected is None or detected.points is None else detected.points
+    seen = crop_points(found[:, :2], (0, 0, *sample.image.shape[:2]), prediction.size)
+    folder = labels_url.rstrip("/").split("/")[-2]
+    return method.windows(prediction.density, np.column_stack([seen, found[:, 2]]), prediction.size, f"{folder}/{sample.key}")
+
+
+def _inside(windows: Mapping[str, np.ndarray], cells: tuple[int, ...]) -> np.ndarray:
+    """The cells that any of the patches covers: (h, w) bool."""
+    keep = np.zeros(cells, bool)
+    for top, left, height, width in np.concatenate(list(windows.values())).round().astype(int).tolist():
+        keep[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = True
+    return keep
 
 
 def _open(images: ShardReader, index: int) -> Sample:

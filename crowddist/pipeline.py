@@ -189,12 +189,11 @@ class _Run:
                     initial="" if chain else self.checkpoint,
                 )
             )
-        waiting = [chain for chain in chains.values() if not all(read_done(data.folder) for data in chain)]
-        if not waiting:
+        if all(read_done(data.folder) for chain in chains.values() for data in chain):
             self.say(f"{' and '.join(stage.name for stage in stages)}: done before")
             return
-        with following([data for chain in waiting for data in chain], self.tracker, self.say):
-            self.launcher.train(waiting)
+        with following([data for chain in chains.values() for data in chain], self.tracker, self.say):
+            self.launcher.train(list(chains.values()))
 
     def _label(self, stage: Stage) -> dict[str, float]:
         """Pseudo-labels of the whole target by the newest counter; returns their metrics."""

@@ -187,6 +187,7 @@ class Predictor:
                     found = getattr(seen, name)
                     if found is not None:
                         moved = found + np.array([outer_left, outer_top, 0, 0], np.float32)
+                        moved[:, :2] = np.clip(moved[:, :2], 0, [width - 1, height - 1])  # the last cells reach beyond the image
                         x, y = moved[:, 0] + 0.5, moved[:, 1] + 0.5
                         parts.append(moved[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
         joined = {name: np.concatenate(parts) if parts else None for name, parts in heads.items()}
@@ -201,7 +202,7 @@ class Predictor:
 
 def load_method(config: RunConfig, content: dict) -> Method:
     """The method of a configuration with the weights of a checkpoint's content."""
-    if content["method"]["trained"]:
+    if content["method"].get("trained"):
         raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that result.json names")
     method = build_method(without_weights(config))
     method.load_state_dict(content["method"], optimizers=False)

@@ -64,7 +64,9 @@ class _Follower:
             self.show(data, step, points[step])
             self.shown[data.folder] = step
         for step in sorted(step for step in points if step > self.tracked[data.folder]):
-            values = {f"train/{name}": value for name, value in points[step].items()}
+            # Stages of one round share its run: each has names of its own, or one would hide the others.
+            own = f"train/{data.stage.name.rpartition('/')[2]}" if data.stage.trains else "train"
+            values = {f"{own}/{name}": value for name, value in points[step].items()}
             self.tracker.metrics(values, step=step, round=data.stage.num_round)
             self.tracked[data.folder] = step
 

@@ -49,6 +49,16 @@ def cached_predictions(checkpoint_url: str, images_url: str, work: str, label: L
     return url
 
 
+def require_kept_share(checkpoint_url: str) -> None:
+    """Raises InputError for the checkpoint of a method whose labels no kept share selects."""
+    from crowddist import checkpoint
+    from crowddist.config import from_json
+
+    method = from_json(checkpoint.load(checkpoint_url)["config"]).method
+    if method == "bi_knowledge":
+        raise InputError(f"the labels of {method} are patches, which no kept share selects; give a counter of self_supervision")
+
+
 def cached_maps(labels_url: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Density and spread of every image of a label set, one after the other: (h, w) float32, persons per cell.
 

@@ -11,7 +11,7 @@ import pytest
 from crowddist.config import EngineConfig, RunConfig, from_json, to_json
 from crowddist.data.config import StreamConfig
 from crowddist.errors import InputError
-from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
+from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig
 from crowddist.models.config import CounterConfig
 
 
@@ -80,6 +80,10 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
         ({"num_workers": 3}, "train.batch_size 8 cannot be shared equally by 3 workers"),
         ({"num_workers": 4, "self_supervision": SelfSupervisionConfig(target_batch_size=6)}, "target_batch_size 6 cannot be shared equally"),
         ({"counter": CounterConfig(orientation=False)}, "the orientation stage needs a counter with the head"),
+        ({"boxes": "wider_face:/w"}, "boxes are for the detector of bi_knowledge; the method is self_supervision"),
+        ({"method": "bi_knowledge", "boxes": "wider_face:/w"}, "the detector's pre-training needs both"),
+        ({"method": "bi_knowledge", "bi_knowledge": BiKnowledgeConfig(boxes_steps=5)}, "the detector's pre-training needs both"),
+        ({"method": "bi_knowledge", "num_workers": 4, "bi_knowledge": BiKnowledgeConfig(source_batch_size=6)}, "source_batch_size 6 cannot be"),
         ({"run_name": "a/b"}, "run_name must be a plain name"),
         ({"run_name": ".."}, "run_name must be a plain name"),
         ({"run_name": "data"}, "none of data, mlflow.db, mlflow-artifacts, got 'data'"),
@@ -117,6 +121,18 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (SelfSupervisionConfig, {"kept_share": 0.0}),
         (SelfSupervisionConfig, {"kept_share": 1.01}),
         (SelfSupervisionConfig, {"label_scale_jitter": (1.1, 0.9)}),
+        (BiKnowledgeConfig, {"regressor_steps": 0}),
+        (BiKnowledgeConfig, {"boxes_steps": -1}),
+        (BiKnowledgeConfig, {"cycles": -1}),
+        (BiKnowledgeConfig, {"confidence": 1.0}),
+        (BiKnowledgeConfig, {"localiser_threshold": 0.0}),
+        (BiKnowledgeConfig, {"localiser_share": 0.0}),
+        (BiKnowledgeConfig, {"localiser_loss": "hinge"}),
+        (BiKnowledgeConfig, {"patches": "some"}),
+        (BiKnowledgeConfig, {"regressor_tuned": "first"}),
+        (BiKnowledgeConfig, {"crop_size": 200}),
+        (BiKnowledgeConfig, {"sigma_px": 0.0}),
+        (BiKnowledgeConfig, {"structure_weight": 0.0, "count_weight": 0.0}),
     ],
 )
 def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any]) -> None:

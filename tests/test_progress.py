@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,15 @@ def test_unfinished_lines_of_a_curve_are_passed_over(tmp_path: Path) -> None:
     assert [point["step"] for point in read_curve(url)] == [10]
     write(data, 30, 0.25)
     assert read_curve(url) == [{"step": step, "loss": loss, "seconds_per_step": 0.5} for step, loss in ((10, 0.5), (30, 0.25))]
+
+
+def test_stages_of_one_round_have_names_of_their_own(tmp_path: Path) -> None:
+    tracker = Noted()
+    pair = [stage(tmp_path, name) for name in ("source/regressor", "source/detector")]
+    pair = [replace(data, stage=replace(data.stage, trains=data.stage.name.rpartition("/")[2])) for data in pair]
+    for index, data in enumerate(pair):
+        storage.append_line(storage.join(data.folder, "curve.jsonl"), json.dumps({"step": 20, "loss": float(index), "seconds_per_step": 0.1}))
+    with following(pair, tracker, lambda line: None):
+        time.sleep(0.1)
+    told = {name: value for _, _, values in tracker.told for name, value in values.items()}
+    assert told["train/regressor/loss"] == 0 and told["train/detector/loss"] == 1 and "train/loss" not in told

@@ -29,7 +29,8 @@ def test_it_builds_and_survives_its_json(recipe: Recipe) -> None:
     config = recipe()
     assert config.recipe == recipe.__name__ and from_json(to_json(config)) == config
     assert recipe() == config, "the same every time"
-    assert {parse_data(text).format for text in (config.source, config.target, config.evaluation)} <= {"renderer", "shanghaitech", "gcc", "ucf_qnrf", "ucf_cc_50"}
+    formats = {parse_data(text).format for text in (config.source, config.target, config.evaluation)}
+    assert formats <= {"renderer", "shanghaitech", "gcc", "ucf_qnrf", "ucf_cc_50"}
 
 
 @by_name

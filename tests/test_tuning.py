@@ -7,19 +7,30 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crowddist import storage
+from crowddist import checkpoint, storage
+from crowddist.config import RunConfig, to_json
 from crowddist.data import members
 from crowddist.data.shards import ShardReader, ShardWriter
 from crowddist.errors import InputError
 from crowddist.launcher import UnitWorker
 from crowddist.ops.selection import keep_most_certain
-from crowddist.tuning import best_trial, cached_maps, cached_predictions, require_uncertainty, share_grid, trial_table, try_share
+from crowddist.tuning import (
+    best_trial,
+    cached_maps,
+    cached_predictions,
+    require_kept_share,
+    require_uncertainty,
+    share_grid,
+    trial_table,
+    try_share,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -95,9 +106,9 @@ def test_the_cache_is_used_again_and_never_for_others(
     assert cached_predictions(tiny_checkpoint, tiny_target, work, unused, say=lambda line: None) == predictions
     other = tmp_path / "other.pt"
     other.write_bytes(storage.read_bytes(tiny_checkpoint) + b" ")
-    for checkpoint, data in ((other.as_uri(), tiny_target), (tiny_checkpoint, tiny_evaluation)):
+    for counter, data in ((other.as_uri(), tiny_target), (tiny_checkpoint, tiny_evaluation)):
         with pytest.raises(AssertionError):
-            cached_predictions(checkpoint, data, work, unused, say=lambda line: None)
+            cached_predictions(counter, data, work, unused, say=lambda line: None)
 
 
 def test_labels_of_the_target_are_never_opened(
@@ -112,6 +123,13 @@ def test_labels_of_the_target_are_never_opened(
         monkeypatch.setitem(members._DECODERS, name, trap)
     predictions = cached_predictions(tiny_checkpoint, labelled, str(tmp_path), label, say=lambda line: None)
     assert 0 < try_share(predictions, 0.5)["kept_mass"] < 1
+
+
+def test_patches_have_no_kept_share(tmp_path: Path, tiny_config: RunConfig) -> None:
+    content = {"method": {}, "config": to_json(replace(tiny_config, method="bi_knowledge"))}
+    with pytest.raises(InputError, match="the labels of bi_knowledge are patches, which no kept share selects"):
+        require_kept_share(checkpoint.save(tmp_path.as_uri(), 1, content))
+    require_kept_share(checkpoint.save(tmp_path.as_uri(), 2, {**content, "config": to_json(tiny_config)}))
 
 
 def test_the_best_trial_keeps_more_where_two_are_equal() -> None:

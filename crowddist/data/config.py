@@ -91,7 +91,7 @@ class StreamConfig:
     sigma_px: float = 6.0
     """Standard deviation of a head's Gaussian in px of the crop (ours)."""
     sigma_of_size: float = 0.0
-    """Where it is not 0, each head's Gaussian has this times the head's size instead: 0.3 is the geometry-adaptive kernel (P)."""
+    """Where it is not 0, each head's Gaussian has this times the head's size instead (Eq. 1 of MM 2020)."""
     cache_bytes: int = 2 * 2**30
     """Decoded images kept in memory by each reader."""
     num_readers: int = 0

@@ -20,6 +20,7 @@ from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.distributed.labeler import run_units
 from crowddist.distributed.runtime import connect, has_gpus, room_for
+from crowddist.engine import read_done
 from crowddist.errors import InputError
 from crowddist.launcher import worker_threads
 from crowddist.pipeline import run_folder
@@ -50,6 +51,7 @@ class RayLauncher:
         self.num_labellers = config.num_labellers or config.num_workers
         connect(max(config.num_workers, self.num_labellers))
         self.use_gpu = has_gpus(config.num_workers)
+        self._leaving = False
         logging.getLogger("ray.train").setLevel(logging.WARNING)
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
@@ -59,18 +61,25 @@ class RayLauncher:
             InputError, OSError, FloatingPointError: what a worker raised, as it raised it, and without another start.
             RuntimeError: workers were lost more than `MAX_FAILURES` times.
         """
+        # Of all chains, also those that are done: a resumed run has as many threads as an unbroken one, and so the same bits.
         at_once = min(room_for(self.config.num_workers, use_gpu=self.use_gpu), len(chains))
-        if at_once == 1:
-            for stages in chains:
+        waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
+        if at_once == 1 or len(waiting) == 1:
+            for stages in waiting:
                 self._train_chain(stages, at_once)
             return
         with _interruptible():
             pool = ThreadPoolExecutor(at_once, thread_name_prefix="chain")
             try:
-                for done in as_completed([pool.submit(self._train_chain, stages, at_once) for stages in chains]):
+                for done in as_completed([pool.submit(self._train_chain, stages, at_once) for stages in waiting]):
                     done.result()
+            except BaseException:
+                # The others train for nothing: they end with Ray, and none is started again.
+                self._leaving = True
+                ray.shutdown()
+                raise
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
     def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
         names = " and ".join(data.stage.name for data in stages)
@@ -83,7 +92,7 @@ class RayLauncher:
                 mistake = mistake_among(error.worker_failures)
                 if mistake is not None:
                     raise mistake from (None if isinstance(mistake, SAID_IN_FULL) else error)
-                if num_lost > MAX_FAILURES:
+                if self._leaving or num_lost > MAX_FAILURES:
                     raise RuntimeError(f"{names}: workers were lost {num_lost} times, the last time as above") from error
                 logger.warning("%s: a worker was lost (%s); all start again from the last checkpoint", names, _reason(error))
 

@@ -130,9 +130,9 @@ class Method(ABC):
 
         Args:
             density: (h, w) persons per cell.
-            points: M x 3 x, y and score of its heads, in px of the image as the networks saw it.
+            points: M x 3 x, y and score of the heads that were detected, in px of the image as the networks saw it.
             size: (height, width) of that, px.
-            key: of the image; whatever is random follows from it.
+            key: of the image and the round; whatever is random follows from it.
         """
         del density, points, size, key
         return {}
@@ -178,7 +178,7 @@ class Method(ABC):
         Raises:
             RuntimeError: the state is of other networks.
         """
-        trained = state["trained"]
+        trained = state.get("trained", "")  # checkpoints of former versions hold everything
         others = {name: tensor for name, tensor in self.networks().state_dict().items() if not belongs_to(name, trained)}
         self.networks().load_state_dict({**others, **state["networks"]})
         if optimizers:
@@ -191,13 +191,13 @@ def belongs_to(parameter: str, network: str) -> bool:
     return not network or parameter.startswith(f"{network}.")
 
 
-def mean_over_workers(value: Tensor) -> Tensor:
-    """The mean of a number over all workers, without a gradient; itself where there is one worker."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value.detach()
+def mean_over_workers(value: Tensor, *, least: float) -> Tensor:
+    """The mean of a number over all workers, whose sum counts as `least` at the least; without a gradient."""
     total = value.detach().clone()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return total.clamp(min=least)
     torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+    return total.clamp(min=least) / torch.distributed.get_world_size()
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from crowddist.models.nested_unet import NestedUnet, build_localiser
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.fusion import fuse_density
 from crowddist.ops.merging import confidence_map, merge_points
+from crowddist.ops.nms import suppress_points
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import read_detections, read_points
-from crowddist.ops.scales import transformed_sizes
+from crowddist.ops.scales import head_sizes, transformed_sizes
 from crowddist.randomness import generator
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ COUNT_CELL_PX = 8
 """Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
 WINDOW_SIGMAS = 3.0
 """Half of k, the side of a Gaussian kernel, in standard deviations. C (DSSINet: windows of six sigma)."""
+SOFTNESSES = 1024
+"""How finely the softness of the transformer's densities is drawn (ours)."""
 FROZEN_SHARE = 0.2
 """Part of a source stage, at its end, that trains with the running statistics, as images are counted (ours)."""
 
@@ -94,7 +97,7 @@ class DetectionObjective(nn.Module):
         assert batch.heads is not None  # by the stage's plan
         maps = self.detector(batch.images)
         targets = detection_targets(batch.heads, (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride)
-        num_heads = mean_over_workers(targets.centres.sum()).clamp(min=1)
+        num_heads = mean_over_workers(targets.centres.sum(), least=1.0)
         return {
             "centre_loss": centre_loss(maps.logits.float(), targets, num_heads),
             "size_loss": size_loss(maps.log_size.float(), targets, num_heads),
@@ -103,17 +106,23 @@ class DetectionObjective(nn.Module):
 
 
 class LocalisationObjective(nn.Module):
-    """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7."""
+    """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7.
 
-    def __init__(self, localiser: NestedUnet, loss: str, stride: int) -> None:
+    The densities are made softer at random first (ours): those of a regressor are, and a transformer that only ever saw Gaussians finds
+    hardly a head in them.
+    """
+
+    def __init__(self, localiser: NestedUnet, loss: str, stride: int, blur_px: float = 0.0) -> None:
         super().__init__()
-        self.localiser, self.loss, self.stride = localiser, loss, stride
+        self.localiser, self.loss, self.stride, self.blur_px = localiser, loss, stride, blur_px
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name; `loss` is what is minimised."""
         batch = batches["source"]
         assert batch.density is not None and batch.heads is not None  # by the stage's plan
-        answer = self.localiser(batch.density, self.stride).float()
+        softness = batch.draws.remainder(SOFTNESSES) / SOFTNESSES  # of the sample, the same on any number of workers
+        density = blurred(batch.density, self.blur_px / self.stride * softness)
+        answer = self.localiser(density, self.stride).float()
         truth = localisation_map(batch.heads, (answer.shape[2], answer.shape[3]), self.stride)
         if self.loss == "mse":
             return {"loss": functional.mse_loss(answer, truth)}
@@ -211,7 +220,7 @@ class BiKnowledge(Method):
         objectives = {
             "regressor": lambda: RegressionObjective(self.regressor, settings),
             "detector": lambda: DetectionObjective(self.detector),
-            "localiser": lambda: LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride),
+            "localiser": lambda: LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride, settings.localiser_blur_px),
         }
         network.to(runtime.device)
         self._stage, self._network = stage, network
@@ -266,7 +275,9 @@ class BiKnowledge(Method):
         if self.settings.fuse:
             density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape)).astype(np.float32)
             both = np.concatenate([detections, transformed])
-            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], self.settings.nms_share * both[:, 2])
+            # Away from the heads that it found the detector's size is anything: a transformed point clears no more than its own kind has room.
+            radius = np.concatenate([detections[:, 2], np.minimum(transformed[:, 2], head_sizes(transformed[:, :2]))])
+            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], self.settings.nms_share * radius)
             heads = both[kept]
             heads[:, 2] = np.where(kept < len(detections), heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
@@ -296,11 +307,10 @@ class BiKnowledge(Method):
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """The patches of medium density, which the regressor may learn from."""
         del spread
-        mass = density.astype(np.float64)
-        keep = np.zeros(mass.shape, bool)
-        patches = patch_grid(mass.shape, self.stream.crop_size / self.output_stride)
-        for top, left, height, width in patches[medium_density(_mass_inside(mass, patches))]:
-            keep[max(round(top), 0) : round(top + height), max(round(left), 0) : round(left + width)] = True
+        keep = np.zeros(density.shape, bool)
+        patches = patch_grid(density.shape, self.stream.crop_size / self.output_stride)
+        for patch in patches[medium_density(_mass_inside(density, patches))]:
+            keep[_inside(patch)] = True
         return keep
 
     def windows(self, density: np.ndarray, points: np.ndarray, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
@@ -338,6 +348,18 @@ def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -
     return truth
 
 
+def blurred(maps: Tensor, sigma: Tensor) -> Tensor:
+    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) cells; a sigma of 0 leaves a map as it is."""
+    reach = max(int(torch.ceil(3 * sigma.max())), 1)
+    offsets = torch.arange(-reach, reach + 1, device=maps.device)
+    kernels = torch.exp(-offsets.square() / (2 * sigma.to(maps.device).clamp(min=1e-3)[:, None].square()))
+    kernels = (kernels / kernels.sum(1, keepdim=True))[:, None]
+    rows = functional.pad(maps.transpose(0, 1), (reach, reach, 0, 0), mode="replicate")
+    rows = functional.conv2d(rows, kernels[:, :, None, :], groups=len(maps))
+    columns = functional.pad(rows, (0, 0, reach, reach), mode="replicate")
+    return functional.conv2d(columns, kernels[:, :, :, None], groups=len(maps)).transpose(0, 1)
+
+
 def _pooled(density: Tensor, factor: int) -> Tensor:
     """Persons per larger cell."""
     return functional.avg_pool2d(density, factor) * factor**2
@@ -345,12 +367,15 @@ def _pooled(density: Tensor, factor: int) -> Tensor:
 
 def _distinct(detections: np.ndarray, share: float) -> np.ndarray:
     """The D x 4 detections that no better one within its share of its size says already."""
-    kept = merge_points(detections[:, [0, 1, 3]], np.zeros((0, 3)), share * detections[:, 2])
-    return detections[kept]
+    return detections[suppress_points(detections[:, [0, 1, 3]], share * detections[:, 2])]
+
+
+def _inside(patch: np.ndarray) -> tuple[slice, slice]:
+    """The cells of a patch of whole cells, as far as it goes to the right and the bottom."""
+    top, left, height, width = patch.astype(int).tolist()
+    return slice(max(top, 0), max(top + height, 0)), slice(max(left, 0), max(left + width, 0))
 
 
 def _mass_inside(density: np.ndarray, patches: np.ndarray) -> np.ndarray:
     """(P,) persons inside patches given in cells."""
-    from crowddist.data.transforms import crop_mass
-
-    return np.array([float(crop_mass(density, tuple(patch), (1, 1))[0, 0]) for patch in patches])
+    return np.array([density[_inside(patch)].sum(dtype=np.float64) for patch in patches])

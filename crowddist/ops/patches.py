@@ -14,7 +14,7 @@ MEDIUM_DENSITY = (0.5, 0.7)
 
 
 def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
-    """Patches that do not overlap, side by side in the middle of an image.
+    """Patches that do not overlap, side by side in the middle of an image, from a whole number on.
 
     Args:
         size: (height, width) of the image, in any unit.
@@ -28,7 +28,7 @@ def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
     starts = []
     for length in size:
         number = max(int(length // patch), 1)
-        starts.append((length - number * patch) / 2 + patch * np.arange(number))
+        starts.append(np.floor((length - number * patch) / 2) + patch * np.arange(number))
     top, left = np.meshgrid(*starts, indexing="ij")
     return np.stack([top.ravel(), left.ravel(), np.full(top.size, patch), np.full(top.size, patch)], axis=1)
 

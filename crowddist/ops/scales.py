@@ -35,9 +35,10 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: points are not finite or of the wrong shape.
     """
-    xy = _checked(points)
+    given = _checked(points)
+    xy, place_of = np.unique(given, axis=0, return_inverse=True)  # a point that is annotated twice is no neighbour of itself
     if len(xy) < 2:
-        return np.full(len(xy), LONE_SIZE_PX, np.float32)
+        return np.full(len(given), LONE_SIZE_PX, np.float32)
     distance = neighbour_distances(xy, 1)
     order = np.argsort(xy[:, 1], kind="stable")
     num_peers = min(NUM_PEERS, len(xy))
@@ -46,7 +47,7 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
     place = np.clip(np.arange(len(xy)) - num_peers // 2, 0, len(groups) - 1)
     sizes = np.empty(len(xy))
     sizes[order] = np.minimum(distance[order], usual[place])
-    return np.clip(sizes, SMALLEST_SIZE_PX, LARGEST_SIZE_PX).astype(np.float32)
+    return np.clip(sizes[place_of.reshape(-1)], SMALLEST_SIZE_PX, LARGEST_SIZE_PX).astype(np.float32)
 
 
 def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:

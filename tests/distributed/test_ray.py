@@ -105,25 +105,6 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
         initial = ends[0]["checkpoint"] if ends[0] and not data.stage.trains else ""  # the stages of one network follow each other
 
 
-def test_chains_run_at_the_same_time_where_there_is_room(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    """Two CPUs, one worker a chain: two of three networks are under way at once, and all end with the bits of one after the other."""
-    from crowddist.distributed.launcher import RayLauncher
-
-    config = replace(tiny_config, method="bi_knowledge", launcher="ray", storage=str(tmp_path / "runs"), threads=1)
-    RayLauncher(config).train(chains(stages(config, tmp_path / "ray")))
-    LocalLauncher(config).train(chains(stages(config, tmp_path / "local")))
-    ended = {}
-    for data in stages(config, tmp_path / "ray"):
-        ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("ray", "local")]
-        ours, theirs = (checkpoint.load(end["checkpoint"])["method"]["networks"] for end in ends if end)
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-        ended[data.stage.name.replace("/", "-")] = (tmp_path / "ray" / data.stage.name / "DONE.json").stat().st_mtime_ns
-    starts = sorted(folder.name.rpartition("-") for folder in storage.local_folder(run_folder(config)).glob(".ray-train/*-*"))
-    first, second, third = sorted((int(began), name) for name, _, began in starts)
-    assert second[0] < ended[first[1]], "the second does not wait for the first"
-    assert third[0] > min(ended[first[1]], ended[second[1]]), "the third waits for room"
-
-
 def test_labelling_survives_the_death_of_an_actor(
     private_ray: None, tiny_checkpoint: str, tmp_path: Path, make_images: Callable[..., str]
 ) -> None:

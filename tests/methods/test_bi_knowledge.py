@@ -14,7 +14,7 @@ from crowddist.data.sample import Batch, Seen
 from crowddist.engine import LocalRuntime
 from crowddist.losses.density import count_map_loss
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
-from crowddist.methods.bi_knowledge import BiKnowledge, DetectionObjective, LocalisationObjective, RegressionObjective, localisation_map
+from crowddist.methods.bi_knowledge import BiKnowledge, DetectionObjective, LocalisationObjective, RegressionObjective, blurred, localisation_map
 from crowddist.methods.table import build_method
 
 SIZE, CELLS = (192, 256), (96, 128)  # an image and its cells of 2x2 px
@@ -73,6 +73,13 @@ def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
     assert verdict.parts["transformed"].count == 3 and verdict.points[:, 2].tolist() == sorted(verdict.points[:, 2], reverse=True)
 
 
+def test_a_transformed_point_does_not_clear_the_image(tiny_config: RunConfig) -> None:
+    """The detector's scale map says anything where it saw nobody."""
+    detected = [[30 + 20 * index, 40, 16, 0.6] for index in range(6)]
+    verdict = make(tiny_config).conclude(seen(np.zeros(CELLS, np.float32), detected, [[80, 60, 500, 0.95], [120, 62, 500, 0.9]]))
+    assert len(verdict.points) == 8 and verdict.sizes is not None and verdict.sizes.max() < 50
+
+
 def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
     even = np.full(CELLS, 0.01, np.float32)
     verdict = make(tiny_config, fuse=False).conclude(seen(even, [[100, 80, 20, 0.75]], [[30, 30, 9, 0.9]]))
@@ -95,6 +102,8 @@ def test_patches_are_chosen_as_published(tiny_config: RunConfig) -> None:
     assert windows["detector"].tolist() == [[0, 0, 32, 32], [64, 96, 32, 32]], "means 0.85 and 0.7; the second patch has 0.575"
     drawn = {tuple(map(tuple, method.windows(density, points, SIZE, key)["regressor"].tolist())) for key in "abcdefgh"}
     assert len(drawn) > 1 and all({(top, left) for top, left, _, _ in pair} <= medium for pair in drawn), "two of the three, by the image's name"
+    rounds = {tuple(map(tuple, method.windows(density, points, SIZE, f"cycle-{cycle}/a")["regressor"].tolist())) for cycle in range(8)}
+    assert len(rounds) > 1, "drawn anew in every cycle"
     nobody = method.windows(density, points[:0], SIZE, "a")
     np.testing.assert_array_equal(nobody["detector"], nobody["regressor"])
     anywhere = {tuple(window) for key in "abcdefghijklmnop" for window in make(tiny_config, patches="random").windows(density, points, SIZE, key)["regressor"]}
@@ -141,6 +150,19 @@ def test_the_transformers_losses_of_table_4(tiny_config: RunConfig, loss: str) -
         "focal_mse_dms_ssim": lambda: focal_mse(answer, truth) + dms_ssim_loss(answer, truth),
     }[loss]()
     assert LocalisationObjective(method.localiser, loss, 2)({"source": source})["loss"].item() == pytest.approx(reference.item(), rel=1e-5)
+
+
+def test_blurred_by_hand_and_person_for_person() -> None:
+    maps = torch.zeros(3, 1, 41, 41)
+    maps[:, 0, 20, 20] = 1.0
+    soft = blurred(maps, torch.tensor([0.0, 1.0, 3.0]))
+    assert torch.equal(soft[0], maps[0])
+    for index, sigma in ((1, 1.0), (2, 3.0)):
+        assert soft[index].sum().item() == pytest.approx(1, rel=1e-5)
+        assert soft[index, 0, 20, 20].item() == pytest.approx(1 / (2 * np.pi * sigma**2), rel=0.02)
+        assert soft[index, 0, 20, 22].item() == pytest.approx(soft[index, 0, 20, 20].item() * np.exp(-2 / sigma**2), rel=1e-4)
+        assert torch.allclose(soft[index], soft[index].transpose(1, 2))
+    assert torch.allclose(blurred(torch.ones(1, 1, 9, 9), torch.tensor([4.0])), torch.ones(1, 1, 9, 9)), "nothing is lost at a border"
 
 
 def test_a_head_is_one_cell_of_the_map() -> None:

@@ -43,8 +43,13 @@ def test_sizes_by_hand():
 
 
 def test_sizes_are_kept_in_their_range():
-    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 5]]), [SMALLEST_SIZE_PX] * 2)
+    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 6]]), [SMALLEST_SIZE_PX] * 2)
     np.testing.assert_array_equal(head_sizes([[0, 0], [1000, 0]]), [LARGEST_SIZE_PX] * 2)
+
+
+def test_a_point_that_is_annotated_twice_is_no_neighbour_of_itself():
+    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 5]]), [LONE_SIZE_PX] * 2)
+    np.testing.assert_array_equal(head_sizes([[100, 100], [130, 100], [100, 100]]), [30] * 3)
 
 
 def test_a_head_alone_and_none():
