@@ -117,8 +117,8 @@ class BiKnowledgeConfig:
     """Least value of a point of the transformer (P)."""
     merge_px: int = 6
     """Points of the transformer within a square of this side are one (P: 10, of larger images), in pixels as the networks see them."""
-    nms_share: float = 0.5
-    """A detection clears the points around it within this share of its size (ours)."""
+    nms_share: float = 1.0
+    """A detection clears the points around it within this share of its size (ours): sizes are distances to the nearest neighbour."""
     fuse: bool = True
     """Whether regression and detection learn from each other; without it, each learns from itself (Table 2, w/o fusion)."""
     patches: Literal["chosen", "random"] = "chosen"
