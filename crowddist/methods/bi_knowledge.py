@@ -34,7 +34,7 @@ from crowddist.ops.merging import confidence_map, merge_points
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import read_detections, read_points
-from crowddist.ops.scales import head_sizes, transformed_sizes
+from crowddist.ops.scales import transformed_sizes
 from crowddist.randomness import generator
 
 if TYPE_CHECKING:
@@ -275,9 +275,7 @@ class BiKnowledge(Method):
         if self.settings.fuse:
             density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape)).astype(np.float32)
             both = np.concatenate([detections, transformed])
-            # Away from the heads that it found the detector's size is anything: a transformed point clears no more than its own kind has room.
-            radius = np.concatenate([detections[:, 2], np.minimum(transformed[:, 2], head_sizes(transformed[:, :2]))])
-            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], self.settings.nms_share * radius)
+            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], self.settings.nms_share * detections[:, 2])
             heads = both[kept]
             heads[:, 2] = np.where(kept < len(detections), heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])

@@ -44,17 +44,25 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
     """Which of the points of detection and of the transformed density stay: the union of both, after non-maximum suppression.
 
-    Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression".
+    Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our reading: detections go
+    first, and a transformed point stays where none of them is near, because the two scores are of different kinds and only detections
+    have sizes of their own.
 
     Args:
         detections: (D, 3) x, y in px and score.
-        transformed: (P, 3) likewise.
-        radius_px: one number, or one for each of the D + P points, see `ops.nms.suppress_points`.
+        transformed: (P, 3) likewise, of which none says the same head as another.
+        radius_px: how far a detection clears its neighbourhood, >= 0; one number, or one for each detection.
 
     Returns:
         (M,) int64 indexes into both, one after the other, best score first.
     """
-    return suppress_points(np.concatenate([_points(detections), _points(transformed)]), radius_px)
+    first, second = _points(detections), _points(transformed)
+    points = np.concatenate([first, second])
+    rank = points.copy()
+    rank[: len(first), 2] += 1 + (second[:, 2].max() if len(second) else 0)
+    radius = np.concatenate([np.broadcast_to(np.asarray(radius_px, np.float64), len(first)), np.zeros(len(second))])
+    kept = suppress_points(rank, radius)
+    return kept[np.argsort(-points[kept, 2], kind="stable")]
 
 
 def _points(values: Any) -> np.ndarray:

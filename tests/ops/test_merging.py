@@ -76,27 +76,30 @@ def test_a_weight_of_bad_input_is_refused(detections, reach):
 
 
 def union_by_loop(detections, transformed, radius):
-    points = [*detections, *transformed]
+    """Detections by score, each clearing its neighbourhood; then the transformed points that no detection cleared; all by score."""
+    radius = np.broadcast_to(radius, len(detections))
     kept = []
-    for index in sorted(range(len(points)), key=lambda i: -points[i][2]):
-        if all(np.hypot(points[index][0] - points[k][0], points[index][1] - points[k][1]) > np.broadcast_to(radius, len(points))[k] for k in kept):
+    for index in sorted(range(len(detections)), key=lambda i: -detections[i][2]):
+        if all(np.hypot(*(np.subtract(detections[index][:2], detections[k][:2]))) > radius[k] for k in kept):
             kept.append(index)
-    return kept
+    free = [j for j, point in enumerate(transformed) if all(np.hypot(*np.subtract(point[:2], detections[k][:2])) > radius[k] for k in kept)]
+    points = [*detections, *transformed]
+    return sorted([*kept, *(len(detections) + j for j in free)], key=lambda i: -points[i][2])
 
 
 def test_a_union_by_hand():
     detections, transformed = [[10, 10, 0.9], [50, 50, 0.3]], [[13, 14, 0.8], [50, 52, 0.4], [80, 80, 0.2]]
-    # The first transformed point is 5 from a better detection; the second detection is 2 from a better point.
-    np.testing.assert_array_equal(merge_points(detections, transformed, 5), [0, 3, 4])
+    # The first transformed point is 5 from the first detection, the second one 2 from the second, whatever their scores.
+    np.testing.assert_array_equal(merge_points(detections, transformed, 5), [0, 1, 4])
     np.testing.assert_array_equal(merge_points(detections, transformed, 1), [0, 2, 3, 1, 4])
-    np.testing.assert_array_equal(merge_points(detections, transformed, [5, 9, 9, 1, 9]), [0, 3, 1, 4])
+    np.testing.assert_array_equal(merge_points(detections, transformed, [5, 1]), [0, 3, 1, 4])
 
 
 @pytest.mark.parametrize("radius", [8, "each"])
 def test_the_union_equals_the_loop(radius):
     generator = np.random.default_rng(0)
     detections, transformed = (np.column_stack([generator.uniform(0, 60, (number, 2)), generator.random(number)]) for number in (30, 50))
-    radius = generator.uniform(0, 12, 80) if radius == "each" else radius
+    radius = generator.uniform(0, 12, 30) if isinstance(radius, str) else radius
     merged = merge_points(detections, transformed, radius)
     assert merged.dtype == np.int64 and 5 < len(merged) < 75
     np.testing.assert_array_equal(merged, union_by_loop(detections, transformed, radius))
@@ -110,7 +113,7 @@ def test_a_union_with_nothing_is_the_other_one():
     assert merge_points([], [], np.zeros(0)).shape == (0,)
 
 
-@pytest.mark.parametrize("detections, transformed, radius", [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1])])
+@pytest.mark.parametrize("detections, transformed, radius", [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1, 1])])
 def test_a_union_of_bad_input_is_refused(detections, transformed, radius):
     with pytest.raises(ValueError):
         merge_points(detections, transformed, radius)
