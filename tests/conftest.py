@@ -97,7 +97,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
         self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4, stop_change=0.0),
         bi_knowledge=BiKnowledgeConfig(
             crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02,
-            source_batch_size=4
+            source_batch_size=4, stop_change=0.0,
         ),
         engine=EngineConfig(checkpoint_every=2, log_every=2),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -35,6 +36,8 @@ TIMEOUT_S = 600
 """Longest wait of a collective before the group counts as broken."""
 MISTAKES = (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
 """What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees a RuntimeError."""
+LONGEST_FAREWELL_S = 5.0
+"""How long a trainer that lost its Ray is waited for."""
 UNREACHABLE = (ConnectionError, TimeoutError)
 """The OSErrors that another start may not meet."""
 SAID_IN_FULL = (InputError, OSError, FloatingPointError)
@@ -68,18 +71,33 @@ class RayLauncher:
             for stages in waiting:
                 self._train_chain(stages, at_once)
             return
+        left, ended = deque(waiting), queue.SimpleQueue[BaseException | None]()
+
+        def work() -> None:
+            while left and not self._leaving:
+                try:
+                    self._train_chain(left.popleft(), at_once)
+                    ended.put(None)
+                except BaseException as error:
+                    ended.put(error)
+
+        # Daemons: whatever a trainer waits for when another one has failed, the program can end.
+        threads = [threading.Thread(target=work, name=f"chain-{number}", daemon=True) for number in range(at_once)]
         with _interruptible():
-            pool = ThreadPoolExecutor(at_once, thread_name_prefix="chain")
             try:
-                for done in as_completed([pool.submit(self._train_chain, stages, at_once) for stages in waiting]):
-                    done.result()
+                for thread in threads:
+                    thread.start()
+                for _ in waiting:
+                    error = ended.get()
+                    if error is not None:
+                        raise error
             except BaseException:
                 # The others train for nothing: they end with Ray, and none is started again.
                 self._leaving = True
                 ray.shutdown()
+                for thread in threads:
+                    thread.join(LONGEST_FAREWELL_S)
                 raise
-            finally:
-                pool.shutdown(cancel_futures=True)
 
     def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
         names = " and ".join(data.stage.name for data in stages)
