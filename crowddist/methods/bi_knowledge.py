@@ -183,10 +183,13 @@ class BiKnowledge(Method):
         ]
         for cycle in range(1, settings.cycles + 1):
             for network in ("regressor", "detector"):
-                patches = Stream(data="target", batch_size=settings.batch_size, labels=True, windows=network, stride=stride, heads=True)
+                with_heads = network == "detector"
+                patches = Stream(
+                    data="target", batch_size=settings.batch_size, labels=True, windows=network, stride=stride, heads=with_heads
+                )
                 streams = {"target": patches}
                 if settings.source_batch_size:
-                    streams["source"] = Stream(data="source", batch_size=settings.source_batch_size, stride=stride, heads=True)
+                    streams["source"] = Stream(data="source", batch_size=settings.source_batch_size, stride=stride, heads=with_heads)
                 stages.append(
                     Stage(
                         name=f"cycle-{cycle}/{network}",
