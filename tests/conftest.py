@@ -15,6 +15,11 @@ for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from crowddist.distributed.runtime import prepare_environment  # noqa: E402
+
+# Whichever test imports Ray first: a process keeps to what it reads then.
+prepare_environment()
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -151,9 +156,6 @@ def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray of two CPUs with a home and a token of its own."""
     home = os.environ.get("HOME")
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
-    from crowddist.distributed.runtime import prepare_environment
-
-    prepare_environment()
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
