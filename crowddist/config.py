@@ -96,9 +96,10 @@ class RunConfig:
         if self.method == "self_supervision" and self.self_supervision.orientation_steps and not self.counter.orientation:
             raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set orientation_steps to 0")
         if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
-            raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; give both or none")
+            raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; "
+                             'give both, or neither (--boxes "" --bi-knowledge.boxes-steps 0)')
         if self.boxes and self.method != "bi_knowledge":
-            raise InputError(f"boxes are for the detector of bi_knowledge; the method is {self.method}: leave --boxes out")
+            raise InputError(f'boxes are for the detector of bi_knowledge; the method is {self.method}: set them to nothing (--boxes "")')
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes])):
             parse_data(text)
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):

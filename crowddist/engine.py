@@ -128,6 +128,7 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         windows=use.windows,
         share=use.share,
         with_heads=use.heads,
+        with_boxes=use.data == "boxes",
     )
     return batches(
         dataset,

@@ -82,12 +82,12 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
     )
 
 
-def summarise(results: Sequence[ImageResult]) -> dict[str, float]:
+def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_PX) -> dict[str, float]:
     """The metrics of a data set: `target/mae`, `target/rmse`, `target/map`, `target/psnr`, `target/ssim`, counts, and those of the parts.
 
     PSNR (dB) and SSIM are means over images of the density maps at the network's resolution; `target/bias` is the mean of
     predicted minus true count, which tells over- from under-counting. `target/precision_8px` and its kin are of the head points within
-    8 px, one truth to a point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
+    8 px, one of `radii_px`, one truth to a point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
     gives points, `_map` are what a part of the method (`regression`, `detection`) would have got alone.
 
     Raises:
@@ -107,7 +107,7 @@ def summarise(results: Sequence[ImageResult]) -> dict[str, float]:
         "target/num_images": float(len(results)),
         **_errors("target/points_", [len(found) for found in points], true),
     }
-    for radius, rates in precision_recall(points, truths, RADII_PX).items():
+    for radius, rates in precision_recall(points, truths, radii_px).items():
         metrics |= {f"target/{name}_{radius:g}px": rate for name, rate in rates.items()}
     for name in results[0].parts:
         parts = [result.parts[name] for result in results]

@@ -84,7 +84,7 @@ def _windows(method: Method, sample: Sample, prediction: ImagePrediction, labels
     found = prediction.points if detected is None or detected.points is None else detected.points
     seen = crop_points(found[:, :2], (0, 0, *sample.image.shape[:2]), prediction.size)
     folder = labels_url.rstrip("/").split("/")[-2]
-    return method.windows(prediction.density, np.column_stack([seen, found[:, 2]]), prediction.size, f"{folder}/{sample.key}")
+    return method.windows(prediction.density, np.column_stack([seen, found[:, 2]]), f"{folder}/{sample.key}")
 
 
 def _inside(windows: Mapping[str, np.ndarray], cells: tuple[int, ...]) -> np.ndarray:

@@ -79,7 +79,7 @@ class Predictor:
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
-        return cls(method, image_size=config.stream.image_size if image_size is None else image_size, device=device)
+        return cls(method, image_size=method.stream.image_size if image_size is None else image_size, device=device)
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Counts one (H, W, 3) uint8 RGB image."""

@@ -103,8 +103,8 @@ def round_sheet(
     Args:
         image: (H, W, 3) uint8 RGB.
         density: (h, w) persons per cell.
-        spread: (h, w) standard deviation of `density` over the ensemble.
-        keep: (h, w) bool, the cells certain enough to be labels.
+        spread: (h, w) standard deviation of `density` over the estimates that it is the mean of.
+        keep: (h, w) bool, the cells that are good enough to be labels.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`.
         sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
         count, uncertainty: persons predicted, and the standard deviation of that.
@@ -131,8 +131,8 @@ def round_sheet(
     panels = [
         _panel("Image", plain, None, [Mark(shape="", text=f"{image.shape[1]} x {image.shape[0]} px")]),
         _panel("Predicted density", drawing.heated(plain, density, image.shape, density_bar), density_bar, []),
-        _panel("Disagreement of the ensemble", drawing.heated(plain, spread, image.shape, spread_bar), spread_bar, []),
-        _panel("Most certain part", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
+        _panel("Disagreement", drawing.heated(plain, spread, image.shape, spread_bar), spread_bar, []),
+        _panel("Chosen for labels", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
         _panel("Heads", heads, None, marks),
     ]
     gap = np.full((panels[0].shape[0], _GAP_PX, 3), 255, np.uint8)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
 from crowddist.cli import one_line_errors, read_arguments
+from crowddist.errors import InputError
 from crowddist.process import sigterm_as_exit
 
 
@@ -26,14 +28,19 @@ class Arguments:
     """The JSON file to write: the metrics, and under `images` one row an image."""
     image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
     """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where large."""
+    radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
+    """Distances from a true head, in px of the image, that precision, recall and F1 of the points are given at."""
     work: str = "runs"
     """Where raw data is converted to."""
+
+    def __post_init__(self) -> None:
+        if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
+            raise InputError(f"radii must be one or more numbers of px, not negative, got {' '.join(map(str, self.radii))}")
 
 
 def main(arguments: Arguments) -> None:
     """Counts every image once and writes the metrics."""
     from crowddist import storage
-    from crowddist.errors import InputError
 
     if storage.is_folder(arguments.output):
         raise InputError(f"the output {arguments.output} is a folder; give the file to write")
@@ -51,7 +58,7 @@ def main(arguments: Arguments) -> None:
     )
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
     results = evaluate_data(predictor, ShardReader(prepared.url))
-    metrics = summarise(results)
+    metrics = summarise(results, arguments.radii)
     record = {**metrics, "checkpoint": arguments.checkpoint, "data": prepared.summary(), "images": image_rows(results)}
     storage.write_json(storage.normalise(arguments.output), record)
     for name, value in metrics.items():

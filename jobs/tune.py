@@ -47,13 +47,13 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.distributed.tune import search_kept_share
-    from crowddist.tuning import trial_table
+    from crowddist.tuning import require_kept_share, trial_table
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     checkpoint = storage.normalise(arguments.checkpoint)
-    storage.local_file(checkpoint)  # a slip of the pen, before the long work
+    require_kept_share(checkpoint)  # a slip of the pen, before the long work
     prepared = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)
     found = search_kept_share(
         checkpoint,

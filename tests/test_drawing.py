@@ -69,3 +69,12 @@ def test_strips_are_as_wide_as_told_and_nothing_is_cut():
         row = legend(width, 30, bar, [Mark(shape="cross", colour=(255, 0, 0), text="true (12)")])
         assert row.shape[1] == width and (row[:, -2:] == 255).all() and ((row[..., 0] > 200) & (row[..., 1] < 60)).any()
     assert caption(300, 30, "", "line").shape[0] < caption(300, 30, "title", "line").shape[0]
+
+
+def test_squares_have_the_sizes_of_their_heads():
+    canvas = np.full((80, 120, 3), 100, np.uint8)
+    mark(canvas, np.array([[30.0, 40.0], [90.0, 40.0]]), "square", (0, 255, 0), np.array([10.0, 20.0]))
+    for x, radius in ((30, 10), (90, 20)):
+        for edge in ((40 - radius, x), (40 + radius, x), (40, x - radius), (40, x + radius)):
+            assert canvas[edge][1] > 200 > canvas[edge][0] + 100, edge
+        assert (canvas[40 - radius + 4 : 40 + radius - 3, x - radius + 4 : x + radius - 3] == 100).all(), "what is inside is left as it is"

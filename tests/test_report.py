@@ -188,3 +188,16 @@ def test_importing_draws_nothing_in():
     code = "import sys, crowddist.report; print([name for name in ('matplotlib', 'cv2', 'PIL') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     assert report.__doc__
+
+
+def test_heads_of_known_size_are_squares_in_the_overlay_and_on_the_sheet() -> None:
+    image, density = np.full((480, 960, 3), 90, np.uint8), np.zeros((60, 120), np.float32)
+    points, sizes = np.array([[200.0, 100.0, 0.9], [600.0, 300.0, 0.5]]), np.array([40.0, 80.0])
+    rings = overlay(image, density, count=2.0, points=points)
+    squares = overlay(image, density, count=2.0, points=points, sizes=sizes)
+    changed = np.argwhere((rings != squares).any(2))
+    assert np.ptp(changed[:, 1]) >= 400 + (40 + 80) / 2 - 2, "from the left edge of the one to the right edge of the other"
+    frame = {"density": density, "spread": density, "keep": density > 0, "count": 2.0}
+    assert (round_sheet(image, points=points, sizes=sizes, **frame) != round_sheet(image, points=points, **frame)).any()
+    with pytest.raises(ValueError, match="sizes as many"):
+        overlay(image, density, count=2.0, points=points, sizes=sizes[:1])

@@ -20,6 +20,7 @@ from crowddist.data.transforms import (
     crop_points,
     draw_softness,
     draw_window,
+    flip_points,
     jitter_colours,
     resize_boxes,
     resize_pixels,
@@ -53,6 +54,7 @@ class CropDataset(torch.utils.data.Dataset):
         stride: pixels of a crop along a side of the density's cells.
         windows: the purpose whose patches of the pseudo-labels crops are cut from; "" cuts anywhere.
         with_heads: whether crops carry their heads, with sizes.
+        with_boxes: whether these sizes must be those of boxes.
         share: part of the images that are read at all, above 0 to 1; which ones follows from the seed.
     """
 
@@ -68,10 +70,11 @@ class CropDataset(torch.utils.data.Dataset):
         stride: int = STRIDE,
         windows: str = "",
         with_heads: bool = False,
+        with_boxes: bool = False,
         share: float = 1.0,
     ) -> None:
         self.images, self.open_points = ShardReader(url), open_points
-        self.stride, self.windows, self.with_heads = stride, windows, with_heads
+        self.stride, self.windows, self.with_heads, self.with_boxes = stride, windows, with_heads, with_boxes
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         self.plan = Plan([shard.num_samples for shard in self.images.manifest.shards], seed=plan_seed, name=name)
@@ -91,7 +94,7 @@ class CropDataset(torch.utils.data.Dataset):
     def _cache(self) -> Callable[[int], Sample]:
         from cachetools import LRUCache, cached
 
-        memory: LRUCache[Any, Sample] = LRUCache(self.config.cache_bytes, getsizeof=lambda sample: sample.image.nbytes)
+        memory: LRUCache[Any, Sample] = LRUCache(self.config.cache_bytes, getsizeof=_num_bytes)
         return cached(memory)(self._read)
 
     def _read(self, index: int) -> Sample:
@@ -99,10 +102,15 @@ class CropDataset(torch.utils.data.Dataset):
         key, members = self.images.read(index)
         sample = decode(key, members if self.open_points else pixels_only(members))
         if self.labels is not None:
-            sample = replace(sample, labels=decode_labels(*self.labels.read(self.labels.index_of(key))))
+            labels = decode_labels(*self.labels.read(self.labels.index_of(key)))
+            sample = replace(sample, labels=replace(labels, spread=None))  # nobody trains on it
+        if self.with_boxes and sample.boxes is None:
+            raise InputError(f"sample {key} of {self.images.url} has no boxes while others of its data set have; convert the data set again")
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
             sample = replace(sample, sizes=known_sizes(sample))
-        return _shrink(sample, OVERSIZE * self.config.image_size * self.config.scale_jitter[1])
+        # Patches that labels chose are cut at the size the image was labelled at.
+        largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
+        return _shrink(sample, OVERSIZE * self.config.image_size * largest)
 
     def __getitem__(self, position: int) -> dict:
         index = self.plan.sample_at(position)
@@ -137,7 +145,7 @@ class CropDataset(torch.utils.data.Dataset):
                 if name in crop:
                     crop[name] = crop[name][:, ::-1]
             if "heads" in crop:
-                crop["heads"][:, 0] = size[1] - 1 - crop["heads"][:, 0]
+                crop["heads"] = flip_points(crop["heads"], size, axis="horizontal")
         return crop
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -180,6 +188,13 @@ def known_sizes(sample: Sample) -> np.ndarray:
 def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
     """A sample's members without points and masks, should there be any."""
     return {name: data for name, data in members.items() if name in ("jpg", "png", "json")}
+
+
+def _num_bytes(sample: Sample) -> int:
+    """Memory of a sample's maps and pixels, which all else is small beside."""
+    labels = sample.labels
+    maps = [sample.image, sample.mask, *([labels.density, labels.keep] if labels is not None else [])]
+    return sum(part.nbytes for part in maps if part is not None)
 
 
 def _shrink(sample: Sample, longest_px: float) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ def resize_boxes(boxes: np.ndarray, scale_x: float, scale_y: float) -> np.ndarra
 
 
 def flip_points(points: np.ndarray, size: tuple[int, int], *, axis: str) -> np.ndarray:
-    """Points after a flip. Args: N x 2; size (height, width); axis "horizontal" or "vertical". Raises: ValueError."""
+    """Points after a flip. Args: N x 2 or more columns, x and y first; size (height, width); axis "horizontal" or "vertical". Raises: ValueError."""
     if axis not in ("horizontal", "vertical"):
         raise ValueError(f"axis is horizontal or vertical, got {axis!r}")
     column, extent = (0, size[1]) if axis == "horizontal" else (1, size[0])
@@ -134,6 +135,7 @@ def crop_mass(
     Returns:
         float32 (height, width); its sum is the number of persons inside the window.
     """
+    grid, window, extent = _touched(grid, window, extent)
     rows, columns = _overlaps(grid.shape, window, size, extent)
     inside_rows, inside_columns = _overlaps(grid.shape, (0, 0, *grid.shape), (1, 1), extent)
     return ((rows / inside_rows) @ grid.astype(np.float32) @ (columns / inside_columns).T).astype(np.float32)
@@ -143,8 +145,22 @@ def covered_area(
     chosen: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], extent: tuple[float, float] | None = None
 ) -> np.ndarray:
     """How much of each new cell of a window is covered by chosen cells, in areas of old cells. Args: chosen (h, w) bool, others as `crop_mass`."""
+    chosen, window, extent = _touched(chosen, window, extent)
     rows, columns = _overlaps(chosen.shape, window, size, extent)
     return (rows @ chosen.astype(np.float32) @ columns.T).astype(np.float32)
+
+
+def _touched(
+    grid: np.ndarray, window: tuple[float, float, float, float], extent: tuple[float, float] | None
+) -> tuple[np.ndarray, tuple[float, float, float, float], tuple[float, float]]:
+    """The part of the map that the window touches, with the window and the image's extent as seen from there."""
+    top, left, height, width = window
+    first_row, first_column = (min(max(math.floor(start), 0), cells) for start, cells in zip((top, left), grid.shape, strict=True))
+    last_row, last_column = (max(math.ceil(end), 0) for end in (top + height, left + width))
+    ends = extent or grid.shape
+    part = grid[first_row:last_row, first_column:last_column]
+    # Cells that only the window cuts are whole ones of the image.
+    return part, (top - first_row, left - first_column, height, width), (ends[0] - first_row, ends[1] - first_column)
 
 
 def _overlaps(

@@ -74,9 +74,13 @@ class RayLauncher:
         left, ended = deque(waiting), queue.SimpleQueue[BaseException | None]()
 
         def work() -> None:
-            while left and not self._leaving:
+            while not self._leaving:
                 try:
-                    self._train_chain(left.popleft(), at_once)
+                    stages = left.popleft()
+                except IndexError:
+                    return
+                try:
+                    self._train_chain(stages, at_once)
                     ended.put(None)
                 except BaseException as error:
                     ended.put(error)

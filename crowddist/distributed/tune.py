@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 from crowddist import storage
 from crowddist.distributed.labeler import run_units
 from crowddist.distributed.runtime import connect, has_gpus
-from crowddist.tuning import OBJECTIVE, best_trial, cached_predictions, require_kept_share, require_uncertainty, share_grid, try_share
+from crowddist.tuning import OBJECTIVE, best_trial, cached_predictions, require_uncertainty, share_grid, try_share
 
 
 def search_kept_share(
@@ -33,7 +33,6 @@ def search_kept_share(
         InputError, FileNotFoundError: bad data, no such checkpoint, or one without an ensemble.
     """
     shares = share_grid(num_trials)
-    require_kept_share(checkpoint_url)
     connect(num_workers)
 
     def label(checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:

@@ -125,16 +125,15 @@ class Method(ABC):
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """The cells of a whole image that are good enough to be labels: (h, w) bool of two (h, w) maps."""
 
-    def windows(self, density: np.ndarray, points: np.ndarray, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
+    def windows(self, density: np.ndarray, points: np.ndarray, key: str) -> dict[str, np.ndarray]:
         """Purpose -> K x 4 top, left, height, width in cells: the patches of an image that labels are trained on; none means anywhere.
 
         Args:
             density: (h, w) persons per cell.
             points: M x 3 x, y and score of the heads that were detected, in px of the image as the networks saw it.
-            size: (height, width) of that, px.
             key: of the image and the round; whatever is random follows from it.
         """
-        del density, points, size, key
+        del density, points, key
         return {}
 
     @property

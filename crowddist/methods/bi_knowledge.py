@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from crowddist.models.dssinet import Dssinet, build_dssinet
 from crowddist.models.nested_unet import NestedUnet, build_localiser
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.fusion import fuse_density
-from crowddist.ops.merging import confidence_map, merge_points
+from crowddist.ops.merging import confidence_map, merge_points, num_near
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import read_detections, read_points
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Seen
-    from crowddist.methods.config import BiKnowledgeConfig
+    from crowddist.methods.config import BiKnowledgeConfig, TrainConfig
 
 COUNT_CELL_PX = 8
 """Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
@@ -58,9 +59,9 @@ FROZEN_SHARE = 0.2
 class RegressionObjective(nn.Module):
     """DMS-SSIM of the density, and the error of its counts, on source crops or on patches with pseudo-labels."""
 
-    def __init__(self, regressor: Dssinet, settings: BiKnowledgeConfig) -> None:
+    def __init__(self, regressor: Dssinet, settings: BiKnowledgeConfig, train_config: TrainConfig) -> None:
         super().__init__()
-        self.regressor, self.settings = regressor, settings
+        self.regressor, self.settings, self.train_config = regressor, settings, train_config
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name, the mean over the streams; `loss` is what is minimised."""
@@ -75,7 +76,9 @@ class RegressionObjective(nn.Module):
             loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density)
         if self.settings.count_weight:
             factor = COUNT_CELL_PX // self.regressor.output_stride
-            loss = loss + self.settings.count_weight * count_map_loss(_pooled(predicted, factor), _pooled(batch.density, factor))
+            predicted, target = _pooled(predicted, factor), _pooled(batch.density, factor)
+            error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
+            loss = loss + self.settings.count_weight * error
         return loss
 
 
@@ -121,7 +124,8 @@ class LocalisationObjective(nn.Module):
         batch = batches["source"]
         assert batch.density is not None and batch.heads is not None  # by the stage's plan
         softness = batch.draws.remainder(SOFTNESSES) / SOFTNESSES  # of the sample, the same on any number of workers
-        density = blurred(batch.density, self.blur_px / self.stride * softness)
+        sigma = self.blur_px / self.stride
+        density = blurred(batch.density, sigma * softness, largest=sigma)
         answer = self.localiser(density, self.stride).float()
         truth = localisation_map(batch.heads, (answer.shape[2], answer.shape[3]), self.stride)
         if self.loss == "mse":
@@ -149,9 +153,17 @@ class BiKnowledge(Method):
 
     @property
     def stream(self) -> StreamConfig:
-        """See `Method.stream`: with crops and kernels of the method's own."""
-        own = self.settings
-        return replace(self.config.stream, crop_size=own.crop_size, sigma_px=own.sigma_px, sigma_of_size=own.sigma_of_size)
+        """See `Method.stream`: with crops and kernels of the method's own, and larger whole images."""
+        own, usual = self.settings, self.config.stream
+        low, high = usual.scale_jitter
+        return replace(
+            usual,
+            image_size=round(usual.image_size * own.enlarge),
+            scale_jitter=(low / own.enlarge, high / own.enlarge),
+            crop_size=own.crop_size,
+            sigma_px=own.sigma_px,
+            sigma_of_size=own.sigma_of_size,
+        )
 
     @property
     def output_stride(self) -> int:
@@ -184,9 +196,7 @@ class BiKnowledge(Method):
         for cycle in range(1, settings.cycles + 1):
             for network in ("regressor", "detector"):
                 with_heads = network == "detector"
-                patches = Stream(
-                    data="target", batch_size=settings.batch_size, labels=True, windows=network, stride=stride, heads=with_heads
-                )
+                patches = Stream(data="target", batch_size=settings.batch_size, labels=True, windows=network, stride=stride, heads=with_heads)
                 streams = {"target": patches}
                 if settings.source_batch_size:
                     streams["source"] = Stream(data="source", batch_size=settings.source_batch_size, stride=stride, heads=with_heads)
@@ -221,7 +231,7 @@ class BiKnowledge(Method):
             ("localiser", False): settings.localiser_rate,
         }
         objectives = {
-            "regressor": lambda: RegressionObjective(self.regressor, settings),
+            "regressor": lambda: RegressionObjective(self.regressor, settings, self.config.train),
             "detector": lambda: DetectionObjective(self.detector),
             "localiser": lambda: LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride, settings.localiser_blur_px),
         }
@@ -266,21 +276,25 @@ class BiKnowledge(Method):
         return Prediction(density=density, spread=torch.zeros_like(density), detections=detections, transformed=transformed)
 
     def conclude(self, seen: Seen) -> Verdict:
-        """Eq. 8 for the density, union and non-maximum suppression for the heads.
+        """The heads: union of both and non-maximum suppression. The density, whose sum is the count: as `BiKnowledgeConfig.fusion` says.
 
         The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours).
         """
         assert seen.detections is not None and seen.transformed is not None  # of predict()
-        detections, regressed = seen.detections, seen.density
+        settings, detections, regressed = self.settings, seen.detections, seen.density
         drawn = self.drawn_density(detections, regressed.shape)
-        heads, transformed = detections, seen.transformed
-        density = regressed
-        if self.settings.fuse:
-            density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape)).astype(np.float32)
-            both = np.concatenate([detections, transformed])
-            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], self.settings.nms_share * detections[:, 2])
-            heads = both[kept]
+        heads, density = detections, regressed
+        if settings.fusion != "none":
+            kept = merge_points(detections[:, [0, 1, 3]], seen.transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
+            heads = np.concatenate([detections, seen.transformed])[kept]
+            in_crowd = num_near(heads[:, :2], settings.crowd_px) >= settings.crowd_heads
+            chosen = (kept < len(detections)) | in_crowd
+            kept, heads = kept[chosen], heads[chosen]
             heads[:, 2] = np.where(kept < len(detections), heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
+        if settings.fusion == "heads":
+            density = self.drawn_density(heads, regressed.shape)
+        elif settings.fusion == "confidence":
+            density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape))
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
         return Verdict(
             density=density,
@@ -291,13 +305,13 @@ class BiKnowledge(Method):
             parts={
                 "regression": Part(count=float(counts[0])),
                 "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
-                "transformed": Part(count=float(len(transformed)), points=transformed[:, [0, 1, 3]]),
+                "transformed": Part(count=float(len(seen.transformed)), points=seen.transformed[:, [0, 1, 3]]),
             },
         )
 
-    def drawn_density(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-        """Psi(D), Eq. 1: persons per cell of D x 4 detections, each a Gaussian as the source's densities have them."""
-        return cell_density(detections[:, :3], cells, self.stream, self.output_stride)
+    def drawn_density(self, heads: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+        """Psi, Eq. 1: persons per cell of M x 4 heads, each a Gaussian as the source's densities have them."""
+        return cell_density(heads[:, :3], cells, self.stream, self.output_stride)
 
     def confidence_weight(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
         """W of Eq. 8 of D x 4 detections."""
@@ -306,19 +320,19 @@ class BiKnowledge(Method):
         return confidence_map(places, cells, WINDOW_SIGMAS * kernel_px(detections, self.stream) / stride)
 
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """The patches of medium density, which the regressor may learn from."""
+        """The patches that the regressor may learn from: those of medium density, or any."""
         del spread
-        keep = np.zeros(density.shape, bool)
+        keep = np.full(density.shape, self.settings.patches == "random")
         patches = patch_grid(density.shape, self.stream.crop_size / self.output_stride)
         for patch in patches[medium_density(_mass_inside(density, patches))]:
             keep[_inside(patch)] = True
         return keep
 
-    def windows(self, density: np.ndarray, points: np.ndarray, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
+    def windows(self, density: np.ndarray, points: np.ndarray, key: str) -> dict[str, np.ndarray]:
         """Patches of medium density, drawn at random, for R; patches of the highest mean confidence of detection for D."""
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
-        patches = patch_grid((size[0] / stride, size[1] / stride), self.stream.crop_size / stride)
+        patches = patch_grid(density.shape, self.stream.crop_size / stride)
         number = min(settings.num_patches, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))] for network in ("regressor", "detector")}
@@ -349,9 +363,12 @@ def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -
     return truth
 
 
-def blurred(maps: Tensor, sigma: Tensor) -> Tensor:
-    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) cells; a sigma of 0 leaves a map as it is."""
-    reach = max(int(torch.ceil(3 * sigma.max())), 1)
+def blurred(maps: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
+    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) cells; a sigma of 0 leaves a map as it is.
+
+    Kernels reach as far as one of the `largest` sigma does, so a map comes out the same whatever others are beside it.
+    """
+    reach = max(math.ceil(3 * largest), 1)
     offsets = torch.arange(-reach, reach + 1, device=maps.device)
     kernels = torch.exp(-offsets.square() / (2 * sigma.to(maps.device).clamp(min=1e-3)[:, None].square()))
     kernels = (kernels / kernels.sum(1, keepdim=True))[:, None]

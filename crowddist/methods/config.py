@@ -13,7 +13,7 @@ MethodName = Literal["source_only", "self_supervision", "bi_knowledge"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Training on the source, as every method begins."""
+    """Training on the source, as every method begins. Bi-knowledge transfer has steps and rates of its own, and takes the rest from here."""
 
     steps: int = 3000
     """Steps of the first stage."""
@@ -81,6 +81,9 @@ class BiKnowledgeConfig:
 
     crop_size: int = 224
     """Side of crops and of patches in px, in the place of `stream.crop_size` (P); a multiple of 32."""
+    enlarge: float = 1.0
+    """Whole images are seen this much larger than `stream.image_size` (ours): a detector tells heads apart that lie a few of its cells apart.
+    Crops of the source are cut as ever."""
     sigma_px: float = 4.0
     """Standard deviation of a head's Gaussian in px, in the place of `stream.sigma_px`: narrower, because heads are read from the density."""
     sigma_of_size: float = 0.0
@@ -103,7 +106,7 @@ class BiKnowledgeConfig:
     structure_weight: float = 0.1
     """Weight of DMS-SSIM in the regressor's loss (P: 1)."""
     count_weight: float = 1.0
-    """Weight of the error of cells of 8x8 px and of their blocks, as the other methods have it (ours; P: 0)."""
+    """Weight of the error of cells of 8x8 px and of their blocks, as `train.cell_error` and `train.block_weight` say (ours; P: 0)."""
     localiser_share: float = 1.0
     """Part of the source's images that the transformer learns from, above 0 to 1 (Table 4: 0.3 is enough)."""
     localiser_blur_px: float = 8.0
@@ -111,7 +114,7 @@ class BiKnowledgeConfig:
     localiser_loss: Literal["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"] = "focal_mse"
     """Loss of the transformer: the last is the published one (Eq. 7), the others are those of Table 4. With DMS-SSIM the compact one, from
     scratch, ends at an empty map: a hundredth of background noise costs half of the similarity, and heads are few."""
-    confidence: float = 0.25
+    confidence: float = 0.3
     """Least confidence of a detection (ours)."""
     localiser_threshold: float = 0.2
     """Least value of a point of the transformer (P)."""
@@ -119,14 +122,22 @@ class BiKnowledgeConfig:
     """Points of the transformer within a square of this side are one (P: 10, of larger images), in pixels as the networks see them."""
     nms_share: float = 1.0
     """A detection clears the points around it within this share of its size (ours): sizes are distances to the nearest neighbour."""
-    fuse: bool = True
-    """Whether regression and detection learn from each other; without it, each learns from itself (Table 2, w/o fusion)."""
+    crowd_heads: int = 8
+    """A point of the transformer joins the detections where it has at least this many neighbours, of both kinds, within `crowd_px` (ours; P: 0):
+    where people are few, detection alone is nearer to the truth, and a regressor counts some that are not there."""
+    crowd_px: float = 32.0
+    """Radius of that neighbourhood, in pixels as the networks see them (ours)."""
+    fusion: Literal["heads", "confidence", "none"] = "heads"
+    """The density that both agree on, which is counted and which the regressor learns from. heads: that of the merged heads, so the count is
+    their number (ours). confidence: the mean of both densities, weighted by the confidence of detections (P, Eq. 8); it keeps all that the
+    regressor counts away from detections. none: each learns from itself, and the regressor counts (Table 2, w/o fusion)."""
     patches: Literal["chosen", "random"] = "chosen"
     """Which patches of the target are learnt from: of medium density and of confident detections, or any (Table 2, w/RS)."""
     num_patches: int = 2
     """Patches of each image (P)."""
-    cycles: int = 3
-    """Cycles T of labelling the target and fine-tuning on it (P: 4)."""
+    cycles: int = 1
+    """Cycles T of labelling the target and fine-tuning on it (P: 4). Every cycle mends what each network says alone; but the union of both
+    holds more heads than either, and the next cycle learns that: more than one was too many for the merged count on ShanghaiTech (ours)."""
     cycle_steps: int = 200
     """Steps of each network in a cycle."""
     batch_size: int = 8
@@ -150,6 +161,7 @@ class BiKnowledgeConfig:
         _positive(regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
         _not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size)
         _not_negative(structure_weight=self.structure_weight, count_weight=self.count_weight)
+        _not_negative(crowd_heads=self.crowd_heads, crowd_px=self.crowd_px)
         _not_negative(nms_share=self.nms_share, stop_change=self.stop_change, localiser_blur_px=self.localiser_blur_px)
         for name, choices in typing.get_type_hints(BiKnowledgeConfig).items():
             if typing.get_origin(choices) is Literal and getattr(self, name) not in typing.get_args(choices):
@@ -158,6 +170,8 @@ class BiKnowledgeConfig:
             raise InputError(f"crop_size must be a multiple of 32 and at least 64, got {self.crop_size}")
         if self.sigma_px <= 0 or self.sigma_of_size < 0:
             raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and {self.sigma_of_size}")
+        if not 0.25 <= self.enlarge <= 4:
+            raise InputError(f"enlarge lies in [0.25, 4], got {self.enlarge}")
         if not 0 < self.localiser_share <= 1:
             raise InputError(f"localiser_share lies in (0, 1], got {self.localiser_share}")
         if not self.structure_weight + self.count_weight > 0:

@@ -78,7 +78,8 @@ class DetectorConfig:
     backbone: DetectorBackbone = "compact"
     """`resnet50` as published; `compact` is small and trained from scratch on a CPU."""
     weights: str = "none"
-    """Of ResNet-50: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+    """`none` (random); a run's checkpoint, whose detector to start from, e.g. after boxes; of ResNet-50 also `imagenet` (torchvision's
+    download), or the path or URL of a state_dict file."""
 
     def __post_init__(self) -> None:
         _check_backbone("detector", self.backbone, self.weights, get_args(DetectorBackbone))
@@ -101,8 +102,8 @@ def _check_backbone(network: str, backbone: str, weights: str, backbones: tuple[
     _choice(f"{network} backbone", backbone, backbones)
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or the path or URL of a state_dict file")
-    # Of the compact encoders, only the counter's is read from a file.
-    if backbone == "compact" and (weights == "imagenet" or network != "counter") and weights != "none":
+    # Of the compact networks, the counter's encoder and the detector are read from a file.
+    if backbone == "compact" and (weights == "imagenet" or network not in ("counter", "detector")) and weights != "none":
         others = " or ".join(name for name in backbones if name != "compact")
         raise InputError(f"the compact {network} takes no weights {weights}; use weights none, or backbone {others}")
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crowddist.errors import InputError
 from crowddist.models.config import DetectorConfig
 from crowddist.models.norm import SyncBatchNorm2d, sync_batch_norms
 from crowddist.models.normalise import Normalise
-from crowddist.models.weights import load_weights
+from crowddist.models.weights import load_trained, load_weights
 
 PRIOR = 0.01  # C: the confidence that every place begins with.
 L2_SCALE = 10.0  # C: the length of every level's features, at first.
@@ -91,7 +92,16 @@ def build_detector(config: DetectorConfig) -> Detector:
     Raises:
         InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
     """
-    network = _compact() if config.backbone == "compact" else _resnet50(config)
+    # Files are a run's checkpoint, or torchvision's names for the encoder.
+    compact, place = config.backbone == "compact", config.weights
+    if place in ("none", "imagenet"):
+        network = _compact() if compact else _resnet50(place)
+    else:
+        network = _compact() if compact else _resnet50("none")
+        if not load_trained(network, "detector", place):
+            if compact:
+                raise InputError(f"weights {place} are of no run: the compact detector starts from a run's checkpoint or from none")
+            network = _resnet50(place)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -108,13 +118,13 @@ def _compact() -> Detector:
                     head_channels=COMPACT_HEAD_CHANNELS)
 
 
-def _resnet50(config: DetectorConfig) -> Detector:
+def _resnet50(weights: str) -> Detector:
     """Stages 3, 4 and 5 of ResNet-50, stage 5 dilated by 2 without a stride (C)."""
     from torchvision.models import resnet50
 
     network = resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
     del network.fc
-    load_weights(network, weights=config.weights, backbone="resnet50")
+    load_weights(network, weights=weights, backbone="resnet50")
     sync_batch_norms(network)
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1, network.layer2)
     return Detector([stem, network.layer3, network.layer4], widths=(512, 1024, 2048), strides=(8, 16, 16), level_channels=LEVEL_CHANNELS,

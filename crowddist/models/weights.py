@@ -43,6 +43,35 @@ def load_weights(encoder: nn.Module, *, weights: str, backbone: str) -> None:
     encoder.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
 
 
+def load_trained(network: nn.Module, name: str, place: str) -> bool:
+    """Loads what a run has trained of a network into one of the same architecture.
+
+    Args:
+        network: to be filled.
+        name: what the network is called in checkpoints, e.g. `detector`.
+        place: path or URL of a run's checkpoint.
+
+    Returns:
+        Whether the file is a run's checkpoint at all.
+
+    Raises:
+        InputError: the checkpoint holds no such network, or one of another architecture; FileNotFoundError: there is no such file.
+    """
+    content = _opened(place)
+    if not (isinstance(content, dict) and isinstance(content.get("method"), dict)):
+        return False
+    state = {key.removeprefix(f"{name}."): tensor for key, tensor in content["method"]["networks"].items() if key.startswith(f"{name}.")}
+    if not state:
+        raise InputError(f"the checkpoint {place} holds no {name}; give one of a run that trained it")
+    own = network.state_dict()
+    other = sorted({*own} ^ {*state}) or [key for key in own if own[key].shape != state[key].shape]
+    if other:
+        raise InputError(f"the checkpoint {place} holds a {name} of another architecture (they differ in {other[0]}); "
+                         f"give the backbone it was trained with")
+    network.load_state_dict(state)
+    return True
+
+
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
@@ -54,15 +83,19 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
                          f"and set the option weights to the path of that file, or to none for random weights") from error
 
 
-def _read(place: str) -> dict[str, Tensor]:
+def _opened(place: str) -> Any:
     from crowddist import storage
 
     path = storage.local_file(place)
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"weights {place} are not readable ({reason}); give a state_dict written by torch.save") from error
+
+
+def _read(place: str) -> dict[str, Tensor]:
+    state = _opened(place)
     if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"weights {place} hold no state_dict; give a file with a dict of tensors by parameter name")
     return state

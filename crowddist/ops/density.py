@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from crowddist.ops.points import checked_points
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -98,7 +100,7 @@ def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) ->
     """
     if neighbours < 1 or not beta > 0:
         raise ValueError(f"adaptive_sigma needs neighbours >= 1 and beta > 0, got {neighbours} and {beta}")
-    xy = _checked_points(points)
+    xy = checked_points(points, 2)
     if len(xy) < 2:
         return np.full(len(xy), LONE_SIGMA_PX, np.float32)
     from scipy.spatial import KDTree
@@ -199,20 +201,9 @@ def _checked_window(window: tuple[int, int, int, int], frame: tuple[int, int]) -
     return top, left, height, width
 
 
-def _checked_points(points: ArrayLike) -> np.ndarray:
-    xy = np.asarray(points, np.float64)
-    if xy.size == 0:
-        return np.zeros((0, 2))
-    if xy.ndim != 2 or xy.shape[1] != 2:
-        raise ValueError(f"points must be an N x 2 array of x, y, got the shape {xy.shape}")
-    if not np.isfinite(xy).all():
-        raise ValueError("points must be finite, got NaN or infinity")
-    return xy
-
-
 def _points_inside(points: ArrayLike, sigma_px: ArrayLike, frame: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The points inside the frame and their sigmas, float64, checked."""
-    xy = _checked_points(points)
+    xy = checked_points(points, 2)
     sigma = np.asarray(sigma_px, np.float64)
     if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != len(xy)):
         raise ValueError(f"sigma_px must be one number or one a point ({len(xy)}), got the shape {sigma.shape}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crowddist.ops.points import checked_points
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -49,8 +51,8 @@ def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayL
     _check_lengths(predictions, truths)
     if max_distance_px < 1:
         raise ValueError(f"max_distance_px must be at least 1, got {max_distance_px}")
-    points = [_checked(p, (3,), "predictions") for p in predictions]
-    heads = [_checked(t, (2,), "truths") for t in truths]
+    points = [checked_points(p, 3, what="predictions") for p in predictions]
+    heads = [checked_points(t, 2, what="truths") for t in truths]
     num_truths = sum(len(t) for t in heads)
     num_predictions = sum(len(p) for p in points)
     if num_truths == 0:
@@ -88,8 +90,8 @@ def precision_recall(
     _check_lengths(predictions, truths)
     if len(radii_px) == 0 or not all(np.isfinite(radius) and radius >= 0 for radius in radii_px):
         raise ValueError(f"radii_px must be one or more finite numbers >= 0, got {radii_px}")
-    points = [_checked(p, (2, 3), "predictions")[:, :2] for p in predictions]
-    heads = [_checked(t, (2,), "truths") for t in truths]
+    points = [checked_points(p, 2, 3, what="predictions")[:, :2] for p in predictions]
+    heads = [checked_points(t, 2, what="truths") for t in truths]
     num_predictions, num_truths = (sum(map(len, arrays)) for arrays in (points, heads))
     num_pairs = sum((_match_sizes(p, t, radii_px) for p, t in zip(points, heads, strict=True)), np.zeros(len(radii_px), np.int64))
 
@@ -126,16 +128,6 @@ def _match_sizes(points: np.ndarray, heads: np.ndarray, radii_px: Sequence[float
 def _check_lengths(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike]) -> None:
     if len(predictions) != len(truths):
         raise ValueError(f"predictions and truths must have one entry an image, got {len(predictions)} and {len(truths)}")
-
-
-def _checked(values: ArrayLike, nums_columns: tuple[int, ...], what: str) -> np.ndarray:
-    array = np.asarray(values, np.float64)
-    if array.size == 0:
-        return np.zeros((0, nums_columns[0]))
-    if array.ndim != 2 or array.shape[1] not in nums_columns or not np.isfinite(array).all():
-        wanted = " or ".join(map(str, nums_columns))
-        raise ValueError(f"{what} must be finite arrays of {wanted} columns, got the shape {array.shape}")
-    return array
 
 
 def _nearest_truths(points: list[np.ndarray], heads: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.ops.nms import suppress_points
+from crowddist.ops.points import checked_points
 
 
 def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.ndarray:
@@ -26,7 +27,7 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
     Raises:
         ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative or not finite.
     """
-    points = _points(detections)
+    points = checked_points(detections, 3)
     if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
         raise ValueError(f"scores must lie in 0..1, got {points[:, 2].min():g} to {points[:, 2].max():g}")
     half = np.broadcast_to(np.rint(np.asarray(reach, np.float64)), len(points))
@@ -39,6 +40,16 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
     for (left, top), (right, bottom), score in zip(low.tolist(), high.tolist(), points[order, 2].tolist(), strict=True):
         weight[top:bottom, left:right] = score
     return weight
+
+
+def num_near(points: Any, radius_px: float) -> np.ndarray:
+    """How many of the others lie within a radius of each point, itself not counted. Args: (N, 2) x, y in px. Returns: (N,) int64."""
+    from scipy.spatial import KDTree
+
+    places = checked_points(points, 2)
+    if not len(places):
+        return np.zeros(0, np.int64)
+    return KDTree(places).query_ball_point(places, radius_px, return_length=True).astype(np.int64) - 1
 
 
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
@@ -56,19 +67,10 @@ def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarra
     Returns:
         (M,) int64 indexes into both, one after the other, best score first.
     """
-    first, second = _points(detections), _points(transformed)
+    first, second = checked_points(detections, 3), checked_points(transformed, 3)
     points = np.concatenate([first, second])
     rank = points.copy()
     rank[: len(first), 2] += 1 + (second[:, 2].max() if len(second) else 0)
     radius = np.concatenate([np.broadcast_to(np.asarray(radius_px, np.float64), len(first)), np.zeros(len(second))])
     kept = suppress_points(rank, radius)
     return kept[np.argsort(-points[kept, 2], kind="stable")]
-
-
-def _points(values: Any) -> np.ndarray:
-    points = np.asarray(values, np.float64)
-    if points.size == 0:
-        return np.zeros((0, 3))
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise ValueError(f"points must be a finite N x 3 array of x, y, score, got the shape {points.shape}")
-    return points

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crowddist.ops.points import checked_points
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from scipy.spatial import KDTree
 
 
 def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
@@ -27,11 +30,7 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: the shape is not N x 3, a value is not finite, or the radius is negative or not finite.
     """
-    points = np.asarray(points_xys, np.float64)
-    if points.size == 0:
-        points = points.reshape(0, 3)
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise ValueError(f"points_xys must be a finite N x 3 array of x, y, score, got the shape {points.shape}")
+    points = checked_points(points_xys, 3, what="points_xys")
     radius = np.asarray(radius_px, np.float64)
     if not (np.isfinite(radius).all() and (radius >= 0).all()) or radius.shape not in ((), (len(points),)):
         raise ValueError(f"radius_px must be one finite number >= 0, or one for each of {len(points)} points, got {radius}")
@@ -40,19 +39,31 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
         return order
     from scipy.spatial import KDTree
 
-    tree = KDTree(points[order, :2], compact_nodes=False, balanced_tree=False)
+    places = points[order, :2]
+    tree = KDTree(places, compact_nodes=False, balanced_tree=False)
+    pairs = _pairs_within(places, radius[order], tree) if radius.ndim else tree.query_pairs(float(radius), output_type="ndarray")
     alive = bytearray(b"\x01") * len(order)
-    if radius.ndim:
-        for index, (place, reach) in enumerate(zip(points[order, :2], radius[order], strict=True)):
-            if alive[index]:
-                for other in tree.query_ball_point(place, reach):
-                    if other > index:
-                        alive[other] = 0
-        return order[np.frombuffer(alive, bool)]
-    pairs = tree.query_pairs(float(radius), output_type="ndarray")
     # In the order of the better point of each pair, whose own fate is settled by then.
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     for better, worse in zip(*pairs.T.tolist(), strict=True):
         if alive[better]:
             alive[worse] = 0
     return order[np.frombuffer(alive, bool)]
+
+
+def _pairs_within(places: np.ndarray, radius: np.ndarray, tree: KDTree) -> np.ndarray:
+    """(K, 2) int64 pairs of points, the earlier one first, of which the later lies within the earlier one's radius.
+
+    A few radii that are far larger than the others are asked for apart: they do not make all pairs long ones.
+    """
+    usual = radius <= 4 * np.median(radius[radius > 0]) if radius.any() else np.ones(len(radius), bool)
+    pairs = tree.query_pairs(float(radius[usual].max()), output_type="ndarray")
+    first, second = np.ascontiguousarray(pairs.T)
+    x, y = np.ascontiguousarray(places.T)
+    near = np.square(x[first] - x[second]) + np.square(y[first] - y[second]) <= np.square(radius)[first]
+    found = [pairs[near & usual[first]]]
+    for index in np.flatnonzero(~usual).tolist():
+        others = np.array(tree.query_ball_point(places[index], radius[index]))
+        others = others[others > index]
+        found.append(np.column_stack([np.full(len(others), index), others]))
+    return np.concatenate(found)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crowddist.ops.points import checked_points
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -35,7 +37,7 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: points are not finite or of the wrong shape.
     """
-    given = _checked(points)
+    given = checked_points(points, 2)
     xy, place_of = np.unique(given, axis=0, return_inverse=True)  # a point that is annotated twice is no neighbour of itself
     if len(xy) < 2:
         return np.full(len(given), LONE_SIZE_PX, np.float32)
@@ -54,7 +56,7 @@ def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
     """The mean distance of each point to its nearest neighbours. Args: (N, 2), N >= 2; as many neighbours as there are, at most. Returns: (N,)."""
     from scipy.spatial import KDTree
 
-    xy = _checked(points)
+    xy = checked_points(points, 2)
     distances, _ = KDTree(xy, compact_nodes=False, balanced_tree=False).query(xy, k=min(neighbours, len(xy) - 1) + 1)
     # The nearest of all is the point itself, or one that coincides with it: distance 0 either way.
     return distances[:, 1:].mean(axis=1)
@@ -74,15 +76,6 @@ def transformed_sizes(points: ArrayLike, detector_sizes: ArrayLike, height: floa
     Returns:
         (N,) float32, px.
     """
-    xy = _checked(points)
+    xy = checked_points(points, 2)
     lower = xy[:, 1] >= height / 2
     return np.where(lower, np.asarray(detector_sizes, np.float32), head_sizes(xy)).astype(np.float32)
-
-
-def _checked(points: ArrayLike) -> np.ndarray:
-    xy = np.asarray(points, np.float64)
-    if xy.size == 0:
-        return np.zeros((0, 2))
-    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
-        raise ValueError(f"points must be a finite N x 2 array of x, y, got the shape {xy.shape}")
-    return xy

@@ -1,7 +1,12 @@
-"""Chains of stages on a real Ray: at the same time where there is room."""
+"""Chains of stages on a real Ray: at the same time where there is room, and ended together."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +14,29 @@ import pytest
 import torch
 
 from crowddist import checkpoint, storage
-from crowddist.config import RunConfig
+from crowddist.config import RunConfig, to_json
 from crowddist.engine import StageData, read_done
 from crowddist.launcher import LocalLauncher
 from crowddist.methods.table import build_method
-from crowddist.pipeline import run_folder
 
 pytestmark = pytest.mark.ray
+PROJECT = Path(__file__).parents[2]
+LONGEST_S = 240
+JOB = """
+import sys
+from pathlib import Path
+from crowddist.cli import one_line_errors
+from crowddist.distributed.runtime import prepare_environment
+prepare_environment()
+import ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False, logging_level="WARNING")
+from crowddist.config import from_json
+from crowddist.distributed.launcher import RayLauncher
+from tests.distributed.test_chains import chains
+config = from_json(Path(sys.argv[1]).read_text())
+with one_line_errors():
+    RayLauncher(config).train(chains(config, Path(sys.argv[2])))
+"""
 
 
 def chains(config: RunConfig, folder: Path) -> list[list[StageData]]:
@@ -25,20 +46,56 @@ def chains(config: RunConfig, folder: Path) -> list[list[StageData]]:
     return [[StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls)] for stage in stages]
 
 
-def test_chains_run_at_the_same_time_where_there_is_room(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    """Two CPUs, one worker a chain: two of three networks are under way at once, and all end with the bits of one after the other."""
-    from crowddist.distributed.launcher import RayLauncher
+@pytest.mark.slow
+def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """Room for two workers, three networks: two are under way at the same time, the third waits. Then a shard is cut.
 
-    config = replace(tiny_config, method="bi_knowledge", launcher="ray", storage=str(tmp_path / "runs"), threads=1)
-    RayLauncher(config).train(chains(config, tmp_path / "ray"))
+    Whichever reads it first fails: the job ends with one line and code 2, the other network's training is ended in mid-step, and no worker is
+    left behind. With the shard as it was, the same command goes on, and ends with the bits of one training after the other, undisturbed.
+    """
+    import psutil
+
+    source = tmp_path / "source"
+    shutil.copytree(storage.local_folder(tiny_config.source), source)
+    config = replace(
+        tiny_config,
+        method="bi_knowledge",
+        launcher="ray",
+        source=source.as_uri(),
+        storage=str(tmp_path / "runs"),
+        stream=replace(tiny_config.stream, cache_bytes=0),
+        bi_knowledge=replace(tiny_config.bi_knowledge, regressor_steps=300, detector_steps=300),
+        engine=replace(tiny_config.engine, checkpoint_every=15, log_every=15),
+    )
+    (tmp_path / "config.json").write_text(to_json(config))
+    command = [sys.executable, "-c", JOB, str(tmp_path / "config.json"), str(tmp_path / "ray")]
+    private = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    private |= {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
+    begun = [tmp_path / "ray" / "source" / network / "checkpoints" / "latest.json" for network in ("regressor", "detector")]
+    shard = sorted(source.glob("*.tar"))[0]
+    whole = shard.read_bytes()
+    with (tmp_path / "log").open("wb") as log:
+        job = subprocess.Popen(command, env=private, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + LONGEST_S
+            while not all(path.exists() for path in begun) and job.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert all(path.exists() for path in begun), f"two networks are under way at once: {(tmp_path / 'log').read_text()[-2000:]}"
+            workers = [child for child in psutil.Process(job.pid).children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())]
+            os.truncate(shard, len(whole) // 2)
+            job.wait(LONGEST_S)
+        finally:
+            job.kill()
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert job.returncode == 2 and last.startswith("error: ") and shard.name in last, (tmp_path / "log").read_text()[-2000:]
+    assert len(workers) == 2 and not (tmp_path / "ray" / "source" / "localiser").exists()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+    shard.write_bytes(whole)
+    done = subprocess.run(command, env=private, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     LocalLauncher(config).train(chains(config, tmp_path / "local"))
-    ended = {}
     for (data,) in chains(config, tmp_path / "ray"):
         ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("ray", "local")]
         ours, theirs = (checkpoint.load(end["checkpoint"])["method"]["networks"] for end in ends if end)
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-        ended[data.stage.name.replace("/", "-")] = (tmp_path / "ray" / data.stage.name / "DONE.json").stat().st_mtime_ns
-    starts = sorted(folder.name.rpartition("-") for folder in storage.local_folder(run_folder(config)).glob(".ray-train/*-*"))
-    first, second, third = sorted((int(began), name) for name, _, began in starts)
-    assert second[0] < ended[first[1]], "the second does not wait for the first"
-    assert third[0] > min(ended[first[1]], ended[second[1]]), "the third waits for room"

@@ -22,6 +22,7 @@ from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
 from crowddist.engine import StageData, read_done
 from crowddist.errors import InputError
+from crowddist.labels import publish_labels
 from crowddist.launcher import LocalLauncher, UnitWorker
 from crowddist.methods.table import build_method
 from crowddist.pipeline import run_folder
@@ -65,6 +66,24 @@ def difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> 
     return float((mine - reference).norm() / reference.norm())
 
 
+def assert_equal_states(shared: dict[str, Any], alone: dict[str, Any], *, name: str) -> None:
+    """Weights, statistics and first moments of a stage on two workers are those of one, but for rounding."""
+    ours, theirs = shared["networks"], alone["networks"]
+    for kind, limit in (("weights", MOST_WEIGHT_DIFFERENCE), ("statistics", MOST_DIFFERENCE)):
+        names = [tensor for tensor in theirs if ("running" in tensor) == (kind == "statistics")]
+        if not names:  # the transformer of densities has no statistics
+            continue
+        assert difference([ours[tensor] for tensor in names], [theirs[tensor] for tensor in names]) < limit, f"{name}: {kind}"
+    mine, reference = (
+        [moments["exp_avg"] for optimizer in state["optimizers"].values() for moments in optimizer["state"].values()]
+        for state in (shared, alone)
+    )
+    assert len(mine) == len(reference) > 1
+    assert difference(mine, reference) < MOST_DIFFERENCE, f"{name}: moments"
+    for index, (one, other) in enumerate(zip(mine, reference, strict=True)):
+        assert difference([one], [other]) < 5 * MOST_DIFFERENCE, f"{name}: moments of parameter {index}"
+
+
 @pytest.mark.parametrize("method", NUM_STAGES)
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path, method: Any) -> None:
     """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
@@ -86,23 +105,35 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
     for data in stages(tiny_config, tmp_path / "one"):
         LocalLauncher(tiny_config).train([[replace(data, initial=initial)]])
         ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("two", "one")]
-        shared, alone = (checkpoint.load(end["checkpoint"])["method"] for end in ends if end)
-        ours, theirs = (state["networks"] for state in (shared, alone))
-        for kind, limit in (("weights", MOST_WEIGHT_DIFFERENCE), ("statistics", MOST_DIFFERENCE)):
-            names = [name for name in theirs if ("running" in name) == (kind == "statistics")]
-            if not names:  # the transformer of densities has no statistics
-                continue
-            apart = difference([ours[name] for name in names], [theirs[name] for name in names])
-            assert apart < limit, f"{data.stage.name}: {kind}"
-        ours, theirs = (
-            [moments["exp_avg"] for optimizer in state["optimizers"].values() for moments in optimizer["state"].values()]
-            for state in (shared, alone)
-        )
-        assert len(ours) == len(theirs) > 20
-        assert difference(ours, theirs) < MOST_DIFFERENCE, f"{data.stage.name}: moments"
-        for index, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
-            assert difference([mine], [reference]) < 5 * MOST_DIFFERENCE, f"{data.stage.name}: moments of parameter {index}"
+        assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end), name=data.stage.name)
         initial = ends[0]["checkpoint"] if ends[0] and not data.stage.trains else ""  # the stages of one network follow each other
+
+
+def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+    """A cycle of bi-knowledge transfer, from the same labels: two layers of the regressor, and all of the detector."""
+    from crowddist.distributed.launcher import RayLauncher
+
+    slow = replace(tiny_config.bi_knowledge, regressor_cycle_rate=1e-5, detector_cycle_rate=1e-5)
+    config = replace(tiny_config, method="bi_knowledge", bi_knowledge=slow, stream=replace(tiny_config.stream, scale_jitter=(0.9, 1.6)))
+    source = stages(config, tmp_path / "one")
+    local = LocalLauncher(config)
+    local.train(chains(source))
+    trained = [end["checkpoint"] for data in source if (end := read_done(data.folder))]
+    whole, labels = checkpoint.join((tmp_path / "whole").as_uri(), trained, stage="source"), (tmp_path / "labels").as_uri()
+    publish_labels(labels, ShardReader(config.target), local.label(whole, config.target, labels), name="labels")
+
+    def cycle(side: str) -> list[StageData]:
+        plan = [stage for stage in build_method(config).plan() if stage.round_name == "cycle-1"]
+        return [
+            replace(source[0], stage=stage, folder=(tmp_path / side / stage.name).as_uri(), labels_url=labels, initial=whole) for stage in plan
+        ]
+
+    local.train(chains(cycle("one")))
+    two = replace(config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
+    RayLauncher(two).train(chains(cycle("two")))
+    for shared, alone in zip(cycle("two"), cycle("one"), strict=True):
+        ends = [read_done(data.folder) for data in (shared, alone)]
+        assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end), name=alone.stage.name)
 
 
 def test_labelling_survives_the_death_of_an_actor(
@@ -110,7 +141,6 @@ def test_labelling_survives_the_death_of_an_actor(
 ) -> None:
     """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run says."""
     from crowddist.distributed.labeler import run_units
-    from crowddist.labels import publish_labels
 
     images = make_images(tmp_path / "images", count=400, labelled=False)
     reader = ShardReader(images)

@@ -16,17 +16,18 @@ from crowddist.predictor import Predictor
 def test_help_comes_at_once(helped: Callable) -> None:
     text, heavy, seconds = helped("evaluate")
     assert seconds < 5 and heavy == []
-    for word in ("--checkpoint", "--data", "--output", "--image-size", "--work"):
+    for word in ("--checkpoint", "--data", "--output", "--image-size", "--radii", "--work"):
         assert word in text
 
 
 def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
     output = tmp_path / "results" / "metrics.json"
-    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_evaluation, "--output", output, "--image-size", 64)
+    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_evaluation, "--output", output, "--image-size", 64, "--radii", 3, 12)
     assert (done.returncode, done.stderr) == (0, "")
     written = json.loads(output.read_text())
     results = evaluate_data(Predictor.from_checkpoint(tiny_checkpoint, image_size=64), ShardReader(tiny_evaluation))
-    metrics = summarise(results)
+    metrics = summarise(results, (3, 12))
+    assert {"target/recall_3px", "target/recall_12px"} <= metrics.keys() and "target/recall_8px" not in metrics
     assert {name: written[name] for name in metrics} == pytest.approx(metrics, rel=1e-4)
     assert [row["image"] for row in written["images"]] == [row["image"] for row in image_rows(results)]
     assert written["checkpoint"] == tiny_checkpoint and written["data"]["num_images"] == 5 and written["data"]["url"] == tiny_evaluation
@@ -40,6 +41,12 @@ def test_an_unlabelled_set_is_one_line(start: Callable, tmp_path: Path, tiny_che
     done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_target, "--output", tmp_path / "metrics.json")
     assert done.returncode == 2 and done.stderr == f"error: the evaluation at {tiny_target} has no labels; give a labelled data set\n"
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("radii", [("-1",), ("3", "nan")])
+def test_wrong_radii_are_one_line(start: Callable, radii: tuple[str, ...]) -> None:
+    done = start("evaluate", "--checkpoint", "missing.pt", "--data", "missing", "--output", "metrics.json", "--radii", *radii)
+    assert done.returncode == 2 and done.stderr.startswith("error: radii must be") and done.stderr.count("\n") == 1
 
 
 def test_an_output_that_is_a_folder_is_told_before_the_work(start: Callable, tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from crowddist import storage
+from crowddist import checkpoint, storage
+from crowddist.config import RunConfig, to_json
 from crowddist.data.images import read_pixels
+from crowddist.methods.table import build_method
 from crowddist.predictor import Predictor
 
 
@@ -70,3 +74,18 @@ def test_a_checkpoint_that_is_none_is_one_line(start: Callable, photos: Path, tm
 def test_a_wrong_flag_is_explained(start: Callable) -> None:
     done = start("predict", "--input", "a", "--speed", "9")
     assert done.returncode == 2 and "--speed" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_counter_of_two_networks_draws_boxes(start: Callable, photos: Path, tmp_path: Path, tiny_config: RunConfig) -> None:
+    """A checkpoint of bi-knowledge transfer whose detector sees heads everywhere: they are counted, and their squares are drawn."""
+    config = replace(tiny_config, method="bi_knowledge", bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.005, nms_share=2.0))
+    torch.manual_seed(0)
+    place = checkpoint.save((tmp_path / "counter").as_uri(), 1, {"method": build_method(config).state_dict(), "config": to_json(config)})
+    done = start("predict", "--checkpoint", place, "--input", photos / "a.jpg", "--output", tmp_path / "counted")
+    assert (done.returncode, done.stderr) == (0, "")
+    with open(tmp_path / "counted" / "counts.csv", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    found = Predictor.from_checkpoint(place).predict(read_pixels(photos / "a.jpg"))
+    assert found.sizes is not None and len(found.points) == int(row["points"]) > 3
+    assert float(row["count"]) == pytest.approx(len(found.points), rel=0.01), "the count is that of the boxes"
+    assert cv2.imread(str(tmp_path / "counted" / "a.png")) is not None

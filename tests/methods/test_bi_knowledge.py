@@ -34,7 +34,7 @@ def seen(density: np.ndarray, detections: list, transformed: list) -> Seen:
 
 def test_fused_by_hand(tiny_config: RunConfig) -> None:
     """Persons spread evenly, and one certain head: inside its kernel's window the even ones count by what is left of the weight."""
-    method = make(tiny_config, sigma_px=4.0)
+    method = make(tiny_config, sigma_px=4.0, fusion="confidence")
     even = np.full(CELLS, 0.01, np.float32)
     verdict = method.conclude(seen(even, [[100.5, 80.5, 20, 0.75]], []))
     # Sigma is 2 cells: the window reaches 6 cells from the centre, 13 x 13 of them; the kernel beyond it is lost.
@@ -64,7 +64,7 @@ def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
     """A transformed point beside a detection is the same head; others keep the detector's size in the lower half, the neighbours' above."""
     lower, upper = [200, 170, 16, 0.5], [60, 20, 99, 0.5]
     detected = [[30, 20, 20, 0.9], [100, 150, 20, 0.8]]
-    verdict = make(tiny_config, nms_share=0.5).conclude(seen(np.zeros(CELLS, np.float32), detected, [[105, 150, 20, 0.4], lower, upper]))
+    verdict = make(tiny_config, nms_share=0.5, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, [[105, 150, 20, 0.4], lower, upper]))
     assert verdict.sizes is not None
     found = {(float(x), float(y)): float(size) for (x, y, _), size in zip(verdict.points, verdict.sizes, strict=True)}
     assert set(found) == {(30, 20), (100, 150), (200, 170), (60, 20)}
@@ -73,16 +73,34 @@ def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
     assert verdict.parts["transformed"].count == 3 and verdict.points[:, 2].tolist() == sorted(verdict.points[:, 2], reverse=True)
 
 
+def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
+    """Five heads within 23 px of one transformed point, three of another, none of a third; the density is that of the heads."""
+    detected = [[x, y, 9, 0.9] for x, y in ((30, 40), (50, 40), (40, 30), (40, 50), (75, 40))]
+    others = [[40, 40, 9, 0.4], [62, 40, 9, 0.4], [200, 150, 9, 0.9]]
+    method = make(tiny_config, crowd_heads=5, crowd_px=23.0, sigma_px=4.0)
+    verdict = method.conclude(seen(np.full(CELLS, 0.01, np.float32), detected, others))
+    assert sorted(verdict.points[:, :2].tolist()) == sorted([x, y] for x, y, *_ in [*detected, others[0]])
+    assert verdict.density.sum() == pytest.approx(6, rel=1e-4) and verdict.parts["transformed"].count == 3
+    np.testing.assert_allclose(verdict.density, method.drawn_density(np.column_stack([verdict.points[:, :2], verdict.sizes]), CELLS))
+    assert len(make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, others)).points) == 8
+
+
+def test_a_crowd_that_the_detector_does_not_see_is_counted_all_the_same(tiny_config: RunConfig) -> None:
+    crowd = [[40 + 8 * (index % 7), 40 + 8 * (index // 7), 9, 0.5] for index in range(49)]
+    verdict = make(tiny_config).conclude(seen(np.full(CELLS, 0.01, np.float32), [], [*crowd, [220, 170, 9, 0.5]]))
+    assert len(verdict.points) == 49 and verdict.density.sum() == pytest.approx(49, rel=1e-4)
+
+
 def test_a_transformed_point_does_not_clear_the_image(tiny_config: RunConfig) -> None:
     """The detector's scale map says anything where it saw nobody."""
     detected = [[30 + 20 * index, 40, 16, 0.6] for index in range(6)]
-    verdict = make(tiny_config).conclude(seen(np.zeros(CELLS, np.float32), detected, [[80, 60, 500, 0.95], [120, 62, 500, 0.9]]))
+    verdict = make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, [[80, 60, 500, 0.95], [120, 62, 500, 0.9]]))
     assert len(verdict.points) == 8 and verdict.sizes is not None and verdict.sizes.max() < 50
 
 
 def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
     even = np.full(CELLS, 0.01, np.float32)
-    verdict = make(tiny_config, fuse=False).conclude(seen(even, [[100, 80, 20, 0.75]], [[30, 30, 9, 0.9]]))
+    verdict = make(tiny_config, fusion="none").conclude(seen(even, [[100, 80, 20, 0.75]], [[30, 30, 9, 0.9]]))
     np.testing.assert_array_equal(verdict.density, even)
     assert verdict.points.tolist() == [[100, 80, 0.75]]
 
@@ -96,17 +114,17 @@ def test_patches_are_chosen_as_published(tiny_config: RunConfig) -> None:
         density[32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = rank / 32**2
     points = np.array([[10, 10, 0.9], [20, 20, 0.8], [70, 10, 0.95], [80, 20, 0.2], [200, 150, 0.7]], np.float32)
     method = make(tiny_config)
-    windows = method.windows(density, points, SIZE, "a")
+    windows = method.windows(density, points, "a")
     medium = {(32.0 * (patch // 4), 32.0 * (patch % 4)) for patch in order[6:9]}
     assert len(windows["regressor"]) == 2 and {(top, left) for top, left, _, _ in windows["regressor"].tolist()} <= medium
     assert windows["detector"].tolist() == [[0, 0, 32, 32], [64, 96, 32, 32]], "means 0.85 and 0.7; the second patch has 0.575"
-    drawn = {tuple(map(tuple, method.windows(density, points, SIZE, key)["regressor"].tolist())) for key in "abcdefgh"}
+    drawn = {tuple(map(tuple, method.windows(density, points, key)["regressor"].tolist())) for key in "abcdefgh"}
     assert len(drawn) > 1 and all({(top, left) for top, left, _, _ in pair} <= medium for pair in drawn), "two of the three, by the image's name"
-    rounds = {tuple(map(tuple, method.windows(density, points, SIZE, f"cycle-{cycle}/a")["regressor"].tolist())) for cycle in range(8)}
+    rounds = {tuple(map(tuple, method.windows(density, points, f"cycle-{cycle}/a")["regressor"].tolist())) for cycle in range(8)}
     assert len(rounds) > 1, "drawn anew in every cycle"
-    nobody = method.windows(density, points[:0], SIZE, "a")
+    nobody = method.windows(density, points[:0], "a")
     np.testing.assert_array_equal(nobody["detector"], nobody["regressor"])
-    anywhere = {tuple(window) for key in "abcdefghijklmnop" for window in make(tiny_config, patches="random").windows(density, points, SIZE, key)["regressor"]}
+    anywhere = {tuple(window) for key in "abcdefghijklmnop" for window in make(tiny_config, patches="random").windows(density, points, key)["regressor"]}
     assert len(anywhere) > 6
     keep = method.select(density, density)
     assert keep.sum() == 3 * 32 * 32 and {(float(y), float(x)) for y, x in np.argwhere(keep) // 32 * 32} == medium
@@ -122,13 +140,13 @@ def batch(stride: int, size: int = 64) -> Batch:
 
 def test_the_regressors_loss_by_the_formula(tiny_config: RunConfig) -> None:
     method, source = make(tiny_config, structure_weight=0.3, count_weight=0.7), batch(2)
-    objective = RegressionObjective(method.regressor, method.settings).eval()
+    objective = RegressionObjective(method.regressor, method.settings, tiny_config.train).eval()
     predicted = method.regressor(source.images)
     assert source.density is not None
     cells = [torch.nn.functional.avg_pool2d(part, 4) * 16 for part in (predicted, source.density)]
     expected = 0.3 * dms_ssim_loss(predicted, source.density) + 0.7 * count_map_loss(cells[0], cells[1])
     assert objective({"source": source})["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    published = RegressionObjective(method.regressor, replace(method.settings, structure_weight=1.0, count_weight=0.0)).eval()
+    published = RegressionObjective(method.regressor, replace(method.settings, structure_weight=1.0, count_weight=0.0), tiny_config.train).eval()
     assert published({"target": source})["loss"].item() == pytest.approx(dms_ssim_loss(predicted, source.density).item(), rel=1e-5)
 
 
@@ -155,14 +173,14 @@ def test_the_transformers_losses_of_table_4(tiny_config: RunConfig, loss: str) -
 def test_blurred_by_hand_and_person_for_person() -> None:
     maps = torch.zeros(3, 1, 41, 41)
     maps[:, 0, 20, 20] = 1.0
-    soft = blurred(maps, torch.tensor([0.0, 1.0, 3.0]))
+    soft = blurred(maps, torch.tensor([0.0, 1.0, 3.0]), largest=3.0)
     assert torch.equal(soft[0], maps[0])
     for index, sigma in ((1, 1.0), (2, 3.0)):
         assert soft[index].sum().item() == pytest.approx(1, rel=1e-5)
         assert soft[index, 0, 20, 20].item() == pytest.approx(1 / (2 * np.pi * sigma**2), rel=0.02)
         assert soft[index, 0, 20, 22].item() == pytest.approx(soft[index, 0, 20, 20].item() * np.exp(-2 / sigma**2), rel=1e-4)
         assert torch.allclose(soft[index], soft[index].transpose(1, 2))
-    assert torch.allclose(blurred(torch.ones(1, 1, 9, 9), torch.tensor([4.0])), torch.ones(1, 1, 9, 9)), "nothing is lost at a border"
+    assert torch.allclose(blurred(torch.ones(1, 1, 9, 9), torch.tensor([4.0]), largest=4.0), torch.ones(1, 1, 9, 9)), "nothing is lost at a border"
 
 
 def test_a_head_is_one_cell_of_the_map() -> None:

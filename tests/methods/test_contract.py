@@ -169,8 +169,8 @@ def test_conclusions_count_what_they_show(config: RunConfig) -> None:
     keep = method.select(verdict.density, verdict.spread)
     assert keep.shape == density.shape and keep.dtype == bool and keep.any()
     assert 1.0 in method.label_views()
-    again = method.windows(verdict.density, verdict.points, seen.size, "key")
-    for purpose, windows in method.windows(verdict.density, verdict.points, seen.size, "key").items():
+    again = method.windows(verdict.density, verdict.points, "key")
+    for purpose, windows in method.windows(verdict.density, verdict.points, "key").items():
         assert len(windows) and windows.shape[1] == 4 and np.array_equal(windows, again[purpose])
 
 

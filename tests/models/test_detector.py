@@ -180,3 +180,31 @@ def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path,
     with pytest.raises(InputError, match=f"not of resnet50: {message}") as error:
         _network("resnet50", weights=_save(state, tmp_path))
     assert "\n" not in str(error.value)
+
+
+def _run_checkpoint(networks: dict[str, torch.nn.Module], folder: Path) -> str:
+    """As a run's checkpoint holds them."""
+    state = {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
+    return _save({"format": 1, "method": {"networks": state}}, folder)
+
+
+def test_a_detector_starts_from_what_a_run_has_trained(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    trained = _network("compact")
+    place = _run_checkpoint({"detector": trained, "regressor": torch.nn.Linear(2, 2)}, tmp_path)
+    torch.manual_seed(2)
+    for name, value in _network("compact", weights=place).state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name])
+
+
+def test_a_checkpoint_of_another_detector_is_refused_in_one_line(tmp_path: Path) -> None:
+    cases = [
+        ("resnet50", {"detector": _network("compact")}, "holds a detector of another architecture"),
+        ("compact", {"regressor": torch.nn.Linear(2, 2)}, "holds no detector; give one of a run"),
+    ]
+    for backbone, networks, message in cases:
+        with pytest.raises(InputError, match=message) as error:
+            _network(backbone, weights=_run_checkpoint(networks, tmp_path))
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="are of no run: the compact detector"):
+        _network("compact", weights=_save(torch.nn.Linear(2, 2).state_dict(), tmp_path))

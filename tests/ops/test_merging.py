@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.ops.merging import confidence_map, merge_points
+from crowddist.ops.merging import confidence_map, merge_points, num_near
 
 
 def weight_by_loop(detections, size, reach):
@@ -117,3 +117,13 @@ def test_a_union_with_nothing_is_the_other_one():
 def test_a_union_of_bad_input_is_refused(detections, transformed, radius):
     with pytest.raises(ValueError):
         merge_points(detections, transformed, radius)
+
+
+def test_num_near_by_hand_and_against_a_loop() -> None:
+    assert num_near([[0, 0], [3, 4], [0, 5], [7, 4], [20, 0]], 5).tolist() == [2, 3, 2, 1, 0]
+    assert num_near(np.zeros((0, 2)), 5).tolist() == [] and num_near([[1, 2]], 5).tolist() == [0]
+    points = np.random.default_rng(0).integers(0, 40, (60, 2))  # whole numbers: some lie exactly on the circle
+    naive = [sum((x - u) ** 2 + (y - v) ** 2 <= 25 for u, v in points.tolist()) - 1 for x, y in points.tolist()]
+    assert num_near(points, 5).tolist() == naive and max(naive) > 2
+    with pytest.raises(ValueError, match="points must be finite"):
+        num_near([[np.nan, 0]], 5)

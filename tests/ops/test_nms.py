@@ -76,3 +76,14 @@ def test_equal_radii_are_one_radius(number, radius):
 def test_bad_input_is_refused(points, radius):
     with pytest.raises(ValueError):
         suppress_points(points, radius)
+
+
+def test_a_few_radii_far_larger_than_the_others_equal_the_loop():
+    rng = np.random.default_rng(0)
+    points = np.c_[rng.uniform(0, 300, (400, 2)), rng.random(400)]
+    radius = rng.uniform(0, 6, 400)
+    radius[rng.choice(400, 5, replace=False)] = 90.0
+    radius[rng.choice(400, 40, replace=False)] = 0.0
+    kept = suppress_points(points, radius)
+    np.testing.assert_array_equal(kept, suppress_by_loop(points, radius))
+    assert 50 < len(kept) < 390
