@@ -14,11 +14,11 @@ help:  ## this list
 demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 cores
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
-test: setup  ## all tests, those with a real Ray included
-	$(BIN)/python -m pytest
+test: test-fast  ## all tests, those with a real Ray included
+	$(BIN)/python -m pytest -m "(slow or ray) and not benchmark"
 
-test-fast: setup  ## without the tests that start Ray or run whole adaptations
-	$(BIN)/python -m pytest -m "not slow and not ray and not benchmark"
+test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not benchmark"
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

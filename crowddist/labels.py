@@ -127,13 +127,23 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     return metrics
 
 
-def label_change(previous_url: str, current_url: str) -> float:
-    """How far the labels of all images moved from one set to the next, see `ops.selection.relative_change`."""
+def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> float:
+    """How far the labels of all images moved from one set to the next, see `ops.selection.relative_change`.
+
+    Args:
+        block_cells: side of the blocks, in cells, whose persons are compared.
+    """
     previous, current = ShardReader(previous_url), ShardReader(current_url)
     change = total = 0.0
     for index in range(len(current)):
         key, members = current.read(index)
         before = decode_labels(*previous.read(previous.index_of(key)))
-        moved, persons = change_sums(before.density, decode_labels(key, members).density)
+        moved, persons = change_sums(*(_blocks(part.density, block_cells) for part in (before, decode_labels(key, members))))
         change, total = change + moved, total + persons
     return ratio_of_sums(change, total)
+
+
+def _blocks(density: np.ndarray, side: int) -> np.ndarray:
+    """Persons in blocks of side x side cells; the last ones hold what is left."""
+    rows, columns = (np.arange(0, length, side) for length in density.shape)
+    return np.add.reduceat(np.add.reduceat(density.astype(np.float64), rows, axis=0), columns, axis=1)

@@ -56,8 +56,8 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
         with _tracked(config, folder, tracker):
             for role, prepared in data.items():
                 tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-            run = _Run(config, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
-            rounds = run.all_rounds(method.plan(), stop_change=method.stop_change)
+            run = _Run(config, method, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
+            rounds = run.all_rounds()
             run.show_summary(rounds)
             result = {
                 "run": run_name(config),
@@ -147,25 +147,26 @@ class _Run:
     def __init__(
         self,
         config: RunConfig,
+        method: Method,
         folder: str,
         urls: Mapping[str, str],
         launcher: Launcher,
         tracker: Tracker,
         say: Callable[[str], None],
     ) -> None:
-        self.config, self.folder, self.urls = config, folder, urls
+        self.config, self.method, self.folder, self.urls = config, method, folder, urls
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
 
-    def all_rounds(self, stages: Sequence[Stage], *, stop_change: float) -> list[dict[str, Any]]:
-        """Every round in turn; the rows of the result. Labels that change less than `stop_change` end the rounds."""
+    def all_rounds(self) -> list[dict[str, Any]]:
+        """Every round of the method's plan in turn; the rows of the result. Labels that change less than its `stop_change` end the rounds."""
         rows: list[dict[str, Any]] = []
-        for group in _groups(stages):
+        for group in _groups(self.method.plan()):
             labels: dict[str, float] = {}
             first = group[0][0]
             if first.needs_labels:
                 labels = self._label(first)
-                if labels.get("labels/change", math.inf) < stop_change:
+                if labels.get("labels/change", math.inf) < self.method.stop_change:
                     self.stopped = f"labels changed by {labels['labels/change']:.1%} before {first.title}: settled"
                     self.say(self.stopped)
                     break
@@ -209,7 +210,7 @@ class _Run:
         self.say(f"{stage.round_name}: labelling the target")
         records = self.launcher.label(self.checkpoint, self.urls["target"], url)
         metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.round_name}")
-        change = label_change(previous, url) if previous else math.inf
+        change = label_change(previous, url, self.method.settling_px // self.method.output_stride) if previous else math.inf
         if math.isfinite(change):  # it is not where the labels before saw nobody
             metrics["labels/change"] = change
         storage.write_json(

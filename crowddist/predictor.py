@@ -20,8 +20,6 @@ from crowddist.ops.views import merge_views
 
 TILE_PX = 1536
 """Images are cut into tiles of this side when their longer side exceeds it, so that memory stays bounded."""
-MARGIN_PX = 128
-"""Context around a tile that is computed and thrown away: more than half the receptive field of the compact counter."""
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 
@@ -165,16 +163,16 @@ class Predictor:
 
     def _see_tiles(self, image: np.ndarray) -> Seen:
         """The predictions of a large image, tile by tile; each tile's own member counts add up."""
-        stride, (height, width) = self.stride, image.shape[:2]
+        stride, margin, (height, width) = self.stride, self.method.margin_px, image.shape[:2]
         shape = (-(-height // stride), -(-width // stride))
         density, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         counts: np.ndarray | float = 0.0
         heads: dict[str, list[np.ndarray]] = {"detections": [], "transformed": []}
         for top in range(0, height, TILE_PX):
             for left in range(0, width, TILE_PX):
-                outer_top, outer_left = max(top - MARGIN_PX, 0), max(left - MARGIN_PX, 0)
+                outer_top, outer_left = max(top - margin, 0), max(left - margin, 0)
                 bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
-                tile = image[outer_top : min(bottom + MARGIN_PX, height), outer_left : min(right + MARGIN_PX, width)]
+                tile = image[outer_top : min(bottom + margin, height), outer_left : min(right + margin, width)]
                 seen = self._see_whole(to_tensor(tile))[0]
                 inner = (slice((top - outer_top) // stride, -(-(bottom - outer_top) // stride)),
                          slice((left - outer_left) // stride, -(-(right - outer_left) // stride)))

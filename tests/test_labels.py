@@ -139,6 +139,15 @@ def test_label_change_by_hand(tmp_path: Path) -> None:
     assert label_change(before, after) == relative_change(*maps)
 
 
+def test_label_change_of_blocks_by_hand(tmp_path: Path) -> None:
+    """A person who moves within a block has not changed; blocks at the edge hold what is left."""
+    maps = np.zeros((2, 3, 5), np.float32)
+    maps[0, 0, 0] = maps[1, 1, 1] = 1  # within the first block of 2x2
+    maps[0, 2, 4] = 1  # the last block is one cell
+    before, after = (write_labels(tmp_path / name, [("a", one.tolist())]) for name, one in zip(("before", "after"), maps, strict=True))
+    assert label_change(before, after) == pytest.approx(1.5) and label_change(before, after, 2) == pytest.approx(0.5)
+
+
 def test_label_change_of_empty_labels(tmp_path: Path) -> None:
     empty, some = write_labels(tmp_path / "empty", [("a", [[0, 0]])]), write_labels(tmp_path / "some", [("a", [[0, 1]])])
     assert label_change(empty, empty) == 0 and label_change(empty, some) == float("inf") and label_change(some, empty) == 1

@@ -101,10 +101,11 @@ def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Pat
     assert {name for name in ours if not name.startswith("detector.")} <= same and "detector.centre.weight" not in same
 
 
-def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig) -> None:
-    settled = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, stop_change=1e9))
-    result, _ = run(settled)
-    assert [row["stage"] for row in result["rounds"]] == ["source", "orientation", "labels-1"]
+@pytest.mark.parametrize("method, rounds", [("self_supervision", ["source", "orientation", "labels-1"]), ("bi_knowledge", ["source", "cycle-1"])])
+def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig, method: Any, rounds: list[str]) -> None:
+    settings = replace(getattr(tiny_config, method), stop_change=1e9)
+    result, _ = run(replace(tiny_config, method=method, **{method: settings}))
+    assert [row["stage"] for row in result["rounds"]] == rounds
     assert "settled" in result["stopped"]
 
 
@@ -216,7 +217,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
 
 
 def test_labels_after_labels_of_nobody_have_no_change(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crowddist.labels.label_change", lambda before, after: math.inf)  # as where the labels before are all zero
+    monkeypatch.setattr("crowddist.labels.label_change", lambda before, after, cells: math.inf)  # as where the labels before are all zero
     result, _ = run(tiny_config)
     assert result["final"]["stage"] == "labels-2" and "labels/change" not in result["final"]
 

@@ -101,7 +101,7 @@ def test_tiles_of_a_large_image_show_no_seam(tiny_checkpoint: str, monkeypatch: 
     assert len(tiled.points) == len(whole.points) == round(whole.count)
     assert tiled.keep.mean() == pytest.approx(0.7, abs=0.02)  # share of cells, taken within levels of density
     # Without a margin every tile is padded at its own border, which is seen there and nowhere else.
-    monkeypatch.setattr(predictor, "MARGIN_PX", 0)
+    monkeypatch.setattr(type(counter.method), "margin_px", 0)
     seams = np.abs(counter.predict(image).density - whole.density) > 1e-3
     assert seams[:, 15:17].any() and seams[31:33].any()
     reach = 10  # cells; half of the receptive field

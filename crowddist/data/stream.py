@@ -104,8 +104,10 @@ class CropDataset(torch.utils.data.Dataset):
         if self.labels is not None:
             labels = decode_labels(*self.labels.read(self.labels.index_of(key)))
             sample = replace(sample, labels=replace(labels, spread=None))  # nobody trains on it
-        if self.with_boxes and sample.boxes is None:
-            raise InputError(f"sample {key} of {self.images.url} has no boxes while others of its data set have; convert the data set again")
+        if self.open_points and self.labels is None and sample.points is None:
+            raise InputError(f"sample {key} of {self.images.url} has no points, so nothing can be learnt from it; give a labelled data set")
+        if self.with_boxes:
+            _require_boxes(sample, self.images.url)
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
             sample = replace(sample, sizes=known_sizes(sample))
         # Patches that labels chose are cut at the size the image was labelled at.
@@ -188,6 +190,13 @@ def known_sizes(sample: Sample) -> np.ndarray:
 def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
     """A sample's members without points and masks, should there be any."""
     return {name: data for name, data in members.items() if name in ("jpg", "png", "json")}
+
+
+def _require_boxes(sample: Sample, url: str) -> None:
+    if sample.boxes is None:
+        raise InputError(f"sample {sample.key} of {url} has no boxes while others of its data set have; convert the data set again")
+    if not (sample.boxes[:, 2:] > 0).all():
+        raise InputError(f"sample {sample.key} of {url} has boxes without an area; convert the data set again")
 
 
 def _num_bytes(sample: Sample) -> int:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crowddist.ops.ssim import ms_ssim_dilated
+from crowddist.ops.ssim import EMPTY_PEAK, ms_ssim_dilated
 
 
-def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False) -> Any:
+def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False, empty_peak: float = EMPTY_PEAK) -> Any:
     """1 minus the dilated multi-scale structural similarity.
 
     Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7. Our readings: as `ms_ssim_dilated`.
@@ -20,6 +20,7 @@ def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False) -> Any:
         prediction: maps, (h, w), (N, h, w) or (N, C, h, w), unbounded; NumPy or torch.
         target: the maps wanted, same shape, >= 0; one that is empty is allowed.
         pool: whether maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the paper.
+        empty_peak: what an empty target is scaled by, in units of the maps: the peak of one head; 1 for 0-1 maps.
 
     Returns:
         The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
@@ -27,7 +28,7 @@ def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False) -> Any:
     Raises:
         ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
     """
-    return 1 - ms_ssim_dilated(prediction, target, pool)
+    return 1 - ms_ssim_dilated(prediction, target, pool, empty_peak)
 
 
 def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:

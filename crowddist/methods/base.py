@@ -108,6 +108,16 @@ class Method(ABC):
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """One optimisation step on a batch of each stream. Returns: detached scalars to log, `loss` among them."""
 
+    @property
+    def margin_px(self) -> int:
+        """Context that a tile of a large image is seen with on every side, px: about as far as the networks look; a multiple of 16."""
+        return 128
+
+    @property
+    def settling_px(self) -> int:
+        """Side of the blocks, px, whose persons are compared from one set of labels to the next to see whether they settle."""
+        return self.output_stride
+
     @abstractmethod
     def predict(self, images: Tensor) -> Prediction:
         """What the networks say of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without gradients."""
@@ -216,6 +226,18 @@ class OneCycle:
         if step <= warm:
             return _anneal(self.peak / 25, self.peak, step / max(warm, 1))
         return _anneal(self.peak, self.peak / 25e4, (step - warm) / max(self.steps - 1 - warm, 1))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate at every step, as the papers' plain Adam has it."""
+
+    peak: float
+
+    def at(self, step: int) -> float:
+        """The rate of any step."""
+        del step
+        return self.peak
 
 
 def _anneal(start: float, end: float, share: float) -> float:

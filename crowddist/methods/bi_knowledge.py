@@ -25,17 +25,18 @@ from crowddist.losses.detection import (
     size_loss,
 )
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
-from crowddist.methods.base import Method, OneCycle, Runtime, Stage, Stream, mean_over_workers, set_learning_rate
+from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, mean_over_workers, set_learning_rate
 from crowddist.models.detector import Detector, build_detector
 from crowddist.models.dssinet import Dssinet, build_dssinet
 from crowddist.models.nested_unet import NestedUnet, build_localiser
 from crowddist.models.norm import frozen_norm
+from crowddist.ops.density import TRUNCATE
 from crowddist.ops.fusion import fuse_density
 from crowddist.ops.merging import confidence_map, merge_points, num_near
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import read_detections, read_points
-from crowddist.ops.scales import transformed_sizes
+from crowddist.ops.scales import LARGEST_SIZE_PX, SMALLEST_SIZE_PX, transformed_sizes
 from crowddist.randomness import generator
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 
 COUNT_CELL_PX = 8
 """Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
-WINDOW_SIGMAS = 3.0
-"""Half of k, the side of a Gaussian kernel, in standard deviations. C (DSSINet: windows of six sigma)."""
 SOFTNESSES = 1024
 """How finely the softness of the transformer's densities is drawn (ours)."""
 FROZEN_SHARE = 0.2
@@ -73,7 +72,8 @@ class RegressionObjective(nn.Module):
         predicted = self.regressor(batch.images).float()
         loss = predicted.new_zeros(())
         if self.settings.structure_weight:
-            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density)
+            peak = self.regressor.output_stride**2 / (2 * math.pi * self.settings.sigma_px**2)
+            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density, empty_peak=peak)
         if self.settings.count_weight:
             factor = COUNT_CELL_PX // self.regressor.output_stride
             predicted, target = _pooled(predicted, factor), _pooled(batch.density, factor)
@@ -135,7 +135,7 @@ class LocalisationObjective(nn.Module):
         focal = focal_mse(answer, truth)
         if self.loss == "focal_mse":
             return {"loss": focal}
-        structure = dms_ssim_loss(answer, truth)
+        structure = dms_ssim_loss(answer, truth, empty_peak=1.0)
         return {"loss": focal + structure, "focal_mse": focal, "dms_ssim": structure}
 
 
@@ -169,6 +169,16 @@ class BiKnowledge(Method):
     def output_stride(self) -> int:
         """See `Method.output_stride`."""
         return self.regressor.output_stride
+
+    @property
+    def margin_px(self) -> int:
+        """See `Method.margin_px`."""
+        return 256
+
+    @property
+    def settling_px(self) -> int:
+        """See `Method.settling_px`: a head that moves by a pixel or two has not changed."""
+        return 32
 
     @property
     def stop_change(self) -> float:
@@ -237,7 +247,8 @@ class BiKnowledge(Method):
         }
         network.to(runtime.device)
         self._stage, self._network = stage, network
-        self._schedule = OneCycle(rates[stage.trains, adapts], stage.steps)
+        peak = rates[stage.trains, adapts]
+        self._schedule = Constant(peak) if settings.schedule == "constant" else OneCycle(peak, stage.steps)
         self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
         self._objective = runtime.wrap(objectives[stage.trains]())
 
@@ -261,7 +272,8 @@ class BiKnowledge(Method):
             density = self.regressor(images).float()
             maps = self.detector(images)
             localisation = self.localiser(density, self.output_stride).float()
-            confidence, log_size, offset = (part.float().cpu().numpy() for part in (maps.logits.sigmoid(), maps.log_size, maps.offset))
+            log_size = maps.log_size.clamp(math.log(SMALLEST_SIZE_PX), math.log(LARGEST_SIZE_PX))
+            confidence, log_size, offset = (part.float().cpu().numpy() for part in (maps.logits.sigmoid(), log_size, maps.offset))
         if settings.localiser_loss == "focal_cross_entropy":
             localisation = localisation.sigmoid()
         detections, transformed = [], []
@@ -281,8 +293,10 @@ class BiKnowledge(Method):
         The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours).
         """
         assert seen.detections is not None and seen.transformed is not None  # of predict()
-        settings, detections, regressed = self.settings, seen.detections, seen.density
+        settings, regressed = self.settings, seen.density
+        detections = _distinct(seen.detections, settings.nms_share)  # tiles have seen some heads on their seams twice
         drawn = self.drawn_density(detections, regressed.shape)
+        spread = np.abs(regressed - drawn) / 2
         heads, density = detections, regressed
         if settings.fusion != "none":
             kept = merge_points(detections[:, [0, 1, 3]], seen.transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
@@ -294,11 +308,11 @@ class BiKnowledge(Method):
         if settings.fusion == "heads":
             density = self.drawn_density(heads, regressed.shape)
         elif settings.fusion == "confidence":
-            density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape))
+            density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape), out=drawn)
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
         return Verdict(
             density=density,
-            spread=np.abs(regressed - drawn) / 2,
+            spread=spread,
             uncertainty=float(counts.std()),
             points=heads[:, [0, 1, 3]],
             sizes=heads[:, 2],
@@ -314,10 +328,10 @@ class BiKnowledge(Method):
         return cell_density(heads[:, :3], cells, self.stream, self.output_stride)
 
     def confidence_weight(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-        """W of Eq. 8 of D x 4 detections."""
+        """W of Eq. 8 of D x 4 detections: a window is as large as the kernel that Psi draws there."""
         stride = self.output_stride
         places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3]])
-        return confidence_map(places, cells, WINDOW_SIGMAS * kernel_px(detections, self.stream) / stride)
+        return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, self.stream) / stride))
 
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """The patches that the regressor may learn from: those of medium density, or any."""
@@ -332,7 +346,7 @@ class BiKnowledge(Method):
         """Patches of medium density, drawn at random, for R; patches of the highest mean confidence of detection for D."""
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
-        patches = patch_grid(density.shape, self.stream.crop_size / stride)
+        patches = patch_grid(density.shape, self.stream.crop_size / stride, rng.random(2))
         number = min(settings.num_patches, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))] for network in ("regressor", "detector")}

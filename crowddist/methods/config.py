@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from dataclasses import dataclass
 from typing import Literal
@@ -103,6 +104,8 @@ class BiKnowledgeConfig:
     """Peak learning rate of the detector on boxes and on the source."""
     localiser_rate: float = 3e-3
     """Peak learning rate of the transformer (P: 1e-5)."""
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    """How learning rates run: up to the peak and down again within every stage, or the same throughout (P)."""
     structure_weight: float = 0.1
     """Weight of DMS-SSIM in the regressor's loss (P: 1)."""
     count_weight: float = 1.0
@@ -120,8 +123,9 @@ class BiKnowledgeConfig:
     """Least value of a point of the transformer (P)."""
     merge_px: int = 6
     """Points of the transformer within a square of this side are one (P: 10, of larger images), in pixels as the networks see them."""
-    nms_share: float = 1.0
-    """A detection clears the points around it within this share of its size (ours): sizes are distances to the nearest neighbour."""
+    nms_share: float = 0.7
+    """A detection clears the points around it within this share of its size (ours). Sizes are distances to the nearest neighbour, so the whole
+    of it would take one of every two that stand closest together, and of 60 images' true heads 7 to 8 % on either part of ShanghaiTech."""
     crowd_heads: int = 8
     """A point of the transformer joins the detections where it has at least this many neighbours, of both kinds, within `crowd_px` (ours; P: 0):
     where people are few, detection alone is nearer to the truth, and a regressor counts some that are not there."""
@@ -182,11 +186,11 @@ class BiKnowledgeConfig:
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if value <= 0:
+        if not 0 < value < math.inf:
             raise InputError(f"{name} must be positive, got {value}")
 
 
 def _not_negative(**values: float) -> None:
     for name, value in values.items():
-        if value < 0:
-            raise InputError(f"{name} must not be negative, got {value}")
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} must be a number that is not negative, got {value}")

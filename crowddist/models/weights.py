@@ -58,9 +58,11 @@ def load_trained(network: nn.Module, name: str, place: str) -> bool:
         InputError: the checkpoint holds no such network, or one of another architecture; FileNotFoundError: there is no such file.
     """
     content = _opened(place)
-    if not (isinstance(content, dict) and isinstance(content.get("method"), dict)):
+    method = content.get("method") if isinstance(content, dict) else None
+    networks = method.get("networks") if isinstance(method, dict) else None
+    if not isinstance(networks, dict):
         return False
-    state = {key.removeprefix(f"{name}."): tensor for key, tensor in content["method"]["networks"].items() if key.startswith(f"{name}.")}
+    state = {key.removeprefix(f"{name}."): tensor for key, tensor in networks.items() if key.startswith(f"{name}.")}
     if not state:
         raise InputError(f"the checkpoint {place} holds no {name}; give one of a run that trained it")
     own = network.state_dict()

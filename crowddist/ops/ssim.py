@@ -21,7 +21,7 @@ LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01**2, 0.03**2
 """C1 and C2 for maps scaled to a peak of 1. P; DSSINet scales to 255 and multiplies both by 255^2 (C), which is the same."""
 EMPTY_PEAK = 1 / (2 * math.pi * 4.0**2)
-"""Scale where the truth is empty: the peak of one head drawn with a sigma of 4 px. ours."""
+"""Scale where the truth is empty, unless the caller says what a head's peak is: that of one drawn with a sigma of 4 cells. ours."""
 SMALLEST_LEVEL = 1e-6
 """Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a finite one. ours."""
 
@@ -52,26 +52,27 @@ def ssim(a: Any, b: Any) -> Any:
     return _answer(similarity.mean(), a, b)
 
 
-def ms_ssim_dilated(a: Any, b: Any, pool: bool = False) -> Any:
+def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPTY_PEAK) -> Any:
     """Dilated multi-scale structural similarity: the product over levels of SSIM with an ever wider, dilated window.
 
     Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the maximum of the true one,
     zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; a level below `SMALLEST_LEVEL` counts as that and
-    passes no gradient; `EMPTY_PEAK` scales where the truth is empty. The loss of the paper is 1 minus this.
+    passes no gradient; `empty_peak` scales where the truth is empty. The loss of the paper is 1 minus this.
 
     Args:
         a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
         b: true density, same shape.
         pool: whether both maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the paper; an odd
             last row or column is left out, and maps that would become smaller than one pixel stay as they are.
+        empty_peak: what a true map that holds nobody is scaled by, in units of the maps, > 0: the peak of one head.
 
     Returns:
         The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
 
     Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or empty_peak is not positive.
     """
-    prediction, truth = _stacked(a, b)
+    prediction, truth = _stacked(a, b, empty_peak)
     weights = _gaussian(DILATED_WINDOW, DILATED_SIGMA)
     product = torch.ones(len(truth), dtype=truth.dtype, device=truth.device)
     for number, (dilation, exponent) in enumerate(zip(DILATIONS, LEVEL_WEIGHTS, strict=True)):
@@ -82,16 +83,18 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False) -> Any:
     return _answer(product.mean(), a, b)
 
 
-def _stacked(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+def _stacked(a: Any, b: Any, empty_peak: float = EMPTY_PEAK) -> tuple[Tensor, Tensor]:
     """Both as (maps, h, w) floating tensors, each map divided by the peak of its truth."""
     prediction, truth = (torch.as_tensor(v if isinstance(v, Tensor) else np.asarray(v)) for v in (a, b))
     if prediction.shape != truth.shape or not 2 <= truth.ndim <= 4 or truth.numel() == 0:
         shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
         raise ValueError(f"the maps must have one shape of 2 to 4 dimensions with at least one pixel, got {shapes}")
+    if not empty_peak > 0:
+        raise ValueError(f"empty_peak must be positive, got {empty_peak}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, truth.dtype), torch.float32)
     prediction, truth = (v.to(dtype).reshape(-1, *v.shape[-2:]) for v in (prediction, truth))
     peak = truth.detach().amax((1, 2), keepdim=True)
-    scale = torch.where(peak > 0, peak, torch.full_like(peak, EMPTY_PEAK))
+    scale = torch.where(peak > 0, peak, torch.full_like(peak, empty_peak))
     return prediction / scale, truth / scale
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -136,6 +137,22 @@ def test_missing_labels_are_named(tiny_target: str, tiny_source: str, tmp_path: 
         _ = [dataset[position] for position in range(12)]
 
 
+def test_images_without_points_teach_nothing(tiny_target: str) -> None:
+    """As where a manifest promises labels that the samples do not have."""
+    with pytest.raises(InputError, match=r"sample image-00\d of .* has no points, so nothing can be learnt from it"):
+        CropDataset(tiny_target, CONFIG, plan_seed=0, name="source")[0]
+
+
+@pytest.mark.parametrize("boxes, message", [(None, "has no boxes"), ([[4, 4, 0, 6]], "has boxes without an area")])
+def test_boxes_that_are_none_are_refused(tmp_path: Path, boxes: list | None, message: str) -> None:
+    with ShardWriter(tmp_path, name="boxes", split="all", labelled=True, converter="test") as shards:
+        _, png = cv2.imencode(".png", np.zeros((80, 96, 3), np.uint8))
+        members = {"png": png.tobytes(), "json": {"id": "a", "height": 80, "width": 96}, "points.npy": np.array([[5, 5]], np.float32)}
+        shards.add("a", members if boxes is None else {**members, "boxes.npy": np.array(boxes, np.float32)})
+    with pytest.raises(InputError, match=f"sample a of .* {message}"):
+        CropDataset(tmp_path.as_uri(), CONFIG, plan_seed=0, name="boxes", with_heads=True, with_boxes=True)[0]
+
+
 def test_half_labelled_batches_are_refused(tiny_source: str) -> None:
     crops = [CropDataset(tiny_source, CONFIG, plan_seed=0, name="a")[position] for position in range(2)]
     del crops[1]["density"]
@@ -151,7 +168,7 @@ def test_crops_are_as_sharp_as_whole_images(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "noise", name="n", split="all", labelled=False, converter="test") as writer:
         writer.add("a", {"png": cv2.imencode(".png", pixels)[1].tobytes(), "json": {"id": "a", "height": 480, "width": 640}})
     config = StreamConfig(image_size=128, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
-    dataset = CropDataset((tmp_path / "noise").as_uri(), config, plan_seed=0, name="a")
+    dataset = CropDataset((tmp_path / "noise").as_uri(), config, plan_seed=0, name="a", open_points=False)
     crops = np.stack([dataset[position]["image"] for position in range(20)])
     assert crops.std() == pytest.approx(whole_image(pixels, 128).std(), rel=0.08)
     assert dataset._cached(0).image.shape[1] == 256  # the memory holds a quarter of the pixels

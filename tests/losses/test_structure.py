@@ -191,6 +191,20 @@ def test_dms_ssim_at_the_edges_by_value():
     assert dms_ssim_loss(1 - board, board) > dms_ssim_loss(empty, board) > 0.5
 
 
+def test_an_empty_map_is_scaled_by_the_peak_of_a_head():
+    """What is said of nobody costs as much as it is large beside a head: 0-1 maps have a peak of 1, densities a small one."""
+    empty = np.zeros((24, 24))
+    for level in (0.01, 0.3):
+        assert dms_ssim_loss(np.full((24, 24), level), empty, empty_peak=1.0) == pytest.approx(
+            dms_ssim_loss(np.full((24, 24), level / 100), empty, empty_peak=0.01), rel=1e-9
+        )
+    # Away from the border, where zeros surround the map, each level's similarity is C1 / (0.5^2 + C1).
+    losses = [dms_ssim_loss(np.full((400, 400), 0.5 * peak), np.zeros((400, 400)), empty_peak=peak) for peak in (1.0, 0.01)]
+    assert losses == pytest.approx([1 - 1e-4 / 0.2501] * 2, abs=3e-3)
+    with pytest.raises(ValueError, match="empty_peak must be positive"):
+        dms_ssim_loss(empty, empty, empty_peak=0.0)
+
+
 @pytest.mark.parametrize("shapes", [((5, 5), (5, 6)), ((5,), (5,)), ((0, 5), (0, 5)), ((1, 1, 1, 5, 5), (1, 1, 1, 5, 5))])
 def test_dms_ssim_refuses_bad_input(shapes):
     with pytest.raises(ValueError):

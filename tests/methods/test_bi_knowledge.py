@@ -14,8 +14,11 @@ from crowddist.data.sample import Batch, Seen
 from crowddist.engine import LocalRuntime
 from crowddist.losses.density import count_map_loss
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
+from crowddist.methods.base import OneCycle
 from crowddist.methods.bi_knowledge import BiKnowledge, DetectionObjective, LocalisationObjective, RegressionObjective, blurred, localisation_map
+from crowddist.methods.config import BiKnowledgeConfig
 from crowddist.methods.table import build_method
+from crowddist.ops.scales import head_sizes
 
 SIZE, CELLS = (192, 256), (96, 128)  # an image and its cells of 2x2 px
 
@@ -37,11 +40,9 @@ def test_fused_by_hand(tiny_config: RunConfig) -> None:
     method = make(tiny_config, sigma_px=4.0, fusion="confidence")
     even = np.full(CELLS, 0.01, np.float32)
     verdict = method.conclude(seen(even, [[100.5, 80.5, 20, 0.75]], []))
-    # Sigma is 2 cells: the window reaches 6 cells from the centre, 13 x 13 of them; the kernel beyond it is lost.
-    inside = 13 * 13
-    kernel = np.exp(-(np.arange(-8, 9) ** 2) / (2 * 2.0**2))
-    kernel /= kernel.sum()
-    expected = 0.01 * (even.size - inside) + 0.25 * 0.01 * inside + 0.75 * kernel[2:15].sum() ** 2
+    # Sigma is 2 cells: kernel and window reach 8 cells from the centre, 17 x 17 of them, so three quarters of the head are there.
+    inside = 17 * 17
+    expected = 0.01 * (even.size - inside) + 0.25 * 0.01 * inside + 0.75
     assert verdict.density.sum() == pytest.approx(expected, rel=1e-4)
     assert verdict.parts["regression"].count == pytest.approx(even.sum(), rel=1e-5) and verdict.parts["detection"].count == 1
     assert verdict.uncertainty == pytest.approx((even.sum() - 1) / 2, rel=1e-5)
@@ -71,6 +72,19 @@ def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
     assert found[200, 170] == 16, "lower half: as the scale map says"
     assert found[60, 20] == pytest.approx(30, abs=0.1), "upper half: 30 px to the nearest neighbour"
     assert verdict.parts["transformed"].count == 3 and verdict.points[:, 2].tolist() == sorted(verdict.points[:, 2], reverse=True)
+
+
+def test_a_crowd_that_is_detected_without_a_mistake_stays_whole(tiny_config: RunConfig) -> None:
+    """Sizes are distances to the nearest neighbour: suppression within the whole of them would take one of every close pair."""
+    places = np.random.default_rng(0).uniform(4, [SIZE[1] - 5, SIZE[0] - 5], (150, 2)).astype(np.float32)
+    heads = np.column_stack([places, head_sizes(places), np.random.default_rng(1).uniform(0.4, 0.9, 150)])
+    method = make(tiny_config, nms_share=BiKnowledgeConfig().nms_share)
+    assert len(method.conclude(seen(np.zeros(CELLS, np.float32), heads.tolist(), [])).points) >= 0.98 * len(heads)
+
+
+def test_heads_that_two_tiles_have_seen_count_once(tiny_config: RunConfig) -> None:
+    verdict = make(tiny_config, fusion="none").conclude(seen(np.zeros(CELLS, np.float32), [[100, 80, 20, 0.9], [102, 80, 20, 0.8]], []))
+    assert verdict.parts["detection"].count == len(verdict.points) == 1
 
 
 def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
@@ -140,14 +154,15 @@ def batch(stride: int, size: int = 64) -> Batch:
 
 def test_the_regressors_loss_by_the_formula(tiny_config: RunConfig) -> None:
     method, source = make(tiny_config, structure_weight=0.3, count_weight=0.7), batch(2)
+    source = replace(source, density=source.density * torch.tensor([1.0, 0.0])[:, None, None, None])  # an empty crop among them
     objective = RegressionObjective(method.regressor, method.settings, tiny_config.train).eval()
     predicted = method.regressor(source.images)
-    assert source.density is not None
+    structure = dms_ssim_loss(predicted, source.density, empty_peak=4 / (2 * np.pi * 4.0**2))  # a head of sigma 4 px, in cells of 2x2 px
     cells = [torch.nn.functional.avg_pool2d(part, 4) * 16 for part in (predicted, source.density)]
-    expected = 0.3 * dms_ssim_loss(predicted, source.density) + 0.7 * count_map_loss(cells[0], cells[1])
+    expected = 0.3 * structure + 0.7 * count_map_loss(cells[0], cells[1])
     assert objective({"source": source})["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     published = RegressionObjective(method.regressor, replace(method.settings, structure_weight=1.0, count_weight=0.0), tiny_config.train).eval()
-    assert published({"target": source})["loss"].item() == pytest.approx(dms_ssim_loss(predicted, source.density).item(), rel=1e-5)
+    assert published({"target": source})["loss"].item() == pytest.approx(structure.item(), rel=1e-5)
 
 
 def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
@@ -165,7 +180,7 @@ def test_the_transformers_losses_of_table_4(tiny_config: RunConfig, loss: str) -
         "mse": lambda: (answer - truth).square().mean(),
         "focal_mse": lambda: focal_mse(answer, truth),
         "focal_cross_entropy": lambda: focal_cross_entropy(answer, truth),
-        "focal_mse_dms_ssim": lambda: focal_mse(answer, truth) + dms_ssim_loss(answer, truth),
+        "focal_mse_dms_ssim": lambda: focal_mse(answer, truth) + dms_ssim_loss(answer, truth, empty_peak=1.0),
     }[loss]()
     assert LocalisationObjective(method.localiser, loss, 2)({"source": source})["loss"].item() == pytest.approx(reference.item(), rel=1e-5)
 
@@ -206,3 +221,17 @@ def test_source_crops_may_keep_what_was_learnt(tiny_config: RunConfig) -> None:
     method.start(stage, LocalRuntime())
     losses = method.step(0, {"target": batch(2), "source": batch(2)})
     assert losses["loss"].item() == pytest.approx((losses["target_loss"] + losses["source_loss"]).item() / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
+def test_learning_rates_run_as_told(tiny_config: RunConfig, schedule: Any) -> None:
+    method = make(tiny_config, schedule=schedule)
+    stage = next(stage for stage in method.plan() if stage.name == "cycle-1/regressor")
+    method.start(stage, LocalRuntime())
+    rates = []
+    for step in range(stage.steps):
+        method.step(step, {"target": batch(2)})
+        rates += [group["lr"] for group in method.optimizers()["regressor"].param_groups]
+    peak = method.settings.regressor_cycle_rate
+    expected = [peak] * stage.steps if schedule == "constant" else [OneCycle(peak, stage.steps).at(step) for step in range(stage.steps)]
+    assert rates == pytest.approx(expected) and len(rates) == stage.steps

@@ -206,5 +206,6 @@ def test_a_checkpoint_of_another_detector_is_refused_in_one_line(tmp_path: Path)
         with pytest.raises(InputError, match=message) as error:
             _network(backbone, weights=_run_checkpoint(networks, tmp_path))
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="are of no run: the compact detector"):
-        _network("compact", weights=_save(torch.nn.Linear(2, 2).state_dict(), tmp_path))
+    for content in (torch.nn.Linear(2, 2).state_dict(), {"method": {}}, {"method": {"networks": torch.zeros(1)}}):
+        with pytest.raises(InputError, match="are of no run: the compact detector"):
+            _network("compact", weights=_save(content, tmp_path))
