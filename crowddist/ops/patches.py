@@ -27,7 +27,7 @@ def patch_grid(size: tuple[float, float], patch: float, place: ArrayLike = (0.5,
     """
     shares = np.asarray(place, np.float64)
     if not patch > 0 or min(size) <= 0 or shares.shape != (2,) or not ((shares >= 0) & (shares <= 1)).all():
-        raise ValueError(f"patches need a positive side, an image and a place of two shares from 0 to 1, got {patch}, {size} and {place}")
+        raise ValueError(f"patches need a positive side, an image and a place of two shares from 0 to 1, got {patch}, {size} and {shares}")
     starts = []
     for length, share in zip(size, shares, strict=True):
         number = max(int(length // patch), 1)
