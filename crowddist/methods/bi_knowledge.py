@@ -346,7 +346,7 @@ class BiKnowledge(Method):
         """Patches of medium density, drawn at random, for R; patches of the highest mean confidence of detection for D."""
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
-        patches = patch_grid(density.shape, self.stream.crop_size / stride, rng.random(2))
+        patches = patch_grid(density.shape, self.stream.crop_size / stride)
         number = min(settings.num_patches, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))] for network in ("regressor", "detector")}

@@ -13,26 +13,22 @@ MEDIUM_DENSITY = (0.5, 0.7)
 """Range of ranks by density that a regressor learns from. P (MM 2020, Sec. 3.4)."""
 
 
-def patch_grid(size: tuple[float, float], patch: float, place: ArrayLike = (0.5, 0.5)) -> np.ndarray:
-    """Patches that do not overlap, side by side in an image, from a whole number on.
+def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
+    """Patches that do not overlap, side by side in the middle of an image, from a whole number on.
 
     Args:
         size: (height, width) of the image, in any unit.
         patch: side of a patch, same unit, > 0; an image narrower than that has one patch across, which reaches beyond it on both sides.
-        place: where the grid lies in the room that is left over down and across: 0 at the start, 1 at the end, 0.5 in the middle. Drawn at
-            random, round after round sees other patches (ours; images of a few patches would only ever show the same).
 
     Returns:
         (P, 4) float64 windows top, left, height, width, row by row; P >= 1.
     """
-    shares = np.asarray(place, np.float64)
-    if not patch > 0 or min(size) <= 0 or shares.shape != (2,) or not ((shares >= 0) & (shares <= 1)).all():
-        raise ValueError(f"patches need a positive side, an image and a place of two shares from 0 to 1, got {patch}, {size} and {shares}")
+    if not patch > 0 or min(size) <= 0:
+        raise ValueError(f"patches need a positive side and an image, got {patch} and {size}")
     starts = []
-    for length, share in zip(size, shares, strict=True):
+    for length in size:
         number = max(int(length // patch), 1)
-        room = length - number * patch
-        starts.append(np.floor(room * (share if room > 0 else 0.5)) + patch * np.arange(number))
+        starts.append(np.floor((length - number * patch) / 2) + patch * np.arange(number))
     top, left = np.meshgrid(*starts, indexing="ij")
     return np.stack([top.ravel(), left.ravel(), np.full(top.size, patch), np.full(top.size, patch)], axis=1)
 

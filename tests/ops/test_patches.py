@@ -29,20 +29,6 @@ def test_patches_share_no_px_and_leave_equal_margins(size):
         assert starts[0] < 112 and (starts[0] >= 0) == (length >= 224)
 
 
-@pytest.mark.parametrize("place, top, left", [((0, 0), 0, 0), ((1, 1), 3, 3), ((0.99, 0.4), 2, 1)])
-def test_a_grid_lies_where_it_is_told(place, top, left):
-    # 7 holds one patch of 4 and 11 two; three px are left both ways.
-    np.testing.assert_array_equal(patch_grid((7, 11), 4, place), [[top, left, 4, 4], [top, left + 4, 4, 4]])
-    # Where a patch reaches beyond the image there is no room to choose.
-    np.testing.assert_array_equal(patch_grid((2, 3), 4, place), patch_grid((2, 3), 4))
-
-
-@pytest.mark.parametrize("place", [(-0.1, 0), (0, 1.5), (0.5,), (np.nan, 0)])
-def test_a_grid_at_no_place_is_refused(place):
-    with pytest.raises(ValueError, match="patches need"):
-        patch_grid((5, 9), 2, place)
-
-
 @pytest.mark.parametrize("size, patch", [((4, 4), 0), ((4, 4), -1), ((4, 4), np.nan), ((0, 4), 2), ((4, -1), 2)])
 def test_a_grid_of_nothing_is_refused(size, patch):
     with pytest.raises(ValueError, match="patches need"):
