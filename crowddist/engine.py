@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch
     from crowddist.methods.base import Method, Runtime, Stage
+
+logger = logging.getLogger(__name__)
 
 DONE = "DONE.json"
 CURVE = "curve.jsonl"
@@ -80,6 +84,8 @@ def fit(
     """
     stage, started = data.stage, time.time()
     folder = storage.join(data.folder, "checkpoints")
+    if engine.precision == "bfloat16" and runtime.rank == 0 and not _has_bfloat16(runtime.device):
+        logger.warning("this CPU computes bfloat16 without instructions for it, several times slower than float32: use --engine.precision float32")
     torch.manual_seed(derive(seed, stage.name, "start"))
     if data.initial:
         method.load_state_dict(checkpoint.load(data.initial)["method"], optimizers=False)
@@ -142,6 +148,12 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
 
 def _samples_seen(stage: Stage, step: int) -> dict[str, int]:
     return {name: step * use.batch_size for name, use in stage.streams.items()}
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is any faster there: of x86's, CPUs with AVX-512 are."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return device.type != "cpu" or not x86 or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
 def _precision(device: torch.device, precision: Literal["float32", "bfloat16"]) -> contextlib.AbstractContextManager[Any]:

@@ -92,6 +92,20 @@ def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
 
 
+@pytest.mark.parametrize("capability, told", [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
+def test_a_cpu_that_is_slow_at_mixed_precision_is_told(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: str, told: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    short = replace(tiny_config, train=replace(tiny_config.train, steps=1))
+    run(short, tmp_path / "float32")
+    assert not caplog.messages
+    run(replace(short, engine=replace(short.engine, precision="bfloat16")), tmp_path / "bfloat16")
+    assert [message for message in caplog.messages if "several times slower than float32" in message] == caplog.messages
+    assert bool(caplog.messages) == told
+
+
 def test_a_finished_stage_says_so(tiny_config: RunConfig, tmp_path: Path) -> None:
     run(tiny_config, tmp_path / "stage")
     done = read_done((tmp_path / "stage").as_uri())
