@@ -53,7 +53,8 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                     "density.npy": prediction.density.astype(np.float16),
                     "spread.npy": prediction.spread.astype(np.float16),
                     "keep.png": np.where(keep, 255, 0).astype(np.uint8),
-                    "detections.npy": _detections(prediction),
+                    "detections.npy": _taught(prediction),
+                    "doubtful.npy": np.zeros((0, 4), np.float32) if prediction.doubtful is None else prediction.doubtful,
                     "json": {
                         "id": sample.key,
                         "count": prediction.count,
@@ -70,8 +71,10 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     return record
 
 
-def _detections(prediction: ImagePrediction) -> np.ndarray:
-    """The heads found, as label shards hold them: x, y, size, score in px of the image as given; none where sizes are not known."""
+def _taught(prediction: ImagePrediction) -> np.ndarray:
+    """The heads to learn, as label shards hold them: x, y, size, score in px of the image as given; none where sizes are not known."""
+    if prediction.taught is not None:
+        return prediction.taught
     if prediction.sizes is None:
         return np.zeros((0, 4), np.float32)
     points = prediction.points

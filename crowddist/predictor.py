@@ -44,6 +44,10 @@ class ImagePrediction:
     """(height, width) of the resized image that the maps belong to; the last cells may reach beyond it."""
     sizes: np.ndarray | None = None
     """(M,) float32: the heads' sizes in pixels of the image as given, where the method knows them."""
+    taught: np.ndarray | None = None
+    """T x 4, see `Verdict`; in pixels of the image as given."""
+    doubtful: np.ndarray | None = None
+    """U x 4, likewise."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     """What parts of the method would have said alone; points in pixels of the image as given."""
 
@@ -126,11 +130,15 @@ class Predictor:
     def _judge(self, image: np.ndarray, seen: Seen) -> ImagePrediction:
         verdict = self.method.conclude(seen)
         scale_x, scale_y = image.shape[1] / seen.size[1], image.shape[0] / seen.size[0]
+        scale = np.sqrt(scale_x * scale_y)
 
         def in_image(points: np.ndarray) -> np.ndarray:
             moved = points.copy()
             moved[:, :2] = np.clip(resize_points(points[:, :2], scale_x, scale_y), 0, [image.shape[1] - 1, image.shape[0] - 1])
             return moved
+
+        def with_sizes(heads: np.ndarray | None) -> np.ndarray | None:
+            return None if heads is None else in_image(heads * np.array([1, 1, scale, 1], np.float32))
 
         return ImagePrediction(
             count=float(verdict.density.sum(dtype=np.float64)),
@@ -140,7 +148,9 @@ class Predictor:
             keep=self.method.select(verdict.density, verdict.spread),
             points=in_image(verdict.points),
             size=seen.size,
-            sizes=None if verdict.sizes is None else verdict.sizes * np.sqrt(scale_x * scale_y),
+            sizes=None if verdict.sizes is None else verdict.sizes * scale,
+            taught=with_sizes(verdict.taught),
+            doubtful=with_sizes(verdict.doubtful),
             parts={name: part if part.points is None else replace(part, points=in_image(part.points)) for name, part in verdict.parts.items()},
         )
 

@@ -169,6 +169,7 @@ def _published(
         "schedule": "constant",
         "fusion": "confidence",
         "crowd_heads": 0,
+        "sure_confidence": 0.0,
         "source_batch_size": 0,
         "cycles": 4,
         "count_weight": 0.0,
@@ -307,7 +308,7 @@ def smoke() -> RunConfig:
             orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4, stop_change=0.0
         ),
         bi_knowledge=BiKnowledgeConfig(
-            crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02,
+            crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02, sure_confidence=0.02,
             stop_change=0.0,
         ),
         engine=EngineConfig(checkpoint_every=2, log_every=2),

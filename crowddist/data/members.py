@@ -19,8 +19,8 @@ Member = bytes | np.ndarray | dict[str, Any]
 def encode(extension: str, value: Member) -> bytes:
     """The bytes of a member.
 
-    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy` N x 4 and `detections.npy` D x 4 -> float32, `density.npy` and
-    `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
+    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32, `density.npy`
+    and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
     Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
     """
     if extension not in _DECODERS:
@@ -94,10 +94,10 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
     for name in ("keep.png", "spread.npy"):
         if name in values and values[name].shape != density.shape:
             raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label again")
-    detections = values.get("detections.npy", np.zeros((0, 4), np.float32))
+    detections, doubtful = (values.get(f"{name}.npy", np.zeros((0, 4), np.float32)) for name in ("detections", "doubtful"))
     extent = _extent(key, values.get("json", {}).get("extent", density.shape), density.shape)
     scene = values.get("json", {})
-    return Labels(density=density, keep=keep, detections=detections, extent=extent, spread=values.get("spread.npy"),
+    return Labels(density=density, keep=keep, detections=detections, doubtful=doubtful, extent=extent, spread=values.get("spread.npy"),
                   windows=_windows(key, scene.get("windows", {})))
 
 
@@ -215,6 +215,7 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "points.npy": lambda array: _write_array(array, np.float32, (None, 2)),
     "boxes.npy": lambda array: _write_array(array, np.float32, (None, 4)),
     "detections.npy": lambda array: _write_array(array, np.float32, (None, 4)),
+    "doubtful.npy": lambda array: _write_array(array, np.float32, (None, 4)),
     "density.npy": lambda array: _write_array(array, np.float16, (None, None)),
     "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
     "mask.png": _write_bilevel,
@@ -231,4 +232,5 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "spread.npy": _read_map,
     "keep.png": _read_bilevel,
     "detections.npy": _read_rows_of_four,
+    "doubtful.npy": _read_rows_of_four,
 }

@@ -21,7 +21,9 @@ class Labels:
     keep: np.ndarray
     """(h, w) bool, the cells certain enough to train on."""
     detections: np.ndarray
-    """D x 4 float32: x, y, size, score, in pixels of the image; D may be 0."""
+    """D x 4 float32: x, y, size, score of heads, in pixels of the image; D may be 0."""
+    doubtful: np.ndarray
+    """U x 4 float32 likewise: what may be a head or not, so that neither is learnt there; U may be 0."""
     extent: tuple[float, float]
     """(height, width) of the image in cells: the last cells of the maps may reach beyond it, by less than a cell."""
     spread: np.ndarray | None = None
@@ -67,6 +69,8 @@ class Batch:
     """(N, 1, H, W) float32, 1 = person; None where the set has no masks."""
     heads: list[Tensor] | None = None
     """For each image (M, 3) float32 x, y, size in px, from boxes, points or pseudo-labels; None where nobody asked for them."""
+    doubtful: list[Tensor] | None = None
+    """For each image (U, 3) float32 likewise: what pseudo-labels leave open; None: nothing."""
     draws: Tensor
     """(N,) int64: one random number a sample, from (seed, stage, position): the same on any number of ranks."""
     keys: list[str] = field(default_factory=list)
@@ -78,9 +82,11 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        heads = None if self.heads is None else [one.to(device, non_blocking=True) for one in self.heads]
-        return Batch(images=self.images.to(device, non_blocking=True), density=move(self.density), keep=move(self.keep),
-                     mask=move(self.mask), heads=heads, draws=self.draws.to(device), keys=self.keys)
+        def move_all(tensors: list[Tensor] | None) -> list[Tensor] | None:
+            return None if tensors is None else [one.to(device, non_blocking=True) for one in tensors]
+
+        return Batch(images=self.images.to(device, non_blocking=True), density=move(self.density), keep=move(self.keep), mask=move(self.mask),
+                     heads=move_all(self.heads), doubtful=move_all(self.doubtful), draws=self.draws.to(device), keys=self.keys)
 
 
 @dataclass(kw_only=True)
@@ -140,5 +146,9 @@ class Verdict:
     """M x 3 float32: x, y, score of heads."""
     sizes: np.ndarray | None = None
     """(M,) float32: the heads' sizes in px, where they are known."""
+    taught: np.ndarray | None = None
+    """T x 4 float32: x, y, size, score of the heads that pseudo-labels teach; None: all of `points`, where their sizes are known."""
+    doubtful: np.ndarray | None = None
+    """U x 4 float32 likewise: what may be a head or not, so that pseudo-labels leave it open; None: nothing."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     """Name -> what that part says alone, e.g. regression and detection."""

@@ -130,15 +130,18 @@ class CropDataset(torch.utils.data.Dataset):
             to_cells = (extent[0] / height, extent[1] / width)
             cut = (window[0] * to_cells[0], window[1] * to_cells[1], window[2] * to_cells[0], window[3] * to_cells[1])
             crop["density"] = crop_mass(sample.labels.density, cut, cells, extent)
-            # Kept is a cell at least half of which, and nothing outside the image, comes from kept cells.
-            area = (cut[2] / cells[0]) * (cut[3] / cells[1])
-            crop["keep"] = (covered_area(sample.labels.keep, cut, cells, extent) >= 0.5 * area).astype(np.float32)
+            if not self.windows:  # patches are learnt from whole
+                # Kept is a cell at least half of which, and nothing outside the image, comes from kept cells.
+                area = (cut[2] / cells[0]) * (cut[3] / cells[1])
+                crop["keep"] = (covered_area(sample.labels.keep, cut, cells, extent) >= 0.5 * area).astype(np.float32)
             heads = sample.labels.detections[:, :3]
         elif sample.points is not None:
             heads = sample.points if sample.sizes is None else np.column_stack([sample.points, sample.sizes])
             crop["density"] = cell_density(crop_points(heads, window, size), cells, self.config, self.stride)
         if self.with_heads and (sample.labels is not None or sample.points is not None):
             crop["heads"] = crop_points(heads, window, size)
+            if sample.labels is not None:
+                crop["doubtful"] = crop_points(sample.labels.doubtful[:, :3], window, size)
         if sample.mask is not None:
             crop["mask"] = crop_pixels(sample.mask, window, size)
         crop["image"] = jitter_colours(pixels, self.config, rng)
@@ -146,8 +149,9 @@ class CropDataset(torch.utils.data.Dataset):
             for name in ("image", "density", "keep", "mask"):
                 if name in crop:
                     crop[name] = crop[name][:, ::-1]
-            if "heads" in crop:
-                crop["heads"] = flip_points(crop["heads"], size, axis="horizontal")
+            for name in ("heads", "doubtful"):
+                if name in crop:
+                    crop[name] = flip_points(crop[name], size, axis="horizontal")
         return crop
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -216,9 +220,12 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
     size = scaled_size((height, width), factor, factor)
     scale = float(np.sqrt(size[0] * size[1] / (height * width)))
     labels = sample.labels
+
+    def moved(heads: np.ndarray) -> np.ndarray:
+        return np.column_stack([resize_points(heads[:, :2], size[1] / width, size[0] / height), heads[:, 2] * scale, heads[:, 3]])
+
     if labels is not None:
-        moved = resize_points(labels.detections[:, :2], size[1] / width, size[0] / height)
-        labels = replace(labels, detections=np.column_stack([moved, labels.detections[:, 2] * scale, labels.detections[:, 3]]))
+        labels = replace(labels, detections=moved(labels.detections), doubtful=moved(labels.doubtful))
     return replace(
         sample,
         image=resize_pixels(sample.image, size),
@@ -242,13 +249,17 @@ def collate(crops: list[dict]) -> Batch:
             raise InputError(f"sample {missing} has no {name} while others of its data set have; convert the data set again")
         return torch.from_numpy(np.ascontiguousarray(np.stack(held)))[:, None].float()
 
+    def each(name: str) -> list[Tensor] | None:
+        return [torch.from_numpy(crop[name]) for crop in crops] if name in crops[0] else None
+
     images = np.ascontiguousarray(np.stack([crop["image"] for crop in crops]).transpose(0, 3, 1, 2))
     return Batch(
         images=torch.from_numpy(images).float() / 255,
         density=stack("density"),
         keep=stack("keep"),
         mask=stack("mask"),
-        heads=[torch.from_numpy(crop["heads"]) for crop in crops] if "heads" in crops[0] else None,
+        heads=each("heads"),
+        doubtful=each("doubtful"),
         draws=torch.tensor([crop["draw"] for crop in crops], dtype=torch.int64),
         keys=[crop["key"] for crop in crops],
     )

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crowddist.ops.scales import SMALLEST_SIZE_PX
+
 CENTRE_WEIGHT, SIZE_WEIGHT, OFFSET_WEIGHT = 0.01, 1.0, 0.1
 """Weights of the three losses. C (CSP)."""
 SIZE_REACH = 2
 """The size is learnt in the cells at most this far from a centre, along both axes. C (CSP)."""
-SMALLEST_SIZE_PX = 3.0
-"""Smaller heads count as this large: the error of the logarithm is relative, so the logarithm must stay well above 0. ours."""
 
 
 class DetectionTargets(NamedTuple):
@@ -36,7 +36,8 @@ def detection_targets(heads: Sequence[Tensor], cells: tuple[int, int], stride: i
     """The maps that heads ask of a detector.
 
     Source: Liu et al., CVPR 2019 (CSP), Eq. 3 and its released code (C): a Gaussian of sigma 0.15 s + 0.35 for a head of s cells, cut at
-    the head's border; sizes in the 5 x 5 cells round the centre. Where heads overlap, a cell takes the nearest one's size (ours).
+    the head's border; sizes in the 5 x 5 cells round the centre. Where heads overlap, a cell takes the nearest one's size, and smaller heads count
+    as `SMALLEST_SIZE_PX` large: the error of the logarithm is relative, so it must stay well above 0 (ours).
 
     Args:
         heads: for each image (M, 3) x, y, size in px; M may be 0.
@@ -75,7 +76,13 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
     return centres[None], torch.maximum(closeness, centres)[None], log_size[None], near[None], offset
 
 
-def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | float) -> Tensor:
+def reach(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
+    """(N, 1, h, w) bool: the cells that heads would change the targets of, inside them or near their centres. Args: see `detection_targets`."""
+    targets = detection_targets(heads, cells, stride)
+    return (targets.closeness > 0) | (targets.near > 0)
+
+
+def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | float, *, doubtful: Tensor | None = None) -> Tensor:
     """Focal cross-entropy of the centres, over the number of heads.
 
     Source: Liu et al., CVPR 2019 (CSP), Eqs. 4 and 5: with confidence p, (1 - p)^2 * -log p where a centre is, and elsewhere
@@ -84,10 +91,13 @@ def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | f
     Args:
         logits: (N, 1, h, w), p before the sigmoid.
         num_heads: what the sum is divided by, > 0.
+        doubtful: (N, 1, h, w) bool, the cells that are not learnt to be background (ours); None: all are.
     """
     confidence = torch.sigmoid(logits)
     missed = targets.centres * (1 - confidence).square() * functional.softplus(-logits)
     invented = (1 - targets.centres) * (1 - targets.closeness) ** 4 * confidence.square() * functional.softplus(logits)
+    if doubtful is not None:
+        invented = invented * ~doubtful
     return (missed + invented).sum() / num_heads
 
 

@@ -10,25 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from crowddist.data.sample import Part, Prediction, Verdict
 from crowddist.data.stream import cell_density, kernel_px
-from crowddist.losses.density import count_map_loss
-from crowddist.losses.detection import (
-    CENTRE_WEIGHT,
-    OFFSET_WEIGHT,
-    SIZE_WEIGHT,
-    centre_loss,
-    detection_targets,
-    offset_loss,
-    size_loss,
-)
-from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
-from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, mean_over_workers, set_learning_rate
-from crowddist.models.detector import Detector, build_detector
-from crowddist.models.dssinet import Dssinet, build_dssinet
-from crowddist.models.nested_unet import NestedUnet, build_localiser
+from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
+from crowddist.methods.bi_knowledge_objectives import DetectionObjective, LocalisationObjective, RegressionObjective
+from crowddist.models.detector import build_detector
+from crowddist.models.dssinet import build_dssinet
+from crowddist.models.nested_unet import build_localiser
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.density import TRUNCATE
 from crowddist.ops.fusion import fuse_density
@@ -45,98 +34,9 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Seen
-    from crowddist.methods.config import BiKnowledgeConfig, TrainConfig
 
-COUNT_CELL_PX = 8
-"""Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
-SOFTNESSES = 1024
-"""How finely the softness of the transformer's densities is drawn (ours)."""
 FROZEN_SHARE = 0.2
 """Part of a source stage, at its end, that trains with the running statistics, as images are counted (ours)."""
-
-
-class RegressionObjective(nn.Module):
-    """DMS-SSIM of the density, and the error of its counts, on source crops or on patches with pseudo-labels."""
-
-    def __init__(self, regressor: Dssinet, settings: BiKnowledgeConfig, train_config: TrainConfig) -> None:
-        super().__init__()
-        self.regressor, self.settings, self.train_config = regressor, settings, train_config
-
-    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, the mean over the streams; `loss` is what is minimised."""
-        losses = {name: self._loss(batch) for name, batch in batches.items()}
-        return {"loss": torch.stack(list(losses.values())).mean(), **{f"{name}_loss": loss for name, loss in losses.items()}}
-
-    def _loss(self, batch: Batch) -> Tensor:
-        assert batch.density is not None  # by the stage's plan
-        predicted = self.regressor(batch.images).float()
-        loss = predicted.new_zeros(())
-        if self.settings.structure_weight:
-            peak = self.regressor.output_stride**2 / (2 * math.pi * self.settings.sigma_px**2)
-            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density, empty_peak=peak)
-        if self.settings.count_weight:
-            factor = COUNT_CELL_PX // self.regressor.output_stride
-            predicted, target = _pooled(predicted, factor), _pooled(batch.density, factor)
-            error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
-            loss = loss + self.settings.count_weight * error
-        return loss
-
-
-class DetectionObjective(nn.Module):
-    """Centre, size and offset of heads, which are squares round points, boxes, or pseudo-labels."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, the mean over the streams; `loss` is what is minimised."""
-        parts = [self._losses(batch) for batch in batches.values()]
-        losses = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-        weights = {"centre_loss": CENTRE_WEIGHT, "size_loss": SIZE_WEIGHT, "offset_loss": OFFSET_WEIGHT}
-        return {"loss": sum((weights[name] * loss for name, loss in losses.items()), torch.tensor(0.0)), **losses}
-
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.heads is not None  # by the stage's plan
-        maps = self.detector(batch.images)
-        targets = detection_targets(batch.heads, (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride)
-        num_heads = mean_over_workers(targets.centres.sum(), least=1.0)
-        return {
-            "centre_loss": centre_loss(maps.logits.float(), targets, num_heads),
-            "size_loss": size_loss(maps.log_size.float(), targets, num_heads),
-            "offset_loss": offset_loss(maps.offset.float(), targets, num_heads),
-        }
-
-
-class LocalisationObjective(nn.Module):
-    """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7.
-
-    The densities are made softer at random first (ours): those of a regressor are, and a transformer that only ever saw Gaussians finds
-    hardly a head in them.
-    """
-
-    def __init__(self, localiser: NestedUnet, loss: str, stride: int, blur_px: float = 0.0) -> None:
-        super().__init__()
-        self.localiser, self.loss, self.stride, self.blur_px = localiser, loss, stride, blur_px
-
-    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name; `loss` is what is minimised."""
-        batch = batches["source"]
-        assert batch.density is not None and batch.heads is not None  # by the stage's plan
-        softness = batch.draws.remainder(SOFTNESSES) / SOFTNESSES  # of the sample, the same on any number of workers
-        sigma = self.blur_px / self.stride
-        density = blurred(batch.density, sigma * softness, largest=sigma)
-        answer = self.localiser(density, self.stride).float()
-        truth = localisation_map(batch.heads, (answer.shape[2], answer.shape[3]), self.stride)
-        if self.loss == "mse":
-            return {"loss": functional.mse_loss(answer, truth)}
-        if self.loss == "focal_cross_entropy":
-            return {"loss": focal_cross_entropy(answer, truth)}
-        focal = focal_mse(answer, truth)
-        if self.loss == "focal_mse":
-            return {"loss": focal}
-        structure = dms_ssim_loss(answer, truth, empty_peak=1.0)
-        return {"loss": focal + structure, "focal_mse": focal, "dms_ssim": structure}
 
 
 class BiKnowledge(Method):
@@ -277,8 +177,9 @@ class BiKnowledge(Method):
         if settings.localiser_loss == "focal_cross_entropy":
             localisation = localisation.sigmoid()
         detections, transformed = [], []
+        least = min(settings.confidence, settings.doubtful_confidence if settings.sure_confidence else 1.0)
         for index in range(len(images)):
-            found = read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, settings.confidence)
+            found = read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, least)
             detections.append(_distinct(found, settings.nms_share))
             points = read_points(localisation[index, 0], settings.localiser_threshold, max(settings.merge_px // self.output_stride, 1))
             points[:, :2] = (points[:, :2] + 0.5) * self.output_stride - 0.5
@@ -290,25 +191,29 @@ class BiKnowledge(Method):
     def conclude(self, seen: Seen) -> Verdict:
         """The heads: union of both and non-maximum suppression. The density, whose sum is the count: as `BiKnowledgeConfig.fusion` says.
 
-        The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours).
+        The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours). The labels leave open what
+        only one of them sees, unless it is sure or joins a crowd (ours).
         """
         assert seen.detections is not None and seen.transformed is not None  # of predict()
         settings, regressed = self.settings, seen.density
-        detections = _distinct(seen.detections, settings.nms_share)  # tiles have seen some heads on their seams twice
+        found = _distinct(seen.detections, settings.nms_share)  # tiles have seen some heads on their seams twice
+        detections, doubtful = found[found[:, 3] >= settings.confidence], [found[found[:, 3] < settings.confidence]]
         drawn = self.drawn_density(detections, regressed.shape)
         spread = np.abs(regressed - drawn) / 2
-        heads, density = detections, regressed
+        heads, density, detected = detections, regressed, np.ones(len(detections), bool)
         if settings.fusion != "none":
             kept = merge_points(detections[:, [0, 1, 3]], seen.transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
             heads = np.concatenate([detections, seen.transformed])[kept]
-            in_crowd = num_near(heads[:, :2], settings.crowd_px) >= settings.crowd_heads
-            chosen = (kept < len(detections)) | in_crowd
-            kept, heads = kept[chosen], heads[chosen]
-            heads[:, 2] = np.where(kept < len(detections), heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
+            detected = kept < len(detections)
+            chosen = detected | (num_near(heads[:, :2], settings.crowd_px) >= settings.crowd_heads)
+            doubtful.append(heads[~chosen])
+            heads, detected = heads[chosen], detected[chosen]
+            heads[:, 2] = np.where(detected, heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
         if settings.fusion == "heads":
             density = self.drawn_density(heads, regressed.shape)
         elif settings.fusion == "confidence":
             density = fuse_density(regressed, drawn, self.confidence_weight(detections, regressed.shape), out=drawn)
+        sure = ~detected | (heads[:, 3] >= settings.sure_confidence)
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
         return Verdict(
             density=density,
@@ -316,6 +221,8 @@ class BiKnowledge(Method):
             uncertainty=float(counts.std()),
             points=heads[:, [0, 1, 3]],
             sizes=heads[:, 2],
+            taught=heads[sure],
+            doubtful=np.concatenate([heads[~sure], *doubtful]) if settings.sure_confidence else None,
             parts={
                 "regression": Part(count=float(counts[0])),
                 "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
@@ -366,35 +273,6 @@ class BiKnowledge(Method):
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """See `Method.optimizers`."""
         return {} if self._optimizer is None else {self._stage.trains: self._optimizer}
-
-
-def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
-    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. Args: heads (M, 2 or more) x, y in px for each image."""
-    truth = torch.zeros(len(heads), 1, *cells, device=heads[0].device)
-    for one, points in zip(truth, heads, strict=True):
-        column, row = (((points[:, axis] + 0.5) / stride).long().clamp(0, cells[1 - axis] - 1) for axis in (0, 1))
-        one[0, row, column] = 1.0
-    return truth
-
-
-def blurred(maps: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
-    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) cells; a sigma of 0 leaves a map as it is.
-
-    Kernels reach as far as one of the `largest` sigma does, so a map comes out the same whatever others are beside it.
-    """
-    reach = max(math.ceil(3 * largest), 1)
-    offsets = torch.arange(-reach, reach + 1, device=maps.device)
-    kernels = torch.exp(-offsets.square() / (2 * sigma.to(maps.device).clamp(min=1e-3)[:, None].square()))
-    kernels = (kernels / kernels.sum(1, keepdim=True))[:, None]
-    rows = functional.pad(maps.transpose(0, 1), (reach, reach, 0, 0), mode="replicate")
-    rows = functional.conv2d(rows, kernels[:, :, None, :], groups=len(maps))
-    columns = functional.pad(rows, (0, 0, reach, reach), mode="replicate")
-    return functional.conv2d(columns, kernels[:, :, :, None], groups=len(maps)).transpose(0, 1)
-
-
-def _pooled(density: Tensor, factor: int) -> Tensor:
-    """Persons per larger cell."""
-    return functional.avg_pool2d(density, factor) * factor**2
 
 
 def _distinct(detections: np.ndarray, share: float) -> np.ndarray:

@@ -79,12 +79,14 @@ def test_labels():
         "density.npy": encode("density.npy", DENSITY),
         "keep.png": encode("keep.png", DENSITY > 0.2),
         "detections.npy": encode("detections.npy", np.array([[1, 2, 8, 0.5]])),
+        "doubtful.npy": encode("doubtful.npy", np.array([[3, 4, 9, 0.2]])),
     }
     labels = decode("k", {"jpg": JPG, **members}).labels
     np.testing.assert_array_equal(labels.density, DENSITY.astype(np.float16).astype(np.float32))
     assert labels.density.dtype == np.float32 and labels.keep.dtype == bool
     np.testing.assert_array_equal(labels.keep, DENSITY > 0.2)
     np.testing.assert_array_equal(labels.detections, np.array([[1, 2, 8, 0.5]], np.float32))
+    np.testing.assert_array_equal(labels.doubtful, np.array([[3, 4, 9, 0.2]], np.float32))
     alone = decode_labels("k", members)
     np.testing.assert_array_equal(alone.density, labels.density)
     assert labels.spread is None
@@ -100,8 +102,8 @@ def test_labels():
     for wrong in (b"[NaN, 1]", b"[Infinity, 1]"):
         with pytest.raises(InputError, match=r"sample k: extent must be"):
             decode_labels("k", {**members, "json": b'{"extent": ' + wrong + b"}"})
-    del members["detections.npy"]
-    assert decode_labels("k", members).detections.shape == (0, 4)
+    del members["detections.npy"], members["doubtful.npy"]
+    assert decode_labels("k", members).detections.shape == decode_labels("k", members).doubtful.shape == (0, 4)
 
 
 def test_num_persons():
@@ -137,6 +139,7 @@ def test_equal_values_give_equal_bytes():
         ("density.npy", np.zeros(3)),
         ("spread.npy", np.full((2, 2), np.inf)),
         ("detections.npy", np.zeros((1, 3))),
+        ("doubtful.npy", np.zeros((1, 3))),
         ("mask.png", SMOOTH),
         ("json", [1]),
         ("json", np.zeros(3)),
@@ -158,7 +161,7 @@ def test_no_member_outside_the_table_is_ever_decoded(tmp_path, monkeypatch, exte
 
 
 @pytest.mark.parametrize(
-    "extension", ["points.npy", "boxes.npy", "density.npy", "spread.npy", "detections.npy", "json", "mask.png", "keep.png"]
+    "extension", ["points.npy", "boxes.npy", "density.npy", "spread.npy", "detections.npy", "doubtful.npy", "json", "mask.png", "keep.png"]
 )
 def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extension):
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.losses.detection import DetectionTargets, centre_loss, detection_targets, offset_loss, size_loss
+from crowddist.losses.detection import DetectionTargets, centre_loss, detection_targets, offset_loss, reach, size_loss
 
 STRIDE = 4
 
@@ -155,6 +155,28 @@ def test_losses_by_hand():
     assert size_loss(torch.tensor([3.0, 6, 50, -50])[None, None, None], targets, 2.0) == pytest.approx((0.125 + 1.5) / 50)
     # Errors of 0.75 down and 1.5 across.
     assert offset_loss(torch.tensor([[1.0, 9, 9, 9], [1, 9, 9, 9]])[None, :, None], targets, 2.0) == pytest.approx((0.5 * 0.75**2 + 1) / 2)
+
+
+def test_doubtful_places_are_no_background():
+    """By hand: of the three cells without a centre in the test above, the last costs nothing; centres cost what they did."""
+    centres, closeness = torch.tensor([1.0, 0, 0, 0])[None, None, None], torch.tensor([1.0, 0.5, 0, 0])[None, None, None]
+    targets = DetectionTargets(centres, closeness, centres, centres, centres.repeat(1, 2, 1, 1))
+    logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
+    loss = centre_loss(logits, targets, 2.0, doubtful=torch.tensor([True, False, False, True])[None, None, None])
+    assert loss.item() == pytest.approx((1 + 1 / 16 + 1) * 0.25 * math.log(2) / 2)
+    loss.backward()
+    assert (logits.grad != 0).tolist() == [[[[True, True, True, False]]]]
+    nothing = reach([torch.zeros(0, 3)], (1, 4), STRIDE)
+    assert not nothing.any() and torch.equal(centre_loss(logits, targets, 2.0), centre_loss(logits, targets, 2.0, doubtful=nothing))
+
+
+def test_heads_reach_as_far_as_they_change_targets():
+    """A head of 3 px reaches the 5 x 5 cells that learn its size, one of 40 px the 11 x 11 cells inside it."""
+    cells = reach([torch.tensor([[41.5, 41.5, 3.0]]), torch.tensor([[41.5, 41.5, 40.0]])], (20, 24), STRIDE)
+    for one, half in zip(cells, (2, 5), strict=True):
+        rows, columns = torch.nonzero(one[0], as_tuple=True)
+        assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10 - half, 10 + half, 10 - half, 10 + half)
+        assert one.sum() == (2 * half + 1) ** 2
 
 
 @pytest.mark.parametrize("numbers", [(3,), (7, 0, 40)])

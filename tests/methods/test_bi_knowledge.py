@@ -13,9 +13,17 @@ from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
 from crowddist.engine import LocalRuntime
 from crowddist.losses.density import count_map_loss
+from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
 from crowddist.methods.base import OneCycle
-from crowddist.methods.bi_knowledge import BiKnowledge, DetectionObjective, LocalisationObjective, RegressionObjective, blurred, localisation_map
+from crowddist.methods.bi_knowledge import BiKnowledge
+from crowddist.methods.bi_knowledge_objectives import (
+    DetectionObjective,
+    LocalisationObjective,
+    RegressionObjective,
+    blurred,
+    localisation_map,
+)
 from crowddist.methods.table import build_method
 from crowddist.ops.scales import head_sizes
 
@@ -112,6 +120,41 @@ def test_a_transformed_point_does_not_clear_the_image(tiny_config: RunConfig) ->
     assert len(verdict.points) == 8 and verdict.sizes is not None and verdict.sizes.max() < 50
 
 
+def test_what_labels_teach_and_what_they_leave_open(tiny_config: RunConfig) -> None:
+    """Sure detections and a crowd's points are taught; weaker detections are counted from 0.3 on, open from 0.15 on; a lone point is open."""
+    detected = [[30, 40, 9, 0.9], [50, 40, 9, 0.37], [40, 30, 9, 0.38], [40, 50, 9, 0.31], [75, 40, 9, 0.2]]
+    crowd, lone = [40, 40, 9, 0.25], [200, 150, 9, 0.9]
+    settings: dict[str, Any] = {"confidence": 0.3, "crowd_heads": 4, "crowd_px": 23.0}
+    verdict = make(tiny_config, **settings).conclude(seen(np.zeros(CELLS, np.float32), detected, [crowd, lone]))
+
+    def places(heads: np.ndarray | None) -> list[list[float]]:
+        assert heads is not None
+        return sorted(heads[:, :2].tolist())
+
+    assert places(verdict.points) == sorted([[30, 40], [50, 40], [40, 30], [40, 50], [40, 40]]), "counted"
+    assert places(verdict.taught) == sorted([[30, 40], [40, 30], [40, 40]])
+    assert places(verdict.doubtful) == sorted([[50, 40], [40, 50], [75, 40], [200, 150]])
+    assert verdict.taught is not None and verdict.taught.shape == (3, 4) and verdict.parts["detection"].count == 4
+    published = make(tiny_config, sure_confidence=0.0, **settings).conclude(seen(np.zeros(CELLS, np.float32), detected[:4], [crowd, lone]))
+    assert places(published.taught) == places(published.points) and published.doubtful is None
+
+
+def test_the_detector_tells_what_is_doubtful_only_where_that_is_asked_for(tiny_config: RunConfig) -> None:
+    image = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+
+    def scores(**settings: Any) -> np.ndarray:
+        detections = make(tiny_config, nms_share=0.0, **settings).predict(image).detections
+        assert detections is not None
+        return np.sort(detections[0][:, 3])
+
+    everything = scores(confidence=1e-6, sure_confidence=0.0)
+    weak, strong = float(everything[len(everything) // 3]), float(everything[len(everything) // 3 * 2])
+    assert len(everything) > 6 and weak < strong
+    np.testing.assert_array_equal(scores(confidence=strong, sure_confidence=0.0, doubtful_confidence=weak), everything[everything >= strong])
+    np.testing.assert_array_equal(scores(confidence=strong, sure_confidence=0.9, doubtful_confidence=weak), everything[everything >= weak])
+    np.testing.assert_array_equal(scores(confidence=weak, sure_confidence=0.9, doubtful_confidence=strong), everything[everything >= weak])
+
+
 def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
     even = np.full(CELLS, 0.01, np.float32)
     verdict = make(tiny_config, fusion="none").conclude(seen(even, [[100, 80, 20, 0.75]], [[30, 30, 9, 0.9]]))
@@ -169,6 +212,18 @@ def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
     losses = DetectionObjective(make(tiny_config).detector).eval()({"source": batch(2)})
     expected = 0.01 * losses["centre_loss"] + losses["size_loss"] + 0.1 * losses["offset_loss"]
     assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_detector_learns_nothing_of_what_is_doubtful(tiny_config: RunConfig) -> None:
+    """Where everything is doubtful, only the centres of heads say anything of the confidence; size and offset are learnt as ever."""
+    objective, source = DetectionObjective(make(tiny_config).detector).eval(), batch(2)
+    everything = torch.tensor([[32.0, 32.0, 1000.0]])
+    usual, lenient = (objective({"target": replace(source, doubtful=[some] * 2)}) for some in (torch.zeros(0, 3), everything))
+    maps = objective.detector(source.images)
+    targets = detection_targets(source.heads, (maps.logits.shape[2], maps.logits.shape[3]), 4)
+    missed = (targets.centres * (1 - maps.logits.sigmoid()) ** 2 * -torch.nn.functional.logsigmoid(maps.logits)).sum() / targets.centres.sum()
+    assert lenient["centre_loss"].item() == pytest.approx(missed.item(), rel=1e-4) and usual["centre_loss"] > lenient["centre_loss"]
+    assert usual["size_loss"] == lenient["size_loss"] and usual["offset_loss"] == lenient["offset_loss"]
 
 
 @pytest.mark.parametrize("loss", ["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"])

@@ -42,8 +42,9 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
         batches[name] = Batch(
             images=torch.rand(size, 3, 64, 64, generator=generator),
             density=0.2 * torch.rand(size, 1, cells, cells, generator=generator) * (use.stride / 8) ** 2 if labelled else None,
-            keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels else None,
+            keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels and not use.windows else None,
             heads=heads if use.heads else None,
+            doubtful=[one[:2] + 20 for one in heads] if use.heads and use.labels else None,
             draws=torch.randint(0, 1 << 30, (size,), generator=generator),
         )
     return batches

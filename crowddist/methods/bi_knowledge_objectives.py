@@ -1,0 +1,154 @@
+"""What the networks of bi-knowledge transfer minimise: the objectives of its regressor, its detector and its transformer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from crowddist.losses.density import count_map_loss
+from crowddist.losses.detection import (
+    CENTRE_WEIGHT,
+    OFFSET_WEIGHT,
+    SIZE_WEIGHT,
+    centre_loss,
+    detection_targets,
+    offset_loss,
+    reach,
+    size_loss,
+)
+from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
+from crowddist.methods.base import mean_over_workers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crowddist.data.sample import Batch
+    from crowddist.methods.config import BiKnowledgeConfig, TrainConfig
+    from crowddist.models.detector import Detector
+    from crowddist.models.dssinet import Dssinet
+    from crowddist.models.nested_unet import NestedUnet
+
+COUNT_CELL_PX = 8
+"""Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
+SOFTNESSES = 1024
+"""How finely the softness of the transformer's densities is drawn (ours)."""
+
+
+class RegressionObjective(nn.Module):
+    """DMS-SSIM of the density, and the error of its counts, on source crops or on patches with pseudo-labels."""
+
+    def __init__(self, regressor: Dssinet, settings: BiKnowledgeConfig, train_config: TrainConfig) -> None:
+        super().__init__()
+        self.regressor, self.settings, self.train_config = regressor, settings, train_config
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name, the mean over the streams; `loss` is what is minimised."""
+        losses = {name: self._loss(batch) for name, batch in batches.items()}
+        return {"loss": torch.stack(list(losses.values())).mean(), **{f"{name}_loss": loss for name, loss in losses.items()}}
+
+    def _loss(self, batch: Batch) -> Tensor:
+        assert batch.density is not None  # by the stage's plan
+        predicted = self.regressor(batch.images).float()
+        loss = predicted.new_zeros(())
+        if self.settings.structure_weight:
+            peak = self.regressor.output_stride**2 / (2 * math.pi * self.settings.sigma_px**2)
+            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density, empty_peak=peak)
+        if self.settings.count_weight:
+            factor = COUNT_CELL_PX // self.regressor.output_stride
+            predicted, target = _pooled(predicted, factor), _pooled(batch.density, factor)
+            error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
+            loss = loss + self.settings.count_weight * error
+        return loss
+
+
+class DetectionObjective(nn.Module):
+    """Centre, size and offset of heads, which are squares round points, boxes, or pseudo-labels."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name, the mean over the streams; `loss` is what is minimised."""
+        parts = [self._losses(batch) for batch in batches.values()]
+        losses = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        weights = {"centre_loss": CENTRE_WEIGHT, "size_loss": SIZE_WEIGHT, "offset_loss": OFFSET_WEIGHT}
+        return {"loss": sum((weights[name] * loss for name, loss in losses.items()), torch.tensor(0.0)), **losses}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.heads is not None  # by the stage's plan
+        maps = self.detector(batch.images)
+        cells, stride = (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride
+        targets = detection_targets(batch.heads, cells, stride)
+        doubtful = None if batch.doubtful is None else reach(batch.doubtful, cells, stride)
+        num_heads = mean_over_workers(targets.centres.sum(), least=1.0)
+        return {
+            "centre_loss": centre_loss(maps.logits.float(), targets, num_heads, doubtful=doubtful),
+            "size_loss": size_loss(maps.log_size.float(), targets, num_heads),
+            "offset_loss": offset_loss(maps.offset.float(), targets, num_heads),
+        }
+
+
+class LocalisationObjective(nn.Module):
+    """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7.
+
+    The densities are made softer at random first (ours): those of a regressor are, and a transformer that only ever saw Gaussians finds
+    hardly a head in them.
+    """
+
+    def __init__(self, localiser: NestedUnet, loss: str, stride: int, blur_px: float = 0.0) -> None:
+        super().__init__()
+        self.localiser, self.loss, self.stride, self.blur_px = localiser, loss, stride, blur_px
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name; `loss` is what is minimised."""
+        batch = batches["source"]
+        assert batch.density is not None and batch.heads is not None  # by the stage's plan
+        softness = batch.draws.remainder(SOFTNESSES) / SOFTNESSES  # of the sample, the same on any number of workers
+        sigma = self.blur_px / self.stride
+        density = blurred(batch.density, sigma * softness, largest=sigma)
+        answer = self.localiser(density, self.stride).float()
+        truth = localisation_map(batch.heads, (answer.shape[2], answer.shape[3]), self.stride)
+        if self.loss == "mse":
+            return {"loss": functional.mse_loss(answer, truth)}
+        if self.loss == "focal_cross_entropy":
+            return {"loss": focal_cross_entropy(answer, truth)}
+        focal = focal_mse(answer, truth)
+        if self.loss == "focal_mse":
+            return {"loss": focal}
+        structure = dms_ssim_loss(answer, truth, empty_peak=1.0)
+        return {"loss": focal + structure, "focal_mse": focal, "dms_ssim": structure}
+
+
+def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
+    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. Args: heads (M, 2 or more) x, y in px for each image."""
+    truth = torch.zeros(len(heads), 1, *cells, device=heads[0].device)
+    for one, points in zip(truth, heads, strict=True):
+        column, row = (((points[:, axis] + 0.5) / stride).long().clamp(0, cells[1 - axis] - 1) for axis in (0, 1))
+        one[0, row, column] = 1.0
+    return truth
+
+
+def blurred(maps: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
+    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) cells; a sigma of 0 leaves a map as it is.
+
+    Kernels reach as far as one of the `largest` sigma does, so a map comes out the same whatever others are beside it.
+    """
+    reach = max(math.ceil(3 * largest), 1)
+    offsets = torch.arange(-reach, reach + 1, device=maps.device)
+    kernels = torch.exp(-offsets.square() / (2 * sigma.to(maps.device).clamp(min=1e-3)[:, None].square()))
+    kernels = (kernels / kernels.sum(1, keepdim=True))[:, None]
+    rows = functional.pad(maps.transpose(0, 1), (reach, reach, 0, 0), mode="replicate")
+    rows = functional.conv2d(rows, kernels[:, :, None, :], groups=len(maps))
+    columns = functional.pad(rows, (0, 0, reach, reach), mode="replicate")
+    return functional.conv2d(columns, kernels[:, :, :, None], groups=len(maps)).transpose(0, 1)
+
+
+def _pooled(density: Tensor, factor: int) -> Tensor:
+    """Persons per larger cell."""
+    return functional.avg_pool2d(density, factor) * factor**2
