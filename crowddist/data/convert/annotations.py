@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,11 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str, lef
     kept = np.ones(len(boxes), bool) if left_out is None else ~left_out
     height, width = size
     with np.errstate(invalid="ignore", over="ignore"):
-        near, far, centre = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], boxes[:, :2] + boxes[:, 2:] / 2
+        near, far = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         reasons = (
             (~np.isfinite(boxes), "is not four finite numbers"),
             (boxes[:, 2:].astype(np.float32) <= 0, "has no area"),
-            ((centre < 0) | (centre >= [width, height]), f"has its centre outside the image of {width} x {height} px"),
+            (centred_outside(boxes, size)[:, None], f"has its centre outside the image of {width} x {height} px"),
         )
     for wrong, reason in reasons:
         if (found := np.flatnonzero(wrong.any(axis=1) & kept)).size:
@@ -85,6 +86,13 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str, lef
 def box_centres(boxes: np.ndarray) -> np.ndarray:
     """The points in the middle of boxes: N x 2 x, y, pixel j with its centre at j. Args: N x 4 left, top, width, height as edges in px."""
     return boxes[:, :2] + boxes[:, 2:] / 2 - 0.5
+
+
+def centred_outside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N,) bool, whether a box of finite numbers has its centre outside the frame. Args: as of `check_boxes`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        centre = boxes[:, :2] + boxes[:, 2:] / 2
+    return np.isfinite(boxes).all(axis=1) & ((centre < 0) | (centre >= size[::-1])).any(axis=1)
 
 
 def read_mat_locations(place: Path) -> np.ndarray:
@@ -109,24 +117,46 @@ def read_mat_points(place: Path, name: str) -> np.ndarray:
     return as_points(_read_mat(place, name), place, name)
 
 
+def read_mat_polygon(place: Path, names: tuple[str, str]) -> np.ndarray:
+    """K x 2 x, y of a polygon that a MATLAB file holds in two variables, a vector of x and one of y.
+
+    Raises InputError, naming the file, where it is missing, damaged or holds no polygon.
+    """
+    columns = [_read_mat(place, name) for name in names]
+    x, y = (np.ravel(column) if isinstance(column, np.ndarray) and column.dtype.kind in "fiu" else np.empty(0) for column in columns)
+    if len(x) != len(y) or len(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError(f"{place}: wrong layout: {' and '.join(names)} must be the x and y of three vertices or more")
+    return np.stack([x, y], axis=1).astype(np.float64)
+
+
 def as_points(value: Any, place: Path, noun: str) -> np.ndarray:
     """`value` as N x 2 float64, N may be 0. Raises InputError, naming the file, for anything else."""
+    return as_rows(value, 2, place, noun)
+
+
+def as_rows(value: Any, num_columns: int, place: Path | str, noun: str) -> np.ndarray:
+    """`value` as N x `num_columns` float64, N may be 0. Raises InputError, naming the place, for anything else."""
     try:
         array = None if value is None else np.asarray(value)
     except ValueError:
         array = None
     if array is not None and array.size == 0 and array.dtype.kind in "fiu":
-        return np.zeros((0, 2))
-    if array is None or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 2:
+        return np.zeros((0, num_columns))
+    if array is None or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != num_columns:
         got = "nothing" if value is None else "lists of unequal length" if array is None else f"{array.dtype} of shape {array.shape}"
-        raise InputError(f"{place}: wrong layout: {noun} must be N x 2 numbers, got {got}")
+        raise InputError(f"{place}: wrong layout: {noun} must be N x {num_columns} numbers, got {got}")
     return array.astype(np.float64)
 
 
 def read_json_object(place: Path) -> dict[str, Any]:
     """A JSON object. Raises InputError, naming the file, where it is missing, damaged or something else. NaN is read as it is."""
+    return parse_json_object(_read(place), place)
+
+
+def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
+    """A JSON object. Raises InputError, naming the place, where the text is damaged or something else. NaN is read as it is."""
     try:
-        value = json.loads(_read(place))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -142,13 +172,27 @@ def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(size)
 
 
-def read_lines(place: Path) -> list[str]:
-    """The lines of a text file, without the spaces round them and the empty ones at its end. Raises InputError where it is missing or empty."""
+def read_lines(place: Path, *, may_be_empty: bool = False) -> list[str]:
+    """The lines of a text file, without the spaces round them and the empty ones at its end.
+
+    Raises InputError where it is missing, or empty unless it may be.
+    """
     # Bytes that are not UTF-8 stay as file names have them; only "\n" ends a line, whatever else Unicode counts as an end.
-    lines = [line.strip() for line in _read(place).decode("utf-8-sig", "surrogateescape").split("\n")]
+    lines = [line.strip() for line in _read(place, may_be_empty).decode("utf-8-sig", "surrogateescape").split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
+    """The numbers of a line, one for each of the columns named. Raises InputError, naming the place, for anything else."""
+    try:
+        numbers = [float(column) for column in line.split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(columns):
+        raise InputError(f"{place} should be the numbers {' '.join(columns)}, got {line[:80]!r}; take the file of the data set again")
+    return numbers
 
 
 def _read_mat(place: Path, name: str) -> Any:
@@ -162,14 +206,14 @@ def _read_mat(place: Path, name: str) -> Any:
         raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def _read(place: Path) -> bytes:
+def _read(place: Path, may_be_empty: bool = False) -> bytes:
     try:
         data = place.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{place}: the annotation is missing") from None
     except OSError as error:
         raise InputError(f"{place}: cannot be read: {error.strerror}") from None
-    if not data:
+    if not data and not may_be_empty:
         raise InputError(f"{place}: the file is empty")
     return data
 

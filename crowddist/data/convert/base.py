@@ -70,7 +70,7 @@ class Annotation:
     boxes: np.ndarray | None = None
     """N x 4 left, top, width, height of heads as edges in px (pixel j covers [j, j + 1)), as annotated; None where the set has none."""
     left_out: np.ndarray | None = None
-    """(N,) bool, the boxes that the set itself says not to use; None means none of them."""
+    """(N,) bool, the boxes not to use, as the set itself or its converter says; None means none of them."""
     place: Path | str
     """The file they come from, or a place in it, for messages."""
     mask: np.ndarray | None = None
@@ -196,27 +196,31 @@ def is_validation(stem: str) -> bool:
 
 
 def in_split(stem: str, split: str) -> bool:
-    """Whether an image belongs to `train` or `val`, which divide a training split; any other split holds all its images."""
+    """Whether an image, or a scene, belongs to `train` or `val`, which divide a training split; any other split holds all its images."""
     return is_validation(stem) == (split == "val") if split in ("train", "val") else True
 
 
-def split_facts(split: str) -> dict[str, Any]:
-    """What a manifest says of `in_split`."""
-    return {"split_rule": f"val: SHA-256 of the image's name below {VALIDATION_SHARE:g}"} if split in ("train", "val") else {}
+def split_facts(split: str, noun: str = "image") -> dict[str, Any]:
+    """What a manifest says of `in_split`; `noun` is what was asked for, by its name."""
+    return {"split_rule": f"val: SHA-256 of the {noun}'s name below {VALIDATION_SHARE:g}"} if split in ("train", "val") else {}
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder, not below it, in the order of their numbers: IMG_2 goes before IMG_10."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return sorted(paths, key=lambda path: (len(path.stem), path.name))
+def list_images(*folders: Path) -> list[Path]:
+    """The image files in folders, not below them, in the order of their numbers whatever their folder: IMG_2 goes before IMG_10."""
+    paths = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (len(path.stem), path.name, path))
 
 
-def list_pairs(folder: Path, ending: str, labelled: bool) -> tuple[list[Item], list[tuple[Path, str]]]:
-    """The images of a folder that holds their annotations beside them, NAME.jpg and NAME + `ending`, and the annotations without an image."""
-    items = [Item(name=path.stem, image=path, annotations=(folder / f"{path.stem}{ending}",)) for path in list_images(folder)]
+def list_pairs(folder: Path, ending: str, labelled: bool, annotations: Path | None = None) -> tuple[list[Item], list[tuple[Path, str]]]:
+    """The images of a folder with their annotations, NAME.jpg and NAME + `ending`, and the annotations without an image.
+
+    Annotations lie in the folder `annotations`; None means beside the images.
+    """
+    place = annotations or folder
+    items = [Item(name=path.stem, image=path, annotations=(place / f"{path.stem}{ending}",)) for path in list_images(folder)]
     stems = {item.name for item in items}
-    annotations = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")) if labelled else []
-    return items, [(path, "an annotation without its image") for path in annotations if path.name.removesuffix(ending) not in stems]
+    found = sorted(path for path in place.glob(f"*{ending}") if not path.name.startswith(".")) if labelled else []
+    return items, [(path, "an annotation without its image") for path in found if path.name.removesuffix(ending) not in stems]
 
 
 class _Skipped:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crowddist.data.convert.annotations import read_lines
+from crowddist.data.convert.annotations import parse_numbers, read_lines
 from crowddist.data.convert.base import Annotation, Format, Item, Listing
 from crowddist.data.images import SUFFIXES, find_images
 from crowddist.errors import InputError
@@ -93,12 +93,9 @@ def _count(lines: list[str], index: int, place: Path) -> int:
 
 
 def _numbers(line: str, place: str) -> list[float]:
-    try:
-        numbers = [float(column) for column in line.split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) != len(_COLUMNS) or numbers[_INVALID] not in (0, 1):
-        raise InputError(f"{place} should be the numbers {' '.join(_COLUMNS)}, invalid 0 or 1, got {line[:80]!r}; take the file of the data set again")
+    numbers = parse_numbers(line, _COLUMNS, place)
+    if numbers[_INVALID] not in (0, 1):
+        raise InputError(f"{place}: invalid should be 0 or 1, got {line[:80]!r}; take the file of the data set again")
     return numbers
 
 

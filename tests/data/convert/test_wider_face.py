@@ -151,11 +151,11 @@ def test_a_file_whose_lines_do_not_follow_each_other_is_never_taken(tmp_path, fa
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("4 5 ten 12 0 0 0 0 0 0", "line 4 should be the numbers x1 y1 w h .* pose, invalid 0 or 1, got '4 5 ten 12 0 0 0 0 0 0'"),
+        ("4 5 ten 12 0 0 0 0 0 0", "line 4 should be the numbers x1 y1 w h .* pose, got '4 5 ten 12 0 0 0 0 0 0'"),
         ("4 5 10 12", "line 4 should be the numbers"),
         ("4 5 10 12 0 0 0 0 0 0 0", "line 4 should be the numbers"),
-        ("4 5 10 12 0 0 0 2 0 0", "line 4 should be the numbers"),
-        ("4 5 10 12 0 0 0 nan 0 0", "line 4 should be the numbers"),
+        ("4 5 10 12 0 0 0 2 0 0", "line 4: invalid should be 0 or 1, got '4 5 10 12 0 0 0 2 0 0'"),
+        ("4 5 10 12 0 0 0 nan 0 0", "line 4: invalid should be 0 or 1"),
         ("", "line 4 should be the numbers"),
         ("nan 5 10 12 0 0 0 0 0 0", r"line 1 \(0--Parade/0_Parade_marchingband_1_849\): box 2 of 3, .* is not four finite numbers"),
         ("4 5 10 inf 0 0 0 0 0 0", r"box 2 of 3, .* = \(4, 5, 10, inf\), is not four finite numbers"),
