@@ -47,7 +47,7 @@ class RunConfig:
     evaluation: str = ""
     """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
     boxes: str = ""
-    """Images with head or face boxes (wider_face:PATH) that bi_knowledge's detector is pre-trained on; empty: none."""
+    """Images with head or face boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on; empty: none."""
     skip_bad: bool = False
     """Leave out raw images that cannot be read, and list them beside the shards; otherwise the first one stops the run."""
     method: MethodName = "self_supervision"

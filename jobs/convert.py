@@ -21,7 +21,7 @@ _NOTES = {
     "num_clipped_points": "points moved to the border",
     "num_repeated_points": "points repeat another",
     "num_cut_boxes": "boxes cut at the border",
-    "num_left_out_boxes": "boxes left out, flagged invalid or without an area",
+    "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
 }
 
 

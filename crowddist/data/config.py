@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from crowddist.errors import InputError
 
-RawFormat = Literal["gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "wider_face"]
+RawFormat = Literal["gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face", "crowd_human"]
 """Raw data sets with splits, as the converters' table has them; that table is not imported for their names, it brings NumPy."""
 DataFormat = Literal["place", "renderer", "folder", RawFormat]
 Look = Literal["broad", "source", "target"]

@@ -34,6 +34,8 @@ from crowddist.errors import InputError
         ("gcc:$DATA/gcc:camera-test", {"format": "gcc", "place": "$DATA/gcc", "split": "camera-test"}),
         ("ucf_qnrf:/data/UCF-QNRF_ECCV18:val", {"format": "ucf_qnrf", "place": "/data/UCF-QNRF_ECCV18", "split": "val"}),
         ("ucf_cc_50:/data/cc50:fold-3-test", {"format": "ucf_cc_50", "place": "/data/cc50", "split": "fold-3-test"}),
+        ("worldexpo10:/data/expo:val", {"format": "worldexpo10", "place": "/data/expo", "split": "val"}),
+        ("nwpu_crowd:/data/nwpu:test", {"format": "nwpu_crowd", "place": "/data/nwpu", "split": "test"}),
         ("wider_face:/data/wider", {"format": "wider_face", "place": "/data/wider", "split": "all"}),
     ],
 )

@@ -27,7 +27,7 @@ SKIPPED = "skipped.json"
 VALIDATION_SHARE = 0.2
 """ours: set aside for validation from the training split of sets that have no validation split, by the image's name alone."""
 # Known of labelled images only: an unlabelled set must not tell them.
-_LABEL_FACTS = ("count", "level")
+_LABEL_FACTS = ("count", "level", "scene_level")
 
 
 @dataclass(frozen=True, kw_only=True)

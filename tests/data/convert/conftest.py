@@ -112,6 +112,134 @@ class Wider:
         return path
 
 
+class WorldExpo:
+    """Builds `{train,test}_frame`, flat or with one folder a scene, and `{train,test}_label/SCENE/{NAME,roi}.mat`."""
+
+    def __init__(self, root: Path, nested: bool = False) -> None:
+        self.root, self.nested = root, nested
+
+    def label(self, name, side="train"):
+        return self.root / f"{side}_label" / name[:6] / f"{name}.mat"
+
+    def roi(self, scene, side="train"):
+        return self.root / f"{side}_label" / scene / "roi.mat"
+
+    def add(self, name, points, *, side="train", size=(32, 48), roi=((0, 0), (47, 0), (47, 31))):
+        import scipy.io
+
+        path = self.root / f"{side}_frame" / (name[:6] if self.nested else "") / f"{name}.jpg"
+        for place in (path, self.label(name, side)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size, len(name))).save(path)
+        positions = np.asarray(points, np.float64).reshape(-1, 2)
+        scipy.io.savemat(self.label(name, side), {"point_num": len(positions), "point_position": positions})
+        columns = np.asarray(roi, np.float64)
+        scipy.io.savemat(self.roi(name[:6], side), {"maskVerticesXCoordinates": columns[:, :1], "maskVerticesYCoordinates": columns[:, 1:]})
+        return path
+
+
+class Jhu:
+    """Builds `{train,val,test}/{images,gt}` and, line by line, `{train,val,test}/image_labels.txt`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def annotation(self, name, split="train"):
+        return self.root / split / "gt" / f"{name}.txt"
+
+    def index(self, split="train"):
+        return self.root / split / "image_labels.txt"
+
+    def add(self, name, heads, *, split="train", size=(32, 48), told=None):
+        """`heads`: x, y and perhaps w, h each; `told`: scene type, weather and distractor, as the index has them."""
+        path = self.root / split / "images" / f"{name}.jpg"
+        for place in (path, self.annotation(name, split)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size, len(heads))).save(path)
+        rows = [(*head, 5, 6)[:4] for head in heads]
+        self.annotation(name, split).write_text("".join(f"{x} {y} {w} {h} 1 0\n" for x, y, w, h in rows))
+        if told is not None:
+            with self.index(split).open("a") as stream:
+                stream.write(f"{name},{len(heads)},{','.join(map(str, told))}\n")
+        return path
+
+
+class Nwpu:
+    """Builds `images`, or another folder, `jsons` and, line by line, `{train,val,test}.txt`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def annotation(self, name):
+        return self.root / "jsons" / f"{name}.json"
+
+    def list(self, split="train"):
+        return self.root / f"{split}.txt"
+
+    def add(self, name, points, *, split="train", codes="0 3", folder="images", boxes=None, size=(32, 48)):
+        path = self.root / folder / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size, int(name))).save(path)
+        if points is not None:
+            self.annotation(name).parent.mkdir(parents=True, exist_ok=True)
+            boxes = [[x - 2, y - 2, x + 2, y + 2] for x, y in points] if boxes is None else boxes
+            record = {"img_id": path.name, "human_num": len(points), "points": points, "boxes": boxes}
+            self.annotation(name).write_text(json.dumps(record))
+        with self.list(split).open("a") as stream:
+            stream.write(f"{name} {codes}\n")
+        return path
+
+
+class CrowdHuman:
+    """Builds `CrowdHuman_train01/Images` and so on, or `Images`, and, line by line, `annotation_{train,val}.odgt`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def annotations(self, split="train"):
+        return self.root / f"annotation_{split}.odgt"
+
+    def add(self, name, regions, *, split="train", folder="CrowdHuman_train01", size=(32, 48)):
+        """`regions` as the set has them, see `region`."""
+        path = self.root / folder / "Images" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(size, len(name))).save(path)
+        with self.annotations(split).open("a") as stream:
+            stream.write(json.dumps({"ID": name, "gtboxes": regions}) + "\n")
+        return path
+
+    @staticmethod
+    def region(head, visible, *, tag="person", **attributes):
+        """`attributes`: `extra` and `head_attr`."""
+        return {"tag": tag, "hbox": head, "vbox": visible, "fbox": [0, 0, 1, 1], "extra": {"box_id": 0, "occ": 1}, "head_attr": {"ignore": 0},
+                **attributes}
+
+
+@pytest.fixture
+def worldexpo(tmp_path):
+    return WorldExpo(tmp_path / "expo")
+
+
+@pytest.fixture
+def worldexpo_by_scene(tmp_path):
+    return WorldExpo(tmp_path / "expo-by-scene", nested=True)
+
+
+@pytest.fixture
+def jhu(tmp_path):
+    return Jhu(tmp_path / "jhu")
+
+
+@pytest.fixture
+def nwpu(tmp_path):
+    return Nwpu(tmp_path / "nwpu")
+
+
+@pytest.fixture
+def crowd_human(tmp_path):
+    return CrowdHuman(tmp_path / "crowd human")
+
+
 @pytest.fixture
 def pairs(tmp_path):
     return Pairs(tmp_path / "ucf")
