@@ -53,8 +53,8 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                     "density.npy": prediction.density.astype(np.float16),
                     "spread.npy": prediction.spread.astype(np.float16),
                     "keep.png": np.where(keep, 255, 0).astype(np.uint8),
-                    "detections.npy": _taught(prediction),
-                    "doubtful.npy": np.zeros((0, 4), np.float32) if prediction.doubtful is None else prediction.doubtful,
+                    "detections.npy": _heads(prediction.taught),
+                    "doubtful.npy": _heads(prediction.doubtful),
                     "json": {
                         "id": sample.key,
                         "count": prediction.count,
@@ -71,14 +71,9 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     return record
 
 
-def _taught(prediction: ImagePrediction) -> np.ndarray:
-    """The heads to learn, as label shards hold them: x, y, size, score in px of the image as given; none where sizes are not known."""
-    if prediction.taught is not None:
-        return prediction.taught
-    if prediction.sizes is None:
-        return np.zeros((0, 4), np.float32)
-    points = prediction.points
-    return np.column_stack([points[:, :2], prediction.sizes, points[:, 2]]).astype(np.float32)
+def _heads(heads: np.ndarray | None) -> np.ndarray:
+    """Heads as label shards hold them: x, y, size, score in px of the image as given; none where the method tells none."""
+    return np.zeros((0, 4), np.float32) if heads is None else heads
 
 
 def _windows(method: Method, sample: Sample, prediction: ImagePrediction, labels_url: str) -> dict[str, np.ndarray]:

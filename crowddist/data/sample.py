@@ -147,7 +147,7 @@ class Verdict:
     sizes: np.ndarray | None = None
     """(M,) float32: the heads' sizes in px, where they are known."""
     taught: np.ndarray | None = None
-    """T x 4 float32: x, y, size, score of the heads that pseudo-labels teach; None: all of `points`, where their sizes are known."""
+    """T x 4 float32: x, y, size, score of the heads that pseudo-labels teach; None: none."""
     doubtful: np.ndarray | None = None
     """U x 4 float32 likewise: what may be a head or not, so that pseudo-labels leave it open; None: nothing."""
     parts: Mapping[str, Part] = field(default_factory=dict)
