@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data
 from crowddist.errors import InputError
-from crowddist.methods.config import BiKnowledgeConfig, MethodName, SelfSupervisionConfig, TrainConfig
+from crowddist.methods.config import BiKnowledgeConfig, MethodName, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig
 
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
@@ -47,7 +47,8 @@ class RunConfig:
     evaluation: str = ""
     """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
     boxes: str = ""
-    """Images with head or face boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on; empty: none."""
+    """Images with boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on, or whose masks semantic_consistency's
+    segmenter learns from; empty: none."""
     skip_bad: bool = False
     """Leave out raw images that cannot be read, and list them beside the shards; otherwise the first one stops the run."""
     method: MethodName = "self_supervision"
@@ -74,6 +75,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
     bi_knowledge: BiKnowledgeConfig = field(default_factory=BiKnowledgeConfig)
+    semantic_consistency: SemanticConsistencyConfig = field(default_factory=SemanticConsistencyConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
     """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`. `none` turns tracking off."""
@@ -91,6 +93,8 @@ class RunConfig:
         if self.method == "bi_knowledge":
             batches["bi_knowledge.batch_size"] = self.bi_knowledge.batch_size
             batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
+        if self.method == "semantic_consistency":
+            batches["semantic_consistency.target_batch_size"] = self.semantic_consistency.target_batch_size
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
@@ -99,8 +103,10 @@ class RunConfig:
         if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
             raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; "
                              'give both, or neither (--boxes "" --bi-knowledge.boxes-steps 0)')
-        if self.boxes and self.method != "bi_knowledge":
-            raise InputError(f'boxes are for the detector of bi_knowledge; the method is {self.method}: set them to nothing (--boxes "")')
+        segments = self.method == "semantic_consistency" and self.semantic_consistency.target_masks == "made"
+        if self.boxes and not (self.method == "bi_knowledge" or segments):
+            raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of semantic_consistency, which have nothing to do with "
+                             f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set them to nothing (--boxes "")')
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes])):
             parse_data(text)
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):

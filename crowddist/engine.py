@@ -134,7 +134,8 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         windows=use.windows,
         share=use.share,
         with_heads=use.heads,
-        with_boxes=use.data == "boxes",
+        with_boxes=use.data == "boxes" and use.heads,
+        with_masks=use.masks,
     )
     return batches(
         dataset,

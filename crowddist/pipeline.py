@@ -51,7 +51,11 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     with storage.exclusive(folder):
         _require_same_config(config, folder)
         method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
-        data = {role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad) for role, spec in _specs(config).items()}
+        masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
+        data = {
+            role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
+            for role, spec in _specs(config).items()
+        }
         _claim(config, folder, data)
         with _tracked(config, folder, tracker):
             for role, prepared in data.items():
@@ -95,6 +99,8 @@ def _method(config: RunConfig, *, begun: bool) -> Method:
 
 def _specs(config: RunConfig) -> dict[Role, DataSpec]:
     texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation, "boxes": config.boxes}
+    if config.method == "supervised":
+        texts = {"labelled_target": config.target, "evaluation": config.evaluation}
     return {role: parse_data(text) for role, text in texts.items() if text}
 
 
@@ -246,7 +252,7 @@ class _Run:
             rows = image_rows(results)
             storage.write_json(storage.join(place, "images.json"), rows)
             self.tracker.table(stage.num_round, "images", rows)
-        shown = self.urls.get("evaluation", self.urls["target"])
+        shown = next(self.urls[role] for role in ("evaluation", "target", "labelled_target") if role in self.urls)
         pictures = round_pictures(self.checkpoint, shown, self.folder, stage, truths)
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)

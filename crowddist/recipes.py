@@ -9,7 +9,7 @@ from typing import Any
 
 from crowddist.config import EngineConfig, RunConfig
 from crowddist.data.config import StreamConfig
-from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig
+from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig
 
 RENDERED_SOURCE = "renderer:broad:1000"
@@ -311,6 +311,7 @@ def smoke() -> RunConfig:
             crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02, sure_confidence=0.02,
             stop_change=0.0,
         ),
+        semantic_consistency=SemanticConsistencyConfig(steps=4, target_batch_size=4, segmenter_steps=4),
         engine=EngineConfig(checkpoint_every=2, log_every=2),
     )
 

@@ -195,7 +195,8 @@ def rounds_chart(
         axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
         if number == 0:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
-    axes.set_xticks([number for number, _ in rounds], ["0\nno adaptation" if number == 0 else str(number) for number, _ in rounds])
+    titles = {row["round"]: row.get("title", "no adaptation" if row["round"] == 0 else "") for row in rows}
+    axes.set_xticks([number for number, _ in rounds], [f"{number}\n{titles[number]}" for number, _ in rounds])
     axes.margins(x=0.12)
     for word, value in (entry for entry in known if not isinstance(entry[0], int)):
         axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
@@ -209,13 +210,13 @@ def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -
     """The rounds as plain text: a heading, the units, one line a round; '-' where a round lacks a value.
 
     Args:
-        rows: as in result.json: `round` (a number, or a word such as supervised) and metrics by name.
+        rows: as in result.json: `round` (a number, or a word such as supervised), its `title`, and metrics by name.
         columns: what to show, in order.
     """
     lines = [["round", *(column.heading for column in columns)], ["", *(column.unit for column in columns)]]
     for row in rows:
-        label = "0 (no adaptation)" if row["round"] == 0 else str(row["round"])
-        lines.append([label, *(_figure(row.get(column.name), column) for column in columns)])
+        title = row.get("title", "no adaptation" if row["round"] == 0 else "")
+        lines.append([f"{row['round']} ({title})" if title else str(row["round"]), *(_figure(row.get(column.name), column) for column in columns)])
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns) + 1)]
     text = []
     for label, *cells in lines:

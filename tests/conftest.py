@@ -33,7 +33,8 @@ def real_data() -> Path:
 
 
 def write_images(
-    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, size: tuple[int, int] = (72, 96), **writer
+    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, masks: bool = True, size: tuple[int, int] = (72, 96),
+    **writer,
 ) -> str:
     """A tiny data set of noise with bright blobs as persons, as shards; returns its place."""
     import cv2
@@ -45,12 +46,14 @@ def write_images(
         for index in range(count):
             image = rng.integers(60, 120, (*size, 3), dtype=np.uint8)
             points = np.column_stack([rng.uniform(4, size[1] - 5, 3 + index % 5), rng.uniform(4, size[0] - 5, 3 + index % 5)]).astype(np.float32)
+            mask = np.zeros(size, np.uint8)
             for x, y in points:
-                cv2.circle(image, (round(float(x)), round(float(y))), 3, (230, 200, 180), -1)
+                for drawn, colour in ((image, (230, 200, 180)), (mask, 1)):
+                    cv2.circle(drawn, (round(float(x)), round(float(y))), 3, colour, -1)
             _, png = cv2.imencode(".png", image[:, :, ::-1])
             members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1]}}
             if labelled:
-                members |= {"points.npy": points}
+                members |= {"points.npy": points, **({"mask.png": mask} if masks else {})}
             if boxes:
                 members |= {"boxes.npy": np.column_stack([points - 2.5, np.full((len(points), 2), 6)]).astype(np.float32)}
             shards.add(f"image-{index:03d}", members)
@@ -86,7 +89,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
     """A whole adaptation of a few steps, for the local launcher."""
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
-    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig
+    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
 
     return RunConfig(
         recipe="tiny",
@@ -104,6 +107,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
             crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02,
             source_batch_size=4, stop_change=0.0,
         ),
+        semantic_consistency=SemanticConsistencyConfig(steps=4, target_batch_size=4, segmenter_steps=4),
         engine=EngineConfig(checkpoint_every=2, log_every=2),
     )
 

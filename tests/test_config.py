@@ -80,7 +80,7 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
         ({"num_workers": 3}, "train.batch_size 8 cannot be shared equally by 3 workers"),
         ({"num_workers": 4, "self_supervision": SelfSupervisionConfig(target_batch_size=6)}, "target_batch_size 6 cannot be shared equally"),
         ({"counter": CounterConfig(orientation=False)}, "the orientation stage needs a counter with the head"),
-        ({"boxes": "wider_face:/w"}, "boxes are for the detector of bi_knowledge; the method is self_supervision"),
+        ({"boxes": "wider_face:/w"}, "boxes are for the detector of bi_knowledge and for the segmenter of .* nothing to do with self_supervision"),
         ({"method": "bi_knowledge", "boxes": "wider_face:/w"}, "the detector's pre-training needs both"),
         ({"method": "bi_knowledge", "bi_knowledge": BiKnowledgeConfig(boxes_steps=5)}, "the detector's pre-training needs both"),
         ({"method": "bi_knowledge", "num_workers": 4, "bi_knowledge": BiKnowledgeConfig(source_batch_size=6)}, "source_batch_size 6 cannot be"),

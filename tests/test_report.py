@@ -12,7 +12,7 @@ from crowddist.report import Column, curves, overlay, round_sheet, rounds_chart,
 
 ROWS = [
     {"round": 0, "target/mae": 31.24, "target/rmse": 155.1},
-    {"round": 1, "target/mae": 22.5, "target/rmse": float("nan"), "labels/kept_mass": 0.834},
+    {"round": 1, "title": "labels", "target/mae": 22.5, "target/rmse": float("nan"), "labels/kept_mass": 0.834},
     {"round": "supervised", "target/mae": 9.96, "target/rmse": 20.0, "labels/kept_mass": None},
 ]
 
@@ -160,7 +160,7 @@ def test_table_to_the_letter():
         "                   people  people     %",
         "-----------------  ------  ------  ----",
         "0 (no adaptation)    31.2  155.10     -",
-        "1                    22.5       -    83",
+        "1 (labels)           22.5       -    83",
         "supervised           10.0   20.00     -",
     ]
     assert rounds_table([], columns[:1]).splitlines() == ["round     MAE", "       people", "-----  ------"]

@@ -16,7 +16,7 @@ from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
 
-Role = Literal["source", "target", "evaluation", "boxes"]
+Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
 Entry = TypeVar("Entry")
 
 
@@ -32,13 +32,16 @@ class Prepared:
         return {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest, "num_images": self.manifest.num_samples}
 
 
-def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None], skip_bad: bool = False) -> Prepared:
+def prepare(
+    spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None], skip_bad: bool = False, masks: bool = False
+) -> Prepared:
     """The shards of a data set, converted now unless they are there.
 
     Args:
         spec: what the user named.
         place: the folder of all runs; converted data lies in its `data` folder, for every run to use.
         role: a target is converted without its labels; source and evaluation must have some.
+        masks: whether it must have masks of persons.
         skip_bad: leave out raw images that cannot be taken, and list them in `skipped.json` beside the shards.
 
     Raises:
@@ -59,7 +62,9 @@ def prepare(spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None
     manifest = verify(url)
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
-    if role == "boxes" and "boxes.npy" not in ShardReader(url).read(0)[1]:
+    if masks and "mask.png" not in ShardReader(url).read(0)[1]:
+        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the renderer and CrowdHuman have some")
+    if role == "boxes" and not masks and "boxes.npy" not in ShardReader(url).read(0)[1]:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
     return Prepared(url=url, manifest=manifest)

@@ -50,11 +50,12 @@ class CropDataset(torch.utils.data.Dataset):
         labels_url: of pseudo-label shards with the same keys, or "".
         plan_seed: seed of order and augmentation.
         name: of the stream; two streams of one stage draw different numbers.
-        open_points: False leaves points and masks closed: the target's labels are the evaluation's alone.
+        open_points: False leaves points closed: the target's labels are the evaluation's alone.
         stride: pixels of a crop along a side of the density's cells.
         windows: the purpose whose patches of the pseudo-labels crops are cut from; "" cuts anywhere.
         with_heads: whether crops carry their heads, with sizes.
         with_boxes: whether these sizes must be those of boxes.
+        with_masks: whether crops carry masks of persons.
         share: part of the images that are read at all, above 0 to 1; which ones follows from the seed.
     """
 
@@ -71,10 +72,12 @@ class CropDataset(torch.utils.data.Dataset):
         windows: str = "",
         with_heads: bool = False,
         with_boxes: bool = False,
+        with_masks: bool = False,
         share: float = 1.0,
     ) -> None:
         self.images, self.open_points = ShardReader(url), open_points
-        self.stride, self.windows, self.with_heads, self.with_boxes = stride, windows, with_heads, with_boxes
+        self.stride, self.windows = stride, windows
+        self.with_heads, self.with_boxes, self.with_masks = with_heads, with_boxes, with_masks
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         self.plan = Plan([shard.num_samples for shard in self.images.manifest.shards], seed=plan_seed, name=name)
@@ -100,12 +103,16 @@ class CropDataset(torch.utils.data.Dataset):
     def _read(self, index: int) -> Sample:
         """The sample, shrunk where it has far more pixels than a crop can need."""
         key, members = self.images.read(index)
-        sample = decode(key, members if self.open_points else pixels_only(members))
+        masks = {name: data for name, data in members.items() if name == "mask.png" and self.with_masks}
+        facts = {name: data for name, data in members.items() if name != "mask.png"} if self.open_points else pixels_only(members)
+        sample = decode(key, {**facts, **masks})
         if self.labels is not None:
             labels = decode_labels(*self.labels.read(self.labels.index_of(key)))
             sample = replace(sample, labels=replace(labels, spread=None))  # nobody trains on it
         if self.open_points and self.labels is None and sample.points is None:
             raise InputError(f"sample {key} of {self.images.url} has no points, so nothing can be learnt from it; give a labelled data set")
+        if self.with_masks and sample.mask is None:
+            raise InputError(f"sample {key} of {self.images.url} has no mask of persons while others of its data set have; convert the data set again")
         if self.with_boxes:
             _require_boxes(sample, self.images.url)
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):

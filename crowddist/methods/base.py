@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Stream:
     """What a stage reads in every step."""
 
-    data: Literal["source", "target", "boxes"]
-    """Which data set of the run."""
+    data: Literal["source", "target", "labelled_target", "boxes"]
+    """Which data set of the run; `labelled_target`, the target with its true labels, is for `supervised` alone."""
     batch_size: int
     """Crops of a step, over all workers."""
     labels: bool = False
@@ -41,6 +41,8 @@ class Stream:
     """The purpose whose patches of the pseudo-labels are the crops; "" cuts anywhere."""
     heads: bool = False
     """Whether batches carry the heads and their sizes."""
+    masks: bool = False
+    """Whether batches carry masks of persons; of the target, nothing else is opened."""
     share: float = 1.0
     """Part of the data set's images that are read at all, above 0 to 1."""
 

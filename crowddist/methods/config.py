@@ -9,7 +9,7 @@ from typing import Literal
 
 from crowddist.errors import InputError
 
-MethodName = Literal["source_only", "self_supervision", "bi_knowledge"]
+MethodName = Literal["source_only", "self_supervision", "bi_knowledge", "semantic_consistency", "supervised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +175,8 @@ class BiKnowledgeConfig:
         _not_negative(crowd_heads=self.crowd_heads, crowd_px=self.crowd_px)
         _not_negative(nms_share=self.nms_share, stop_change=self.stop_change, localiser_blur_px=self.localiser_blur_px)
         for name, choices in typing.get_type_hints(BiKnowledgeConfig).items():
-            if typing.get_origin(choices) is Literal and getattr(self, name) not in typing.get_args(choices):
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(typing.get_args(choices))}")
+            if typing.get_origin(choices) is Literal:
+                _choice(name, getattr(self, name), typing.get_args(choices))
         if self.crop_size % 32 or self.crop_size < 64:
             raise InputError(f"crop_size must be a multiple of 32 and at least 64, got {self.crop_size}")
         if self.sigma_px <= 0 or self.sigma_of_size < 0:
@@ -192,6 +192,49 @@ class BiKnowledgeConfig:
                              f"{self.doubtful_confidence}")
         if not (0 < self.confidence < 1 and self.localiser_threshold > 0):
             raise InputError(f"confidence lies in (0, 1) and localiser_threshold above 0, got {self.confidence} and {self.localiser_threshold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticConsistencyConfig:
+    """Semantic consistency (Han et al., ICASSP 2020, SE+FD). The source needs masks of persons: GCC and the renderer have them."""
+
+    steps: int = 600
+    """Steps of all losses together, behind `train.steps` of the counter alone (ours; the paper has the former only)."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of encoder, density and semantic head there (P: 1e-5, from ImageNet weights)."""
+    target_batch_size: int = 8
+    """Target crops of a step, over all workers (P)."""
+    source_mask_weight: float = 0.01
+    """Weight lambda^s of the source's masks (P)."""
+    target_mask_weight: float = 0.01
+    """Weight lambda^t of the target's background (P)."""
+    adversarial_weight: float = 0.001
+    """Weight lambda^d of deceiving the discriminator (ours, never published; AdaptSegNet's)."""
+    discriminator_rate: float = 1e-4
+    """Learning rate of the discriminator (of AdaptSegNet's code)."""
+    target_masks: Literal["made", "given"] = "made"
+    """made: a segmenter of persons, trained on the source's masks and, with `boxes`, on theirs, says where persons may be in the target. given: the
+    target's shards hold masks (never points: those stay closed)."""
+    segmenter_steps: int = 400
+    """Steps of the segmenter."""
+    segmenter_rate: float = 2e-3
+    """Peak learning rate of the segmenter."""
+    person_threshold: float = 0.3
+    """Probability from which the segmenter's cells may hold persons, so that they are not taught as background (ours)."""
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, learning_rate=self.learning_rate, target_batch_size=self.target_batch_size)
+        _positive(discriminator_rate=self.discriminator_rate, segmenter_steps=self.segmenter_steps, segmenter_rate=self.segmenter_rate)
+        _not_negative(source_mask_weight=self.source_mask_weight, target_mask_weight=self.target_mask_weight)
+        _not_negative(adversarial_weight=self.adversarial_weight)
+        _choice("target_masks", self.target_masks, ("made", "given"))
+        if not 0 < self.person_threshold < 1:
+            raise InputError(f"person_threshold lies in (0, 1), got {self.person_threshold}")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 def _positive(**values: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
-from crowddist.methods.base import Method, OneCycle, Runtime, Stage, set_learning_rate
+from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
 from crowddist.models.ensemble import build_networks
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.selection import keep_most_certain
@@ -48,6 +49,7 @@ class CountingObjective(nn.Module):
         assert batch.density is not None  # a stream of density labels, by the stage's plan
         # With mixed precision the maps come in bfloat16, whose sums over blocks would be rounded to three digits.
         maps = self.counter.training_maps(features, batch.draws).float()
+        maps = maps[..., : batch.density.shape[2], : batch.density.shape[3]]
         repeats = (len(maps) // len(batch.images), 1, 1, 1)  # a deep ensemble gives every member's maps
         keep = None if batch.keep is None else batch.keep.repeat(repeats)
         target = batch.density.repeat(repeats)
@@ -58,52 +60,75 @@ class CountingObjective(nn.Module):
         return {"loss": self.source_loss(batches["source"])}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What one optimizer of a stage trains, and how."""
+
+    parameters: list[nn.Parameter]
+    peak_rate: float
+    """Peak of the one-cycle schedule, or the rate throughout where it is `constant`."""
+    constant: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 class CountingMethod(Method):
-    """A method that trains one counter with AdamW and the one-cycle schedule."""
+    """A method that trains one counter, and maybe others beside it, with AdamW and the one-cycle schedule."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.counter = build_networks(config.counter)
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._schedules: dict[str, OneCycle | Constant] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._objective: nn.Module | None = None
 
     @abstractmethod
-    def objective(self, stage: Stage) -> CountingObjective:
-        """The losses of a stage."""
+    def objective(self, stage: Stage) -> nn.Module:
+        """The losses of a stage by name, of its batches; `loss` is what is minimised."""
 
     @abstractmethod
-    def peak_rate(self, stage: Stage) -> float:
-        """The peak learning rate of a stage."""
+    def trained(self, stage: Stage) -> dict[str, Trained]:
+        """Name of an optimizer -> what it trains in a stage; all other parameters are frozen."""
 
-    def trained_parameters(self, stage: Stage) -> list[nn.Parameter]:
-        """The parameters a stage changes; the others are frozen."""
-        del stage
+    @property
+    def output_stride(self) -> int:
+        """See `Method.output_stride`."""
+        return self.counter.output_stride
+
+    def source_stream(self) -> Stream:
+        """The source's crops, as every stage reads them."""
+        return Stream(data="source", batch_size=self.config.train.batch_size, stride=self.output_stride)
+
+    def density_parameters(self) -> list[nn.Parameter]:
+        """The counter's parameters but for the orientation head's."""
         unused = set(self.counter.orientation_parameters())
         return [parameter for parameter in self.counter.parameters() if parameter not in unused]
 
     def start(self, stage: Stage, runtime: Runtime) -> None:
         """See `Method.start`."""
-        trained = self.trained_parameters(stage)
-        for parameter in self.counter.parameters():
-            parameter.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        self.counter.to(runtime.device)
-        self._schedule = OneCycle(self.peak_rate(stage), stage.steps)
-        self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
+        self.networks().requires_grad_(False).to(runtime.device)
+        self._optimizers, self._schedules = {}, {}
+        for name, trained in self.trained(stage).items():
+            for parameter in trained.parameters:
+                parameter.requires_grad_(True)
+            self._schedules[name] = Constant(trained.peak_rate) if trained.constant else OneCycle(trained.peak_rate, stage.steps)
+            self._optimizers[name] = torch.optim.AdamW(
+                trained.parameters, lr=trained.peak_rate, betas=trained.betas, weight_decay=self.config.train.weight_decay
+            )
         self._objective = runtime.wrap(self.objective(stage))
         self._stage = stage
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """See `Method.step`."""
-        assert self._objective is not None and self._optimizer is not None  # start() comes first
+        assert self._objective is not None  # start() comes first
         self._objective.train()
-        set_learning_rate(self._optimizer, self._schedule.at(step))
-        with frozen_norm(self.counter, frozen=self._normalises_as_counting(step)):
+        for name, optimizer in self._optimizers.items():
+            set_learning_rate(optimizer, self._schedules[name].at(step))
+            optimizer.zero_grad(set_to_none=True)
+        with frozen_norm(self.networks(), frozen=self._normalises_as_counting(step)):
             losses = self._objective(batches)
-        self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        self._optimizer.step()
+        for optimizer in self._optimizers.values():
+            optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
 
     def _normalises_as_counting(self, step: int) -> bool:
@@ -120,8 +145,9 @@ class CountingMethod(Method):
         Source: Liu et al., CVPR 2022, section 3: y = 1/n sum_m F_m(x), u = std_m F_m(x).
         """
         self.counter.eval()
+        rows, columns = (-(-side // self.output_stride) for side in images.shape[2:])
         with torch.inference_mode():
-            maps = self.counter.members(self.counter.encode(images)).float()
+            maps = self.counter.members(self.counter.encode(images))[..., :rows, :columns].float()
         density, spread = maps.mean(0), maps.std(0, unbiased=False)
         return Prediction(
             density=density,
@@ -139,6 +165,6 @@ class CountingMethod(Method):
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """See `Method.optimizers`."""
-        return {} if self._optimizer is None else {"counter": self._optimizer}
+        return self._optimizers
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch.nn import functional
-
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective
+from crowddist.methods.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.terms import orientation_terms
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from crowddist.data.sample import Batch
     from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
@@ -32,19 +31,9 @@ class OrientationObjective(CountingObjective):
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name, and the share of target images whose orientation was told right."""
-        images = batches["target"].images
-        shown = torch.cat([images, images.flip(2)])
-        upside_down = torch.arange(2, device=images.device).repeat_interleave(len(images))
         source = self.source_loss(batches["source"])
-        logits = self.counter.orientation(self.counter.encode(shown))
-        upside_down = upside_down.repeat(len(logits) // len(shown))  # a deep ensemble gives every member's logits
-        orientation = functional.cross_entropy(logits, upside_down)
-        return {
-            "loss": source + self.orientation_weight * orientation,
-            "source_loss": source,
-            "orientation_loss": orientation,
-            "orientation_accuracy": (logits.argmax(1) == upside_down).float().mean(),
-        }
+        terms = orientation_terms(self.counter, batches["target"].images)
+        return {"loss": source + self.orientation_weight * terms["orientation_loss"], "source_loss": source, **terms}
 
 
 class LabelObjective(CountingObjective):
@@ -76,7 +65,7 @@ class SelfSupervision(CountingMethod):
     def plan(self) -> tuple[Stage, ...]:
         """Source; source and orientation; then K rounds of source and labels."""
         train, settings = self.config.train, self.settings
-        source = Stream(data="source", batch_size=train.batch_size)
+        source = self.source_stream()
         target = Stream(data="target", batch_size=settings.target_batch_size)
         stages = [Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation", num_round=0)]
         if settings.orientation_steps:
@@ -89,9 +78,7 @@ class SelfSupervision(CountingMethod):
                     num_round=1,
                 )
             )
-        labelled = Stream(
-            data="target", batch_size=settings.target_batch_size, labels=True, scale_jitter=settings.label_scale_jitter
-        )
+        labelled = replace(target, labels=True, scale_jitter=settings.label_scale_jitter, stride=self.output_stride)
         first = len(stages)
         for number in range(settings.rounds):
             stages.append(
@@ -123,11 +110,13 @@ class SelfSupervision(CountingMethod):
             return OrientationObjective(self.counter, train, orientation_weight=settings.orientation_weight)
         return CountingObjective(self.counter, train)
 
-    def peak_rate(self, stage: Stage) -> float:
-        """The training's rate on the source alone, the adaptation's afterwards."""
-        return self.settings.learning_rate if "target" in stage.streams else self.config.train.learning_rate
-
-    def trained_parameters(self, stage: Stage) -> list[nn.Parameter]:
-        """The orientation head only where the stage uses it."""
-        uses_head = "target" in stage.streams and not stage.needs_labels
-        return list(self.counter.parameters()) if uses_head else super().trained_parameters(stage)
+    def trained(self, stage: Stage) -> dict[str, Trained]:
+        """The training's rate on the source alone, the adaptation's afterwards; the orientation head only where the stage uses it."""
+        adapts = "target" in stage.streams
+        uses_head = adapts and not stage.needs_labels
+        return {
+            "counter": Trained(
+                parameters=list(self.counter.parameters()) if uses_head else self.density_parameters(),
+                peak_rate=self.settings.learning_rate if adapts else self.config.train.learning_rate,
+            )
+        }

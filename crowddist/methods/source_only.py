@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective
+from crowddist.methods.base import Stage
+from crowddist.methods.counting import CountingMethod, CountingObjective, Trained
 
 
 class SourceOnly(CountingMethod):
-    """Trains on the source and stops. On the target's own labelled images it is the supervised ceiling."""
+    """Trains on the source and stops."""
 
     def plan(self) -> tuple[Stage, ...]:
         """One stage."""
-        train = self.config.train
-        streams = {"source": Stream(data="source", batch_size=train.batch_size)}
-        return (Stage(name="source", steps=train.steps, streams=streams, title="no adaptation", num_round=0),)
+        streams = {"source": self.source_stream()}
+        return (Stage(name="source", steps=self.config.train.steps, streams=streams, title="no adaptation", num_round=0),)
 
     def objective(self, stage: Stage) -> CountingObjective:
         """The density loss on the source."""
         return CountingObjective(self.counter, self.config.train)
 
-    def peak_rate(self, stage: Stage) -> float:
-        """The training's rate."""
-        return self.config.train.learning_rate
+    def trained(self, stage: Stage) -> dict[str, Trained]:
+        """The counter at the training's rate."""
+        return {"counter": Trained(parameters=self.density_parameters(), peak_rate=self.config.train.learning_rate)}

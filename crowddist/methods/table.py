@@ -14,11 +14,15 @@ def build_method(config: RunConfig) -> Method:
     """The method that a run's configuration names, with fresh networks."""
     from crowddist.methods.bi_knowledge import BiKnowledge
     from crowddist.methods.self_supervision import SelfSupervision
+    from crowddist.methods.semantic_consistency import SemanticConsistency
     from crowddist.methods.source_only import SourceOnly
+    from crowddist.methods.supervised import Supervised
 
     methods: dict[str, Callable[[RunConfig], Method]] = {
         "source_only": SourceOnly,
         "self_supervision": SelfSupervision,
         "bi_knowledge": BiKnowledge,
+        "semantic_consistency": SemanticConsistency,
+        "supervised": Supervised,
     }
     return methods[config.method](config)

@@ -1,4 +1,4 @@
-"""Backbones: encoders of output stride 8, from normalised images to features."""
+"""Backbones: encoders from normalised images to features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from crowddist.models.config import CounterConfig
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d, sync_batch_norms
-from crowddist.models.vgg import VGG_LAYERS
+from crowddist.models.vgg import VGG_LAYERS, VGG_WHOLE_LAYERS
 from crowddist.models.weights import load_weights
 
 COMPACT_STEM = 24  # ours
@@ -17,15 +17,15 @@ COMPACT_WIDTHS = ((32,), (64, 64), (96, 96))  # ours: max-pooling by 2 before th
 
 
 class Encoder(nn.Module):
-    """Layers of output stride 8, and how many channels they give."""
+    """Layers, how many channels they give, and how many pixels of the image lie along a side of their cells."""
 
-    def __init__(self, layers: nn.Module, *, channels: int) -> None:
+    def __init__(self, layers: nn.Module, *, channels: int, stride: int = 8) -> None:
         super().__init__()
         self.layers = layers
-        self.channels = channels
+        self.channels, self.stride = channels, stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised images, H and W multiples of 8 -> (N, channels, H/8, W/8)."""
+        """(N, 3, H, W) normalised images, H and W multiples of the stride -> (N, channels, H/stride, W/stride)."""
         return self.layers(images)
 
 
@@ -58,12 +58,24 @@ def compact_encoder(config: CounterConfig) -> Encoder:
 
 def vgg16_encoder(config: CounterConfig) -> Encoder:
     """The first ten convolutions of VGG-16, with or without batch normalisation; torchvision's names of parameters in files."""
+    return _vgg16(config, VGG_LAYERS, batch_norm=config.backbone == "vgg16_bn")
+
+
+def vgg16_stride16_encoder(config: CounterConfig) -> Encoder:
+    """All thirteen convolutions of VGG-16 with batch normalisation, four poolings between them.
+
+    Source: the released SE+FD of Han et al., ICASSP 2020, which cuts torchvision's features before the last pooling.
+    """
+    return _vgg16(config, VGG_WHOLE_LAYERS, batch_norm=True, stride=16)
+
+
+def _vgg16(config: CounterConfig, num_layers: int, *, batch_norm: bool, stride: int = 8) -> Encoder:
     from torchvision.models import vgg
 
-    features = vgg.make_layers(vgg.cfgs["D"][:VGG_LAYERS], batch_norm=config.backbone == "vgg16_bn")
+    features = vgg.make_layers(vgg.cfgs["D"][:num_layers], batch_norm=batch_norm)
     init_kaiming(features)
-    load_weights(nn.ModuleDict({"features": features}), weights=config.weights, backbone=config.backbone)
-    return Encoder(sync_batch_norms(features), channels=512)
+    load_weights(nn.ModuleDict({"features": features}), weights=config.weights, backbone="vgg16_bn" if batch_norm else "vgg16")
+    return Encoder(sync_batch_norms(features), channels=512, stride=stride)
 
 
 def resnet101_encoder(config: CounterConfig) -> Encoder:
@@ -86,5 +98,6 @@ ENCODERS: dict[str, Callable[[CounterConfig], Encoder]] = {
     "compact": compact_encoder,
     "vgg16": vgg16_encoder,
     "vgg16_bn": vgg16_encoder,
+    "vgg16_bn_stride16": vgg16_stride16_encoder,
     "resnet101": resnet101_encoder,
 }

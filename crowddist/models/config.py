@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from crowddist.errors import InputError
 
-Backbone = Literal["compact", "vgg16", "vgg16_bn", "resnet101"]
+Backbone = Literal["compact", "vgg16", "vgg16_bn", "vgg16_bn_stride16", "resnet101"]
+DecoderName = Literal["usual", "upsampling", "upsampling_large"]
 RegressorBackbone = Literal["compact", "vgg16"]
 DetectorBackbone = Literal["compact", "resnet50"]
 LocaliserBackbone = Literal["compact", "vgg16"]
@@ -20,6 +21,9 @@ class CounterConfig:
 
     backbone: Backbone = "compact"
     """The encoder. `compact` is small and trained from scratch on a CPU; the others are torchvision's, with the published decoder."""
+    decoder: DecoderName = "usual"
+    """What turns features into density: `usual` is that of CVPR 2022 (small behind `compact`), `upsampling` that of ICASSP 2020 as printed, whose
+    cells are pixels behind `vgg16_bn_stride16`, and `upsampling_large` the same with the kernels of its authors' later code."""
     weights: str = "none"
     """The encoder's weights: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
     ensemble: Ensemble = "masksembles"
@@ -38,6 +42,10 @@ class CounterConfig:
     def __post_init__(self) -> None:
         _check_backbone("counter", self.backbone, self.weights, get_args(Backbone))
         _choice("counter ensemble", self.ensemble, get_args(Ensemble))
+        _choice("counter decoder", self.decoder, get_args(DecoderName))
+        if (self.backbone == "vgg16_bn_stride16") != (self.decoder != "usual"):
+            raise InputError(f"the counter's decoder {self.decoder} does not follow its backbone {self.backbone}: the upsampling ones belong to "
+                             f"vgg16_bn_stride16, the usual one to the others")
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
         if not 1.0 <= self.mask_scale < float("inf"):

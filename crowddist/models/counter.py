@@ -11,10 +11,12 @@ from crowddist.models.config import CounterConfig
 from crowddist.models.decoder import (
     COMPACT_ORIENTATION,
     PUBLISHED_ORIENTATION,
+    UPSAMPLING,
     Decoder,
     OrientationHead,
     compact_decoder,
     published_decoder,
+    upsampling_decoder,
 )
 from crowddist.models.initialisation import init_kaiming, init_normal
 from crowddist.models.masksembles import Masksembles
@@ -24,12 +26,10 @@ from crowddist.models.normalise import Normalise
 class Counter(nn.Module):
     """A crowd counter with an ensemble in its decoder and, where asked for, an orientation head.
 
-    Images of any size are padded at the right and the bottom to multiples of 8, so a map has ceil(H/8) x ceil(W/8) cells. A density is
-    persons per cell of 8x8 px; its sum is the count. The published x8 upsampling is left to whoever needs a map of the image's size,
-    because a sum survives only if the upsampled map is divided by 64.
+    Images of any size are padded at the right and the bottom to multiples of the encoder's stride. A density is persons per cell of
+    `output_stride` px, 8 but for the upsampling decoders; its sum is the count. The published x8 upsampling is left to whoever needs a map of
+    the image's size, because a sum survives only if the upsampled map is divided by 64.
     """
-
-    output_stride = 8
 
     def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None, dropout: float | None = None,
                  num_members: int = 1, orientation: OrientationHead | None = None) -> None:
@@ -37,6 +37,7 @@ class Counter(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.masks, self.dropout, self.num_members = masks, dropout, num_members
         self.orientation_head = orientation
+        self.output_stride = encoder.stride // decoder.upsampling
         self.normalise = Normalise()
 
     def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
@@ -44,12 +45,12 @@ class Counter(nn.Module):
         return self.density(self.encode(images), members)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1], any size -> (N, C, ceil(H/8), ceil(W/8)) features.
+        """(N, 3, H, W) images in [0, 1], any size -> (N, C, ceil(H/s), ceil(W/s)) features, s the encoder's stride.
 
         Raises:
             ValueError: `images` is not a batch of RGB images.
         """
-        return self.encoder(self.normalise(images, self.output_stride))
+        return self.encoder(self.normalise(images, self.encoder.stride))
 
     def density(self, features: Tensor, members: Tensor | None = None) -> Tensor:
         """Persons per cell by one member of the ensemble for each image.
@@ -60,7 +61,7 @@ class Counter(nn.Module):
                 channels are dropped in training mode only, from torch's own generator, which the caller seeds.
 
         Returns:
-            (N, 1, h, w) float, not negative.
+            (N, 1, h, w) float, not negative; with an upsampling decoder the last cells may lie wholly beyond the image.
 
         Raises:
             ValueError: `members` are missing where the ensemble has masks, or given where it has none.
@@ -137,7 +138,7 @@ def build_counter(config: CounterConfig) -> Counter:
     """
     encoder = build_encoder(config)
     compact = config.backbone == "compact"
-    decoder = compact_decoder(encoder.channels) if compact else published_decoder(encoder.channels)
+    decoder = _build_decoder(config, encoder)
     orientation = None
     if config.orientation:
         orientation = OrientationHead(encoder.channels, COMPACT_ORIENTATION if compact else PUBLISHED_ORIENTATION)
@@ -149,3 +150,9 @@ def build_counter(config: CounterConfig) -> Counter:
                       num_members=config.num_members, orientation=orientation)
     # ours: a training step of the compact counter on a CPU takes three quarters of the time that the default layout takes.
     return counter.to(memory_format=torch.channels_last)
+
+
+def _build_decoder(config: CounterConfig, encoder: Encoder) -> Decoder:
+    if config.decoder != "usual":
+        return upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING, large=config.decoder == "upsampling_large")
+    return (compact_decoder if config.backbone == "compact" else published_decoder)(encoder.channels)

@@ -13,9 +13,14 @@ from crowddist.models.spatial import SpatialEncoder
 PUBLISHED_TRUNK = 512  # C: the convolution before the masks.
 PUBLISHED_WIDTHS = (512, 512, 256, 128, 64)  # C: the convolutions after the masks.
 PUBLISHED_ORIENTATION = (512, 512, 512, 256, 128, 64)  # C
+UPSAMPLING_TRUNK = 256  # ours
+UPSAMPLING_WIDTHS = (128, 64, 32)  # ours: the paper shows a chain and prints no widths.
+UPSAMPLING_KERNELS = (3, 3, 3, 3)  # P: each 3x3 convolution is followed by an upsampling.
+LARGE_KERNELS = (9, 7, 5, 3)  # C: of the authors' later code, behind a 1x1 convolution.
 COMPACT_TRUNK = 96  # ours
 COMPACT_WIDTHS = (96, 64)  # ours
 COMPACT_ORIENTATION = (64, 64, 32)  # ours
+UPSAMPLING = 2 ** len(UPSAMPLING_KERNELS)
 DILATION = 2  # C; taken over by the compact decoder.
 INITIAL_DENSITY = 0.05  # ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
 ORIENTATION_GRID = (8, 4)  # ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
@@ -24,11 +29,13 @@ ORIENTATION_GRID = (8, 4)  # ours: rows x columns; published 96x128, which ties 
 class Decoder(nn.Module):
     """The two parts of a decoder: `rest(masks(trunk(features)))` is the density, and `trunk` is the same for all members."""
 
-    def __init__(self, trunk: nn.Sequential, rest: nn.Sequential, *, channels: int) -> None:
+    def __init__(self, trunk: nn.Sequential, rest: nn.Sequential, *, channels: int, upsampling: int = 1) -> None:
         super().__init__()
         self.trunk, self.rest = trunk, rest
         self.channels = channels
         """How many channels the trunk gives and the masks choose from."""
+        self.upsampling = upsampling
+        """How many cells of the density lie along the side of one of the features."""
 
 
 def published_decoder(in_channels: int) -> Decoder:
@@ -47,6 +54,28 @@ def published_decoder(in_channels: int) -> Decoder:
     init_normal(decoder)
     # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no gradient.
     _fill_bias(density, INITIAL_DENSITY)
+    return decoder
+
+
+def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Decoder:
+    """A chain of convolutions, each with a bilinear x2 upsampling behind it, then 1x1 and ReLU.
+
+    Source: Han et al., ICASSP 2020, section 2.1, with kernels 3x3; `large` are those of the authors' later code.
+
+    Args:
+        cell_px: side of a cell of the density, in px of the image.
+    """
+    first, *others = LARGE_KERNELS if large else UPSAMPLING_KERNELS
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True)] if large else []
+    trunk = nn.Sequential(*layers, nn.Conv2d(in_channels, UPSAMPLING_TRUNK, first, padding=first // 2), nn.ReLU(inplace=True))
+    layers, channels = [_doubled()], UPSAMPLING_TRUNK
+    for width, kernel in zip(UPSAMPLING_WIDTHS, others, strict=True):
+        layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(inplace=True), _doubled()]
+        channels = width
+    density = nn.Conv2d(channels, 1, 1)
+    decoder = Decoder(trunk, nn.Sequential(*layers, density, nn.ReLU()), channels=UPSAMPLING_TRUNK, upsampling=UPSAMPLING)
+    init_normal(decoder)
+    _fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
     return decoder
 
 
@@ -84,6 +113,10 @@ class OrientationHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 2) logits: upright, upside-down."""
         return self.linear(self.pool(self.convolutions(features)).flatten(1))
+
+
+def _doubled() -> nn.Upsample:
+    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _fill_bias(layer: nn.Conv2d, value: float) -> None:

@@ -19,12 +19,11 @@ class DeepEnsemble(nn.Module):
     Source: Lakshminarayanan et al., NeurIPS 2017; random initialisation alone makes the members differ.
     """
 
-    output_stride = Counter.output_stride
-
     def __init__(self, counters: list[Counter]) -> None:
         super().__init__()
         self.counters = nn.ModuleList(counters)
         self.num_members = len(counters)
+        self.output_stride = counters[0].output_stride
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images in [0, 1] -> (M, N, C, h, w) features of each member."""

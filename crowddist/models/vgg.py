@@ -11,6 +11,8 @@ VGG_WIDTHS = (64, 128, 256, 512)
 """Channels of the four blocks."""
 VGG_LAYERS = 13
 """C: entries of torchvision's table up to conv4_3: ten convolutions and three poolings."""
+VGG_WHOLE_LAYERS = 17
+"""C: likewise up to conv5_3: thirteen convolutions and four poolings."""
 
 
 def vgg_convolutions(weights: str) -> list[list[nn.Conv2d]]:

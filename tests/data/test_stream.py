@@ -199,3 +199,18 @@ def test_whole_images_have_the_asked_longest_side() -> None:
     assert whole_image(image, 800).shape == (600, 800, 3)
     assert whole_image(image, 400) is image
     assert to_tensor(np.full((2, 3, 3), 255, np.uint8)).shape == (1, 3, 2, 3)
+
+
+def test_masks_are_read_where_they_are_asked_for_and_open_nothing_else(tiny_source: str, make_images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def crop(url: str, **options: bool) -> dict:
+        whole = StreamConfig(image_size=96, crop_size=96, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+        return CropDataset(url, whole, plan_seed=0, name="a", **options)[0]  # type: ignore[arg-type]
+
+    assert "mask" not in crop(tiny_source) and "density" in crop(tiny_source)
+    closed = crop(tiny_source, with_masks=True, open_points=False)
+    assert "density" not in closed and set(np.unique(closed["mask"])) == {0, 1}
+    # Persons are drawn brighter than anything else, so the mask lies where they are.
+    assert closed["image"][closed["mask"] == 1].mean() > closed["image"][closed["mask"] == 0].mean() + 60
+    bare = make_images(tmp_path / "bare", count=2, masks=False)
+    with pytest.raises(InputError, match="has no mask of persons"):
+        crop(bare, with_masks=True)

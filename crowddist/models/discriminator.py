@@ -1,0 +1,45 @@
+"""Discriminator: tells the features of source images from those of target images (the feature discriminator D of SE+FD)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from crowddist.models.initialisation import init_kaiming
+
+KERNEL, STRIDE, SLOPE = 4, 2, 0.2  # P: 4x4, stride 2; C: leaky ReLU 0.2, padding 1 (AdaptSegNet).
+PUBLISHED_WIDTHS = (64, 128, 256)  # C: before the last convolution, which gives the logit: four in all, as printed.
+COMPACT_WIDTHS = (32, 64)  # ours: three in all, so that crops of 64 px will do.
+
+
+class FeatureDiscriminator(nn.Module):
+    """Convolutions of stride 2 with leaky ReLU, the last of which gives the logit of "source" for every patch of the features.
+
+    Source: Han et al., ICASSP 2020, Eq. 3; Tsai et al., CVPR 2018.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, KERNEL, STRIDE, padding=1), nn.LeakyReLU(SLOPE)]
+            channels = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, KERNEL, STRIDE, padding=1))
+        init_kaiming(self)
+        self.least_cells = STRIDE ** (len(widths) + 1)
+        """The features' sides must have at least so many cells."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) features -> (N, 1, h', w') logits, each of h and w halved by every convolution.
+
+        Raises:
+            ValueError: the features are smaller than `least_cells`.
+        """
+        if min(features.shape[2:]) < self.least_cells:
+            raise ValueError(f"features of {tuple(features.shape[2:])} cells are too few for the discriminator: it needs {self.least_cells} a side")
+        return self.layers(features)
+
+
+def build_discriminator(in_channels: int, *, compact: bool) -> FeatureDiscriminator:
+    """The discriminator of features of that many channels."""
+    return FeatureDiscriminator(in_channels, COMPACT_WIDTHS if compact else PUBLISHED_WIDTHS)

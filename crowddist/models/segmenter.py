@@ -1,0 +1,45 @@
+"""Segmenter: a network of its own that finds where persons may be, for targets that come without masks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crowddist.models.backbone import Encoder, build_encoder
+from crowddist.models.config import CounterConfig
+from crowddist.models.normalise import Normalise
+from crowddist.models.pyramid import PyramidHead, build_pyramid_head
+
+
+class Segmenter(nn.Module):
+    """The counter's encoder and a pyramid head, with weights that are shared with nobody (ours: the paper says only that there was one)."""
+
+    def __init__(self, encoder: Encoder, head: PyramidHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.normalise = Normalise()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images in [0, 1] -> (N, 1, ceil(H/s), ceil(W/s)) logits of "person", s the encoder's stride."""
+        return self.head(self.encoder(self.normalise(images, self.encoder.stride)))
+
+
+def build_segmenter(config: CounterConfig) -> Segmenter:
+    """The segmenter with the backbone, and the weights, of the counter that `config` describes. Raises as `build_counter` does."""
+    encoder = build_encoder(config)
+    return Segmenter(encoder, build_pyramid_head(encoder.channels, compact=config.backbone == "compact"))
+
+
+def mask_cells(mask: Tensor, cells: tuple[int, int]) -> Tensor:
+    """The share of every cell that a mask covers.
+
+    Args:
+        mask: (N, 1, H, W), 1 = person; padded at the right and the bottom with "no person" where cells reach beyond it.
+        cells: (h, w); H/h and W/w are a cell's sides once both are rounded up.
+
+    Returns:
+        (N, 1, h, w) float, 0..1.
+    """
+    rows, columns = (-(-side // number) for side, number in zip(mask.shape[2:], cells, strict=True))
+    padded = functional.pad(mask.float(), (0, columns * cells[1] - mask.shape[3], 0, rows * cells[0] - mask.shape[2]))
+    return functional.avg_pool2d(padded, (rows, columns))

@@ -1,0 +1,82 @@
+"""The contract on two workers: in every stage of every method, the gradients of two processes' halves are those of the whole batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from crowddist.config import RunConfig
+from crowddist.data.sample import Batch
+from crowddist.engine import LocalRuntime
+from crowddist.methods.base import Stage
+from crowddist.methods.config import MethodName
+from crowddist.methods.table import build_method
+from tests.methods.test_contract import made_up_batches
+
+NUM_WORKERS = 2
+MOST_DIFFERENCE = 1e-4
+"""Largest relative difference (L2) of a network's gradients (3e-6 seen, and 2e-5 of a discriminator that cannot tell the domains apart yet)."""
+
+
+class GlooRuntime(LocalRuntime):
+    """One of the processes; wraps as Ray's runtime does."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank, self.world_size = rank, NUM_WORKERS
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def configs(config: RunConfig) -> list[RunConfig]:
+    """A small configuration of each method."""
+    return [replace(config, method=method) for method in get_args(MethodName)]
+
+
+def half(batch: Batch, rank: int) -> Batch:
+    """A worker's samples of a batch."""
+    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    size = len(batch.images) // NUM_WORKERS
+    return Batch(**{name: None if value is None else value[rank * size : (rank + 1) * size] for name, value in values.items()})
+
+
+def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[str, torch.Tensor]:
+    """Name of a parameter -> its gradient after the first step of a stage, of networks with equal weights."""
+    torch.manual_seed(0)
+    method = build_method(config)
+    method.start(stage, runtime)
+    batches = made_up_batches(stage, 0)
+    torch.manual_seed(7)
+    method.step(0, {name: half(batch, runtime.rank) if runtime.world_size > 1 else batch for name, batch in batches.items()})
+    return {name: value.grad.clone() for name, value in method.networks().named_parameters() if value.grad is not None}
+
+
+def work(rank: int, config: RunConfig, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=NUM_WORKERS)
+    found = {
+        f"{each.method}/{stage.name}": gradients(each, stage, GlooRuntime(rank)) for each in configs(config) for stage in build_method(each).plan()
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(work, args=(tiny_config, str(tmp_path)), nprocs=NUM_WORKERS)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_WORKERS))
+    for config in configs(tiny_config):
+        for stage in build_method(config).plan():
+            name = f"{config.method}/{stage.name}"
+            alone = gradients(config, stage, LocalRuntime())
+            assert alone.keys() == first[name].keys() == second[name].keys() and alone, name
+            assert all(torch.equal(first[name][one], second[name][one]) for one in alone), f"{name}: workers part"
+            for child in {one.partition(".")[0] for one in alone}:
+                parts = [one for one in alone if one.partition(".")[0] == child]
+                ours, theirs = (torch.cat([grads[one].flatten().double() for one in parts]) for grads in (first[name], alone))
+                assert float((ours - theirs).norm() / theirs.norm()) < MOST_DIFFERENCE, f"{name}: {child}"
