@@ -88,22 +88,23 @@ class RunConfig:
         if self.launcher == "local" and self.num_workers > 1:
             raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher ray")
         batches = {"train.batch_size": self.train.batch_size}
-        if self.method == "self_supervision":
+        if self.method in ("self_supervision", "combined"):
             batches["self_supervision.target_batch_size"] = self.self_supervision.target_batch_size
         if self.method == "bi_knowledge":
             batches["bi_knowledge.batch_size"] = self.bi_knowledge.batch_size
             batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
-        if self.method == "semantic_consistency":
+        if self.method in ("semantic_consistency", "combined"):
             batches["semantic_consistency.target_batch_size"] = self.semantic_consistency.target_batch_size
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
-        if self.method == "self_supervision" and self.self_supervision.orientation_steps and not self.counter.orientation:
+        shows_orientation = self.method == "combined" or (self.method == "self_supervision" and self.self_supervision.orientation_steps)
+        if shows_orientation and not self.counter.orientation:
             raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set orientation_steps to 0")
         if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
             raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; "
                              'give both, or neither (--boxes "" --bi-knowledge.boxes-steps 0)')
-        segments = self.method == "semantic_consistency" and self.semantic_consistency.target_masks == "made"
+        segments = self.method in ("semantic_consistency", "combined") and self.semantic_consistency.target_masks == "made"
         if self.boxes and not (self.method == "bi_knowledge" or segments):
             raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of semantic_consistency, which have nothing to do with "
                              f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set them to nothing (--boxes "")')

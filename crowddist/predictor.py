@@ -117,8 +117,15 @@ class Predictor:
             density, spread = merge_views(*zip(*moved, strict=True))
             counts = np.array([view.density.sum(dtype=np.float64) for view in views])
             uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
+            heads = [_heads_at(view.detections, view.size, size) for view in views if view.detections is not None]
             # Two that stand for the members of all views: they deviate by as much.
-            merged = Seen(size=size, density=density, spread=spread, member_counts=np.array([-uncertainty, uncertainty]))
+            merged = Seen(
+                size=size,
+                density=density,
+                spread=spread,
+                member_counts=np.array([-uncertainty, uncertainty]),
+                detections=np.concatenate(heads) if heads else None,
+            )
             yield self._judge(image, merged)
 
     def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
@@ -206,6 +213,13 @@ class Predictor:
         rows, columns = (-(-extent // self.stride) for extent in new_size)
         window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
         return crop_mass(grid, window, (rows, columns), (size[0] / self.stride, size[1] / self.stride))
+
+
+def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """M x 4 x, y, size, score in an image resized to `size`, moved to the image resized to `new_size`, both px."""
+    scale_y, scale_x = (new / old for new, old in zip(new_size, size, strict=True))
+    places = np.clip(resize_points(heads[:, :2], scale_x, scale_y), 0, [new_size[1] - 1, new_size[0] - 1])
+    return np.column_stack([places, heads[:, 2] * np.sqrt(scale_x * scale_y), heads[:, 3]]).astype(np.float32)
 
 
 def load_method(config: RunConfig, content: dict) -> Method:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,7 +13,8 @@ from torch import nn
 from crowddist.data.sample import Part, Prediction, Verdict
 from crowddist.data.stream import cell_density, kernel_px
 from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
-from crowddist.methods.bi_knowledge_objectives import DetectionObjective, LocalisationObjective, RegressionObjective
+from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
+from crowddist.methods.detecting import DetectionObjective, distinct, log_sizes, read_heads
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
 from crowddist.models.nested_unet import build_localiser
@@ -22,10 +22,9 @@ from crowddist.models.norm import frozen_norm
 from crowddist.ops.density import TRUNCATE
 from crowddist.ops.fusion import fuse_density
 from crowddist.ops.merging import confidence_map, merge_points, num_near
-from crowddist.ops.nms import suppress_points
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
-from crowddist.ops.peaks import read_detections, read_points
-from crowddist.ops.scales import LARGEST_SIZE_PX, SMALLEST_SIZE_PX, transformed_sizes
+from crowddist.ops.peaks import read_points
+from crowddist.ops.scales import transformed_sizes
 from crowddist.randomness import generator
 
 if TYPE_CHECKING:
@@ -172,21 +171,17 @@ class BiKnowledge(Method):
             density = self.regressor(images).float()
             maps = self.detector(images)
             localisation = self.localiser(density, self.output_stride).float()
-            log_size = maps.log_size.clamp(math.log(SMALLEST_SIZE_PX), math.log(LARGEST_SIZE_PX))
-            confidence, log_size, offset = (part.float().cpu().numpy() for part in (maps.logits.sigmoid(), log_size, maps.offset))
+            log_size = log_sizes(maps).cpu().numpy()
         if settings.localiser_loss == "focal_cross_entropy":
             localisation = localisation.sigmoid()
-        detections, transformed = [], []
-        least = min(settings.confidence, settings.doubtful_confidence if settings.sure_confidence else 1.0)
+        transformed = []
         for index in range(len(images)):
-            found = read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, least)
-            detections.append(_distinct(found, settings.nms_share))
             points = read_points(localisation[index, 0], settings.localiser_threshold, max(settings.merge_px // self.output_stride, 1))
             points[:, :2] = (points[:, :2] + 0.5) * self.output_stride - 0.5
             cells = np.clip((points[:, :2] + 0.5) / stride, 0, [log_size.shape[3] - 1, log_size.shape[2] - 1]).astype(np.int64)
             sizes = np.exp(log_size[index, 0][cells[:, 1], cells[:, 0]])
             transformed.append(np.column_stack([points[:, :2], sizes, np.clip(points[:, 2], 0, 1)]).astype(np.float32))
-        return Prediction(density=density, spread=torch.zeros_like(density), detections=detections, transformed=transformed)
+        return Prediction(density=density, spread=torch.zeros_like(density), detections=read_heads(maps, stride, settings), transformed=transformed)
 
     def conclude(self, seen: Seen) -> Verdict:
         """The heads: union of both and non-maximum suppression. The density, whose sum is the count: as `BiKnowledgeConfig.fusion` says.
@@ -196,7 +191,7 @@ class BiKnowledge(Method):
         """
         assert seen.detections is not None and seen.transformed is not None  # of predict()
         settings, regressed = self.settings, seen.density
-        found = _distinct(seen.detections, settings.nms_share)  # tiles have seen some heads on their seams twice
+        found = distinct(seen.detections, settings.nms_share)  # tiles have seen some heads on their seams twice
         detections, doubtful = found[found[:, 3] >= settings.confidence], [found[found[:, 3] < settings.confidence]]
         drawn = self.drawn_density(detections, regressed.shape)
         spread = np.abs(regressed - drawn) / 2
@@ -273,11 +268,6 @@ class BiKnowledge(Method):
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """See `Method.optimizers`."""
         return {} if self._optimizer is None else {self._stage.trains: self._optimizer}
-
-
-def _distinct(detections: np.ndarray, share: float) -> np.ndarray:
-    """The D x 4 detections that no better one within its share of its size says already."""
-    return detections[suppress_points(detections[:, [0, 1, 3]], share * detections[:, 2])]
 
 
 def _inside(patch: np.ndarray) -> tuple[slice, slice]:

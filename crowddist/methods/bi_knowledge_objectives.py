@@ -1,4 +1,4 @@
-"""What the networks of bi-knowledge transfer minimise: the objectives of its regressor, its detector and its transformer."""
+"""What the networks of bi-knowledge transfer minimise, but for the detector: the objectives of its regressor and of its transformer."""
 
 from __future__ import annotations
 
@@ -11,25 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from crowddist.losses.density import count_map_loss
-from crowddist.losses.detection import (
-    CENTRE_WEIGHT,
-    OFFSET_WEIGHT,
-    SIZE_WEIGHT,
-    centre_loss,
-    detection_targets,
-    offset_loss,
-    reach,
-    size_loss,
-)
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
-from crowddist.methods.base import mean_over_workers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.data.sample import Batch
     from crowddist.methods.config import BiKnowledgeConfig, TrainConfig
-    from crowddist.models.detector import Detector
     from crowddist.models.dssinet import Dssinet
     from crowddist.models.nested_unet import NestedUnet
 
@@ -64,34 +52,6 @@ class RegressionObjective(nn.Module):
             error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
             loss = loss + self.settings.count_weight * error
         return loss
-
-
-class DetectionObjective(nn.Module):
-    """Centre, size and offset of heads, which are squares round points, boxes, or pseudo-labels."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, the mean over the streams; `loss` is what is minimised."""
-        parts = [self._losses(batch) for batch in batches.values()]
-        losses = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-        weights = {"centre_loss": CENTRE_WEIGHT, "size_loss": SIZE_WEIGHT, "offset_loss": OFFSET_WEIGHT}
-        return {"loss": sum((weights[name] * loss for name, loss in losses.items()), torch.tensor(0.0)), **losses}
-
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.heads is not None  # by the stage's plan
-        maps = self.detector(batch.images)
-        cells, stride = (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride
-        targets = detection_targets(batch.heads, cells, stride)
-        doubtful = None if batch.doubtful is None else reach(batch.doubtful, cells, stride)
-        num_heads = mean_over_workers(targets.centres.sum(), least=1.0)
-        return {
-            "centre_loss": centre_loss(maps.logits.float(), targets, num_heads, doubtful=doubtful),
-            "size_loss": size_loss(maps.log_size.float(), targets, num_heads),
-            "offset_loss": offset_loss(maps.offset.float(), targets, num_heads),
-        }
 
 
 class LocalisationObjective(nn.Module):

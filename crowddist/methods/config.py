@@ -9,7 +9,7 @@ from typing import Literal
 
 from crowddist.errors import InputError
 
-MethodName = Literal["source_only", "self_supervision", "bi_knowledge", "semantic_consistency", "supervised"]
+MethodName = Literal["source_only", "self_supervision", "bi_knowledge", "semantic_consistency", "combined", "supervised"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,24 @@ class CountingObjective(nn.Module):
         return {"loss": self.source_loss(batches["source"])}
 
 
+class LabelObjective(CountingObjective):
+    """Stage 2: L2(source) + mu * sum_p k(p) (F(x_t)(p) - y(p))^2 / sum_p k(p), the second sum over each target image.
+
+    Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
+    """
+
+    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig, *, target_weight: float) -> None:
+        super().__init__(counter, train)
+        self.target_weight = target_weight
+
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The losses by name."""
+        target_batch = batches["target"]
+        source = self.source_loss(batches["source"])
+        target = self.density_loss(target_batch, self.counter.encode(target_batch.images))
+        return {"loss": source + self.target_weight * target, "source_loss": source, "target_loss": target}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """What one optimizer of a stage trains, and how."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.counting import CountingMethod, CountingObjective, LabelObjective, Trained
 from crowddist.methods.terms import orientation_terms
 
 if TYPE_CHECKING:
@@ -34,24 +34,6 @@ class OrientationObjective(CountingObjective):
         source = self.source_loss(batches["source"])
         terms = orientation_terms(self.counter, batches["target"].images)
         return {"loss": source + self.orientation_weight * terms["orientation_loss"], "source_loss": source, **terms}
-
-
-class LabelObjective(CountingObjective):
-    """Stage 2: L2(source) + mu * sum_p k(p) (F(x_t)(p) - y(p))^2 / sum_p k(p), the second sum over each target image.
-
-    Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
-    """
-
-    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig, *, target_weight: float) -> None:
-        super().__init__(counter, train)
-        self.target_weight = target_weight
-
-    def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name."""
-        target_batch = batches["target"]
-        source = self.source_loss(batches["source"])
-        target = self.density_loss(target_batch, self.counter.encode(target_batch.images))
-        return {"loss": source + self.target_weight * target, "source_loss": source, "target_loss": target}
 
 
 class SelfSupervision(CountingMethod):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def build_method(config: RunConfig) -> Method:
     """The method that a run's configuration names, with fresh networks."""
     from crowddist.methods.bi_knowledge import BiKnowledge
+    from crowddist.methods.combined import Combined
     from crowddist.methods.self_supervision import SelfSupervision
     from crowddist.methods.semantic_consistency import SemanticConsistency
     from crowddist.methods.source_only import SourceOnly
@@ -23,6 +24,7 @@ def build_method(config: RunConfig) -> Method:
         "self_supervision": SelfSupervision,
         "bi_knowledge": BiKnowledge,
         "semantic_consistency": SemanticConsistency,
+        "combined": Combined,
         "supervised": Supervised,
     }
     return methods[config.method](config)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.ops.views import EPSILON_PERSONS, NEIGHBOURHOOD_CELLS
+
 
 def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) -> Any:
     """Mix two density maps pixel by pixel: (1 - W) * regressed + W * detected.
@@ -40,6 +42,35 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
     maps = [torch.from_numpy(np.require(v, dtype, ["C", "W"])) for v in (regressed, detected, weight)]
     torch.lerp(maps[0], maps[1], _checked_weight(maps[2]), out=torch.from_numpy(fused))
     return fused
+
+
+def uncertainty_weight(
+    weight: np.ndarray, density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
+) -> np.ndarray:
+    """W of Eq. 8, less where the regressing ensemble is surer than it usually is: a detection says nothing new where all members agree.
+
+    Source: ours. r = G(spread) / (G(density) + epsilon), G a Gaussian mean, as in `ops.views`; the result is W min(r / r', 1), r' the mean
+    of r over the persons counted. Without any spread, as of one network alone, W stays as it is.
+
+    Args:
+        weight: W, the confidence of detection, (h, w), 0 to 1.
+        density, spread: (h, w) persons per cell, mean and standard deviation over the ensemble, >= 0.
+
+    Returns:
+        (h, w) float32, 0 to W.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if not weight.shape == density.shape == spread.shape:
+        raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and {spread.shape}")
+    near_spread, near_density = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest") for part in (spread, density))
+    relative = near_spread / (near_density + EPSILON_PERSONS)
+    persons = float(density.sum(dtype=np.float64))
+    usual = float((relative * density).sum()) / persons if persons else 0.0
+    return weight.astype(np.float32) if not usual else (weight * np.minimum(relative / usual, 1)).astype(np.float32)
 
 
 def _checked_weight(weight: Any) -> Any:

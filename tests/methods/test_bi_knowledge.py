@@ -17,13 +17,8 @@ from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
 from crowddist.methods.base import OneCycle
 from crowddist.methods.bi_knowledge import BiKnowledge
-from crowddist.methods.bi_knowledge_objectives import (
-    DetectionObjective,
-    LocalisationObjective,
-    RegressionObjective,
-    blurred,
-    localisation_map,
-)
+from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective, blurred, localisation_map
+from crowddist.methods.detecting import DetectionObjective
 from crowddist.methods.table import build_method
 from crowddist.ops.scales import head_sizes
 

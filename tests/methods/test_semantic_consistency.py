@@ -47,10 +47,10 @@ def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
     source, target = batches["source"], batches["target"]
     with torch.no_grad():
         source_features, target_features = (method.counter.encode(batch.images) for batch in (source, target))
-        z_source, z_target = (method.head(features).sigmoid().double().numpy() for features in (source_features, target_features))
-        p_source, p_target = (method.discriminator(features).sigmoid().double().numpy() for features in (source_features, target_features))
-        assert method.segmenter is not None and source.mask is not None
-        persons = method.segmenter(target.images).sigmoid().numpy() >= method.settings.person_threshold
+        z_source, z_target = (method.semantics.head(features).sigmoid().double().numpy() for features in (source_features, target_features))
+        p_source, p_target = (method.semantics.discriminator(features).sigmoid().double().numpy() for features in (source_features, target_features))
+        assert method.semantics.segmenter is not None and source.mask is not None
+        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= method.settings.person_threshold
     truth = mask_cells(source.mask, z_source.shape[2:]).numpy()
     assert 0 < persons.sum() < persons.size
     eq7 = -np.mean(truth * np.log(z_source) + (1 - truth) * np.log(1 - z_source))
@@ -73,13 +73,13 @@ def test_each_opponent_learns_from_its_own_loss_alone(tiny_config: RunConfig) ->
     method = make(tiny_config)
     found = losses(method, made_up_batches(method.plan()[-1], 0))
     found["adversarial_loss"].backward(retain_graph=True)
-    assert slopes(method.counter.encoder) > 0 and slopes(method.discriminator) == slopes(method.head) == slopes(method.counter.decoder) == 0
+    assert slopes(method.counter.encoder) > 0 and slopes(method.semantics.discriminator) == slopes(method.semantics.head) == slopes(method.counter.decoder) == 0
     method.networks().zero_grad()
     found["discriminator_loss"].backward(retain_graph=True)
-    assert slopes(method.discriminator) > 0 and slopes(method.counter) == slopes(method.head) == 0
+    assert slopes(method.semantics.discriminator) > 0 and slopes(method.counter) == slopes(method.semantics.head) == 0
     method.networks().zero_grad()
     found["loss"].backward()
-    assert method.segmenter is not None and slopes(method.segmenter) == 0
+    assert method.semantics.segmenter is not None and slopes(method.semantics.segmenter) == 0
 
 
 def test_the_discriminator_tells_apart_what_differs(tiny_config: RunConfig) -> None:
@@ -98,16 +98,16 @@ def test_the_discriminator_tells_apart_what_differs(tiny_config: RunConfig) -> N
 
 def test_the_segmenter_learns_and_then_rests(tiny_config: RunConfig) -> None:
     method = make(tiny_config)
-    assert method.segmenter is not None
-    before = {name: value.clone() for name, value in method.segmenter.state_dict().items()}
+    assert method.semantics.segmenter is not None
+    before = {name: value.clone() for name, value in method.semantics.segmenter.state_dict().items()}
 
     def same() -> bool:
-        assert method.segmenter is not None
-        return all(torch.equal(value, before[name]) for name, value in method.segmenter.state_dict().items())
+        assert method.semantics.segmenter is not None
+        return all(torch.equal(value, before[name]) for name, value in method.semantics.segmenter.state_dict().items())
 
     source, segmenter, semantic = method.plan()
     for stage, rests in ((source, True), (segmenter, False), (semantic, True)):
-        before = {name: value.clone() for name, value in method.segmenter.state_dict().items()}
+        before = {name: value.clone() for name, value in method.semantics.segmenter.state_dict().items()}
         method.start(stage, LocalRuntime())
         for step in range(2):
             method.step(step, made_up_batches(stage, step))
@@ -121,7 +121,7 @@ def test_masks_that_are_given_need_no_segmenter(tiny_config: RunConfig) -> None:
     batch = made_up_batches(method.plan()[-1], 0)["target"]
     batch.mask = torch.zeros(4, 1, 64, 64)
     batch.mask[0, 0, 9, 17] = 1
-    persons = method.possible_persons(batch)
+    persons = method.semantics.possible_persons(batch)
     assert persons.shape == (4, 1, 8, 8) and persons.nonzero().tolist() == [[0, 0, 1, 2]]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.ops.fusion import fuse_density
+from crowddist.ops.fusion import fuse_density, uncertainty_weight
 
 
 def test_by_hand():
@@ -94,3 +94,42 @@ def test_bad_input_is_refused(detected, weight):
         fuse_density(np.ones((2, 2)), detected, weight)
     with pytest.raises(ValueError):
         fuse_density(torch.ones(2, 2), torch.tensor(detected), torch.tensor(weight))
+
+
+def test_uncertainty_weight_by_hand():
+    # Two places far apart, with as many persons; the ensemble is twice as unsure of the right one: usual is (1 + 2) / 2 times the left's.
+    density, spread = np.zeros((1, 200)), np.zeros((1, 200))
+    density[0, 20] = density[0, 180] = 5.0
+    spread[0, 20], spread[0, 180] = 0.5, 1.0
+    weight = uncertainty_weight(np.full((1, 200), 0.6), density, spread)
+    assert weight[0, 20] == pytest.approx(0.6 / 1.5, rel=1e-2) and weight[0, 180] == pytest.approx(0.6)
+    assert weight.dtype == np.float32 and (weight <= 0.6 + 1e-6).all() and (weight >= 0).all()
+
+
+def test_uncertainty_weight_against_loops():
+    rng = np.random.default_rng(0)
+    weight, density, spread = rng.random((9, 11)), rng.random((9, 11)), 0.2 * rng.random((9, 11))
+    kernel = np.exp(-np.arange(-8, 9) ** 2 / (2 * 2.0**2))
+    kernel /= kernel.sum()
+
+    def blurred(values):
+        result = np.zeros_like(values)
+        for row in range(9):
+            for column in range(11):
+                for y in range(-8, 9):
+                    for x in range(-8, 9):
+                        near = values[min(max(row + y, 0), 8), min(max(column + x, 0), 10)]
+                        result[row, column] += kernel[y + 8] * kernel[x + 8] * near
+        return result
+
+    relative = blurred(spread) / (blurred(density) + 1e-4)
+    expected = weight * np.minimum(relative / ((relative * density).sum() / density.sum()), 1)
+    np.testing.assert_allclose(uncertainty_weight(weight, density, spread, neighbourhood_cells=2.0), expected, rtol=1e-5)
+
+
+def test_uncertainty_weight_without_spread_or_persons_and_of_other_shapes():
+    weight, zeros = np.full((3, 4), 0.25), np.zeros((3, 4))
+    assert np.array_equal(uncertainty_weight(weight, zeros + 1, zeros), weight)
+    assert np.array_equal(uncertainty_weight(weight, zeros, zeros + 1), weight)
+    with pytest.raises(ValueError, match="one shape"):
+        uncertainty_weight(weight, zeros[1:], zeros)
