@@ -52,7 +52,7 @@ class RunConfig:
     skip_bad: bool = False
     """Leave out raw images that cannot be read, and list them beside the shards; otherwise the first one stops the run."""
     method: MethodName = "self_supervision"
-    """The method of adaptation."""
+    """The method of adaptation; `jobs/adapt.py --help` says what each is."""
     storage: str = "runs"
     """Where runs are kept, a folder or a URL."""
     run_name: str = ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from crowddist.config import EngineConfig, RunConfig
 from crowddist.data.config import StreamConfig
-from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
+from crowddist.methods.config import METHODS, BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig
 
 RENDERED_SOURCE = "renderer:broad:1000"
@@ -335,6 +335,12 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     mm2020_transformer,
     smoke,
 )
+
+
+def methods_table() -> str:
+    """The methods, a line each, as help shows them."""
+    width = max(map(len, METHODS))
+    return "\n".join(f"    {name.ljust(width)}  {line}" for name, line in METHODS.items())
 
 
 def summary(recipe: Callable[[], RunConfig]) -> str:

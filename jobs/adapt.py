@@ -16,7 +16,7 @@ from crowddist.cli import one_line_errors, read_arguments
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.process import sigterm_as_exit
-from crowddist.recipes import RECIPES, summary
+from crowddist.recipes import RECIPES, methods_table, summary
 
 
 def main(config: RunConfig) -> None:
@@ -53,4 +53,4 @@ if __name__ == "__main__":
         first = next(iter(sys.argv[1:]), "-")
         if first not in recipes and not first.startswith("-"):
             raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
-        main(read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=__doc__)))
+        main(read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=f"{__doc__}\nMethods (--method):\n\n{methods_table()}")))

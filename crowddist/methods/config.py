@@ -10,6 +10,15 @@ from typing import Literal
 from crowddist.errors import InputError
 
 MethodName = Literal["source_only", "self_supervision", "bi_knowledge", "semantic_consistency", "combined", "supervised"]
+METHODS: dict[MethodName, str] = {
+    "source_only": "no adaptation; the first row of every other method",
+    "self_supervision": "orientation, then the labels an ensemble is certain of (Liu et al., CVPR 2022)",
+    "bi_knowledge": "a regressor and a detector teach each other (Liu et al., MM 2020)",
+    "semantic_consistency": "persons and background told apart alike, aligned features (Han et al., ICASSP 2020, SE+FD)",
+    "combined": "all three in one; no paper has it",
+    "supervised": "trains on the target's own labels: the ceiling, no adaptation",
+}
+"""What each method is, in a line."""
 
 
 @dataclass(frozen=True, kw_only=True)

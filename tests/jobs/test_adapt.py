@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from crowddist.methods.config import METHODS, MethodName
 from crowddist.recipes import RECIPES
 
 ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
@@ -29,6 +30,7 @@ def test_help_comes_at_once_and_names_the_recipes(helped: Callable) -> None:
     text, heavy, seconds = helped("adapt")
     assert seconds < 5 and heavy == []
     assert all(recipe.__name__ in text for recipe in RECIPES)
+    assert METHODS.keys() == set(get_args(MethodName)) and all(name in text for name in METHODS) and "ICASSP 2020" in text
 
 
 def test_help_of_a_recipe_names_its_options(start: Callable) -> None:

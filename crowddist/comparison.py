@@ -1,0 +1,90 @@
+"""Comparison: finished runs in one table, beside what the papers say of the same method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crowddist import storage
+from crowddist.errors import InputError
+
+RESULT = "result.json"
+PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
+    "GCC->SHA": {
+        "translation": (160.0, 123.4),
+        "semantic_consistency": (160.0, 129.3),
+        "self_supervision": (160.0, 109.2),
+        "supervised": (160.0, 76.3),
+    },
+    "GCC->SHB": {
+        "translation": (22.8, 19.9),
+        "semantic_consistency": (22.8, 16.9),
+        "self_supervision": (22.8, 11.4),
+        "supervised": (22.8, 11.0),
+    },
+    "A->B": {"bi_knowledge": (21.65, 13.38)},
+    "B->A": {"bi_knowledge": (148.94, 112.24)},
+}
+"""Pair of data sets -> method -> MAE without and with adaptation, on the whole test set, by networks with ImageNet weights (P): CVPR 2022, Table 1,
+which has the rows of the others too, and MM 2020, Table 1. Translation is SE CycleGAN; supervised has no adaptation: both numbers stand side by side."""
+PAIRS = {
+    "renderer_to_sha": "GCC->SHA",
+    "gcc_to_sha": "GCC->SHA",
+    "renderer_to_shb": "GCC->SHB",
+    "gcc_to_shb": "GCC->SHB",
+    "sha_to_shb": "A->B",
+    "mm2020_sha_to_shb": "A->B",
+    "shb_to_sha": "B->A",
+    "mm2020_shb_to_sha": "B->A",
+}
+"""Recipe -> the published pair that is nearest to it."""
+HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper", "paper's change")
+
+
+def read_result(place: str) -> dict[str, Any]:
+    """What a run left in its `result.json`. Args: `place` the run's folder. Raises: InputError: there is none, or it was not evaluated."""
+    url = storage.join(storage.normalise(place), RESULT)
+    if not storage.exists(url):
+        raise InputError(f"no {RESULT} in {place}: give the folder of a run that has ended")
+    result = storage.read_json(url)
+    if not isinstance(result.get("rounds"), list) or not result["rounds"] or "target/mae" not in result["rounds"][-1]:
+        raise InputError(f"{url} holds no error: the run had no labelled evaluation data")
+    return result
+
+
+def compare(results: Sequence[Mapping[str, Any]]) -> str:
+    """A line a run, as plain text: MAE / rmse of the counter without adaptation and at the end, as it came, and the paper's of the same method.
+
+    Where a run's count is that of several networks together, the one without adaptation is that of the counter (or regressor) alone, as papers
+    have it. Errors compare where data, seed and number of steps are the same.
+
+    Args:
+        results: as `read_result` gives them.
+    """
+    lines = [HEADINGS, *(_cells(result) for result in results)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(HEADINGS))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
+
+
+def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
+    first, last = result["rounds"][0], result["rounds"][-1]
+    alone = "target/regression_" if "target/regression_mae" in first else "target/"
+    paper = PUBLISHED.get(PAIRS.get(result["recipe"], ""), {}).get(result["method"])
+    adapts = len(result["rounds"]) > 1
+    return (
+        result["run"],
+        result["recipe"],
+        result["method"],
+        str(result["seed"]),
+        f"{last['target/num_images']:.0f}",
+        f"{first[f'{alone}mae']:.1f} / {first[f'{alone}rmse']:.1f}" if adapts else "-",
+        f"{last['target/mae']:.1f} / {last['target/rmse']:.1f}",
+        _change(first[f"{alone}mae"], last["target/mae"]) if adapts else "-",
+        "-" if paper is None else f"{paper[0]:g} -> {paper[1]:g}",
+        "-" if paper is None else _change(*paper),
+    )
+
+
+def _change(before: float, after: float) -> str:
+    return f"{after / before - 1:+.0%}" if before else "-"
