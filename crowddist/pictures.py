@@ -67,18 +67,24 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
         rows: as in result.json.
 
     Returns:
-        `curves` and `rounds`, (H, W, 3) uint8 each; one that there is nothing to draw for is left out.
+        `curves`, `rounds` and, where a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3) uint8 each; one that there is
+        nothing to draw for is left out.
     """
     from crowddist.report import curves, rounds_chart
 
-    lines = {
-        row["title"] if len(row["stages"]) == 1 else f"{row['title']}, {name.rpartition('/')[2]}": _losses(storage.join(run_folder, name, CURVE))
+    points = {
+        row["title"] if len(row["stages"]) == 1 else f"{row['title']}, {name.rpartition('/')[2]}": read_curve(storage.join(run_folder, name, CURVE))
         for row in rows
         for name in row["stages"]
     }
+    losses = {title: _values(curve, "loss") for title, curve in points.items()}
+    told = sorted({name for curve in points.values() for point in curve for name in point if name.endswith("_accuracy")})
+    accuracies = {f"{title}: {name.removesuffix('_accuracy')}": _values(curve, name) for title, curve in points.items() for name in told}
     pictures = {}
-    if any(lines.values()):
-        pictures["curves"] = curves(lines, title="Learning curves", label="loss")
+    if any(losses.values()):
+        pictures["curves"] = curves(losses, title="Learning curves", label="loss")
+    if any(accuracies.values()):
+        pictures["accuracies"] = curves(accuracies, title="What classifiers tell right (1/2 is chance)", label="share told right")
     if any("target/mae" in row for row in rows):
         pictures["rounds"] = rounds_chart(rows)
     for name, picture in pictures.items():
@@ -86,8 +92,8 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
     return pictures
 
 
-def _losses(curve_url: str) -> list[tuple[float, float]]:
-    return [(point["step"], point["loss"]) for point in read_curve(curve_url)]
+def _values(curve: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(point["step"], point[name]) for point in curve if name in point]
 
 
 def _keep(picture: np.ndarray, run_folder: str, *name: str) -> None:

@@ -46,9 +46,9 @@ def test_truth_is_not_drawn_where_it_may_not_be_seen(tmp_path: Path, tiny_checkp
         assert (seen[key] == true_heads).all(2).any() and not (unseen[key] == true_heads).all(2).any()
 
 
-def write_curve(folder: Path, losses: list[float]) -> None:
+def write_curve(folder: Path, losses: list[float], **others: float) -> None:
     folder.mkdir()
-    lines = [json.dumps({"step": 10 * index, "loss": loss, "seconds_per_step": 1}) for index, loss in enumerate(losses)]
+    lines = [json.dumps({"step": 10 * index, "loss": loss, "seconds_per_step": 1, **others}) for index, loss in enumerate(losses)]
     (folder / "curve.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
@@ -64,6 +64,14 @@ def test_a_run_ends_with_its_curves_and_its_errors(tmp_path: Path) -> None:
         np.testing.assert_array_equal(cv2.imread(str(tmp_path / "pictures" / f"{name}.png"))[:, :, ::-1], picture)
     first = summary_pictures(rows[:1], tmp_path.as_uri())
     assert (first["curves"] != pictures["curves"]).any() and (first["rounds"] != pictures["rounds"]).any(), "each stage is drawn"
+
+
+def test_what_classifiers_tell_is_a_chart_of_its_own(tmp_path: Path) -> None:
+    rows = [{"round": index, "stages": [name], "title": name} for index, name in enumerate(("source", "semantic"))]
+    write_curve(tmp_path / "source", [1.0, 0.5])
+    write_curve(tmp_path / "semantic", [0.9, 0.8], discriminator_accuracy=0.7)
+    pictures = summary_pictures(rows, tmp_path.as_uri())
+    assert list(pictures) == ["curves", "accuracies"] and (tmp_path / "pictures" / "accuracies.png").exists()
 
 
 def test_without_any_point_there_is_no_picture(tmp_path: Path) -> None:
