@@ -33,9 +33,9 @@ def real_data() -> Path:
 
 
 def write_images(
-    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, size: tuple[int, int] = (72, 96), **writer
+    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, size: tuple[int, int] = (72, 96), facts=(), **writer
 ) -> str:
-    """A tiny data set of noise with bright blobs as persons, as shards; returns its place."""
+    """A tiny data set of noise with bright blobs as persons, as shards, their json with further `facts`, one dict an image; returns its place."""
     import cv2
 
     from crowddist.data.shards import ShardWriter
@@ -48,7 +48,7 @@ def write_images(
             for x, y in points:
                 cv2.circle(image, (round(float(x)), round(float(y))), 3, (230, 200, 180), -1)
             _, png = cv2.imencode(".png", image[:, :, ::-1])
-            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1]}}
+            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1], **(facts[index] if facts else {})}}
             if labelled:
                 members |= {"points.npy": points}
             if boxes:
