@@ -14,7 +14,7 @@ from crowddist.data.stream import cell_density, known_sizes
 from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
 from crowddist.ops.localization import mean_average_precision, precision_recall
-from crowddist.ops.metrics import count_errors, psnr
+from crowddist.ops.metrics import count_errors, count_errors_by_range, psnr
 from crowddist.predictor import ImagePrediction, Predictor
 
 RADII_PX = (4.0, 8.0, 16.0)
@@ -90,6 +90,8 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
     8 px, one of `radii_px`, one truth to a point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
     gives points, `_map` are what a part of the method (`regression`, `detection`) would have got alone.
 
+    `target/count/010-049/mae`, `/bias` and `/num_images` are of the images that truly show 10 to 49 persons, and so on.
+
     Raises:
         InputError: without any image.
     """
@@ -115,6 +117,8 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
         found = [part.points for part in parts if part.points is not None]
         if len(found) == len(parts):
             metrics[f"target/{name}_map"] = mean_average_precision(found, truths)
+    for name, errors in count_errors_by_range([result.count for result in results], true).items():
+        metrics |= {f"target/count/{name}/{noun}": value for noun, value in errors.items()}
     return metrics
 
 
