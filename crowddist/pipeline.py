@@ -23,8 +23,7 @@ from crowddist.errors import InputError
 from crowddist.methods.table import build_method
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from crowddist.evaluate import ImageResult
     from crowddist.launcher import Launcher
     from crowddist.methods.base import Method, Stage
     from crowddist.tracking import Tracker
@@ -247,16 +246,16 @@ class _Run:
             return storage.read_json(url)
         metrics: dict[str, float] = dict(labels)
         rows: list[dict[str, Any]] = []
-        truths: dict[str, np.ndarray] = {}
+        by_key: dict[str, ImageResult] = {}
         if "evaluation" in self.urls:
             results = self.launcher.evaluate(self.checkpoint, self.urls["evaluation"])
-            truths = {result.key: result.truth for result in results}
+            by_key = {result.key: result for result in results}
             metrics |= summarise(results)
             rows = image_rows(results)
             storage.write_json(storage.join(place, "images.json"), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = self.urls.get("evaluation", self.urls["target"])
-        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, truths)
+        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, by_key)
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics["train/seconds"] = round(sum(facts["seconds"] for facts in done), 1)
