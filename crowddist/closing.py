@@ -31,6 +31,7 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
 
     columns = [
         Column(name="target/mae", heading="MAE", unit="people", digits=2),
+        Column(name="target/mae_by_scene", heading="MAE by scene", unit="people", digits=2),
         Column(name="target/rmse", heading="rmse", unit="people", digits=2),
         Column(name="target/bias", heading="bias", unit="people", digits=2),
         Column(name="target/map", heading="mAP", unit="%", scale=100),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crowddist.config import EngineConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch
+    from crowddist.data.scenes import SceneRule
     from crowddist.methods.base import Method, Runtime, Stage
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class StageData:
     """URL of the newest pseudo-labels of the target, where the stage trains on them."""
     initial: str = ""
     """URL of the checkpoint whose weights the stage starts from, or "" for fresh networks."""
+    scenes: SceneRule | None = None
+    """Which images of the source are read, what `stream.scenes` names; None: all."""
 
 
 class LocalRuntime:
@@ -133,6 +136,7 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         stride=use.stride,
         windows=use.windows,
         share=use.share,
+        scenes=data.scenes if use.data == "source" else None,
         with_heads=use.heads,
         with_boxes=use.data == "boxes" and use.heads,
         with_masks=use.masks,

@@ -14,6 +14,7 @@ from crowddist.engine import CURVE, read_curve
 from crowddist.predictor import Predictor
 
 if TYPE_CHECKING:
+    from crowddist.evaluate import ImageResult
     from crowddist.methods.base import Stage
 
 NUM_PICTURES = 6
@@ -25,12 +26,12 @@ def chosen_images(data: ShardReader) -> list[int]:
 
 
 def round_pictures(
-    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, truths: Mapping[str, np.ndarray]
+    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, results: Mapping[str, ImageResult]
 ) -> dict[str, np.ndarray]:
     """Draws the chosen images as a stage's counter sees them, and keeps them as PNG below the run's `pictures`.
 
     Args:
-        truths: key -> N x 2, the true heads that the evaluation saw; no label is opened here.
+        results: key -> what the evaluation saw, whose count and true heads may be those of a part of the image; no label is opened here.
 
     Returns:
         Name -> (H, W, 3) uint8; the names are equal in every round.
@@ -42,7 +43,7 @@ def round_pictures(
     for index in chosen_images(data):
         key, members = data.read(index)
         sample = decode(key, pixels_only(members))
-        found = predictor.predict(sample.image)
+        found, result = predictor.predict(sample.image), results.get(key)
         sheet = round_sheet(
             sample.image,
             density=found.density,
@@ -50,9 +51,9 @@ def round_pictures(
             keep=found.keep,
             points=found.points,
             sizes=found.sizes,
-            count=found.count,
+            count=found.count if result is None else result.count,
             uncertainty=found.uncertainty,
-            true_points=truths.get(key),
+            true_points=None if result is None else result.truth,
             title=f"{key}, {stage.title}",
         )
         _keep(sheet, run_folder, key, f"round-{stage.num_round}.png")

@@ -16,13 +16,14 @@ from crowddist import checkpoint, storage, tracking
 from crowddist.config import RunConfig, to_json, without_weights
 from crowddist.data.config import DataSpec, parse_data
 from crowddist.data.prepare import Prepared, Role, prepare
+from crowddist.data.scenes import SceneRule, find_rule, kept_samples
+from crowddist.data.shards import ShardReader
 from crowddist.engine import StageData, read_done
 from crowddist.errors import InputError
 from crowddist.methods.table import build_method
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from crowddist.evaluate import ImageResult
     from crowddist.launcher import Launcher
     from crowddist.methods.base import Method, Stage
     from crowddist.tracking import Tracker
@@ -56,11 +57,15 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
             role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
             for role, spec in _specs(config).items()
         }
-        _claim(config, folder, data)
+        scenes = find_rule(config.stream.scenes) if config.stream.scenes and "source" in data else None
+        if scenes is not None:
+            source = ShardReader(data["source"].url)
+            say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
+        _claim(config, folder, data, scenes)
         with _tracked(config, folder, tracker):
             for role, prepared in data.items():
                 tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-            run = _Run(config, method, folder, {role: prepared.url for role, prepared in data.items()}, launcher, tracker, say)
+            run = _Run(config, method, folder, {role: prepared.url for role, prepared in data.items()}, scenes, launcher, tracker, say)
             rounds = run.all_rounds()
             run.show_summary(rounds)
             result = {
@@ -116,9 +121,11 @@ def _require_same_config(config: RunConfig, folder: str) -> None:
         )
 
 
-def _claim(config: RunConfig, folder: str, data: Mapping[Role, Prepared]) -> None:
+def _claim(config: RunConfig, folder: str, data: Mapping[Role, Prepared], scenes: SceneRule | None) -> None:
     """Records configuration and data of a run that begins; one that was begun goes on with the data it has seen."""
     mine: dict[str, str] = {role: prepared.manifest.digest for role, prepared in data.items()}
+    if scenes is not None:
+        mine["scenes"] = repr(scenes)
     recorded = _recorded(folder, DATA, mine)
     changed = [role for role in mine if mine[role] != recorded.get(role)]
     if changed:
@@ -156,11 +163,12 @@ class _Run:
         method: Method,
         folder: str,
         urls: Mapping[str, str],
+        scenes: SceneRule | None,
         launcher: Launcher,
         tracker: Tracker,
         say: Callable[[str], None],
     ) -> None:
-        self.config, self.method, self.folder, self.urls = config, method, folder, urls
+        self.config, self.method, self.folder, self.urls, self.scenes = config, method, folder, urls, scenes
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
 
@@ -194,6 +202,7 @@ class _Run:
                     urls=dict(self.urls),
                     labels_url=self.labels_url if stage.needs_labels else "",
                     initial="" if chain else self.checkpoint,
+                    scenes=self.scenes,
                 )
             )
         if all(read_done(data.folder) for chain in chains.values() for data in chain):
@@ -204,7 +213,6 @@ class _Run:
 
     def _label(self, stage: Stage) -> dict[str, float]:
         """Pseudo-labels of the whole target by the newest counter; returns their metrics."""
-        from crowddist.data.shards import ShardReader
         from crowddist.labels import label_change, publish_labels
 
         url = storage.join(self.folder, stage.round_name, "labels")
@@ -244,16 +252,16 @@ class _Run:
             return storage.read_json(url)
         metrics: dict[str, float] = dict(labels)
         rows: list[dict[str, Any]] = []
-        truths: dict[str, np.ndarray] = {}
+        by_key: dict[str, ImageResult] = {}
         if "evaluation" in self.urls:
             results = self.launcher.evaluate(self.checkpoint, self.urls["evaluation"])
-            truths = {result.key: result.truth for result in results}
+            by_key = {result.key: result for result in results}
             metrics |= summarise(results)
             rows = image_rows(results)
             storage.write_json(storage.join(place, "images.json"), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = next(self.urls[role] for role in ("evaluation", "target", "labelled_target") if role in self.urls)
-        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, truths)
+        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, by_key)
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics["train/seconds"] = round(sum(facts["seconds"] for facts in done), 1)

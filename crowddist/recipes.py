@@ -115,7 +115,8 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
 def gcc_to_sha() -> RunConfig:
     """GCC to ShanghaiTech A as published, for holders of GCC: SFCN-style VGG-16 counter; a GPU and about half a day.
 
-    Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_sha`, with $CROWDDIST_DATA/gcc and ImageNet weights.
+    Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_sha`, with $CROWDDIST_DATA/gcc, its index files among them, and ImageNet weights.
+    Of GCC the 2,641 images are read that scene regularisation keeps for A.
     Paper's row: CVPR 2022, Table 1: 160.0/216.5 unadapted, 109.2/168.1 adapted. Not run by us: we hold no GCC images.
     """
     return _from_gcc("gcc_to_sha", "A")
@@ -124,7 +125,8 @@ def gcc_to_sha() -> RunConfig:
 def gcc_to_shb() -> RunConfig:
     """GCC to ShanghaiTech B as published, for holders of GCC: SFCN-style VGG-16 counter; a GPU and about half a day.
 
-    Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_shb`, with $CROWDDIST_DATA/gcc and ImageNet weights.
+    Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_shb`, with $CROWDDIST_DATA/gcc, its index files among them, and ImageNet weights.
+    Of GCC the 3,322 images are read that scene regularisation keeps for B.
     Paper's row: CVPR 2022, Table 1: 22.8/30.6 unadapted, 11.4/17.3 adapted. Not run by us: we hold no GCC images.
     """
     return _from_gcc("gcc_to_shb", "B")
@@ -138,7 +140,7 @@ def _from_gcc(recipe: str, target: str) -> RunConfig:
         target=f"shanghaitech:{root}/part_{target}_final:train",
         evaluation=f"shanghaitech:{root}/part_{target}_final:test",
         counter=CounterConfig(backbone="vgg16", weights="imagenet"),
-        stream=StreamConfig(image_size=1024, crop_size=480, scale_jitter=(0.8, 1.2)),
+        stream=StreamConfig(image_size=1024, crop_size=480, scale_jitter=(0.8, 1.2), scenes=f"SH{target}"),
         train=TrainConfig(steps=30000, learning_rate=1e-4, block_weight=0.0, cell_error="squared"),
         self_supervision=SelfSupervisionConfig(orientation_steps=10000, round_steps=5000, learning_rate=5e-5),
         engine=EngineConfig(checkpoint_every=1000),

@@ -61,8 +61,9 @@ def main(arguments: Arguments) -> None:
     metrics = summarise(results, arguments.radii)
     record = {**metrics, "checkpoint": arguments.checkpoint, "data": prepared.summary(), "images": image_rows(results)}
     storage.write_json(storage.normalise(arguments.output), record)
+    width = max(map(len, metrics))
     for name, value in metrics.items():
-        print(f"{name:20} {value:.4g}")
+        print(f"{name:{width}} {value:.4g}")
     print(f"written to {arguments.output}")
 
 

@@ -34,9 +34,9 @@ def real_data() -> Path:
 
 def write_images(
     folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, masks: bool = True, size: tuple[int, int] = (72, 96),
-    **writer,
+    facts=(), **writer,
 ) -> str:
-    """A tiny data set of noise with bright blobs as persons, as shards; returns its place."""
+    """A tiny data set of noise with bright blobs as persons, as shards, their json with further `facts`, one dict an image; returns its place."""
     import cv2
 
     from crowddist.data.shards import ShardWriter
@@ -51,7 +51,7 @@ def write_images(
                 for drawn, colour in ((image, (230, 200, 180)), (mask, 1)):
                     cv2.circle(drawn, (round(float(x)), round(float(y))), 3, colour, -1)
             _, png = cv2.imencode(".png", image[:, :, ::-1])
-            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1]}}
+            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1], **(facts[index] if facts else {})}}
             if labelled:
                 members |= {"points.npy": points, **({"mask.png": mask} if masks else {})}
             if boxes:

@@ -49,6 +49,11 @@ def test_the_table_tells_round_by_round(tmp_path: Path) -> None:
     ]
 
 
+def test_the_mean_over_scenes_is_in_the_table_where_there_is_one(tmp_path: Path) -> None:
+    without, told = (closing_lines(result([row(0, 20.0, **more)]), tmp_path.as_uri(), "") for more in ({}, {"target/mae_by_scene": 12.34}))
+    assert "MAE by scene" in told and "12.34" in told and "by scene" not in without
+
+
 def test_a_loss_is_told_as_one(tmp_path: Path) -> None:
     text = closing_lines(result([row(0, 20.0), row(1, 25.0)]), tmp_path.as_uri(), "")
     assert "target MAE 20.00 -> 25.00 (+25%) on 64 images set aside" in text and "MLflow" not in text

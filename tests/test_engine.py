@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 
 from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, from_json, to_json
-from crowddist.engine import LocalRuntime, StageData, fit, read_done
+from crowddist.data.scenes import SceneRule
+from crowddist.engine import LocalRuntime, StageData, _loader, fit, read_done
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
@@ -81,6 +83,17 @@ def test_a_stream_is_cut_at_the_scale_of_its_own(tiny_config: RunConfig, tmp_pat
     mine = method.networks().state_dict()
     assert all(torch.equal(mine[name], weights[0][name]) for name in mine)
     assert not all(torch.equal(mine[name], weights[1][name]) for name in mine)
+
+
+def test_scenes_are_chosen_in_the_source_alone(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+    source = make_images(tmp_path / "source", count=8, facts=[{"hour": hour} for hour in range(8)])
+    stage = build_method(tiny_config).plan()[1]  # orientation, which reads both
+    data = StageData(stage=stage, folder="", urls={"source": source, "target": tiny_config.target}, scenes=SceneRule(name="early", hours=(2, 4)))
+    read = {
+        name: {key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0) for key in batch.keys}
+        for name in stage.streams
+    }
+    assert read["source"] == {"image-002", "image-003", "image-004"} and len(read["target"]) > 5  # the target tells no hour
 
 
 def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,10 @@ import pytest
 
 from crowddist import storage
 from crowddist.data.shards import ShardReader
+from crowddist.evaluate import evaluate_data
 from crowddist.methods.base import Stage
 from crowddist.pictures import NUM_PICTURES, chosen_images, round_pictures, summary_pictures
+from crowddist.predictor import Predictor
 
 
 def stage(num_round: int, title: str = "no adaptation") -> Stage:
@@ -39,11 +42,22 @@ def test_every_round_shows_the_same_images(tmp_path: Path, tiny_checkpoint: str,
 
 
 def test_truth_is_not_drawn_where_it_may_not_be_seen(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
-    truths = {key: np.array([[20.0, 20.0]]) for key in list(ShardReader(tiny_evaluation).keys())}
-    seen, unseen = (round_pictures(tiny_checkpoint, tiny_evaluation, tmp_path.as_uri(), stage(0), told) for told in (truths, {}))
+    evaluated = evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_evaluation))
+    results = {result.key: replace(result, truth=np.array([[20.0, 20.0]])) for result in evaluated}
+    seen, unseen = (round_pictures(tiny_checkpoint, tiny_evaluation, tmp_path.as_uri(), stage(0), told) for told in (results, {}))
     true_heads = np.array([255, 80, 205])  # the colour of true heads
     for key in seen:
         assert (seen[key] == true_heads).all(2).any() and not (unseen[key] == true_heads).all(2).any()
+
+
+def test_a_picture_tells_the_count_that_was_evaluated(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
+    """As inside a region of interest, where the true heads beside it are counted."""
+    evaluated = {result.key: result for result in evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_evaluation))}
+    inside = {key: replace(result, count=result.count / 2) for key, result in evaluated.items()}
+    told, asked = (round_pictures(tiny_checkpoint, tiny_evaluation, tmp_path.as_uri(), stage(0), results) for results in (evaluated, inside))
+    for key, picture in told.items():
+        changed = (picture != asked[key]).any(2)
+        assert changed.any() and not changed[130:].any(), "in the caption alone"
 
 
 def write_curve(folder: Path, losses: list[float], **others: float) -> None:

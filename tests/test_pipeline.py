@@ -134,6 +134,25 @@ def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evalua
         assert torch.equal(value, final_networks(without)[name]), name
 
 
+def test_a_scene_rule_is_told_kept_and_held_to(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+    source = make_images(tmp_path / "source", count=12, facts=[{"hour": hour} for hour in range(12)])
+    (tmp_path / "early.json").write_text('{"hours": [0, 4]}')
+    stream = replace(tiny_config.stream, scenes=str(tmp_path / "early.json"))
+    config = replace(tiny_config, method="source_only", source=source, stream=stream, train=replace(tiny_config.train, steps=2))
+    result, lines = run(config)
+    assert f"source: rule {tmp_path / 'early.json'} keeps 5 of 12 images" in lines
+    everything, lines = run(replace(config, run_name="everything", stream=tiny_config.stream))
+    assert not any("rule" in line for line in lines)
+    assert any(not torch.equal(value, final_networks(everything)[name]) for name, value in final_networks(result).items())
+    (tmp_path / "early.json").write_text('{"hours": [0, 5]}')
+    with pytest.raises(InputError, match=r"the data of run tiny changed since it began \(scenes\)"):
+        run(config)
+    with pytest.raises(InputError, match="no scene rule 'SHC'"):
+        run(replace(config, run_name="unknown", stream=replace(stream, scenes="SHC")))
+    with pytest.raises(InputError, match="scene rule SHB cannot judge sample image-000"):
+        run(replace(config, run_name="unjudged", stream=replace(stream, scenes="SHB")))
+
+
 def test_another_configuration_under_the_same_name_is_refused(tiny_config: RunConfig) -> None:
     short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2))
     run(short)

@@ -12,6 +12,7 @@ import pytest
 from crowddist import recipes
 from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.config import parse_data
+from crowddist.data.scenes import find_rule
 from crowddist.recipes import RECIPES, summary
 
 Recipe = Callable[[], RunConfig]
@@ -41,6 +42,11 @@ def test_its_docstring_is_a_recipe(recipe: Recipe) -> None:
     assert told or "paper has no such row" in words
     assert re.search(r"\d+ minutes|a minute|half a day|a GPU and days", words), "what it costs"
     assert summary(recipe).endswith(".") and len(summary(recipe)) < 130
+
+
+def test_gcc_is_read_by_the_scene_rule_of_its_target() -> None:
+    rules = {recipe.__name__: find_rule(recipe().stream.scenes).name for recipe in RECIPES if recipe().stream.scenes}
+    assert rules == {"gcc_to_sha": "SHA", "gcc_to_shb": "SHB"}
 
 
 @by_name

@@ -96,6 +96,9 @@ class StreamConfig:
     """Decoded images kept in memory by each reader."""
     num_readers: int = 0
     """Reader processes beside each training worker; 0 reads in the worker itself."""
+    scenes: str = ""
+    """Scene regularisation: which images of the source are read. SHA, SHB, UCF_CC_50, UCF-QNRF or WorldExpo'10 as published for GCC, or a JSON
+    file of any of levels, hours, counts, ratios (each [lowest, highest]) and weathers (a list of codes); empty: all."""
 
     def __post_init__(self) -> None:
         if self.crop_size % 8 or self.crop_size < 32:

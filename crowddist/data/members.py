@@ -64,6 +64,11 @@ def decode_labels(key: str, members: dict[str, bytes]) -> Labels:
     return _labels(key, _decode_members(key, members))
 
 
+def decode_scene(key: str, members: dict[str, bytes]) -> dict[str, Any]:
+    """The json among the members of a sample, {} where there is none. Raises InputError as `decode` does."""
+    return _decode_members(key, members).get("json", {})
+
+
 def num_persons(members: dict[str, bytes]) -> float | None:
     """Points annotated, or else density summed, or None where the members hold neither."""
     if "points.npy" in members:

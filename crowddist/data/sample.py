@@ -128,8 +128,11 @@ class Part:
     """What one part of a method would have said alone."""
 
     count: float
+    """Persons: the number of its points, or else the sum of its density."""
     points: np.ndarray | None = None
     """M x 3 float32: x, y, score; None where it gives none."""
+    density: np.ndarray | None = None
+    """(h, w) float32 persons per cell, as the verdict's; None where it gives none."""
 
 
 @dataclass(frozen=True, kw_only=True)

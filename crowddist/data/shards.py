@@ -7,7 +7,7 @@ import os
 import re
 import tarfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -163,15 +163,15 @@ class ShardReader:
             raise InputError(f"data set {self.url}: two samples are called {twice}; convert the data again")
         return keys
 
-    def read(self, index: int) -> tuple[str, dict[str, bytes]]:
-        """The key and the members of sample `index`, 0 <= index < len.
+    def read(self, index: int, kinds: Container[str] | None = None) -> tuple[str, dict[str, bytes]]:
+        """The key and the members of sample `index`, 0 <= index < len; those of `kinds` alone where given, and no more bytes than they need.
 
         Raises IndexError outside that, FileNotFoundError for a missing shard and InputError for one that is not what the manifest says.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.url}")
         shard_index = bisect_right(self._starts, index) - 1
-        return self._index(shard_index).read(index - self._starts[shard_index])
+        return self._index(shard_index).read(index - self._starts[shard_index], kinds)
 
     def shard_range(self, shard_index: int) -> range:
         """The numbers of the samples in one shard."""
@@ -282,10 +282,10 @@ class _ShardIndex:
         if len(self.keys) != info.num_samples:
             raise InputError(f"shard {place}: {len(self.keys)} samples, the manifest says {info.num_samples}; convert or copy it again")
 
-    def read(self, index: int) -> tuple[str, dict[str, bytes]]:
-        members = self.members[index]
-        start = min(offset for offset, _ in members.values())
-        end = max(offset + num_bytes for offset, num_bytes in members.values())
+    def read(self, index: int, kinds: Container[str] | None) -> tuple[str, dict[str, bytes]]:
+        members = {extension: place for extension, place in self.members[index].items() if kinds is None or extension in kinds}
+        start = min((offset for offset, _ in members.values()), default=0)
+        end = max((offset + num_bytes for offset, num_bytes in members.values()), default=0)
         # Members of a sample are adjacent: one read fetches them all.
         with open(self.path, "rb") as stream:
             data = os.pread(stream.fileno(), end - start, start)

@@ -12,6 +12,7 @@ import torch
 from crowddist.data.config import StreamConfig
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.sample import Batch, Sample
+from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader, decode, decode_labels
 from crowddist.data.transforms import (
     covered_area,
@@ -57,6 +58,10 @@ class CropDataset(torch.utils.data.Dataset):
         with_boxes: whether these sizes must be those of boxes.
         with_masks: whether crops carry masks of persons.
         share: part of the images that are read at all, above 0 to 1; which ones follows from the seed.
+        scenes: the rule that chooses the images that are read at all, before `share` does; None keeps all of them.
+
+    Raises:
+        InputError: no image that the rule keeps, or one that it cannot judge.
     """
 
     def __init__(
@@ -74,15 +79,18 @@ class CropDataset(torch.utils.data.Dataset):
         with_boxes: bool = False,
         with_masks: bool = False,
         share: float = 1.0,
+        scenes: SceneRule | None = None,
     ) -> None:
         self.images, self.open_points = ShardReader(url), open_points
         self.stride, self.windows = stride, windows
         self.with_heads, self.with_boxes, self.with_masks = with_heads, with_boxes, with_masks
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
-        self.plan = Plan([shard.num_samples for shard in self.images.manifest.shards], seed=plan_seed, name=name)
-        chosen = generator(plan_seed, "share").permutation(len(self.images))
-        self.chosen = chosen[: max(round(share * len(chosen)), 1)] if share < 1 else None
+        kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
+        ends = [self.images.shard_range(index).stop for index in range(len(self.images.manifest.shards))]
+        self.plan = Plan(np.diff(np.searchsorted(kept, ends), prepend=0).tolist(), seed=plan_seed, name=name)
+        order = generator(plan_seed, "share").permutation(len(kept))
+        self.chosen = kept[order[: max(round(share * len(kept)), 1)]] if share < 1 else kept
         self._cached = self._cache()
 
     def __getstate__(self) -> dict:
@@ -122,8 +130,7 @@ class CropDataset(torch.utils.data.Dataset):
         return _shrink(sample, OVERSIZE * self.config.image_size * largest)
 
     def __getitem__(self, position: int) -> dict:
-        index = self.plan.sample_at(position)
-        sample = self._cached(index if self.chosen is None else int(self.chosen[index % len(self.chosen)]))
+        sample = self._cached(int(self.chosen[self.plan.sample_at(position) % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
         size = (self.config.crop_size, self.config.crop_size)
         cells = (size[0] // self.stride, size[1] // self.stride)

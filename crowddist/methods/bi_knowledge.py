@@ -219,7 +219,7 @@ class BiKnowledge(Method):
             taught=heads[sure],
             doubtful=np.concatenate([heads[~sure], *doubtful]) if settings.sure_confidence else None,
             parts={
-                "regression": Part(count=float(counts[0])),
+                "regression": Part(count=float(counts[0]), density=regressed),
                 "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
                 "transformed": Part(count=float(len(seen.transformed)), points=seen.transformed[:, [0, 1, 3]]),
             },

@@ -1,8 +1,9 @@
-"""Metrics of counting: errors of counts and the peak signal-to-noise ratio of density maps."""
+"""Metrics of counting: errors of counts, also by how many persons there are, and the peak signal-to-noise ratio of density maps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 LARGEST_PSNR_DB = 100.0
 """What equal maps get instead of infinity, so that means over images and JSON stay finite. ours."""
+RANGE_STARTS = (0, 10, 50, 100, 500)
+"""Persons at which the ranges of true counts begin; the last has no end. ours."""
 
 
 def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
@@ -29,6 +32,41 @@ def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: no images, different lengths, or counts that are not finite.
     """
+    estimate, truth = _checked_counts(predicted, true)
+    error = estimate - truth
+    return {"mae": float(np.abs(error).mean()), "rmse": math.sqrt(float(np.square(error).mean()))}
+
+
+def count_errors_by_range(predicted: ArrayLike, true: ArrayLike, starts: Sequence[int] = RANGE_STARTS) -> dict[str, dict[str, float]]:
+    """Mean absolute error and bias of the images in each range of the true count: the mean over all images is mostly that of the crowded ones.
+
+    Args:
+        predicted: length-N predicted counts, persons.
+        true: length-N true counts, persons.
+        starts: persons at which the ranges begin, in ascending order.
+
+    Returns:
+        For each range that holds an image, in order and called "010-049" or "500-up" so that names sort: {"mae": persons, "bias": mean of
+        predicted minus true, persons, "num_images"}, plain floats.
+
+    Raises:
+        ValueError: as `count_errors`, ranges out of order, or a true count below the first.
+    """
+    estimate, truth = _checked_counts(predicted, true)
+    if not starts or list(starts) != sorted(set(starts)) or truth.min() < starts[0]:
+        raise ValueError(f"ranges must begin in ascending order and hold every true count, got {list(starts)} and counts from {truth.min():g}")
+    digits = len(str(starts[-1]))
+    ends = [f"{start - 1:0{digits}d}" for start in starts[1:]] + ["up"]
+    places = np.searchsorted(starts, truth, side="right") - 1
+    errors = {}
+    for place in np.unique(places):
+        error = (estimate - truth)[places == place]
+        name = f"{starts[place]:0{digits}d}-{ends[place]}"
+        errors[name] = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()), "num_images": float(len(error))}
+    return errors
+
+
+def _checked_counts(predicted: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     estimate, truth = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if estimate.ndim != 1 or estimate.shape != truth.shape:
         raise ValueError(f"predicted and true counts must be lists of one length, got the shapes {estimate.shape} and {truth.shape}")
@@ -36,8 +74,7 @@ def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
         raise ValueError("count errors need at least one image, got none")
     if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
         raise ValueError("counts must be finite, got NaN or infinity")
-    error = estimate - truth
-    return {"mae": float(np.abs(error).mean()), "rmse": math.sqrt(float(np.square(error).mean()))}
+    return estimate, truth
 
 
 def psnr(predicted: Any, true: Any) -> float:

@@ -26,7 +26,7 @@ SMALLEST_LEVEL = 1e-6
 """Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a finite one. ours."""
 
 
-def ssim(a: Any, b: Any) -> Any:
+def ssim(a: Any, b: Any, inside: np.ndarray | None = None) -> Any:
     """Mean structural similarity of predicted to true density maps.
 
     Source: Wang et al., TIP 2004, Eq. 13, Gaussian window 11 x 11 of sigma 1.5, population variances, only where the window lies inside.
@@ -36,20 +36,29 @@ def ssim(a: Any, b: Any) -> Any:
     Args:
         a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
         b: true density, same shape.
+        inside: (h, w) bool, the places whose mean is taken, those that the window cannot lie round only where there are no others (ours);
+            None: all.
 
     Returns:
         The mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
 
     Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel, or none inside.
     """
     prediction, truth = _stacked(a, b)
+    if inside is not None and (inside.shape != truth.shape[-2:] or not inside.any()):
+        raise ValueError(f"inside must be {tuple(truth.shape[-2:])} as the maps and hold a place, got {inside.shape} with {int(inside.sum())} of them")
     side = min(SSIM_WINDOW, *truth.shape[-2:])
     weights = _gaussian(side - 1 + side % 2, SSIM_SIGMA)
     height, width = truth.shape[-2:]
     radius = len(weights) // 2
-    similarity = _similarity(prediction, truth, weights, 1)[:, radius:height - radius, radius:width - radius]
-    return _answer(similarity.mean(), a, b)
+    similarity = _similarity(prediction, truth, weights, 1)
+    central = similarity[:, radius:height - radius, radius:width - radius]
+    if inside is None:
+        return _answer(central.mean(), a, b)
+    places = torch.as_tensor(inside, device=similarity.device)
+    central_places = places[radius:height - radius, radius:width - radius]
+    return _answer((central[:, central_places] if central_places.any() else similarity[:, places]).mean(), a, b)
 
 
 def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPTY_PEAK) -> Any:

@@ -70,6 +70,14 @@ def test_reads_back_every_member_bit_by_bit(data_set):
         assert len(decode(key, members).points) == index
 
 
+def test_some_members_are_read_without_the_others(data_set):
+    reader = ShardReader(data_set)
+    for index in (0, 9):
+        key, members = reader.read(index)
+        assert reader.read(index, kinds=("json", "points.npy")) == (key, {kind: members[kind] for kind in ("json", "points.npy")})
+        assert reader.read(index, kinds=("jpg", "png")) == (key, {"jpg": members["jpg"]}) and reader.read(index, kinds=("png",)) == (key, {})
+
+
 def test_manifest_tells_what_was_written(data_set):
     manifest = verify(data_set)
     assert manifest.num_samples == 10 and len(manifest.shards) > 2

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from crowddist.data.config import StreamConfig
+from crowddist.data.plan import Plan
+from crowddist.data.scenes import SceneRule
 from crowddist.data.shards import ShardReader, ShardWriter, decode
 from crowddist.data.stream import CropDataset, batches, cell_density, collate, to_tensor, whole_image
 from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
+from crowddist.randomness import generator
 
 CONFIG = StreamConfig(image_size=96, crop_size=64)
 
@@ -44,6 +47,62 @@ def test_ranks_and_readers_cut_the_same_batches(tiny_source: str, num_readers: i
         assert torch.equal(joined, whole[step].images)
         assert parts[0][step - 1].keys + parts[1][step - 1].keys == whole[step].keys
         assert torch.equal(torch.cat([parts[rank][step - 1].draws for rank in range(2)]), whole[step].draws)
+
+
+MORNINGS = SceneRule(name="mornings", hours=(5, 11))
+
+
+@pytest.fixture(scope="module")
+def hourly(tmp_path_factory: pytest.TempPathFactory, make_images) -> str:  # type: ignore[no-untyped-def]
+    """Fourteen images of the hours 0, 5, 10, 15, 20, 1, 6, ... in several shards, the first of which holds nights alone."""
+    hours = [0, 1, 2, *(5 * index % 24 for index in range(1, 12))]
+    return make_images(tmp_path_factory.mktemp("hourly"), count=14, facts=[{"hour": hour} for hour in hours], max_shard_bytes=70_000)
+
+
+def read_keys(dataset: CropDataset, first: int, last: int) -> list[str]:
+    return [dataset[position]["key"] for position in range(first, last)]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_without_a_rule_the_order_is_that_of_the_plan(tiny_source: str, share: float) -> None:
+    images = ShardReader(tiny_source)
+    plan = Plan([shard.num_samples for shard in images.manifest.shards], seed=3, name="a")
+    some = generator(3, "share").permutation(12)[:6]
+    expected = [images.keys()[index if share == 1 else some[index % 6]] for index in map(plan.sample_at, range(30))]
+    assert read_keys(CropDataset(tiny_source, CONFIG, plan_seed=3, name="a", share=share), 0, 30) == expected
+
+
+def test_a_rule_keeps_its_scenes_alone(hourly: str) -> None:
+    images = ShardReader(hourly)
+    kept = [key for key, members in map(images.read, range(14)) if 5 <= decode(key, members).scene["hour"] <= 11]
+    assert 2 < len(kept) < 8 and images.manifest.shards[0].num_samples < 4
+    dataset = CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS)
+    epochs = [read_keys(dataset, epoch * len(kept), (epoch + 1) * len(kept)) for epoch in range(4)]
+    assert all(sorted(epoch) == kept for epoch in epochs) and len(set(map(tuple, epochs))) > 1, "each of them once an epoch"
+    assert [key for epoch in epochs for key in epoch] == read_keys(CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS), 0, 4 * len(kept))
+    half = CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS, share=0.5)
+    assert set(read_keys(half, 0, 20)) < set(kept) and len(set(read_keys(half, 0, 20))) == round(len(kept) / 2)
+    everything = CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=SceneRule(name="all"))
+    assert all(crops_equal(everything[position], CropDataset(hourly, CONFIG, plan_seed=3, name="a")[position]) for position in range(3))
+
+
+@pytest.mark.parametrize("num_readers", [0, 2])
+def test_ranks_and_readers_cut_the_same_kept_scenes(hourly: str, num_readers: int) -> None:
+    def rows(first_step: int, rank: int, world_size: int, readers: int = num_readers) -> list:
+        dataset = CropDataset(hourly, replace(CONFIG, num_readers=readers), plan_seed=0, name="a", scenes=MORNINGS, share=0.8)
+        return list(batches(dataset, first_step=first_step, steps=4, global_batch=4, rank=rank, world_size=world_size))
+
+    whole, parts = rows(0, 0, 1, readers=0), [rows(2, rank, 2) for rank in range(2)]
+    for step in (2, 3):
+        assert parts[0][step - 2].keys + parts[1][step - 2].keys == whole[step].keys
+        assert torch.equal(torch.cat([parts[rank][step - 2].images for rank in range(2)]), whole[step].images)
+
+
+def test_a_rule_without_its_facts_is_refused(tiny_source: str, hourly: str) -> None:
+    with pytest.raises(InputError, match=r"scene rule mornings cannot judge sample image-000 of .*: scene regularisation needs the hour"):
+        CropDataset(tiny_source, CONFIG, plan_seed=0, name="a", scenes=MORNINGS)
+    with pytest.raises(InputError, match=r"scene rule nine keeps none of the 14 images"):
+        CropDataset(hourly, CONFIG, plan_seed=0, name="a", scenes=SceneRule(name="nine", hours=(9, 9)))
 
 
 def test_density_counts_the_points_of_the_crop(tiny_source: str) -> None:

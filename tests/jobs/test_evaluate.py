@@ -34,7 +34,9 @@ def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_check
     trained = summarise(evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_evaluation)))
     assert written["target/mae"] != pytest.approx(trained["target/mae"], rel=1e-3)  # the size was really another one
     words = done.stdout.splitlines()
-    assert f"target/mae           {metrics['target/mae']:.4g}" in words and words[-1] == f"written to {output}"
+    width = max(map(len, metrics))
+    assert f"{'target/mae':{width}} {metrics['target/mae']:.4g}" in words and words[-1] == f"written to {output}"
+    assert f"{'target/count/000-009/num_images':{width}} 5" in words
 
 
 def test_an_unlabelled_set_is_one_line(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_target: str) -> None:

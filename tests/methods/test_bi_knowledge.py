@@ -47,6 +47,7 @@ def test_fused_by_hand(tiny_config: RunConfig) -> None:
     expected = 0.01 * (even.size - inside) + 0.25 * 0.01 * inside + 0.75
     assert verdict.density.sum() == pytest.approx(expected, rel=1e-4)
     assert verdict.parts["regression"].count == pytest.approx(even.sum(), rel=1e-5) and verdict.parts["detection"].count == 1
+    np.testing.assert_array_equal(verdict.parts["regression"].density, even)
     assert verdict.uncertainty == pytest.approx((even.sum() - 1) / 2, rel=1e-5)
     assert verdict.points.tolist() == [[100.5, 80.5, 0.75]] and verdict.sizes is not None and verdict.sizes.tolist() == [20]
 

@@ -1,4 +1,4 @@
-"""Count errors and PSNR."""
+"""Count errors, their ranges, and PSNR."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, psnr
+from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, count_errors_by_range, psnr
 
 
 def test_count_errors_by_hand():
@@ -35,6 +35,47 @@ def test_rmse_is_never_below_mae(pairs):
 def test_count_errors_refuse_bad_input(predicted, true):
     with pytest.raises(ValueError):
         count_errors(predicted, true)
+
+
+def test_ranges_by_hand():
+    # Errors 1 of 9 persons; -2 and 5 of 10 and 49; 100 of 500.
+    errors = count_errors_by_range([600, 10, 8, 54], [500, 9, 10, 49])
+    assert errors == {
+        "000-009": {"mae": 1, "bias": 1, "num_images": 1},
+        "010-049": {"mae": 3.5, "bias": 1.5, "num_images": 2},
+        "500-up": {"mae": 100, "bias": 100, "num_images": 1},
+    }
+    assert list(errors) == ["000-009", "010-049", "500-up"]
+    assert all(type(value) is float for row in errors.values() for value in row.values())
+    assert list(count_errors_by_range([1, 1], [0, 1999], starts=(0, 5, 2000))) == ["0000-0004", "0005-1999"]
+
+
+@given(st.lists(st.tuples(COUNT, COUNT), min_size=1))
+def test_ranges_hold_every_image_once(pairs):
+    predicted, true = zip(*pairs, strict=True)
+    errors = count_errors_by_range(predicted, true)
+    for name, low, high in (("000-009", 0, 10), ("010-049", 10, 50), ("050-099", 50, 100), ("100-499", 100, 500), ("500-up", 500, math.inf)):
+        there = [p - t for p, t in pairs if low <= t < high]
+        assert (name in errors) == bool(there)
+        if there:
+            assert errors[name] == {"mae": pytest.approx(np.abs(there).mean()), "bias": pytest.approx(np.mean(there)), "num_images": len(there)}
+    total = sum(row["num_images"] * row["mae"] for row in errors.values())
+    assert total / len(pairs) == pytest.approx(count_errors(predicted, true)["mae"])
+
+
+@pytest.mark.parametrize("predicted, true, starts", [
+    ([], [], (0, 10)),
+    ([1], [1, 2], (0, 10)),
+    ([1.0], [np.nan], (0, 10)),
+    ([1], [-1], (0, 10)),
+    ([1], [4], (5, 10)),
+    ([1], [1], ()),
+    ([1], [1], (0, 10, 10)),
+    ([1], [1], (10, 0)),
+])
+def test_ranges_refuse_bad_input(predicted, true, starts):
+    with pytest.raises(ValueError):
+        count_errors_by_range(predicted, true, starts)
 
 
 def test_psnr_by_hand():

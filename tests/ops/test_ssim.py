@@ -68,6 +68,23 @@ def test_ssim_equals_the_definition(maps):
     assert ssim(*maps) == pytest.approx(naive_ssim(*maps), abs=1e-9)
 
 
+def test_ssim_of_some_places_is_their_mean(maps):
+    generator = np.random.default_rng(1)
+    inside = generator.random((20, 24)) < 0.3
+    a, b = (255 * part / maps[1].max() for part in maps)
+    window = gaussian_window(11, 1.5)
+    central = [(i, j) for i, j in np.argwhere(inside).tolist() if 5 <= i < 15 and 5 <= j < 19]
+    assert ssim(*maps, inside) == pytest.approx(np.mean([similarity_at(a, b, window, i, j, 1) for i, j in central]), abs=1e-9)
+    assert ssim(*maps, np.ones((20, 24), bool)) == pytest.approx(ssim(*maps), abs=1e-12)
+    corner = np.zeros((20, 24), bool)
+    corner[:2, 3] = True  # where the window reaches beyond the maps
+    assert ssim(*maps, corner) == pytest.approx(np.mean([similarity_at(a, b, window, i, 3, 1) for i in range(2)]), abs=1e-9)
+    assert ssim(*map(torch.from_numpy, maps), inside).item() == pytest.approx(ssim(*maps, inside))
+    for wrong in (np.zeros((20, 24), bool), np.ones((24, 20), bool)):
+        with pytest.raises(ValueError, match="inside must be"):
+            ssim(*maps, wrong)
+
+
 @pytest.mark.parametrize("pool", [False, True])
 def test_dilated_equals_the_definition(maps, pool):
     assert ms_ssim_dilated(*maps, pool) == pytest.approx(naive_dilated(*maps, pool), abs=1e-9)

@@ -1,10 +1,8 @@
-"""GCC in its own layout, which the procedural renderer writes as well, and its scene regularisation."""
+"""GCC in its own layout, which the procedural renderer writes as well; its scene regularisation is that of `data.scenes`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +10,17 @@ import numpy as np
 
 from crowddist.data.convert.annotations import as_points, read_json_object, read_mat_locations, read_raw_mask
 from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share
+from crowddist.data.scenes import LEVEL_MAXIMA, SCENE_RULES, WEATHERS, SceneRule, keep_scene, plain_name
 from crowddist.errors import InputError
 
-# P: GCC, Wang et al., CVPR 2019, the most persons of an image of each level 0-8.
-LEVEL_MAXIMA = (10, 25, 50, 100, 300, 600, 1000, 2000, 4000)
-# P: the codes of the published index.
-WEATHERS = ("clear", "clouds", "rain", "foggy", "thunder", "overcast", "extrasunny")
+__all__ = ["FORMAT", "LEVEL_MAXIMA", "SCENE_RULES", "WEATHERS", "SceneRule", "annotate", "find", "keep_scene"]
+
 # P: the share of the published random protocol, for folders that come without its lists; cut by the name's hash (ours).
 TEST_SHARE = 0.25
 # P: a location has four cameras, 0-3.
 _NUM_CAMERAS = 4
 _INDEX_FILES = ("all.txt", "train_list.txt", "test_list.txt")
 _FACTS = ("level", "hour", "weather")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneRule:
-    """Which images of GCC resemble a target; all bounds are inclusive. Source: Wang et al., IJCV 2021, Table 10."""
-
-    levels: tuple[int, int]
-    hours: tuple[int, int]
-    """First and last full hour: (6, 19) means 6:00 to 19:59."""
-    weathers: frozenset[int]
-    counts: tuple[int, int]
-    """Persons."""
-    ratios: tuple[float, float]
-    """Count over the maximum of the image's level."""
-
-
-SCENE_RULES: dict[str, SceneRule] = {
-    "SHA": SceneRule(levels=(4, 8), hours=(6, 19), weathers=frozenset({0, 1, 3, 5, 6}), counts=(25, 4000), ratios=(0.5, 1.0)),
-    "SHB": SceneRule(levels=(1, 5), hours=(6, 19), weathers=frozenset({0, 1, 5, 6}), counts=(10, 600), ratios=(0.3, 1.0)),
-    "UCF_CC_50": SceneRule(levels=(5, 8), hours=(8, 17), weathers=frozenset({0, 1, 5, 6}), counts=(400, 4000), ratios=(0.6, 1.0)),
-    "UCF-QNRF": SceneRule(levels=(4, 8), hours=(5, 20), weathers=frozenset({0, 1, 5, 6}), counts=(400, 4000), ratios=(0.6, 1.0)),
-    "WorldExpo'10": SceneRule(levels=(2, 6), hours=(6, 18), weathers=frozenset({0, 1, 5, 6}), counts=(0, 1000), ratios=(0.0, 1.0)),
-}
-
-
-def keep_scene(row: Mapping[str, Any] | Any, target: str) -> bool:
-    """Whether scene regularisation for `target` keeps an image. Source: Wang et al., IJCV 2021, Table 10.
-
-    Args:
-        row: has level (0-8), hour (0-23), weather (0-6) and count, as a mapping or as attributes.
-        target: a name of SCENE_RULES; case and punctuation do not matter.
-
-    Raises:
-        InputError: an unknown target, or a row without one of the four or with an impossible level.
-    """
-    rules = {_plain(name): rule for name, rule in SCENE_RULES.items()}
-    if _plain(target) not in rules:
-        raise InputError(f"no scene regularisation for {target!r}; known: {', '.join(SCENE_RULES)}")
-    rule = rules[_plain(target)]
-    level, hour, weather, count = (int(_entry(row, noun)) for noun in (*_FACTS, "count"))
-    if not 0 <= level < len(LEVEL_MAXIMA):
-        raise InputError(f"a level lies in 0 to {len(LEVEL_MAXIMA) - 1}, got {level}")
-    ratio = count / LEVEL_MAXIMA[level]
-    return (_within(level, rule.levels) and _within(hour, rule.hours) and weather in rule.weathers and _within(count, rule.counts)
-            and _within(ratio, rule.ratios))
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
@@ -144,8 +96,8 @@ def _weather(value: Any, place: Path) -> int:
     """The code of a weather given as code or as name."""
     if _whole(value, len(WEATHERS) - 1):
         return value
-    if isinstance(value, str) and _plain(value) in WEATHERS:
-        return WEATHERS.index(_plain(value))
+    if isinstance(value, str) and plain_name(value) in WEATHERS:
+        return WEATHERS.index(plain_name(value))
     raise InputError(f"{place}: weather must be 0 to {len(WEATHERS) - 1} or one of {', '.join(WEATHERS)}, got {value!r}")
 
 
@@ -201,21 +153,6 @@ def _scene(path: Path) -> tuple[int, int] | None:
 
 def _visible(folder: Path, ending: str) -> list[Path]:
     return [path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")] if folder.is_dir() else []
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _entry(row: Any, noun: str) -> Any:
-    value = row.get(noun) if isinstance(row, Mapping) else getattr(row, noun, None)
-    if value is None:
-        raise InputError(f"scene regularisation needs the {noun} of every image, one has none; add GCC's index files and convert again")
-    return value
-
-
-def _within(value: float, bounds: tuple[float, float]) -> bool:
-    return bounds[0] <= value <= bounds[1]
 
 
 def _whole(value: Any, maximum: int) -> bool:
