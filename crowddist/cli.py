@@ -10,8 +10,15 @@ from contextlib import contextmanager, redirect_stderr
 from typing import TypeVar
 
 from crowddist.errors import InputError
+from crowddist.methods.config import METHODS
 
 Arguments = TypeVar("Arguments")
+
+
+def methods_table() -> str:
+    """The methods, a line each, as help shows them."""
+    width = max(map(len, METHODS))
+    return "\n".join(f"    {name.ljust(width)}  {line}" for name, line in METHODS.items())
 
 
 @contextmanager

@@ -30,8 +30,10 @@ which has the rows of the others too, and MM 2020, Table 1. Translation is SE Cy
 PAIRS = {
     "renderer_to_sha": "GCC->SHA",
     "gcc_to_sha": "GCC->SHA",
+    "icassp2020_gcc_to_sha": "GCC->SHA",
     "renderer_to_shb": "GCC->SHB",
     "gcc_to_shb": "GCC->SHB",
+    "icassp2020_gcc_to_shb": "GCC->SHB",
     "sha_to_shb": "A->B",
     "mm2020_sha_to_shb": "A->B",
     "shb_to_sha": "B->A",

@@ -12,11 +12,11 @@ import sys
 
 import tyro
 
-from crowddist.cli import one_line_errors, read_arguments
+from crowddist.cli import methods_table, one_line_errors, read_arguments
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.process import sigterm_as_exit
-from crowddist.recipes import RECIPES, methods_table, summary
+from crowddist.recipes import RECIPES, summary
 
 
 def main(config: RunConfig) -> None:

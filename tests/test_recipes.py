@@ -46,7 +46,8 @@ def test_its_docstring_is_a_recipe(recipe: Recipe) -> None:
 
 def test_gcc_is_read_by_the_scene_rule_of_its_target() -> None:
     rules = {recipe.__name__: find_rule(recipe().stream.scenes).name for recipe in RECIPES if recipe().stream.scenes}
-    assert rules == {"gcc_to_sha": "SHA", "gcc_to_shb": "SHB"}
+    published = {f"{paper}gcc_to_{target}": rule for paper in ("", "icassp2020_") for target, rule in (("sha", "SHA"), ("shb", "SHB"))}
+    assert rules == {**published, "icassp2020_gcc_to_qnrf": "UCF-QNRF"}
 
 
 @by_name

@@ -136,7 +136,7 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
     assert {"config.json", "result.json"} <= {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     shown = [{re.split("[+%]step", entry.path)[0] for entry in client.list_artifacts(run.info.run_id, "images")} for run in rounds]
     assert shown[0] == shown[1] == shown[2] < shown[3] and len(shown[0]) == 4, "the same few pictures each round"
-    assert sorted(name.rpartition("summary")[2][1:] for name in shown[3] - shown[0]) == ["curves", "rounds"]
+    assert sorted(name.rpartition("summary")[2][1:] for name in shown[3] - shown[0]) == ["accuracies", "curves", "rounds"]
 
     again = start("adapt", *command)
     assert (again.returncode, again.stderr) == (0, "") and "source and orientation: done before" in again.stdout
