@@ -10,6 +10,7 @@ import torch
 
 from crowddist.config import RunConfig, to_json, without_weights
 from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages, is_begun
+from crowddist.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from crowddist.evaluate import ImageResult
@@ -67,6 +68,7 @@ class UnitWorker:
         from crowddist.data.shards import ShardReader
         from crowddist.predictor import Predictor
 
+        keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         self.predictor = Predictor.from_checkpoint(checkpoint_url, device=device)
@@ -100,6 +102,7 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
     """Fits stages on one worker of any launcher: the function that all of them call."""
     from crowddist.methods.table import build_method
 
+    keep_freed_memory()
     begun = stages[0].initial or is_begun(stages[0].folder)
     fit_stages(
         lambda: build_method(without_weights(config) if begun else config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import crowddist
+
+KEPT_BYTES = 2**30
+"""Freed memory at the end of the heap that is kept (ours)."""
 
 
 def started(pid: int) -> str | None:
@@ -52,6 +56,21 @@ def versions() -> dict[str, str]:
         if described.returncode == 0:
             facts["git_sha"] = described.stdout.strip()
     return facts
+
+
+def keep_freed_memory() -> bool:
+    """Keeps what the program frees for what it allocates next, up to 1 GiB, as networks on a CPU need: else every large map is new memory, whose
+    pages the system fills with zeros first, a third of the time that an image of 1024x768 takes.
+
+    Returns:
+        Whether it could be set: glibc alone knows how.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
+    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, KEPT_BYTES), mallopt(top_pad, KEPT_BYTES // 4)])
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class BiKnowledge(Method):
     def stream(self) -> StreamConfig:
         """See `Method.stream`: with crops and kernels of the method's own, and larger whole images."""
         own, usual = self.settings, self.config.stream
-        low, high = usual.scale_jitter
+        low, high = own.scale_jitter if own.scale_jitter[1] else usual.scale_jitter
         return replace(
             usual,
             image_size=round(usual.image_size * own.enlarge),
@@ -200,7 +200,9 @@ class BiKnowledge(Method):
             kept = merge_points(detections[:, [0, 1, 3]], seen.transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
             heads = np.concatenate([detections, seen.transformed])[kept]
             detected = kept < len(detections)
-            chosen = detected | (num_near(heads[:, :2], settings.crowd_px) >= settings.crowd_heads)
+            near = num_near(heads[:, :2], settings.crowd_px)
+            seen_near = num_near(heads[:, :2], settings.crowd_px, of=heads[detected, :2])
+            chosen = detected | ((near >= settings.crowd_heads) & (seen_near >= settings.crowd_share * near))
             doubtful.append(heads[~chosen])
             heads, detected = heads[chosen], detected[chosen]
             heads[:, 2] = np.where(detected, heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))

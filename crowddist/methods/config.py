@@ -94,6 +94,8 @@ class BiKnowledgeConfig:
     enlarge: float = 1.0
     """Whole images are seen this much larger than `stream.image_size` (ours): a detector tells heads apart that lie a few of its cells apart.
     Crops of the source are cut as ever."""
+    scale_jitter: tuple[float, float] = (0.0, 0.0)
+    """Range of the source crops' random scale on top of `stream.image_size`, in the place of `stream.scale_jitter`; 0 0 leaves that as it is."""
     sigma_px: float = 4.0
     """Standard deviation of a head's Gaussian in px, in the place of `stream.sigma_px`: narrower, because heads are read from the density."""
     sigma_of_size: float = 0.0
@@ -145,6 +147,9 @@ class BiKnowledgeConfig:
     crowd_heads: int = 8
     """A point of the transformer joins the detections where it has at least this many neighbours, of both kinds, within `crowd_px` (ours; P: 0):
     where people are few, detection alone is nearer to the truth, and a regressor counts some that are not there."""
+    crowd_share: float = 0.0
+    """And where at least this share of these neighbours are detections (ours; P: 0): a regressor that takes ripples or leaves for a crowd has none
+    there to agree with."""
     crowd_px: float = 32.0
     """Radius of that neighbourhood, in pixels as the networks see them (ours)."""
     fusion: Literal["heads", "confidence", "none"] = "heads"
@@ -181,7 +186,7 @@ class BiKnowledgeConfig:
         _positive(regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
         _not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size)
         _not_negative(structure_weight=self.structure_weight, count_weight=self.count_weight)
-        _not_negative(crowd_heads=self.crowd_heads, crowd_px=self.crowd_px)
+        _not_negative(crowd_heads=self.crowd_heads, crowd_px=self.crowd_px, crowd_share=self.crowd_share)
         _not_negative(nms_share=self.nms_share, stop_change=self.stop_change, localiser_blur_px=self.localiser_blur_px)
         for name, choices in typing.get_type_hints(BiKnowledgeConfig).items():
             if typing.get_origin(choices) is Literal:
@@ -190,6 +195,8 @@ class BiKnowledgeConfig:
             raise InputError(f"crop_size must be a multiple of 32 and at least 64, got {self.crop_size}")
         if self.sigma_px <= 0 or self.sigma_of_size < 0:
             raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and {self.sigma_of_size}")
+        if self.scale_jitter != (0.0, 0.0) and not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < math.inf:
+            raise InputError(f"scale_jitter must be two positive numbers, the smaller first, or 0 0, got {self.scale_jitter}")
         if not 0.25 <= self.enlarge <= 4:
             raise InputError(f"enlarge lies in [0.25, 4], got {self.enlarge}")
         if not 0 < self.localiser_share <= 1:

@@ -42,14 +42,23 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
     return weight
 
 
-def num_near(points: Any, radius_px: float) -> np.ndarray:
-    """How many of the others lie within a radius of each point, itself not counted. Args: (N, 2) x, y in px. Returns: (N,) int64."""
+def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
+    """How many others lie within a radius of each point.
+
+    Args:
+        points: (N, 2) x, y in px.
+        of: (M, 2) likewise, those that are counted; None counts the points themselves, each but for itself.
+
+    Returns:
+        (N,) int64.
+    """
     from scipy.spatial import KDTree
 
     places = checked_points(points, 2)
-    if not len(places):
-        return np.zeros(0, np.int64)
-    return KDTree(places).query_ball_point(places, radius_px, return_length=True).astype(np.int64) - 1
+    others = places if of is None else checked_points(of, 2)
+    if not (len(places) and len(others)):
+        return np.zeros(len(places), np.int64)
+    return KDTree(others).query_ball_point(places, radius_px, return_length=True).astype(np.int64) - (of is None)
 
 
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:

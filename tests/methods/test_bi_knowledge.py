@@ -103,6 +103,25 @@ def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
     assert len(make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, others)).points) == 8
 
 
+def test_a_crowd_that_the_regressor_alone_sees_can_be_left_out(tiny_config: RunConfig) -> None:
+    """Two transformed points with four neighbours each: of one three are detections, of the other one is."""
+    sure = [[30, 40, 9, 0.9], [50, 40, 9, 0.9], [40, 30, 9, 0.9], [200, 150, 9, 0.9]]
+    others = [[40, 40, 9, 0.4], [40, 55, 9, 0.4], [190, 150, 9, 0.4], [190, 160, 9, 0.4], [190, 140, 9, 0.4], [180, 150, 9, 0.4]]
+
+    def joined(share: float) -> list[list[float]]:
+        method = make(tiny_config, crowd_heads=4, crowd_px=15.5, crowd_share=share)
+        verdict = method.conclude(seen(np.full(CELLS, 0.01, np.float32), sure, others))
+        return [point for point in verdict.points[:, :2].tolist() if point in [[40, 40], [190, 150]]]
+
+    assert sorted(joined(0.0)) == [[40, 40], [190, 150]] and sorted(joined(0.25)) == sorted(joined(0.0))
+    assert joined(0.26) == [[40, 40]] and joined(0.75) == [[40, 40]] and joined(0.76) == []
+
+
+def test_crops_of_a_range_of_its_own(tiny_config: RunConfig) -> None:
+    assert make(tiny_config, enlarge=2.0).stream.scale_jitter == tuple(value / 2 for value in tiny_config.stream.scale_jitter)
+    assert make(tiny_config, enlarge=2.0, scale_jitter=(0.5, 3.0)).stream.scale_jitter == (0.25, 1.5)
+
+
 def test_a_crowd_that_the_detector_does_not_see_is_counted_all_the_same(tiny_config: RunConfig) -> None:
     crowd = [[40 + 8 * (index % 7), 40 + 8 * (index // 7), 9, 0.5] for index in range(49)]
     verdict = make(tiny_config).conclude(seen(np.full(CELLS, 0.01, np.float32), [], [*crowd, [220, 170, 9, 0.5]]))

@@ -125,5 +125,8 @@ def test_num_near_by_hand_and_against_a_loop() -> None:
     points = np.random.default_rng(0).integers(0, 40, (60, 2))  # whole numbers: some lie exactly on the circle
     naive = [sum((x - u) ** 2 + (y - v) ** 2 <= 25 for u, v in points.tolist()) - 1 for x, y in points.tolist()]
     assert num_near(points, 5).tolist() == naive and max(naive) > 2
+    others = np.random.default_rng(1).integers(0, 40, (30, 2))
+    assert num_near(points, 5, of=others).tolist() == [sum((x - u) ** 2 + (y - v) ** 2 <= 25 for u, v in others.tolist()) for x, y in points.tolist()]
+    assert num_near([[1, 2]], 5, of=np.zeros((0, 2))).tolist() == [0]
     with pytest.raises(ValueError, match="points must be finite"):
         num_near([[np.nan, 0]], 5)
