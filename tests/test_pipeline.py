@@ -114,7 +114,7 @@ def test_without_labelled_target_images_no_error_is_reported(tiny_config: RunCon
     assert "target/mae" not in result["final"] and result["final"]["labels/kept_mass"] > 0
 
 
-@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge"])
+@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
 def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str, method: Any) -> None:
     """A labelled and an unlabelled copy of the target adapt to the same bits: its labels are not read."""
     from crowddist.data.shards import ShardReader, ShardWriter
@@ -290,6 +290,12 @@ KILLED_AT: dict[Any, tuple[str, ...]] = {
         "cycle-1/regressor/checkpoints/step-000002.pt",
         "cycle-1/detector/checkpoints/step-000002.pt",
         "cycle-2/labels/manifest.json",
+    ),
+    "combined": (  # its alignment is semantic consistency's stage and orientation's in one, of two opponents
+        "source/segmenter/checkpoints/step-000002.pt",
+        "alignment/checkpoints/step-000002.pt",
+        "labels-1/labels/labels-000004-000005.tar",
+        "labels-1/detector/checkpoints/step-000002.pt",
     ),
 }
 
