@@ -104,7 +104,8 @@ class TranslatorConfig:
     """CycleGAN's networks, which show the source as the target would look (translation). They are always trained from scratch."""
 
     backbone: TranslatorBackbone = "compact"
-    """`published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`: of width 16 with 4, patches of 34 px."""
+    """`published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`: of width 16 with 4, which say what to change of
+    the image, patches of 34 px."""
 
     def __post_init__(self) -> None:
         _choice("translator backbone", self.backbone, get_args(TranslatorBackbone))

@@ -10,7 +10,7 @@ from torch import nn
 
 from crowddist.errors import InputError
 from crowddist.models.config import TranslatorConfig
-from crowddist.models.translator import Generator, PatchDiscriminator, Translator, build_translator
+from crowddist.models.translator import PatchDiscriminator, Translator, build_translator
 
 BACKBONES = ("compact", "published")
 
@@ -43,6 +43,19 @@ def test_an_image_is_continued_by_its_last_pixels_where_it_ends() -> None:
         torch.testing.assert_close(generator(odd), generator(whole)[..., :30, :41])
 
 
+def test_a_compact_generator_says_what_to_change_of_the_image() -> None:
+    """Nothing to change gives the image, but for the very ends of the scale; the published one gives grey then. Their slopes stay finite."""
+    shown = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16).requires_grad_()
+    compact, published = (make(backbone).generators["target"] for backbone in BACKBONES)
+    for generator in (compact, published):
+        nn.init.zeros_(generator.layers[-1].weight)
+    answer = compact(shown)
+    torch.testing.assert_close(answer, shown, rtol=0, atol=0.0051)
+    answer.sum().backward()
+    assert shown.grad is not None and torch.allclose(shown.grad, torch.tensor(0.99), atol=1e-3)
+    assert (published(shown) == 0.5).all()
+
+
 def test_the_published_size_is_that_of_the_authors() -> None:
     """Their 11.378 and 2.765 million parameters, less the biases in front of a normalisation."""
     network = make("published")
@@ -58,7 +71,7 @@ def test_the_published_size_is_that_of_the_authors() -> None:
 def test_patches_are_as_large_as_they_say(widths: tuple[int, ...], side: int) -> None:
     discriminator = PatchDiscriminator(widths=widths)
     for index, layer in enumerate(discriminator.layers):
-        if isinstance(layer, nn.InstanceNorm2d):
+        if isinstance(layer, nn.GroupNorm):
             discriminator.layers[index] = nn.Identity()  # through its statistics every answer sees the whole image
     seen = images(128, 128, number=1).requires_grad_()
     answer = discriminator(seen)
@@ -88,11 +101,31 @@ def test_weights_begin_as_published_and_follow_the_seed() -> None:
     assert not any("running" in name for name in network.state_dict()), "a translation is a function of its image alone"
 
 
-def test_images_do_not_mind_each_other() -> None:
-    generator, pair = make().generators["source"], images(40, 40)
-    assert isinstance(generator, Generator)
-    with torch.no_grad():
-        torch.testing.assert_close(generator(pair)[1:], generator(pair[1:]))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_images_do_not_mind_each_other(memory_format: torch.memory_format) -> None:
+    """What a batch says and learns is the sum of what its images would alone, however they lie in memory."""
+    network = make().double().to(memory_format=memory_format)
+    pair = images(40, 40).double().to(memory_format=memory_format)
+
+    def learnt(shown: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        network.zero_grad()
+        made = network.generators["source"](shown)
+        network.discriminators["source"](made).square().mean((1, 2, 3)).sum().backward()
+        return made.detach(), [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+
+    together, alone = learnt(pair), [learnt(pair[index : index + 1]) for index in (0, 1)]
+    torch.testing.assert_close(together[0], torch.cat([made for made, _ in alone]))
+    for whole, *parts in zip(together[1], *(slopes for _, slopes in alone), strict=True):
+        torch.testing.assert_close(whole, sum(parts))
+
+
+def test_channels_are_normalised_image_by_image() -> None:
+    """Without scale and shift, by the population's variance."""
+    layer = next(layer for layer in make().generators["source"].layers if isinstance(layer, nn.GroupNorm))
+    features = torch.rand(2, 16, 5, 7, generator=torch.Generator().manual_seed(0)) * 3
+    mean, variance = features.mean((2, 3), keepdim=True), features.var((2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(layer(features), (features - mean) / (variance + 1e-5).sqrt())
+    assert not list(layer.parameters())
 
 
 def test_another_size_is_refused_in_one_line() -> None:
