@@ -27,14 +27,18 @@ if TYPE_CHECKING:
 class Stream:
     """What a stage reads in every step."""
 
-    data: Literal["source", "target", "boxes"]
-    """Which data set of the run."""
+    data: Literal["source", "target", "boxes", "translated"]
+    """Which data set of the run; `translated` is the source as the newest networks show it."""
     batch_size: int
     """Crops of a step, over all workers."""
     labels: bool = False
     """Whether the stage trains on the newest pseudo-labels of this data set."""
     scale_jitter: tuple[float, float] | None = None
     """Range of the crops' random scale; None is the run's own."""
+    crop_size: int = 0
+    """Side of the crops in px; 0 is the run's own."""
+    plain: bool = False
+    """Whether crops keep the colours and the sharpness of their images."""
     stride: int = STRIDE
     """Pixels of a crop along a side of the density's cells."""
     windows: str = ""
@@ -64,6 +68,8 @@ class Stage:
     """The row's number; 0 is the counter before any adaptation. Stages of one round share a row."""
     trains: str = ""
     """The child of `Method.networks` whose weights the stage changes; "" is all of them."""
+    fresh: bool = False
+    """Whether its networks begin anew, rather than as the stage before left them."""
 
     @property
     def round_name(self) -> str:
@@ -74,6 +80,11 @@ class Stage:
     def needs_labels(self) -> bool:
         """Whether target labels must be made, with the stage before, first."""
         return any(stream.labels for stream in self.streams.values())
+
+    @property
+    def needs_translation(self) -> bool:
+        """Whether the source must be translated, with the stages before, first."""
+        return any(stream.data == "translated" for stream in self.streams.values())
 
 
 class Runtime(Protocol):
@@ -164,6 +175,10 @@ class Method(ABC):
     def label_views(self) -> tuple[float, ...]:
         """The sizes, relative to the usual one, that labels are made at; see `ops.views`."""
         return (1.0,)
+
+    def translate(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images of the source in [0, 1] as the target would show them; for methods whose plan reads `translated` data."""
+        raise NotImplementedError(f"{type(self).__name__} translates no images")
 
     @abstractmethod
     def networks(self) -> nn.Module:
