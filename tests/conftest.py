@@ -86,7 +86,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
     """A whole adaptation of a few steps, for the local launcher."""
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
-    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig
+    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig, TranslationConfig
 
     return RunConfig(
         recipe="tiny",
@@ -104,6 +104,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
             crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02,
             source_batch_size=4, stop_change=0.0,
         ),
+        translation=TranslationConfig(steps=4, batch_size=2, crop_size=64, counting_steps=4),
         engine=EngineConfig(checkpoint_every=2, log_every=2),
     )
 

@@ -107,12 +107,13 @@ class CountingMethod(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def _normalises_as_counting(self, step: int) -> bool:
-        """Whether a step keeps the running statistics: at the end of the source stage, and in every stage with a target.
+        """Whether a step keeps the running statistics: at the end of a stage that begins a counter, and in every stage that goes on with one.
 
         Otherwise whatever a counter says differently with the running statistics than with its batch's would be learned away by the first
         stage that keeps them, and look like an effect of adaptation.
         """
-        return "target" in self._stage.streams or step >= (1 - FROZEN_SHARE) * self._stage.steps
+        goes_on = self._stage.num_round > 0 and not self._stage.fresh
+        return goes_on or step >= (1 - FROZEN_SHARE) * self._stage.steps
 
     def predict(self, images: Tensor) -> Prediction:
         """See `Method.predict`: mean and standard deviation over the ensemble's members.

@@ -15,10 +15,12 @@ def build_method(config: RunConfig) -> Method:
     from crowddist.methods.bi_knowledge import BiKnowledge
     from crowddist.methods.self_supervision import SelfSupervision
     from crowddist.methods.source_only import SourceOnly
+    from crowddist.methods.translation import Translation
 
     methods: dict[str, Callable[[RunConfig], Method]] = {
         "source_only": SourceOnly,
         "self_supervision": SelfSupervision,
         "bi_knowledge": BiKnowledge,
+        "translation": Translation,
     }
     return methods[config.method](config)
