@@ -10,8 +10,15 @@ from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data
 from crowddist.errors import InputError
-from crowddist.methods.config import BiKnowledgeConfig, MethodName, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
-from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig
+from crowddist.methods.config import (
+    BiKnowledgeConfig,
+    MethodName,
+    SelfSupervisionConfig,
+    SemanticConsistencyConfig,
+    TrainConfig,
+    TranslationConfig,
+)
+from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
 """What lies beside the runs in their storage."""
@@ -71,11 +78,13 @@ class RunConfig:
     regressor: RegressorConfig = field(default_factory=RegressorConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     localiser: LocaliserConfig = field(default_factory=LocaliserConfig)
+    translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
     bi_knowledge: BiKnowledgeConfig = field(default_factory=BiKnowledgeConfig)
     semantic_consistency: SemanticConsistencyConfig = field(default_factory=SemanticConsistencyConfig)
+    translation: TranslationConfig = field(default_factory=TranslationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
     """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`. `none` turns tracking off."""
@@ -95,6 +104,15 @@ class RunConfig:
             batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
         if self.method in ("semantic_consistency", "combined"):
             batches["semantic_consistency.target_batch_size"] = self.semantic_consistency.target_batch_size
+        if self.method == "translation":
+            batches["translation.batch_size"] = self.translation.batch_size
+            if self.translation.joint and self.train.batch_size % (2 * self.num_workers):
+                raise InputError(f"translation.joint needs a train.batch_size whose halves {self.num_workers} workers can share equally, "
+                                 f"got {self.train.batch_size}")
+            smallest = self.stream.image_size * self.translation.scale_jitter[0]
+            if smallest < self.translation.crop_size:
+                raise InputError(f"translation.crop_size {self.translation.crop_size} is larger than images can be, which are shown at a longest "
+                                 f"side down to {smallest:.0f} px (stream.image_size times translation.scale_jitter)")
         for name, size in batches.items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")

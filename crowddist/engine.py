@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch
     from crowddist.data.scenes import SceneRule
-    from crowddist.methods.base import Method, Runtime, Stage
+    from crowddist.methods.base import Method, Runtime, Stage, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class StageData:
     folder: str
     """URL of the stage's folder."""
     urls: Mapping[str, str]
-    """Name of a data set (source, target) -> URL of its shards."""
+    """Name of a data set (source, target, ...) -> URL of its shards."""
     labels_url: str = ""
     """URL of the newest pseudo-labels of the target, where the stage trains on them."""
     initial: str = ""
@@ -128,7 +128,7 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         raise InputError(f"batch size {use.batch_size} of stream {name} cannot be shared equally by {runtime.world_size} workers")
     dataset = CropDataset(
         data.urls[use.data],
-        stream if use.scale_jitter is None else replace(stream, scale_jitter=use.scale_jitter),
+        _stream_of(use, stream),
         labels_url=data.labels_url if use.labels else "",
         plan_seed=seed,
         name=f"{data.stage.name}/{name}",
@@ -149,6 +149,13 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         rank=runtime.rank,
         world_size=runtime.world_size,
     )
+
+
+def _stream_of(use: Stream, stream: StreamConfig) -> StreamConfig:
+    """The run's way from samples to crops, with what one stream does its own way."""
+    if use.plain:
+        stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+    return replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter, crop_size=use.crop_size or stream.crop_size)
 
 
 def _samples_seen(stage: Stage, step: int) -> dict[str, int]:

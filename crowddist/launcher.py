@@ -1,4 +1,4 @@
-"""Launchers: where training, labelling and evaluation run; this one runs them in the process, Ray's is in `distributed`."""
+"""Launchers: where training, labelling, translation and evaluation run; this one runs them in the process, Ray's is in `distributed`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 class Launcher(Protocol):
-    """The three kinds of work of an adaptation."""
+    """The four kinds of work of an adaptation."""
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one under way is resumed."""
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """Labels every image of a data set once. Returns: the records of its units, in order."""
+
+    def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
+        """Translates every image of a data set once. Returns: the records of its units, in order."""
 
     def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
         """Counts every image of a labelled data set once, in order."""
@@ -50,6 +53,11 @@ class LocalLauncher:
         worker = UnitWorker(checkpoint_url, images_url, device=self.device)
         return [worker.label(unit, labels_url) for unit in worker.units()]
 
+    def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
+        """See `Launcher.translate`."""
+        worker = UnitWorker(checkpoint_url, images_url, device=self.device)
+        return [worker.translate(unit, translated_url) for unit in worker.units()]
+
     def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
         """See `Launcher.evaluate`."""
         worker = UnitWorker(checkpoint_url, data_url, device=self.device)
@@ -60,7 +68,7 @@ class LocalLauncher:
 
 
 class UnitWorker:
-    """Labels and evaluates units of one data set with one checkpoint, which it loads once; Ray's actors are this class."""
+    """Labels, translates and evaluates units of one data set with one checkpoint, which it loads once; Ray's actors are this class."""
 
     def __init__(self, checkpoint_url: str, data_url: str, *, device: str = "cpu", threads: int = 0) -> None:
         import torch
@@ -85,6 +93,12 @@ class UnitWorker:
         from crowddist.labels import label_unit
 
         return label_unit(self.predictor, self.data, unit, labels_url)
+
+    def translate(self, unit: range, translated_url: str) -> dict[str, Any]:
+        """See `translate.translate_unit`."""
+        from crowddist.translate import translate_unit
+
+        return translate_unit(self.predictor, self.data, unit, translated_url)
 
     def evaluate(self, unit: range) -> list[ImageResult]:
         """See `evaluate.evaluate_unit`."""

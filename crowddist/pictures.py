@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from crowddist.methods.base import Stage
 
 NUM_PICTURES = 6
+NUM_TRANSLATED = 4
+"""Translated images that are shown: each takes a row of one picture."""
 
 
-def chosen_images(data: ShardReader) -> list[int]:
+def chosen_images(data: ShardReader, number: int = NUM_PICTURES) -> list[int]:
     """Indexes of the images shown: spread evenly over the data set; no label is looked at."""
-    return sorted({round(place) for place in np.linspace(0, len(data) - 1, NUM_PICTURES)})
+    return sorted({round(place) for place in np.linspace(0, len(data) - 1, number)})
 
 
 def round_pictures(
@@ -59,6 +61,24 @@ def round_pictures(
         _keep(sheet, run_folder, key, f"round-{stage.num_round}.png")
         pictures[key] = sheet
     return pictures
+
+
+def translation_picture(urls: Mapping[str, str], run_folder: str) -> np.ndarray:
+    """Draws a few images of the source beside their translation, and some of the target, and keeps it as PNG in the run's `pictures`.
+
+    Args:
+        urls: of the data sets `source`, `translated` and `target`.
+    """
+    from crowddist.report import translation_sheet
+
+    columns = []
+    for name in ("source", "translated", "target"):
+        data = ShardReader(urls[name])
+        read = (data.read(index) for index in chosen_images(data, NUM_TRANSLATED))
+        columns.append([decode(key, pixels_only(members)).image for key, members in read])
+    picture = translation_sheet(*columns)
+    _keep(picture, run_folder, "translation.png")
+    return picture
 
 
 def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict[str, np.ndarray]:

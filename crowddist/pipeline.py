@@ -175,18 +175,21 @@ class _Run:
     def all_rounds(self) -> list[dict[str, Any]]:
         """Every round of the method's plan in turn; the rows of the result. Labels that change less than its `stop_change` end the rounds."""
         rows: list[dict[str, Any]] = []
-        for group in _groups(self.method.plan()):
-            labels: dict[str, float] = {}
-            first = group[0][0]
+        plan = self.method.plan()
+        rounds = [list(members) for _, members in itertools.groupby(plan, key=lambda stage: stage.num_round)]
+        for stages in _starts(plan):
+            made: dict[str, float] = {}
+            first = stages[0]
             if first.needs_labels:
-                labels = self._label(first)
-                if labels.get("labels/change", math.inf) < self.method.stop_change:
-                    self.stopped = f"labels changed by {labels['labels/change']:.1%} before {first.title}: settled"
+                made = self._label(first)
+                if made.get("labels/change", math.inf) < self.method.stop_change:
+                    self.stopped = f"labels changed by {made['labels/change']:.1%} before {first.title}: settled"
                     self.say(self.stopped)
                     break
-            self._train([stage for round_stages in group for stage in round_stages])
-            for round_stages in group:
-                rows.append(self._finish_round(round_stages, labels))
+            if first.needs_translation:
+                made = self._translate([stage for stage in plan if stage.num_round == first.num_round and not stage.needs_translation])
+            self._train(stages)
+            rows += [self._finish_round(members, made) for members in rounds if members[-1] in stages]
         return rows
 
     def _train(self, stages: Sequence[Stage]) -> None:
@@ -201,7 +204,7 @@ class _Run:
                     folder=storage.join(self.folder, stage.name),
                     urls=dict(self.urls),
                     labels_url=self.labels_url if stage.needs_labels else "",
-                    initial="" if chain else self.checkpoint,
+                    initial="" if chain or stage.fresh else self.checkpoint,
                     scenes=self.scenes,
                 )
             )
@@ -235,22 +238,54 @@ class _Run:
                  f"{metrics['labels/mean_count']:.1f} persons an image")
         return metrics
 
-    def _finish_round(self, stages: Sequence[Stage], labels: Mapping[str, float]) -> dict[str, Any]:
-        """Evaluates what a round made where there is labelled data, and tracks its figures and pictures."""
-        from crowddist.evaluate import image_rows, summarise
-        from crowddist.pictures import round_pictures
+    def _translate(self, stages: Sequence[Stage]) -> dict[str, float]:
+        """The whole source as the networks show it that these stages have trained; returns the translation's metrics."""
+        from crowddist.data.shards import ShardReader
+        from crowddist.translate import publish_translation
 
-        done = [read_done(storage.join(self.folder, stage.name)) or {} for stage in stages]  # the launcher returned, so all are done
-        stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
+        stage = stages[-1]
+        url = storage.join(self.folder, stage.round_name, "translated")
+        self.urls = {**self.urls, "translated": url}
+        done = read_done(url)
+        if done is not None:
+            return done["metrics"]
+        started = time.time()
+        self.say(f"{stage.round_name}: translating the source")
+        trained = self._whole_checkpoint(stages, storage.join(self.folder, stage.name, "joined"))
+        records = self.launcher.translate(trained, self.urls["source"], url)
+        metrics = publish_translation(url, ShardReader(self.urls["source"]), records)
+        facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "seconds": round(time.time() - started, 1)}
+        storage.write_json(storage.join(url, "DONE.json"), facts)
+        self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 grey levels")
+        return metrics
+
+    def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
+        """URL of a checkpoint of all networks after these stages of a round, which are done; joined in `folder` where no stage left one."""
         # The last stage of each chain holds what the chain trained.
-        last = {stage.trains: facts["checkpoint"] for stage, facts in zip(stages, done, strict=True)}
-        self.checkpoint = last[stage.trains] if len(last) == 1 and not stage.trains else checkpoint.join(
-            storage.join(place, "checkpoints"), [*filter(None, [self.checkpoint]), *last.values()], stage=stage.round_name
-        )
+        last = {stage.trains: self._done(stage)["checkpoint"] for stage in stages}
+        if list(last) == [""]:
+            return last[""]
+        return checkpoint.join(folder, [*filter(None, [self.checkpoint]), *last.values()], stage=stages[0].round_name)
+
+    def _done(self, stage: Stage) -> dict[str, Any]:
+        """What a stage that the launcher has returned from says of itself."""
+        return read_done(storage.join(self.folder, stage.name)) or {}
+
+    def _finish_round(self, stages: Sequence[Stage], made: Mapping[str, float]) -> dict[str, Any]:
+        """Evaluates what a round trained where there is labelled data, and tracks its figures and pictures.
+
+        Args:
+            made: metrics of the labels, or of the translation, that it trained on.
+        """
+        from crowddist.evaluate import image_rows, summarise
+        from crowddist.pictures import round_pictures, translation_picture
+
+        stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
+        self.checkpoint = self._whole_checkpoint(stages, storage.join(place, "checkpoints"))
         url = storage.join(place, "evaluation.json")
         if storage.exists(url):
             return storage.read_json(url)
-        metrics: dict[str, float] = dict(labels)
+        metrics: dict[str, float] = dict(made)
         rows: list[dict[str, Any]] = []
         by_key: dict[str, ImageResult] = {}
         if "evaluation" in self.urls:
@@ -262,9 +297,11 @@ class _Run:
             self.tracker.table(stage.num_round, "images", rows)
         shown = next(self.urls[role] for role in ("evaluation", "target", "labelled_target") if role in self.urls)
         pictures = round_pictures(self.checkpoint, shown, self.folder, stage, by_key)
+        if any(member.needs_translation for member in stages):
+            pictures["summary/translation"] = translation_picture(self.urls, self.folder)
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
-        metrics["train/seconds"] = round(sum(facts["seconds"] for facts in done), 1)
+        metrics["train/seconds"] = round(sum(self._done(member)["seconds"] for member in stages), 1)
         self.tracker.round_result(stage.num_round, metrics)
         names = [stage.name for stage in stages]
         row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics, "checkpoint": self.checkpoint}
@@ -282,13 +319,18 @@ class _Run:
             self.tracker.picture(rows[-1]["round"], f"summary/{name}", picture)
 
 
-def _groups(stages: Sequence[Stage]) -> list[list[list[Stage]]]:
-    """Groups of rounds of stages: rounds that one start of the trainer can run; one that needs labels begins a new group."""
-    rounds = [list(members) for _, members in itertools.groupby(stages, key=lambda stage: stage.num_round)]
-    groups: list[list[list[Stage]]] = []
-    for members in rounds:
-        if any(stage.needs_labels for stage in members) or not groups:
-            groups.append([members])
+def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """The stages that one start of the trainer can run: one that waits for something else than those before it begins a new start."""
+    starts: list[list[Stage]] = []
+    for stage in stages:
+        if starts and not _waits(stage, starts[-1][-1]):
+            starts[-1].append(stage)
         else:
-            groups[-1].append(members)
-    return groups
+            starts.append([stage])
+    return starts
+
+
+def _waits(stage: Stage, before: Stage) -> bool:
+    """Whether a stage can only start when more is done than training the networks that it goes on with: labels, a translation, other networks."""
+    new_round = stage.num_round != before.num_round
+    return (new_round and (stage.needs_labels or stage.trains != before.trains)) or (stage.needs_translation and not before.needs_translation)

@@ -141,6 +141,35 @@ def round_sheet(
     return np.concatenate([drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth)), row])
 
 
+def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of the source beside their translation, one a row, and images of the target beside them for comparison.
+
+    Args:
+        source, translated: (H, W, 3) uint8 RGB, as many of each, of the same images.
+        target: likewise, any number; those beyond the rows are left out.
+
+    Returns:
+        RGB uint8, three columns of 480 px width.
+
+    Raises:
+        ValueError: there is no row, as many are not there of each, or what is given is no image.
+    """
+    if not source or len(source) != len(translated):
+        raise ValueError(f"as many images of the source as translated ones are needed, at least one, got {len(source)} and {len(translated)}")
+    columns = [list(source), list(translated), list(target)[: len(source)]]
+    scaled = [[_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1]) for image in column] for column in columns]
+    parts = [[drawing.caption(_PANEL_WIDTH_PX, 26, heading)] for heading in ("Source", "Source, translated", "Target (other places)")]
+    for row in range(len(source)):
+        height = max(column[row].shape[0] for column in scaled if row < len(column)) + _GAP_PX
+        for column, part in zip(scaled, parts, strict=True):
+            panel = np.full((height, _PANEL_WIDTH_PX, 3), 255, np.uint8)
+            if row < len(column):
+                panel[: column[row].shape[0]] = column[row]
+            part.append(panel)
+    gap = np.full((sum(len(panel) for panel in parts[0]), _GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([part for column in parts for part in (np.concatenate(column), gap)][:-1], axis=1)
+
+
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
     """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
 

@@ -89,7 +89,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
     """A whole adaptation of a few steps, for the local launcher."""
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
-    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig
+    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig, TranslationConfig
 
     return RunConfig(
         recipe="tiny",
@@ -108,6 +108,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
             source_batch_size=4, stop_change=0.0,
         ),
         semantic_consistency=SemanticConsistencyConfig(steps=4, target_batch_size=4, segmenter_steps=4),
+        translation=TranslationConfig(steps=4, batch_size=2, crop_size=64, counting_steps=4),
         engine=EngineConfig(checkpoint_every=2, log_every=2),
     )
 

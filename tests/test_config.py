@@ -11,7 +11,7 @@ import pytest
 from crowddist.config import EngineConfig, RunConfig, from_json, to_json
 from crowddist.data.config import StreamConfig
 from crowddist.errors import InputError
-from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig
+from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig, TranslationConfig
 from crowddist.models.config import CounterConfig
 
 
@@ -84,6 +84,10 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
         ({"method": "bi_knowledge", "boxes": "wider_face:/w"}, "the detector's pre-training needs both"),
         ({"method": "bi_knowledge", "bi_knowledge": BiKnowledgeConfig(boxes_steps=5)}, "the detector's pre-training needs both"),
         ({"method": "bi_knowledge", "num_workers": 4, "bi_knowledge": BiKnowledgeConfig(source_batch_size=6)}, "source_batch_size 6 cannot be"),
+        ({"method": "translation", "num_workers": 8}, r"translation\.batch_size 4 cannot be shared equally by 8 workers"),
+        ({"method": "translation", "num_workers": 2, "train": TrainConfig(batch_size=6), "translation": TranslationConfig(joint=True)},
+         r"translation\.joint needs a train\.batch_size whose halves 2 workers can share equally, got 6"),
+        ({"method": "translation", "stream": StreamConfig(image_size=128)}, "crop_size 128 is larger than images can be, .* down to 102 px"),
         ({"run_name": "a/b"}, "run_name must be a plain name"),
         ({"run_name": ".."}, "run_name must be a plain name"),
         ({"run_name": "data"}, "none of data, mlflow.db, mlflow-artifacts, got 'data'"),
@@ -133,6 +137,13 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (BiKnowledgeConfig, {"crop_size": 200}),
         (BiKnowledgeConfig, {"sigma_px": 0.0}),
         (BiKnowledgeConfig, {"structure_weight": 0.0, "count_weight": 0.0}),
+        (TranslationConfig, {"steps": 0}),
+        (TranslationConfig, {"cycle_weight": 0.0}),
+        (TranslationConfig, {"structure_weight": -1.0}),
+        (TranslationConfig, {"identity_weight": -1.0}),
+        (TranslationConfig, {"counting_rate": 0.0}),
+        (TranslationConfig, {"crop_size": 100}),
+        (TranslationConfig, {"scale_jitter": (1.1, 0.9)}),
     ],
 )
 def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any]) -> None:

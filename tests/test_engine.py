@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,13 +72,18 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
     assert [json.loads(line)["step"] for line in (tmp_path / "stage" / "curve.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
-def test_a_stream_is_cut_at_the_scale_of_its_own(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """A stage whose stream has a scale trains as one whose run has it."""
+@pytest.mark.parametrize(("own", "as_run"), [
+    ({"scale_jitter": (0.5, 0.5)}, {"scale_jitter": (0.5, 0.5)}),
+    ({"crop_size": 32}, {"crop_size": 32}),
+    ({"plain": True}, {"colour_jitter": 0.0, "grey_share": 0.0, "soft_share": 0.0}),
+], ids=["scale", "size", "plain"])
+def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any], as_run: dict[str, Any]) -> None:
+    """A stage whose stream has a way of its own trains as one whose run has it."""
     method, data = stage_data(tiny_config, tmp_path / "stream")
-    source = replace(data.stage.streams["source"], scale_jitter=(0.5, 0.5))
+    source = replace(data.stage.streams["source"], **own)
     data = replace(data, stage=replace(data.stage, streams={"source": source}))
     fit(method, data, LocalRuntime(), engine=tiny_config.engine, seed=0, record="{}")
-    everywhere = run(replace(tiny_config, stream=replace(tiny_config.stream, scale_jitter=(0.5, 0.5))), tmp_path / "run")
+    everywhere = run(replace(tiny_config, stream=replace(tiny_config.stream, **as_run)), tmp_path / "run")
     nowhere = run(tiny_config, tmp_path / "neither")
     weights = [parts["method"]["networks"] for parts in (everywhere, nowhere)]
     mine = method.networks().state_dict()

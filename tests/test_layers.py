@@ -18,8 +18,8 @@ LAYERS = (
     ("data",),
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
-    ("labels", "evaluate", "predict", "drawing", "report", "pictures", "mlflow_store", "serving", "tracking", "progress", "comparison", "launcher", "recipes",
-     "cli"),
+    ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "mlflow_store", "serving", "tracking", "progress", "comparison",
+     "launcher", "recipes", "cli"),
     ("pipeline", "closing", "tuning"),
     ("distributed",),
 )

@@ -15,7 +15,7 @@ from crowddist import storage
 from crowddist.data.shards import ShardReader
 from crowddist.evaluate import evaluate_data
 from crowddist.methods.base import Stage
-from crowddist.pictures import NUM_PICTURES, chosen_images, round_pictures, summary_pictures
+from crowddist.pictures import NUM_PICTURES, chosen_images, round_pictures, summary_pictures, translation_picture
 from crowddist.predictor import Predictor
 
 
@@ -92,3 +92,16 @@ def test_without_any_point_there_is_no_picture(tmp_path: Path) -> None:
     """Stages shorter than one point of their curves."""
     assert summary_pictures([{"round": 0, "stages": ["source"], "title": "no adaptation"}], tmp_path.as_uri()) == {}
     assert not storage.exists(storage.join(tmp_path.as_uri(), "pictures"))
+
+
+def test_a_translation_is_shown_beside_its_source(tmp_path: Path, tiny_source: str, tiny_target: str, make_images: Callable[..., str]) -> None:
+    translated = make_images(tmp_path / "translated", count=12, seed=9)
+    urls = {"source": tiny_source, "target": tiny_target, "translated": translated}
+    picture = translation_picture(urls, tmp_path.as_uri())
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "pictures" / "translation.png"))[:, :, ::-1], picture)
+    # Images of 96 x 72 px, five times as large, in four rows under a heading.
+    assert picture.shape[1] == 3 * 480 + 2 * 16 and 4 * (360 + 16) < picture.shape[0] < 4 * (360 + 16) + 100
+    other = translation_picture({**urls, "translated": tiny_source}, tmp_path.as_uri())
+    assert np.array_equal(other[:, :496], picture[:, :496]) and np.array_equal(other[:, 976:], picture[:, 976:])
+    heading = picture.shape[0] - 4 * (360 + 16)
+    assert (other[heading:, 496:976] != picture[heading:, 496:976]).any() and np.array_equal(other[heading:, 496:976], other[heading:, :480])

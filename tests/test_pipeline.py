@@ -23,9 +23,10 @@ from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
 from crowddist.launcher import LocalLauncher
+from crowddist.methods.base import Stage, Stream
 from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
-from crowddist.pipeline import adapt, run_folder
+from crowddist.pipeline import _starts, adapt, run_folder
 from crowddist.predictor import Predictor
 from crowddist.tracking import NullTracker
 
@@ -89,6 +90,61 @@ def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_c
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
 
 
+def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tiny_config: RunConfig) -> None:
+    from crowddist.data.shards import ShardReader, verify
+
+    config = replace(tiny_config, method="translation")
+    result, lines = run(config)
+    folder = storage.local_folder(run_folder(config))
+    assert [(row["stage"], row["title"]) for row in result["rounds"]] == [("source", "no adaptation"), ("translation", "translation")]
+    assert result["final"]["stages"] == ["translation/translator", "translation/counter"] and result["final"]["translation/change_levels"] > 0
+    assert any("translating the source" in line for line in lines) and any("of 255 grey levels" in line for line in lines)
+    assert (folder / "pictures" / "translation.png").exists() and len(list((folder / "pictures").glob("*/round-1.png"))) == 5
+    curve = [json.loads(line) for line in (folder / "translation" / "translator" / "curve.jsonl").read_text().splitlines()]
+    losses = {"loss", "cycle_loss", "structure_loss", "adversarial_loss", "discriminator_loss", "discriminator_accuracy"}
+    assert all(losses < set(point) for point in curve) and [point["step"] for point in curve] == [2, 4]
+    # The round's checkpoint joins the counter with the translator that it came from; the counter went on from the source's.
+    source, final = (checkpoint.load(row["checkpoint"])["method"]["networks"] for row in result["rounds"])
+    done = json.loads((folder / "translation" / "translator" / "DONE.json").read_text())
+    translator = checkpoint.load(done["checkpoint"])["method"]["networks"]
+    assert source.keys() == final.keys() and all(torch.equal(value, final[name]) for name, value in translator.items())
+    statistics = {name for name in source if "running" in name}
+    assert statistics and all(torch.equal(source[name], final[name]) for name in statistics)
+    assert any(not torch.equal(source[name], final[name]) for name in source if name.startswith("counter."))
+    translated = folder / "translation" / "translated"
+    assert verify(translated).labelled and ShardReader(translated).keys() == ShardReader(config.source).keys()
+    again, lines = run(config)
+    assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
+    others = replace(config, method="source_only", source=translated.as_uri(), run_name="others", train=replace(config.train, steps=2))
+    assert run(others)[0]["data"]["source"]["name"] == "tiny-translated"
+
+
+def test_a_counter_of_the_translated_source_may_begin_anew_and_see_both(tiny_config: RunConfig) -> None:
+    settings = replace(tiny_config.translation, fresh=True, joint=True)
+    config = replace(tiny_config, method="translation", translation=settings)
+    result, _ = run(config)
+    source, final = (checkpoint.load(row["checkpoint"])["method"]["networks"] for row in result["rounds"])
+    name = next(name for name in source if "running_mean" in name)
+    assert not torch.equal(source[name], final[name])
+    done = json.loads((storage.local_folder(run_folder(config)) / "translation" / "counter" / "DONE.json").read_text())
+    assert checkpoint.load(done["checkpoint"])["samples_seen"] == {"source": 8, "translated": 8}
+
+
+def test_stages_start_together_where_they_wait_for_nothing_else() -> None:
+    def stage(name: str, num_round: int, *, trains: str = "", labels: bool = False, data: Any = "source") -> Stage:
+        return Stage(name=name, steps=1, streams={"a": Stream(data=data, batch_size=1, labels=labels)}, title="", num_round=num_round, trains=trains)
+
+    def starts(*stages: Stage) -> list[str]:
+        return [" ".join(one.name for one in members) for members in _starts(stages)]
+
+    labelled = [stage(f"{name}{number}", number, labels=True, data="target") for number in (2, 3) for name in "ab"]
+    assert starts(stage("source", 0), stage("orientation", 1), *labelled) == ["source orientation", "a2 b2", "a3 b3"]
+    own = [stage("regressor", 0, trains="r"), stage("detector", 0, trains="d"), stage("both", 1, trains="r"), stage("more", 2, trains="r")]
+    assert starts(*own) == ["regressor detector", "both more"], "a round that trains other networks than the one before waits for all of them"
+    translated = [stage("translator", 1, trains="t"), stage("counter", 1, trains="c", data="translated"), stage("on", 2, trains="c", data="translated")]
+    assert starts(stage("source", 0), *translated) == ["source", "translator", "counter on"]
+
+
 def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
     boxes = make_images(tmp_path / "boxes", count=6, seed=7, boxes=True)
     short = replace(tiny_config.bi_knowledge, boxes_steps=2, cycles=0)
@@ -114,7 +170,7 @@ def test_without_labelled_target_images_no_error_is_reported(tiny_config: RunCon
     assert "target/mae" not in result["final"] and result["final"]["labels/kept_mass"] > 0
 
 
-@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
+@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "translation", "combined"])
 def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str, method: Any) -> None:
     """A labelled and an unlabelled copy of the target adapt to the same bits: its labels are not read."""
     from crowddist.data.shards import ShardReader, ShardWriter
@@ -296,6 +352,15 @@ KILLED_AT: dict[Any, tuple[str, ...]] = {
         "alignment/checkpoints/step-000002.pt",
         "labels-1/labels/labels-000004-000005.tar",
         "labels-1/detector/checkpoints/step-000002.pt",
+    ),
+    "translation": (
+        "source/DONE.json",
+        "translation/translator/checkpoints/step-000002.pt",
+        "translation/translator/joined/latest.json",
+        "translation/translated/translated-000004-000005.tar",
+        "translation/translated/manifest.json",
+        "translation/counter/checkpoints/step-000002.pt",
+        "translation/checkpoints/step-000004.pt",
     ),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crowddist import report
-from crowddist.report import Column, curves, overlay, round_sheet, rounds_chart, rounds_table
+from crowddist.report import Column, curves, overlay, round_sheet, rounds_chart, rounds_table, translation_sheet
 
 ROWS = [
     {"round": 0, "target/mae": 31.24, "target/rmse": 155.1},
@@ -125,6 +125,25 @@ def test_sheet_of_an_image_without_people():
 def test_what_is_no_map_or_point_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         sheet(street(90, 160), **change)
+
+
+def test_a_translation_sheet_has_a_row_an_image():
+    colours = ((200, 30, 30), (30, 30, 200), (30, 200, 30))
+    source, translated, target = (np.full((120, 240, 3), colour, np.uint8) for colour in colours)
+    tall = np.full((480, 240, 3), colours[2], np.uint8)
+    picture = translation_sheet([source, source], [translated, translated], [tall])
+    assert picture.dtype == np.uint8 and picture.shape[1] == 3 * 480 + 2 * 16
+    # Twice as large: the first row is as high as the tall image of the target, the second has none.
+    heading = picture.shape[0] - (960 + 16) - (240 + 16)
+    for column, colour in enumerate(colours):
+        first = picture[heading : heading + 240, 496 * column : 496 * column + 480]
+        second = picture[heading + 976 : heading + 976 + 240, 496 * column : 496 * column + 480]
+        assert (first == colour).all() and (second == (colour if column < 2 else 255)).all()
+    assert (picture[heading + 240 : heading + 960, :480] == 255).all() and (picture[heading + 240 : heading + 960, 992:] == colours[2]).all()
+    with pytest.raises(ValueError, match="as many images of the source as translated ones are needed, at least one, got 1 and 2"):
+        translation_sheet([source], [source, source], [])
+    with pytest.raises(ValueError, match="at least one, got 0 and 0"):
+        translation_sheet([], [], [target])
 
 
 def test_what_is_no_image_is_refused():

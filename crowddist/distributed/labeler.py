@@ -1,4 +1,4 @@
-"""Resident Ray actors that label and evaluate: each loads the model once, and every unit of work is done once."""
+"""Resident Ray actors that label, translate and evaluate: each loads the model once, and every unit of work is done once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray launcher: the engine's loop inside TorchTrainer, labelling and evaluation on resident actors."""
+"""The Ray launcher: the engine's loop inside TorchTrainer, labelling, translation and evaluation on resident actors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class RayLauncher:
-    """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and labels and evaluates with actors."""
+    """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and labels, translates and evaluates with actors."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -148,6 +148,10 @@ class RayLauncher:
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
         return self._run("label", checkpoint_url, images_url, (labels_url,))
+
+    def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
+        """See `Launcher.translate`."""
+        return self._run("translate", checkpoint_url, images_url, (translated_url,))
 
     def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
         """See `Launcher.evaluate`."""

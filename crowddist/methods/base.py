@@ -27,14 +27,19 @@ if TYPE_CHECKING:
 class Stream:
     """What a stage reads in every step."""
 
-    data: Literal["source", "target", "labelled_target", "boxes"]
-    """Which data set of the run; `labelled_target`, the target with its true labels, is for `supervised` alone."""
+    data: Literal["source", "target", "labelled_target", "boxes", "translated"]
+    """Which data set of the run; `translated` is the source as the newest networks show it, and `labelled_target`, the target with its true labels,
+    is for `supervised` alone."""
     batch_size: int
     """Crops of a step, over all workers."""
     labels: bool = False
     """Whether the stage trains on the newest pseudo-labels of this data set."""
     scale_jitter: tuple[float, float] | None = None
     """Range of the crops' random scale; None is the run's own."""
+    crop_size: int = 0
+    """Side of the crops in px; 0 is the run's own."""
+    plain: bool = False
+    """Whether crops keep the colours and the sharpness of their images."""
     stride: int = STRIDE
     """Pixels of a crop along a side of the density's cells."""
     windows: str = ""
@@ -66,6 +71,8 @@ class Stage:
     """The row's number; 0 is the counter before any adaptation. Stages of one round share a row."""
     trains: str = ""
     """The child of `Method.networks` whose weights the stage changes; "" is all of them."""
+    fresh: bool = False
+    """Whether its networks begin anew, rather than as the stage before left them."""
 
     @property
     def round_name(self) -> str:
@@ -76,6 +83,11 @@ class Stage:
     def needs_labels(self) -> bool:
         """Whether target labels must be made, with the stage before, first."""
         return any(stream.labels for stream in self.streams.values())
+
+    @property
+    def needs_translation(self) -> bool:
+        """Whether the source must be translated, with the stages before, first."""
+        return any(stream.data == "translated" for stream in self.streams.values())
 
 
 class Runtime(Protocol):
@@ -167,6 +179,10 @@ class Method(ABC):
         """The sizes, relative to the usual one, that labels are made at; see `ops.views`."""
         return (1.0,)
 
+    def translate(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images of the source in [0, 1] as the target would show them; for methods whose plan reads `translated` data."""
+        raise NotImplementedError(f"{type(self).__name__} translates no images")
+
     @abstractmethod
     def networks(self) -> nn.Module:
         """The networks whose weights and buffers are the result."""
@@ -209,6 +225,13 @@ def mean_over_workers(value: Tensor, *, least: float) -> Tensor:
         return total.clamp(min=least)
     torch.distributed.all_reduce(total)
     return total.clamp(min=least) / torch.distributed.get_world_size()
+
+
+class Schedule(Protocol):
+    """A learning rate as a function of the step."""
+
+    def at(self, step: int) -> float:
+        """The rate of step 0..steps-1."""
 
 
 @dataclass(frozen=True)

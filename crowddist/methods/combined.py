@@ -113,17 +113,18 @@ class Combined(CountingMethod):
         match _trained_by(stage):
             case "detector":
                 rate = heads_of.detector_cycle_rate if adapts else heads_of.detector_rate
-                return {"detector": Trained(parameters=list(self.detector.parameters()), peak_rate=rate)}
+                return {"detector": self.one_cycle(list(self.detector.parameters()), stage, rate)}
             case "segmenter":
-                return {"segmenter": self.semantics.trained_segmenter()}
+                segmenter = list(self.semantics.own_segmenter.parameters())
+                return {"segmenter": self.one_cycle(segmenter, stage, self.config.semantic_consistency.segmenter_rate)}
             case "alignment":
                 counter = [*self.counter.parameters(), *self.semantics.head.parameters()]
                 return {
-                    "counter": Trained(parameters=counter, peak_rate=self.config.semantic_consistency.learning_rate),
+                    "counter": self.one_cycle(counter, stage, self.config.semantic_consistency.learning_rate),
                     "discriminator": self.semantics.trained_discriminator(),
                 }
         rate = self.config.self_supervision.learning_rate if adapts else self.config.train.learning_rate
-        return {"counter": Trained(parameters=self.density_parameters(), peak_rate=rate)}
+        return {"counter": self.one_cycle(self.density_parameters(), stage, rate)}
 
     @property
     def margin_px(self) -> int:

@@ -9,13 +9,14 @@ from typing import Literal
 
 from crowddist.errors import InputError
 
-MethodName = Literal["source_only", "self_supervision", "bi_knowledge", "semantic_consistency", "combined", "supervised"]
+MethodName = Literal["source_only", "self_supervision", "bi_knowledge", "semantic_consistency", "translation", "combined", "supervised"]
 METHODS: dict[MethodName, str] = {
     "source_only": "no adaptation; the first row of every other method",
     "self_supervision": "orientation, then the labels an ensemble is certain of (Liu et al., CVPR 2022)",
     "bi_knowledge": "a regressor and a detector teach each other (Liu et al., MM 2020)",
     "semantic_consistency": "persons and background told apart alike, aligned features (Han et al., ICASSP 2020, SE+FD)",
-    "combined": "all three in one; no paper has it",
+    "translation": "the source shown as the target would show it (SE CycleGAN, Wang et al., CVPR 2019)",
+    "combined": "self_supervision, semantic_consistency and a detector in one; no paper has it",
     "supervised": "trains on the target's own labels: the ceiling, no adaptation",
 }
 """What each method is, in a line."""
@@ -246,6 +247,47 @@ class SemanticConsistencyConfig:
         _choice("target_masks", self.target_masks, ("made", "given"))
         if not 0 < self.person_threshold < 1:
             raise InputError(f"person_threshold lies in (0, 1), got {self.person_threshold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationConfig:
+    """Image translation: CycleGAN (Zhu et al., ICCV 2017), SE CycleGAN (Wang et al., CVPR 2019). Defaults are for the compact networks."""
+
+    steps: int = 1500
+    """Steps of the four networks that translate (P: 200 epochs)."""
+    batch_size: int = 4
+    """Source crops of a step, and as many target crops, over all workers (P: 1)."""
+    crop_size: int = 128
+    """Side of their crops in px, a multiple of 8 (P: 256)."""
+    scale_jitter: tuple[float, float] = (0.8, 1.25)
+    """Range of their random scale (ours), on top of `stream.image_size`: images are translated at the size that they are counted at."""
+    learning_rate: float = 2e-4
+    """Adam's rate in the first half of the steps; it falls to zero in the second (P)."""
+    cycle_weight: float = 10.0
+    """Weight lambda of the cycle's L1 error (P)."""
+    structure_weight: float = 1.0
+    """Weight of 1 - SSIM of the cycle: SE CycleGAN (ours); 0 is CycleGAN."""
+    identity_weight: float = 0.0
+    """Weight of the L1 error of target images that are shown as target images, and of the source likewise (P: 0; 5 for paintings, whose colours
+    it keeps)."""
+    counting_steps: int = 1000
+    """Steps of the counter on the translated source."""
+    counting_rate: float = 5e-4
+    """Its peak learning rate (ours); one that is to begin anew wants that of `train.learning_rate`."""
+    joint: bool = False
+    """Whether it learns from the source too, half and half."""
+    fresh: bool = False
+    """Whether it begins anew, rather than with the counter of the source, which needs fewer steps (ours)."""
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, cycle_weight=self.cycle_weight)
+        _positive(counting_steps=self.counting_steps, counting_rate=self.counting_rate)
+        _not_negative(structure_weight=self.structure_weight, identity_weight=self.identity_weight)
+        if self.crop_size % 8 or self.crop_size < 32:
+            raise InputError(f"crop_size must be a multiple of 8 and at least 32, got {self.crop_size}")
+        low, high = self.scale_jitter
+        if not 0 < low <= high:
+            raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

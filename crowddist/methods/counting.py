@@ -12,7 +12,7 @@ from torch import nn
 
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
-from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
+from crowddist.methods.base import Method, OneCycle, Runtime, Schedule, Stage, Stream, set_learning_rate
 from crowddist.models.ensemble import build_networks
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.selection import keep_most_certain
@@ -83,10 +83,11 @@ class Trained:
     """What one optimizer of a stage trains, and how."""
 
     parameters: list[nn.Parameter]
-    peak_rate: float
-    """Peak of the one-cycle schedule, or the rate throughout where it is `constant`."""
-    constant: bool = False
+    schedule: Schedule
+    """Its learning rate of every step."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam."""
+    weight_decay: float = 0.0
 
 
 class CountingMethod(Method):
@@ -95,7 +96,7 @@ class CountingMethod(Method):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.counter = build_networks(config.counter)
-        self._schedules: dict[str, OneCycle | Constant] = {}
+        self._schedules: dict[str, Schedule] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._objective: nn.Module | None = None
 
@@ -111,6 +112,10 @@ class CountingMethod(Method):
     def output_stride(self) -> int:
         """See `Method.output_stride`."""
         return self.counter.output_stride
+
+    def one_cycle(self, parameters: list[nn.Parameter], stage: Stage, peak_rate: float) -> Trained:
+        """Trained by AdamW with the one-cycle schedule, as the source is."""
+        return Trained(parameters=parameters, schedule=OneCycle(peak_rate, stage.steps), weight_decay=self.config.train.weight_decay)
 
     def source_stream(self) -> Stream:
         """The source's crops, as every stage reads them."""
@@ -128,9 +133,9 @@ class CountingMethod(Method):
         for name, trained in self.trained(stage).items():
             for parameter in trained.parameters:
                 parameter.requires_grad_(True)
-            self._schedules[name] = Constant(trained.peak_rate) if trained.constant else OneCycle(trained.peak_rate, stage.steps)
+            self._schedules[name] = trained.schedule
             self._optimizers[name] = torch.optim.AdamW(
-                trained.parameters, lr=trained.peak_rate, betas=trained.betas, weight_decay=self.config.train.weight_decay
+                trained.parameters, lr=trained.schedule.at(0), betas=trained.betas, weight_decay=trained.weight_decay
             )
         self._objective = runtime.wrap(self.objective(stage))
         self._stage = stage
@@ -150,12 +155,13 @@ class CountingMethod(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def _normalises_as_counting(self, step: int) -> bool:
-        """Whether a step keeps the running statistics: at the end of the source stage, and in every stage with a target.
+        """Whether a step keeps the running statistics: at the end of a stage that begins a counter, and in every stage that goes on with one.
 
         Otherwise whatever a counter says differently with the running statistics than with its batch's would be learned away by the first
         stage that keeps them, and look like an effect of adaptation.
         """
-        return "target" in self._stage.streams or step >= (1 - FROZEN_SHARE) * self._stage.steps
+        goes_on = self._stage.num_round > 0 and not self._stage.fresh
+        return goes_on or step >= (1 - FROZEN_SHARE) * self._stage.steps
 
     def predict(self, images: Tensor) -> Prediction:
         """See `Method.predict`: mean and standard deviation over the ensemble's members.

@@ -96,9 +96,5 @@ class SelfSupervision(CountingMethod):
         """The training's rate on the source alone, the adaptation's afterwards; the orientation head only where the stage uses it."""
         adapts = "target" in stage.streams
         uses_head = adapts and not stage.needs_labels
-        return {
-            "counter": Trained(
-                parameters=list(self.counter.parameters()) if uses_head else self.density_parameters(),
-                peak_rate=self.settings.learning_rate if adapts else self.config.train.learning_rate,
-            )
-        }
+        parameters = list(self.counter.parameters()) if uses_head else self.density_parameters()
+        return {"counter": self.one_cycle(parameters, stage, self.settings.learning_rate if adapts else self.config.train.learning_rate)}

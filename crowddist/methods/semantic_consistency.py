@@ -79,12 +79,12 @@ class SemanticConsistency(CountingMethod):
         if "target" in stage.streams:
             counter = [*self.density_parameters(), *self.semantics.head.parameters()]
             return {
-                "counter": Trained(parameters=counter, peak_rate=self.settings.learning_rate),
+                "counter": self.one_cycle(counter, stage, self.settings.learning_rate),
                 "discriminator": self.semantics.trained_discriminator(),
             }
         if stage.streams["source"].masks:
-            return {"segmenter": self.semantics.trained_segmenter()}
-        return {"counter": Trained(parameters=self.density_parameters(), peak_rate=self.config.train.learning_rate)}
+            return {"segmenter": self.one_cycle(list(self.semantics.own_segmenter.parameters()), stage, self.settings.segmenter_rate)}
+        return {"counter": self.one_cycle(self.density_parameters(), stage, self.config.train.learning_rate)}
 
     def networks(self) -> nn.Module:
         """See `Method.networks`."""

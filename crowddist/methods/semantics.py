@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crowddist.errors import InputError
+from crowddist.methods.base import Constant
 from crowddist.methods.counting import Trained
 from crowddist.methods.terms import adversarial_terms, source_mask_loss, target_mask_loss
 from crowddist.models.discriminator import build_discriminator
@@ -80,14 +81,9 @@ class Semantics(nn.Module):
         """How the discriminator is trained where it has an opponent."""
         return Trained(
             parameters=list(self.discriminator.parameters()),
-            peak_rate=self.settings.discriminator_rate,
-            constant=True,
+            schedule=Constant(self.settings.discriminator_rate),
             betas=DISCRIMINATOR_BETAS,
         )
-
-    def trained_segmenter(self) -> Trained:
-        """How the segmenter is trained in its own stage. Raises: ValueError where there is none."""
-        return Trained(parameters=list(self.own_segmenter.parameters()), peak_rate=self.settings.segmenter_rate)
 
     @property
     def own_segmenter(self) -> Segmenter:

@@ -21,4 +21,4 @@ class Supervised(CountingMethod):
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """The counter at the training's rate."""
-        return {"counter": Trained(parameters=self.density_parameters(), peak_rate=self.config.train.learning_rate)}
+        return {"counter": self.one_cycle(self.density_parameters(), stage, self.config.train.learning_rate)}

@@ -18,12 +18,14 @@ def build_method(config: RunConfig) -> Method:
     from crowddist.methods.semantic_consistency import SemanticConsistency
     from crowddist.methods.source_only import SourceOnly
     from crowddist.methods.supervised import Supervised
+    from crowddist.methods.translation import Translation
 
     methods: dict[str, Callable[[RunConfig], Method]] = {
         "source_only": SourceOnly,
         "self_supervision": SelfSupervision,
         "bi_knowledge": BiKnowledge,
         "semantic_consistency": SemanticConsistency,
+        "translation": Translation,
         "combined": Combined,
         "supervised": Supervised,
     }

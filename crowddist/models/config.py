@@ -12,6 +12,7 @@ DecoderName = Literal["usual", "upsampling", "upsampling_large"]
 RegressorBackbone = Literal["compact", "vgg16"]
 DetectorBackbone = Literal["compact", "resnet50"]
 LocaliserBackbone = Literal["compact", "vgg16"]
+TranslatorBackbone = Literal["compact", "published"]
 Ensemble = Literal["masksembles", "dropout", "deep", "none"]
 
 
@@ -104,6 +105,18 @@ class LocaliserConfig:
 
     def __post_init__(self) -> None:
         _check_backbone("localiser", self.backbone, self.weights, get_args(LocaliserBackbone))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslatorConfig:
+    """CycleGAN's networks, which show the source as the target would look (translation). They are always trained from scratch."""
+
+    backbone: TranslatorBackbone = "compact"
+    """`published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`: of width 16 with 4, which say what to change of
+    the image, patches of 34 px."""
+
+    def __post_init__(self) -> None:
+        _choice("translator backbone", self.backbone, get_args(TranslatorBackbone))
 
 
 def _check_backbone(network: str, backbone: str, weights: str, backbones: tuple[str, ...]) -> None:

@@ -26,8 +26,8 @@ SMALLEST_LEVEL = 1e-6
 """Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a finite one. ours."""
 
 
-def ssim(a: Any, b: Any, inside: np.ndarray | None = None) -> Any:
-    """Mean structural similarity of predicted to true density maps.
+def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = None) -> Any:
+    """Mean structural similarity of predicted to true density maps, or, with `peak` 1, of images in [0, 1], channel by channel.
 
     Source: Wang et al., TIP 2004, Eq. 13, Gaussian window 11 x 11 of sigma 1.5, population variances, only where the window lies inside.
     Both maps are divided by the maximum of the true one, so its data range is 1; `EMPTY_PEAK` stands in where that is 0. On a map
@@ -38,14 +38,15 @@ def ssim(a: Any, b: Any, inside: np.ndarray | None = None) -> Any:
         b: true density, same shape.
         inside: (h, w) bool, the places whose mean is taken, those that the window cannot lie round only where there are no others (ours);
             None: all.
+        peak: what both maps are divided by in the place of that maximum, > 0: of images, whose white is the same whatever they show.
 
     Returns:
         The mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
 
     Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel, or none inside.
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or none inside, or peak is not positive.
     """
-    prediction, truth = _stacked(a, b)
+    prediction, truth = _stacked(a, b, peak=peak)
     if inside is not None and (inside.shape != truth.shape[-2:] or not inside.any()):
         raise ValueError(f"inside must be {tuple(truth.shape[-2:])} as the maps and hold a place, got {inside.shape} with {int(inside.sum())} of them")
     side = min(SSIM_WINDOW, *truth.shape[-2:])
@@ -92,18 +93,22 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
     return _answer(product.mean(), a, b)
 
 
-def _stacked(a: Any, b: Any, empty_peak: float = EMPTY_PEAK) -> tuple[Tensor, Tensor]:
-    """Both as (maps, h, w) floating tensors, each map divided by the peak of its truth."""
+def _stacked(a: Any, b: Any, empty_peak: float = EMPTY_PEAK, peak: float | None = None) -> tuple[Tensor, Tensor]:
+    """Both as (maps, h, w) floating tensors, each map divided by the peak of its truth, or by the one that is told."""
     prediction, truth = (torch.as_tensor(v if isinstance(v, Tensor) else np.asarray(v)) for v in (a, b))
     if prediction.shape != truth.shape or not 2 <= truth.ndim <= 4 or truth.numel() == 0:
         shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
         raise ValueError(f"the maps must have one shape of 2 to 4 dimensions with at least one pixel, got {shapes}")
     if not empty_peak > 0:
         raise ValueError(f"empty_peak must be positive, got {empty_peak}")
+    if peak is not None and not peak > 0:
+        raise ValueError(f"peak must be positive, got {peak}")
     dtype = torch.promote_types(torch.promote_types(prediction.dtype, truth.dtype), torch.float32)
     prediction, truth = (v.to(dtype).reshape(-1, *v.shape[-2:]) for v in (prediction, truth))
-    peak = truth.detach().amax((1, 2), keepdim=True)
-    scale = torch.where(peak > 0, peak, torch.full_like(peak, empty_peak))
+    if peak is not None:
+        return prediction / peak, truth / peak
+    own_peak = truth.detach().amax((1, 2), keepdim=True)
+    scale = torch.where(own_peak > 0, own_peak, torch.full_like(own_peak, empty_peak))
     return prediction / scale, truth / scale
 
 

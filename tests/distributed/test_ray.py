@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from crowddist import checkpoint, storage
-from crowddist.config import RunConfig
+from crowddist.config import RunConfig, to_json
 from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
 from crowddist.engine import StageData, read_done
@@ -26,11 +26,12 @@ from crowddist.labels import publish_labels
 from crowddist.launcher import LocalLauncher, UnitWorker
 from crowddist.methods.table import build_method
 from crowddist.pipeline import run_folder
+from crowddist.translate import publish_translation
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
-NUM_STAGES: dict[Any, int] = {"self_supervision": 2, "bi_knowledge": 3}
-"""Stages of a method that need no labels."""
+NUM_STAGES: dict[Any, int] = {"self_supervision": 2, "bi_knowledge": 3, "translation": 2}
+"""Stages of a method that need neither labels nor a translation."""
 MOST_DIFFERENCE = 1e-2
 """Largest relative difference of statistics and of Adam's first moments, two workers against one: sums of float32 in another order
 (1e-4 seen)."""
@@ -98,7 +99,8 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
 
     train, stream = replace(tiny_config.train, learning_rate=1e-4), replace(tiny_config.stream, scale_jitter=(0.9, 1.6))
     slow = replace(tiny_config.bi_knowledge, regressor_rate=1e-4, detector_rate=1e-4, localiser_rate=1e-4)
-    tiny_config = replace(tiny_config, method=method, train=train, stream=stream, bi_knowledge=slow)
+    slow_too = replace(tiny_config.translation, learning_rate=1e-5)
+    tiny_config = replace(tiny_config, method=method, train=train, stream=stream, bi_knowledge=slow, translation=slow_too)
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(chains(stages(two, tmp_path / "two")))
     initial = ""
@@ -170,6 +172,19 @@ def test_labelling_survives_the_death_of_an_actor(
     worker = UnitWorker(tiny_checkpoint, images, threads=1)
     again = [worker.label(unit, undisturbed) for unit in worker.units()]
     assert [record["sha256"] for record in records] == [record["sha256"] for record in again]
+
+
+def test_actors_translate_as_one_process_does(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+    from crowddist.distributed.launcher import RayLauncher
+
+    config = replace(tiny_config, method="translation", launcher="ray", num_labellers=2)
+    torch.manual_seed(0)
+    trained = checkpoint.save((tmp_path / "trained").as_uri(), 1, {"method": build_method(config).state_dict(), "config": to_json(config)})
+    places = [(tmp_path / name).as_uri() for name in ("actors", "alone")]
+    records = RayLauncher(config).translate(trained, config.source, places[0])
+    assert records == LocalLauncher(config).translate(trained, config.source, places[1])
+    publish_translation(places[0], ShardReader(config.source), records)
+    assert ShardReader(places[0]).keys() == ShardReader(config.source).keys()
 
 
 @pytest.mark.parametrize(("call", "counter", "error", "message"), [

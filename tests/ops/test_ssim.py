@@ -201,3 +201,21 @@ def test_following_the_gradient_raises_similarity():
 def test_bad_input_is_refused(measure, a, b):
     with pytest.raises(ValueError):
         measure(a, b)
+
+
+def test_images_are_compared_channel_by_channel_on_their_own_scale():
+    """The peak is white, not the brightest pixel: in a dark image the constants weigh as much as in a bright one."""
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 3, 14, 15)), 0.2 * rng.random((2, 3, 14, 15))
+    window = gaussian_window(11, 1.5)
+    places = [(i, j) for i in range(5, 9) for j in range(5, 10)]
+    expected = [similarity_at(255 * x, 255 * y, window, i, j, 1) for x, y in zip(a.reshape(6, 14, 15), b.reshape(6, 14, 15), strict=True) for i, j in places]
+    assert ssim(a, b, peak=1.0) == pytest.approx(np.mean(expected), rel=1e-9)
+    assert ssim(a, b) != pytest.approx(ssim(a, b, peak=1.0), rel=1e-3)
+    assert ssim(b, b, peak=1.0) == pytest.approx(1)
+    first, second = (torch.tensor(part[:1], requires_grad=True) for part in (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: ssim(x, y, peak=1.0), (first, second))
+    half = ssim(torch.tensor(a).bfloat16(), torch.tensor(b).bfloat16(), peak=1.0)
+    assert half.dtype == torch.float32
+    with pytest.raises(ValueError, match="peak must be positive, got 0"):
+        ssim(a, b, peak=0.0)
