@@ -220,3 +220,27 @@ def test_without_room_in_the_cache_shards_are_read_directly(
     assert verify(place) == expected.manifest and [reader.read(index) for index in range(4)] == [expected.read(index) for index in range(4)]
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "crowddist.storage_s3"]
     assert "cannot take" in warning and "read directly" in warning
+
+
+def test_photographs_are_converted_from_and_to_object_storage(place: str, tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    from crowddist.data.config import parse_data
+    from crowddist.data.prepare import prepare
+
+    photos = tmp_path / "photos"
+    (photos / "day 1").mkdir(parents=True)
+    for number in range(3):
+        cv2.imwrite(str(photos / "day 1" / f"ü {number}.jpg"), np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    for name in storage.list_files(photos):
+        storage.upload(photos / name, storage.join(place, "photos", name))
+    said: list[str] = []
+    prepared = [
+        prepare(parse_data(source), runs, role="target", say=said.append)
+        for source, runs in ((str(photos), str(tmp_path / "runs")), (storage.join(place, "photos"), storage.join(place, "runs")))
+    ]
+    assert prepared[0].manifest == prepared[1].manifest and prepared[0].manifest.num_samples == 3, "byte for byte, by their hashes"
+    again = prepare(parse_data(storage.join(place, "photos")), storage.join(place, "runs"), role="target", say=said.append)
+    assert again == prepared[1] and sum("converting" in line for line in said) == 2
+    assert [name for name in storage.list_files(place) if ".partial" in name or name.endswith(".lock")] == []
