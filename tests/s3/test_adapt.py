@@ -95,6 +95,15 @@ def test_a_whole_adaptation_through_faults(real: str, start: Callable, on_disk: 
     assert_equal(content(real), on_disk)
 
 
+@pytest.mark.ray
+def test_two_workers_of_ray_in_object_storage(real: str, start: Callable) -> None:
+    command = ("adapt", "smoke", "--launcher", "ray", "--num-workers", 2, "--threads", 1, "--method", "source_only", "--tracking-uri", "none")
+    done = start(*command, "--storage", real)
+    assert done.returncode == 0, done.stderr
+    assert storage.read_json(storage.join(real, "smoke", "result.json"))["final"]["target/num_images"] == 4
+    assert not [name for name in storage.list_files(real) if ".ray-train" in name], "what Ray keeps for itself stays with the driver"
+
+
 def test_mlflow_without_an_address_keeps_its_database_here(real: str, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from crowddist.closing import make_tracker
     from crowddist.config import RunConfig
