@@ -22,7 +22,7 @@ HOLD = "import sys, time; from crowddist import storage\nwith storage.exclusive(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT_S", 0.2), ("EXPIRY_S", 2.0), ("LOOK_S", 0.1), ("SETTLE_S", 0.2)):
+    for name, seconds in (("BEAT_S", 0.2), ("EXPIRY_S", 10.0), ("LOOK_S", 0.1), ("SETTLE_S", 0.2)):
         monkeypatch.setattr(storage_lock, name, seconds)
 
 
@@ -37,11 +37,12 @@ def holder(url: str) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def test_a_hold_keeps_others_out_and_is_given_back(steady: str) -> None:
+def test_a_hold_keeps_others_out_and_is_given_back(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_lock, "EXPIRY_S", 3.0)
     with storage.exclusive(steady):
         with pytest.raises(InputError, match=r"another process .* is at work in s3://"), storage.exclusive(steady):
             pass
-        time.sleep(3)  # renewed for longer than a hold lasts
+        time.sleep(4)  # renewed for longer than a hold lasts
         with pytest.raises(InputError, match="another process"), storage.exclusive(steady):
             pass
     assert not storage.exists(steady)
@@ -95,7 +96,8 @@ def test_a_killed_process_of_this_machine_gives_way_at_once(real: str, monkeypat
             pass
 
 
-def test_what_a_killed_process_elsewhere_held_runs_out(steady: str) -> None:
+def test_what_a_killed_process_elsewhere_held_runs_out(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_lock, "EXPIRY_S", 2.0)
     owner = {"owner": "x", "host": "elsewhere", "pid": 1, "machine": "another", "began": ""}
     storage.write_json(storage.join(steady, ".lock"), owner)
     started = time.monotonic()
