@@ -38,7 +38,7 @@ def held(place: S3Place, folder: str, *, waiting: Callable[[], None] | None) -> 
     """Holds `folder` by the object at `place`, see `storage.exclusive`.
 
     A holder on this machine that is dead gives way at once, one elsewhere within `EXPIRY_S`; so long at most it takes to say that a holder is alive.
-    A process that finds its hold taken (it was stopped for longer than `EXPIRY_S`) is interrupted, as by Ctrl-C.
+    A process that finds its hold taken (it was stopped for longer than `EXPIRY_S`) gets a SIGTERM, which ends a job as `process.sigterm_as_exit` says.
     """
     hold = _Hold(place, folder)
     hold.acquire(waiting)
@@ -92,7 +92,7 @@ class _Hold:
             with suppress(OSError, InputError):
                 if not (self._mine() and self._write(etag=self.etag)) and not self._mine():
                     logger.error("the hold on %s was lost: another process has taken it over while this one stood still", self.folder)
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)  # Ctrl-C is ignored in the background
                     return
 
     def release(self) -> None:

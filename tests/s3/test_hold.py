@@ -14,6 +14,7 @@ import pytest
 
 from crowddist import storage, storage_lock
 from crowddist.errors import InputError
+from crowddist.process import sigterm_as_exit
 from crowddist.storage_object import S3Object
 from tests.s3.conftest import PROJECT
 
@@ -108,8 +109,8 @@ def test_what_a_killed_process_elsewhere_held_runs_out(steady: str, monkeypatch:
         pass
 
 
-def test_who_finds_the_hold_taken_is_interrupted(steady: str, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(KeyboardInterrupt), storage.exclusive(steady):
+def test_who_finds_the_hold_taken_ends(steady: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SystemExit), sigterm_as_exit(), storage.exclusive(steady):
         storage.write_json(storage.join(steady, ".lock"), {"owner": "another"})
         time.sleep(20)
     assert "was lost" in caplog.text
