@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,21 @@ if TYPE_CHECKING:
     from crowddist.tracking import Tracker
 
 
-def make_tracker(config: RunConfig) -> Tracker:
-    """MLflow at the configured address, or beside the runs; `none` tracks nothing."""
+def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Tracker:
+    """MLflow at the configured address, or beside the runs; `none` tracks nothing.
+
+    Where runs are in object storage, which holds no database, MLflow's lies in the current folder of this machine, and the user is told so.
+    """
     from crowddist import mlflow_store, tracking
 
     if config.tracking_uri == "none":
         return tracking.NullTracker()
-    beside = Path("mlflow.db") if os.environ.get("MLFLOW_TRACKING_URI") else storage.local_folder(config.storage) / "mlflow.db"
+    beside = Path("mlflow.db").absolute()
+    if not (config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        if storage.is_local(config.storage):
+            beside = storage.local_folder(config.storage) / beside.name
+        else:
+            say(f"MLflow's database is {beside} on this machine: object storage holds none; --tracking-uri or MLFLOW_TRACKING_URI names a server")
     return tracking.MlflowTracker(mlflow_store.resolve_uri(config.tracking_uri, beside))
 
 
@@ -54,8 +62,8 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
         lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images set aside")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
-    path = storage.local_folder(folder)
-    lines += ["", f"result    {path / 'result.json'}", f"pictures  {path / 'pictures'}", f"counter   {result['checkpoint']}"]
+    place = storage.shown(folder)
+    lines += ["", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
     if how_to_open:
         lines.append(f"MLflow    {how_to_open}")
     return "\n".join(lines)

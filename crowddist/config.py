@@ -87,7 +87,8 @@ class RunConfig:
     translation: TranslationConfig = field(default_factory=TranslationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
-    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`. `none` turns tracking off."""
+    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`, or in the current folder where that is s3://. `none` turns
+    tracking off."""
     experiment: str = ""
     """MLflow's experiment; empty: the recipe's name."""
 

@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A name is a package or a module below crowddist; those of one line may import each other.
 LAYERS = (
     ("errors", "randomness", "process"),
+    ("storage_names", "storage_cache", "storage_client"),
+    ("storage_local", "storage_object"),
+    ("storage_lock", "storage_s3"),
     ("storage",),
     ("ops",),
     ("losses",),
@@ -69,7 +72,8 @@ def test_every_module_has_a_layer() -> None:
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("ray", "distributed/"), ("mlflow", ("tracking.py", "mlflow_store.py", "serving.py")), ("webdataset", "data/shards.py")],
+    [("ray", "distributed/"), ("mlflow", ("tracking.py", "mlflow_store.py", "serving.py")), ("webdataset", "data/shards.py"),
+     ("boto3", "storage_client.py"), ("botocore", ("storage_client.py", "storage_object.py"))],
 )
 def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:
     for path in (ROOT / "crowddist").rglob("*.py"):

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
@@ -93,21 +94,9 @@ def _fingerprint(url: str) -> str:
     """Of the place and the files in it: a folder that gains, loses or changes a photograph is another data set."""
     fingerprint = hashlib.sha256(url.encode())
     if storage.is_folder(url):  # otherwise the converter says what is wrong
-        root = storage.local_folder(url)
-        for path in _files_below(root):
-            facts = os.stat(path, follow_symlinks=os.path.exists(path))  # a dangling link is for the converter to refuse
-            fingerprint.update(f"{os.path.relpath(path, root)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        for stamp in storage.stamps(url):
+            fingerprint.update(stamp.encode(errors="surrogateescape"))
     return fingerprint.hexdigest()[:8]
-
-
-def _files_below(root: str | os.PathLike[str]) -> Iterator[str]:
-    """All files below a folder in one order; a folder that links lead to again is entered once."""
-    entered: set[str] = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [] if os.path.realpath(place) in entered else sorted(folders)
-        if os.path.realpath(place) not in entered:
-            entered.add(os.path.realpath(place))
-            yield from (os.path.join(place, name) for name in sorted(names))
 
 
 def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:
@@ -128,15 +117,18 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 
 
-def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> str:
-    """Draws a data set into the `data/raw` folder of all runs, unless it lies there; returns its URL."""
+def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
+    """Draws a data set into the `data/raw` folder of all runs, unless it lies there, or a temporary one where runs are in object storage.
+
+    Returns: the folder.
+    """
     from crowddist.data.simulator import write_dataset
     from crowddist.data.simulator_config import RendererConfig
 
     raw = storage.join(storage.normalise(place), "data", "raw", f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
-    folder = storage.local_folder(raw)
+    folder = storage.scratch_folder(raw)
     if any(folder.iterdir()):  # the renderer fills it at once; empty, it was killed
-        return raw
+        return folder
     size = (spec.height_px, spec.height_px * 16 // 9)
     config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
     say(f"rendering {spec.num_images} images, look {spec.look}")
@@ -149,7 +141,7 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> str:
             say(f"rendered {done}/{total}")
 
     write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=progress)
-    return raw
+    return folder
 
 
 def _counted(items: Sequence[Entry], what: str, say: Callable[[str], None]) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ import tarfile
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from io import BufferedIOBase
 from typing import Any, BinaryIO, Literal
 
 from crowddist import storage
@@ -201,9 +201,8 @@ def verify(url: str | os.PathLike[str]) -> Manifest:
     reader = ShardReader(url)
     for shard in reader.manifest.shards:
         place = storage.join(reader.url, shard.name)
-        _ShardIndex(place, shard)
-        with open(storage.local_file(place), "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = storage.open_content(place, sha256=shard.sha256).digest()  # first: it mends a damaged copy in the cache
+        _ShardIndex(place, shard)  # before the hash is looked at: where a shard was cut, that is the better word
         if found != shard.sha256:
             raise InputError(f"shard {place}: SHA-256 is {found[:12]}..., the manifest says {shard.sha256[:12]}...; it was changed, "
                              "convert or copy it again")
@@ -266,19 +265,20 @@ class _ShardIndex:
     """Where each member of each sample of one shard lies, from one walk over the tar's headers."""
 
     def __init__(self, place: str, info: ShardInfo) -> None:
-        self.place, self.path = place, storage.local_file(place)
-        found_bytes = self.path.stat().st_size
-        if found_bytes != info.num_bytes:
-            raise InputError(f"shard {place}: {found_bytes} bytes, the manifest says {info.num_bytes}; it was cut or changed, "
-                             "convert or copy it again")
+        self.place, self.content = place, storage.open_content(place, sha256=info.sha256)
         self.keys: list[str] = []
         self.members: list[dict[str, tuple[int, int]]] = []
-        for name, offset, num_bytes in _walk_tar(self.path, place):
-            key, _, extension = name.partition(".")
-            if not self.keys or key != self.keys[-1]:
-                self.keys.append(key)
-                self.members.append({})
-            self.members[-1][extension] = (offset, num_bytes)
+        with self.content.open() as stream:
+            found_bytes = stream.seek(0, os.SEEK_END)
+            if found_bytes != info.num_bytes:
+                raise InputError(f"shard {place}: {found_bytes} bytes, the manifest says {info.num_bytes}; it was cut or changed, "
+                                 "convert or copy it again")
+            for name, offset, num_bytes in _walk_tar(stream, found_bytes, place):
+                key, _, extension = name.partition(".")
+                if not self.keys or key != self.keys[-1]:
+                    self.keys.append(key)
+                    self.members.append({})
+                self.members[-1][extension] = (offset, num_bytes)
         if len(self.keys) != info.num_samples:
             raise InputError(f"shard {place}: {len(self.keys)} samples, the manifest says {info.num_samples}; convert or copy it again")
 
@@ -287,35 +287,34 @@ class _ShardIndex:
         start = min((offset for offset, _ in members.values()), default=0)
         end = max((offset + num_bytes for offset, num_bytes in members.values()), default=0)
         # Members of a sample are adjacent: one read fetches them all.
-        with open(self.path, "rb") as stream:
-            data = os.pread(stream.fileno(), end - start, start)
+        data = self.content.read(start, end - start)
         if len(data) != end - start:
             raise InputError(f"shard {self.place}: it became shorter while it was read; convert or copy it again")
         return self.keys[index], {extension: data[offset - start:offset - start + num_bytes]
                                   for extension, (offset, num_bytes) in members.items()}
 
 
-def _walk_tar(path: Path, place: str) -> Iterator[tuple[str, int, int]]:
+def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size in bytes of each file of a ustar archive; a missing end mark is an error, which tar readers overlook."""
-    with open(path, "rb") as stream:
-        end, position = os.fstat(stream.fileno()).st_size, 0
-        while True:
-            header = os.pread(stream.fileno(), _BLOCK_BYTES, position)
-            if header == bytes(_BLOCK_BYTES):
-                return
-            if len(header) < _BLOCK_BYTES:
-                raise InputError(f"shard {place}: the tar ends without its end mark; it was cut, convert or copy it again")
-            try:
-                name = header[:100].rstrip(b"\0").decode()
-                num_bytes, checksum = int(header[124:136].rstrip(b"\0 "), 8), int(header[148:156].rstrip(b"\0 "), 8)
-            except ValueError:
-                checksum, name, num_bytes = -1, "", 0
-            if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or header[156:157] != b"0" or header[345:346] != b"\0":
-                raise InputError(f"shard {place}: no tar header of ours at byte {position}; it was changed, convert or copy it again")
-            if position + _BLOCK_BYTES + num_bytes > end:
-                raise InputError(f"shard {place}: member {name} ends beyond the file; it was cut, convert or copy it again")
-            yield name, position + _BLOCK_BYTES, num_bytes
-            position += _BLOCK_BYTES + _padded(num_bytes)
+    position = 0
+    while True:
+        stream.seek(position)
+        header = stream.read(_BLOCK_BYTES)
+        if header == bytes(_BLOCK_BYTES):
+            return
+        if len(header) < _BLOCK_BYTES:
+            raise InputError(f"shard {place}: the tar ends without its end mark; it was cut, convert or copy it again")
+        try:
+            name = header[:100].rstrip(b"\0").decode()
+            num_bytes, checksum = int(header[124:136].rstrip(b"\0 "), 8), int(header[148:156].rstrip(b"\0 "), 8)
+        except ValueError:
+            checksum, name, num_bytes = -1, "", 0
+        if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or header[156:157] != b"0" or header[345:346] != b"\0":
+            raise InputError(f"shard {place}: no tar header of ours at byte {position}; it was changed, convert or copy it again")
+        if position + _BLOCK_BYTES + num_bytes > end:
+            raise InputError(f"shard {place}: member {name} ends beyond the file; it was cut, convert or copy it again")
+        yield name, position + _BLOCK_BYTES, num_bytes
+        position += _BLOCK_BYTES + _padded(num_bytes)
 
 
 def _tar_bytes(members: dict[str, bytes]) -> int:

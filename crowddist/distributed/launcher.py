@@ -121,7 +121,8 @@ class RayLauncher:
     def _trainer(self, stages: Sequence[StageData], at_once: int) -> TorchTrainer:
         """One start. Our own checkpoints decide what is resumed, so every start gets a new name in Ray.
 
-        Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker.
+        Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker. Its storage path may lie on the driver's machine
+        alone, where its controller is: workers look for it only with checkpoints of Ray's, and there are none.
         """
         config, threads = self.config, worker_threads(self.config, at_once * self.config.num_workers)
 
@@ -140,7 +141,7 @@ class RayLauncher:
             scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=self.use_gpu),
             run_config=RayRunConfig(
                 name=f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}",
-                storage_path=str(storage.local_folder(storage.join(run_folder(config), ".ray-train"))),
+                storage_path=str(storage.scratch_folder(storage.join(run_folder(config), ".ray-train"))),
                 failure_config=FailureConfig(max_failures=0),
             ),
         )

@@ -56,7 +56,7 @@ def _run_trials(predictions: str, shares: list[float], num_at_once: int) -> list
         tune_config=tune.TuneConfig(metric=OBJECTIVE, mode="max", max_concurrent_trials=num_at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             name=f"kept-share-{time.time_ns()}",
-            storage_path=str(storage.local_folder(storage.join(predictions, ".ray-tune"))),
+            storage_path=str(storage.scratch_folder(storage.join(predictions, ".ray-tune"))),
             # A trial whose actor dies is tried again.
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,

@@ -116,7 +116,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
 
     Args:
         form: of the source.
-        source: folder of raw data.
+        source: folder of raw data, a path or a URL; one in object storage is downloaded whole into $TMPDIR first.
         destination: place of the data set.
         split: which part; "" takes the format's default.
         skip_bad: leave out what cannot be taken and list it in `skipped.json`; otherwise the first such file ends the conversion.
@@ -138,35 +138,35 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
     if not storage.is_folder(source):
         raise FileNotFoundError(f"no folder at {source}; give the folder that holds the {form.name} data")
     _check_destination(destination, overwrite)
-    root = storage.local_folder(source)
-    labelled = form.annotate is not None and not unlabelled
-    listing = form.find(root, split, labelled)
-    items, refused = _keyed(listing)
-    bad = _Skipped(root, skip_bad)
-    for path, reason in refused:
-        bad.add(path, InputError(f"{path}: {reason}"))
-    if not items:
-        reason = f"; {bad.entries[-1]['reason']}" if bad.entries else ""
-        raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds {form.summary}")
-    full_name = (name or listing.name) + ("-unlabelled" if unlabelled and form.annotate is not None else "")
-    with storage.staged_folder(destination, overwrite=overwrite) as staging:
-        tally: Counter[str] = Counter()
-        with ShardWriter(staging, name=full_name, split=listing.split, labelled=labelled, converter=f"{form.name} {crowddist.__version__}",
-                         max_shard_bytes=max_shard_bytes, statistics=listing.facts) as writer:
-            for item in watch(list(items.values())):
-                try:
-                    members = _members(form, item, labelled, max_size, tally)
-                except InputError as error:
-                    bad.add(item.image, error)
-                else:
-                    writer.add(make_key(item.name), members)
-            if len(bad.entries) >= len(refused) + len(items):
-                raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: {bad.entries[-1]['reason']}")
-            writer.statistics |= {**tally, "num_skipped": len(bad.entries), **({"max_size_px": max_size} if max_size else {})}
-        if skip_bad:
-            storage.write_json(storage.join(staging, SKIPPED), bad.entries)
-        manifest = read_manifest(staging)
-    return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(bad.entries))
+    with storage.local_copy(source) as root:
+        labelled = form.annotate is not None and not unlabelled
+        listing = form.find(root, split, labelled)
+        items, refused = _keyed(listing)
+        bad = _Skipped(root, skip_bad)
+        for path, reason in refused:
+            bad.add(path, InputError(f"{path}: {reason}"))
+        if not items:
+            reason = f"; {bad.entries[-1]['reason']}" if bad.entries else ""
+            raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds {form.summary}")
+        full_name = (name or listing.name) + ("-unlabelled" if unlabelled and form.annotate is not None else "")
+        with storage.staged_folder(destination, overwrite=overwrite) as staging:
+            tally: Counter[str] = Counter()
+            with ShardWriter(staging, name=full_name, split=listing.split, labelled=labelled, converter=f"{form.name} {crowddist.__version__}",
+                             max_shard_bytes=max_shard_bytes, statistics=listing.facts) as writer:
+                for item in watch(list(items.values())):
+                    try:
+                        members = _members(form, item, labelled, max_size, tally)
+                    except InputError as error:
+                        bad.add(item.image, error)
+                    else:
+                        writer.add(make_key(item.name), members)
+                if len(bad.entries) >= len(refused) + len(items):
+                    raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: {bad.entries[-1]['reason']}")
+                writer.statistics |= {**tally, "num_skipped": len(bad.entries), **({"max_size_px": max_size} if max_size else {})}
+            if skip_bad:
+                storage.write_json(storage.join(staging, SKIPPED), bad.entries)
+            manifest = read_manifest(staging)
+        return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(bad.entries))
 
 
 def make_key(name: str) -> str:

@@ -243,8 +243,6 @@ def test_bad_arguments(tmp_path, shanghai):
     for source in (tmp_path / "nothing", shanghai.root / "train_data" / "images" / "IMG_1.jpg"):
         with pytest.raises(FileNotFoundError, match="no folder at"):
             convert(SHANGHAI, source, tmp_path / "set")
-    with pytest.raises(InputError, match="object storage"):
-        convert(SHANGHAI, shanghai.root, "s3://bucket/set")
 
 
 def test_watch_sees_every_item_before_it_is_converted(tmp_path, shanghai):
