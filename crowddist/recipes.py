@@ -71,7 +71,7 @@ def sha_to_shb() -> RunConfig:
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
     Seed 0 gave MAE 45.5 unadapted, 45.0 after orientation, 46.3 and 47.2 after the rounds (one worker, bfloat16). With `--method bi_knowledge
-    --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 45 minutes on 2 cores with AVX-512: 53.9 by the unadapted regressor, 32.3 by the
+    --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, about 45 minutes on 2 cores with AVX-512: 53.9 by the unadapted regressor, 32.3 by the
     detector, 32.6 by both, 38.6 after a cycle.
     Paper's setting: MM 2020, Table 1, A->B, 21.65 unadapted and 13.38 adapted (bi-knowledge, ImageNet weights, B's test set).
     """
