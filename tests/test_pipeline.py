@@ -349,19 +349,14 @@ KILLED_AT: dict[Any, tuple[str, ...]] = {
         "cycle-2/labels/manifest.json",
     ),
     "combined": (  # its alignment is semantic consistency's stage and orientation's in one, of two opponents
-        "source/segmenter/checkpoints/step-000002.pt",
         "alignment/checkpoints/step-000002.pt",
         "labels-1/labels/labels-000004-000005.tar",
         "labels-1/detector/checkpoints/step-000002.pt",
     ),
     "translation": (
-        "source/DONE.json",
         "translation/translator/checkpoints/step-000002.pt",
-        "translation/translator/joined/latest.json",
         "translation/translated/translated-000004-000005.tar",
-        "translation/translated/manifest.json",
         "translation/counter/checkpoints/step-000002.pt",
-        "translation/checkpoints/step-000004.pt",
     ),
 }
 

@@ -11,7 +11,7 @@ from torch import nn
 from crowddist.errors import InputError
 from crowddist.methods.base import Constant
 from crowddist.methods.counting import Trained
-from crowddist.methods.terms import adversarial_terms, source_mask_loss, target_mask_loss
+from crowddist.methods.terms import adversarial_terms, background_loss, person_mask_loss
 from crowddist.models.discriminator import build_discriminator
 from crowddist.models.pyramid import build_pyramid_head
 from crowddist.models.segmenter import Segmenter, build_segmenter, mask_cells
@@ -57,8 +57,8 @@ class Semantics(nn.Module):
         """
         assert source.mask is not None  # a stream of masks, by the stage's plan
         terms = {
-            "source_mask_loss": source_mask_loss(self.head, source_features, source.mask),
-            "target_mask_loss": target_mask_loss(self.head, target_features, self.possible_persons(target)),
+            "source_mask_loss": person_mask_loss(self.head(source_features), source.mask),
+            "target_mask_loss": background_loss(self.head(target_features), self.possible_persons(target)),
             **adversarial_terms(self.discriminator, source_features, target_features),
         }
         weighted = (
@@ -105,6 +105,5 @@ class SegmenterObjective(nn.Module):
         losses = {}
         for name, batch in batches.items():
             assert batch.mask is not None  # a stream of masks, by the stage's plan
-            features = self.segmenter.encoder(self.segmenter.normalise(batch.images, self.segmenter.encoder.stride))
-            losses[f"{name}_mask_loss"] = source_mask_loss(self.segmenter.head, features, batch.mask)
+            losses[f"{name}_mask_loss"] = person_mask_loss(self.segmenter(batch.images), batch.mask)
         return {"loss": torch.stack(list(losses.values())).mean(), **losses}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from crowddist.models.counter import Counter
     from crowddist.models.discriminator import FeatureDiscriminator
     from crowddist.models.ensemble import DeepEnsemble
-    from crowddist.models.pyramid import PyramidHead
 
 
 def orientation_terms(counter: Counter | DeepEnsemble, images: Tensor) -> dict[str, Tensor]:
@@ -37,26 +36,30 @@ def orientation_terms(counter: Counter | DeepEnsemble, images: Tensor) -> dict[s
     }
 
 
-def source_mask_loss(head: PyramidHead, features: Tensor, mask: Tensor) -> Tensor:
+def person_mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Binary cross-entropy of the mask of persons, each cell's truth the share of it that persons cover.
 
     Source: Han et al., ICASSP 2020, Eq. 7, there in pixels; with all of a cell's pixels predicted alike the two are the same.
+
+    Args:
+        logits: (N, 1, h, w) of "person".
+        mask: (N, 1, H, W), 1 = person.
     """
-    logits = head(features).float()
-    return functional.binary_cross_entropy_with_logits(logits, mask_cells(mask, (logits.shape[2], logits.shape[3])))
+    return functional.binary_cross_entropy_with_logits(logits.float(), mask_cells(mask, (logits.shape[2], logits.shape[3])))
 
 
-def target_mask_loss(head: PyramidHead, features: Tensor, persons: Tensor) -> Tensor:
+def background_loss(logits: Tensor, persons: Tensor) -> Tensor:
     """Cross-entropy of the background alone, of which every cell of all workers' crops counts alike.
 
     Source: Han et al., ICASSP 2020, Eqs. 8 and 9.
 
     Args:
-        persons: (N, 1, h, w) bool, the cells where some may be.
+        logits: (N, 1, h, w) of "person".
+        persons: same shape, bool, the cells where some may be.
     """
     background = (~persons).sum().float()
     share = background / mean_over_workers(background, least=1.0)
-    return share * background_bce(head(features).float(), persons, from_logits=True)
+    return share * background_bce(logits.float(), persons, from_logits=True)
 
 
 def adversarial_terms(discriminator: FeatureDiscriminator, source_features: Tensor, target_features: Tensor) -> dict[str, Tensor]:

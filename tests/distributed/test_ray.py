@@ -30,8 +30,8 @@ from crowddist.translate import publish_translation
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
-NUM_STAGES: dict[Any, int] = {"self_supervision": 2, "bi_knowledge": 3, "translation": 2}
-"""Stages of a method that need neither labels nor a translation."""
+NUM_STAGES: dict[Any, int] = {"self_supervision": 2, "bi_knowledge": 3}
+"""Stages of a method that need no labels; the gradients of all methods are compared in tests/methods/test_two_workers.py, without Ray."""
 MOST_DIFFERENCE = 1e-2
 """Largest relative difference of statistics and of Adam's first moments, two workers against one: sums of float32 in another order
 (1e-4 seen)."""
@@ -99,8 +99,7 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
 
     train, stream = replace(tiny_config.train, learning_rate=1e-4), replace(tiny_config.stream, scale_jitter=(0.9, 1.6))
     slow = replace(tiny_config.bi_knowledge, regressor_rate=1e-4, detector_rate=1e-4, localiser_rate=1e-4)
-    slow_too = replace(tiny_config.translation, learning_rate=1e-5)
-    tiny_config = replace(tiny_config, method=method, train=train, stream=stream, bi_knowledge=slow, translation=slow_too)
+    tiny_config = replace(tiny_config, method=method, train=train, stream=stream, bi_knowledge=slow)
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
     RayLauncher(two).train(chains(stages(two, tmp_path / "two")))
     initial = ""
