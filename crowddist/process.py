@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 def keep_freed_memory() -> bool:
     """Keeps what the program frees for what it allocates next, up to 1 GiB, as networks on a CPU need: else every large map is new memory, whose
-    pages the system fills with zeros first, a third of the time that an image of 1024x768 takes.
+    pages the system fills with zeros first.
 
     Returns:
         Whether it could be set: glibc alone knows how.

@@ -11,17 +11,16 @@ import torch
 from torch import nn
 
 from crowddist.data.sample import Part, Prediction, Verdict
-from crowddist.data.stream import cell_density, kernel_px
+from crowddist.data.stream import cell_density
 from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
-from crowddist.methods.detecting import DetectionObjective, distinct, log_sizes, read_heads
+from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, log_sizes, read_heads
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
 from crowddist.models.nested_unet import build_localiser
 from crowddist.models.norm import frozen_norm
-from crowddist.ops.density import TRUNCATE
 from crowddist.ops.fusion import fuse_density
-from crowddist.ops.merging import confidence_map, merge_points, num_near
+from crowddist.ops.merging import merge_points, num_near
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import read_points
 from crowddist.ops.scales import transformed_sizes
@@ -232,10 +231,8 @@ class BiKnowledge(Method):
         return cell_density(heads[:, :3], cells, self.stream, self.output_stride)
 
     def confidence_weight(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-        """W of Eq. 8 of D x 4 detections: a window is as large as the kernel that Psi draws there."""
-        stride = self.output_stride
-        places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3]])
-        return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, self.stream) / stride))
+        """W of Eq. 8 of D x 4 detections."""
+        return confidence_weight(detections, cells, self.stream, self.output_stride)
 
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """The patches that the regressor may learn from: those of medium density, or any."""

@@ -11,16 +11,15 @@ import torch
 from torch import nn
 
 from crowddist.data.sample import Part, Verdict
-from crowddist.data.stream import cell_density, kernel_px
+from crowddist.data.stream import cell_density
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.counting import CountingMethod, CountingObjective, LabelObjective, Trained
-from crowddist.methods.detecting import DetectionObjective, distinct, read_heads, sure_and_doubtful
+from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, read_heads, sure_and_doubtful
 from crowddist.methods.semantics import SegmenterObjective, Semantics
 from crowddist.methods.terms import orientation_terms
 from crowddist.models.detector import build_detector
-from crowddist.ops.density import TRUNCATE
 from crowddist.ops.fusion import fuse_density, uncertainty_weight
-from crowddist.ops.merging import confidence_map, merge_points
+from crowddist.ops.merging import merge_points
 from crowddist.ops.peaks import density_points
 
 if TYPE_CHECKING:
@@ -158,8 +157,7 @@ class Combined(CountingMethod):
         found = distinct(seen.detections, settings.nms_share)  # views and tiles have seen some heads twice
         detections = found[found[:, 3] >= settings.confidence]
         drawn = cell_density(detections[:, :3], seen.density.shape, self.stream, stride)
-        places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3]])
-        confidence = confidence_map(places, seen.density.shape, np.ceil(TRUNCATE * kernel_px(detections, self.stream) / stride))
+        confidence = confidence_weight(detections, seen.density.shape, self.stream, stride)
         peaks = density_points(seen.density, stride, self.stream.sigma_px)
         kept = merge_points(detections[:, [0, 1, 3]], peaks, settings.nms_share * detections[:, 2])
         heads = np.concatenate([detections[:, [0, 1, 3]], peaks])[kept]
@@ -175,7 +173,7 @@ class Combined(CountingMethod):
             taught=sure,
             doubtful=np.concatenate([doubtful, np.column_stack([alone[:, :2], size, alone[:, 2]])]).astype(np.float32),
             parts={
-                "regression": Part(count=float(seen.density.sum(dtype=np.float64))),
+                "regression": Part(count=float(seen.density.sum(dtype=np.float64)), density=seen.density),
                 "detection": Part(count=float(len(detections)), points=detections[:, [0, 1, 3]]),
             },
         )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from crowddist.data.stream import kernel_px
 from crowddist.losses.detection import (
     CENTRE_WEIGHT,
     OFFSET_WEIGHT,
@@ -21,6 +22,8 @@ from crowddist.losses.detection import (
     size_loss,
 )
 from crowddist.methods.base import mean_over_workers
+from crowddist.ops.density import TRUNCATE
+from crowddist.ops.merging import confidence_map
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.peaks import read_detections
 from crowddist.ops.scales import LARGEST_SIZE_PX, SMALLEST_SIZE_PX
@@ -28,6 +31,7 @@ from crowddist.ops.scales import LARGEST_SIZE_PX, SMALLEST_SIZE_PX
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch
     from crowddist.methods.config import BiKnowledgeConfig
     from crowddist.models.detector import Detector, DetectorMaps
@@ -79,6 +83,12 @@ def read_heads(maps: DetectorMaps, stride: int, settings: BiKnowledgeConfig) -> 
 def distinct(detections: np.ndarray, share: float) -> np.ndarray:
     """The D x 4 detections that no better one within its share of its size says already."""
     return detections[suppress_points(detections[:, [0, 1, 3]], share * detections[:, 2])]
+
+
+def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int) -> np.ndarray:
+    """W of Eq. 8 of D x 4 detections, (h, w): a window is as large as the kernel that the density is drawn with there."""
+    places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3]])
+    return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, stream) / stride))
 
 
 def sure_and_doubtful(detections: np.ndarray, settings: BiKnowledgeConfig) -> tuple[np.ndarray, np.ndarray]:
