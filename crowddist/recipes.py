@@ -42,13 +42,16 @@ def quickstart() -> RunConfig:
     )
 
 
+def _shanghaitech(part: str, split: str) -> str:
+    return f"shanghaitech:$CROWDDIST_DATA/shanghaitech/part_{part}_final:{split}"
+
+
 def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
-    root = "$CROWDDIST_DATA/shanghaitech"
     return RunConfig(
         recipe=recipe,
-        source=f"shanghaitech:{root}/part_{source}_final:train",
-        target=f"shanghaitech:{root}/part_{target}_final:train",
-        evaluation=f"shanghaitech:{root}/part_{target}_final:val",
+        source=_shanghaitech(source, "train"),
+        target=_shanghaitech(target, "train"),
+        evaluation=_shanghaitech(target, "val"),
         num_workers=2,
     )
 
@@ -105,12 +108,11 @@ def renderer_to_sha() -> RunConfig:
 
 
 def _from_renderer(recipe: str, target: str) -> RunConfig:
-    root = "$CROWDDIST_DATA/shanghaitech"
     return RunConfig(
         recipe=recipe,
         source=RENDERED_SOURCE,
-        target=f"shanghaitech:{root}/part_{target}_final:train",
-        evaluation=f"shanghaitech:{root}/part_{target}_final:val",
+        target=_shanghaitech(target, "train"),
+        evaluation=_shanghaitech(target, "val"),
         num_workers=2,
         # Rendered people are coarser than photographed ones: the larger a photograph is seen, the more of it looks like people.
         stream=StreamConfig(image_size=512, scale_jitter=(0.45, 1.8), colour_jitter=0.4),
@@ -141,12 +143,11 @@ def gcc_to_shb() -> RunConfig:
 
 
 def _from_gcc(recipe: str, target: str) -> RunConfig:
-    root = "$CROWDDIST_DATA/shanghaitech"
     return RunConfig(
         recipe=recipe,
         source="gcc:$CROWDDIST_DATA/gcc",
-        target=f"shanghaitech:{root}/part_{target}_final:train",
-        evaluation=f"shanghaitech:{root}/part_{target}_final:test",
+        target=_shanghaitech(target, "train"),
+        evaluation=_shanghaitech(target, "test"),
         counter=CounterConfig(backbone="vgg16", weights="imagenet"),
         stream=StreamConfig(image_size=1024, crop_size=480, scale_jitter=(0.8, 1.2), scenes=f"SH{target}"),
         train=TrainConfig(steps=30000, learning_rate=1e-4, block_weight=0.0, cell_error="squared"),
@@ -206,10 +207,6 @@ def _published(
         bi_knowledge=BiKnowledgeConfig(**{**printed, **settings}),
         engine=EngineConfig(checkpoint_every=1000),
     )
-
-
-def _shanghaitech(part: str, split: str) -> str:
-    return f"shanghaitech:$CROWDDIST_DATA/shanghaitech/part_{part}_final:{split}"
 
 
 def mm2020_sha_to_shb() -> RunConfig:

@@ -93,6 +93,7 @@ def test_what_labels_teach_and_leave_open(tiny_config: RunConfig) -> None:
     assert len(verdict.doubtful) == 3 and verdict.doubtful[2, :2] == pytest.approx([212, 92], abs=8), "a head that the counter alone sees"
     assert len(verdict.points) == 3, "two detections and a peak"
     assert verdict.parts["detection"].count == 2 and verdict.parts["regression"].count == pytest.approx(2.0, rel=1e-3)
+    np.testing.assert_array_equal(verdict.parts["regression"].density, density)
 
 
 def test_nobody_is_nobody(tiny_config: RunConfig) -> None:
