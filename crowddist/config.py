@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from crowddist.data.config import StreamConfig, parse_data
+from crowddist.data.config import StreamConfig, parse_data, parse_share
 from crowddist.errors import InputError
 from crowddist.methods.config import (
     BiKnowledgeConfig,
@@ -49,6 +49,9 @@ class RunConfig:
     """The recipe this began as."""
     source: str
     """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, ucf_qnrf, gcc, ...), or renderer:LOOK:NUM_IMAGES."""
+    more_sources: tuple[str, ...] = ()
+    """More labelled images, each "SHARE DATA": so large a part of the source's crops is cut from that data set, e.g. "0.2 renderer:broad:200", and
+    the rest from `source`."""
     target: str
     """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
     evaluation: str = ""
@@ -129,6 +132,10 @@ class RunConfig:
                              f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set them to nothing (--boxes "")')
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes])):
             parse_data(text)
+        if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
+            raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; they must be below 1 together")
+        if self.more_sources and self.method == "translation":
+            raise InputError("translation shows one source as the target would: leave more_sources out, or choose another method")
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 

@@ -8,12 +8,14 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from crowddist import checkpoint, storage
+from crowddist.data.mixing import MixedDataset
 from crowddist.data.stream import CropDataset, batches
 from crowddist.errors import InputError
 from crowddist.randomness import derive
@@ -48,6 +50,8 @@ class StageData:
     """URL of the checkpoint whose weights the stage starts from, or "" for fresh networks."""
     scenes: SceneRule | None = None
     """Which images of the source are read, what `stream.scenes` names; None: all."""
+    shares: Mapping[str, Fraction] = field(default_factory=dict)
+    """Name of a data set that is mixed into the source -> its share of the crops; they have no rule of scenes."""
 
 
 class LocalRuntime:
@@ -126,21 +130,13 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
     use = data.stage.streams[name]
     if use.batch_size % runtime.world_size:
         raise InputError(f"batch size {use.batch_size} of stream {name} cannot be shared equally by {runtime.world_size} workers")
-    dataset = CropDataset(
-        data.urls[use.data],
-        _stream_of(use, stream),
-        labels_url=data.labels_url if use.labels else "",
-        plan_seed=seed,
-        name=f"{data.stage.name}/{name}",
-        open_points=use.data != "target",
-        stride=use.stride,
-        windows=use.windows,
-        share=use.share,
-        scenes=data.scenes if use.data == "source" else None,
-        with_heads=use.heads,
-        with_boxes=use.data == "boxes" and use.heads,
-        with_masks=use.masks,
-    )
+    dataset: CropDataset | MixedDataset
+    if use.data == "source" and data.shares:
+        first = _dataset(name, "source", use, data, stream, seed, 1 - sum(data.shares.values()))
+        others = [_dataset(f"{name}/{other}", other, use, data, stream, seed, share) for other, share in data.shares.items()]
+        dataset = MixedDataset([first, *others], list(data.shares.values()))
+    else:
+        dataset = _dataset(name, use.data, use, data, stream, seed)
     return batches(
         dataset,
         first_step=first_step,
@@ -148,6 +144,28 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         global_batch=use.batch_size,
         rank=runtime.rank,
         world_size=runtime.world_size,
+    )
+
+
+def _dataset(
+    name: str, source: str, use: Stream, data: StageData, stream: StreamConfig, seed: int, memory_share: Fraction | int = 1
+) -> CropDataset:
+    """The crops of one data set, called `source` in `data.urls`, for a stream of that name."""
+    config = _stream_of(use, stream)
+    return CropDataset(
+        data.urls[source],
+        replace(config, cache_bytes=int(config.cache_bytes * memory_share)),
+        labels_url=data.labels_url if use.labels else "",
+        plan_seed=seed,
+        name=f"{data.stage.name}/{name}",
+        open_points=use.data != "target",
+        stride=use.stride,
+        windows=use.windows,
+        share=use.share,
+        scenes=data.scenes if source == "source" else None,
+        with_heads=use.heads,
+        with_boxes=use.data == "boxes" and use.heads,
+        with_masks=use.masks,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import crowddist
 from crowddist import checkpoint, storage, tracking
 from crowddist.config import RunConfig, to_json, without_weights
-from crowddist.data.config import DataSpec, parse_data
+from crowddist.data.config import DataSpec, parse_data, parse_share
 from crowddist.data.prepare import Prepared, Role, prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
@@ -54,8 +54,8 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
         method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
         data = {
-            role: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
-            for role, spec in _specs(config).items()
+            name: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
+            for name, (role, spec) in _specs(config).items()
         }
         scenes = find_rule(config.stream.scenes) if config.stream.scenes and "source" in data else None
         if scenes is not None:
@@ -63,9 +63,9 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
         _claim(config, folder, data, scenes)
         with _tracked(config, folder, tracker):
-            for role, prepared in data.items():
-                tracker.data(role, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-            run = _Run(config, method, folder, {role: prepared.url for role, prepared in data.items()}, scenes, launcher, tracker, say)
+            for name, prepared in data.items():
+                tracker.data(name, prepared.manifest.name, prepared.url, prepared.manifest.digest)
+            run = _Run(config, method, folder, {name: prepared.url for name, prepared in data.items()}, scenes, launcher, tracker, say)
             rounds = run.all_rounds()
             run.show_summary(rounds)
             result = {
@@ -79,7 +79,7 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
                 "stopped": run.stopped,
                 "checkpoint": run.checkpoint,
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
-                "data": {role: prepared.summary() for role, prepared in data.items()},
+                "data": {name: prepared.summary() for name, prepared in data.items()},
                 "seconds_this_start": round(time.time() - started, 1),
             }
             storage.write_json(storage.join(folder, RESULT), result)
@@ -102,11 +102,20 @@ def _method(config: RunConfig, *, begun: bool) -> Method:
     return build_method(without_weights(config) if begun else config)
 
 
-def _specs(config: RunConfig) -> dict[Role, DataSpec]:
+def _specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
+    """Name of each data set of the run -> what it is used as, and what the user named."""
     texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation, "boxes": config.boxes}
     if config.method == "supervised":
         texts = {"labelled_target": config.target, "evaluation": config.evaluation}
-    return {role: parse_data(text) for role, text in texts.items() if text}
+    named: dict[str, tuple[Role, DataSpec]] = {role: (role, parse_data(text)) for role, text in texts.items() if text}
+    if "source" in named:
+        named |= {name: ("source", parse_share(text)[1]) for name, text in _more_sources(config)}
+    return named
+
+
+def _more_sources(config: RunConfig) -> list[tuple[str, str]]:
+    """Name and text of each data set that is mixed into the source."""
+    return [(f"source_{number}", text) for number, text in enumerate(config.more_sources, start=2)]
 
 
 def _require_same_config(config: RunConfig, folder: str) -> None:
@@ -121,13 +130,13 @@ def _require_same_config(config: RunConfig, folder: str) -> None:
         )
 
 
-def _claim(config: RunConfig, folder: str, data: Mapping[Role, Prepared], scenes: SceneRule | None) -> None:
+def _claim(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> None:
     """Records configuration and data of a run that begins; one that was begun goes on with the data it has seen."""
-    mine: dict[str, str] = {role: prepared.manifest.digest for role, prepared in data.items()}
+    mine = {name: prepared.manifest.digest for name, prepared in data.items()}
     if scenes is not None:
         mine["scenes"] = repr(scenes)
     recorded = _recorded(folder, DATA, mine)
-    changed = [role for role in mine if mine[role] != recorded.get(role)]
+    changed = [name for name in mine if mine[name] != recorded.get(name)]
     if changed:
         raise InputError(
             f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): "
@@ -206,6 +215,7 @@ class _Run:
                     labels_url=self.labels_url if stage.needs_labels else "",
                     initial="" if chain or stage.fresh else self.checkpoint,
                     scenes=self.scenes,
+                    shares={name: parse_share(text)[0] for name, text in _more_sources(self.config)},
                 )
             )
         if all(read_done(data.folder) for chain in chains.values() for data in chain):

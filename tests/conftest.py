@@ -34,7 +34,7 @@ def real_data() -> Path:
 
 def write_images(
     folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, masks: bool = True, size: tuple[int, int] = (72, 96),
-    facts=(), **writer,
+    facts=(), prefix: str = "image", **writer,
 ) -> str:
     """A tiny data set of noise with bright blobs as persons, as shards, their json with further `facts`, one dict an image; returns its place."""
     import cv2
@@ -56,7 +56,7 @@ def write_images(
                 members |= {"points.npy": points, **({"mask.png": mask} if masks else {})}
             if boxes:
                 members |= {"boxes.npy": np.column_stack([points - 2.5, np.full((len(points), 2), 6)]).astype(np.float32)}
-            shards.add(f"image-{index:03d}", members)
+            shards.add(f"{prefix}-{index:03d}", members)
     return folder.as_uri()
 
 

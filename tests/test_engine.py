@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,19 @@ def test_scenes_are_chosen_in_the_source_alone(tiny_config: RunConfig, tmp_path:
         for name in stage.streams
     }
     assert read["source"] == {"image-002", "image-003", "image-004"} and len(read["target"]) > 5  # the target tells no hour
+
+
+def test_more_sources_are_mixed_into_the_source_alone(tiny_config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+    other = make_images(tmp_path / "other", count=2, prefix="other")
+    stage = build_method(tiny_config).plan()[1]  # orientation, which reads both
+    urls = {"source": tiny_config.source, "source_2": other, "target": tiny_config.target}
+    data = StageData(stage=stage, folder="", urls=urls, shares={"source_2": Fraction(1, 2)})
+    read = {
+        name: [key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0) for key in batch.keys]
+        for name in stage.streams
+    }
+    assert [key.startswith("other") for key in read["source"]] == [False, True] * (len(read["source"]) // 2)
+    assert {"other-000", "other-001"} < set(read["source"]) and not {"other-000", "other-001"} & set(read["target"])
 
 
 def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path: Path) -> None:

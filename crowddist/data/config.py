@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, get_args
 
 from crowddist.errors import InputError
@@ -58,6 +59,23 @@ def parse_data(text: str) -> DataSpec:
     return DataSpec(format="place", place=text)
 
 
+def parse_share(text: str) -> tuple[Fraction, DataSpec]:
+    """Reads what `--more-sources` is given, `SHARE DATA`: a share of the crops above 0 and below 1 (0.2 or 1/5), and a data set as `parse_data`
+    reads it.
+
+    Raises:
+        InputError: anything else.
+    """
+    share, _, data = text.strip().partition(" ")
+    try:
+        part = Fraction(share)
+    except (ValueError, ZeroDivisionError):
+        part = Fraction(0)
+    if not (0 < part < 1 and data.strip()):
+        raise InputError(f'not a share of a data set: {text!r}; give "SHARE DATA", e.g. "0.2 renderer:broad:200", the share above 0 and below 1')
+    return part, parse_data(data.strip())
+
+
 def _require_place(place: str, text: str) -> None:
     if not place:
         raise InputError(f"data set {text!r} names no place; give a folder, a URL, or FORMAT:PATH")
@@ -97,7 +115,7 @@ class StreamConfig:
     num_readers: int = 0
     """Reader processes beside each training worker; 0 reads in the worker itself."""
     scenes: str = ""
-    """Scene regularisation: which images of the source are read. SHA, SHB, UCF_CC_50, UCF-QNRF or WorldExpo'10 as published for GCC, or a JSON
+    """Scene regularisation: which images of `--source` are read. SHA, SHB, UCF_CC_50, UCF-QNRF or WorldExpo'10 as published for GCC, or a JSON
     file of any of levels, hours, counts, ratios (each [lowest, highest]) and weathers (a list of codes); empty: all."""
 
     def __post_init__(self) -> None:

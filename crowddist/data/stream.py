@@ -36,6 +36,8 @@ from crowddist.randomness import derive, generator
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from crowddist.data.mixing import MixedDataset
+
 STRIDE = 8
 """Pixels of the image along one side of a cell of the density map, unless a network has other cells."""
 OVERSIZE = 2
@@ -280,7 +282,7 @@ def collate(crops: list[dict]) -> Batch:
 
 
 def batches(
-    dataset: CropDataset, *, first_step: int, steps: int, global_batch: int, rank: int, world_size: int
+    dataset: CropDataset | MixedDataset, *, first_step: int, steps: int, global_batch: int, rank: int, world_size: int
 ) -> Iterator[Batch]:
     """This rank's batches of the steps first_step..steps-1; any number of reader processes gives the same ones."""
     plan = [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, get_args
 
 import pytest
 
-from crowddist.data.config import DataSpec, RawFormat, StreamConfig, parse_data
+from crowddist.data.config import DataSpec, RawFormat, StreamConfig, parse_data, parse_share
 from crowddist.data.convert.formats import FORMATS
 from crowddist.errors import InputError
 
@@ -41,6 +42,18 @@ from crowddist.errors import InputError
 )
 def test_data_sets_are_named_in_one_line(text: str, fields: dict[str, Any]) -> None:
     assert parse_data(text) == DataSpec(**fields)
+
+
+@pytest.mark.parametrize("text, share", [("0.2 renderer:broad:5", Fraction(1, 5)), (" 1/3  renderer:broad:5 ", Fraction(1, 3))])
+def test_a_share_of_a_data_set(text: str, share: Fraction) -> None:
+    assert parse_share(text) == (share, DataSpec(format="renderer", look="broad", num_images=5))
+    assert parse_share("0.5 my photos") == (Fraction(1, 2), DataSpec(format="place", place="my photos"))
+
+
+@pytest.mark.parametrize("text", ["renderer:broad:5", "0.2", "0.2 ", "0 /photos", "1 /photos", "-0.1 /photos", "1/0 /photos", "nan /photos", "half /photos"])
+def test_no_share_of_a_data_set_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r'give "SHARE DATA", e\.g\. "0\.2 renderer:broad:200", the share above 0 and below 1'):
+        parse_share(text)
 
 
 def test_the_names_of_raw_data_are_those_of_the_converters() -> None:
