@@ -126,6 +126,8 @@ class RunConfig:
         if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
             raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; "
                              'give both, or neither (--boxes "" --bi-knowledge.boxes-steps 0)')
+        if self.train.density_limit and self.method in ("bi_knowledge", "supervised"):
+            raise InputError(f"train.density_limit is for counters that learn from the source, not for {self.method}: leave it out")
         segments = self.method in ("semantic_consistency", "combined") and self.semantic_consistency.target_masks == "made"
         if self.boxes and not (self.method == "bi_knowledge" or segments):
             raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of semantic_consistency, which have nothing to do with "

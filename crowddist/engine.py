@@ -52,6 +52,8 @@ class StageData:
     """Which images of the source are read, what `stream.scenes` names; None: all."""
     shares: Mapping[str, Fraction] = field(default_factory=dict)
     """Name of a data set that is mixed into the source -> its share of the crops; they have no rule of scenes."""
+    density_limit: float | None = None
+    """Most persons of a cell of the source, where `train.density_limit` asks for it."""
 
 
 class LocalRuntime:
@@ -102,6 +104,8 @@ def fit(
     if state is not None:
         method.load_state_dict(state["method"])
         first_step, seconds_before = state["step"], state["seconds"]
+    if data.density_limit is not None:
+        method.limit_density(data.density_limit)
     loaders = {
         name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step) for name in stage.streams
     }

@@ -18,6 +18,7 @@ from crowddist.data.config import DataSpec, parse_data, parse_share
 from crowddist.data.prepare import Prepared, Role, prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
+from crowddist.data.stream import densest_cell
 from crowddist.engine import StageData, read_done
 from crowddist.errors import InputError
 from crowddist.methods.table import build_method
@@ -61,11 +62,14 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
         if scenes is not None:
             source = ShardReader(data["source"].url)
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
+        limit = _density_limit(config, method, data, scenes)
+        if limit is not None:
+            say(f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted")
         _claim(config, folder, data, scenes)
         with _tracked(config, folder, tracker):
             for name, prepared in data.items():
                 tracker.data(name, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-            run = _Run(config, method, folder, {name: prepared.url for name, prepared in data.items()}, scenes, launcher, tracker, say)
+            run = _Run(config, method, folder, {name: prepared.url for name, prepared in data.items()}, scenes, limit, launcher, tracker, say)
             rounds = run.all_rounds()
             run.show_summary(rounds)
             result = {
@@ -147,6 +151,19 @@ def _claim(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes:
             storage.write_json(storage.join(folder, name), content)
 
 
+def _density_limit(config: RunConfig, method: Method, data: Mapping[str, Prepared], scenes: SceneRule | None) -> float | None:
+    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None without density regularisation."""
+    if not config.train.density_limit:
+        return None
+    most = []
+    for name in ("source", *(name for name, _ in _more_sources(config))):
+        images = ShardReader(data[name].url)
+        kept = kept_samples(images, scenes) if scenes is not None and name == "source" else range(len(images))
+        scale = min(1.0, *method.label_views())
+        most.append(densest_cell(images, kept, method.stream, stride=method.output_stride, scale=scale))
+    return max(most)
+
+
 def _recorded(folder: str, name: str, otherwise: dict[str, Any]) -> dict[str, Any]:
     url = storage.join(folder, name)
     return storage.read_json(url) if storage.exists(url) else otherwise
@@ -173,11 +190,13 @@ class _Run:
         folder: str,
         urls: Mapping[str, str],
         scenes: SceneRule | None,
+        density_limit: float | None,
         launcher: Launcher,
         tracker: Tracker,
         say: Callable[[str], None],
     ) -> None:
-        self.config, self.method, self.folder, self.urls, self.scenes = config, method, folder, urls, scenes
+        self.config, self.method, self.folder, self.urls = config, method, folder, urls
+        self.scenes, self.density_limit = scenes, density_limit
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
 
@@ -216,6 +235,7 @@ class _Run:
                     initial="" if chain or stage.fresh else self.checkpoint,
                     scenes=self.scenes,
                     shares={name: parse_share(text)[0] for name, text in _more_sources(self.config)},
+                    density_limit=self.density_limit,
                 )
             )
         if all(read_done(data.folder) for chain in chains.values() for data in chain):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +192,30 @@ def cell_density(heads: np.ndarray, cells: tuple[int, int], config: StreamConfig
     # A head in the outer half of a border cell lies beyond the centres of all cells: it belongs to the border cell.
     places = np.clip((heads[:, :2] + 0.5) / stride - 0.5, 0, [cells[1] - 1, cells[0] - 1])
     return density_map(places, cells, kernel_px(heads, config) / stride)
+
+
+def densest_cell(images: ShardReader, kept: Iterable[int], config: StreamConfig, *, stride: int, scale: float = 1.0) -> float:
+    """Most persons of a cell in whole images of a labelled data set, as the counter sees them: what density regularisation sets the limit to.
+
+    Source: Wang et al., CVPR 2019 (density regularisation), there of the density maps at the images' own size.
+
+    Args:
+        kept: indexes of the images that count.
+        stride: pixels along a side of a cell.
+        scale: of the images, relative to `config.image_size`; in smaller ones a cell holds more.
+    """
+    most = 0.0
+    for index in kept:
+        sample = decode(*images.read(index))
+        assert sample.points is not None  # labelled, by the caller
+        factor = scale * config.image_size / max(sample.image.shape[:2])
+        size = scaled_size(sample.image.shape[:2], factor, factor)
+        heads = resize_points(sample.points, size[1] / sample.image.shape[1], size[0] / sample.image.shape[0])
+        if config.sigma_of_size:
+            heads = np.column_stack([heads, known_sizes(sample) * factor])
+        cells = (-(-size[0] // stride), -(-size[1] // stride))
+        most = max(most, float(cell_density(heads, cells, config, stride).max()))
+    return most
 
 
 def kernel_px(heads: np.ndarray, config: StreamConfig) -> Any:

@@ -183,6 +183,10 @@ class Method(ABC):
         """(N, 3, H, W) images of the source in [0, 1] as the target would show them; for methods whose plan reads `translated` data."""
         raise NotImplementedError(f"{type(self).__name__} translates no images")
 
+    def limit_density(self, persons: float) -> None:
+        """From now on, no cell of a prediction holds more than so many persons: what would is taken to hold none. For counters."""
+        raise NotImplementedError(f"{type(self).__name__} has no limit of its density")
+
     @abstractmethod
     def networks(self) -> nn.Module:
         """The networks whose weights and buffers are the result."""

@@ -38,6 +38,8 @@ class TrainConfig:
     """Error of a cell of the map: of Poisson counts (ours), or squared (as published)."""
     block_weight: float = 0.1
     """Weight of the error of 8x8-block counts beside the error of cells (ours; 0 = as published)."""
+    density_limit: bool = False
+    """Density regularisation: a counter's density is nothing where it says more than the densest cell of the source holds (Wang et al., CVPR 2019)."""
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)

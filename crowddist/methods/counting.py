@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 FROZEN_SHARE = 0.2
 """Part of the source stage, at its end, that trains with the running statistics, as images are counted (ours). In
 `renderer_to_shb` the loss falls by a third where it begins."""
+
+
+DENSITY_LIMIT = "density_limit"
+"""Name of the counter's buffer of the most persons that a cell may hold."""
 
 
 class CountingObjective(nn.Module):
@@ -96,6 +101,8 @@ class CountingMethod(Method):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.counter = build_networks(config.counter)
+        if config.train.density_limit:
+            self.counter.register_buffer(DENSITY_LIMIT, torch.tensor(math.inf))  # every checkpoint holds it
         self._schedules: dict[str, Schedule] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._objective: nn.Module | None = None
@@ -172,12 +179,18 @@ class CountingMethod(Method):
         rows, columns = (-(-side // self.output_stride) for side in images.shape[2:])
         with torch.inference_mode():
             maps = self.counter.members(self.counter.encode(images))[..., :rows, :columns].float()
+        if self.config.train.density_limit:
+            maps = torch.where(maps > self.counter.get_buffer(DENSITY_LIMIT), 0, maps)
         density, spread = maps.mean(0), maps.std(0, unbiased=False)
         return Prediction(
             density=density,
             spread=spread,
             member_counts=maps.sum((2, 3, 4)),
         )
+
+    def limit_density(self, persons: float) -> None:
+        """See `Method.limit_density`. Source: density regularisation, Wang et al., CVPR 2019; here for each member of the ensemble."""
+        self.counter.get_buffer(DENSITY_LIMIT).fill_(persons)
 
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """See `Method.select`."""
