@@ -16,7 +16,7 @@ from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, s
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
-from crowddist.ops.views import merge_views
+from crowddist.ops.views import merge_heads, merge_views
 
 TILE_PX = 1536
 """Images are cut into tiles of this side when their longer side exceeds it, so that memory stays bounded."""
@@ -124,7 +124,7 @@ class Predictor:
                 density=density,
                 spread=spread,
                 member_counts=np.array([-uncertainty, uncertainty]),
-                detections=np.concatenate(heads) if heads else None,
+                detections=merge_heads(heads) if heads else None,
             )
             yield self._judge(image, merged)
 

@@ -154,7 +154,7 @@ class Combined(CountingMethod):
         """
         assert seen.detections is not None  # of predict()
         settings, stride = self.config.bi_knowledge, self.output_stride
-        found = distinct(seen.detections, settings.nms_share)  # views and tiles have seen some heads twice
+        found = distinct(seen.detections, settings.nms_share)  # tiles have seen some heads twice
         detections = found[found[:, 3] >= settings.confidence]
         drawn = cell_density(detections[:, :3], seen.density.shape, self.stream, stride)
         confidence = confidence_weight(detections, seen.density.shape, self.stream, stride)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.ops.views import merge_views
+from crowddist.ops.views import merge_heads, merge_views
 
 
 def test_by_hand():
@@ -76,3 +76,32 @@ def test_one_view_stays_as_it_is_and_views_without_spread_weigh_alike():
 def test_bad_input_is_refused(densities, spreads, cells):
     with pytest.raises(ValueError):
         merge_views(densities, spreads, cells)
+
+
+def test_heads_of_views_by_hand():
+    first = np.array([[10, 10, 6, 0.8], [50, 10, 6, 0.4]], np.float32)
+    second = np.array([[13, 14, 5, 0.6], [90, 10, 4, 0.5], [92, 10, 4, 0.3]], np.float32)
+    # The first is seen twice, 5 px apart; the others in one view each, and the last one within the size of a surer one.
+    assert merge_heads([first, second]).tolist() == pytest.approx(np.array([[10, 10, 6, 0.7], [90, 10, 4, 0.25], [50, 10, 6, 0.2]]))
+
+
+def test_heads_of_views_against_a_loop():
+    rng = np.random.default_rng(0)
+    views = [np.column_stack([rng.uniform(0, 200, (count, 2)), rng.uniform(3, 25, count), rng.uniform(0.1, 1, count)]) for count in (80, 120, 0)]
+    found = sorted((tuple(np.float32(head)) for view in views for head in view), key=lambda head: -head[3])
+    heads: list[list[float]] = []
+    for x, y, size, _ in found:
+        if all(np.hypot(x - head[0], y - head[1]) > head[2] for head in heads):
+            best = [max((one[3] for one in view if np.hypot(one[0] - x, one[1] - y) <= size), default=0.0) for view in views]
+            heads.append([x, y, size, sum(best) / 3])
+    merged = merge_heads(views)
+    assert 20 < len(merged) < 150
+    assert merged == pytest.approx(np.array(sorted(heads, key=lambda head: -head[3])), rel=1e-4)
+
+
+def test_heads_of_one_view_and_of_none():
+    heads = np.array([[10, 10, 6, 0.4], [40, 10, 6, 0.9]], np.float32)
+    assert merge_heads([heads]).tolist() == heads[::-1].tolist()
+    assert merge_heads([np.zeros((0, 4), np.float32)] * 2).shape == (0, 4)
+    with pytest.raises(ValueError, match="at least one view"):
+        merge_heads([])
