@@ -95,9 +95,9 @@ def chosen(canvas: np.ndarray, keep: np.ndarray, image_shape: Sequence[int], col
 
 
 def mark(
-    canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "square", "cross"], colour: Colour, radius_px: int | np.ndarray
+    canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "square", "cross", "dot"], colour: Colour, radius_px: int | np.ndarray
 ) -> None:
-    """Draws at points (x, y) of the canvas's pixels: rings and squares with a dark rim that shows on any ground, or bare crosses that fit inside.
+    """Draws at points (x, y) of the canvas's pixels: rings and squares with a dark rim that shows on any ground, bare crosses that fit inside, or dots.
 
     Args:
         radius_px: of all marks, or of each: half the side of a square.
@@ -113,6 +113,8 @@ def mark(
             corners = ((x - radius, y - radius), (x + radius, y + radius))
             cv2.rectangle(canvas, *corners, (0, 0, 0), 3, cv2.LINE_AA)
             cv2.rectangle(canvas, *corners, colour, 1, cv2.LINE_AA)
+        elif shape == "dot":
+            cv2.circle(canvas, (x, y), radius, colour, -1, cv2.LINE_AA)
         else:
             cv2.drawMarker(canvas, (x, y), colour, cv2.MARKER_TILTED_CROSS, 2 * radius - 2, 2, cv2.LINE_AA)
 

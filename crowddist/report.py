@@ -170,6 +170,44 @@ def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndar
     return np.concatenate([part for column in parts for part in (np.concatenate(column), gap)][:-1], axis=1)
 
 
+def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str, columns: int = 3) -> np.ndarray:
+    """Images of a data set with their heads, each below its name and its number of persons.
+
+    Args:
+        samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels or None where they are not known; at least one.
+        title: shown above all.
+        columns: images in a row, at most.
+
+    Returns:
+        RGB uint8, columns of 480 px width.
+
+    Raises:
+        ValueError: there is no sample, or what is given is no image.
+    """
+    if not samples:
+        raise ValueError("a sheet needs at least one sample")
+    panels = []
+    for name, image, points in samples:
+        scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
+        canvas = np.ascontiguousarray(_resized(image, scale))
+        if points is not None:
+            # Dots, as rings would hide a dense crowd.
+            drawing.mark(canvas, (points + 0.5) * scale - 0.5, "dot", _TRUE, 2 if len(points) < 400 else 1)
+        words = f"{image.shape[1]} x {image.shape[0]} px" + ("" if points is None else f", {len(points):,} persons")
+        panels.append(np.concatenate([drawing.caption(_PANEL_WIDTH_PX, 20, name, words), canvas]))
+    columns = min(columns, len(panels))
+    width = columns * _PANEL_WIDTH_PX + (columns - 1) * _GAP_PX
+    rows = []
+    for first in range(0, len(panels), columns):
+        row = panels[first : first + columns]
+        sheet = np.full((max(map(len, row)) + _GAP_PX, width, 3), 255, np.uint8)
+        for place, panel in enumerate(row):
+            left = place * (_PANEL_WIDTH_PX + _GAP_PX)
+            sheet[: len(panel), left : left + _PANEL_WIDTH_PX] = panel
+        rows.append(sheet)
+    return np.concatenate([drawing.caption(width, 34, title), *rows])
+
+
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
     """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
 

@@ -1,28 +1,23 @@
-"""Convert raw images and their annotations to shards.
+"""Convert raw images and their annotations to shards; check shards, or look at them.
 
     python jobs/convert.py shanghaitech /data/part_A_final /data/shards/sha-train --split train
     python jobs/convert.py wider_face /data/wider /data/shards/wider --max-size 1024
     python jobs/convert.py gcc /data/gcc /data/shards/gcc --max-size 1024
     python jobs/convert.py folder /photos/of/my/camera /data/shards/camera --skip-bad
+    python jobs/convert.py verify /data/shards/sha-train
+    python jobs/convert.py info s3://bucket/shards/sha-train --sheet samples.png
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from crowddist.cli import one_line_errors
-from crowddist.data.convert.base import Conversion, convert
+from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.convert.progress import watched
 from crowddist.process import sigterm_as_exit
-
-_NOTES = {
-    "num_skipped": "files skipped",
-    "num_clipped_points": "points moved to the border",
-    "num_repeated_points": "points repeat another",
-    "num_cut_boxes": "boxes cut at the border",
-    "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,20 +26,48 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """Converts, and prints what was made and where."""
-    given = _parser().parse_args()
+    """Converts, and prints what was made and where; or checks or describes what is there."""
+    job = {"verify": _verify, "info": _info}.get(next(iter(sys.argv[1:]), ""), _convert)
     with one_line_errors(), sigterm_as_exit():
-        done = convert(
-            FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad, unlabelled=given.unlabelled,
-            max_size=given.max_size, name=given.name, overwrite=given.overwrite, watch=watched,
-        )
-        print(_summary(done))
+        job()
+
+
+def _verify() -> None:
+    parser = _Parser(prog="convert.py verify", description="Read every shard of a data set and compare it with the manifest.")
+    parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
+    url = parser.parse_args(sys.argv[2:]).url
+    from crowddist.data.shards import verify
+
+    manifest = verify(url, watch=lambda shards: watched(shards, "shards"))
+    print(f"whole: {manifest.name} ({manifest.split}): {manifest.num_samples:,} samples in {len(manifest.shards)} shards, digest {manifest.digest[:12]}")
+
+
+def _info() -> None:
+    parser = _Parser(prog="convert.py info", description="Describe a data set: sizes and counts of its images, and a picture of some.")
+    parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
+    parser.add_argument("--sheet", metavar="PNG", default="", help="write a picture of 12 images with their heads, the emptiest first")
+    given = parser.parse_args(sys.argv[2:])
+    from crowddist.data.describe import describe, write_sheet
+
+    described = describe(given.url, watch=lambda numbers: watched(numbers, "samples"))
+    print("\n".join(described.lines()))
+    if given.sheet:
+        print(f"samples: {write_sheet(described, given.sheet)}")
+
+
+def _convert() -> None:
+    given = _parser().parse_args()
+    done = convert(
+        FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad, unlabelled=given.unlabelled,
+        max_size=given.max_size, name=given.name, overwrite=given.overwrite, watch=watched,
+    )
+    print(done.summary())
 
 
 def _parser() -> argparse.ArgumentParser:
     formats = "\n".join(f"  {form.name:14} {form.summary}\n{'':17}splits: {', '.join(form.splits)}" for form in FORMATS.values())
     parser = _Parser(description=__doc__, epilog=f"formats:\n{formats}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help=f"layout of the source: {', '.join(FORMATS)}")
+    parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help="layout of the source, see below; or verify or info, which have their own --help")
     parser.add_argument("source", metavar="SOURCE", help="folder of the raw data")
     parser.add_argument("destination", metavar="DESTINATION", help="place of the data set: a path or URL where nothing is yet")
     parser.add_argument("--split", default="", help="which part of the source; default: the format's first")
@@ -54,14 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="", help="of the data set; default: from the source")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set at DESTINATION")
     return parser
-
-
-def _summary(done: Conversion) -> str:
-    facts = done.manifest.statistics
-    persons = f"{facts['persons']:.0f} persons" if done.manifest.labelled else "unlabelled"
-    parts = [f"{done.manifest.num_samples} images", persons, f"{len(done.manifest.shards)} shards"]
-    parts += [f"{facts[fact]} {words}" for fact, words in _NOTES.items() if facts.get(fact)]
-    return f"{done.manifest.name} ({done.manifest.split}): {', '.join(parts)}: {done.url}"
 
 
 if __name__ == "__main__":

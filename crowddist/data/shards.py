@@ -7,7 +7,7 @@ import os
 import re
 import tarfile
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from io import BufferedIOBase
 from typing import Any, BinaryIO, Literal
@@ -193,13 +193,15 @@ class ShardReader:
         return index
 
 
-def verify(url: str | os.PathLike[str]) -> Manifest:
+def verify(url: str | os.PathLike[str], *, watch: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter) -> Manifest:
     """Read every shard of a data set and compare sizes, sample counts and SHA-256 with the manifest, which is returned.
+
+    Args: `watch` wraps the shards on their way, to show progress.
 
     Raises InputError or FileNotFoundError naming the first bad shard.
     """
     reader = ShardReader(url)
-    for shard in reader.manifest.shards:
+    for shard in watch(reader.manifest.shards):
         place = storage.join(reader.url, shard.name)
         found = storage.open_content(place, sha256=shard.sha256).digest()  # first: it mends a damaged copy in the cache
         _ShardIndex(place, shard)  # before the hash is looked at: where a shard was cut, that is the better word

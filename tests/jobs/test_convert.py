@@ -85,6 +85,29 @@ def test_a_conversion_ends_with_what_was_made_and_where(tmp_path, photos):
     assert manifest.num_samples == 3 and manifest.statistics["width_px"] == [20, 20]
 
 
+def test_a_data_set_is_checked_and_described(tmp_path, photos):
+    run("folder", photos, tmp_path / "set", "--name", "cam")
+    done = run("verify", tmp_path / "set")
+    digest = read_manifest(tmp_path / "set").digest[:12]
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"whole: cam (all): 3 samples in 1 shards, digest {digest}\n")
+    done = run("info", tmp_path / "set", "--sheet", tmp_path / "sheet.png")
+    assert (done.returncode, done.stderr) == (0, "") and "sizes: 40 x 30 px (3)\nunlabelled\n" in done.stdout
+    assert done.stdout.endswith(f"samples: file://{tmp_path}/sheet.png\n")
+    assert Image.open(tmp_path / "sheet.png").width == 3 * 480 + 2 * 16
+
+    shard = tmp_path / "set" / "cam-all-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    done = run("verify", tmp_path / "set")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "cam-all-000000.tar: SHA-256 is" in done.stderr
+    for job in ("verify", "info"):
+        done = run(job, tmp_path / "nothing")
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: no data set at") and done.stderr.count("\n") == 1
+        done = run(job)
+        assert (done.returncode, done.stdout) == (2, "") and "the following arguments are required: URL" in done.stderr
+
+
 def test_bad_input_is_one_line_and_exit_2(tmp_path, photos):
     (photos / "1.jpg").write_bytes(b"")
     done = run("folder", photos, tmp_path / "set")

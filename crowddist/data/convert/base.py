@@ -26,6 +26,13 @@ SKIPPED = "skipped.json"
 """Beside the manifest under `skip_bad`: a list of {"file", "reason"}."""
 VALIDATION_SHARE = 0.2
 """ours: set aside for validation from the training split of sets that have no validation split, by the image's name alone."""
+_NOTES = {
+    "num_skipped": "files skipped",
+    "num_clipped_points": "points moved to the border",
+    "num_repeated_points": "points repeat another",
+    "num_cut_boxes": "boxes cut at the border",
+    "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
+}
 # Known of labelled images only: an unlabelled set must not tell them.
 _LABEL_FACTS = ("count", "level", "scene_level")
 
@@ -107,6 +114,14 @@ class Conversion:
     manifest: Manifest
     skipped: tuple[dict[str, str], ...]
     """{"file", "reason"} each."""
+
+    def summary(self) -> str:
+        """What was made and where, in a line."""
+        facts = self.manifest.statistics
+        persons = f"{facts['persons']:.0f} persons" if self.manifest.labelled else "unlabelled"
+        parts = [f"{self.manifest.num_samples} images", persons, f"{len(self.manifest.shards)} shards"]
+        parts += [f"{facts[fact]} {words}" for fact, words in _NOTES.items() if facts.get(fact)]
+        return f"{self.manifest.name} ({self.manifest.split}): {', '.join(parts)}: {self.url}"
 
 
 def convert(form: Format, source: str | os.PathLike[str], destination: str | os.PathLike[str], *, split: str = "", skip_bad: bool = False,
