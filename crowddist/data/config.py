@@ -97,7 +97,7 @@ class StreamConfig:
     image_size: int = 768
     """Images are resized to this longest side, px."""
     crop_size: int = 256
-    """Side of a training crop, px; a multiple of 8."""
+    """Side of a training crop, px; a multiple of 8. With bi_knowledge, `bi_knowledge.crop_size` stands in its place."""
     scale_jitter: tuple[float, float] = (0.3, 1.2)
     """Range of the random scale on top of `image_size`."""
     colour_jitter: float = 0.3
@@ -107,9 +107,9 @@ class StreamConfig:
     soft_share: float = 0.5
     """Share of the crops made as soft as photographs of fewer pixels are, 0 to 1: cameras differ in sharpness."""
     sigma_px: float = 6.0
-    """Standard deviation of a head's Gaussian in px of the crop (ours)."""
+    """Standard deviation of a head's Gaussian in px of the crop (ours). With bi_knowledge, `bi_knowledge.sigma_px` stands in its place."""
     sigma_of_size: float = 0.0
-    """Where it is not 0, each head's Gaussian has this times the head's size instead (Eq. 1 of MM 2020)."""
+    """Where it is not 0, each head's Gaussian has this times the head's size instead (Eq. 1 of MM 2020); with bi_knowledge, its own."""
     cache_bytes: int = 2 * 2**30
     """Decoded images kept in memory by each reader."""
     num_readers: int = 0
