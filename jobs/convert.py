@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from crowddist.cli import one_line_errors
@@ -59,7 +60,7 @@ def _convert() -> None:
     given = _parser().parse_args()
     done = convert(
         FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad, unlabelled=given.unlabelled,
-        max_size=given.max_size, name=given.name, overwrite=given.overwrite, watch=watched,
+        max_size=given.max_size, name=given.name, overwrite=given.overwrite, num_workers=given.num_workers, watch=watched,
     )
     print(done.summary())
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be taken, and list it in skipped.json")
     parser.add_argument("--unlabelled", action="store_true", help="write the images alone, as a target without labels")
     parser.add_argument("--max-size", type=int, metavar="PX", help="shrink images whose longest side is larger")
+    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="threads that read images; default: as many as cores")
     parser.add_argument("--name", default="", help="of the data set; default: from the source")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set at DESTINATION")
     return parser

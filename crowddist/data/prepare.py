@@ -106,13 +106,14 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     def watch(items: Sequence[Entry]) -> Iterable[Entry]:
         return _counted(items, f"{role}: converted", say)
 
+    num_workers = os.cpu_count() or 1
     if spec.format == "renderer":
         raw = _render(spec, place, say)
-        convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}", watch=watch)
+        convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}", num_workers=num_workers, watch=watch)
         return
     form = FORMATS["folder" if spec.format == "place" else spec.format]
     split = spec.split if spec.split != "all" else ""
-    converted = convert(form, spec.place, url, split=split, skip_bad=skip_bad, unlabelled=role == "target", watch=watch)
+    converted = convert(form, spec.place, url, split=split, skip_bad=skip_bad, unlabelled=role == "target", num_workers=num_workers, watch=watch)
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,9 @@ SKIPPED = "skipped.json"
 """Beside the manifest under `skip_bad`: a list of {"file", "reason"}."""
 VALIDATION_SHARE = 0.2
 """ours: set aside for validation from the training split of sets that have no validation split, by the image's name alone."""
+ITEMS_AHEAD = 4
+"""Images a thread that wait to be written: enough that none idles, few enough for the memory."""
+Made = TypeVar("Made")
 _NOTES = {
     "num_skipped": "files skipped",
     "num_clipped_points": "points moved to the border",
@@ -126,7 +130,7 @@ class Conversion:
 
 def convert(form: Format, source: str | os.PathLike[str], destination: str | os.PathLike[str], *, split: str = "", skip_bad: bool = False,
             unlabelled: bool = False, max_size: int | None = None, name: str = "", overwrite: bool = False,
-            max_shard_bytes: int = MAX_SHARD_BYTES, watch: Callable[[Sequence[Item]], Iterable[Item]] = iter) -> Conversion:
+            max_shard_bytes: int = MAX_SHARD_BYTES, num_workers: int = 1, watch: Callable[[Sequence[Item]], Iterable[Item]] = iter) -> Conversion:
     """Convert a folder of raw data to a data set at `destination`, which appears whole or not at all.
 
     Args:
@@ -140,6 +144,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         name: of the data set; "" takes the format's.
         overwrite: replace a data set at `destination`.
         max_shard_bytes: size at which a new shard is begun.
+        num_workers: threads that read and shrink images; any number of them writes the same bytes.
         watch: wraps the items on their way, to show progress.
 
     Raises:
@@ -150,6 +155,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         raise InputError(f"{form.name} has no split {split!r}; choose one of {', '.join(form.splits)}")
     if max_size is not None and max_size < MIN_SIDE_PX:
         raise InputError(f"the largest side must be at least {MIN_SIDE_PX} px, got {max_size}")
+    if num_workers < 1:
+        raise InputError(f"a conversion needs at least one worker, got {num_workers}")
     if not storage.is_folder(source):
         raise FileNotFoundError(f"no folder at {source}; give the folder that holds the {form.name} data")
     _check_destination(destination, overwrite)
@@ -168,13 +175,14 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
             tally: Counter[str] = Counter()
             with ShardWriter(staging, name=full_name, split=listing.split, labelled=labelled, converter=f"{form.name} {crowddist.__version__}",
                              max_shard_bytes=max_shard_bytes, statistics=listing.facts) as writer:
-                for item in watch(list(items.values())):
+                for item, made in _in_order(watch(list(items.values())), lambda item: _members(form, item, labelled, max_size), num_workers):
                     try:
-                        members = _members(form, item, labelled, max_size, tally)
+                        members, noteworthy = made()
                     except InputError as error:
                         bad.add(item.image, error)
                     else:
                         writer.add(make_key(item.name), members)
+                        tally += noteworthy
                 if len(bad.entries) >= len(refused) + len(items):
                     raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: {bad.entries[-1]['reason']}")
                 writer.statistics |= {**tally, "num_skipped": len(bad.entries), **({"max_size_px": max_size} if max_size else {})}
@@ -269,15 +277,34 @@ def _keyed(listing: Listing) -> tuple[dict[str, Item], list[tuple[Path, str]]]:
     return items, refused
 
 
-def _members(form: Format, item: Item, labelled: bool, max_size: int | None, tally: Counter[str]) -> dict[str, Member]:
-    """The members of one sample; `tally` counts what was noteworthy about its points and boxes."""
+def _in_order(items: Iterable[Item], make: Callable[[Item], Made], num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
+    """The items in their order, each with what returns `make(item)` or raises what that raised; threads are some items ahead."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        ahead: deque[tuple[Item, Future[Made]]] = deque()
+        try:
+            for item in items:
+                ahead.append((item, pool.submit(make, item)))
+                if len(ahead) > ITEMS_AHEAD * num_workers:
+                    first, made = ahead.popleft()
+                    yield first, made.result
+            while ahead:
+                first, made = ahead.popleft()
+                yield first, made.result
+        finally:
+            for _, made in ahead:
+                made.cancel()
+
+
+def _members(form: Format, item: Item, labelled: bool, max_size: int | None) -> tuple[dict[str, Member], Counter[str]]:
+    """The members of one sample, and counts of what was noteworthy about its points and boxes."""
+    tally: Counter[str] = Counter()
     image = store_image(item.image, upright=form.upright, max_size=max_size)
     scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": image.size[0], "width": image.size[1]}
     members: dict[str, Member] = {image.extension: image.data, "json": scene}
     if not labelled or form.annotate is None:
         for fact in _LABEL_FACTS:
             scene.pop(fact, None)
-        return members
+        return members, tally
     annotation = form.annotate(item, image.source_size)
     heads = annotation.points
     if annotation.boxes is not None:
@@ -296,7 +323,7 @@ def _members(form: Format, item: Item, labelled: bool, max_size: int | None, tal
     if annotation.mask is not None:
         members["mask.png"] = _scale_mask(annotation.mask, image)
     tally += Counter(num_clipped_points=num_clipped, num_repeated_points=num_repeated)
-    return members
+    return members, tally
 
 
 def _scale(points: np.ndarray, image: StoredImage) -> np.ndarray:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.base import SKIPPED, convert, hash_share, make_key
+from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, _in_order, convert, hash_share, make_key
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, _check_key, decode, verify
 from crowddist.errors import InputError
@@ -243,6 +243,37 @@ def test_bad_arguments(tmp_path, shanghai):
     for source in (tmp_path / "nothing", shanghai.root / "train_data" / "images" / "IMG_1.jpg"):
         with pytest.raises(FileNotFoundError, match="no folder at"):
             convert(SHANGHAI, source, tmp_path / "set")
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, shanghai):
+    for number in range(1, 30):
+        shanghai.add(number, [[number, 1], [30 + number / 10, 20]])
+    manifests = [convert(SHANGHAI, shanghai.root, tmp_path / f"{workers}", max_size=40, num_workers=workers).manifest for workers in (1, 3, 8)]
+    assert manifests[0] == manifests[1] == manifests[2] and manifests[0].num_samples == 29
+    with pytest.raises(InputError, match="at least one worker, got 0"):
+        convert(SHANGHAI, shanghai.root, tmp_path / "none", num_workers=0)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_first_bad_file_stops_it_whatever_other_workers_found(tmp_path, shanghai, workers):
+    for number in range(1, 9):
+        shanghai.add(number, [[3, 4]])
+    for number in (2, 3, 5):
+        shanghai.add(number, [[300 + number, 4]])
+    with pytest.raises(InputError, match=r"GT_IMG_2\.mat"):
+        convert(SHANGHAI, shanghai.root, tmp_path / "set", num_workers=workers)
+    assert not (tmp_path / "set").exists()
+    done = convert(SHANGHAI, shanghai.root, tmp_path / "set", num_workers=workers, skip_bad=True)
+    assert [entry["file"].rpartition("/")[2] for entry in done.skipped] == ["IMG_2.jpg", "IMG_3.jpg", "IMG_5.jpg"]
+    assert done.manifest.num_samples == 5
+
+
+def test_workers_are_few_images_ahead_of_what_is_written():
+    made, most = [], 0
+    for number, result in _in_order(range(100), lambda number: made.append(number) or number, 2):
+        assert result() == number
+        most = max(most, len(made) - number)
+    assert sorted(made) == list(range(100)) and 2 <= most <= 2 * ITEMS_AHEAD + 1
 
 
 def test_watch_sees_every_item_before_it_is_converted(tmp_path, shanghai):
