@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,31 +36,55 @@ class Plan:
             raise ValueError(f"the plan of {name} needs at least one sample")
         self.seed, self.name = seed, name
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
-        self._orders: dict[int, np.ndarray] = {}
+        self._epochs: dict[int, _Epoch] = {}
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """The samples of one epoch: (num_samples,) int64 indexes into the data set, each exactly once."""
-        if epoch not in self._orders:
-            # Two are enough: a batch may reach from one epoch into the next.
-            newest = list(self._orders.items())[-1:]
-            self._orders = {**dict(newest), epoch: self._make_epoch(epoch)}
-        return self._orders[epoch]
+        return self._epoch(epoch).order
 
-    def _make_epoch(self, epoch: int) -> np.ndarray:
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            # Two are enough: a batch may reach from one epoch into the next.
+            newest = list(self._epochs.items())[-1:]
+            self._epochs = {**dict(newest), epoch: self._make_epoch(epoch)}
+        return self._epochs[epoch]
+
+    def _make_epoch(self, epoch: int) -> _Epoch:
         shards = hash_order(len(self.shard_sizes), self.seed, self.name, epoch, "shards")
-        windows = []
+        windows, parts = [], []
         for first in range(0, len(shards), WINDOW_SHARDS):
             window = shards[first : first + WINDOW_SHARDS]
             samples = np.concatenate([np.arange(self._starts[s], self._starts[s + 1]) for s in window])
-            windows.append(samples[hash_order(len(samples), self.seed, self.name, epoch, first)])
-        order = np.concatenate(windows)
+            parts.append(samples[hash_order(len(samples), self.seed, self.name, epoch, first)])
+            windows.append([int(shard) for shard in window if self.shard_sizes[shard]])
+        order = np.concatenate(parts)
         order.setflags(write=False)
-        return order
+        return _Epoch(order=order, windows=windows, ends=np.cumsum([len(part) for part in parts]))
 
     def sample_at(self, position: int) -> int:
         """The index of the sample at a global position >= 0."""
         epoch, offset = divmod(position, self.num_samples)
         return int(self.epoch_order(epoch)[offset])
+
+    def window_at(self, position: int) -> tuple[int, int]:
+        """Epoch of a global position >= 0, and number in it of the window of shards that its sample is drawn from."""
+        epoch, offset = divmod(position, self.num_samples)
+        return epoch, int(np.searchsorted(self._epoch(epoch).ends, offset, side="right"))
+
+    def window_shards(self, epoch: int, number: int) -> list[int]:
+        """The shards of a window, but for those without a sample; behind an epoch's last window comes the next one's first."""
+        windows = self._epoch(epoch).windows
+        return windows[number] if number < len(windows) else self._epoch(epoch + 1).windows[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Epoch:
+    """How one epoch goes through the data."""
+
+    order: np.ndarray
+    windows: list[list[int]]
+    ends: np.ndarray
+    """For each window, how many samples the epoch has up to its end."""
 
 
 def rank_positions(samples_seen: int, global_batch: int, rank: int, world_size: int) -> range:

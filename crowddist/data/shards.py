@@ -185,6 +185,10 @@ class ShardReader:
             raise InputError(f"no sample is called {key!r} in {self.url}")
         return self._places[key]
 
+    def fetch(self, shard_index: int) -> None:
+        """Brings a shard near, so that reading from it does not wait: into the node's cache, from object storage. Raises as `read` does."""
+        self._index(shard_index)
+
     def _index(self, shard_index: int) -> _ShardIndex:
         index = self._indexes[shard_index]
         if index is None:

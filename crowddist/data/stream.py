@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from crowddist import storage
+from crowddist.data.ahead import Ahead
 from crowddist.data.config import StreamConfig
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.sample import Batch, Sample
@@ -93,16 +95,21 @@ class CropDataset(torch.utils.data.Dataset):
         self.plan = Plan(np.diff(np.searchsorted(kept, ends), prepend=0).tolist(), seed=plan_seed, name=name)
         order = generator(plan_seed, "share").permutation(len(kept))
         self.chosen = kept[order[: max(round(share * len(kept)), 1)]] if share < 1 else kept
+        self._start()
+
+    def _start(self) -> None:
+        """What each process has its own of."""
         self._cached = self._cache()
+        self._ahead = None if storage.is_local(self.images.url) else Ahead(self.images, self.plan)
 
     def __getstate__(self) -> dict:
         state = self.__dict__.copy()
-        del state["_cached"]
+        del state["_cached"], state["_ahead"]
         return state
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._cached = self._cache()
+        self._start()
 
     def _cache(self) -> Callable[[int], Sample]:
         from cachetools import LRUCache, cached
@@ -132,6 +139,8 @@ class CropDataset(torch.utils.data.Dataset):
         return _shrink(sample, OVERSIZE * self.config.image_size * largest)
 
     def __getitem__(self, position: int) -> dict:
+        if self._ahead is not None:
+            self._ahead.reach(position)
         sample = self._cached(int(self.chosen[self.plan.sample_at(position) % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
         size = (self.config.crop_size, self.config.crop_size)

@@ -42,6 +42,27 @@ def test_samples_mix_within_a_window_of_shards_only() -> None:
     assert not windows[0] & windows[1]
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40).filter(any), st.integers(0, 2))
+def test_a_window_holds_the_shards_of_its_samples(shard_sizes: list[int], epoch: int) -> None:
+    plan = Plan(shard_sizes, seed=3, name="s")
+    ends = np.cumsum(shard_sizes)
+    drawn: dict[tuple[int, int], set[int]] = {}
+    for position in range(epoch * plan.num_samples, (epoch + 1) * plan.num_samples):
+        shard = int(np.searchsorted(ends, plan.sample_at(position), side="right"))
+        drawn.setdefault(plan.window_at(position), set()).add(shard)
+    assert {key: set(plan.window_shards(*key)) for key in drawn} == drawn and {key[0] for key in drawn} == {epoch}
+    assert len(drawn) <= -(-len(shard_sizes) // 16)
+
+
+def test_behind_the_last_window_comes_the_next_epochs_first() -> None:
+    plan = Plan([2] * 20, seed=0, name="s")
+    assert [plan.window_at(position) for position in (0, 31, 32, 39, 40)] == [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0)]
+    assert plan.window_shards(0, 2) == plan.window_shards(1, 0) and len(plan.window_shards(0, 1)) == 4
+    before = plan.epoch_order(0).tolist()
+    plan.window_shards(0, 2)
+    assert plan.epoch_order(0).tolist() == before == Plan([2] * 20, seed=0, name="s").epoch_order(0).tolist()
+
+
 @given(sizes, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]), st.integers(0, 6), st.integers(1, 6))
 def test_any_world_size_reads_the_same_global_order_and_resumes_exactly(
     shard_sizes: list[int], world: int, new_world: int, steps_before: int, steps_after: int
