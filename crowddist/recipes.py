@@ -84,10 +84,7 @@ def sha_to_shb() -> RunConfig:
         stream=StreamConfig(image_size=512, scale_jitter=(0.6, 1.6), soft_share=0.0),
         self_supervision=SelfSupervisionConfig(label_views=(0.7, 1.0, 1.4)),
         # At 512 px many of B's people are nearer to each other than the detector can tell apart, and its near heads are larger than A's.
-        # Seen that large, few of the weakest detections are right: left open, they only make the detector surer of everything.
-        bi_knowledge=BiKnowledgeConfig(
-            enlarge=2.0, scale_jitter=(0.6, 2.2), regressor_steps=1500, detector_steps=3000, crowd_share=0.6, doubtful_confidence=0.25
-        ),
+        bi_knowledge=BiKnowledgeConfig(enlarge=2.0, scale_jitter=(0.6, 2.2), regressor_steps=1500, detector_steps=3000, crowd_share=0.6),
     )
 
 

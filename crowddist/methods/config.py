@@ -137,9 +137,9 @@ class BiKnowledgeConfig:
     """Least confidence of a detection that the detector learns as a head in a cycle; weaker ones are learnt neither as heads nor as background,
     nor are points of the transformer that join no crowd (ours; P: 0, all are learnt). A to B, detections from 0.3 to 0.38 were right in 41 % of
     the cases, those above in 70 to 80 %: learning all confirmed the wrong ones."""
-    doubtful_confidence: float = 0.15
+    doubtful_confidence: float = 0.25
     """Least confidence of a detection that is not learnt as background in a cycle, where `sure_confidence` is not 0 (ours). A to B, at 1,024 px,
-    3 % of the detections from 0.15 to 0.2 were right, 10 % to 0.25, 21 % to 0.3."""
+    3 % of the detections from 0.15 to 0.2 were right, 10 % to 0.25, 21 % to 0.3: left open, these made the detector surer of everything."""
     localiser_threshold: float = 0.2
     """Least value of a point of the transformer (P)."""
     merge_px: int = 6
