@@ -62,8 +62,8 @@ def shb_to_sha() -> RunConfig:
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 % of
     A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name sets aside.
     Seed 0 gave MAE 166.5 unadapted, 169.8 after orientation, 134.8 and 126.3 after the rounds. With `--method bi_knowledge --num-workers 1
-    --num-labellers 2`, 75 minutes in float32 on 2 cores without AVX-512 (on one that has it, 35 with `--engine.precision bfloat16`): 229.0 by the
-    unadapted regressor, 202.0 by the detector, 154.2 by both, 132.2 after a cycle.
+    --num-labellers 2 --engine.precision bfloat16`, 20 minutes on 2 cores with AVX-512 (75 in float32 on cores without): 198.2 by the unadapted
+    regressor, 201.5 by the detector, 143.2 by both, 124.6 after a cycle.
     Paper's setting: MM 2020, Table 1, B->A, 148.9 unadapted and 112.2 adapted (bi-knowledge, ImageNet weights, A's test set).
     """
     return _real_to_real("shb_to_sha", "B", "A")
@@ -74,8 +74,8 @@ def sha_to_shb() -> RunConfig:
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
     Seed 0 gave MAE 45.5 unadapted, 45.0 after orientation, 46.3 and 47.2 after the rounds (one worker, bfloat16). With `--method bi_knowledge
-    --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, about 45 minutes on 2 cores with AVX-512: 53.9 by the unadapted regressor, 32.3 by the
-    detector, 32.6 by both, 38.6 after a cycle.
+    --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 27 minutes on 2 cores with AVX-512: 57.2 by the unadapted regressor, 33.2 by the
+    detector, 33.9 by both, 31.9 after a cycle.
     Paper's setting: MM 2020, Table 1, A->B, 21.65 unadapted and 13.38 adapted (bi-knowledge, ImageNet weights, B's test set).
     """
     return replace(
