@@ -48,7 +48,7 @@ def _info() -> None:
     parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
     parser.add_argument("--sheet", metavar="PNG", default="", help="write a picture of 12 images with their heads, the emptiest first")
     given = parser.parse_args(sys.argv[2:])
-    from crowddist.data.describe import describe, write_sheet
+    from crowddist.describe import describe, write_sheet
 
     described = describe(given.url, watch=lambda numbers: watched(numbers, "samples"))
     print("\n".join(described.lines()))

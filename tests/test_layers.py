@@ -21,7 +21,7 @@ LAYERS = (
     ("data",),
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
-    ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "mlflow_store", "serving", "tracking", "progress", "comparison",
+    ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking", "progress", "comparison",
      "launcher", "recipes", "cli"),
     ("pipeline", "closing", "tuning"),
     ("distributed",),

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from crowddist.data.describe import describe, histogram, samples_of, write_sheet
 from crowddist.data.shards import ShardWriter
+from crowddist.describe import describe, histogram, samples_of, write_sheet
 from crowddist.errors import InputError
 
 
