@@ -379,26 +379,10 @@ def smoke() -> RunConfig:
 
 
 RECIPES: tuple[Callable[[], RunConfig], ...] = (
-    quickstart,
-    shb_to_sha,
-    sha_to_shb,
-    renderer_to_shb,
-    renderer_to_sha,
-    gcc_to_sha,
-    gcc_to_shb,
-    mm2020_sha_to_shb,
-    mm2020_shb_to_sha,
-    sha_to_ucf_cc_50,
-    sha_to_qnrf,
-    shb_to_qnrf,
-    mm2020_without_fusion,
-    mm2020_random_patches,
-    mm2020_five_cycles,
-    mm2020_transformer,
-    icassp2020_gcc_to_sha,
-    icassp2020_gcc_to_shb,
-    icassp2020_gcc_to_qnrf,
-    smoke,
+    quickstart, shb_to_sha, sha_to_shb, renderer_to_shb, renderer_to_sha, gcc_to_sha, gcc_to_shb,
+    mm2020_sha_to_shb, mm2020_shb_to_sha, sha_to_ucf_cc_50, sha_to_qnrf, shb_to_qnrf, mm2020_without_fusion,
+    mm2020_random_patches, mm2020_five_cycles, mm2020_transformer, icassp2020_gcc_to_sha,
+    icassp2020_gcc_to_shb, icassp2020_gcc_to_qnrf, smoke,
 )
 
 
