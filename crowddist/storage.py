@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ from crowddist.storage_local import LocalContent, LocalPlace
 from crowddist.storage_names import join, normalise, path_of_file_url
 
 __all__ = [
-    "Content", "append_line", "exclusive", "exists", "is_folder", "is_local", "join", "list_files", "local_copy", "local_file", "local_folder", "normalise",
-    "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "stamps",
+    "Content", "append_line", "exclusive", "exists", "fingerprint", "is_folder", "is_local", "join", "list_files", "local_copy", "local_file", "local_folder",
+    "normalise", "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "stamps",
     "upload", "write_bytes", "write_json",
 ]
 
@@ -39,7 +40,7 @@ class Place(Protocol):
     def local_folder(self) -> Path: ...
     def scratch_folder(self) -> Path: ...
     def local_copy(self) -> AbstractContextManager[Path]: ...
-    def staged(self, *, overwrite: bool) -> AbstractContextManager[Place]: ...
+    def staged(self, *, overwrite: bool, job: str) -> AbstractContextManager[Place]: ...
     def exclusive(self, *, waiting: Callable[[], None] | None) -> AbstractContextManager[None]: ...
     def remove_file(self) -> None: ...
     def remove_tree(self) -> None: ...
@@ -182,14 +183,26 @@ def local_copy(url: str | os.PathLike[str]) -> AbstractContextManager[Path]:
     return _place(url).local_copy()
 
 
+def fingerprint(url: str | os.PathLike[str]) -> str:
+    """SHA-256, in hex, of a place and the files in it as `stamps` tells them: a folder that gains, loses or changes a file has another."""
+    digest = hashlib.sha256(normalise(url).encode())
+    if is_folder(url):
+        for stamp in stamps(url):
+            digest.update(stamp.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 @contextmanager
-def staged_folder(url: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[str]:
+def staged_folder(url: str | os.PathLike[str], *, overwrite: bool = False, job: str = "") -> Iterator[str]:
     """A temporary sibling folder that takes the place of `url` when the block ends; after an exception it is removed.
 
     With `overwrite`, a folder that `remove_tree` would remove is replaced; the old one disappears only when the new one is whole.
-    Raises InputError when something is at `url` already: any file, or a folder that is not empty and not to be overwritten.
+    With `job`, letters and digits that no other work at this place shares, the folder stays after an exception that is no InputError, and the
+    same job finds in it what it left there; one process at a time holds it.
+    Raises InputError when something is at `url` already: any file, or a folder that is not empty and not to be overwritten; or where another
+    process is at the same job.
     """
-    with _place(url).staged(overwrite=overwrite) as staging:
+    with _place(url).staged(overwrite=overwrite, job=job) as staging:
         yield staging.url
 
 

@@ -6,13 +6,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
 from crowddist.errors import InputError
-from crowddist.storage_names import REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
+from crowddist.storage_names import LOCK, REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
 
 
 class LocalPlace:
@@ -96,31 +96,34 @@ class LocalPlace:
         yield self.path
 
     @contextmanager
-    def staged(self, *, overwrite: bool) -> Iterator[LocalPlace]:
+    def staged(self, *, overwrite: bool, job: str) -> Iterator[LocalPlace]:
         if not overwrite:
             self._require_vacant()
         elif self._is_full():
             self._require_removable()
         LocalPlace(self.path.parent).local_folder()
-        staging = self.path.parent / temporary_name(self.path.name)
-        staging.mkdir()
-        try:
-            yield LocalPlace(staging)
-            if overwrite and self._is_full():
-                self.remove_tree()
-            else:
-                self._require_vacant()
-            os.replace(staging, self.path)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+        staging = self.path.parent / temporary_name(self.path.name, job=job)
+        staging.mkdir(exist_ok=bool(job))
+        with LocalPlace(staging).exclusive(waiting=None) if job else nullcontext():
+            try:
+                yield LocalPlace(staging)
+                if overwrite and self._is_full():
+                    self.remove_tree()
+                else:
+                    self._require_vacant()
+                (staging / LOCK).unlink(missing_ok=True)
+                os.replace(staging, self.path)
+            except BaseException as error:
+                if not job or isinstance(error, InputError):
+                    shutil.rmtree(staging, ignore_errors=True)
+                raise
         _sync_folder(self.path.parent)
 
     @contextmanager
     def exclusive(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.local_folder() / ".lock")
+        lock = FileLock(self.local_folder() / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -13,6 +13,8 @@ from crowddist.errors import InputError
 # ours: only a folder holding one of these was written by crowddist and may be removed.
 REMOVABLE_MARKERS = ("manifest.json", "DONE.json")
 # ours: files and folders being written carry these; readers never see them, and a killed writer leaves at most these.
+LOCK = ".lock"
+"""What a process that holds a folder holds in it."""
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".", ".partial"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 _S3 = re.compile(r"^s3://([A-Za-z0-9._-]+)(?:/(.*))?$", re.IGNORECASE | re.DOTALL)
@@ -71,11 +73,11 @@ def file_url(path: Path) -> str:
     return "file://" + quote_from_bytes(os.fsencode("/" + absolute.lstrip("/")))
 
 
-def temporary_name(stem: str = "") -> str:
-    """A name that nobody else uses, of something that is being written."""
+def temporary_name(stem: str = "", *, job: str = "") -> str:
+    """A name that nobody else uses, or that of a job alone, the same every time, of something that is being written."""
     # A long stem is cut: a name holds at most 255 bytes.
     stem = os.fsencode(stem)[:180].decode("utf-8", "ignore")
-    return f"{_TEMPORARY_PREFIX}{stem}{'.' if stem else ''}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+    return f"{_TEMPORARY_PREFIX}{stem}{'.' if stem else ''}{job or secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
 
 
 def is_temporary(name: str) -> bool:

@@ -11,14 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from crowddist.errors import InputError
 from crowddist.storage_cache import Cache, CacheError
 from crowddist.storage_client import S3Config, request
-from crowddist.storage_names import REMOVABLE_MARKERS, is_temporary, temporary_name
+from crowddist.storage_names import LOCK, REMOVABLE_MARKERS, is_temporary, temporary_name
 from crowddist.storage_object import S3Object, Version, workers
 
 _MOST_KEYS = 1000
@@ -108,7 +108,7 @@ class S3Place(S3Object):
             self.download_to(stream)
 
     @contextmanager
-    def staged(self, *, overwrite: bool) -> Iterator[S3Place]:
+    def staged(self, *, overwrite: bool, job: str) -> Iterator[S3Place]:
         """Objects cannot be renamed: the server copies them one by one, what marks the folder as whole last."""
         if not self.key:
             raise InputError(f"no folder can take the place of the bucket {self.url}; give a place below it")
@@ -117,24 +117,32 @@ class S3Place(S3Object):
         elif self.exists():
             self._require_removable()
         parent, _, name = self.url.rpartition("/")
-        staging = S3Place(f"{parent}/{temporary_name(name)}")
+        staging = S3Place(f"{parent}/{temporary_name(name, job=job)}")
+        doomed = False
         try:
-            yield staging
-            if overwrite:
-                self.remove_tree()
-            self._require_vacant()
-            names = [name for name, _ in staging._listing()]
-            for name in sorted(names, key=lambda name: name in REMOVABLE_MARKERS):
-                self._below(name).copy_from(staging._below(name))
+            with staging.exclusive(waiting=None) if job else nullcontext():
+                try:
+                    yield staging
+                    if overwrite:
+                        self.remove_tree()
+                    self._require_vacant()
+                    names = [name for name, _ in staging._listing() if name != LOCK]
+                    for name in sorted(names, key=lambda name: name in REMOVABLE_MARKERS):
+                        self._below(name).copy_from(staging._below(name))
+                except BaseException as error:
+                    doomed = not job or isinstance(error, InputError)
+                    raise
+                doomed = True
         finally:
-            with suppress(OSError, InputError):
-                staging._remove_all()
+            if doomed:
+                with suppress(OSError, InputError):
+                    staging._remove_all()
 
     @contextmanager
     def exclusive(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
         from crowddist.storage_lock import held
 
-        with held(self._below(".lock"), self.url, waiting=waiting):
+        with held(self._below(LOCK), self.url, waiting=waiting):
             yield
 
     def remove_tree(self) -> None:

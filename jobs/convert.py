@@ -1,5 +1,7 @@
 """Convert raw images and their annotations to shards; check shards, or look at them.
 
+Stopped or killed, the same command goes on behind the last shard that was whole.
+
     python jobs/convert.py shanghaitech /data/part_A_final /data/shards/sha-train --split train
     python jobs/convert.py wider_face /data/wider /data/shards/wider --max-size 1024
     python jobs/convert.py gcc /data/gcc /data/shards/gcc --max-size 1024

@@ -170,6 +170,23 @@ def test_staged_folder_appears_whole_or_not_at_all(tmp_path):
     assert storage.list_files(tmp_path) == ["ü/set/a"]
 
 
+def test_what_a_stopped_job_staged_is_there_for_the_same_job_alone(tmp_path):
+    target = tmp_path / "set"
+    with pytest.raises(OSError), storage.staged_folder(target, job="a1") as staging:
+        storage.write_bytes(storage.join(staging, "first"), b"1")
+        with pytest.raises(InputError, match="is at work"), storage.staged_folder(target, job="a1"):
+            pass
+        raise OSError
+    assert os.listdir(tmp_path) == [".set.a1.partial"] and storage.list_files(tmp_path) == []
+    with pytest.raises(InputError), storage.staged_folder(target, job="b2") as staging:
+        storage.write_bytes(storage.join(staging, "other"), b"")
+        raise InputError("no")
+    assert os.listdir(tmp_path) == [".set.a1.partial"]
+    with storage.staged_folder(target, job="a1"):
+        pass
+    assert os.listdir(tmp_path) == ["set"] and storage.list_files(tmp_path) == ["set/first"]
+
+
 def test_staged_folder_keeps_what_is_there(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo").write_text("mine")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -87,16 +86,7 @@ def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
     full = storage.normalise(spec.place)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", unquote(full.rstrip("/").rsplit("/", 1)[-1]))[:60]
     bad = "-skipping" if skip_bad else ""
-    return f"{spec.format}-{name}-{spec.split}-{kind}{bad}-{_fingerprint(full)}"
-
-
-def _fingerprint(url: str) -> str:
-    """Of the place and the files in it: a folder that gains, loses or changes a photograph is another data set."""
-    fingerprint = hashlib.sha256(url.encode())
-    if storage.is_folder(url):  # otherwise the converter says what is wrong
-        for stamp in storage.stamps(url):
-            fingerprint.update(stamp.encode(errors="surrogateescape"))
-    return fingerprint.hexdigest()[:8]
+    return f"{spec.format}-{name}-{spec.split}-{kind}{bad}-{storage.fingerprint(full)[:8]}"
 
 
 def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:

@@ -9,6 +9,7 @@ import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from io import BufferedIOBase
 from typing import Any, BinaryIO, Literal
 
@@ -24,6 +25,8 @@ __all__ = ["Manifest", "ShardInfo", "ShardReader", "ShardWriter", "decode", "dec
 MAX_SHARD_BYTES = 128 * 2**20
 # ours: a tar name of the ustar format holds 100 bytes; the longest extension takes 15.
 MAX_KEY_BYTES = 80
+JOURNAL = "unfinished.json"
+"""Beside the shards of a data set that is being written, where its writer is to go on after it was stopped."""
 _BLOCK_BYTES = 512
 _LABEL_MEMBERS = ("points.npy", "boxes.npy", "mask.png")
 
@@ -44,12 +47,18 @@ class ShardWriter:
     """Writes a data set at `url`, shard by shard; the manifest is published when the `with` block ends without an exception.
 
     After an exception everything it wrote is removed. `statistics` may be added to until the block ends.
+
+    With `journal`, work that was stopped can go on: whenever a shard is whole, what the writer knows and what `journal` returns are written beside
+    it, an exception that is no InputError leaves them there, and the next writer at `url` begins behind the shards that are whole. `resumed` is what
+    `journal` returned then, and {} where there is nothing to go on with.
+
     Raises InputError where a data set is already, and for samples that contradict `labelled`: an unlabelled set never stores points,
     boxes, masks or counts.
     """
 
     def __init__(self, url: str | os.PathLike[str], *, name: str, split: str, kind: Literal["images", "labels"] = "images", labelled: bool,
-                 converter: str, max_shard_bytes: int = MAX_SHARD_BYTES, statistics: dict[str, Any] | None = None) -> None:
+                 converter: str, max_shard_bytes: int = MAX_SHARD_BYTES, statistics: dict[str, Any] | None = None,
+                 journal: Callable[[], dict[str, Any]] | None = None) -> None:
         self.url = storage.normalise(url)
         self.statistics = dict(statistics or {})
         self._name, self._split, self._kind, self._labelled, self._converter = name, split, kind, labelled, converter
@@ -59,10 +68,17 @@ class ShardWriter:
         self._keys: set[str] = set()
         self._sizes: list[tuple[int, int]] = []
         self._counts: list[float] = []
+        self._journal = journal
+        self.resumed: dict[str, Any] = {}
 
     def __enter__(self) -> ShardWriter:
         if storage.exists(storage.join(self.url, FILE_NAME)):
             raise InputError(f"a data set is at {self.url} already; choose another place or remove it")
+        if self._journal is not None and storage.exists(self._journal_url):
+            written = storage.read_json(self._journal_url)
+            self._shards = [ShardInfo(**shard) for shard in written["shards"]]
+            self._keys, self._sizes, self._counts = set(written["keys"]), [(height, width) for height, width in written["sizes"]], written["counts"]
+            self.resumed = written["journal"]
         return self
 
     def add(self, key: str, members: dict[str, Member]) -> None:
@@ -88,6 +104,8 @@ class ShardWriter:
             if self._shard is not None:
                 self._finish_shard()
             publish_manifest(self.url, self._manifest())
+            if self._journal is not None:
+                storage.remove_file(self._journal_url)
         except BaseException as failure:
             self._discard(type(failure), failure, failure.__traceback__)
             raise
@@ -115,6 +133,13 @@ class ShardWriter:
         shard, self._shard = self._shard, None
         shard.__exit__(None, None, None)
         self._shards.append(shard.info())
+        if self._journal is not None:
+            facts = {"shards": [asdict(info) for info in self._shards], "keys": sorted(self._keys), "sizes": self._sizes, "counts": self._counts}
+            storage.write_json(self._journal_url, {**facts, "journal": self._journal()})
+
+    @property
+    def _journal_url(self) -> str:
+        return storage.join(self.url, JOURNAL)
 
     def _manifest(self) -> Manifest:
         if not self._shards:
@@ -131,8 +156,10 @@ class ShardWriter:
     def _discard(self, *error: Any) -> None:
         if self._shard is not None:
             self._shard.__exit__(*error)
-        for shard in self._shards:
-            storage.remove_file(storage.join(self.url, shard.name))
+        if self._journal is not None and not isinstance(error[1], InputError):
+            return
+        for name in [*(shard.name for shard in self._shards), JOURNAL]:
+            storage.remove_file(storage.join(self.url, name))
 
 
 class ShardReader:

@@ -119,6 +119,25 @@ def test_staged_folder_appears_whole_or_not_at_all(place: str) -> None:
     assert storage.list_files(place) == ["set/new"]
 
 
+def test_what_a_stopped_job_staged_is_there_for_the_same_job_alone(steady: str) -> None:
+    target = storage.join(steady, "set")
+    with pytest.raises(KeyboardInterrupt), storage.staged_folder(target, job="a1") as staging:
+        storage.write_bytes(storage.join(staging, "first"), b"1")
+        with pytest.raises(InputError, match="is at work"), storage.staged_folder(target, job="a1"):
+            pass
+        raise KeyboardInterrupt
+    assert storage.list_files(steady) == []
+    with pytest.raises(InputError), storage.staged_folder(target, job="b2") as staging:
+        assert not storage.exists(storage.join(staging, "first"))
+        storage.write_bytes(storage.join(staging, "other"), b"")
+        raise InputError("no")
+    with storage.staged_folder(target, job="a1") as staging:
+        assert storage.list_files(staging) == [".lock", "first"]
+        storage.write_json(storage.join(staging, "manifest.json"), {})
+    assert storage.list_files(steady) == ["set/first", "set/manifest.json"]
+    assert not storage.exists(staging)
+
+
 def test_remove_tree_removes_only_what_is_ours(place: str) -> None:
     for name in ("a/manifest.json", "a/b/c", "ab", "photos/1.jpg", ".x.partial/y"):
         storage.write_bytes(storage.join(place, name), b"")

@@ -118,6 +118,8 @@ class Conversion:
     manifest: Manifest
     skipped: tuple[dict[str, str], ...]
     """{"file", "reason"} each."""
+    num_resumed: int = 0
+    """Images of the source that a conversion which was stopped had dealt with."""
 
     def summary(self) -> str:
         """What was made and where, in a line."""
@@ -125,6 +127,7 @@ class Conversion:
         persons = f"{facts['persons']:.0f} persons" if self.manifest.labelled else "unlabelled"
         parts = [f"{self.manifest.num_samples} images", persons, f"{len(self.manifest.shards)} shards"]
         parts += [f"{facts[fact]} {words}" for fact, words in _NOTES.items() if facts.get(fact)]
+        parts += [f"{self.num_resumed} images were there from when it was stopped"] if self.num_resumed else []
         return f"{self.manifest.name} ({self.manifest.split}): {', '.join(parts)}: {self.url}"
 
 
@@ -132,6 +135,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
             unlabelled: bool = False, max_size: int | None = None, name: str = "", overwrite: bool = False,
             max_shard_bytes: int = MAX_SHARD_BYTES, num_workers: int = 1, watch: Callable[[Sequence[Item]], Iterable[Item]] = iter) -> Conversion:
     """Convert a folder of raw data to a data set at `destination`, which appears whole or not at all.
+
+    Stopped or killed, the same conversion of the same files goes on behind the last shard that was whole, and ends with the same bytes.
 
     Args:
         form: of the source.
@@ -148,7 +153,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         watch: wraps the items on their way, to show progress.
 
     Raises:
-        InputError: naming the file and the reason. FileNotFoundError: no source.
+        InputError: naming the file and the reason, or another process that does the same. FileNotFoundError: no source.
     """
     split = split or form.splits[0]
     if split not in form.splits:
@@ -171,11 +176,25 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
             reason = f"; {bad.entries[-1]['reason']}" if bad.entries else ""
             raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds {form.summary}")
         full_name = (name or listing.name) + ("-unlabelled" if unlabelled and form.annotate is not None else "")
-        with storage.staged_folder(destination, overwrite=overwrite) as staging:
-            tally: Counter[str] = Counter()
-            with ShardWriter(staging, name=full_name, split=listing.split, labelled=labelled, converter=f"{form.name} {crowddist.__version__}",
-                             max_shard_bytes=max_shard_bytes, statistics=listing.facts) as writer:
-                for item, made in _in_order(watch(list(items.values())), lambda item: _members(form, item, labelled, max_size), num_workers):
+        tally: Counter[str] = Counter()
+        num_done = num_resumed = 0
+
+        def journal() -> dict[str, Any]:
+            return {"num_done": num_done, "tally": tally, "skipped": bad.entries}
+
+        options = (storage.fingerprint(source), form.name, crowddist.__version__, split, skip_bad, labelled, max_size, full_name, max_shard_bytes)
+        job = hashlib.sha256(repr(options).encode()).hexdigest()[:16]
+        with storage.staged_folder(destination, overwrite=overwrite, job=job) as staging:
+            storage.remove_file(storage.join(staging, FILE_NAME))  # of a conversion that was killed when all was written
+            with ShardWriter(
+                staging, name=full_name, split=listing.split, labelled=labelled, converter=f"{form.name} {crowddist.__version__}",
+                max_shard_bytes=max_shard_bytes, statistics=listing.facts, journal=journal,
+            ) as writer:
+                if writer.resumed:
+                    num_done = num_resumed = writer.resumed["num_done"]
+                    tally, bad.entries = Counter(writer.resumed["tally"]), writer.resumed["skipped"]
+                left = list(items.values())[num_done:]
+                for item, made in _in_order(watch(left), lambda item: _members(form, item, labelled, max_size), num_workers):
                     try:
                         members, noteworthy = made()
                     except InputError as error:
@@ -183,13 +202,14 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                     else:
                         writer.add(make_key(item.name), members)
                         tally += noteworthy
+                    num_done += 1
                 if len(bad.entries) >= len(refused) + len(items):
                     raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: {bad.entries[-1]['reason']}")
                 writer.statistics |= {**tally, "num_skipped": len(bad.entries), **({"max_size_px": max_size} if max_size else {})}
-            if skip_bad:
-                storage.write_json(storage.join(staging, SKIPPED), bad.entries)
+                if skip_bad:
+                    storage.write_json(storage.join(staging, SKIPPED), bad.entries)
             manifest = read_manifest(staging)
-        return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(bad.entries))
+        return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(bad.entries), num_resumed=num_resumed)
 
 
 def make_key(name: str) -> str:

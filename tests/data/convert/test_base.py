@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -285,14 +284,14 @@ def test_watch_sees_every_item_before_it_is_converted(tmp_path, shanghai):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_conversion_leaves_no_data_set(tmp_path, shanghai, number):
-    for index in range(1, 4):
+def test_a_killed_conversion_leaves_no_data_set_and_goes_on(tmp_path, shanghai, number):
+    for index in range(1, 13):
         shanghai.add(index, [[3, 4]])
     code = (
         # A suite started in the background ignores SIGINT, and its children inherit that.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time\nfrom crowddist.data.convert.base import convert\nfrom crowddist.data.convert.formats import FORMATS\n"
-        "def slow(items):\n for item in items:\n  print('next', flush=True)\n  yield item\n  time.sleep(0.5)\n"
+        "def slow(items):\n for item in items:\n  print('next', flush=True)\n  yield item\n  time.sleep(0.05)\n"
         "convert(FORMATS['shanghaitech'], sys.argv[1], sys.argv[2], max_shard_bytes=1, watch=slow)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(crowddist.__file__).parents[1])}
@@ -302,15 +301,85 @@ def test_a_killed_conversion_leaves_no_data_set(tmp_path, shanghai, number):
         stderr=subprocess.DEVNULL,
         env=environment,
     )
-    for _ in range(3):
+    for _ in range(10):
         assert job.stdout.readline() == b"next\n"
-    time.sleep(0.05)
     job.send_signal(number)
     assert job.wait(30) != 0
     assert not (tmp_path / "set").exists() and storage.list_files(tmp_path / "part_B_final") == storage.list_files(shanghai.root)
-    litter = [name for name in os.listdir(tmp_path) if name != "part_B_final"]
-    assert litter == [] if number == signal.SIGINT else all(name.startswith(".set.") and name.endswith(".partial") for name in litter)
-    assert convert(SHANGHAI, shanghai.root, tmp_path / "set").manifest.num_samples == 3
+    (litter,) = [name for name in os.listdir(tmp_path) if name != "part_B_final"]
+    assert litter.startswith(".set.") and litter.endswith(".partial")
+    done = convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1)
+    assert done.manifest.num_samples == 12 and done.num_resumed >= 3
+    assert f"{done.num_resumed} images were there from when it was stopped" in done.summary()
+    assert sorted(os.listdir(tmp_path)) == ["part_B_final", "set"]
+    assert done.manifest == convert(SHANGHAI, shanghai.root, tmp_path / "unbroken", max_shard_bytes=1).manifest
+    assert storage.list_files(tmp_path / "set") == storage.list_files(tmp_path / "unbroken")
+
+
+def stop_after(num_items):
+    def watch(items):
+        yield from items[:num_items]
+        raise KeyboardInterrupt
+
+    return watch
+
+
+@pytest.mark.parametrize("stops", [[3], [8], [12], [9, 8, 7]])
+def test_a_stopped_conversion_goes_on_with_all_it_knew(tmp_path, shanghai, stops):
+    for number in range(1, 13):
+        shanghai.add(number, [[3, 4], [3, 4], [47.3, 5]] if number % 2 else [[300, 4]] if number == 4 else [[3, 4]])
+    options = {"skip_bad": True, "max_shard_bytes": 4000}
+    whole = convert(SHANGHAI, shanghai.root, tmp_path / "whole", **options)
+    assert len(whole.manifest.shards) >= 4 and len(whole.skipped) == 1 and whole.manifest.statistics["num_repeated_points"] > 3
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            convert(SHANGHAI, shanghai.root, tmp_path / "set", watch=stop_after(stop), **options)
+        assert not (tmp_path / "set").exists()
+    done = convert(SHANGHAI, shanghai.root, tmp_path / "set", **options)
+    assert (done.manifest, done.skipped) == (whole.manifest, whole.skipped)
+    assert (done.num_resumed > 0) == (stops[0] > 3) and sorted(os.listdir(tmp_path)) == ["part_B_final", "set", "whole"]
+    verify(done.url)
+
+
+def test_what_another_conversion_left_is_not_gone_on_with(tmp_path, shanghai):
+    for number in range(1, 13):
+        shanghai.add(number, [[3, 4]])
+    for change in ({"max_size": 40}, {"unlabelled": True}, {"max_shard_bytes": 2}, "a photograph"):
+        with pytest.raises(KeyboardInterrupt):
+            convert(SHANGHAI, shanghai.root, tmp_path / "set", watch=stop_after(10), max_shard_bytes=1, overwrite=True)
+        if change == "a photograph":
+            shanghai.add(12, [[3, 4], [5, 6]])
+        options = {"max_shard_bytes": 1, **({} if change == "a photograph" else change)}
+        done = convert(SHANGHAI, shanghai.root, tmp_path / "set", overwrite=True, **options)
+        assert done.num_resumed == 0 and done.manifest.num_samples == 12
+
+
+def test_one_process_at_a_time_does_a_conversion(tmp_path, shanghai):
+    for number in range(1, 13):
+        shanghai.add(number, [[3, 4]])
+
+    def second(items):
+        with pytest.raises(InputError, match="another process is at work"):
+            convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1)
+        yield from items
+
+    assert convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1, watch=second).manifest.num_samples == 12
+
+
+def test_a_conversion_killed_when_all_was_written(tmp_path, shanghai, monkeypatch):
+    shanghai.add(1, [[3, 4]])
+    with monkeypatch.context() as one, pytest.raises(KeyboardInterrupt):
+        one.setattr(os, "replace", lambda source, place: _replace(source, place) if Path(source).is_file() else interrupt())
+        convert(SHANGHAI, shanghai.root, tmp_path / "set")
+    assert convert(SHANGHAI, shanghai.root, tmp_path / "set").manifest.num_samples == 1
+    assert sorted(os.listdir(tmp_path)) == ["part_B_final", "set"]
+
+
+_replace = os.replace
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_image_bytes_are_the_files_own(tmp_path, shanghai):
