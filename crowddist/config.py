@@ -60,7 +60,7 @@ class RunConfig:
     """Images with boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on, or whose masks semantic_consistency's
     segmenter learns from; empty: none."""
     skip_bad: bool = False
-    """Leave out raw images that cannot be read, and list them beside the shards; otherwise the first one stops the run."""
+    """Leave out images that cannot be read, raw ones and those in shards, and list them beside the shards; otherwise the first stops the run."""
     method: MethodName = "self_supervision"
     """The method of adaptation; `jobs/adapt.py --help` says what each is."""
     storage: str = "runs"

@@ -14,6 +14,8 @@ from crowddist.data.sample import Labels, Sample
 from crowddist.errors import InputError
 
 Member = bytes | np.ndarray | dict[str, Any]
+LABEL_FACTS = ("count", "level", "scene_level")
+"""Entries of a sample's json that are known of labelled images only: an unlabelled set must not tell them."""
 
 
 def encode(extension: str, value: Member) -> bytes:

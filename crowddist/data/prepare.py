@@ -29,7 +29,9 @@ class Prepared:
 
     def summary(self) -> dict[str, Any]:
         """What a result says of its data."""
-        return {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest, "num_images": self.manifest.num_samples}
+        skipped = self.manifest.statistics.get("num_skipped", 0)
+        facts = {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest, "num_images": self.manifest.num_samples}
+        return facts | ({"num_skipped": skipped} if skipped else {})
 
 
 def prepare(
@@ -42,20 +44,27 @@ def prepare(
         place: the folder of all runs; converted data lies in its `data` folder, for every run to use.
         role: a target is converted without its labels; source and evaluation must have some.
         masks: whether it must have masks of persons.
-        skip_bad: leave out raw images that cannot be taken, and list them in `skipped.json` beside the shards.
+        skip_bad: leave out what cannot be read, raw images and samples of shards, and list it in `skipped.json` beside the shards that are used.
 
     Raises:
         InputError, FileNotFoundError: the data is not there, damaged, or of another kind than its role needs.
     """
     spec = _expand(spec)
+    folder = storage.join(storage.normalise(place), "data")
+    # One process at a time: another run may be about to render or convert the very same data.
+    hold = storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}"))
     if spec.format == "place" and (role != "target" or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
         url = storage.normalise(spec.place)
+        if skip_bad:
+            from crowddist.data.readable import readable
+
+            verify(url)
+            with hold:
+                url = readable(url, folder, closed=role == "target", say=lambda line: say(f"{role}: {line}"))
     else:
-        url = storage.join(storage.normalise(place), "data", _slug(spec, role, skip_bad))
+        url = storage.join(folder, _slug(spec, role, skip_bad))
         if not storage.exists(storage.join(url, FILE_NAME)):
-            # One process at a time: another run may be about to render or convert the very same data.
-            folder = storage.join(storage.normalise(place), "data")
-            with storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}")):
+            with hold:
                 if not storage.exists(storage.join(url, FILE_NAME)):
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)

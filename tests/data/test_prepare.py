@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crowddist import storage
+from crowddist.data import members
 from crowddist.data.config import DataSpec, parse_data
 from crowddist.data.prepare import Prepared, Role, prepare
 from crowddist.data.shards import ShardReader, decode
@@ -279,3 +280,67 @@ def test_a_bad_photograph_stops_a_conversion_and_leaves_nothing(photos: Path, tm
 def test_a_spec_needs_no_text(photos: Path, tmp_path: Path) -> None:
     spec = DataSpec(format="folder", place=str(photos))
     assert prepare(spec, str(tmp_path / "runs"), role="target", say=lambda line: None).manifest.num_samples == 3
+
+
+def spoil(url: str, *numbers: int) -> None:
+    """Makes images unreadable in a data set that is whole: its manifest is that of the bytes as they are now."""
+    from dataclasses import replace
+
+    from crowddist.data.shards import publish_manifest, read_manifest, write_shard
+
+    reader, manifest = ShardReader(url), read_manifest(url)
+    samples = [reader.read(index) for index in range(len(reader))]
+    changed = [(key, {**held, "png": b"not a picture"} if index in numbers else held) for index, (key, held) in enumerate(samples)]
+    (shard,) = manifest.shards
+    storage.remove_file(storage.join(url, "manifest.json"))
+    publish_manifest(url, replace(manifest, shards=(write_shard(url, shard.name, changed),)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("role", ["source", "evaluation", "target"])
+def test_samples_of_shards_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, make_images, role: Role) -> None:  # type: ignore[no-untyped-def]
+    url = make_images(tmp_path / "set", count=6, facts=[{"count": 5, "hour": number} for number in range(6)])
+    spoil(url, 1, 4)
+    lines: list[str] = []
+    found = prepare(parse_data(url), str(tmp_path / "runs"), role=role, say=lines.append, skip_bad=True)
+    assert keys(found) == ["image-000", "image-002", "image-003", "image-005"] and found.manifest.labelled == (role != "target")
+    skipped = storage.read_json(storage.join(found.url, "skipped.json"))
+    assert [entry["sample"] for entry in skipped] == ["image-001", "image-004"] and "png is damaged: not an image" in skipped[0]["reason"]
+    assert found.summary()["num_skipped"] == 2 and found.summary()["num_images"] == 4
+    assert f"{role}: 2 of 6 samples cannot be read and are left out, listed in {found.url}/skipped.json" in lines
+    scene = decode(*ShardReader(found.url).read(1)).scene
+    assert scene["hour"] == 2 and ("count" in scene) == (role != "target")
+    for index in range(4):
+        key, copied = ShardReader(found.url).read(index)
+        original = dict(ShardReader(url).read(int(key[-3:]))[1])
+        assert copied == (original if role != "target" else {**copied, "png": original["png"]})
+        assert role != "target" or set(copied) == {"png", "json"}
+    lines.clear()
+    assert prepare(parse_data(url), str(tmp_path / "runs"), role=role, say=lines.append, skip_bad=True) == found
+    assert not any("looking" in line for line in lines)  # it is known
+
+
+def test_readable_shards_are_taken_as_they_are(tmp_path: Path, tiny_source: str) -> None:
+    found = prepare(parse_data(tiny_source), str(tmp_path), role="source", say=print, skip_bad=True)
+    assert found == prepared(tiny_source, tmp_path, "source")[0]
+
+
+def test_shards_of_which_nothing_can_be_read(tmp_path: Path, make_images) -> None:  # type: ignore[no-untyped-def]
+    url = make_images(tmp_path / "set", count=2)
+    spoil(url, 0, 1)
+    with pytest.raises(InputError, match=r"none of the 2 samples of .* can be read; the last: sample image-001"):
+        prepare(parse_data(url), str(tmp_path / "runs"), role="source", say=print, skip_bad=True)
+
+
+def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path: Path, make_images, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    url = make_images(tmp_path / "set", count=3)
+    spoil(url, 1)
+
+    def opened(data: bytes) -> None:
+        raise AssertionError("a label of the target was opened")
+
+    for name in ("points.npy", "mask.png"):
+        monkeypatch.setitem(members._DECODERS, name, opened)
+    found = prepare(parse_data(url), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
+    assert keys(found) == ["image-000", "image-002"]
+    with pytest.raises(AssertionError, match="was opened"):
+        prepare(parse_data(url), str(tmp_path / "runs"), role="source", say=print, skip_bad=True)

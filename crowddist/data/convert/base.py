@@ -18,7 +18,7 @@ from crowddist import storage
 from crowddist.data.convert.annotations import box_centres, check_boxes, check_points
 from crowddist.data.images import MIN_SIDE_PX, SUFFIXES, StoredImage, store_image
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
-from crowddist.data.members import Member
+from crowddist.data.members import LABEL_FACTS, Member
 from crowddist.data.shards import MAX_KEY_BYTES, MAX_SHARD_BYTES, ShardWriter
 from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError
@@ -37,8 +37,6 @@ _NOTES = {
     "num_cut_boxes": "boxes cut at the border",
     "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
 }
-# Known of labelled images only: an unlabelled set must not tell them.
-_LABEL_FACTS = ("count", "level", "scene_level")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +320,7 @@ def _members(form: Format, item: Item, labelled: bool, max_size: int | None) -> 
     scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": image.size[0], "width": image.size[1]}
     members: dict[str, Member] = {image.extension: image.data, "json": scene}
     if not labelled or form.annotate is None:
-        for fact in _LABEL_FACTS:
+        for fact in LABEL_FACTS:
             scene.pop(fact, None)
         return members, tally
     annotation = form.annotate(item, image.source_size)
