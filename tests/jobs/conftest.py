@@ -18,14 +18,14 @@ Job = Callable[..., "subprocess.CompletedProcess[str]"]
 def start(tmp_path: Path) -> Job:
     """Runs `python jobs/<name>.py <arguments>` with a home of its own, and returns how it ended."""
 
-    def run(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: object, timeout: float = 500, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, f"jobs/{name}.py", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **environment},
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=timeout,
             check=False,
         )
 

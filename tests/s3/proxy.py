@@ -6,7 +6,9 @@ import asyncio
 import threading
 from typing import Literal
 
-Fault = Literal["none", "reset", "truncate", "busy", "slow", "expired"]
+Fault = Literal["none", "reset", "truncate", "busy", "slow", "expired", "all"]
+TURNS: tuple[Fault, ...] = ("reset", "truncate", "busy", "slow")
+TURN_REQUESTS = 8
 SLOW_BYTES_PER_S = 4 * 2**20
 PATIENT = b"HTTP/1.1 100 Continue\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -19,6 +21,7 @@ class Proxy:
 
     reset: every second answer to a GET is cut in its middle by a reset. truncate: likewise by an orderly end, though more was promised.
     busy: bursts of 503, four of every ten requests. slow: some MiB/s. expired: every request is refused as with an old token.
+    all: the first four by turns, for so many requests each.
     """
 
     def __init__(self, upstream: tuple[str, int]) -> None:
@@ -66,9 +69,10 @@ class Proxy:
             writer.close()
 
     async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
-        if self.fault == "expired" or (self.fault == "busy" and self.num_requests % 10 < 4):
+        fault = TURNS[self.num_requests // TURN_REQUESTS % len(TURNS)] if self.fault == "all" else self.fault
+        if fault == "expired" or (fault == "busy" and self.num_requests % 10 < 4):
             self.num_faults += 1
-            writer.write(EXPIRED if self.fault == "expired" else BUSY)
+            writer.write(EXPIRED if fault == "expired" else BUSY)
             return
         lines = [line for line in head.split(b"\r\n") if line and not line.lower().startswith((b"expect:", b"connection:"))]
         reader, upstream = await asyncio.open_connection(*self.upstream)
@@ -77,14 +81,14 @@ class Proxy:
         upstream.close()
         self._num_gets += head.startswith(b"GET")
         faulty = head.startswith(b"GET") and self._num_gets % 2
-        if self.fault in ("reset", "truncate") and faulty:
+        if fault in ("reset", "truncate") and faulty:
             self.num_faults += 1
             start = answer.find(b"\r\n\r\n") + 4
             writer.write(answer[: start + (len(answer) - start) // 2])
             await writer.drain()
-            if self.fault == "reset":
+            if fault == "reset":
                 writer.transport.abort()
-        elif self.fault == "slow":
+        elif fault == "slow":
             for first in range(0, len(answer), SLOW_BYTES_PER_S // 50):
                 writer.write(answer[first : first + SLOW_BYTES_PER_S // 50])
                 await writer.drain()

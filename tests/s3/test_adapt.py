@@ -10,45 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from crowddist import checkpoint, storage
+from crowddist import storage
+from tests.s3.contents import assert_equal, content
 from tests.s3.proxy import Proxy
 
 COMMAND = ("adapt", "smoke", "--launcher", "local", "--threads", 1)
 SECRET = "SECRETTEST"
 pytestmark = pytest.mark.s3
-
-
-def content(runs: str | Path) -> dict[str, Any]:
-    """What a run of the smoke recipe left that its place and the clock do not decide: networks, labels, errors and data sets."""
-    run = storage.join(runs, "smoke")
-    names = storage.list_files(run)
-    found: dict[str, Any] = {name: storage.read_bytes(storage.join(run, name)) for name in names if name.endswith((".tar", ".png", "images.json"))}
-    for name in names:
-        if name.endswith(".pt"):
-            found[name] = checkpoint.load(storage.join(run, name))["method"]
-    result = storage.read_json(storage.join(run, "result.json"))
-    found["rounds"] = [{key: value for key, value in row.items() if key not in ("checkpoint", "train/seconds")} for row in result["rounds"]]
-    found["data"] = {role: {key: value for key, value in facts.items() if key != "url"} for role, facts in result["data"].items()}
-    return found
-
-
-def assert_equal(first: Any, second: Any, where: str = "") -> None:
-    """Bit for bit, also of tensors."""
-    assert type(first) is type(second), where
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_equal(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_equal(*pair, f"{where}/{index}")
-    else:
-        assert first == second, where
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +31,7 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     runs = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "jobs/adapt.py", *map(str, COMMAND[1:]), "--storage", str(runs), "--tracking-uri", "none"]
     subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, check=True, capture_output=True, timeout=500)
-    return content(runs)
+    return content(runs, "smoke")
 
 
 def test_a_whole_adaptation_in_object_storage(real: str, start: Callable, tmp_path: Path, on_disk: dict[str, Any]) -> None:
@@ -71,7 +40,7 @@ def test_a_whole_adaptation_in_object_storage(real: str, start: Callable, tmp_pa
     done = start(*command)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"result    {real}/smoke/result.json" in done.stdout
-    assert_equal(content(real), on_disk)
+    assert_equal(content(real, "smoke"), on_disk)
     assert storage.list_files(real) == [name for name in storage.list_files(real) if not name.endswith(".lock")]
     again = start(*command)
     assert (again.returncode, again.stderr) == (0, "") and "source and orientation: done before" in again.stdout
@@ -92,7 +61,7 @@ def test_a_whole_adaptation_through_faults(real: str, start: Callable, on_disk: 
     assert (done.returncode, done.stderr) == (0, "")
     assert proxy.num_faults > 20 or (fault == "slow" and proxy.num_requests > 100)
     proxy.close()
-    assert_equal(content(real), on_disk)
+    assert_equal(content(real, "smoke"), on_disk)
 
 
 @pytest.mark.ray
