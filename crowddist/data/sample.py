@@ -40,6 +40,8 @@ class Sample:
     """The name of the sample in its data set, without dots."""
     image: np.ndarray
     """(H, W, 3) uint8, RGB."""
+    frame: tuple[int, int] | None = None
+    """(height, width) in px of the image that all the rest refers to, where `image` was decoded at a part of its size; None: `image` is that image."""
     points: np.ndarray | None = None
     """N x 2 float32 head centres x, y in pixels (pixel j has its centre at j), or None where unlabelled."""
     boxes: np.ndarray | None = None

@@ -122,7 +122,10 @@ class CropDataset(torch.utils.data.Dataset):
         key, members = self.images.read(index)
         masks = {name: data for name, data in members.items() if name == "mask.png" and self.with_masks}
         facts = {name: data for name, data in members.items() if name != "mask.png"} if self.open_points else pixels_only(members)
-        sample = decode(key, {**facts, **masks})
+        # Patches that labels chose are cut at the size the image was labelled at.
+        largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
+        longest_px = OVERSIZE * self.config.image_size * largest
+        sample = decode(key, {**facts, **masks}, longest_px=longest_px)
         if self.labels is not None:
             labels = decode_labels(*self.labels.read(self.labels.index_of(key)))
             sample = replace(sample, labels=replace(labels, spread=None))  # nobody trains on it
@@ -134,9 +137,7 @@ class CropDataset(torch.utils.data.Dataset):
             _require_boxes(sample, self.images.url)
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
             sample = replace(sample, sizes=known_sizes(sample))
-        # Patches that labels chose are cut at the size the image was labelled at.
-        largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
-        return _shrink(sample, OVERSIZE * self.config.image_size * largest)
+        return _shrink(sample, longest_px)
 
     def __getitem__(self, position: int) -> dict:
         if self._ahead is not None:
@@ -262,11 +263,15 @@ def _num_bytes(sample: Sample) -> int:
 def _shrink(sample: Sample, longest_px: float) -> Sample:
     import cv2
 
-    height, width = sample.image.shape[:2]
+    height, width = sample.frame or sample.image.shape[:2]
     factor = longest_px / max(height, width)
     if factor >= 1:
         return sample
     size = scaled_size((height, width), factor, factor)
+    box = None
+    if sample.frame is not None:  # the last pixel of an image decoded at a part of its size may reach beyond it
+        part = round(max(height, width) / max(sample.image.shape))
+        box = (0.0, 0.0, height / part, width / part)
     scale = float(np.sqrt(size[0] * size[1] / (height * width)))
     labels = sample.labels
 
@@ -277,7 +282,8 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
         labels = replace(labels, detections=moved(labels.detections), doubtful=moved(labels.doubtful))
     return replace(
         sample,
-        image=resize_pixels(sample.image, size),
+        image=resize_pixels(sample.image, size, box),
+        frame=None,
         labels=labels,
         boxes=None if sample.boxes is None else resize_boxes(sample.boxes, size[1] / width, size[0] / height),
         sizes=None if sample.sizes is None else sample.sizes * scale,

@@ -1,4 +1,4 @@
-"""Shards to cropped batches: our reader against WebDataset decoding with PIL."""
+"""Shards to cropped batches: our reader against WebDataset decoding with PIL, photographs that are shrunk, and the memory of a long epoch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import pytest
 import simplejpeg
 
 from crowddist import storage
+from crowddist.data.config import StreamConfig
 from crowddist.data.shards import ShardReader, ShardWriter, decode
+from crowddist.data.stream import CropDataset, _shrink
 from tests.benchmarks.harness import compare
 
 NUM_IMAGES, BATCH_SIZE = 96, 8
 SIZE, CROP = (1080, 1920), (480, 640)
 MEAN_BYTES = (450_000, 550_000)
 LEAST_RATIO = 1.6  # The goal.
+LEAST_RATIO_SHRUNK = 2.0
+NUM_SAMPLES, MOST_GROWTH_BYTES = 10_000, 16 * 2**20
 
 
 def picture(generator: np.random.Generator) -> np.ndarray:
@@ -106,3 +110,43 @@ def test_shard_to_cropped_batch(pictures: Path) -> None:
     result = compare(peer, ours, rounds=5 * num_shards, agree=agree)
     print(f"\n{NUM_IMAGES} JPEGs of 1080p to batches of {CROP[1]} x {CROP[0]}, pixels identical, WebDataset with PIL / ours: {result}")
     assert result.ratio >= LEAST_RATIO
+
+
+@pytest.mark.benchmark
+def test_photographs_that_are_shrunk(pictures: Path) -> None:
+    """As `StreamConfig.image_size` of 448 px keeps pictures of 1,920 px: at no more than half."""
+    reader, numbers = ShardReader(pictures), {"whole": itertools.count(), "part": itertools.count()}
+    longest_px = 960
+
+    def read(way: str, **how: float) -> np.ndarray:
+        return _shrink(decode(*reader.read(next(numbers[way]) % NUM_IMAGES), **how), longest_px).image
+
+    def agree(whole: np.ndarray, part: np.ndarray) -> bool:
+        return whole.shape == part.shape and float(np.abs(whole.astype(int) - part).mean()) < 2
+
+    result = compare(lambda: read("whole"), lambda: read("part", longest_px=longest_px), rounds=60, agree=agree)
+    print(f"\nJPEGs of 1080p kept at {longest_px} px, decoded whole / at half size: {result}")
+    assert result.ratio >= LEAST_RATIO_SHRUNK
+
+
+@pytest.mark.benchmark
+def test_memory_stays_the_same(tmp_path: Path) -> None:
+    """Resident bytes after the memory for samples is full, and after 10,000 samples more."""
+    import os
+
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # noqa: E731
+    generator = np.random.default_rng(0)
+    with ShardWriter(tmp_path, name="small", split="all", labelled=True, converter="test", max_shard_bytes=2**23) as writer:
+        for index in range(2000):
+            jpg = simplejpeg.encode_jpeg(generator.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+            writer.add(f"{index:04d}", {"jpg": jpg, "points.npy": generator.uniform(0, 90, (20, 2)), "json": {"height": 96, "width": 128}})
+    config = StreamConfig(image_size=128, crop_size=64, cache_bytes=20 * 2**20)
+    dataset = CropDataset(storage.normalise(tmp_path), config, plan_seed=0, name="source")
+    for position in range(2 * len(dataset.images)):
+        dataset[position]
+    before = resident()
+    for position in range(NUM_SAMPLES):
+        dataset[2 * len(dataset.images) + position]
+    growth = resident() - before
+    print(f"\n{NUM_SAMPLES:,} samples: the memory grew by {growth / 2**20:.1f} MiB, from {before / 2**20:.0f}")
+    assert growth < MOST_GROWTH_BYTES

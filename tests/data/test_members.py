@@ -64,6 +64,30 @@ def test_jpg_pixels_are_those_of_an_independent_decoder():
     assert np.abs(expected.astype(int) - SMOOTH).max() < 12
 
 
+@pytest.mark.parametrize(
+    ("longest_px", "size"),
+    [(np.inf, (241, 322)), (161.5, (241, 322)), (161, (121, 161)), (90, (121, 161)), (80.5, (61, 81)), (41, (61, 81)), (40, (31, 41)), (1, (31, 41))],
+)
+def test_a_large_jpg_is_decoded_at_the_part_of_its_size_that_is_asked_for(longest_px, size):
+    rows, columns = np.mgrid[0:241, 0:322]
+    pixels = np.stack([rows, columns / 2, 255 - rows], axis=2).astype(np.uint8)
+    points, mask = np.array([[300, 20]], np.float32), np.ones((241, 322), np.uint8)
+    members = {"jpg": simplejpeg.encode_jpeg(pixels, quality=95), "points.npy": encode("points.npy", points), "mask.png": encode("mask.png", mask),
+               "json": encode("json", {"height": 241, "width": 322})}
+    sample = decode("k", members, longest_px=longest_px)
+    assert sample.image.shape == (*size, 3) and sample.frame == (None if size == (241, 322) else (241, 322))
+    np.testing.assert_array_equal(sample.points, points)
+    assert sample.mask.shape == (241, 322)
+    part = round(241 / size[0])
+    whole = cv2.copyMakeBorder(pixels, 0, size[0] * part - 241, 0, size[1] * part - 322, cv2.BORDER_REPLICATE)
+    expected = cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(sample.image.astype(int) - expected).mean() < 1.5
+    with pytest.raises(InputError, match=r"has \(241, 322\) pixels, its json says \(121, 161\)"):
+        decode("k", {**members, "json": encode("json", {"height": 121, "width": 161})}, longest_px=longest_px)
+    with pytest.raises(InputError, match="jpg is damaged"):
+        decode("k", {"jpg": members["jpg"][:300]}, longest_px=longest_px)
+
+
 def test_grey_images_become_rgb():
     grey = SMOOTH[..., 0]
     for members in (

@@ -233,6 +233,39 @@ def test_crops_are_as_sharp_as_whole_images(tmp_path: Path) -> None:
     assert dataset._cached(0).image.shape[1] == 256  # the memory holds a quarter of the pixels
 
 
+def test_large_jpgs_give_the_crops_that_other_images_give(tmp_path: Path) -> None:
+    # Decoded at a quarter of their size: heads, boxes, masks and pseudo-labels must lie where they lie in the whole image.
+    import simplejpeg
+
+    rng = np.random.default_rng(0)
+    pixels = cv2.GaussianBlur(rng.integers(0, 256, (481, 642, 3), dtype=np.uint8), (0, 0), 6) * 3
+    boxes = np.column_stack([rng.uniform(0, 600, 40), rng.uniform(0, 450, 40), np.full((40, 2), 30)]).astype(np.float32)
+    known = {"points.npy": boxes[:, :2] + 14.5, "boxes.npy": boxes, "mask.png": (pixels[:, :, 0] > 180).astype(np.uint8),
+             "json": {"id": "a", "height": 481, "width": 642}}
+    images = {"png": cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes(), "jpg": simplejpeg.encode_jpeg(pixels, quality=98, colorsubsampling="444")}
+    config = StreamConfig(image_size=64, crop_size=32, scale_jitter=(0.7, 1.2), colour_jitter=0.0, grey_share=0.0)
+    for name, image in images.items():
+        with ShardWriter(tmp_path / name, name="n", split="all", labelled=True, converter="test") as writer:
+            writer.add("a", {name: image, **known})
+    with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True, converter="test") as writer:
+        density = rng.random((7, 9)).astype(np.float16)
+        heads = np.array([[300, 200, 20, 0.9]], np.float32)
+        writer.add("a", {"density.npy": density, "keep.png": np.ones((7, 9), np.uint8), "detections.npy": heads, "json": {"id": "a", "extent": [6.5, 8.7]}})
+    for labels_url in ("", (tmp_path / "labels").as_uri()):
+        of_png, of_jpg = (
+            CropDataset((tmp_path / name).as_uri(), config, labels_url=labels_url, plan_seed=0, name="a", with_heads=True, with_masks=True) for name in images
+        )
+        assert of_jpg._read(0).image.shape == of_png._read(0).image.shape and of_jpg._read(0).frame is None
+        num_heads = 0
+        for position in range(20):
+            first, second = of_png[position], of_jpg[position]
+            num_heads += len(first["heads"])
+            for name in ("heads", "density", "mask"):
+                np.testing.assert_allclose(first[name], second[name], atol=1e-5)
+            assert np.abs(first["image"].astype(int) - second["image"]).mean() < 2.5
+        assert num_heads > 5
+
+
 def test_the_cache_holds_what_fits(tiny_source: str) -> None:
     def reads(cache_bytes: int) -> int:
         dataset = CropDataset(tiny_source, replace(CONFIG, cache_bytes=cache_bytes), plan_seed=0, name="a")
