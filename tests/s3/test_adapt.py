@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from crowddist import storage
+from tests.s3.conftest import BUCKET, make_bucket
 from tests.s3.contents import assert_equal, content
 from tests.s3.proxy import Proxy
 
@@ -62,6 +63,14 @@ def test_a_whole_adaptation_through_faults(real: str, start: Callable, on_disk: 
     assert proxy.num_faults > 20 or (fault == "slow" and proxy.num_requests > 100)
     proxy.close()
     assert_equal(content(real, "smoke"), on_disk)
+
+
+def test_a_whole_adaptation_on_rclones_server(rclone: str, environment: pytest.MonkeyPatch, start: Callable, on_disk: dict[str, Any]) -> None:
+    make_bucket(rclone)
+    environment.setenv("AWS_ENDPOINT_URL", rclone)
+    done = start(*COMMAND, "--storage", f"s3://{BUCKET}/runs", "--tracking-uri", "none")
+    assert done.returncode == 0, done.stderr
+    assert_equal(content(f"s3://{BUCKET}/runs", "smoke"), on_disk)
 
 
 @pytest.mark.ray
