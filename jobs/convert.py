@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 
+from crowddist import storage
 from crowddist.cli import one_line_errors
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
@@ -60,9 +61,15 @@ def _info() -> None:
 
 def _convert() -> None:
     given = _parser().parse_args()
+    work = None
+    if os.environ.get("RAY_ADDRESS") and storage.is_local(given.source):
+        from crowddist.distributed.convert import cluster_cpus, in_order_on_cluster
+
+        work = in_order_on_cluster
+    num_workers = given.num_workers or (cluster_cpus() if work else os.cpu_count() or 1)
     done = convert(
         FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad, unlabelled=given.unlabelled,
-        max_size=given.max_size, name=given.name, overwrite=given.overwrite, num_workers=given.num_workers, watch=watched,
+        max_size=given.max_size, name=given.name, overwrite=given.overwrite, num_workers=num_workers, watch=watched, work=work,
     )
     print(done.summary())
 
@@ -77,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be taken, and list it in skipped.json")
     parser.add_argument("--unlabelled", action="store_true", help="write the images alone, as a target without labels")
     parser.add_argument("--max-size", type=int, metavar="PX", help="shrink images whose longest side is larger")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="threads that read images; default: as many as cores")
+    parser.add_argument("--num-workers", type=int, default=0, help="images read at once, by threads or by the cluster of $RAY_ADDRESS; 0: one a core")
     parser.add_argument("--name", default="", help="of the data set; default: from the source")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set at DESTINATION")
     return parser

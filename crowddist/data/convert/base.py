@@ -30,6 +30,8 @@ VALIDATION_SHARE = 0.2
 ITEMS_AHEAD = 4
 """Images a thread that wait to be written: enough that none idles, few enough for the memory."""
 Made = TypeVar("Made")
+InOrder = Callable[[Iterable["Item"], Callable[["Item"], Any], int], Iterator[tuple["Item", Callable[[], Any]]]]
+"""What `in_order` is: (items, make, num_workers) -> items in their order, each with what returns `make(item)` or raises what that raised."""
 _NOTES = {
     "num_skipped": "files skipped",
     "num_clipped_points": "points moved to the border",
@@ -131,7 +133,8 @@ class Conversion:
 
 def convert(form: Format, source: str | os.PathLike[str], destination: str | os.PathLike[str], *, split: str = "", skip_bad: bool = False,
             unlabelled: bool = False, max_size: int | None = None, name: str = "", overwrite: bool = False,
-            max_shard_bytes: int = MAX_SHARD_BYTES, num_workers: int = 1, watch: Callable[[Sequence[Item]], Iterable[Item]] = iter) -> Conversion:
+            max_shard_bytes: int = MAX_SHARD_BYTES, num_workers: int = 1, watch: Callable[[Sequence[Item]], Iterable[Item]] = iter,
+            work: InOrder | None = None) -> Conversion:
     """Convert a folder of raw data to a data set at `destination`, which appears whole or not at all.
 
     Stopped or killed, the same conversion of the same files goes on behind the last shard that was whole, and ends with the same bytes.
@@ -149,6 +152,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         max_shard_bytes: size at which a new shard is begun.
         num_workers: threads that read and shrink images; any number of them writes the same bytes.
         watch: wraps the items on their way, to show progress.
+        work: who reads images; None: threads of this process, `in_order`.
 
     Raises:
         InputError: naming the file and the reason, or another process that does the same. FileNotFoundError: no source.
@@ -192,7 +196,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                     num_done = num_resumed = writer.resumed["num_done"]
                     tally, bad.entries = Counter(writer.resumed["tally"]), writer.resumed["skipped"]
                 left = list(items.values())[num_done:]
-                for item, made in _in_order(watch(left), lambda item: _members(form, item, labelled, max_size), num_workers):
+                for item, made in (work or in_order)(watch(left), lambda item: _members(form, item, labelled, max_size), num_workers):
                     try:
                         members, noteworthy = made()
                     except InputError as error:
@@ -295,7 +299,7 @@ def _keyed(listing: Listing) -> tuple[dict[str, Item], list[tuple[Path, str]]]:
     return items, refused
 
 
-def _in_order(items: Iterable[Item], make: Callable[[Item], Made], num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
+def in_order(items: Iterable[Item], make: Callable[[Item], Made], num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
     """The items in their order, each with what returns `make(item)` or raises what that raised; threads are some items ahead."""
     with ThreadPoolExecutor(num_workers) as pool:
         ahead: deque[tuple[Item, Future[Made]]] = deque()

@@ -17,7 +17,7 @@ from PIL import Image
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, _in_order, convert, hash_share, make_key
+from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, hash_share, in_order, make_key
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, _check_key, decode, verify
 from crowddist.errors import InputError
@@ -269,7 +269,7 @@ def test_the_first_bad_file_stops_it_whatever_other_workers_found(tmp_path, shan
 
 def test_workers_are_few_images_ahead_of_what_is_written():
     made, most = [], 0
-    for number, result in _in_order(range(100), lambda number: made.append(number) or number, 2):
+    for number, result in in_order(range(100), lambda number: made.append(number) or number, 2):
         assert result() == number
         most = max(most, len(made) - number)
     assert sorted(made) == list(range(100)) and 2 <= most <= 2 * ITEMS_AHEAD + 1
