@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,20 +15,7 @@ from crowddist.data.convert.formats import FORMATS
 from crowddist.distributed.convert import in_order_on_cluster
 from crowddist.errors import InputError
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A private Ray, which the conversion finds running; that of the tests before, where there is one."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 
 
 @pytest.fixture
