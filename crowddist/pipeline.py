@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 CONFIG = "config.json"
 DATA = "data.json"
+LIMIT = "density_limit.json"
 TRACKING = "mlflow.json"
 MODEL = "crowd-counter"
 """The name that final counters are registered under."""
@@ -62,10 +63,10 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
         if scenes is not None:
             source = ShardReader(data["source"].url)
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
-        limit = _density_limit(config, method, data, scenes)
+        _claim(config, folder, data, scenes)
+        limit = _density_limit(config, method, folder, data, scenes)
         if limit is not None:
             say(f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted")
-        _claim(config, folder, data, scenes)
         with _tracked(config, folder, tracker):
             for name, prepared in data.items():
                 tracker.data(name, prepared.manifest.name, prepared.url, prepared.manifest.digest)
@@ -151,16 +152,23 @@ def _claim(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes:
             storage.write_json(storage.join(folder, name), content)
 
 
-def _density_limit(config: RunConfig, method: Method, data: Mapping[str, Prepared], scenes: SceneRule | None) -> float | None:
-    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None without density regularisation."""
+def _density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> float | None:
+    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None without density regularisation.
+
+    The run's folder keeps it: all images are read for it.
+    """
     if not config.train.density_limit:
         return None
+    known = storage.join(folder, LIMIT)
+    if storage.exists(known):
+        return storage.read_json(known)["persons"]
     most = []
     for name in ("source", *(name for name, _ in _more_sources(config))):
         images = ShardReader(data[name].url)
         kept = kept_samples(images, scenes) if scenes is not None and name == "source" else range(len(images))
         scale = min(1.0, *method.label_views())
         most.append(densest_cell(images, kept, method.stream, stride=method.output_stride, scale=scale))
+    storage.write_json(known, {"persons": max(most)})
     return max(most)
 
 

@@ -87,6 +87,7 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
         ({"more_sources": ("0.5 renderer:broad:3", "1/2 renderer:source:3")}, "leave nothing to the source: 0.5 renderer:broad:3, 1/2 renderer:source:3"),
         ({"more_sources": ("renderer:broad:3",)}, "not a share of a data set: 'renderer:broad:3'"),
         ({"method": "translation", "more_sources": ("0.5 renderer:broad:3",)}, "translation shows one source as the target would"),
+        ({"method": "supervised", "more_sources": ("0.5 renderer:broad:3",)}, "supervised learns from the target's labels alone"),
         ({"method": "translation", "num_workers": 8}, r"translation\.batch_size 4 cannot be shared equally by 8 workers"),
         ({"method": "translation", "num_workers": 2, "train": TrainConfig(batch_size=6), "translation": TranslationConfig(joint=True)},
          r"translation\.joint needs a train\.batch_size whose halves 2 workers can share equally, got 6"),

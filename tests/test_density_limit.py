@@ -82,7 +82,7 @@ def build_like(config: RunConfig, method: Any) -> Any:
     return other
 
 
-def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfig) -> None:
+def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(tiny_config, train=replace(tiny_config.train, density_limit=True))
     scales = build_method(config).label_views()
     limit = densest_cell(ShardReader(config.source), range(12), config.stream, stride=8, scale=min(1.0, *scales))
@@ -92,6 +92,8 @@ def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfi
     for row in result["rounds"]:
         counter = Predictor.from_checkpoint(storage.local_file(row["checkpoint"])).method.networks()
         assert float(counter.get_buffer("density_limit")) == np.float32(limit)
+    monkeypatch.setattr("crowddist.pipeline.densest_cell", lambda *given, **named: pytest.fail("looked for again"))
+    assert adapt(config, LocalLauncher(config), NullTracker(), say=lines.append)["rounds"] == result["rounds"]
 
 
 @pytest.mark.parametrize("method", ["bi_knowledge", "supervised"])
