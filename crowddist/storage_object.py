@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tempfile
@@ -61,8 +62,9 @@ class S3Object:
         data = bytearray()
 
         def begin(num_bytes: int) -> Sink:
-            data[:] = bytes(num_bytes)
-            return lambda start, part: data.__setitem__(slice(start, start + len(part)), part)
+            nonlocal data
+            data = bytearray(num_bytes)
+            return functools.partial(_put, memoryview(data))
 
         version = self.download(begin)
         return bytes(data), version
@@ -268,6 +270,10 @@ def _bare(etag: str) -> str:
 def _skip(body: Any, num_bytes: int) -> None:
     while num_bytes:
         num_bytes -= len(body.read(min(_READ_BYTES, num_bytes)))
+
+
+def _put(data: memoryview, start: int, part: bytes) -> None:
+    data[start : start + len(part)] = part
 
 
 def _write_at(descriptor: int, part: bytes, start: int) -> None:
