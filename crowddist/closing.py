@@ -21,6 +21,7 @@ def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Track
     Where runs are in object storage, which holds no database, MLflow's lies in the current folder of this machine, and the user is told so.
     """
     from crowddist import mlflow_store, tracking
+    from crowddist.tracking_journal import JournalTracker
 
     if config.tracking_uri == "none":
         return tracking.NullTracker()
@@ -30,7 +31,7 @@ def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Track
             beside = storage.local_folder(config.storage) / beside.name
         else:
             say(f"MLflow's database is {beside} on this machine: object storage holds none; --tracking-uri or MLFLOW_TRACKING_URI names a server")
-    return tracking.MlflowTracker(mlflow_store.resolve_uri(config.tracking_uri, beside))
+    return JournalTracker(tracking.MlflowTracker(mlflow_store.resolve_uri(config.tracking_uri, beside)), say)
 
 
 def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> str:

@@ -146,9 +146,10 @@ class Store:
             history = self._history(run_id, name)
             if step not in history or (replace and history[step] != float(value)):
                 metrics.append(Metric(name, float(value), now_ms, step))
-                history[step] = float(value)
         for start in range(0, len(metrics), _MAX_METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS_PER_BATCH])
+        for metric in metrics:  # not before the store has them
+            self._history(run_id, metric.key)[step] = metric.value
 
     def _history(self, run_id: str, name: str) -> dict[int, float]:
         key = (run_id, name)
@@ -170,7 +171,7 @@ class Store:
         """A table as MLflow shows them; one of the same name is replaced, where MLflow's own `log_table` would append."""
         columns = list(dict.fromkeys(column for row in rows for column in row))
         entry = {"path": f"tables/{name}.json", "type": "table"}
-        content = {"columns": columns, "data": [[_cell(row.get(column)) for column in columns] for row in rows]}
+        content = {"columns": columns, "data": [[cell(row.get(column)) for column in columns] for row in rows]}
         self._client.log_text(run_id, json.dumps(content), entry["path"])
         listed = json.loads(self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
         if entry not in listed:
@@ -207,6 +208,9 @@ class Store:
 def _connect(uri: str) -> MlflowClient:
     # ours: a run reports to its user, and to MLflow's makers only where the user says so.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # ours: MLflow itself would try a server that is away again for minutes, while the run waits; `tracking_journal` tries later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     if uri.startswith(("http:", "https:")):
         _require_answer(uri)
     from filelock import FileLock
@@ -286,7 +290,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _cell(value: object) -> object:
+def is_away(error: Exception) -> bool:
+    """Whether a call failed because the store does not answer, or fails itself, and may work later."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import HTTPError, RequestException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() >= 500
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code >= 500
+    return isinstance(error, RequestException)
+
+
+def cell(value: object) -> object:
     """A table's cell as JSON can hold it: no NaN, no NumPy."""
     if isinstance(value, np.generic):
         value = value.item()

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -92,15 +92,15 @@ class NullTracker:
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
         """See Tracker."""
-        _require_finite(values, f"step {step}, round {round}")
+        require_finite(values, f"step {step}, round {round}")
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
-        _require_finite(values, f"round {round}")
+        require_finite(values, f"round {round}")
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
-        _require_picture(name, image)
+        require_picture(name, image)
 
     def table(self, round: int | None, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         """See Tracker."""
@@ -150,12 +150,12 @@ class MlflowTracker:
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
         """See Tracker."""
-        _require_finite(values, f"step {step}, round {round}")
+        require_finite(values, f"step {step}, round {round}")
         self._store.log_metrics(self._run_id(round), values, step, replace=False)
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
-        _require_finite(values, f"round {round}")
+        require_finite(values, f"round {round}")
         # Step 0 on the child: MLflow then compares rounds as bars, not as lines of one dot.
         self._store.log_metrics(self._run_id(round), values, 0, replace=True)
         self._store.log_metrics(self._run_id(None), values, round, replace=True)
@@ -163,7 +163,7 @@ class MlflowTracker:
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker. On the round's run, to compare side by side, and on the parent, to leaf through the rounds."""
-        _require_picture(name, image)
+        require_picture(name, image)
         run_id = self._run_id(round)
         key, digest = f"{round}/{name}", hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         if self._state["pictures"].get(key) == digest:
@@ -193,14 +193,18 @@ class MlflowTracker:
         """See Tracker. Does nothing before `start` and the second time."""
         if not self._started:
             return
-        self._started = False
-        atexit.unregister(self._abandon)
         for number, run_id in self._state["rounds"].items():
             found = self._store.find(run_id)
             if found is not None and found.info.status == "RUNNING":
                 self._store.end(run_id, "FINISHED" if int(number) in self._state["done"] else status)
         if self._state["parent"]:
             self._store.end(self._state["parent"], status)
+        self.leave()
+
+    def leave(self) -> None:
+        """Ends the telling without a word to the store, where it is away: the next start takes the run up."""
+        self._started = False
+        atexit.unregister(self._abandon)
 
     def how_to_open(self) -> str:
         """See Tracker."""
@@ -291,15 +295,18 @@ class MlflowTracker:
     def _abandon(self) -> None:
         """At the interpreter's end, for a caller that never called `finish`; a forked child has nothing to end."""
         if self._process["pid"] == str(os.getpid()):
-            self.finish("FAILED")
+            with suppress(Exception):  # there is nobody left to tell
+                self.finish("FAILED")
 
 
-def _require_finite(values: Mapping[str, float], where: str) -> None:
+def require_finite(values: Mapping[str, float], where: str) -> None:
+    """Raises ValueError for a metric that is NaN or infinite."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out what is not defined")
 
 
-def _require_picture(name: str, image: np.ndarray) -> None:
+def require_picture(name: str, image: np.ndarray) -> None:
+    """Raises ValueError for what is no (H, W, 3) uint8 picture."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"picture {name} must be (H, W, 3) uint8, got {image.shape} {image.dtype}")

@@ -7,7 +7,8 @@ from typing import Any
 
 from crowddist.closing import closing_lines, make_tracker
 from crowddist.config import RunConfig
-from crowddist.tracking import MlflowTracker, NullTracker
+from crowddist.tracking import NullTracker
+from crowddist.tracking_journal import JournalTracker
 
 
 def result(rounds: list[dict[str, Any]], stopped: str = "") -> dict[str, Any]:
@@ -86,7 +87,7 @@ def test_tracking_is_beside_the_runs_unless_told_otherwise(tmp_path: Path, monke
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     beside = tracker()
-    assert isinstance(beside, MlflowTracker) and beside.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert isinstance(beside, JournalTracker) and beside.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert isinstance(tracker(tracking_uri="none"), NullTracker)
     assert tracker(tracking_uri="http://mlflow.example").uri == "http://mlflow.example"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere.example")
