@@ -149,8 +149,8 @@ class Combined(CountingMethod):
     def conclude(self, seen: Seen) -> Verdict:
         """The density of both, by Eq. 8 with W scaled by the ensemble's relative uncertainty (ours), whose sum is the count.
 
-        The heads are the detector's and, where it has none, the peaks of the counter's density. Labels teach the sure detections; weaker ones and
-        those peaks they leave open.
+        The heads are the detector's and, where it has none, the peaks of the counter's density, of both the surest, as many as are counted (ours).
+        Labels teach the sure detections; weaker ones and those peaks they leave open.
         """
         assert seen.detections is not None  # of predict()
         settings, stride = self.config.bi_knowledge, self.output_stride
@@ -165,6 +165,7 @@ class Combined(CountingMethod):
         alone = peaks[kept[kept >= len(detections)] - len(detections)]
         size = np.full(len(alone), float(np.median(detections[:, 2])) if len(detections) else stride)
         density = fuse_density(seen.density, drawn, uncertainty_weight(confidence, seen.density, seen.spread))
+        heads = heads[np.argsort(-heads[:, 2], kind="stable")[: round(float(density.sum(dtype=np.float64)))]]
         return Verdict(
             density=density,
             spread=seen.spread,
