@@ -112,12 +112,12 @@ class S3Place(S3Object):
         """Objects cannot be renamed: the server copies them one by one, what marks the folder as whole last."""
         if not self.key:
             raise InputError(f"no folder can take the place of the bucket {self.url}; give a place below it")
-        if not overwrite:
-            self._require_vacant()
-        elif self.exists():
-            self._require_removable()
         parent, _, name = self.url.rpartition("/")
         staging = S3Place(f"{parent}/{temporary_name(name, job=job)}")
+        if not overwrite:
+            self._require_vacant(staging if job else None)
+        elif self.exists():
+            self._require_removable()
         doomed = False
         try:
             with staging.exclusive(waiting=None) if job else nullcontext():
@@ -125,7 +125,7 @@ class S3Place(S3Object):
                     yield staging
                     if overwrite:
                         self.remove_tree()
-                    self._require_vacant()
+                    self._require_vacant(staging if job else None)
                     names = [name for name, _ in staging._listing() if name != LOCK]
                     for name in sorted(names, key=lambda name: name in REMOVABLE_MARKERS):
                         self._below(name).copy_from(staging._below(name))
@@ -165,8 +165,14 @@ class S3Place(S3Object):
             markers = " or ".join(REMOVABLE_MARKERS)
             raise InputError(f"will not remove {self.url}: it is not a folder with {markers} below a bucket; remove it by hand")
 
-    def _require_vacant(self) -> None:
-        if self.exists():
+    def _require_vacant(self, staging: S3Place | None = None) -> None:
+        """But for what the same job, which was killed when it copied, has copied here from its staging folder; what marks a folder comes last."""
+        if staging is None:
+            taken = self.exists()
+        else:
+            copied = {name for name, _ in staging._listing()} - {*REMOVABLE_MARKERS}
+            taken = self.find() is not None or any(name not in copied for name, _ in self._listing())
+        if taken:
             raise InputError(f"something is at {self.url} already; choose another place or remove it")
 
     @property

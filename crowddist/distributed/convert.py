@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from crowddist.data.convert.base import ITEMS_AHEAD, Item, Made
-from crowddist.distributed.runtime import connect
+from crowddist.distributed.runtime import connect, prepare_environment
 
 
 def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made], num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
@@ -19,6 +19,7 @@ def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made], num
     Args:
         num_workers: tasks at once; each is counted as one CPU.
     """
+    prepare_environment()  # before the import of ray
     connect(num_workers)
     import ray
 
@@ -40,6 +41,7 @@ def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made], num
 
 def cluster_cpus() -> int:
     """How many CPUs the cluster has."""
+    prepare_environment()
     connect()
     import ray
 

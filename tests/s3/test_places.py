@@ -138,6 +138,33 @@ def test_what_a_stopped_job_staged_is_there_for_the_same_job_alone(steady: str) 
     assert not storage.exists(staging)
 
 
+def test_a_job_that_was_killed_when_it_copied_what_it_staged(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crowddist.storage_s3 import S3Place
+
+    target, copies = storage.join(steady, "set"), []
+    copy = S3Place.copy_from
+
+    def killed(place: S3Place, source: S3Place) -> None:
+        copies.append(place.url)
+        if len(copies) == 2:
+            raise KeyboardInterrupt
+        copy(place, source)
+
+    with monkeypatch.context() as one, pytest.raises(KeyboardInterrupt), storage.staged_folder(target, job="a1") as staging:
+        one.setattr(S3Place, "copy_from", killed)
+        for name in ("1.tar", "2.tar", "manifest.json"):
+            storage.write_bytes(storage.join(staging, name), name.encode())
+    assert storage.list_files(steady) == ["set/1.tar"]
+    for job in ("", "b2"):
+        with pytest.raises(InputError, match="something is at"), storage.staged_folder(target, job=job):
+            pass
+    with storage.staged_folder(target, job="a1") as staging:
+        assert "2.tar" in storage.list_files(staging)
+    assert storage.list_files(steady) == ["set/1.tar", "set/2.tar", "set/manifest.json"]
+    with pytest.raises(InputError, match="something is at"), storage.staged_folder(target, job="a1"):
+        pass
+
+
 def test_remove_tree_removes_only_what_is_ours(place: str) -> None:
     for name in ("a/manifest.json", "a/b/c", "ab", "photos/1.jpg", ".x.partial/y"):
         storage.write_bytes(storage.join(place, name), b"")
