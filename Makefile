@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS := 1
 .PHONY: demo test test-fast test-s3 test-faults lint benchmark lock setup clean help
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 cores
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
@@ -20,7 +20,7 @@ test: test-fast  ## all tests, those with a real Ray included, but not those wit
 test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not s3 and not faults and not benchmark"
 
-test-s3: setup  ## with a real object store, also through a proxy that fails: needs apt-get install radosgw ceph-mon ceph-osd
+test-s3: setup  ## with a real object store, also through a proxy that fails, half an hour: needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
 
 test-faults: setup  ## with servers that are killed and started again
