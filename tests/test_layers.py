@@ -21,8 +21,8 @@ LAYERS = (
     ("data",),
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
-    ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking", "tracking_journal", "progress",
-     "comparison", "launcher", "recipes", "cli"),
+    ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
+     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli"),
     ("pipeline", "closing", "tuning"),
     ("distributed",),
 )
