@@ -40,6 +40,8 @@ class JournalTracker:
         self._lock = threading.RLock()  # curves are told by a thread of their own
         self._next_try_s = 0.0
         self._journal = ""
+        self._written = False  # whether the journal holds something
+        self._until_s: float | None = None  # how long the end of the run may wait, once it has come
 
     @property
     def uri(self) -> str:
@@ -50,7 +52,8 @@ class JournalTracker:
         """See Tracker. Raises InputError where the server cannot be reached: a run begins with one."""
         self.tracker.start(experiment=experiment, run_name=run_name, config=config, tags=tags, state_url=state_url)
         self._journal = state_url.removesuffix(".json") + "-journal.jsonl"
-        if storage.exists(self._journal):
+        self._written = storage.exists(self._journal)
+        if self._written:
             self._waiting.extend(_read(self._journal))
             self._tell_waiting()
 
@@ -105,7 +108,8 @@ class JournalTracker:
             if self._waiting and self._journal:  # what is left could not be told now
                 if not behind:
                     self.say(f"MLflow at {self.uri} does not answer: the run goes on, and tells it later from {self._journal}")
-                storage.append_line(self._journal, _written(self._waiting[-1]))
+                storage.append_line(self._journal, _line(self._waiting[-1]))
+                self._written = True
 
     def _tell_waiting(self) -> bool:
         """Tells what waits, the oldest first, until the server is away; whether all was told."""
@@ -122,14 +126,15 @@ class JournalTracker:
                     self._next_try_s = now + max(RETRY_S, BUSY_SHARE * (now - started))
                     return False
                 self._waiting.popleft()
-            if storage.exists(self._journal):
+            if self._written:
                 storage.remove_file(self._journal)
+                self._written = False
                 self.say(f"MLflow at {self.uri} has been told everything")
             return True
 
     def _at_last(self, call: Callable[[], Any]) -> Any:
         """What a call returns that comes behind all that waits; None where the server stays away."""
-        until = time.monotonic() + LAST_WAIT_S
+        self._until_s = self._until_s or time.monotonic() + LAST_WAIT_S
         while True:
             try:
                 if self._tell_waiting():
@@ -137,7 +142,7 @@ class JournalTracker:
             except Exception as error:
                 if not mlflow_store.is_away(error):
                     raise
-            if time.monotonic() >= until:
+            if time.monotonic() >= self._until_s:
                 return None
             time.sleep(LAST_RETRY_S)
 
@@ -146,7 +151,7 @@ def _numbers(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def _written(entry: dict[str, Any]) -> str:
+def _line(entry: dict[str, Any]) -> str:
     if "image" not in entry:
         return json.dumps(entry, default=str)
     import cv2

@@ -14,8 +14,8 @@ from crowddist.data.manifest import read_manifest
 from tests.s3.contents import assert_equal, content
 from tests.s3.proxy import TURN_REQUESTS, TURNS, Proxy
 
-pytestmark = [pytest.mark.s3, pytest.mark.slow]
 LONGEST_S = 1500
+pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(3 * LONGEST_S)]
 COMMAND = ("adapt", "quickstart", "--tracking-uri", "none")
 
 
