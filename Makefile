@@ -20,7 +20,7 @@ test: test-fast  ## all tests, those with a real Ray included, but not those wit
 test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not s3 and not faults and not benchmark"
 
-test-s3: setup  ## with a real object store, also through a proxy that fails, half an hour: needs apt-get install radosgw ceph-mon ceph-osd
+test-s3: setup  ## with a real object store, also through a proxy that fails; takes long, needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
 
 test-faults: setup  ## with servers that are killed and started again
