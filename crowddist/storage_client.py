@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ _PASSING = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 _ELSEWHERE = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "307")
+logger = logging.getLogger(__name__)
+_last_answer_s: dict[str, float] = {}
+"""Address of a server -> when it last answered this process, by the monotonic clock."""
 _random = SystemRandom()  # pauses draw nothing from generators that a run counts on
 
 
@@ -43,6 +48,8 @@ class S3Config:
     """`path`, `virtual`, or `auto`: path where AWS_ENDPOINT_URL names a server, else what the profile says."""
     attempts: int = 16
     """Tries of a request, and of a body without any progress, before it is given up; the pauses between sixteen are 12 to 23 s together."""
+    patience_s: int = 300
+    """A server that has answered is given up only when it has not done so for this long, however many tries that takes."""
     connect_timeout_s: int = 10
     """Of one try."""
     read_timeout_s: int = 60
@@ -55,9 +62,9 @@ class S3Config:
     def __post_init__(self) -> None:
         if self.addressing_style not in ("auto", "path", "virtual"):
             raise InputError(f"{_ENVIRONMENT}ADDRESSING_STYLE must be auto, path or virtual, got {self.addressing_style!r}")
-        for name in ("attempts", "connect_timeout_s", "read_timeout_s", "streams", "part_mib"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{_ENVIRONMENT}{name.upper()} must be at least 1, got {getattr(self, name)}")
+        for name, least in {"attempts": 1, "patience_s": 0, "connect_timeout_s": 1, "read_timeout_s": 1, "streams": 1, "part_mib": 1}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{_ENVIRONMENT}{name.upper()} must be at least {least}, got {getattr(self, name)}")
 
     @classmethod
     def from_environment(cls) -> S3Config:
@@ -85,18 +92,27 @@ def request(operation: str, url: str, *, expected: tuple[str, ...] = (), **argum
     Raises:
         InputError, OSError: everything else, see `explain`.
     """
-    attempts = S3Config.from_environment().attempts
-    client = _client_of(url)
-    num_tries = 0
+    config, client = S3Config.from_environment(), _client_of(url)
+    server, num_tries, told = client.meta.endpoint_url, 0, False
     while True:
         num_tries += 1
         try:
-            return getattr(client, operation)(**arguments)
+            answer = getattr(client, operation)(**arguments)
+            _last_answer_s[server] = time.monotonic()
+            return answer
         except (*BROKEN, BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and code_of(error) in expected:
+                _last_answer_s[server] = time.monotonic()
                 raise
-            if num_tries >= attempts or not _passes(error):
-                raise explain(error, operation, url, client.meta.endpoint_url) from None
+            if not _passes(error):
+                raise explain(error, operation, url, server) from None
+            if num_tries >= config.attempts:
+                silent_s = time.monotonic() - _last_answer_s.get(server, -math.inf)
+                if silent_s > config.patience_s:
+                    raise explain(error, operation, url, server) from None
+                if not told:
+                    told = True
+                    logger.warning("%s has not answered for %.0f s; it is waited for, %.0f s at most", server, silent_s, config.patience_s - silent_s)
         time.sleep(pause_s(num_tries))
 
 

@@ -103,6 +103,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
         "AWS_CONFIG_FILE": str(tmp_path / "no config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no credentials"),
         "CROWDDIST_CACHE": str(tmp_path / "cache"),
+        "CROWDDIST_S3_PATIENCE_S": "0",
         "PYTHONPATH": str(PROJECT),
     }.items():
         monkeypatch.setenv(name, value)
