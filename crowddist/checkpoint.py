@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import crowddist
@@ -14,10 +15,10 @@ from crowddist.errors import InputError
 FORMAT = 1
 LATEST = "latest.json"
 KEEP_LAST = 2
-"""Checkpoints kept in a stage under way: the newest and the one before it."""
+"""Checkpoints kept of a stage beside the best: the newest and the one before it."""
 
 
-def save(folder: str, step: int, content: dict[str, Any]) -> str:
+def save(folder: str, step: int, content: dict[str, Any], *, loss: float | None = None) -> str:
     """Writes `content` (containers of tensors, numbers and strings) as the newest checkpoint of a stage.
 
     The file comes first and `latest.json`, which names it with its sha256, last: whatever kills the process in
@@ -26,23 +27,59 @@ def save(folder: str, step: int, content: dict[str, Any]) -> str:
     Args:
         folder: URL of the stage's checkpoints.
         step: optimisation steps done.
+        loss: mean of the stage's own loss, which no label of the target has a part in, over the steps since the checkpoint before; the one of the
+            lowest is kept beside the newest.
 
     Returns:
         The checkpoint's URL.
     """
+    return _write(folder, step, _serialise(step, content), loss)
+
+
+class Saver:
+    """Writes a stage's checkpoints while its training goes on: the content is taken at once, and written in a thread."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[str] | None = None
+
+    def save(self, step: int, content: dict[str, Any], *, loss: float | None = None) -> None:
+        """See `save`; first waits for the one before, and raises what was raised in writing it."""
+        self.wait()
+        self._writing = self._thread.submit(_write, self.folder, step, _serialise(step, content), loss)
+
+    def wait(self) -> None:
+        """Returns when the newest is written. Raises: OSError, InputError, as `storage` does."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def close(self) -> None:
+        """Ends the thread, with what it is writing."""
+        self._thread.shutdown()
+
+
+def _serialise(step: int, content: dict[str, Any]) -> bytes:
     import torch
 
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": crowddist.__version__, "step": step, **content}, buffer)
-    data = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def _write(folder: str, step: int, data: bytes, loss: float | None) -> str:
     name = f"step-{step:06d}.pt"
     url = storage.join(folder, name)
     storage.write_bytes(url, data)
     history = [entry for entry in _history(folder) if entry["file"] != name]
-    history.append({"file": name, "step": step, "sha256": hashlib.sha256(data).hexdigest()})
-    storage.write_json(storage.join(folder, LATEST), {"checkpoints": history[-KEEP_LAST:]})
-    for entry in history[:-KEEP_LAST]:
-        storage.remove_file(storage.join(folder, entry["file"]))
+    history.append({"file": name, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "loss": loss})
+    judged = [entry for entry in history if entry.get("loss") is not None]
+    best = min(judged, key=lambda entry: entry["loss"])["file"] if judged else ""
+    kept = [entry for entry in history if entry in history[-KEEP_LAST:] or entry["file"] == best]
+    storage.write_json(storage.join(folder, LATEST), {"checkpoints": kept, "best": best})
+    for entry in history:
+        if entry not in kept:
+            storage.remove_file(storage.join(folder, entry["file"]))
     return url
 
 

@@ -71,12 +71,19 @@ class RunConfig:
     """Of everything random."""
     num_workers: int = 1
     """Training workers (DDP ranks)."""
+    min_workers: int = 0
+    """Fewest training workers to go on with where machines are lost or not there yet; with more machines more are used again, up to num_workers. The
+    batch stays the same. 0: as many as num_workers, which are waited for."""
     num_labellers: int = 0
     """Labelling and evaluating actors; 0 means as many as training workers."""
     launcher: Literal["ray", "local"] = "ray"
     """`local` runs everything in this process, without Ray, with one worker."""
     threads: int = 0
     """CPU threads of each worker; 0 shares the cores equally."""
+    grace_s: float = 25.0
+    """Seconds after SIGTERM or SIGUSR1 in which training may write a checkpoint and leave (with exit code 75); then it leaves anyway."""
+    patience_s: int = 600
+    """Seconds that workers wait for one of them in the midst of a step; then the group starts again from its last checkpoint."""
     counter: CounterConfig = field(default_factory=CounterConfig)
     regressor: RegressorConfig = field(default_factory=RegressorConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -98,18 +105,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.num_workers < 1 or self.num_labellers < 0 or self.threads < 0:
             raise InputError("num_workers must be at least 1, num_labellers and threads at least 0")
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise InputError(f"min_workers must be 0 to num_workers ({self.num_workers}), got {self.min_workers}")
+        if self.grace_s < 0 or self.patience_s < 1:
+            raise InputError(f"grace_s must be at least 0 and patience_s at least 1, got {self.grace_s:g}, {self.patience_s}")
         if self.launcher == "local" and self.num_workers > 1:
             raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher ray")
-        batches = {"train.batch_size": self.train.batch_size}
-        if self.method in ("self_supervision", "combined"):
-            batches["self_supervision.target_batch_size"] = self.self_supervision.target_batch_size
-        if self.method == "bi_knowledge":
-            batches["bi_knowledge.batch_size"] = self.bi_knowledge.batch_size
-            batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
-        if self.method in ("semantic_consistency", "combined"):
-            batches["semantic_consistency.target_batch_size"] = self.semantic_consistency.target_batch_size
         if self.method == "translation":
-            batches["translation.batch_size"] = self.translation.batch_size
             if self.translation.joint and self.train.batch_size % (2 * self.num_workers):
                 raise InputError(f"translation.joint needs a train.batch_size whose halves {self.num_workers} workers can share equally, "
                                  f"got {self.train.batch_size}")
@@ -117,7 +119,7 @@ class RunConfig:
             if smallest < self.translation.crop_size:
                 raise InputError(f"translation.crop_size {self.translation.crop_size} is larger than images can be, which are shown at a longest "
                                  f"side down to {smallest:.0f} px (stream.image_size times translation.scale_jitter)")
-        for name, size in batches.items():
+        for name, size in self._batches().items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
         shows_orientation = self.method == "combined" or (self.method == "self_supervision" and self.self_supervision.orientation_steps)
@@ -142,6 +144,28 @@ class RunConfig:
             raise InputError("supervised learns from the target's labels alone: leave more_sources out, or choose another method")
         if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
+
+    def _batches(self) -> dict[str, int]:
+        """Name and size of the batches that workers share."""
+        batches = {"train.batch_size": self.train.batch_size}
+        if self.method in ("self_supervision", "combined"):
+            batches["self_supervision.target_batch_size"] = self.self_supervision.target_batch_size
+        if self.method == "bi_knowledge":
+            batches["bi_knowledge.batch_size"] = self.bi_knowledge.batch_size
+            batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
+        if self.method in ("semantic_consistency", "combined"):
+            batches["semantic_consistency.target_batch_size"] = self.semantic_consistency.target_batch_size
+        if self.method == "translation":
+            batches["translation.batch_size"] = self.translation.batch_size
+        return batches
+
+    def group_sizes(self) -> list[int]:
+        """The numbers of workers that a training group may have, rising: those from min_workers to num_workers that can share all batches."""
+        sizes = self._batches().values()
+        halves = [self.train.batch_size // 2] if self.method == "translation" and self.translation.joint else []
+        return [
+            number for number in range(self.min_workers or self.num_workers, self.num_workers + 1) if not any(size % number for size in (*sizes, *halves))
+        ]
 
 
 def without_weights(config: RunConfig) -> RunConfig:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from crowddist.data.sample import Batch
     from crowddist.data.scenes import SceneRule
     from crowddist.methods.base import Method, Runtime, Stage, Stream
+    from crowddist.termination import Termination
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +62,8 @@ class StageData:
 class LocalRuntime:
     """One worker, in this process."""
 
-    def __init__(self, *, device: str = "cpu") -> None:
-        self.rank, self.world_size, self.device = 0, 1, torch.device(device)
+    def __init__(self, *, device: str = "cpu", termination: Termination | None = None) -> None:
+        self.rank, self.world_size, self.device, self.termination = 0, 1, torch.device(device), termination
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself: there is nobody to average with."""
@@ -68,6 +71,13 @@ class LocalRuntime:
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Nobody listens: the curve file holds the scalars."""
+
+    def at(self, step: int, doing: str) -> None:
+        """Nobody waits for it."""
+
+    def stop_requested(self) -> bool:
+        """Whether this process has been asked to stop."""
+        return self.termination is not None and self.termination.requested
 
 
 def default_device() -> str:
@@ -77,8 +87,10 @@ def default_device() -> str:
 
 def fit(
     method: Method, data: StageData, runtime: Runtime, *, engine: EngineConfig, seed: int, record: str
-) -> None:
+) -> bool:
     """Trains one stage to its end, from its last checkpoint where there is one, and leaves its DONE.json.
+
+    Asked to stop, it writes a checkpoint after the step it is at.
 
     Everything random is a function of (seed, stage, step, rank) or of a sample's position, so a stage resumed at a
     checkpoint ends with the same bits as an unbroken one.
@@ -86,6 +98,9 @@ def fit(
     Args:
         method: its weights are where the stage starts, unless `data.initial` or a checkpoint of the stage says otherwise.
         record: the run's configuration as JSON, kept in every checkpoint so that a counter can be rebuilt from it alone.
+
+    Returns:
+        Whether to go on: False where it was asked to stop.
 
     Raises:
         FloatingPointError: a loss that is not finite, with stage, step and keys; the last good checkpoint stays.
@@ -110,24 +125,37 @@ def fit(
         name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step) for name in stage.streams
     }
     curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
-    for step in range(first_step, stage.steps):
-        torch.manual_seed(derive(seed, stage.name, step, runtime.rank))
-        parts = {name: next(loader).to(runtime.device) for name, loader in loaders.items()}
-        with _precision(runtime.device, engine.precision):
-            scalars = method.step(step, parts)
-        if not torch.isfinite(scalars["loss"]):
-            keys = ", ".join(key for part in parts.values() for key in part.keys)
-            raise FloatingPointError(f"loss of stage {stage.name} is {float(scalars['loss'])} at step {step}; samples: {keys}")
-        curve.add(step, scalars)
-        if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps:
-            if runtime.rank == 0:
-                seconds = seconds_before + time.time() - started
-                content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict(stage.trains)}
-                checkpoint.save(folder, step + 1, {**content, "config": record, "seconds": seconds})
-            runtime.report(step + 1, curve.newest)
-    if runtime.rank == 0:
+    losses: list[float] = []
+    stopping = False
+    with closing(checkpoint.Saver(folder)) as saver:
+        for step in range(first_step, stage.steps):
+            torch.manual_seed(derive(seed, stage.name, step, runtime.rank))
+            runtime.at(step, "reading samples")
+            parts = {name: next(loader).to(runtime.device) for name, loader in loaders.items()}
+            runtime.at(step, "computing")
+            with _precision(runtime.device, engine.precision):
+                scalars = method.step(step, parts)
+            losses.append(float(scalars["loss"]))
+            if not math.isfinite(losses[-1]):
+                keys = ", ".join(key for part in parts.values() for key in part.keys)
+                raise FloatingPointError(f"loss of stage {stage.name} is {losses[-1]} at step {step}; samples: {keys}")
+            curve.add(step, scalars)
+            stopping = runtime.stop_requested()
+            if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps or stopping:
+                runtime.at(step, "writing a checkpoint")
+                if runtime.rank == 0:
+                    seconds = seconds_before + time.time() - started
+                    content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict(stage.trains)}
+                    saver.save(step + 1, {**content, "config": record, "seconds": seconds}, loss=math.fsum(losses) / len(losses))
+                losses.clear()
+                runtime.report(step + 1, curve.newest)
+                if stopping:
+                    break
+        saver.wait()
+    if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
         storage.write_json(storage.join(data.folder, DONE), {**done, "seconds": round(seconds_before + time.time() - started, 1)})
+    return not stopping
 
 
 def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfig, seed: int, first_step: int) -> Iterator[Batch]:
@@ -239,7 +267,9 @@ def fit_stages(
     seed: int,
     record: str,
 ) -> None:
-    """Fits consecutive stages in one go, each from the weights of the one before; stages that are done are skipped."""
+    """Fits consecutive stages in one go, each from the weights of the one before; stages that are done are skipped, and none is begun after a request
+    to stop.
+    """
     torch.use_deterministic_algorithms(runtime.device.type == "cpu")
     torch.manual_seed(derive(seed, "networks"))
     method = build()
@@ -248,7 +278,8 @@ def fit_stages(
         done = read_done(data.folder)
         if done is None:
             data = replace(data, initial=initial) if initial else data
-            fit(method, data, runtime, engine=engine, seed=seed, record=record)
+            if not fit(method, data, runtime, engine=engine, seed=seed, record=record):
+                return
         initial = "" if done is None else done["checkpoint"]
 
 

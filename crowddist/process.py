@@ -77,12 +77,12 @@ def keep_freed_memory() -> bool:
 def sigterm_as_exit() -> Iterator[None]:
     """Within the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at once.
 
-    Outside the main thread, where Python allows no signal handlers, it changes nothing.
+    Outside the main thread, where Python allows no signal handlers, and where the program has one of its own, it changes nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
 
     def leave(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

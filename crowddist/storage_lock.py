@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from crowddist import process
 from crowddist.errors import InputError
+from crowddist.termination import ECHO_S
 
 if TYPE_CHECKING:
     from crowddist.storage_s3 import S3Place
@@ -92,7 +93,9 @@ class _Hold:
             with suppress(OSError, InputError):
                 if not (self._mine() and self._write(etag=self.etag)) and not self._mine():
                     logger.error("the hold on %s was lost: another process has taken it over while this one stood still", self.folder)
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)  # Ctrl-C is ignored in the background
+                    while not self.ended.is_set():  # the first may be answered by going on for a while
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)  # Ctrl-C is ignored in the background
+                        self.ended.wait(2 * ECHO_S)
                     return
 
     def release(self) -> None:

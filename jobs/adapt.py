@@ -15,17 +15,18 @@ import tyro
 from crowddist.cli import methods_table, one_line_errors, read_arguments
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
-from crowddist.process import sigterm_as_exit
 from crowddist.recipes import RECIPES, summary
+from crowddist.termination import Termination
 
 
-def main(config: RunConfig) -> None:
+def main(config: RunConfig, termination: Termination) -> None:
     """Runs the adaptation and prints its rounds."""
     from crowddist.closing import closing_lines, make_tracker
     from crowddist.pipeline import adapt, run_folder
 
+    termination.grace_s = config.grace_s
     tracker = make_tracker(config)
-    launcher = make_launcher(config)
+    launcher = make_launcher(config, termination)
     try:
         result = adapt(config, launcher, tracker, say=lambda line: print(line, flush=True))
     finally:
@@ -33,24 +34,26 @@ def main(config: RunConfig) -> None:
     print(closing_lines(result, run_folder(config), tracker.how_to_open()))
 
 
-def make_launcher(config: RunConfig):  # type: ignore[no-untyped-def]
+def make_launcher(config: RunConfig, termination: Termination):  # type: ignore[no-untyped-def]
     """The launcher that the configuration names."""
     if config.launcher == "local":
         from crowddist.launcher import LocalLauncher
 
-        return LocalLauncher(config)
+        return LocalLauncher(config, termination)
     from crowddist.distributed.runtime import prepare_environment
 
     prepare_environment()  # before the import of ray
     from crowddist.distributed.launcher import RayLauncher
 
-    return RayLauncher(config)
+    return RayLauncher(config, termination)
 
 
 if __name__ == "__main__":
-    with one_line_errors(), sigterm_as_exit():
+    termination = Termination()
+    with one_line_errors(), termination.listening():
         recipes = {recipe.__name__: (summary(recipe), recipe()) for recipe in RECIPES}
         first = next(iter(sys.argv[1:]), "-")
         if first not in recipes and not first.startswith("-"):
             raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
-        main(read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=f"{__doc__}\nMethods (--method):\n\n{methods_table()}")))
+        config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=f"{__doc__}\nMethods (--method):\n\n{methods_table()}"))
+        main(config, termination)

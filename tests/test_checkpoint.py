@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,30 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         checkpoint.save(tmp_path.as_uri(), step, content(step))
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["step-000003.pt", "step-000004.pt"]
+
+
+def test_the_one_of_the_lowest_loss_is_kept_beside_the_last_two(tmp_path: Path) -> None:
+    for step, loss in enumerate((0.5, 0.2, 0.9, 0.4, 0.3, 0.25), start=1):
+        checkpoint.save(tmp_path.as_uri(), step, content(step), loss=loss)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == [f"step-00000{step}.pt" for step in (2, 5, 6)]
+    assert storage.read_json((tmp_path / checkpoint.LATEST).as_uri())["best"] == "step-000002.pt"
+    assert checkpoint.load_latest(tmp_path.as_uri())["step"] == 6  # type: ignore[index]
+    checkpoint.save(tmp_path.as_uri(), 7, content(7), loss=0.1)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["step-000006.pt", "step-000007.pt"]
+
+
+def test_a_saver_takes_the_content_at_once_and_raises_what_its_writing_raised(tmp_path: Path) -> None:
+    held = content(1)
+    with closing(checkpoint.Saver((tmp_path / "a").as_uri())) as saver:
+        saver.save(1, held)
+        held["method"]["networks"]["weight"].zero_()
+        saver.wait()
+        assert checkpoint.load_latest((tmp_path / "a").as_uri())["method"]["networks"]["weight"].tolist() == [1, 1, 1]  # type: ignore[index]
+    (tmp_path / "file").write_bytes(b"")
+    with closing(checkpoint.Saver((tmp_path / "file" / "below").as_uri())) as saver:
+        saver.save(1, held)
+        with pytest.raises(InputError, match="a file is in the way"):
+            saver.save(2, held)
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import torch
 from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.scenes import SceneRule
-from crowddist.engine import LocalRuntime, StageData, _loader, fit, read_done
+from crowddist.engine import LocalRuntime, StageData, _loader, fit, fit_stages, read_done
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
+from crowddist.termination import Termination
 
 
 def stage_data(config: RunConfig, folder: Path) -> tuple[Method, StageData]:
@@ -41,19 +42,19 @@ class Killed(Exception):
 
 def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unbroken = run(tiny_config, tmp_path / "unbroken")
-    real_save, saves = checkpoint.save, []
+    real_save, saves = checkpoint.Saver.save, []
 
-    def save_and_die(*arguments, **options):  # type: ignore[no-untyped-def]
-        saves.append(real_save(*arguments, **options))
+    def save_and_die(saver: checkpoint.Saver, *arguments: Any, **options: Any) -> None:
+        real_save(saver, *arguments, **options)
+        saves.append(arguments[0])
         if len(saves) == 2:
             raise Killed
-        return saves[-1]
 
-    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    monkeypatch.setattr(checkpoint.Saver, "save", save_and_die)
     with pytest.raises(Killed):
         run(tiny_config, tmp_path / "broken")
     monkeypatch.undo()
-    seconds_before = checkpoint.load(saves[-1])["seconds"]
+    seconds_before = checkpoint.load(checkpoint.latest_url((tmp_path / "broken" / "checkpoints").as_uri()))["seconds"]
     resumed = run(tiny_config, tmp_path / "broken")
     assert resumed["seconds"] > seconds_before > 0  # of both starts
     assert resumed["step"] == 6 and resumed["samples_seen"] == {"source": 24}
@@ -63,6 +64,51 @@ def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_pat
     curves = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()] for name in ("unbroken", "broken")]
     assert [point["step"] for point in curves[1]] == [2, 4, 6]
     assert [point["loss"] for point in curves[0]] == [point["loss"] for point in curves[1]]
+
+
+def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """In the midst of an interval, and at a stage's last step; what goes on ends with the bits of an unbroken training."""
+    config = replace(tiny_config, engine=replace(tiny_config.engine, checkpoint_every=100))
+    unbroken = run(config, tmp_path / "unbroken")
+
+    class Stopped(LocalRuntime):
+        def __init__(self, after: int) -> None:
+            super().__init__()
+            self.after, self.places = after, []
+
+        def at(self, step: int, doing: str) -> None:
+            self.places.append((step, doing))
+
+        def stop_requested(self) -> bool:
+            return self.places[-1][0] + 1 >= self.after
+
+    for after in (3, 4):
+        method, data = stage_data(config, tmp_path / "broken")
+        runtime = Stopped(after)
+        assert not fit(method, data, runtime, engine=config.engine, seed=config.seed, record=to_json(config))
+        assert runtime.places[-1] == (after - 1, "writing a checkpoint")
+        newest = checkpoint.load_latest((tmp_path / "broken" / "checkpoints").as_uri())
+        assert newest is not None and newest["step"] == after and read_done(data.folder) is None
+    method, data = stage_data(config, tmp_path / "broken")
+    assert not fit(method, data, Stopped(6), engine=config.engine, seed=config.seed, record=to_json(config))
+    done = read_done(data.folder)
+    assert done is not None
+    for name, value in checkpoint.load(done["checkpoint"])["method"]["networks"].items():
+        assert torch.equal(value, unbroken["method"]["networks"][name]), name
+
+
+def test_no_stage_is_begun_after_a_request_to_stop(tiny_config: RunConfig, tmp_path: Path) -> None:
+    termination = Termination()
+    termination.signal = "SIGTERM"
+    stages = [
+        StageData(stage=stage, folder=(tmp_path / stage.name).as_uri(), urls={"source": tiny_config.source, "target": tiny_config.target})
+        for stage in build_method(tiny_config).plan()[:2]
+    ]
+    fit_stages(
+        lambda: build_method(tiny_config), stages, LocalRuntime(termination=termination), engine=tiny_config.engine, seed=0, record=to_json(tiny_config),
+    )
+    assert checkpoint.load_latest((tmp_path / "source" / "checkpoints").as_uri())["step"] == 1  # type: ignore[index]
+    assert not (tmp_path / stages[1].stage.name).exists()
 
 
 def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_path: Path) -> None:

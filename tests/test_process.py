@@ -62,6 +62,17 @@ def test_sigterm_twice_ends_at_once():
     assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == -signal.SIGTERM
 
 
+def test_a_handler_of_the_program_stays():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with process.sigterm_as_exit():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
 def test_other_threads_are_left_alone():
     before, entered = signal.getsignal(signal.SIGTERM), []
 

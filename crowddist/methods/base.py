@@ -103,6 +103,12 @@ class Runtime(Protocol):
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Tells the launcher that a checkpoint is written; every worker calls it at the same steps."""
 
+    def at(self, step: int, doing: str) -> None:
+        """Notes what the worker is about to do, so that one that is waited for can be named; costs nothing."""
+
+    def stop_requested(self) -> bool:
+        """Whether training is to stop after this step: all workers are told the same, so every one calls it in every step."""
+
 
 class Method(ABC):
     """An adaptation method. It owns its networks and optimizers; engine, labeller and evaluation know no more than this."""

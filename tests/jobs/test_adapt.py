@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
+from crowddist import checkpoint
 from crowddist.methods.config import METHODS, MethodName
 from crowddist.recipes import RECIPES
+from tests.jobs.conftest import ROOT
 
 ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
 
@@ -150,3 +158,32 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "it differs in seed" in wrong.stderr
     parent, rounds = tracked(runs)
     assert parent.info.status == "FINISHED" and len(rounds) == ROUNDS and parent.data.tags["attempt"] == "2", "a mistake leaves no trace"
+
+
+@pytest.mark.slow
+def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_source: str, tiny_target: str, tiny_evaluation: str) -> None:
+    """And the same command ends with the bits of a run that nobody stopped."""
+    arguments = tiny(tiny_source, tiny_target, tiny_evaluation, tmp_path / "runs")
+    options = [*arguments, "--train.steps", 200, "--engine.checkpoint-every", 1000, "--tracking-uri", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+
+    def begin(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "jobs/adapt.py", *map(str, options), "--run-name", name]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    unbroken, stopped = begin("unbroken"), begin("stopped")
+    curve = tmp_path / "runs" / "stopped" / "source" / "curve.jsonl"
+    while not curve.exists() and stopped.poll() is None:
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    _, said = stopped.communicate(timeout=300)
+    assert (stopped.returncode, said.splitlines()[-1]) == (75, "stopped by SIGTERM; the same command takes the run up again")
+    latest = json.loads((tmp_path / "runs" / "stopped" / "source" / "checkpoints" / "latest.json").read_text())
+    assert 2 <= latest["checkpoints"][-1]["step"] < 200
+    again = begin("stopped")
+    for job in (unbroken, again):
+        _, said = job.communicate(timeout=300)
+        assert job.returncode == 0, said
+    ends = [checkpoint.load((tmp_path / "runs" / name / "source" / "checkpoints" / "step-000200.pt").as_uri()) for name in ("unbroken", "stopped")]
+    weights = [end["method"]["networks"] for end in ends]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
