@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import queue
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
-from ray.train import FailureConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, PreemptionError, ScalingConfig, WorkerGroupError
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
-from crowddist import storage
+from crowddist import checkpoint, storage
 from crowddist.config import RunConfig
+from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.labeler import run_units
-from crowddist.distributed.runtime import connect, has_gpus, room_for
+from crowddist.distributed.network import GroupConfig
+from crowddist.distributed.runtime import connect, has_gpus, num_places, room_for
+from crowddist.distributed.watch import Monitor, start_watch, suspects
 from crowddist.engine import read_done
 from crowddist.errors import InputError
 from crowddist.launcher import worker_threads
 from crowddist.pipeline import run_folder
+from crowddist.termination import Termination
 
 if TYPE_CHECKING:
     from crowddist.engine import StageData
     from crowddist.evaluate import ImageResult
 
 MAX_FAILURES = 3
-"""Times a training group is started again after the loss of a worker; each resumes at the stage's last checkpoint."""
-TIMEOUT_S = 600
-"""Longest wait of a collective before the group counts as broken."""
+"""Times in a row that a training group is started again after the loss of a worker without having come to another checkpoint."""
 MISTAKES = (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
 """What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees a RuntimeError."""
 LONGEST_FAREWELL_S = 5.0
@@ -42,6 +48,10 @@ UNREACHABLE = (ConnectionError, TimeoutError)
 """The OSErrors that another start may not meet."""
 SAID_IN_FULL = (InputError, OSError, FloatingPointError)
 """Mistakes whose message is all there is to say; others are bugs, whose traceback is wanted."""
+WORKERS = "workers.json"
+"""In a start's folder: rank, machine and process of its workers."""
+Loss: TypeAlias = WorkerGroupError | PreemptionError | ControllerError
+"""How a group's start can end that another start may not."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +59,36 @@ logger = logging.getLogger(__name__)
 class RayLauncher:
     """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and labels, translates and evaluates with actors."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, termination: Termination | None = None) -> None:
+        self.config, self.termination = config, termination or Termination()
         self.num_labellers = config.num_labellers or config.num_workers
+        self.group_sizes = config.group_sizes()
         connect(max(config.num_workers, self.num_labellers))
-        self.use_gpu = has_gpus(config.num_workers)
+        self.use_gpu = has_gpus(self.group_sizes[0])
         self._leaving = False
+        self._watch: Any = None
+        os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(config.patience_s))  # of a worker that is frozen, which no peer can tell
         logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+    @functools.cached_property
+    def _scratch(self) -> Path:
+        """What Ray Train keeps of its starts."""
+        return storage.scratch_folder(storage.join(run_folder(self.config), ".ray-train"))
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """See `Launcher.train`: as many chains at the same time as the cluster has room for.
 
         Raises:
             InputError, OSError, FloatingPointError: what a worker raised, as it raised it, and without another start.
-            RuntimeError: workers were lost more than `MAX_FAILURES` times.
+            RuntimeError: workers were lost more than `MAX_FAILURES` times in a row without another checkpoint.
+            SystemExit: the process was asked to stop; a checkpoint is written.
         """
+        with self.termination.deferred():
+            self._train(chains)
+
+    def _train(self, chains: Sequence[Sequence[StageData]]) -> None:
+        if self._watch is None:
+            self._watch = start_watch()
         # Of all chains, also those that are done: a resumed run has as many threads as an unbroken one, and so the same bits.
         at_once = min(room_for(self.config.num_workers, use_gpu=self.use_gpu), len(chains))
         waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
@@ -74,7 +99,7 @@ class RayLauncher:
         left, ended = deque(waiting), queue.SimpleQueue[BaseException | None]()
 
         def work() -> None:
-            while not self._leaving:
+            while not (self._leaving or self.termination.requested):
                 try:
                     stages = left.popleft()
                 except IndexError:
@@ -92,7 +117,7 @@ class RayLauncher:
                 for thread in threads:
                     thread.start()
                 for _ in waiting:
-                    error = ended.get()
+                    error = self._next(ended, threads)
                     if error is not None:
                         raise error
             except BaseException:
@@ -103,28 +128,75 @@ class RayLauncher:
                     thread.join(LONGEST_FAREWELL_S)
                 raise
 
-    def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
-        names = " and ".join(data.stage.name for data in stages)
-        for num_lost in range(1, MAX_FAILURES + 2):
+    @staticmethod
+    def _next(ended: queue.SimpleQueue[BaseException | None], threads: Sequence[threading.Thread]) -> BaseException | None:
+        """What the next chain ended with; None also where none is left to end."""
+        while True:
             try:
-                with _interruptible():
-                    self._trainer(stages, at_once).fit()
-                return
-            except WorkerGroupError as error:
-                mistake = mistake_among(error.worker_failures)
-                if mistake is not None:
-                    raise mistake from (None if isinstance(mistake, SAID_IN_FULL) else error)
-                if self._leaving or num_lost > MAX_FAILURES:
-                    raise RuntimeError(f"{names}: workers were lost {num_lost} times, the last time as above") from error
-                logger.warning("%s: a worker was lost (%s); all start again from the last checkpoint", names, _reason(error))
+                return ended.get(timeout=1.0)
+            except queue.Empty:
+                if not any(thread.is_alive() for thread in threads) and ended.empty():
+                    return None
 
-    def _trainer(self, stages: Sequence[StageData], at_once: int) -> TorchTrainer:
+    def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
+        """Starts a chain's group until all of its stages are done: again after a loss, after a request to stop, and with more or fewer workers."""
+        names = " and ".join(data.stage.name for data in stages)
+        num_lost, largest = 0, self.config.num_workers
+        while not (self._leaving or self.termination.requested or all(read_done(data.folder) for data in stages)):
+            sizes = [size for size in self.group_sizes if size <= largest]
+            size = group_size(sizes, num_places(use_gpu=self.use_gpu) // at_once)
+            largest = self.config.num_workers
+            if size < largest:
+                logger.warning("%s: training with %d of %d workers", names, size, largest)
+            group = f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}"
+            reasons = StopReasons(self.termination, size=size, sizes=self.group_sizes, num_groups=at_once, use_gpu=self.use_gpu)
+            before = [_newest(data.folder) for data in stages]
+            with Monitor(self._watch, group, names, reasons, record=self._scratch / group / WORKERS, size=size) as monitor:
+                loss = self._fit(stages, group, size, at_once)
+                beats = monitor.beats() if loss else []
+            if self._leaving or self.termination.requested:
+                return
+            if loss is None:
+                if monitor.reason:
+                    logger.warning("%s: stopped at a checkpoint: %s", names, monitor.reason)
+            elif isinstance(loss, ControllerError) and isinstance(loss.controller_failure, WorkerGroupStartupTimeoutError):
+                largest = max((smaller for smaller in self.group_sizes if smaller < size), default=largest)
+                logger.warning("%s: the cluster has no room for %d workers yet", names, size)
+            else:
+                num_lost = num_lost + 1 if [_newest(data.folder) for data in stages] == before else 1
+                if num_lost > MAX_FAILURES:
+                    raise RuntimeError(f"{names}: workers were lost {num_lost} times without another checkpoint, the last time as above") from loss
+                logger.warning("%s: a worker was lost (%s); %s; all start again from the last checkpoint", names, _reason(loss), suspects(beats))
+
+    def _fit(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> Loss | None:
+        """One start of a chain's group. Returns: the loss of a worker, or what kept it from starting; None where all ended by themselves.
+
+        Raises:
+            InputError, OSError, FloatingPointError, ControllerError: as `train`, and what else another start would only raise again.
+        """
+        try:
+            with _interruptible():
+                self._trainer(stages, group, size, at_once).fit()
+        except WorkerGroupError as error:
+            mistake = mistake_among(error.worker_failures)
+            if mistake is not None:
+                raise mistake from (None if isinstance(mistake, SAID_IN_FULL) else error)
+            return error
+        except PreemptionError as error:
+            return error
+        except ControllerError as error:
+            if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError | WorkerGroupStartupFailedError):
+                raise
+            return error
+        return None
+
+    def _trainer(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> TorchTrainer:
         """One start. Our own checkpoints decide what is resumed, so every start gets a new name in Ray.
 
         Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker. Its storage path may lie on the driver's machine
         alone, where its controller is: workers look for it only with checkpoints of Ray's, and there are none.
         """
-        config, threads = self.config, worker_threads(self.config, at_once * self.config.num_workers)
+        config, threads, watch = self.config, worker_threads(self.config, at_once * self.config.num_workers), self._watch
 
         def loop() -> None:
             import torch
@@ -133,16 +205,16 @@ class RayLauncher:
             from crowddist.launcher import train_stages
 
             torch.set_num_threads(threads)
-            train_stages(config, stages, RayRuntime())
+            train_stages(config, stages, RayRuntime(watch, group))
 
         return TorchTrainer(
             loop,
-            torch_config=TorchConfig(timeout_s=TIMEOUT_S),
-            scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=self.use_gpu),
+            torch_config=GroupConfig(timeout_s=config.patience_s),
+            scaling_config=ScalingConfig(num_workers=size, use_gpu=self.use_gpu),
             run_config=RayRunConfig(
-                name=f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}",
-                storage_path=str(storage.scratch_folder(storage.join(run_folder(config), ".ray-train"))),
-                failure_config=FailureConfig(max_failures=0),
+                name=group,
+                storage_path=str(self._scratch),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
 
@@ -188,10 +260,22 @@ def mistake_among(failures: Mapping[int, Exception]) -> Exception | None:
     return None
 
 
-def _reason(error: WorkerGroupError) -> str:
-    """The first line of what the lowest rank failed of."""
-    _, failure = min(error.worker_failures.items())
+def _reason(error: Loss) -> str:
+    """The first line of what the lowest rank failed of, or what kept all from starting."""
+    failure: Exception = error
+    if isinstance(error, WorkerGroupError):
+        failure = min(error.worker_failures.items())[1]
+    elif isinstance(error, ControllerError):
+        failure = error.controller_failure
     return (str(failure).strip() or type(failure).__name__).splitlines()[0]
+
+
+def _newest(folder: str) -> str:
+    """URL of a stage's newest checkpoint; "" before the first."""
+    try:
+        return checkpoint.latest_url(folder)
+    except FileNotFoundError:
+        return ""
 
 
 @contextlib.contextmanager

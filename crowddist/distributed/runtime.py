@@ -6,8 +6,9 @@ import logging
 import os
 import secrets
 import signal
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -78,30 +79,64 @@ def has_gpus(num_workers: int) -> bool:
 
 def room_for(num_workers: int, *, use_gpu: bool) -> int:
     """How many groups of workers the cluster has room for at the same time, at least one."""
-    import ray
+    return max(num_places(use_gpu=use_gpu) // num_workers, 1)
 
-    return max(int(ray.cluster_resources().get("GPU" if use_gpu else "CPU", 0)) // num_workers, 1)
+
+def num_places(*, use_gpu: bool) -> int:
+    """How many workers the machines have room for that are alive and not about to be taken away, whoever uses them."""
+    from crowddist.distributed.watch import usable_nodes
+
+    return sum(int(node["Resources"].get("GPU" if use_gpu else "CPU", 0)) for node in usable_nodes())
+
+
+def averaged(module: nn.Module) -> nn.Module:
+    """The module in DistributedDataParallel, so that a training that was resumed goes on with the bits of an unbroken one, for any number of workers.
+
+    Buffers are not broadcast: each worker's running statistics are those of the whole batch. By default gradients are laid out anew after a start's first
+    step, and three workers or more add in an order that depends on where in memory a gradient lies; where unused parameters are looked for, which there
+    are none of, the layout stays.
+    """
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
 
 
 class RayRuntime:
-    """A worker of a Ray Train group: its rank, and gradients averaged over the group."""
+    """A worker of a Ray Train group: its rank, and gradients averaged over the group.
 
-    def __init__(self) -> None:
+    Args:
+        watch: the actor of `watch.start_watch`.
+        group: the name of this start of the group.
+    """
+
+    def __init__(self, watch: Any, group: str) -> None:
         import ray.train
         import ray.train.torch
+
+        from crowddist.distributed.watch import Pulse
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self._pulse = Pulse(watch, group, self.rank)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """DistributedDataParallel; buffers are not broadcast, because each worker's running statistics are those of the whole batch."""
-        if self.world_size == 1:
-            return module
-        return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        """See `averaged`; a worker alone has nobody to average with."""
+        return module if self.world_size == 1 else averaged(module)
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Shows Ray Train that the group is alive; checkpoints and curves are on storage already."""
         import ray.train
 
         ray.train.report({"step": step, **scalars})
+
+    def at(self, step: int, doing: str) -> None:
+        """Notes it for the next beat."""
+        self._pulse.at(step, doing)
+
+    def stop_requested(self) -> bool:
+        """Whether any worker has been told to stop."""
+        if self.world_size == 1:
+            return self._pulse.stopping
+        stopping = torch.tensor(int(self._pulse.stopping), device=self.device)
+        torch.distributed.all_reduce(stopping, torch.distributed.ReduceOp.MAX)
+        return bool(stopping)

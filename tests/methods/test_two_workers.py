@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 import torch
 from torch import nn
 
-from crowddist.config import RunConfig
+from crowddist import checkpoint
+from crowddist.config import RunConfig, to_json
 from crowddist.data.sample import Batch
-from crowddist.engine import LocalRuntime
+from crowddist.distributed.runtime import averaged
+from crowddist.engine import LocalRuntime, StageData, fit
 from crowddist.methods.base import Stage
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
@@ -27,12 +30,12 @@ apart yet; 9e-4 of a translator, whose L1 error pulls by its sign alone: where r
 class GlooRuntime(LocalRuntime):
     """One of the processes; wraps as Ray's runtime does."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, world_size: int = NUM_WORKERS) -> None:
         super().__init__()
-        self.rank, self.world_size = rank, NUM_WORKERS
+        self.rank, self.world_size = rank, world_size
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        return averaged(module)
 
 
 def configs(config: RunConfig) -> list[RunConfig]:
@@ -81,3 +84,37 @@ def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_pat
                 parts = [one for one in alone if one.partition(".")[0] == child]
                 ours, theirs = (torch.cat([grads[one].flatten().double() for one in parts]) for grads in (first[name], alone))
                 assert float((ours - theirs).norm() / theirs.norm()) < MOST_DIFFERENCE.get(child, 1e-4), f"{name}: {child}"
+
+
+class StoppingRuntime(GlooRuntime):
+    """Stops after its second step."""
+
+    def at(self, step: int, doing: str) -> None:
+        self.step = step
+
+    def stop_requested(self) -> bool:
+        return self.step == 1
+
+
+def resume(rank: int, config: RunConfig, folder: str) -> None:
+    """Trains a stage at one go, and another with a stop in its midst."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
+    for name, runtime in (("unbroken", GlooRuntime(rank, 3)), ("stopped", StoppingRuntime(rank, 3)), ("stopped", GlooRuntime(rank, 3))):
+        torch.manual_seed(0)
+        method = build_method(config)
+        data = StageData(stage=method.plan()[0], folder=f"file://{folder}/{name}", urls={"source": config.source})
+        fit(method, data, runtime, engine=config.engine, seed=0, record=to_json(config))
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_three_workers_resume_with_the_same_bits(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """Three add in an order that depends on the layout of the gradients, which must not depend on when a start was."""
+    config = replace(tiny_config, train=replace(tiny_config.train, batch_size=6), engine=replace(tiny_config.engine, checkpoint_every=100))
+    torch.multiprocessing.spawn(resume, args=(config, str(tmp_path)), nprocs=3)
+    ends = [checkpoint.load_latest((tmp_path / name / "checkpoints").as_uri()) for name in ("unbroken", "stopped")]
+    weights = [end["method"]["networks"] for end in ends if end]
+    assert ends[0]["step"] == ends[1]["step"] == 6 and (tmp_path / "stopped" / "checkpoints" / "step-000002.pt").exists()  # type: ignore[index]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
