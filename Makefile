@@ -23,8 +23,8 @@ test-fast: setup  ## without the tests that start Ray or run whole adaptations; 
 test-s3: setup  ## with a real object store, also through a proxy that fails; takes long, needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
 
-test-faults: setup  ## with servers that are killed and started again
-	$(BIN)/python -m pytest -m "faults and not benchmark"
+test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
+	$(BIN)/python -m pytest -m "faults and not benchmark" tests/faults tests/test_tracking_journal.py
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -63,6 +63,8 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
         lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images set aside")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
+    for name, keys in result["set_aside"].items():
+        lines.append(f"done without, because workers died over them: {name} {', '.join(keys)}")
     place = storage.shown(folder)
     lines += ["", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
     if how_to_open:

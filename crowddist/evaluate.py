@@ -58,8 +58,8 @@ class _Region:
     """(H, W) bool."""
 
 
-def evaluate_unit(predictor: Predictor, data: ShardReader, unit: range) -> list[ImageResult]:
-    """Counts every image of a unit of work, in order. Raises: InputError for an image without points, or whose region of interest is none."""
+def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
+    """Counts the images of these indexes, in order. Raises: InputError for an image without points, or whose region of interest is none."""
     results = []
     whole_images = data.manifest.converter.partition(" ")[0] == WHOLE_IMAGES
     for first in range(0, len(unit), CHUNK):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,16 @@ CHUNK = 16
 """Images decoded at a time."""
 
 
-def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_url: str) -> dict[str, Any]:
+def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = ()) -> dict[str, Any]:
     """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is returned as it is.
 
     Args:
         unit: indexes of the images, consecutive.
+        skip: those of them that are set aside.
 
     Returns:
-        The record: the shard's name, samples, bytes and sha256, and sums over its images: `persons`, `kept_persons`,
-        `cells`, `kept_cells`, `spread_persons`.
+        The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over its images: `persons`,
+        `kept_persons`, `cells`, `kept_cells`, `spread_persons`; and `set_aside`, the keys of those set aside.
     """
     name = f"labels-{unit.start:06d}-{unit.stop:06d}"
     record_url = storage.join(labels_url, f"{name}.done.json")
@@ -36,9 +37,11 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
         return storage.read_json(record_url)
     sums = dict.fromkeys(("persons", "kept_persons", "cells", "kept_cells", "spread_persons"), 0.0)
 
+    shown = [index for index in unit if index not in skip]
+
     def samples() -> Iterator[tuple[str, dict[str, Any]]]:
-        for first in range(0, len(unit), CHUNK):
-            chunk = [_open(images, index) for index in unit[first : first + CHUNK]]
+        for first in range(0, len(shown), CHUNK):
+            chunk = [_open(images, index) for index in shown[first : first + CHUNK]]
             predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
             for sample, prediction in zip(chunk, predictions, strict=True):
                 windows = _windows(predictor.method, sample, prediction, labels_url)
@@ -65,8 +68,9 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                     },
                 }
 
-    info = write_shard(labels_url, f"{name}.tar", samples())
-    record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256, **sums}
+    info = write_shard(labels_url, f"{name}.tar", samples()) if shown else ShardInfo(name="", num_samples=0, num_bytes=0, sha256="", persons=None)
+    set_aside = [images.read(index, ())[0] for index in skip]
+    record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256, **sums, "set_aside": set_aside}
     storage.write_json(record_url, record)
     return record
 
@@ -104,25 +108,31 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     Raises:
         ValueError: there are not as many labels as images.
     """
-    num_labelled = sum(record["num_samples"] for record in records)
-    if num_labelled != len(images):
-        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images")
+    num_labelled, set_aside = sum(record["num_samples"] for record in records), set_aside_in(records)
+    if num_labelled + len(set_aside) != len(images):
+        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(set_aside)} of them set aside")
     total = {key: sum(record[key] for record in records) for key in ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")}
     metrics = {
         "labels/kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
         "labels/kept_cells": total["kept_cells"] / max(total["cells"], 1.0),
-        "labels/mean_count": total["persons"] / images.manifest.num_samples,
-        "labels/mean_uncertainty": total["spread_persons"] / images.manifest.num_samples,
+        "labels/mean_count": total["persons"] / max(num_labelled, 1),
+        "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }
     infos = tuple(
         ShardInfo(name=r["name"], num_samples=r["num_samples"], num_bytes=r["num_bytes"], sha256=r["sha256"], persons=r["persons"])
-        for r in records
+        for r in records if r["num_samples"]
     )
     publish_manifest(
         labels_url,
-        Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True, shards=infos, statistics=metrics, converter="labels"),
+        Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True, shards=infos, converter="labels",
+                 statistics={**metrics, **({"set_aside": set_aside} if set_aside else {})}),
     )
     return metrics
+
+
+def set_aside_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys of the images that units of work were done without, because workers died over them."""
+    return [key for record in records for key in record.get("set_aside", ())]
 
 
 def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> float:
@@ -132,9 +142,12 @@ def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> f
         block_cells: side of the blocks, in cells, whose persons are compared.
     """
     previous, current = ShardReader(previous_url), ShardReader(current_url)
+    set_aside = previous.manifest.statistics.get("set_aside", ())
     change = total = 0.0
     for index in range(len(current)):
         key, members = current.read(index)
+        if key in set_aside:
+            continue
         before = decode_labels(*previous.read(previous.index_of(key)))
         moved, persons = change_sums(*(_blocks(part.density, block_cells) for part in (before, decode_labels(key, members))))
         change, total = change + moved, total + persons

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from crowddist.config import RunConfig, to_json, without_weights
 from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages, is_begun
+from crowddist.errors import InputError
 from crowddist.process import keep_freed_memory
+from crowddist.termination import Termination
 
 if TYPE_CHECKING:
     from crowddist.evaluate import ImageResult
+
+logger = logging.getLogger(__name__)
 
 
 class Launcher(Protocol):
     """The four kinds of work of an adaptation."""
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
-        """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one under way is resumed."""
+        """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one under way is resumed.
+
+        Raises:
+            SystemExit: the process was asked to stop; a checkpoint is written.
+        """
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """Labels every image of a data set once. Returns: the records of its units, in order."""
@@ -38,30 +47,47 @@ class Launcher(Protocol):
 class LocalLauncher:
     """Everything in this process, with one worker; needs no Ray."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, termination: Termination | None = None) -> None:
+        self.config, self.termination = config, termination or Termination()
         self.device = default_device()
         torch.set_num_threads(worker_threads(config, 1))
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """See `Launcher.train`; one chain after the other."""
-        for stages in chains:
-            train_stages(self.config, stages, LocalRuntime(device=self.device))
+        with self.termination.deferred():
+            for stages in chains:
+                if not self.termination.requested:
+                    train_stages(self.config, stages, LocalRuntime(device=self.device, termination=self.termination))
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
-        worker = UnitWorker(checkpoint_url, images_url, device=self.device)
-        return [worker.label(unit, labels_url) for unit in worker.units()]
+        return self._each_unit("label", checkpoint_url, images_url, labels_url)
 
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         """See `Launcher.translate`."""
-        worker = UnitWorker(checkpoint_url, images_url, device=self.device)
-        return [worker.translate(unit, translated_url) for unit in worker.units()]
+        return self._each_unit("translate", checkpoint_url, images_url, translated_url)
 
     def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
         """See `Launcher.evaluate`."""
+        return [result for results in self._each_unit("evaluate", checkpoint_url, data_url) for result in results]
+
+    def _each_unit(self, call: str, checkpoint_url: str, data_url: str, *arguments: str) -> list[Any]:
+        """`UnitWorker.<call>(unit, *arguments)` for each unit; once memory has run out, with one image at a time."""
         worker = UnitWorker(checkpoint_url, data_url, device=self.device)
-        return [result for unit in worker.units() for result in worker.evaluate(unit)]
+        results = []
+        for unit in worker.units():
+            for one_at_a_time in (worker.predictor.one_at_a_time, True):
+                worker.predictor.one_at_a_time = one_at_a_time
+                try:
+                    results.append(getattr(worker, call)(unit, *arguments))
+                    break
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if one_at_a_time:
+                        raise out_of_memory(f"images {unit.start} to {unit.stop - 1} of {data_url}, also one at a time", "stream.image-size") from error
+                    logger.warning("out of memory over images %d to %d of %s: from now on one at a time", unit.start, unit.stop - 1, data_url)
+        return results
 
     def close(self) -> None:
         """Nothing is held."""
@@ -88,23 +114,46 @@ class UnitWorker:
 
         return work_units(len(self.data))
 
-    def label(self, unit: range, labels_url: str) -> dict[str, Any]:
+    def label(self, unit: range, labels_url: str, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `labels.label_unit`."""
         from crowddist.labels import label_unit
 
-        return label_unit(self.predictor, self.data, unit, labels_url)
+        return label_unit(self.predictor, self.data, unit, labels_url, skip)
 
-    def translate(self, unit: range, translated_url: str) -> dict[str, Any]:
+    def translate(self, unit: range, translated_url: str, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `translate.translate_unit`."""
         from crowddist.translate import translate_unit
 
-        return translate_unit(self.predictor, self.data, unit, translated_url)
+        return translate_unit(self.predictor, self.data, unit, translated_url, skip)
 
-    def evaluate(self, unit: range) -> list[ImageResult]:
+    def evaluate(self, unit: range, skip: Collection[int] = ()) -> list[ImageResult]:
         """See `evaluate.evaluate_unit`."""
         from crowddist.evaluate import evaluate_unit
 
-        return evaluate_unit(self.predictor, self.data, unit)
+        return evaluate_unit(self.predictor, self.data, [index for index in unit if index not in skip])
+
+    def probe(self, call: str, index: int) -> None:
+        """Reads one image and shows it to the networks, as `call` (label, translate or evaluate) does, and leaves nothing."""
+        from crowddist.data.shards import decode
+        from crowddist.data.stream import pixels_only
+        from crowddist.translate import translate_image
+
+        key, members = self.data.read(index)
+        image = decode(key, pixels_only(members)).image
+        if call == "translate":
+            translate_image(self.predictor, image)
+        else:
+            list(self.predictor.predict_views([image], self.predictor.method.label_views() if call == "label" else (1.0,)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of its GPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def out_of_memory(what: str, option: str) -> InputError:
+    """What to say of work that there is too little memory for."""
+    return InputError(f"out of memory over {what}: give a smaller --{option}, fewer workers a machine (--num-workers, --num-labellers), or more memory")
 
 
 def worker_threads(config: RunConfig, num_workers: int) -> int:
@@ -118,11 +167,16 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
 
     keep_freed_memory()
     begun = stages[0].initial or is_begun(stages[0].folder)
-    fit_stages(
-        lambda: build_method(without_weights(config) if begun else config),
-        stages,
-        runtime,
-        engine=config.engine,
-        seed=config.seed,
-        record=to_json(config),
-    )
+    try:
+        fit_stages(
+            lambda: build_method(without_weights(config) if begun else config),
+            stages,
+            runtime,
+            engine=config.engine,
+            seed=config.seed,
+            record=to_json(config),
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(f"a step of {' and '.join(data.stage.name for data in stages)}", "train.batch-size or --stream.crop-size") from error

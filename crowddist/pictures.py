@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +28,13 @@ def chosen_images(data: ShardReader, number: int = NUM_PICTURES) -> list[int]:
 
 
 def round_pictures(
-    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, results: Mapping[str, ImageResult]
+    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, results: Mapping[str, ImageResult], *, skip: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """Draws the chosen images as a stage's counter sees them, and keeps them as PNG below the run's `pictures`.
 
     Args:
         results: key -> what the evaluation saw, whose count and true heads may be those of a part of the image; no label is opened here.
+        skip: keys of images that are set aside.
 
     Returns:
         Name -> (H, W, 3) uint8; the names are equal in every round.
@@ -44,6 +45,8 @@ def round_pictures(
     pictures = {}
     for index in chosen_images(data):
         key, members = data.read(index)
+        if key in skip:
+            continue
         sample = decode(key, pixels_only(members))
         found, result = predictor.predict(sample.image), results.get(key)
         sheet = round_sheet(
@@ -63,20 +66,19 @@ def round_pictures(
     return pictures
 
 
-def translation_picture(urls: Mapping[str, str], run_folder: str) -> np.ndarray:
+def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Collection[str] = ()) -> np.ndarray:
     """Draws a few images of the source beside their translation, and some of the target, and keeps it as PNG in the run's `pictures`.
 
     Args:
         urls: of the data sets `source`, `translated` and `target`.
+        skip: keys of images of the source that are set aside.
     """
     from crowddist.report import translation_sheet
 
-    columns = []
-    for name in ("source", "translated", "target"):
-        data = ShardReader(urls[name])
-        read = (data.read(index) for index in chosen_images(data, NUM_TRANSLATED))
-        columns.append([decode(key, pixels_only(members)).image for key, members in read])
-    picture = translation_sheet(*columns)
+    source, translated, target = (ShardReader(urls[name]) for name in ("source", "translated", "target"))
+    keys = [key for index in chosen_images(source, NUM_TRANSLATED) if (key := source.read(index, ())[0]) not in skip]
+    beside = [target.read(index, ())[0] for index in chosen_images(target, NUM_TRANSLATED)]
+    picture = translation_sheet(*([_image(data, key) for key in shown] for data, shown in ((source, keys), (translated, keys), (target, beside))))
     _keep(picture, run_folder, "translation.png")
     return picture
 
@@ -115,6 +117,11 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
 
 def _values(curve: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     return [(point["step"], point[name]) for point in curve if name in point]
+
+
+def _image(data: ShardReader, key: str) -> np.ndarray:
+    _, members = data.read(data.index_of(key))
+    return decode(key, pixels_only(members)).image
 
 
 def _keep(picture: np.ndarray, run_folder: str, *name: str) -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,9 @@ LIMIT = "density_limit.json"
 TRACKING = "mlflow.json"
 MODEL = "crowd-counter"
 """The name that final counters are registered under."""
-FREE_TO_CHANGE = ("storage", "num_workers", "num_labellers", "launcher", "threads", "tracking_uri", "experiment")
+FREE_TO_CHANGE = (
+    "storage", "num_workers", "min_workers", "num_labellers", "launcher", "threads", "grace_s", "patience_s", "tracking_uri", "experiment",
+)
 """What a run may be resumed with differently: it decides where and how fast, not what is computed."""
 
 
@@ -53,6 +55,8 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     folder = run_folder(config)
     with storage.exclusive(folder):
         _require_same_config(config, folder)
+        if storage.exists(storage.join(folder, RESULT)):
+            say(f"run {run_name(config)} has ended before: nothing is computed again; another --run-name begins a new one")
         method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
         data = {
@@ -82,6 +86,7 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
                 "rounds": rounds,
                 "final": rounds[-1],
                 "stopped": run.stopped,
+                "set_aside": {role: sorted(keys) for role, keys in run.set_aside.items()},
                 "checkpoint": run.checkpoint,
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
                 "data": {name: prepared.summary() for name, prepared in data.items()},
@@ -207,6 +212,8 @@ class _Run:
         self.scenes, self.density_limit = scenes, density_limit
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
+        self.set_aside: dict[str, set[str]] = {}
+        """Name of a data set -> keys of its images that are done without, because workers died over them."""
 
     def all_rounds(self) -> list[dict[str, Any]]:
         """Every round of the method's plan in turn; the rows of the result. Labels that change less than its `stop_change` end the rounds."""
@@ -254,12 +261,13 @@ class _Run:
 
     def _label(self, stage: Stage) -> dict[str, float]:
         """Pseudo-labels of the whole target by the newest counter; returns their metrics."""
-        from crowddist.labels import label_change, publish_labels
+        from crowddist.labels import label_change, publish_labels, set_aside_in
 
         url = storage.join(self.folder, stage.round_name, "labels")
         previous, self.labels_url = self.labels_url, url
         done = read_done(url)
         if done is not None:
+            self._set_aside("target", done.get("set_aside", ()))
             return done["metrics"]
         started = time.time()
         self.say(f"{stage.round_name}: labelling the target")
@@ -270,15 +278,16 @@ class _Run:
             metrics["labels/change"] = change
         storage.write_json(
             storage.join(url, "DONE.json"),
-            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "seconds": round(time.time() - started, 1)},
+            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "set_aside": set_aside_in(records), "seconds": round(time.time() - started, 1)},
         )
+        self._set_aside("target", set_aside_in(records))
         self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
                  f"{metrics['labels/mean_count']:.1f} persons an image")
         return metrics
 
     def _translate(self, stages: Sequence[Stage]) -> dict[str, float]:
         """The whole source as the networks show it that these stages have trained; returns the translation's metrics."""
-        from crowddist.data.shards import ShardReader
+        from crowddist.labels import set_aside_in
         from crowddist.translate import publish_translation
 
         stage = stages[-1]
@@ -286,16 +295,25 @@ class _Run:
         self.urls = {**self.urls, "translated": url}
         done = read_done(url)
         if done is not None:
+            self._set_aside("source", done.get("set_aside", ()))
             return done["metrics"]
         started = time.time()
         self.say(f"{stage.round_name}: translating the source")
         trained = self._whole_checkpoint(stages, storage.join(self.folder, stage.name, "joined"))
         records = self.launcher.translate(trained, self.urls["source"], url)
         metrics = publish_translation(url, ShardReader(self.urls["source"]), records)
-        facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "seconds": round(time.time() - started, 1)}
-        storage.write_json(storage.join(url, "DONE.json"), facts)
+        facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "set_aside": set_aside_in(records)}
+        storage.write_json(storage.join(url, "DONE.json"), {**facts, "seconds": round(time.time() - started, 1)})
+        self._set_aside("source", set_aside_in(records))
         self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 grey levels")
         return metrics
+
+    def _set_aside(self, name: str, keys: Iterable[str]) -> None:
+        """Notes that images of a data set are done without."""
+        new = set(keys) - self.set_aside.get(name, set())
+        if new:
+            self.set_aside[name] = self.set_aside.get(name, set()) | new
+            self.say(f"{name}: {', '.join(sorted(new))} set aside, because workers died over {'it' if len(new) == 1 else 'them'}")
 
     def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
         """URL of a checkpoint of all networks after these stages of a round, which are done; joined in `folder` where no stage left one."""
@@ -322,27 +340,34 @@ class _Run:
         self.checkpoint = self._whole_checkpoint(stages, storage.join(place, "checkpoints"))
         url = storage.join(place, "evaluation.json")
         if storage.exists(url):
-            return storage.read_json(url)
+            row = storage.read_json(url)
+            self._set_aside("evaluation", row.get("set_aside", ()))
+            return row
         metrics: dict[str, float] = dict(made)
         rows: list[dict[str, Any]] = []
+        set_aside: list[str] = []
         by_key: dict[str, ImageResult] = {}
         if "evaluation" in self.urls:
             results = self.launcher.evaluate(self.checkpoint, self.urls["evaluation"])
             by_key = {result.key: result for result in results}
+            set_aside = sorted(set(ShardReader(self.urls["evaluation"]).keys()) - set(by_key))
+            self._set_aside("evaluation", set_aside)
             metrics |= summarise(results)
             rows = image_rows(results)
             storage.write_json(storage.join(place, "images.json"), rows)
             self.tracker.table(stage.num_round, "images", rows)
-        shown = next(self.urls[role] for role in ("evaluation", "target", "labelled_target") if role in self.urls)
-        pictures = round_pictures(self.checkpoint, shown, self.folder, stage, by_key)
+        shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
+        pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key, skip=self.set_aside.get(shown, ()))
         if any(member.needs_translation for member in stages):
-            pictures["summary/translation"] = translation_picture(self.urls, self.folder)
+            pictures["summary/translation"] = translation_picture(self.urls, self.folder, skip=self.set_aside.get("source", ()))
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics["train/seconds"] = round(sum(self._done(member)["seconds"] for member in stages), 1)
         self.tracker.round_result(stage.num_round, metrics)
         names = [stage.name for stage in stages]
         row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics, "checkpoint": self.checkpoint}
+        if set_aside:
+            row["set_aside"] = set_aside
         storage.write_json(url, row)
         if "target/mae" in row:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")

@@ -63,6 +63,8 @@ class Predictor:
     def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
         self.method, self.image_size, self.device = method, image_size, torch.device(device)
         self.stride = method.output_stride
+        self.one_at_a_time = False
+        """Whether images are looked at one by one also where some are equally large: less memory, the same but for rounding."""
         method.networks().to(self.device)
 
     @classmethod
@@ -94,7 +96,7 @@ class Predictor:
         while first < len(images):
             size = resized[first].shape
             last = first + 1
-            most = max(BATCH_PX // (size[0] * size[1]), 1)
+            most = 1 if self.one_at_a_time else max(BATCH_PX // (size[0] * size[1]), 1)
             while last < len(images) and last - first < most and resized[last].shape == size:
                 last += 1
             for image, seen in zip(images[first:last], self._see(resized[first:last]), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.members import Member
 from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, publish_manifest, write_shard
 from crowddist.data.stream import pixels_only, to_tensor, whole_image
+from crowddist.labels import set_aside_in
 from crowddist.predictor import Predictor
 
 
@@ -34,14 +35,16 @@ def translate_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image + change), 0, 255).astype(np.uint8)
 
 
-def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: str) -> dict[str, Any]:
+def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: str, skip: Collection[int] = ()) -> dict[str, Any]:
     """Translates every image of a unit of work once: writes one shard, then its record; an existing record is returned as it is.
 
     Args:
         unit: indexes of the images, consecutive.
+        skip: those of them that are set aside.
 
     Returns:
-        The record: the shard as a manifest tells of it (`shard`), and `change`, the sum over the images of their mean change in grey levels.
+        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), `change`, the sum over the images of their mean
+        change in grey levels, and `set_aside`, the keys of those set aside.
     """
     import simplejpeg
 
@@ -50,10 +53,11 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
     if storage.exists(record_url):
         return storage.read_json(record_url)
     change = 0.0
+    shown = [index for index in unit if index not in skip]
 
     def samples() -> Iterator[tuple[str, dict[str, Member]]]:
         nonlocal change
-        for index in unit:
+        for index in shown:
             key, members = images.read(index)
             image = decode(key, pixels_only(members)).image
             translated = translate_image(predictor, image)
@@ -61,8 +65,8 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
             data = simplejpeg.encode_jpeg(translated, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
             yield key, {"jpg": data, **{extension: member for extension, member in members.items() if extension not in ("jpg", "png")}}
 
-    info = write_shard(url, f"{name}.tar", samples())
-    record = {"shard": asdict(info), "change": change}
+    info = asdict(write_shard(url, f"{name}.tar", samples())) if shown else None
+    record = {"shard": info, "change": change, "set_aside": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 
@@ -73,11 +77,11 @@ def publish_translation(url: str, images: ShardReader, records: list[dict[str, A
     Raises:
         ValueError: there are not as many translated images as images.
     """
-    shards = tuple(ShardInfo(**record["shard"]) for record in records)
-    num_translated = sum(shard.num_samples for shard in shards)
-    if num_translated != len(images):
-        raise ValueError(f"{num_translated} translated images in {url} for {len(images)} images")
-    metrics = {"translation/change_levels": sum(record["change"] for record in records) / len(images)}
+    shards = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"])
+    num_translated, set_aside = sum(shard.num_samples for shard in shards), set_aside_in(records)
+    if num_translated + len(set_aside) != len(images):
+        raise ValueError(f"{num_translated} translated images in {url} for {len(images)} images, {len(set_aside)} of them set aside")
+    metrics = {"translation/change_levels": sum(record["change"] for record in records) / max(num_translated, 1)}
     source = images.manifest
     manifest = Manifest(
         name=f"{source.name}-translated",

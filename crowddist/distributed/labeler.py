@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
-from crowddist.launcher import UnitWorker
+from crowddist.distributed.work import Probe, Unit, Work
+from crowddist.launcher import UnitWorker, is_out_of_memory
 
-MAX_TRIES = 3
-"""Actors that may die over one unit of work, or while loading, before it counts as poisonous."""
+MAX_LOST_LOADING = 3
+"""Actors in a row that may die while loading."""
 
 
 class UnitActor:
@@ -26,9 +27,14 @@ class UnitActor:
         cv2.setNumThreads(threads)
         self._worker = UnitWorker(checkpoint_url, data_url, device=device, threads=threads)
 
-    def run(self, call: str, unit: range, arguments: tuple[Any, ...]) -> Any:
-        """`UnitWorker.<call>(unit, *arguments)`."""
-        return getattr(self._worker, call)(unit, *arguments)
+    def run(self, call: str, unit: range, arguments: tuple[Any, ...], skip: Collection[int], one_at_a_time: bool) -> Any:
+        """`UnitWorker.<call>(unit, *arguments, skip=skip)`."""
+        self._worker.predictor.one_at_a_time = one_at_a_time
+        return getattr(self._worker, call)(unit, *arguments, skip=skip)
+
+    def probe(self, call: str, image: int) -> None:
+        """`UnitWorker.probe(call, image)`."""
+        self._worker.probe(call, image)
 
 
 class UnitActors:
@@ -38,10 +44,10 @@ class UnitActors:
     """
 
     def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int, use_gpu: bool = False) -> None:
-        self._units = work_units(len(ShardReader(data_url)))
+        self._data = ShardReader(data_url)
         self._arguments = (checkpoint_url, data_url, "cuda" if use_gpu else "cpu", threads)
         self._class: Any = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(UnitActor)
-        self._num_actors = min(num_actors, len(self._units))
+        self._num_actors = min(num_actors, len(work_units(len(self._data))))
         self._loading: dict[ray.ObjectRef, Any] = {}
         self._idle: list[Any] = []
         self._num_lost_loading = 0
@@ -64,43 +70,50 @@ class UnitActors:
     def run(self, call: str, *arguments: Any) -> list[Any]:
         """Calls `UnitWorker.<call>(unit, *arguments)` for every unit of the data set.
 
-        A unit whose actor dies is given to another one, and a new actor takes the dead one's place.
+        A unit whose actor dies is given to another one, and a new actor takes the dead one's place. Images that kill actors are set aside, see `Work`.
 
         Returns:
             The results in the order of the units, whatever order they were done in.
 
         Raises:
-            RuntimeError: a unit that `MAX_TRIES` actors died over, naming its images; or as many died while loading.
-            InputError, FileNotFoundError: what the work or the loading itself raised.
+            RuntimeError: actors keep dying, over a unit or while loading.
+            InputError, FileNotFoundError: what the work or the loading itself raised, or too little memory for one image.
         """
-        waiting = deque(range(len(self._units)))
-        num_lost = [0] * len(self._units)
+        work = Work(work_units(len(self._data)), data=self._data.url, key=lambda image: self._data.read(image, ())[0])
         results: dict[int, Any] = {}
-        under_way: dict[ray.ObjectRef, tuple[int, Any]] = {}
+        under_way: dict[ray.ObjectRef, tuple[Unit | Probe, Any]] = {}
         try:
-            while len(results) < len(self._units):
-                while waiting and self._idle:
-                    index, actor = waiting.popleft(), self._idle.pop()
-                    under_way[actor.run.remote(call, self._units[index], arguments)] = (index, actor)
+            while len(results) < len(work.units):
+                while work.waiting and self._idle:
+                    taken, actor = work.waiting.popleft(), self._idle.pop()
+                    under_way[_start(actor, taken, call, arguments)] = (taken, actor)
                 (ready,), _ = ray.wait([*under_way, *self._loading], num_returns=1)
                 if ready in self._loading:
                     self._finish_loading(ready)
                     continue
-                index, actor = under_way.pop(ready)
+                taken, actor = under_way.pop(ready)
                 try:
-                    results[index] = ray.get(ready)
+                    result = ray.get(ready)
                     self._idle.append(actor)
+                    if isinstance(taken, Unit):
+                        results[taken.number] = result
+                    else:
+                        work.probed(taken)
                 except RayTaskError as error:
                     self._idle.append(actor)
-                    raise error.cause from error
+                    if not is_out_of_memory(error.cause):
+                        raise error.cause from error
+                    work.out_of_memory(taken, error.cause)
                 except RayError as error:
-                    num_lost[index] += 1
-                    self._replace(actor, num_lost[index], f"images {self._units[index].start} to {self._units[index].stop - 1}", error)
-                    waiting.appendleft(index)
+                    self._replace(actor)
+                    if isinstance(error, OutOfMemoryError):
+                        work.out_of_memory(taken, error)
+                    else:
+                        work.lost(taken, error)
         finally:
             for _, actor in under_way.values():  # only after an error: what they still do is of no use
                 ray.kill(actor)
-        return [results[index] for index in range(len(self._units))]
+        return [results[number] for number in range(len(work.units))]
 
     def _start_actor(self) -> None:
         actor = self._class.remote()
@@ -117,14 +130,20 @@ class UnitActors:
             raise error.cause from error
         except RayError as error:
             self._num_lost_loading += 1
-            self._replace(actor, self._num_lost_loading, f"the loading of {self._arguments[0]}", error)
+            if self._num_lost_loading >= MAX_LOST_LOADING:
+                raise RuntimeError(f"{self._num_lost_loading} actors died while loading {self._arguments[0]}: {error}") from error
+            self._replace(actor)
 
-    def _replace(self, actor: Any, num_lost: int, work: str, error: RayError) -> None:
+    def _replace(self, actor: Any) -> None:
         """A new actor for a lost one, which may be unreachable rather than dead."""
         ray.kill(actor)
-        if num_lost >= MAX_TRIES:
-            raise RuntimeError(f"{num_lost} actors died over {work} of {self._arguments[1]}: {error}") from error
         self._start_actor()
+
+
+def _start(actor: Any, taken: Unit | Probe, call: str, arguments: tuple[Any, ...]) -> ray.ObjectRef:
+    if isinstance(taken, Probe):
+        return actor.probe.remote(call, taken.image)
+    return actor.run.remote(call, taken.images, arguments, taken.skip, taken.one_at_a_time)
 
 
 def run_units(
