@@ -15,7 +15,8 @@ demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 core
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
 test: test-fast  ## all tests, those with a real Ray included, but not those with a real object store
-	$(BIN)/python -m pytest -m "(slow or ray) and not s3 and not faults and not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and not s3 and not faults and not benchmark"
+	$(BIN)/python -m pytest -m "ray and not s3 and not faults and not benchmark"
 
 test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not s3 and not faults and not benchmark"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
+from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, PreemptionError, ScalingConfig, WorkerGroupError
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
@@ -27,7 +28,7 @@ from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.labeler import run_units
 from crowddist.distributed.network import GroupConfig
 from crowddist.distributed.runtime import connect, has_gpus, num_places, room_for
-from crowddist.distributed.watch import Monitor, start_watch, suspects
+from crowddist.distributed.watch import Beat, Monitor, named, start_watch, suspects
 from crowddist.engine import read_done
 from crowddist.errors import InputError
 from crowddist.launcher import worker_threads
@@ -42,6 +43,8 @@ MAX_FAILURES = 3
 """Times in a row that a training group is started again after the loss of a worker without having come to another checkpoint."""
 MISTAKES = (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
 """What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees a RuntimeError."""
+MOST_REASON = 120
+"""Characters of what a library says."""
 LONGEST_FAREWELL_S = 5.0
 """How long a trainer that lost its Ray is waited for."""
 UNREACHABLE = (ConnectionError, TimeoutError)
@@ -166,7 +169,7 @@ class RayLauncher:
                 num_lost = num_lost + 1 if [_newest(data.folder) for data in stages] == before else 1
                 if num_lost > MAX_FAILURES:
                     raise RuntimeError(f"{names}: workers were lost {num_lost} times without another checkpoint, the last time as above") from loss
-                logger.warning("%s: a worker was lost (%s); %s; all start again from the last checkpoint", names, _reason(loss), suspects(beats))
+                logger.warning("%s: a worker was lost: %s; all start again from the last checkpoint", names, explain(loss, beats))
 
     def _fit(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> Loss | None:
         """One start of a chain's group. Returns: the loss of a worker, or what kept it from starting; None where all ended by themselves.
@@ -260,14 +263,14 @@ def mistake_among(failures: Mapping[int, Exception]) -> Exception | None:
     return None
 
 
-def _reason(error: Loss) -> str:
-    """The first line of what the lowest rank failed of, or what kept all from starting."""
-    failure: Exception = error
-    if isinstance(error, WorkerGroupError):
-        failure = min(error.worker_failures.items())[1]
-    elif isinstance(error, ControllerError):
-        failure = error.controller_failure
-    return (str(failure).strip() or type(failure).__name__).splitlines()[0]
+def explain(loss: Loss, beats: Sequence[Beat]) -> str:
+    """In words, which workers died, or else whom the others waited for and what they saw of it."""
+    failures = loss.worker_failures if isinstance(loss, WorkerGroupError) else {}
+    dead = [rank for rank, failure in sorted(failures.items()) if isinstance(failure, RayError)]
+    if dead:
+        return " and ".join(named(rank, beats) for rank in dead) + " died"
+    seen: Exception = loss.controller_failure if isinstance(loss, ControllerError) else min(failures.items())[1] if failures else loss
+    return f"{suspects(beats)} ({(str(seen).strip() or type(seen).__name__).splitlines()[0][:MOST_REASON]})"
 
 
 def _newest(folder: str) -> str:

@@ -189,6 +189,11 @@ def suspects(beats: Sequence[Beat]) -> str:
     return "; ".join(f"{_who(beat)} has been {beat.doing} at step {beat.step} for {beat.since_s:.0f} s" for beat in waited_for)
 
 
+def named(rank: int, beats: Sequence[Beat]) -> str:
+    """A worker with its process and machine, where they are known."""
+    return next((_who(beat) for beat in beats if beat.rank == rank), f"rank {rank}")
+
+
 def _who(beat: Beat) -> str:
     return f"rank {beat.rank} (pid {beat.pid} on {beat.host})"
 

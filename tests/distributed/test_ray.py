@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, to_json
@@ -287,6 +288,24 @@ def test_mistakes_are_told_from_lost_workers(failures: dict[int, Exception], mis
 
     found = mistake_among(failures)
     assert found is None if mistake is None else type(found) is mistake
+
+
+@pytest.mark.parametrize(("failures", "told"), [
+    ({0: RuntimeError("Connection reset by peer\nand more"), 1: ActorDiedError()}, "rank 1 (pid 12 on n1) died"),
+    ({1: ActorDiedError(), 2: ActorUnavailableError("away", None)}, "rank 1 (pid 12 on n1) and rank 2 died"),
+    ({0: RuntimeError("Timed out\nand more")}, "rank 1 (pid 12 on n1) has been reading samples at step 6 for 40 s (Timed out)"),
+])
+def test_a_loss_is_explained(failures: dict[int, Exception], told: str) -> None:
+    from ray.train import WorkerGroupError
+
+    from crowddist.distributed.launcher import explain
+    from crowddist.distributed.watch import Beat
+
+    beats = [
+        Beat(rank=0, host="n0", node="", pid=11, step=7, doing="computing", since_s=39),
+        Beat(rank=1, host="n1", node="", pid=12, step=6, doing="reading samples", since_s=40),
+    ]
+    assert explain(WorkerGroupError("", failures), beats) == told
 
 
 def test_a_cluster_too_small_is_told_of(private_ray: None, caplog: pytest.LogCaptureFixture) -> None:

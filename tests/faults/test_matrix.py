@@ -67,7 +67,7 @@ def test_a_training_worker_is_killed(three: Cluster, storage: str, unbroken: dic
     job.workers()[rank][1].kill()
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
-    assert "source: a worker was lost" in job.said()
+    assert "source: a worker was lost: rank " in job.said()
     assert_same_bits(job, unbroken)
     note(fault, seconds)
 
