@@ -77,6 +77,8 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
         ({"threads": -1}, "threads at least 0"),
         ({"num_labellers": -1}, "num_labellers and threads"),
         ({"launcher": "local", "num_workers": 2}, "the local launcher has one worker, got num_workers 2"),
+        ({"num_workers": 2, "min_workers": 3}, r"min_workers must be 0 to num_workers \(2\), got 3"),
+        ({"grace_s": -1}, "grace_s must be at least 0 and patience_s at least 1, got -1, 600"),
         ({"num_workers": 3}, "train.batch_size 8 cannot be shared equally by 3 workers"),
         ({"num_workers": 4, "self_supervision": SelfSupervisionConfig(target_batch_size=6)}, "target_batch_size 6 cannot be shared equally"),
         ({"counter": CounterConfig(orientation=False)}, "the orientation stage needs a counter with the head"),
@@ -153,6 +155,18 @@ def test_the_engine_counts_from_one(field: str) -> None:
 def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         kind(**changes)
+
+
+@pytest.mark.parametrize(("changes", "sizes"), [
+    ({"num_workers": 4, "train": TrainConfig(batch_size=8), "self_supervision": SelfSupervisionConfig(target_batch_size=8)}, [4]),
+    ({"num_workers": 4, "min_workers": 1, "train": TrainConfig(batch_size=8), "self_supervision": SelfSupervisionConfig(target_batch_size=8)}, [1, 2, 4]),
+    ({"num_workers": 6, "min_workers": 2, "train": TrainConfig(batch_size=12), "self_supervision": SelfSupervisionConfig(target_batch_size=6)}, [2, 3, 6]),
+    ({"num_workers": 6, "min_workers": 2, "train": TrainConfig(batch_size=12), "method": "source_only"}, [2, 3, 4, 6]),
+    ({"num_workers": 4, "min_workers": 1, "train": TrainConfig(batch_size=8), "method": "translation",
+      "translation": TranslationConfig(batch_size=4, joint=True)}, [1, 2, 4]),
+])
+def test_a_group_may_have_the_sizes_that_share_all_batches(changes: dict[str, Any], sizes: list[int]) -> None:
+    assert make(**changes).group_sizes() == sizes
 
 
 def test_a_configuration_is_never_changed_in_place() -> None:

@@ -67,6 +67,7 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
     assert result["final"]["labels/change"] >= 0 and "labels/change" not in result["rounds"][2]
     again, lines = run(tiny_config)
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
+    assert lines[0] == "run tiny has ended before: nothing is computed again; another --run-name begins a new one"
 
 
 class CarefulLauncher(LocalLauncher):

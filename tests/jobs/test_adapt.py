@@ -57,6 +57,7 @@ def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
         (("smoke", "--train.batch-size", "0"), "batch_size must be positive, got 0"),
         (("quickstart", "--train.batch-size", "7"), "train.batch_size 7 cannot be shared equally by 2 workers"),
         (("smoke", "--num-workers", "2"), "the local launcher has one worker, got num_workers 2; use --launcher ray"),
+        (("smoke", "--min-workers", "2"), "min_workers must be 0 to num_workers (1), got 2"),
         (("smoke", "--run-name", "a/b"), "run_name must be a plain name"),
         (("smoke", "--counter.backbone", "vgg16", "--counter.num-masks", "0"), "num_masks is 0"),
         (("smoke", "--stream.crop-size", "100"), "crop_size must be a multiple of 8"),
