@@ -43,6 +43,8 @@ MAX_FAILURES = 3
 """Times in a row that a training group is started again after the loss of a worker without having come to another checkpoint."""
 MISTAKES = (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
 """What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees a RuntimeError."""
+ROOM_S = 20
+"""How long there may be no room for a group that can have fewer workers, before it is tried with fewer."""
 MOST_REASON = 120
 """Characters of what a library says."""
 LONGEST_FAREWELL_S = 5.0
@@ -71,6 +73,8 @@ class RayLauncher:
         self._leaving = False
         self._watch: Any = None
         os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(config.patience_s))  # of a worker that is frozen, which no peer can tell
+        if len(self.group_sizes) > 1:  # how long machines that are lost, which Ray takes a while to notice, are waited for
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_S))
         logging.getLogger("ray.train").setLevel(logging.WARNING)
 
     @functools.cached_property

@@ -95,9 +95,11 @@ class Cluster:
         """How many machines Ray knows to be alive; 0 where it does not answer."""
         code = f"import ray; ray.init(address='{SUBNET}.1:{PORT}', log_to_driver=False, logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
         command = self.on("n1", sys.executable, "-c", code)
-        done = subprocess.run(command, env=self.environment | {"HOME": str(self.folder / "n1" / "home")}, capture_output=True, text=True, timeout=60,
-                              check=False)
-        return int(done.stdout) if done.returncode == 0 else 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            environment = self.environment | {"HOME": str(self.folder / "n1" / "home")}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            return int(done.stdout) if done.returncode == 0 else 0
+        return 0
 
     def make_whole(self, *names: str) -> None:
         """Boots the machines of these names that are gone, ends the others, and waits until Ray knows the right number."""
