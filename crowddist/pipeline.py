@@ -350,7 +350,8 @@ class _Run:
         if "evaluation" in self.urls:
             results = self.launcher.evaluate(self.checkpoint, self.urls["evaluation"])
             by_key = {result.key: result for result in results}
-            set_aside = sorted(set(ShardReader(self.urls["evaluation"]).keys()) - set(by_key))
+            images = ShardReader(self.urls["evaluation"])
+            set_aside = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
             self._set_aside("evaluation", set_aside)
             metrics |= summarise(results)
             rows = image_rows(results)

@@ -100,7 +100,7 @@ class Work:
         self.waiting.appendleft(work)
 
     def _set_aside(self, probe: Probe, error: Exception) -> None:
-        probe.unit.skip = (*probe.unit.skip, probe.image)
+        probe.unit.skip = tuple(sorted((*probe.unit.skip, probe.image)))
         key, num_set_aside = self._key(probe.image), sum(len(unit.skip) for unit in self.units)
         if num_set_aside > max(1, MOST_SET_ASIDE * self._num_images):
             raise RuntimeError(f"actors die over {num_set_aside} images of {self._data}, the last of them {key}: {error}") from error
