@@ -68,9 +68,11 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
                     },
                 }
 
-    info = write_shard(labels_url, f"{name}.tar", samples()) if shown else ShardInfo(name="", num_samples=0, num_bytes=0, sha256="", persons=None)
-    set_aside = [images.read(index, ())[0] for index in skip]
-    record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256, **sums, "set_aside": set_aside}
+    record: dict[str, Any] = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
+    if shown:
+        info = write_shard(labels_url, f"{name}.tar", samples())
+        record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256}
+    record |= {**sums, "set_aside": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 
