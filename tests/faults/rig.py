@@ -93,6 +93,8 @@ class Cluster:
 
     def alive(self) -> int:
         """How many machines Ray knows to be alive; 0 where it does not answer."""
+        if not self.is_up("n1"):
+            return 0
         code = f"import ray; ray.init(address='{SUBNET}.1:{PORT}', log_to_driver=False, logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
         command = self.on("n1", sys.executable, "-c", code)
         with contextlib.suppress(subprocess.TimeoutExpired):
