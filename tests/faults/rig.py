@@ -100,7 +100,7 @@ class Cluster:
         with contextlib.suppress(subprocess.TimeoutExpired):
             environment = self.environment | {"HOME": str(self.folder / "n1" / "home")}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-            return int(done.stdout) if done.returncode == 0 else 0
+            return int(done.stdout.split()[0]) if done.returncode == 0 else 0  # Ray may add what it has noticed
         return 0
 
     def make_whole(self, *names: str) -> None:
