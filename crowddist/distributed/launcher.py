@@ -68,7 +68,7 @@ class RayLauncher:
         self.config, self.termination = config, termination or Termination()
         self.num_labellers = config.num_labellers or config.num_workers
         self.group_sizes = config.group_sizes()
-        connect(max(config.num_workers, self.num_labellers))
+        connect(max(config.num_workers, self.num_labellers), self.group_sizes[0])
         self.use_gpu = has_gpus(self.group_sizes[0])
         self._leaving = False
         self._watch: Any = None

@@ -37,11 +37,12 @@ def prepare_environment() -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def connect(num_workers: int = 1) -> None:
+def connect(num_workers: int = 1, fewest: int = 0) -> None:
     """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
 
     Args:
         num_workers: that are to run at once, each counted as one CPU: a private Ray has room for them whatever the machine.
+        fewest: of them that can do the work; 0: all.
     """
     import ray
 
@@ -63,8 +64,8 @@ def connect(num_workers: int = 1) -> None:
         if callable(sigterm) and signal.getsignal(signal.SIGTERM) is not sigterm:  # Ray sets its own, but how a job ends is the job's to say
             signal.signal(signal.SIGTERM, sigterm)
     num_cpus = ray.cluster_resources().get("CPU", 0)
-    if num_cpus < num_workers:
-        logger.warning("the cluster has %d CPUs for %d workers: the work waits until more join", num_cpus, num_workers)
+    if num_cpus < (fewest or num_workers):
+        logger.warning("the cluster has %d CPUs for %d workers: the work waits until more join", num_cpus, fewest or num_workers)
 
 
 def has_gpus(num_workers: int) -> bool:

@@ -179,11 +179,15 @@ class Job:
             return json.loads((self.folder / stage / "curve.jsonl").read_text().splitlines()[-1])["step"]
         return 0
 
-    def workers(self) -> list[tuple[str, psutil.Process]]:
-        """Machine and process of each training worker, by rank, of the newest start."""
+    def group(self) -> list[dict[str, Any]]:
+        """Rank, machine, and process there, of each training worker of the newest start."""
         starts = sorted((self.folder / ".ray-train").glob("*/workers.json"), key=lambda path: path.stat().st_mtime)
-        said = json.loads(starts[-1].read_text())
-        return [(worker["host"], self._outer(worker["host"], worker["pid"])) for worker in said]
+        return json.loads(starts[-1].read_text())
+
+    def worker(self, rank: int) -> tuple[str, psutil.Process]:
+        """Machine and process of a training worker of the newest start."""
+        found = self.group()[rank]
+        return found["host"], self._outer(found["host"], found["pid"])
 
     def _outer(self, host: str, pid: int) -> psutil.Process:
         """The process that its machine knows by another number."""

@@ -64,7 +64,7 @@ def until_further(job: Job) -> float:
 def test_a_training_worker_is_killed(three: Cluster, storage: str, unbroken: dict[str, Any], rank: int, fault: str) -> None:
     job = Job(three, storage, f"worker-{rank}", *SOURCE_ONLY).start()
     in_mid_stage(job)
-    job.workers()[rank][1].kill()
+    job.worker(rank)[1].kill()
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
     assert "source: a worker was lost: rank " in job.said()
@@ -119,14 +119,14 @@ def test_a_machine_is_lost_for_good(three: Cluster, storage: str, unbroken: dict
     note("a machine is lost for good, `--min-workers 1`", seconds, "goes on with two workers; the same samples once", "both")
 
 
-def test_a_machine_is_added(three: Cluster, storage: str, unbroken: dict[str, Any]) -> None:
+def test_a_machine_is_added(three: Cluster, storage: str) -> None:
     three.kill("n3")
     three.make_whole("n1", "n2")
     job = Job(three, storage, "added", *SOURCE_ONLY, "--min-workers", "1", "--train.steps", "1200").start()
     in_mid_stage(job)
-    assert len(job.workers()) == 2
+    assert len(job.group()) == 2
     three.boot("n3")
-    seconds = job.until(lambda: len(job.workers()) == 3, "three workers")
+    seconds = job.until(lambda: len(job.group()) == 3, "three workers")
     assert job.wait() == 0, job.said()[-3000:]
     assert "there is room for 3 workers now" in job.said()
     assert left(job.folder)["source"]["samples_seen"] == {"source": 7200}
@@ -180,7 +180,7 @@ def test_a_machine_is_cut_off(three: Cluster, storage: str, unbroken: dict[str, 
 def test_a_worker_hangs(three: Cluster, storage: str, unbroken: dict[str, Any]) -> None:
     job = Job(three, storage, "hang", *SOURCE_ONLY, "--patience-s", "30").start()
     in_mid_stage(job)
-    host, worker = job.workers()[1]
+    host, worker = job.worker(1)
     worker.suspend()
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
@@ -362,7 +362,7 @@ def test_the_object_store_is_away(three: Cluster, storage: str, unbroken: dict[s
     note("the object store is away for 60 s", seconds)
 
 
-def test_mlflow_is_away(three: Cluster, storage: str, unbroken: dict[str, Any], tmp_path: Path) -> None:
+def test_mlflow_is_away(three: Cluster, storage: str, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server((HERE, 0)) as found:
