@@ -29,7 +29,8 @@ MOST_STEP_COST, MOST_CHECKPOINT_COST = 1.2, 0.05
 
 def published(source: str) -> RunConfig:
     """The published recipes' counter: 65 MB of gradients."""
-    return RunConfig(recipe="published", source=source, target=source, method="source_only", counter=CounterConfig(backbone="vgg16", weights="none", ensemble="none", orientation=False))
+    counter = CounterConfig(backbone="vgg16", weights="none", ensemble="none", orientation=False)
+    return RunConfig(recipe="published", source=source, target=source, method="source_only", counter=counter)
 
 
 def time_steps(rank: int, source: str, folder: str) -> None:
