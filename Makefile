@@ -25,7 +25,7 @@ test-s3: setup  ## with a real object store, also through a proxy that fails; ta
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
 
 test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
-	$(BIN)/python -m pytest -m "faults and not benchmark" tests/faults tests/test_tracking_journal.py
+	$(BIN)/python -m pytest -m "faults and not benchmark"
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from crowddist.data.shards import verify
 PROJECT = Path(__file__).parents[2]
 LONGEST_S = 480
 """Ray's workers give way to whatever else runs on the machine."""
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(4 * LONGEST_S)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(4 * LONGEST_S)]
 
 
 def test_killed_while_labelling_it_goes_on_and_tracks_one_run(tmp_path: Path) -> None:
