@@ -21,10 +21,8 @@ import torch
 
 from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, to_json
-from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
-from crowddist.evaluate import ImageResult
-from crowddist.launcher import LocalLauncher, UnitWorker
+from crowddist.launcher import LocalLauncher
 from crowddist.methods.base import Stage, Stream
 from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
@@ -68,42 +66,6 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
     again, lines = run(tiny_config)
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
     assert lines[0] == "run tiny has ended before: nothing is computed again; another --run-name begins a new one"
-
-
-class CarefulLauncher(LocalLauncher):
-    """Sets one image of every data set aside, as if actors died over it."""
-
-    ASIDE = 3
-
-    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
-        worker = UnitWorker(checkpoint_url, images_url)
-        return [worker.label(unit, labels_url, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
-
-    def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
-        worker = UnitWorker(checkpoint_url, images_url)
-        return [worker.translate(unit, translated_url, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
-
-    def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
-        worker = UnitWorker(checkpoint_url, data_url)
-        return [result for unit in worker.units() for result in worker.evaluate(unit, [self.ASIDE])]
-
-
-@pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"), ("translation", "source")])
-def test_images_that_are_set_aside_are_done_without_and_named(tiny_config: RunConfig, method: Any, data: str) -> None:
-    config = replace(tiny_config, method=method)
-    lines: list[str] = []
-    result = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)
-    aside = {name: [ShardReader(url).keys()[3]] for name, url in ((data, getattr(config, data)), ("evaluation", config.evaluation))}
-    assert result["set_aside"] == aside
-    folder = storage.local_folder(run_folder(config))
-    for row in result["rounds"]:
-        assert row["target/num_images"] == 4 and row["set_aside"] == aside["evaluation"]
-        assert len(list((folder / "pictures").glob(f"*/round-{row['round']}.png"))) == 4
-    assert f"{data}: {aside[data][0]} set aside, because workers died over it" in lines
-    made = folder / ("translation/translated" if method == "translation" else "labels-2/labels")
-    assert set(ShardReader(getattr(config, data)).keys()) - set(ShardReader(made).keys()) == set(aside[data])
-    again = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)
-    assert again["set_aside"] == aside and again["rounds"] == result["rounds"]
 
 
 def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_config: RunConfig) -> None:

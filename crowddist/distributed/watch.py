@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -74,9 +76,6 @@ class Pulse:
     """A worker's side: a thread that tells where the worker is and hears whether to stop."""
 
     def __init__(self, watch: Any, group: str, rank: int) -> None:
-        import os
-        import socket
-
         self.stopping = False
         self._watch, self._group = watch, group
         self._facts = {"rank": rank, "host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}

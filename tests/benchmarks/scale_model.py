@@ -53,11 +53,11 @@ class Assumptions:
     checkpoint_every: int = 1000
     """Steps from one checkpoint to the next."""
     upload_mb_s: float = 200.0
-    """At which rank 0 writes it, MB/s, while all wait."""
+    """At which rank 0 writes it, MB/s. The model has all wait, where the engine trains meanwhile: a bound."""
     node_mtbf_h: float = 1000.0
     """Mean time between losses of a machine, hours, of each."""
     restart_s: float = 180.0
-    """From a loss to the first step again, s: 60 of it are Ray Train's wait for the old size."""
+    """From a loss to the first step again, s: with Ray's wait for what is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
