@@ -31,6 +31,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # A path means the same in a worker as on the command line: Ray would move workers into a folder of its own.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # A thread that asks Ray for something while the program ends would otherwise start another Ray.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
