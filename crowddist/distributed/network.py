@@ -35,11 +35,19 @@ def use_ray_interface() -> None:
     """Has Gloo use the interface of Ray's address where this machine's name leads nowhere else, and nobody has chosen one."""
     import ray
 
-    address = ray.util.get_node_ip_address()
-    if INTERFACE not in os.environ and _is_loopback(_address_of_name()) and not _is_loopback(address):
-        name = interface_of(address)
-        if name:
-            os.environ[INTERFACE] = name
+    name = needed_interface(ray.util.get_node_ip_address(), _address_of_name())
+    if name and INTERFACE not in os.environ:
+        os.environ[INTERFACE] = name
+
+
+def needed_interface(ray_address: str, name_address: str) -> str:
+    """The interface that Gloo has to be told; "" where it finds one that other machines reach, or where there is none.
+
+    Args:
+        ray_address: the IP address that other machines know this one by.
+        name_address: the one that this machine's own name stands for.
+    """
+    return interface_of(ray_address) if _is_loopback(name_address) and not _is_loopback(ray_address) else ""
 
 
 def interface_of(address: str) -> str:
