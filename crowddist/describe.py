@@ -35,7 +35,7 @@ class Description:
         """The facts in words, with a histogram of the counts."""
         manifest = self.manifest
         num_bytes = sum(shard.num_bytes for shard in manifest.shards)
-        noun = "images" if manifest.kind == "images" else "pseudo-labels"
+        noun = {"images": "images", "labels": "pseudo-labels", "predictions": "predictions"}[manifest.kind]
         lines = [
             f"{manifest.name} ({manifest.split}): {manifest.num_samples:,} {noun}, {len(manifest.shards)} shards, {num_bytes / 1e6:,.1f} MB",
             f"at {self.url}, written by {manifest.converter}, digest {manifest.digest[:12]}",

@@ -91,25 +91,20 @@ class Predictor:
 
     def predict_many(self, images: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
         """Counts images one after the other, neighbours of equal size together in one batch."""
-        resized = [whole_image(image, self.image_size) if self.image_size else image for image in images]
-        first = 0
-        while first < len(images):
-            size = resized[first].shape
-            last = first + 1
-            most = 1 if self.one_at_a_time else max(BATCH_PX // (size[0] * size[1]), 1)
-            while last < len(images) and last - first < most and resized[last].shape == size:
-                last += 1
-            for image, seen in zip(images[first:last], self._see(resized[first:last]), strict=True):
-                yield self._judge(image, seen)
-            first = last
+        return self.predict_views(images, (1.0,))
 
     def predict_views(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> Iterator[ImagePrediction]:
-        """Counts images at several sizes, relative to `image_size`, and merges what is seen as `ops.views` says.
+        """Counts images at several sizes, see `see`."""
+        for image, seen in zip(images, self.see(images, scales), strict=True):
+            yield judge(self.method, seen, image.shape[:2])
 
-        Cells and `size` are those of `image_size`; `uncertainty` is taken over the members of all views alike.
+    def see(self, images: Sequence[np.ndarray], scales: Sequence[float] = (1.0,)) -> Iterator[Seen]:
+        """What the networks say of images at several sizes, relative to `image_size`, merged as `ops.views` says; `judge` concludes from it.
+
+        Cells and `size` are those of `image_size`; the members' counts deviate as those of all views alike.
         """
         if tuple(scales) == (1.0,):
-            yield from self.predict_many(images)
+            yield from self._see_in_batches(images)
             return
         for image in images:
             factor = self.image_size / max(image.shape[:2]) if self.image_size else 1.0
@@ -121,14 +116,26 @@ class Predictor:
             uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
             heads = [_heads_at(view.detections, view.size, size) for view in views if view.detections is not None]
             # Two that stand for the members of all views: they deviate by as much.
-            merged = Seen(
+            yield Seen(
                 size=size,
                 density=density,
                 spread=spread,
                 member_counts=np.array([-uncertainty, uncertainty]),
                 detections=merge_heads(heads) if heads else None,
             )
-            yield self._judge(image, merged)
+
+    def _see_in_batches(self, images: Sequence[np.ndarray]) -> Iterator[Seen]:
+        """Neighbours of equal size together."""
+        resized = [whole_image(image, self.image_size) if self.image_size else image for image in images]
+        first = 0
+        while first < len(images):
+            size = resized[first].shape
+            last = first + 1
+            most = 1 if self.one_at_a_time else max(BATCH_PX // (size[0] * size[1]), 1)
+            while last < len(images) and last - first < most and resized[last].shape == size:
+                last += 1
+            yield from self._see(resized[first:last])
+            first = last
 
     def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
         """The predictions of equally large images, in tiles where they are large."""
@@ -136,37 +143,11 @@ class Predictor:
             return [self._see_tiles(image) for image in resized]
         return self._see_whole(torch.cat([to_tensor(image) for image in resized]))
 
-    def _judge(self, image: np.ndarray, seen: Seen) -> ImagePrediction:
-        verdict = self.method.conclude(seen)
-        scale_x, scale_y = image.shape[1] / seen.size[1], image.shape[0] / seen.size[0]
-        scale = np.sqrt(scale_x * scale_y)
-
-        def in_image(points: np.ndarray) -> np.ndarray:
-            moved = points.copy()
-            moved[:, :2] = np.clip(resize_points(points[:, :2], scale_x, scale_y), 0, [image.shape[1] - 1, image.shape[0] - 1])
-            return moved
-
-        def with_sizes(heads: np.ndarray | None) -> np.ndarray | None:
-            return None if heads is None else in_image(heads * np.array([1, 1, scale, 1], np.float32))
-
-        return ImagePrediction(
-            count=float(verdict.density.sum(dtype=np.float64)),
-            uncertainty=verdict.uncertainty,
-            density=verdict.density,
-            spread=verdict.spread,
-            keep=self.method.select(verdict.density, verdict.spread),
-            points=in_image(verdict.points),
-            size=seen.size,
-            sizes=None if verdict.sizes is None else verdict.sizes * scale,
-            taught=with_sizes(verdict.taught),
-            doubtful=with_sizes(verdict.doubtful),
-            parts={name: part if part.points is None else replace(part, points=in_image(part.points)) for name, part in verdict.parts.items()},
-        )
-
     def _see_whole(self, images: torch.Tensor) -> list[Seen]:
         prediction = self.method.predict(images.to(self.device))
         density, spread = (part.cpu().numpy()[:, 0] for part in (prediction.density, prediction.spread))
         counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
+        counts = counts.astype(np.float64)
         size = (images.shape[2], images.shape[3])
         return [
             Seen(
@@ -215,6 +196,35 @@ class Predictor:
         rows, columns = (-(-extent // self.stride) for extent in new_size)
         window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
         return crop_mass(grid, window, (rows, columns), (size[0] / self.stride, size[1] / self.stride))
+
+
+def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
+    """What a method concludes of an image of `size` (height, width) px, in its own pixels."""
+    verdict = method.conclude(seen)
+    scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
+    scale = np.sqrt(scale_x * scale_y)
+
+    def in_image(points: np.ndarray) -> np.ndarray:
+        moved = points.copy()
+        moved[:, :2] = np.clip(resize_points(points[:, :2], scale_x, scale_y), 0, [size[1] - 1, size[0] - 1])
+        return moved
+
+    def with_sizes(heads: np.ndarray | None) -> np.ndarray | None:
+        return None if heads is None else in_image(heads * np.array([1, 1, scale, 1], np.float32))
+
+    return ImagePrediction(
+        count=float(verdict.density.sum(dtype=np.float64)),
+        uncertainty=verdict.uncertainty,
+        density=verdict.density,
+        spread=verdict.spread,
+        keep=method.select(verdict.density, verdict.spread),
+        points=in_image(verdict.points),
+        size=seen.size,
+        sizes=None if verdict.sizes is None else verdict.sizes * scale,
+        taught=with_sizes(verdict.taught),
+        doubtful=with_sizes(verdict.doubtful),
+        parts={name: part if part.points is None else replace(part, points=in_image(part.points)) for name, part in verdict.parts.items()},
+    )
 
 
 def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from crowddist import storage
 from crowddist.errors import InputError
@@ -17,6 +17,8 @@ FILE_NAME = "manifest.json"
 # ours: tells our manifest from the many other files of that name.
 _FORMAT = "crowddist data set"
 _VERSION = 1
+Kind = Literal["images", "labels", "predictions"]
+"""What a data set holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,8 @@ class Manifest:
     """What the data is called, e.g. "shanghaitech-A"."""
     split: str
     """Which part of the source it holds, e.g. "train"."""
-    kind: Literal["images", "labels"]
-    """Images with what is known of them, or one round's pseudo-labels for an image set of the same keys."""
+    kind: Kind
+    """Images with what is known of them, or, for an image set of the same keys, one round's pseudo-labels or what networks say of it."""
     labelled: bool
     """Whether the images have points; an unlabelled set holds neither points nor counts nor masks."""
     shards: tuple[ShardInfo, ...]
@@ -72,7 +74,7 @@ class Manifest:
         for noun in ("name", "split", "converter"):
             value = getattr(self, noun)
             _require(isinstance(value, str) and bool(value), noun, value, "a name")
-        _require(self.kind in ("images", "labels"), "kind", self.kind, '"images" or "labels"')
+        _require(self.kind in get_args(Kind), "kind", self.kind, " or ".join(f'"{kind}"' for kind in get_args(Kind)))
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
         _require(self.version == _VERSION and _is_integer(self.version), "version", self.version,
                  f"{_VERSION}; another crowddist wrote it, convert the data again")

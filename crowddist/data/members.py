@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from crowddist.data.sample import Labels, Sample
+from crowddist.data.sample import Labels, Sample, Seen
 from crowddist.errors import InputError
 
 Member = bytes | np.ndarray | dict[str, Any]
+_SEEN: dict[str, tuple[type, tuple[int | None, ...]]] = {
+    "density": (np.float32, (None, None)),
+    "spread": (np.float32, (None, None)),
+    "counts": (np.float64, (None,)),
+    "heads": (np.float32, (None, 4)),
+    "peaks": (np.float32, (None, 4)),
+}
+"""Kinds of the arrays of a `Seen` and their shapes."""
+_LONGEST_ARRAY_HEAD = 1024
+"""Bytes, of NumPy's format; ours are 128."""
 LABEL_FACTS = ("count", "level", "scene_level")
 """Entries of a sample's json that are known of labelled images only: an unlabelled set must not tell them."""
 
@@ -22,7 +33,8 @@ def encode(extension: str, value: Member) -> bytes:
     """The bytes of a member.
 
     Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32, `density.npy`
-    and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255. `json` takes a dict.
+    and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255; those of `sample.Seen`, `seen.*.npy`, as they are.
+    `json` takes a dict.
     Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
     """
     if extension not in _DECODERS:
@@ -78,6 +90,28 @@ def decode_labels(key: str, members: dict[str, bytes]) -> Labels:
 def decode_scene(key: str, members: dict[str, bytes]) -> dict[str, Any]:
     """The json among the members of a sample, {} where there is none. Raises InputError as `decode` does."""
     return _decode_members(key, members).get("json", {})
+
+
+def encode_seen(seen: Seen) -> dict[str, Member]:
+    """The members that hold the predictions of one image, exactly; `decode_seen` reads them back equal."""
+    arrays = {"density": seen.density, "spread": seen.spread, "counts": seen.member_counts, "heads": seen.detections, "peaks": seen.transformed}
+    return {f"seen.{name}.npy": array for name, array in arrays.items() if array is not None}
+
+
+def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
+    """The predictions among the members of a sample; arrays are views of the bytes given, nothing is copied. Raises InputError as `decode` does."""
+    arrays: dict[str, Any] = {}
+    for name, (dtype, shape) in _SEEN.items():
+        data = members.get(f"seen.{name}.npy")
+        if data is None and name in ("density", "spread", "counts"):
+            raise InputError(f"sample {key}: predictions need seen.{name}.npy; remove the data set and predict again")
+        try:
+            arrays[name] = None if data is None else _view_array(data, dtype, shape)
+        except (ValueError, TypeError, EOFError) as error:
+            raise InputError(f"sample {key}: member seen.{name}.npy is damaged: {' '.join(str(error).split())}; predict again") from None
+    size = _decode_members(key, {"json": bytes(members.get("json", b"{}"))})["json"].get("seen", (0, 0))
+    return Seen(size=(int(size[0]), int(size[1])), density=arrays["density"], spread=arrays["spread"], member_counts=arrays["counts"],
+                detections=arrays["heads"], transformed=arrays["peaks"])
 
 
 def num_persons(members: dict[str, bytes]) -> float | None:
@@ -157,6 +191,20 @@ def _read_array(data: bytes, dtype: type, shape: tuple[int | None, ...]) -> np.n
     array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     if array.dtype != dtype:
         raise InputError(f"numbers are {array.dtype}, expected {np.dtype(dtype).name}")
+    _check_shape(array, shape)
+    return array
+
+
+def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
+    """As `_read_array`, without a copy; read-only."""
+    head = io.BytesIO(bytes(data[:_LONGEST_ARRAY_HEAD]))
+    version = np.lib.format.read_magic(head)
+    if version != (1, 0):
+        raise InputError(f"arrays of the format {version} are not read")
+    found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+    if kind != np.dtype(dtype) or fortran:
+        raise InputError(f"numbers are {kind}, expected {np.dtype(dtype).name} row by row")
+    array = np.frombuffer(data, kind, offset=head.tell(), count=math.prod(found)).reshape(found)
     _check_shape(array, shape)
     return array
 
@@ -247,6 +295,7 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
     "mask.png": _write_bilevel,
     "keep.png": _write_bilevel,
+    **{f"seen.{name}.npy": functools.partial(_write_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _SEEN.items()},
 }
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpg": _read_jpg,
@@ -260,4 +309,5 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "keep.png": _read_bilevel,
     "detections.npy": _read_rows_of_four,
     "doubtful.npy": _read_rows_of_four,
+    **{f"seen.{name}.npy": functools.partial(_read_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _SEEN.items()},
 }

@@ -104,7 +104,8 @@ class Prediction:
     detections: list[np.ndarray] | None = None
     """For each image D x 4 float32: x, y, size in px and score, of a detector; None without one."""
     transformed: list[np.ndarray] | None = None
-    """For each image P x 4 likewise: points that the density was transformed to, with the detector's sizes there; None without a detector."""
+    """For each image P x 4 likewise: peaks of the map that the density was transformed to, one a cell and not yet merged, with the detector's sizes
+    there; None without such a map."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 import tarfile
@@ -200,6 +201,14 @@ class ShardReader:
         shard_index = bisect_right(self._starts, index) - 1
         return self._index(shard_index).read(index - self._starts[shard_index], kinds)
 
+    def views(self) -> Iterator[tuple[str, dict[str, memoryview]]]:
+        """Every sample in order as `read` gives it, but the bytes stay in the shards' files on this machine: all its processes share them. Read-only.
+
+        Raises as `read` does, and OSError where the node's cache has no room for a shard of object storage.
+        """
+        for shard_index in range(len(self._indexes)):
+            yield from self._index(shard_index).views()
+
     def shard_range(self, shard_index: int) -> range:
         """The numbers of the samples in one shard."""
         return range(self._starts[shard_index], self._starts[shard_index + 1])
@@ -325,6 +334,13 @@ class _ShardIndex:
             raise InputError(f"shard {self.place}: it became shorter while it was read; convert or copy it again")
         return self.keys[index], {extension: data[offset - start:offset - start + num_bytes]
                                   for extension, (offset, num_bytes) in members.items()}
+
+
+    def views(self) -> Iterator[tuple[str, dict[str, memoryview]]]:
+        with storage.local_file(self.place).open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for key, members in zip(self.keys, self.members, strict=True):
+            yield key, {extension: data[offset : offset + num_bytes] for extension, (offset, num_bytes) in members.items()}
 
 
 def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[str, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -115,6 +116,12 @@ class Method(ABC):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+
+    def with_config(self, config: RunConfig) -> Method:
+        """The same networks under another configuration, whose networks and data are alike: to conclude and select by other thresholds."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     @abstractmethod
     def plan(self) -> tuple[Stage, ...]:

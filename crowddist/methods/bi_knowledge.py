@@ -22,7 +22,7 @@ from crowddist.models.norm import frozen_norm
 from crowddist.ops.fusion import fuse_density
 from crowddist.ops.merging import merge_points, num_near
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
-from crowddist.ops.peaks import read_points
+from crowddist.ops.peaks import clear_squares, local_maxima
 from crowddist.ops.scales import transformed_sizes
 from crowddist.randomness import generator
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Seen
+    from crowddist.methods.config import BiKnowledgeConfig
 
 FROZEN_SHARE = 0.2
 """Part of a source stage, at its end, that trains with the running statistics, as images are counted (ours)."""
@@ -42,12 +43,16 @@ class BiKnowledge(Method):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.settings = config.bi_knowledge
         self.regressor = build_dssinet(config.regressor)
         self.detector = build_detector(config.detector)
         self.localiser = build_localiser(config.localiser)
         self._networks = nn.ModuleDict({"regressor": self.regressor, "detector": self.detector, "localiser": self.localiser})
         self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def settings(self) -> BiKnowledgeConfig:
+        """The method's part of the configuration."""
+        return self.config.bi_knowledge
 
     @property
     def stream(self) -> StreamConfig:
@@ -163,7 +168,7 @@ class BiKnowledge(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def predict(self, images: Tensor) -> Prediction:
-        """R's density, D's heads, and the heads that Phi makes of the density, with D's sizes there."""
+        """R's density, D's heads, and the peaks of the map that Phi makes of the density, with D's sizes there."""
         self._networks.eval()
         settings, stride = self.settings, self.detector.output_stride
         with torch.inference_mode():
@@ -175,11 +180,12 @@ class BiKnowledge(Method):
             localisation = localisation.sigmoid()
         transformed = []
         for index in range(len(images)):
-            points = read_points(localisation[index, 0], settings.localiser_threshold, max(settings.merge_px // self.output_stride, 1))
-            points[:, :2] = (points[:, :2] + 0.5) * self.output_stride - 0.5
-            cells = np.clip((points[:, :2] + 0.5) / stride, 0, [log_size.shape[3] - 1, log_size.shape[2] - 1]).astype(np.int64)
+            values = localisation[index, 0].cpu().numpy()
+            rows, columns = local_maxima(values, settings.localiser_threshold)
+            places = (np.column_stack([columns, rows]) + 0.5) * self.output_stride - 0.5
+            cells = np.clip((places + 0.5) / stride, 0, [log_size.shape[3] - 1, log_size.shape[2] - 1]).astype(np.int64)
             sizes = np.exp(log_size[index, 0][cells[:, 1], cells[:, 0]])
-            transformed.append(np.column_stack([points[:, :2], sizes, np.clip(points[:, 2], 0, 1)]).astype(np.float32))
+            transformed.append(np.column_stack([places, sizes, values[rows, columns]]).astype(np.float32))
         return Prediction(density=density, spread=torch.zeros_like(density), detections=read_heads(maps, stride, settings), transformed=transformed)
 
     def conclude(self, seen: Seen) -> Verdict:
@@ -195,9 +201,10 @@ class BiKnowledge(Method):
         drawn = self.drawn_density(detections, regressed.shape)
         spread = np.abs(regressed - drawn) / 2
         heads, density, detected = detections, regressed, np.ones(len(detections), bool)
+        transformed = self.transformed_points(seen.transformed)
         if settings.fusion != "none":
-            kept = merge_points(detections[:, [0, 1, 3]], seen.transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
-            heads = np.concatenate([detections, seen.transformed])[kept]
+            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
+            heads = np.concatenate([detections, transformed])[kept]
             detected = kept < len(detections)
             near = num_near(heads[:, :2], settings.crowd_px)
             seen_near = num_near(heads[:, :2], settings.crowd_px, of=heads[detected, :2])
@@ -222,9 +229,17 @@ class BiKnowledge(Method):
             parts={
                 "regression": Part(count=float(counts[0]), density=regressed),
                 "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
-                "transformed": Part(count=float(len(seen.transformed)), points=seen.transformed[:, [0, 1, 3]]),
+                "transformed": Part(count=float(len(transformed)), points=transformed[:, [0, 1, 3]]),
             },
         )
+
+    def transformed_points(self, peaks: np.ndarray) -> np.ndarray:
+        """Phi's heads of its P x 4 peaks, best first: those of the least value, and of those within one square the best. Scores are at most 1."""
+        strong = peaks[peaks[:, 3] >= self.settings.localiser_threshold]
+        cells = np.column_stack([np.rint((strong[:, :2] + 0.5) / self.output_stride - 0.5), strong[:, 3]])
+        heads = strong[clear_squares(cells, max(self.settings.merge_px // self.output_stride, 1))]
+        heads[:, 3] = np.clip(heads[:, 3], 0, 1)
+        return heads
 
     def drawn_density(self, heads: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
         """Psi, Eq. 1: persons per cell of M x 4 heads, each a Gaussian as the source's densities have them."""
@@ -232,14 +247,14 @@ class BiKnowledge(Method):
 
     def confidence_weight(self, detections: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
         """W of Eq. 8 of D x 4 detections."""
-        return confidence_weight(detections, cells, self.stream, self.output_stride)
+        return confidence_weight(detections, cells, self.stream, self.output_stride, self.settings.weight_exponent)
 
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """The patches that the regressor may learn from: those of medium density, or any."""
         del spread
         keep = np.full(density.shape, self.settings.patches == "random")
         patches = patch_grid(density.shape, self.stream.crop_size / self.output_stride)
-        for patch in patches[medium_density(_mass_inside(density, patches))]:
+        for patch in patches[self._medium(density, patches)]:
             keep[_inside(patch)] = True
         return keep
 
@@ -251,7 +266,7 @@ class BiKnowledge(Method):
         number = min(settings.num_patches, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))] for network in ("regressor", "detector")}
-        medium = medium_density(_mass_inside(density, patches))
+        medium = self._medium(density, patches)
         drawn = np.sort(rng.choice(medium, min(number, len(medium)), replace=False))
         x, y = ((points[:, axis] + 0.5) / stride for axis in (0, 1))
         top, left, height, width = (patches[:, [column]] for column in range(4))
@@ -259,6 +274,10 @@ class BiKnowledge(Method):
         confident = most_confident(points[:, 2], inside, number)
         # An image where nobody was found still shows the detector what is no head.
         return {"regressor": patches[drawn], "detector": patches[confident if len(confident) else drawn]}
+
+    def _medium(self, density: np.ndarray, patches: np.ndarray) -> np.ndarray:
+        """Indexes of the patches of medium density."""
+        return medium_density(_mass_inside(density, patches), *self.settings.density_range)
 
     def networks(self) -> nn.Module:
         """See `Method.networks`."""

@@ -157,7 +157,7 @@ class Combined(CountingMethod):
         found = distinct(seen.detections, settings.nms_share)  # tiles have seen some heads twice
         detections = found[found[:, 3] >= settings.confidence]
         drawn = cell_density(detections[:, :3], seen.density.shape, self.stream, stride)
-        confidence = confidence_weight(detections, seen.density.shape, self.stream, stride)
+        confidence = confidence_weight(detections, seen.density.shape, self.stream, stride, settings.weight_exponent)
         peaks = density_points(seen.density, stride, self.stream.sigma_px)
         kept = merge_points(detections[:, [0, 1, 3]], peaks, settings.nms_share * detections[:, 2])
         heads = np.concatenate([detections[:, [0, 1, 3]], peaks])[kept]

@@ -160,8 +160,12 @@ class BiKnowledgeConfig:
     """The density that both agree on, which is counted and which the regressor learns from. heads: that of the merged heads, so the count is
     their number (ours). confidence: the mean of both densities, weighted by the confidence of detections (P, Eq. 8); it keeps all that the
     regressor counts away from detections. none: each learns from itself, and the regressor counts (Table 2, w/o fusion)."""
+    weight_exponent: float = 1.0
+    """Power of the confidence of detections as their weight in that mean (ours; P: 1): below 1 they weigh more, above it less."""
     patches: Literal["chosen", "random"] = "chosen"
     """Which patches of the target are learnt from: of medium density and of confident detections, or any (Table 2, w/RS)."""
+    density_range: tuple[float, float] = (0.5, 0.7)
+    """Range of ranks by density, 0 to 1, that the regressor's patches are drawn from (P)."""
     num_patches: int = 2
     """Patches of each image (P)."""
     cycles: int = 1
@@ -187,6 +191,7 @@ class BiKnowledgeConfig:
         _positive(regressor_steps=self.regressor_steps, detector_steps=self.detector_steps, localiser_steps=self.localiser_steps)
         _positive(regressor_rate=self.regressor_rate, detector_rate=self.detector_rate, localiser_rate=self.localiser_rate)
         _positive(cycle_steps=self.cycle_steps, batch_size=self.batch_size, num_patches=self.num_patches, merge_px=self.merge_px)
+        _positive(weight_exponent=self.weight_exponent)
         _positive(regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
         _not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size)
         _not_negative(structure_weight=self.structure_weight, count_weight=self.count_weight)
@@ -201,6 +206,8 @@ class BiKnowledgeConfig:
             raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and {self.sigma_of_size}")
         if self.scale_jitter != (0.0, 0.0) and not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < math.inf:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, or 0 0, got {self.scale_jitter}")
+        if not 0 <= self.density_range[0] < self.density_range[1] <= 1:
+            raise InputError(f"density_range must be two ranks in [0, 1], the smaller first, got {self.density_range}")
         if not 0.25 <= self.enlarge <= 4:
             raise InputError(f"enlarge lies in [0.25, 4], got {self.enlarge}")
         if not 0 < self.localiser_share <= 1:

@@ -85,9 +85,9 @@ def distinct(detections: np.ndarray, share: float) -> np.ndarray:
     return detections[suppress_points(detections[:, [0, 1, 3]], share * detections[:, 2])]
 
 
-def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int) -> np.ndarray:
-    """W of Eq. 8 of D x 4 detections, (h, w): a window is as large as the kernel that the density is drawn with there."""
-    places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3]])
+def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int, exponent: float = 1.0) -> np.ndarray:
+    """W of Eq. 8 of D x 4 detections, to a power, (h, w): a window is as large as the kernel that the density is drawn with there."""
+    places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3] ** exponent])
     return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, stream) / stride))
 
 

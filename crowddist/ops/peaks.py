@@ -39,16 +39,30 @@ def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -
     if not threshold > 0 or merge_px < 1:
         raise ValueError(f"threshold must be greater than 0 and merge_px at least 1, got {threshold} and {merge_px}")
     rows, columns = local_maxima(values, threshold)
-    scores = values[rows, columns]
-    order = np.argsort(-scores, kind="stable")
+    points = np.stack([columns, rows, values[rows, columns]], axis=1)
+    return points[clear_squares(points, merge_px)].astype(np.float32)
+
+
+def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
+    """Which points stand when each, the best first, clears the square around it: the second half of `read_points`.
+
+    Args:
+        points: (M, 3) x, y in whole pixels >= 0, and score; of equal scores the first goes first.
+        merge_px: side of the square, >= 1.
+
+    Returns:
+        (K,) int64 indexes, best score first.
+    """
+    order = np.argsort(-points[:, 2], kind="stable")
+    columns, rows = points[order, :2].astype(np.int64).T
     reach = merge_px // 2
-    cleared = np.zeros(values.shape, bool)
+    cleared = np.zeros((rows.max(initial=0) + 1, columns.max(initial=0) + 1), bool)
     kept = []
-    for index, row, column in zip(order.tolist(), rows[order].tolist(), columns[order].tolist(), strict=True):
+    for index, row, column in zip(order.tolist(), rows.tolist(), columns.tolist(), strict=True):
         if not cleared[row, column]:
             kept.append(index)
             cleared[max(row - reach, 0):row + reach + 1, max(column - reach, 0):column + reach + 1] = True
-    return np.stack([columns[kept], rows[kept], scores[kept]], axis=1).astype(np.float32)
+    return np.array(kept, np.int64)
 
 
 def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int, threshold: float) -> np.ndarray:
