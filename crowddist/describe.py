@@ -16,6 +16,8 @@ from crowddist.errors import InputError
 
 RANGE_STARTS = (0, 1, 10, 25, 50, 100, 250, 500, 1000, 2500)
 """Persons at which the bars of the histogram begin; the last has no end. ours."""
+NOUNS = {"images": "images", "labels": "pseudo-labels", "predictions": "predictions"}
+"""What samples are called, by the kind of their data set."""
 BAR_WIDTH = 40
 """Characters of the longest bar."""
 
@@ -35,7 +37,7 @@ class Description:
         """The facts in words, with a histogram of the counts."""
         manifest = self.manifest
         num_bytes = sum(shard.num_bytes for shard in manifest.shards)
-        noun = {"images": "images", "labels": "pseudo-labels", "predictions": "predictions"}[manifest.kind]
+        noun = NOUNS[manifest.kind]
         lines = [
             f"{manifest.name} ({manifest.split}): {manifest.num_samples:,} {noun}, {len(manifest.shards)} shards, {num_bytes / 1e6:,.1f} MB",
             f"at {self.url}, written by {manifest.converter}, digest {manifest.digest[:12]}",
@@ -110,14 +112,14 @@ def write_sheet(description: Description, place: str, *, number: int = 12) -> st
         URL of the picture.
 
     Raises:
-        InputError: pseudo-labels have no images.
+        InputError: the set holds pseudo-labels or predictions.
     """
     import cv2
 
     from crowddist.report import samples_sheet
 
     if description.manifest.kind != "images":
-        raise InputError(f"{description.url} holds pseudo-labels, which are no images; leave the sheet out")
+        raise InputError(f"{description.url} holds {NOUNS[description.manifest.kind]}, which are no images; leave the sheet out")
     reader = ShardReader(description.url, description.manifest)
     samples = [decode(*reader.read(index)) for index in samples_of(description, number)]
     heading = f"{description.manifest.name} ({description.manifest.split})"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.config import StreamConfig
-from crowddist.data.sample import Part, Sample
+from crowddist.data.sample import Part, Sample, Seen
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import cell_density, known_sizes
 from crowddist.data.transforms import covered_area, resize_points
@@ -84,10 +84,7 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
     assert sample.points is not None  # checked by the caller
     points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
     scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
-    heads = resize_points(points, scale_x, scale_y)
-    if config.sigma_of_size:
-        heads = np.column_stack([heads, known_sizes(sample) * np.sqrt(scale_y * scale_x)])
-    true_density = cell_density(heads, density.shape, config, stride)
+    true_density = _true_density(sample, prediction.size, density.shape, config, stride)
     parts, cells = prediction.parts, None
     if region is not None:
         shares = _cell_shares(region.pixels, density.shape, (stride / scale_y, stride / scale_x))
@@ -109,6 +106,36 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
         parts={name: replace(part, density=None) for name, part in parts.items()},
         scene=str(sample.scene.get("scene", "")),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What is true of one image, for a search that is given labelled images."""
+
+    points: np.ndarray
+    """N x 2, x, y in px of the image."""
+    density: np.ndarray
+    """(h, w), persons per cell of what the networks say of it."""
+
+
+def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, stride: int) -> Truth:
+    """What the labels of the image `key` say, in the cells of a prediction of it. Raises: InputError where there is no such image, or it has no points."""
+    sample = decode(*data.read(data.index_of(key)))
+    if sample.points is None:
+        raise InputError(f"sample {key} of {data.url} has no points; give a labelled data set")
+    if sample.scene.get("roi"):
+        raise InputError(f"sample {key} of {data.url} has a region of interest, which a search cannot judge by; give images that count whole")
+    return Truth(points=sample.points, density=_true_density(sample, seen.size, seen.density.shape, config, stride))
+
+
+def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...], config: StreamConfig, stride: int) -> np.ndarray:
+    """(h, w) persons per cell of an image that was seen at `size` (height, width) px."""
+    assert sample.points is not None  # checked by the caller
+    scale_y, scale_x = (seen / given for seen, given in zip(size, sample.image.shape, strict=False))
+    heads = resize_points(sample.points, scale_x, scale_y)
+    if config.sigma_of_size:
+        heads = np.column_stack([heads, known_sizes(sample) * np.sqrt(scale_y * scale_x)])
+    return cell_density(heads, (cells[0], cells[1]), config, stride)
 
 
 def _region(sample: Sample) -> _Region | None:

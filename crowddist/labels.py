@@ -35,6 +35,7 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     record_url = storage.join(labels_url, f"{name}.done.json")
     if storage.exists(record_url):
         return storage.read_json(record_url)
+    folder = labels_url.rstrip("/").split("/")[-2]
     sums = dict.fromkeys(("persons", "kept_persons", "cells", "kept_cells", "spread_persons"), 0.0)
 
     shown = [index for index in unit if index not in skip]
@@ -44,8 +45,8 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
             chunk = [_open(images, index) for index in shown[first : first + CHUNK]]
             predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
             for sample, prediction in zip(chunk, predictions, strict=True):
-                windows = _windows(predictor.method, sample, prediction, labels_url)
-                keep = _inside(windows, prediction.density.shape) if windows else prediction.keep
+                windows = training_patches(predictor.method, prediction, sample.image.shape[:2], f"{folder}/{sample.key}")
+                keep = kept_cells(prediction, windows)
                 shares = kept_shares(prediction.density, keep)
                 sums["persons"] += prediction.count
                 sums["kept_persons"] += prediction.count * shares["kept_mass"]
@@ -82,18 +83,19 @@ def _heads(heads: np.ndarray | None) -> np.ndarray:
     return np.zeros((0, 4), np.float32) if heads is None else heads
 
 
-def _windows(method: Method, sample: Sample, prediction: ImagePrediction, labels_url: str) -> dict[str, np.ndarray]:
-    """The patches to train on, by purpose, in cells; drawn anew in every round."""
+def training_patches(method: Method, prediction: ImagePrediction, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
+    """The patches of an image of `size` (height, width) px to train on, by purpose, in cells. Args: `key` decides what is random."""
     detected = prediction.parts.get("detection")
     found = prediction.points if detected is None or detected.points is None else detected.points
-    seen = crop_points(found[:, :2], (0, 0, *sample.image.shape[:2]), prediction.size)
-    folder = labels_url.rstrip("/").split("/")[-2]
-    return method.windows(prediction.density, np.column_stack([seen, found[:, 2]]), f"{folder}/{sample.key}")
+    seen = crop_points(found[:, :2], (0, 0, *size), prediction.size)
+    return method.windows(prediction.density, np.column_stack([seen, found[:, 2]]), key)
 
 
-def _inside(windows: Mapping[str, np.ndarray], cells: tuple[int, ...]) -> np.ndarray:
-    """The cells that any of the patches covers: (h, w) bool."""
-    keep = np.zeros(cells, bool)
+def kept_cells(prediction: ImagePrediction, windows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The cells that are trained on, (h, w) bool: those that any of the patches covers, or, where there are none, those certain enough."""
+    if not windows:
+        return prediction.keep
+    keep = np.zeros(prediction.density.shape, bool)
     for top, left, height, width in np.concatenate(list(windows.values())).round().astype(int).tolist():
         keep[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = True
     return keep

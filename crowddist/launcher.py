@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from crowddist.config import RunConfig, to_json, without_weights
+from crowddist.config import RunConfig, from_json, to_json, without_weights
 from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages, is_begun
 from crowddist.errors import InputError
 from crowddist.process import keep_freed_memory
@@ -33,6 +33,9 @@ class Launcher(Protocol):
 
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """Labels every image of a data set once. Returns: the records of its units, in order."""
+
+    def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
+        """Keeps what the networks say of every image of a data set, see `predictions.predict_unit`. Returns: the records of its units, in order."""
 
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         """Translates every image of a data set once. Returns: the records of its units, in order."""
@@ -62,6 +65,10 @@ class LocalLauncher:
     def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
         return self._each_unit("label", checkpoint_url, images_url, labels_url)
+
+    def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
+        """See `Launcher.predict`."""
+        return self._each_unit("predict", checkpoint_url, images_url, predictions_url, config_json)
 
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         """See `Launcher.translate`."""
@@ -120,6 +127,12 @@ class UnitWorker:
 
         return label_unit(self.predictor, self.data, unit, labels_url, skip)
 
+    def predict(self, unit: range, predictions_url: str, config_json: str, skip: Collection[int] = ()) -> dict[str, Any]:
+        """See `predictions.predict_unit`."""
+        from crowddist.predictions import predict_unit
+
+        return predict_unit(self.predictor, self.data, unit, predictions_url, from_json(config_json), skip)
+
     def translate(self, unit: range, translated_url: str, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `translate.translate_unit`."""
         from crowddist.translate import translate_unit
@@ -133,7 +146,7 @@ class UnitWorker:
         return evaluate_unit(self.predictor, self.data, [index for index in unit if index not in skip])
 
     def probe(self, call: str, index: int) -> None:
-        """Reads one image and shows it to the networks, as `call` (label, translate or evaluate) does, and leaves nothing."""
+        """Reads one image and shows it to the networks, as `call` (label, predict, translate or evaluate) does, and leaves nothing."""
         from crowddist.data.shards import decode
         from crowddist.data.stream import pixels_only
         from crowddist.translate import translate_image
@@ -143,7 +156,7 @@ class UnitWorker:
         if call == "translate":
             translate_image(self.predictor, image)
         else:
-            list(self.predictor.predict_views([image], self.predictor.method.label_views() if call == "label" else (1.0,)))
+            list(self.predictor.predict_views([image], self.predictor.method.label_views() if call in ("label", "predict") else (1.0,)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

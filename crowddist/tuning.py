@@ -1,125 +1,209 @@
-"""Search of the kept share without target labels: predictions are cached once, and a trial only selects from them again."""
+"""Search of thresholds for pseudo-labels: a trial concludes anew from predictions that are cached once, and an objective says what its labels are worth."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from crowddist import storage
 from crowddist.data.manifest import FILE_NAME
-from crowddist.data.shards import ShardReader, decode_labels
+from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
-from crowddist.ops.agreement import agreement, kept_sums
-from crowddist.ops.selection import keep_most_certain
+from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
+from crowddist.search_space import lowest_thresholds, search_space, with_values
 
-OBJECTIVE = "agreement"
-"""The objective's name in results; larger is better."""
+if TYPE_CHECKING:
+    from crowddist.config import RunConfig
+    from crowddist.evaluate import Truth
+    from crowddist.methods.base import Method
+    from crowddist.predictor import ImagePrediction
 
-Label = Callable[[str, str, str], list[dict[str, Any]]]
+Objective = Literal["proxy", "agreement", "labelled"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+NEEDS_LABELS = ("proxy", "labelled")
+"""Objectives that compare with the labels of images that the search is given for that."""
+
+BLOCK_PX = 32
+"""Side of the blocks in which regression and detection are compared, px of the image as the networks see it. ours."""
+
+Predict = Callable[[str, str, str, str], list[dict[str, Any]]]
 
 
-def cached_predictions(checkpoint_url: str, images_url: str, work: str, label: Label, *, say: Callable[[str], None]) -> str:
-    """The label set that holds a checkpoint's predictions for a data set, made now unless it is there. Returns: its URL.
+def cached_predictions(checkpoint_url: str, images_url: str, work: str, predict: Predict, *, say: Callable[[str], None]) -> str:
+    """The set that holds a checkpoint's predictions for a data set, made now unless it is there. Returns: its URL.
 
     Its place is named by the bytes of the checkpoint and of the data: other ones never meet.
 
     Args:
         work: the folder of all runs; predictions lie below its `data` folder, and a set that was begun is taken up again.
-        label: labels every image of (checkpoint URL, images URL, labels URL) once, as `Launcher.label`.
+        predict: shows every image of (checkpoint URL, images URL, URL of the predictions, configuration as JSON) once, as `Launcher.predict`.
 
     Raises:
-        FileNotFoundError, InputError: there is no such checkpoint or data, or another process is at work on the same predictions.
+        FileNotFoundError, InputError: there is no such checkpoint or data, its method has no thresholds, or another process makes the same predictions.
     """
-    from crowddist.labels import publish_labels  # imports torch, which trials do without
+    from crowddist.config import to_json
+    from crowddist.predictions import publish_predictions
 
-    images = ShardReader(images_url)
+    images, lowest = ShardReader(images_url), to_json(lowest_thresholds(recorded_config(checkpoint_url)))
     content = hashlib.sha256(storage.read_bytes(checkpoint_url))
-    content.update(images.manifest.digest.encode())
+    for part in (images.manifest.digest, lowest):
+        content.update(part.encode())
     url = storage.join(storage.normalise(work), "data", "predictions", content.hexdigest()[:24])
     with storage.exclusive(url):
         if storage.exists(storage.join(url, FILE_NAME)):
             say(f"predictions of {len(images)} images: cached at {url}")
         else:
             say(f"predicting {len(images)} images")
-            records = label(checkpoint_url, images_url, url)
-            publish_labels(url, images, records, name=f"{images.manifest.name}-predictions")
+            publish_predictions(url, images, predict(checkpoint_url, images_url, url, lowest), name=f"{images.manifest.name}-predictions")
     return url
 
 
-def require_kept_share(checkpoint_url: str) -> None:
-    """Raises InputError for the checkpoint of a method whose labels no kept share selects."""
+def recorded_config(checkpoint_url: str) -> RunConfig:
+    """The configuration that a checkpoint was made with. Raises: InputError where it is none of a counter whose labels thresholds decide."""
     from crowddist import checkpoint
     from crowddist.config import from_json
 
-    method = from_json(checkpoint.load(checkpoint_url)["config"]).method
-    if method == "bi_knowledge":
-        raise InputError(f"the labels of {method} are patches, which no kept share selects; give a counter of self_supervision")
+    config = from_json(checkpoint.load(checkpoint_url)["config"])
+    search_space(config)
+    return config
 
 
-def cached_maps(labels_url: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Density and spread of every image of a label set, one after the other: (h, w) float32, persons per cell.
+class Trials:
+    """Tries values on the predictions of one checkpoint; it holds them, and what was concluded last, so that the next trial costs little.
 
-    Raises:
-        InputError: the set was written without spread.
+    Args:
+        checkpoint_url: of the counter.
+        predictions_url: its predictions, see `cached_predictions`.
+        labelled_url: labelled images, of which the predictions are; "": nothing but the predictions is ever read, neither images nor labels.
     """
-    labels = ShardReader(labels_url)
-    for index in range(len(labels)):
-        key, members = labels.read(index)
-        decoded = decode_labels(key, members)
-        if decoded.spread is None:
-            raise InputError(f"the labels at {labels_url} hold no spread; label again")
-        yield decoded.density, decoded.spread
+
+    def __init__(self, checkpoint_url: str, predictions_url: str, labelled_url: str = "") -> None:
+        from crowddist.evaluate import read_truth
+        from crowddist.predictions import read_predictions
+        from crowddist.predictor import Predictor
+
+        self._method: Method = Predictor.from_checkpoint(checkpoint_url).method
+        self._select_only = {parameter.name for parameter in search_space(self._method.config) if parameter.selects_only}
+        self._cached = list(read_predictions(predictions_url))
+        stream, stride = self._method.stream, self._method.output_stride
+        labelled = ShardReader(labelled_url) if labelled_url else None
+        self._truths = [read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached] if labelled else []
+        self._concluded: dict[str, float] | None = None
+        self._judged: list[ImagePrediction] = []
+
+    def run(self, values: Mapping[str, float]) -> dict[str, float]:
+        """One trial.
+
+        Returns:
+            The values; `score`, larger is better, see `scored`; and what it is made of, see `measured`.
+
+        Raises:
+            InputError: a value is out of range, or the predictions hold nobody, or no spread where nothing else tells labels apart.
+        """
+        from crowddist.labels import kept_cells, training_patches
+        from crowddist.predictor import judge
+
+        method = self._method.with_config(with_values(self._method.config, values))
+        concluding = {name: value for name, value in values.items() if name not in self._select_only}
+        if concluding != self._concluded:
+            self._judged = [judge(method, cached.seen, cached.size) for cached in self._cached]
+            self._concluded = concluding
+        total: dict[str, float] = {}
+        for number, (cached, judged) in enumerate(zip(self._cached, self._judged, strict=True)):
+            # What is drawn at random is drawn alike in every trial.
+            windows = training_patches(method, judged, cached.size, cached.key)
+            keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.spread)
+            sums = {"images": 1.0, **kept_sums(judged.density, judged.spread, keep), **_disagreement(method, judged, cached.size)}
+            if self._truths:
+                sums |= _errors(judged, self._truths[number], keep)
+            for name, value in sums.items():
+                total[name] = total.get(name, 0.0) + value
+        if self._truths:
+            from crowddist.ops.localization import mean_average_precision
+
+            total["map"] = mean_average_precision([judged.points for judged in self._judged], [truth.points for truth in self._truths])
+        return scored(dict(values), total)
 
 
-def require_uncertainty(labels_url: str) -> None:
-    """Raises InputError where no image has both a count and a spread: there is nothing that a search could go by."""
-    if not any(density.any() and spread.any() for density, spread in cached_maps(labels_url)):
-        raise InputError("the counter's predictions have no spread: it has no ensemble, or sees nobody; give a counter with masksembles")
-
-
-def share_grid(num_trials: int) -> list[float]:
-    """Kept shares evenly from 1 / num_trials to 1."""
-    return [(index + 1) / num_trials for index in range(num_trials)]
-
-
-def try_share(labels_url: str, share: float) -> dict[str, float]:
-    """One trial: the cells that a kept share selects from cached predictions, and what they are worth.
-
-    Nothing but the predictions is read: neither images nor labels of the target.
-
-    Returns:
-        `kept_share` as given; `agreement`, see `ops.agreement`; `kept_mass`, `kept_spread` and `kept_cells`, shares of all persons, of all
-        spread and of all cells, 0 to 1; `relative_spread`, the spread of the kept cells over their persons.
-    """
+def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]) -> dict[str, float]:
+    """How far the parts that give heads are from the part that gives a density, see `ops.agreement.disagreement_sums`."""
+    regressed = judged.parts.get("regression")
+    if regressed is None or regressed.density is None:
+        return {}
     total: dict[str, float] = {}
-    for density, spread in cached_maps(labels_url):
-        for name, value in kept_sums(density, spread, keep_most_certain(density, spread, share)).items():
-            total[name] = total.get(name, 0.0) + value
+    cells_per_px = [seen / given / method.output_stride for seen, given in zip(judged.size, size, strict=True)]
+    for part in judged.parts.values():
+        if part.points is not None:
+            places = (part.points[:, :2] + 0.5) * cells_per_px[::-1]
+            for name, value in disagreement_sums(regressed.density, places, max(BLOCK_PX // method.output_stride, 1)).items():
+                total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _errors(judged: ImagePrediction, truth: Truth, keep: np.ndarray) -> dict[str, float]:
+    error = np.abs(judged.density - truth.density)
     return {
-        "kept_share": share,
-        OBJECTIVE: agreement(total),
-        "kept_mass": total["kept_persons"] / total["persons"],
-        "kept_spread": total["kept_spread"] / total["spread"],
-        "kept_cells": total["kept_cells"] / total["cells"],
-        "relative_spread": total["kept_spread"] / max(total["kept_persons"], 1e-9),
+        "true_persons": float(len(truth.points)),
+        "count_error": abs(judged.count - len(truth.points)),
+        "error": float(error.sum(dtype=np.float64)),
+        "kept_error": float(error[keep].sum(dtype=np.float64)),
     }
 
 
-def best_trial(trials: list[dict[str, float]]) -> dict[str, float]:
-    """The trial of largest objective; of equal ones that which keeps more."""
-    return max(trials, key=lambda trial: (trial[OBJECTIVE], trial["kept_share"]))
+def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, float]:
+    """A trial's row: its values, its score, and what that is made of.
+
+    Source: ours. Without labels (`agreement`): the share of the persons that is kept, less that of the ensemble's spread kept with it, less how far
+    regression and detection are apart. With labels (`proxy`, `labelled`): the mean average precision of the heads, less the mean error of the count
+    over the mean count, and the share of the persons that is kept, less that of the density's error kept with it.
+
+    Args:
+        total: sums over the data of `ops.agreement.kept_sums` and `disagreement_sums`, and, with labels, of errors, and `map`.
+
+    Raises:
+        InputError: nobody was counted, or there is neither spread nor a second opinion.
+    """
+    if not total["persons"] > 0:
+        raise InputError("the counter sees nobody in these images: there is nothing that a search could go by")
+    row = {
+        "kept_mass": total["kept_persons"] / total["persons"],
+        "kept_cells": total["kept_cells"] / total["cells"],
+        "relative_spread": total["kept_spread"] / max(total["kept_persons"], 1e-9),
+        "mean_count": total["persons"] / total["images"],
+    }
+    agreed = agreement(total) if total["spread"] > 0 else None
+    if "apart" in total:
+        row["disagreement"] = total["apart"] / max(total["said"], 1e-9)
+    if "map" in total:
+        row["map"], row["mae"] = total["map"], total["count_error"] / total["images"]
+        row["kept_error"] = total["kept_error"] / max(total["error"], 1e-9)
+        score = row["map"] - total["count_error"] / max(total["true_persons"], 1.0) + row["kept_mass"] - row["kept_error"]
+    elif agreed is None and "disagreement" not in row:
+        raise InputError("the counter's predictions have no spread: it has no ensemble; give a counter with masksembles, or another objective")
+    else:
+        score = (agreed or 0.0) - row.get("disagreement", 0.0)
+    return {**values, "score": score, **row}
 
 
-def trial_table(trials: list[dict[str, float]]) -> str:
-    """The trials as plain text, the best one marked."""
-    columns = (("kept share", "kept_share"), ("agreement", OBJECTIVE), ("kept mass", "kept_mass"), ("kept spread", "kept_spread"),
-               ("kept cells", "kept_cells"), ("relative spread", "relative_spread"))
-    best = best_trial(trials)
-    lines = ["  ".join(heading for heading, _ in columns)]
-    for trial in trials:
-        cells = [f"{trial[name]:.3f}".rjust(len(heading)) for heading, name in columns]
-        lines.append("  ".join(cells) + ("  <- best" if trial is best else ""))
+def best_trial(trials: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The trial of largest score; of equal ones the first, which is the configuration's own where that is among them."""
+    return max(trials, key=lambda trial: trial["score"])
+
+
+def trial_table(trials: Sequence[dict[str, float]], *, most: int = 12) -> str:
+    """The best trials as plain text, best first, and the configuration's own, which is the first of all."""
+    own, best = trials[0], best_trial(trials)
+    shown = sorted(trials, key=lambda trial: -trial["score"])[:most]
+    if own not in shown:
+        shown.append(own)
+    names = list(own)
+    headings = [name.rpartition(".")[2].replace("_", " ") for name in names]
+    lines = ["  ".join(headings)]
+    for trial in shown:
+        cells = [f"{trial[name]:.3f}".rjust(len(heading)) for heading, name in zip(headings, names, strict=True)]
+        marks = ("  <- best" if trial is best else "") + ("  <- as configured" if trial is own else "")
+        lines.append("  ".join(cells) + marks)
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""Searches the share of pseudo-labels to keep, without opening any label of the target.
+"""Searches the thresholds that pseudo-labels are made with, without opening any label of the target.
 
     python jobs/tune.py --checkpoint runs/demo/source/checkpoints/step-003000.pt --target /photos/of/my/camera --output tune.json
-    python jobs/tune.py --checkpoint COUNTER.pt --target shanghaitech:part_A_final:train --output tune.json --trials 20
+    python jobs/tune.py --checkpoint COUNTER.pt --target shanghaitech:part_A_final:train --output tune.json --trials 64 \\
+        --objective proxy --labelled shanghaitech:part_B_final:val
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tyro
 from crowddist.cli import one_line_errors, read_arguments
 from crowddist.errors import InputError
 from crowddist.process import sigterm_as_exit
+from crowddist.tuning import NEEDS_LABELS, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,52 +23,59 @@ class Arguments:
     """What to search on what."""
 
     checkpoint: str
-    """A checkpoint file of a run, path or URL; its counter must be an ensemble (masksembles, dropout or deep)."""
+    """A checkpoint file of a run, path or URL, of self_supervision, bi_knowledge or combined."""
     target: str
     """Images of your own cameras: a folder of images, shards, or FORMAT:PATH:SPLIT. Labels, if there are any, are not read."""
     output: str
     """The JSON file to write: the objective, all trials and the best one."""
-    trials: int = 10
-    """Kept shares to try, evenly from 1 / TRIALS to 1."""
+    objective: Objective = "agreement"
+    """What a trial is judged by. agreement: how far the ensemble, and regression and detection, agree on the target. proxy: the errors on labelled
+    images of the source that the counter was not trained on, shown in the target's style. labelled: the errors on labelled images of the target."""
+    labelled: str = ""
+    """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT."""
+    trials: int = 32
+    """Sets of thresholds to try: first the checkpoint's own, then others that fill the space evenly."""
     num_workers: int = 2
     """Actors that predict, and trials at once."""
     work: str = "runs"
-    """Where raw data is converted to and predictions are cached."""
+    """Where raw data is converted to, and predictions and trials are kept: what was done before is not done again."""
 
     def __post_init__(self) -> None:
         if self.trials < 2 or self.num_workers < 1:
             raise InputError(f"trials must be at least 2 and num_workers at least 1, got {self.trials} and {self.num_workers}")
+        if bool(self.labelled) != (self.objective in NEEDS_LABELS):
+            needs = "needs labelled images: give --labelled" if not self.labelled else "reads no labels: leave --labelled out"
+            raise InputError(f"the objective {self.objective} {needs}")
 
 
 def main(arguments: Arguments) -> None:
-    """Predicts the target once, tries the shares, and writes and prints how they compare."""
+    """Predicts once, tries the thresholds, and writes and prints how they compare."""
     from crowddist.distributed.runtime import prepare_environment
 
     prepare_environment()  # before the import of ray
     from crowddist import storage
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
-    from crowddist.distributed.tune import search_kept_share
-    from crowddist.tuning import require_kept_share, trial_table
+    from crowddist.distributed.tune import search_thresholds
+    from crowddist.proxy import in_the_style_of
+    from crowddist.tuning import recorded_config, trial_table
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     checkpoint = storage.normalise(arguments.checkpoint)
-    require_kept_share(checkpoint)  # a slip of the pen, before the long work
-    prepared = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)
-    found = search_kept_share(
-        checkpoint,
-        prepared.url,
-        arguments.work,
-        num_trials=arguments.trials,
-        num_workers=arguments.num_workers,
-        threads=max((os.cpu_count() or 1) // arguments.num_workers, 1),
-        say=say,
-    )
-    storage.write_json(storage.normalise(arguments.output), {**found, "checkpoint": checkpoint, "data": prepared.summary()})
+    config = recorded_config(checkpoint)  # a slip of the pen, before the long work
+    target = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)
+    searched = target
+    if arguments.labelled:
+        searched = prepare(parse_data(arguments.labelled), arguments.work, role="evaluation", say=say)
+    images = in_the_style_of(target.url, searched.url, arguments.work, say=say) if arguments.objective == "proxy" else searched.url
+    threads = max((os.cpu_count() or 1) // arguments.num_workers, 1)
+    found = search_thresholds(checkpoint, config, images, arguments.work, objective=arguments.objective, num_trials=arguments.trials,
+                              num_workers=arguments.num_workers, threads=threads, say=say)
+    data = {"target": target.summary(), **({"labelled": searched.summary()} if arguments.labelled else {})}
+    storage.write_json(storage.normalise(arguments.output), {**found, "checkpoint": checkpoint, "data": data})
     print(trial_table(found["trials"]))
-    print("agreement = kept mass - kept spread; it sees the ensemble's doubt, not errors that all its members share")
     print(f"written to {arguments.output}")
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
     ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
-     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "predictions"),
+     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "predictions", "proxy", "search_space"),
     ("pipeline", "closing", "tuning"),
     ("distributed",),
 )

@@ -1,11 +1,7 @@
-"""The search of the kept share without Ray: what is cached, what a trial says of it, and what it never opens."""
+"""The search of thresholds without Ray: what is cached, what a trial says of it, and what it never opens."""
 
 from __future__ import annotations
 
-import io
-import subprocess
-import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,148 +9,209 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from crowddist import checkpoint, storage
 from crowddist.config import RunConfig, to_json
 from crowddist.data import members
-from crowddist.data.shards import ShardReader, ShardWriter
+from crowddist.data.shards import ShardReader, decode
+from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
+from crowddist.labels import label_unit
 from crowddist.launcher import UnitWorker
+from crowddist.methods.config import SelfSupervisionConfig
+from crowddist.methods.table import build_method
+from crowddist.models.config import CounterConfig
+from crowddist.models.initialisation import init_kaiming
+from crowddist.ops.density import density_map
+from crowddist.ops.localization import mean_average_precision
 from crowddist.ops.selection import keep_most_certain
-from crowddist.tuning import (
-    best_trial,
-    cached_maps,
-    cached_predictions,
-    require_kept_share,
-    require_uncertainty,
-    share_grid,
-    trial_table,
-    try_share,
-)
+from crowddist.predictor import Predictor
+from crowddist.search_space import own_values, trial_values, with_values
+from crowddist.tuning import Trials, best_trial, cached_predictions, recorded_config, scored, trial_table
 
-PROJECT = Path(__file__).resolve().parents[1]
+KEPT = "self_supervision.kept_share"
 
 
-def label(checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+def predict(checkpoint_url: str, images_url: str, url: str, lowest: str) -> list[dict[str, Any]]:
     worker = UnitWorker(checkpoint_url, images_url)
-    return [worker.label(unit, labels_url) for unit in worker.units()]
+    return [worker.predict(unit, url, lowest) for unit in worker.units()]
 
 
 def unused(*arguments: str) -> list[dict[str, Any]]:
     raise AssertionError("the cache should have been used")
 
 
+def silent(line: str) -> None:
+    del line
+
+
 @pytest.fixture(scope="module")
 def predictions(tiny_checkpoint: str, tiny_target: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return cached_predictions(tiny_checkpoint, tiny_target, str(tmp_path_factory.mktemp("work")), label, say=lambda line: None)
+    return cached_predictions(tiny_checkpoint, tiny_target, str(tmp_path_factory.mktemp("work")), predict, say=silent)
 
 
-def read_naively(url: str) -> list[dict[str, np.ndarray]]:
-    """Every array of every image, straight from the tars."""
-    images: dict[str, dict[str, np.ndarray]] = {}
-    for path in sorted(storage.local_folder(url).glob("*.tar")):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                key, _, extension = member.name.partition(".")
-                if extension.endswith("npy"):
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    images.setdefault(key, {})[extension] = np.load(io.BytesIO(stream.read())).astype(np.float64)
-    return list(images.values())
+@pytest.fixture(scope="module")
+def labelled(tiny_checkpoint: str, tiny_evaluation: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return cached_predictions(tiny_checkpoint, tiny_evaluation, str(tmp_path_factory.mktemp("work")), predict, say=silent)
 
 
-def test_a_trial_equals_the_naive_sums(predictions: str, tiny_target: str) -> None:
-    images = read_naively(predictions)
-    assert len(images) == len(ShardReader(tiny_target)) == 10
-    for share in (0.3, 0.7):
+def saved(config: RunConfig, folder: Path) -> str:
+    """The checkpoint of networks that nobody trained and that say much of any image."""
+    torch.manual_seed(3)
+    method = build_method(config)
+    for name, network in method.networks().named_children():
+        if name != "semantics":
+            init_kaiming(network)
+    return checkpoint.save(folder.as_uri(), 1, {"method": method.state_dict(), "config": to_json(config)})
+
+
+def seen_plainly(url: str, images_url: str) -> list[Any]:
+    """What the counter says of every image, asked anew."""
+    predictor, images = Predictor.from_checkpoint(url), ShardReader(images_url)
+    shown = [decode(*images.read(index)) for index in range(len(images))]
+    return list(zip(shown, predictor.predict_views([one.image for one in shown], predictor.method.label_views()), strict=True))
+
+
+def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str, predictions: str) -> None:
+    """One counter, no second opinion: what is kept of the persons, less what is kept of the spread."""
+    trials = Trials(tiny_checkpoint, predictions)
+    for share in (0.3, 0.7, 0.3):
         kept_persons = persons = kept_spread = spread = kept_cells = cells = 0.0
-        for image in images:
-            keep = keep_most_certain(image["density.npy"], image["spread.npy"], share)
+        for _, said in seen_plainly(tiny_checkpoint, tiny_target):
+            keep = keep_most_certain(said.density, said.spread, share)
             for row in range(keep.shape[0]):
                 for column in range(keep.shape[1]):
-                    person, doubt = image["density.npy"][row, column], image["spread.npy"][row, column]
+                    person, doubt = float(said.density[row, column]), float(said.spread[row, column])
                     persons, spread, cells = persons + person, spread + doubt, cells + 1
                     if keep[row, column]:
                         kept_persons, kept_spread, kept_cells = kept_persons + person, kept_spread + doubt, kept_cells + 1
-        assert try_share(predictions, share) == pytest.approx(
-            {
-                "kept_share": share,
-                "agreement": kept_persons / persons - kept_spread / spread,
-                "kept_mass": kept_persons / persons,
-                "kept_spread": kept_spread / spread,
-                "kept_cells": kept_cells / cells,
-                "relative_spread": kept_spread / kept_persons,
-            }
-        )
-        assert kept_cells / cells == pytest.approx(share, abs=0.01)
+        assert trials.run({KEPT: share}) == pytest.approx({
+            KEPT: share,
+            "score": kept_persons / persons - kept_spread / spread,
+            "kept_mass": kept_persons / persons,
+            "kept_cells": kept_cells / cells,
+            "relative_spread": kept_spread / kept_persons,
+            "mean_count": persons / 10,
+        })
 
 
-def test_the_cache_holds_what_the_counter_says(predictions: str, tiny_checkpoint: str, tiny_target: str) -> None:
-    worker = UnitWorker(tiny_checkpoint, tiny_target)
-    images = [members.decode(*worker.data.read(index)).image for index in range(len(worker.data))]
-    views = worker.predictor.predict_views(images, worker.predictor.method.label_views())
-    for cached, prediction in zip(cached_maps(predictions), views, strict=True):
-        for stored, said in zip(cached, (prediction.density, prediction.spread), strict=True):
-            assert said.max() > 0
-            np.testing.assert_allclose(stored, said, rtol=1e-3, atol=1e-7)
+def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str, labelled: str) -> None:
+    """With labels: localisation, less the error of the count, and what is kept of the persons, less what is kept of the density's error."""
+    row = Trials(tiny_checkpoint, labelled, tiny_evaluation).run({KEPT: 0.4})
+    count_error = true_persons = persons = error = kept_persons = kept_error = 0.0
+    found, truths = [], []
+    for sample, said in seen_plainly(tiny_checkpoint, tiny_evaluation):
+        assert sample.points is not None
+        places = (resize_points(sample.points, said.size[1] / 96, said.size[0] / 72) + 0.5) / 8 - 0.5
+        truth = density_map(np.clip(places, 0, [11, 8]), said.density.shape, 6.0 / 8)
+        keep = keep_most_certain(said.density, said.spread, 0.4)
+        wrong = np.abs(said.density.astype(float) - truth)
+        count_error, true_persons = count_error + abs(said.count - len(sample.points)), true_persons + len(sample.points)
+        persons, kept_persons = persons + said.density.sum(), kept_persons + said.density[keep].sum()
+        error, kept_error = error + wrong.sum(), kept_error + wrong[keep].sum()
+        found.append(said.points)
+        truths.append(sample.points)
+    precision = mean_average_precision(found, truths)
+    assert row["mae"] == pytest.approx(count_error / 5, rel=1e-5) and row["map"] == pytest.approx(precision)
+    assert row["kept_error"] == pytest.approx(kept_error / error, rel=1e-4)
+    wanted = precision - count_error / true_persons + kept_persons / persons - kept_error / error
+    assert row["score"] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["bi_knowledge", "combined"])
+def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_target: str, tmp_path: Path, method: Any) -> None:
+    """The persons kept and counted, against a whole set of labels by the counter with these thresholds."""
+    config = replace(tiny_config, method=method, bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.3))
+    url = saved(config, tmp_path / "networks")
+    trials = Trials(url, cached_predictions(url, tiny_target, str(tmp_path), predict, say=silent))
+    images = ShardReader(tiny_target)
+    for number, values in enumerate(trial_values(config, 3)):
+        row = trials.run(values)
+        networks = Predictor.from_checkpoint(url)
+        networks.method = networks.method.with_config(with_values(config, values))
+        record = label_unit(networks, images, range(10), (tmp_path / f"round-{number}" / "labels").as_uri())
+        assert row["mean_count"] == pytest.approx(record["persons"] / 10, rel=1e-5)
+        assert -2 < row["score"] < 2 and 0 < row["disagreement"] <= 1
+        if method == "combined":  # patches are drawn by the round's name, which a trial has none of
+            assert row["kept_mass"] == pytest.approx(record["kept_persons"] / record["persons"], rel=1e-4)
+            assert row["kept_cells"] == pytest.approx(record["kept_cells"] / record["cells"], rel=1e-6)
+
+
+def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predictions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = Trials(tiny_checkpoint, predictions)
+    first = trials.run({KEPT: 0.5})
+    monkeypatch.setattr("crowddist.predictor.judge", unused)
+    assert trials.run({KEPT: 0.5}) == first and trials.run({KEPT: 0.2})["kept_cells"] == pytest.approx(0.2, abs=0.02)
 
 
 def test_the_cache_is_used_again_and_never_for_others(
     predictions: str, tiny_checkpoint: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path
 ) -> None:
     work = str(storage.local_folder(predictions).parents[2])
-    assert cached_predictions(tiny_checkpoint, tiny_target, work, unused, say=lambda line: None) == predictions
+    assert cached_predictions(tiny_checkpoint, tiny_target, work, unused, say=silent) == predictions
     other = tmp_path / "other.pt"
     other.write_bytes(storage.read_bytes(tiny_checkpoint) + b" ")
     for counter, data in ((other.as_uri(), tiny_target), (tiny_checkpoint, tiny_evaluation)):
         with pytest.raises(AssertionError):
-            cached_predictions(counter, data, work, unused, say=lambda line: None)
+            cached_predictions(counter, data, work, unused, say=silent)
 
 
 def test_labels_of_the_target_are_never_opened(
     tiny_checkpoint: str, tmp_path: Path, make_images: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labelled = make_images(tmp_path / "labelled", count=3)
+    target = make_images(tmp_path / "labelled", count=3)
 
     def trap(data: bytes) -> np.ndarray:
         raise AssertionError("a label of the target was opened")
 
     for name in ("points.npy", "mask.png"):
         monkeypatch.setitem(members._DECODERS, name, trap)
-    predictions = cached_predictions(tiny_checkpoint, labelled, str(tmp_path), label, say=lambda line: None)
-    assert 0 < try_share(predictions, 0.5)["kept_mass"] < 1
+    trials = Trials(tiny_checkpoint, cached_predictions(tiny_checkpoint, target, str(tmp_path), predict, say=silent))
+    assert 0 < trials.run({KEPT: 0.5})["kept_mass"] < 1
 
 
-def test_patches_have_no_kept_share(tmp_path: Path, tiny_config: RunConfig) -> None:
-    content = {"method": {}, "config": to_json(replace(tiny_config, method="bi_knowledge"))}
-    with pytest.raises(InputError, match="the labels of bi_knowledge are patches, which no kept share selects"):
-        require_kept_share(checkpoint.save(tmp_path.as_uri(), 1, content))
-    require_kept_share(checkpoint.save(tmp_path.as_uri(), 2, {**content, "config": to_json(tiny_config)}))
+def test_a_counter_without_thresholds_is_refused(tmp_path: Path, tiny_config: RunConfig) -> None:
+    content = {"method": {}, "config": to_json(replace(tiny_config, method="source_only"))}
+    with pytest.raises(InputError, match="source_only makes no labels that a threshold decides"):
+        recorded_config(checkpoint.save(tmp_path.as_uri(), 1, content))
+    assert recorded_config(checkpoint.save(tmp_path.as_uri(), 2, {**content, "config": to_json(tiny_config)})) == tiny_config
 
 
-def test_the_best_trial_keeps_more_where_two_are_equal() -> None:
-    trials = [{"kept_share": share, "agreement": worth} for share, worth in zip(share_grid(4), (0.1, 0.3, 0.3, 0.0), strict=True)]
-    assert best_trial(trials)["kept_share"] == 0.75
+SUMS = {"images": 2.0, "persons": 20.0, "kept_persons": 10.0, "spread": 4.0, "kept_spread": 1.0, "cells": 100.0, "kept_cells": 30.0}
 
 
-def test_the_grid_and_the_table(predictions: str) -> None:
-    assert share_grid(4) == [0.25, 0.5, 0.75, 1.0]
-    trials = [try_share(predictions, share) for share in share_grid(2)]
-    assert trials[1]["agreement"] == pytest.approx(0) and trials[1]["kept_mass"] == 1
-    heading, *rows = trial_table(trials).splitlines()
-    assert heading.split("  ")[:2] == ["kept share", "agreement"] and [float(row.split()[0]) for row in rows] == [0.5, 1.0]
-    assert [row.endswith("<- best") for row in rows] == [trial is best_trial(trials) for trial in trials]
+def test_scores_by_hand() -> None:
+    assert scored({}, SUMS)["score"] == pytest.approx(0.5 - 0.25)
+    second = {"apart": 3.0, "said": 30.0}
+    assert scored({}, SUMS | second)["score"] == pytest.approx(0.5 - 0.25 - 0.1)
+    errors = {"true_persons": 25.0, "count_error": 5.0, "error": 8.0, "kept_error": 2.0, "map": 0.6}
+    row = scored({"a.b": 1.0}, SUMS | errors)
+    assert row["score"] == pytest.approx(0.6 - 0.2 + 0.5 - 0.25) and row["mae"] == 2.5 and row["mean_count"] == 10 and row["a.b"] == 1
 
 
-@pytest.mark.parametrize(("given", "message"), [({}, "hold no spread"), ({"spread.npy": np.zeros((4, 4))}, "have no spread")])
-def test_predictions_that_nothing_can_be_told_from(tmp_path: Path, given: dict[str, np.ndarray], message: str) -> None:
-    with ShardWriter(tmp_path, name="labels", split="all", kind="labels", labelled=True, converter="test") as writer:
-        writer.add("k", {"density.npy": np.ones((4, 4)), "keep.png": np.ones((4, 4)), **given})
-    with pytest.raises(InputError, match=message):
-        require_uncertainty(tmp_path.as_uri())
+def test_predictions_that_nothing_can_be_told_from(make_checkpoint: Callable[..., str], tiny_target: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sees nobody"):
+        scored({}, SUMS | {"persons": 0.0})
+    one_view = SelfSupervisionConfig(label_views=(1.0,))  # several would be an ensemble
+    alone = make_checkpoint(tmp_path / "alone", counter=CounterConfig(ensemble="none"), self_supervision=one_view)
+    predictions = cached_predictions(alone, tiny_target, str(tmp_path), predict, say=silent)
+    with pytest.raises(InputError, match="have no spread: it has no ensemble"):
+        Trials(alone, predictions).run({KEPT: 0.5})
+    assert scored({}, SUMS | {"spread": 0.0, "kept_spread": 0.0, "apart": 3.0, "said": 30.0})["score"] == pytest.approx(-0.1)
 
 
-def test_trials_need_no_torch() -> None:
-    """Its import would be most of what a trial's process does."""
-    command = [sys.executable, "-c", "import crowddist.tuning, sys; print('torch' in sys.modules)"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout.split() == ["False"]
+def test_a_region_of_interest_is_refused(tiny_checkpoint: str, make_images: Callable[..., str], tmp_path: Path) -> None:
+    data = make_images(tmp_path / "roi", count=1, facts=[{"roi": [[0, 0], [50, 0], [50, 50]]}])
+    predictions = cached_predictions(tiny_checkpoint, data, str(tmp_path), predict, say=silent)
+    with pytest.raises(InputError, match="has a region of interest"):
+        Trials(tiny_checkpoint, predictions, data)
+
+
+def test_the_best_trial_and_the_table(tiny_config: RunConfig) -> None:
+    """Of equal ones the configuration's own, which is the first; it is shown however far behind it is."""
+    assert best_trial([{"score": 0.2}, {"score": 0.3}, {"score": 0.3}])["score"] == 0.3
+    own = {**own_values(tiny_config), "score": 0.1}
+    assert best_trial([own, {KEPT: 0.2, "score": 0.1}]) is own
+    heading, *rows = trial_table([own, {KEPT: 0.2, "score": 0.3}, {KEPT: 0.4, "score": 0.2}], most=1).splitlines()
+    assert heading == "kept share  score" and rows == ["     0.200  0.300  <- best", "     0.700  0.100  <- as configured"]

@@ -229,6 +229,10 @@ class RayLauncher:
         """See `Launcher.label`."""
         return self._run("label", checkpoint_url, images_url, (labels_url,))
 
+    def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
+        """See `Launcher.predict`."""
+        return self._run("predict", checkpoint_url, images_url, (predictions_url, config_json))
+
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         """See `Launcher.translate`."""
         return self._run("translate", checkpoint_url, images_url, (translated_url,))

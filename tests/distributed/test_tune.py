@@ -1,32 +1,76 @@
-"""The search of the kept share with Ray Tune, through the job."""
+"""The search of thresholds with Ray Tune, through the job."""
 
 from __future__ import annotations
 
+import os
 import runpy
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from crowddist import storage
-from crowddist.tuning import best_trial, try_share
+from crowddist.search_space import trial_values
+from crowddist.tuning import Trials, best_trial, recorded_config
 
 pytestmark = pytest.mark.ray
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "tune.py"
 
 
 def test_the_job_searches_on_cached_predictions(
-    private_ray: None, tiny_checkpoint: str, tiny_target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    private_ray: None, tiny_checkpoint: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Trials in Ray say what the same trials say here, the best one is told, and a second search predicts nothing again."""
+    """Trials in Ray say what the same trials say here; a second search predicts and tries nothing again; with labels, errors are told."""
     job = runpy.run_path(str(JOB))
-    arguments = job["Arguments"](checkpoint=tiny_checkpoint, target=tiny_target, output=str(tmp_path / "tune.json"), trials=4, work=str(tmp_path))
-    job["main"](arguments)
+    given = {"checkpoint": tiny_checkpoint, "target": tiny_target, "output": str(tmp_path / "tune.json"), "trials": 4, "work": str(tmp_path)}
+    job["main"](job["Arguments"](**given))
     first, found = capsys.readouterr().out, storage.read_json(tmp_path / "tune.json")
-    assert found["objective"] == "agreement" and found["data"]["num_images"] == 10
-    assert found["trials"] == [pytest.approx(try_share(found["predictions"], share)) for share in (0.25, 0.5, 0.75, 1.0)]
-    assert found["best"] == best_trial(found["trials"]) and first.count("<- best") == 1
-    job["main"](arguments)
+    values = trial_values(recorded_config(tiny_checkpoint), 4)
+    here = Trials(tiny_checkpoint, found["predictions"])
+    assert found["objective"] == "agreement" and found["data"]["target"]["num_images"] == 10
+    assert found["trials"] == [pytest.approx(here.run(point)) for point in values]
+    assert found["best"] == best_trial(found["trials"]) and found["own"] == found["trials"][0] and first.count("<- best") == 1
+    job["main"](job["Arguments"](**given | {"trials": 5}))
     again = capsys.readouterr().out
     assert "predicting 10 images" in first and "cached" not in first
-    assert "cached at" in again and "predicting" not in again
-    assert storage.read_json(tmp_path / "tune.json") == found
+    assert "cached at" in again and "predicting" not in again and "5 trials, 3 of them done before" in again
+    job["main"](job["Arguments"](**given | {"objective": "labelled", "labelled": tiny_evaluation}))
+    labelled = storage.read_json(tmp_path / "tune.json")
+    assert labelled["data"]["labelled"]["num_images"] == 5 and all(trial["mae"] > 0 for trial in labelled["trials"])
+
+
+def rows(work: Path) -> dict[Path, float]:
+    """When each trial's row was written."""
+    return {path: path.stat().st_mtime for path in (work / "data" / "searches").glob("*/*.json")}
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_repeats_no_trial(tiny_checkpoint: str, tiny_target: str, tmp_path: Path) -> None:
+    """SIGKILL in the midst of it; the same command goes on behind the trials that are done, and ends like one that was never disturbed."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")} | {"HOME": str(tmp_path)}
+
+    def command(work: str, output: str) -> list[str]:
+        return [sys.executable, str(JOB), "--checkpoint", tiny_checkpoint, "--target", tiny_target, "--output", str(tmp_path / output), "--work",
+                str(tmp_path / work), "--trials", "60"]
+
+    with (tmp_path / "log").open("wb") as log:
+        job = subprocess.Popen(command("killed", "killed.json"), env=environment, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 300
+            while len(rows(tmp_path / "killed")) < 5 and job.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            job.send_signal(signal.SIGKILL)
+            job.wait()
+    before = rows(tmp_path / "killed")
+    assert 5 <= len(before) < 60 and not (tmp_path / "killed.json").exists(), (tmp_path / "log").read_text()
+    for work, output in (("killed", "killed.json"), ("unbroken", "unbroken.json")):
+        done = subprocess.run(command(work, output), env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    after = rows(tmp_path / "killed")
+    assert len(after) == 60 and all(after[path] == written for path, written in before.items())
+    found, wanted = (storage.read_json(tmp_path / name) for name in ("killed.json", "unbroken.json"))
+    assert found["trials"] == wanted["trials"] and found["best"] == wanted["best"]
