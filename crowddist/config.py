@@ -13,6 +13,7 @@ from crowddist.errors import InputError
 from crowddist.methods.config import (
     BiKnowledgeConfig,
     MethodName,
+    SearchConfig,
     SelfSupervisionConfig,
     SemanticConsistencyConfig,
     TrainConfig,
@@ -95,6 +96,7 @@ class RunConfig:
     bi_knowledge: BiKnowledgeConfig = field(default_factory=BiKnowledgeConfig)
     semantic_consistency: SemanticConsistencyConfig = field(default_factory=SemanticConsistencyConfig)
     translation: TranslationConfig = field(default_factory=TranslationConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
     """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`, or in the current folder where that is s3://. `none` turns
@@ -134,7 +136,7 @@ class RunConfig:
         if self.boxes and not (self.method == "bi_knowledge" or segments):
             raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of semantic_consistency, which have nothing to do with "
                              f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set them to nothing (--boxes "")')
-        for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes])):
+        for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes, self.search.labelled])):
             parse_data(text)
         if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
             raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; they must be below 1 together")

@@ -55,6 +55,8 @@ class StageData:
     """Which images of the source are read, what `stream.scenes` names; None: all."""
     shares: Mapping[str, Fraction] = field(default_factory=dict)
     """Name of a data set that is mixed into the source -> its share of the crops; they have no rule of scenes."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Name -> value of what a search has found, in the place of the configuration's own."""
     density_limit: float | None = None
     """Most persons of a cell of the source, where `train.density_limit` asks for it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,21 @@ from crowddist.data.stream import pixels_only
 from crowddist.data.transforms import crop_points
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
-from crowddist.predictor import ImagePrediction, Predictor
+from crowddist.predictor import ImagePrediction, Predictor, judge
 
 CHUNK = 16
 """Images decoded at a time."""
 
 
-def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = ()) -> dict[str, Any]:
+def label_unit(
+    predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *, predictions_url: str = ""
+) -> dict[str, Any]:
     """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is returned as it is.
 
     Args:
         unit: indexes of the images, consecutive.
         skip: those of them that are set aside.
+        predictions_url: what these networks say of the images, where that is kept, see `predictions`; "": they are asked.
 
     Returns:
         The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over its images: `persons`,
@@ -41,33 +44,31 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     shown = [index for index in unit if index not in skip]
 
     def samples() -> Iterator[tuple[str, dict[str, Any]]]:
-        for first in range(0, len(shown), CHUNK):
-            chunk = [_open(images, index) for index in shown[first : first + CHUNK]]
-            predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
-            for sample, prediction in zip(chunk, predictions, strict=True):
-                windows = training_patches(predictor.method, prediction, sample.image.shape[:2], f"{folder}/{sample.key}")
-                keep = kept_cells(prediction, windows)
-                shares = kept_shares(prediction.density, keep)
-                sums["persons"] += prediction.count
-                sums["kept_persons"] += prediction.count * shares["kept_mass"]
-                sums["cells"] += prediction.density.size
-                sums["kept_cells"] += prediction.density.size * shares["kept_pixels"]
-                sums["spread_persons"] += prediction.uncertainty
-                yield sample.key, {
-                    "density.npy": prediction.density.astype(np.float16),
-                    "spread.npy": prediction.spread.astype(np.float16),
-                    "keep.png": np.where(keep, 255, 0).astype(np.uint8),
-                    "detections.npy": _heads(prediction.taught),
-                    "doubtful.npy": _heads(prediction.doubtful),
-                    "json": {
-                        "id": sample.key,
-                        "count": prediction.count,
-                        "uncertainty": prediction.uncertainty,
-                        "extent": [side / predictor.stride for side in prediction.size],
-                        "windows": {purpose: part.tolist() for purpose, part in windows.items()},
-                        **shares,
-                    },
-                }
+        judged = _recalled(predictor, images, shown, predictions_url) if predictions_url else _predicted(predictor, images, shown)
+        for key, size, prediction in judged:
+            windows = training_patches(predictor.method, prediction, size, f"{folder}/{key}")
+            keep = kept_cells(prediction, windows)
+            shares = kept_shares(prediction.density, keep)
+            sums["persons"] += prediction.count
+            sums["kept_persons"] += prediction.count * shares["kept_mass"]
+            sums["cells"] += prediction.density.size
+            sums["kept_cells"] += prediction.density.size * shares["kept_pixels"]
+            sums["spread_persons"] += prediction.uncertainty
+            yield key, {
+                "density.npy": prediction.density.astype(np.float16),
+                "spread.npy": prediction.spread.astype(np.float16),
+                "keep.png": np.where(keep, 255, 0).astype(np.uint8),
+                "detections.npy": _heads(prediction.taught),
+                "doubtful.npy": _heads(prediction.doubtful),
+                "json": {
+                    "id": key,
+                    "count": prediction.count,
+                    "uncertainty": prediction.uncertainty,
+                    "extent": [side / predictor.stride for side in prediction.size],
+                    "windows": {purpose: part.tolist() for purpose, part in windows.items()},
+                    **shares,
+                },
+            }
 
     record: dict[str, Any] = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
     if shown:
@@ -76,6 +77,32 @@ def label_unit(predictor: Predictor, images: ShardReader, unit: range, labels_ur
     record |= {**sums, "set_aside": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
+
+
+def _predicted(predictor: Predictor, images: ShardReader, indexes: Sequence[int]) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
+    """Key, size and prediction of images that the networks are shown."""
+    for first in range(0, len(indexes), CHUNK):
+        chunk = [_open(images, index) for index in indexes[first : first + CHUNK]]
+        predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
+        for sample, prediction in zip(chunk, predictions, strict=True):
+            yield sample.key, (sample.image.shape[0], sample.image.shape[1]), prediction
+
+
+def _recalled(
+    predictor: Predictor, images: ShardReader, indexes: Sequence[int], predictions_url: str
+) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
+    """Likewise, of what the networks have said of them; an image that was set aside then is shown to them now."""
+    from crowddist.predictions import read_prediction
+
+    predictions = ShardReader(predictions_url)
+    known = set(predictions.keys())
+    for index in indexes:
+        key, _ = images.read(index, ())
+        if key in known:
+            cached = read_prediction(predictions, predictions.index_of(key))
+            yield key, cached.size, judge(predictor.method, cached.seen, cached.size)
+        else:
+            yield from _predicted(predictor, images, [index])
 
 
 def _heads(heads: np.ndarray | None) -> np.ndarray:

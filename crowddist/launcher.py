@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,12 +14,28 @@ from crowddist.config import RunConfig, from_json, to_json, without_weights
 from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages, is_begun
 from crowddist.errors import InputError
 from crowddist.process import keep_freed_memory
+from crowddist.search_space import with_values
 from crowddist.termination import Termination
 
 if TYPE_CHECKING:
     from crowddist.evaluate import ImageResult
+    from crowddist.tuning import Search
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSource:
+    """What labels are made with, beside a checkpoint."""
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Name -> value, in the place of the checkpoint's own, see `search_space`."""
+    predictions_url: str = ""
+    """What the checkpoint says of the images, where that is known already; "": the networks are asked."""
+
+
+AS_TRAINED = LabelSource()
+"""The thresholds that the checkpoint was made with."""
 
 
 class Launcher(Protocol):
@@ -31,11 +48,14 @@ class Launcher(Protocol):
             SystemExit: the process was asked to stop; a checkpoint is written.
         """
 
-    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+    def label(self, checkpoint_url: str, images_url: str, labels_url: str, source: LabelSource = AS_TRAINED) -> list[dict[str, Any]]:
         """Labels every image of a data set once. Returns: the records of its units, in order."""
 
     def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
         """Keeps what the networks say of every image of a data set, see `predictions.predict_unit`. Returns: the records of its units, in order."""
+
+    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
+        """Runs trials, each of which leaves its row, see `tuning.Trials.run`."""
 
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         """Translates every image of a data set once. Returns: the records of its units, in order."""
@@ -62,9 +82,18 @@ class LocalLauncher:
                 if not self.termination.requested:
                     train_stages(self.config, stages, LocalRuntime(device=self.device, termination=self.termination))
 
-    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+    def label(self, checkpoint_url: str, images_url: str, labels_url: str, source: LabelSource = AS_TRAINED) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
-        return self._each_unit("label", checkpoint_url, images_url, labels_url)
+        return self._each_unit("label", checkpoint_url, images_url, labels_url, source)
+
+    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
+        """See `Launcher.try_values`."""
+        from crowddist.data.convert.progress import watched
+        from crowddist.tuning import Trials
+
+        trials = Trials(search)
+        for point in watched(values, "trials"):
+            trials.run(point)
 
     def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
         """See `Launcher.predict`."""
@@ -78,7 +107,7 @@ class LocalLauncher:
         """See `Launcher.evaluate`."""
         return [result for results in self._each_unit("evaluate", checkpoint_url, data_url) for result in results]
 
-    def _each_unit(self, call: str, checkpoint_url: str, data_url: str, *arguments: str) -> list[Any]:
+    def _each_unit(self, call: str, checkpoint_url: str, data_url: str, *arguments: Any) -> list[Any]:
         """`UnitWorker.<call>(unit, *arguments)` for each unit; once memory has run out, with one image at a time."""
         worker = UnitWorker(checkpoint_url, data_url, device=self.device)
         results = []
@@ -121,11 +150,12 @@ class UnitWorker:
 
         return work_units(len(self.data))
 
-    def label(self, unit: range, labels_url: str, skip: Collection[int] = ()) -> dict[str, Any]:
+    def label(self, unit: range, labels_url: str, source: LabelSource = AS_TRAINED, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `labels.label_unit`."""
         from crowddist.labels import label_unit
 
-        return label_unit(self.predictor, self.data, unit, labels_url, skip)
+        predictor = self.predictor.with_config(with_values(self.predictor.method.config, source.thresholds)) if source.thresholds else self.predictor
+        return label_unit(predictor, self.data, unit, labels_url, skip, predictions_url=source.predictions_url)
 
     def predict(self, unit: range, predictions_url: str, config_json: str, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `predictions.predict_unit`."""
@@ -178,6 +208,7 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
     """Fits stages on one worker of any launcher: the function that all of them call."""
     from crowddist.methods.table import build_method
 
+    config = with_values(config, stages[0].thresholds)
     keep_freed_memory()
     begun = stages[0].initial or is_begun(stages[0].folder)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import crowddist
 from crowddist import checkpoint, storage, tracking
-from crowddist.config import RunConfig, to_json, without_weights
-from crowddist.data.config import DataSpec, parse_data, parse_share
-from crowddist.data.prepare import Prepared, Role, prepare
+from crowddist.claim import CONFIG, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
+from crowddist.config import RunConfig, without_weights
+from crowddist.data.config import parse_share
+from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
-from crowddist.data.stream import densest_cell
 from crowddist.engine import StageData, read_done
-from crowddist.errors import InputError
+from crowddist.launcher import LabelSource
 from crowddist.methods.table import build_method
+from crowddist.search_space import own_values, search_space, trial_values
 
 if TYPE_CHECKING:
     from crowddist.evaluate import ImageResult
@@ -30,16 +30,9 @@ if TYPE_CHECKING:
     from crowddist.tracking import Tracker
 
 RESULT = "result.json"
-CONFIG = "config.json"
-DATA = "data.json"
-LIMIT = "density_limit.json"
 TRACKING = "mlflow.json"
 MODEL = "crowd-counter"
 """The name that final counters are registered under."""
-FREE_TO_CHANGE = (
-    "storage", "num_workers", "min_workers", "num_labellers", "launcher", "threads", "grace_s", "patience_s", "tracking_uri", "experiment",
-)
-"""What a run may be resumed with differently: it decides where and how fast, not what is computed."""
 
 
 def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -54,21 +47,23 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
     started = time.time()
     folder = run_folder(config)
     with storage.exclusive(folder):
-        _require_same_config(config, folder)
+        require_same_config(config, folder)
         if storage.exists(storage.join(folder, RESULT)):
             say(f"run {run_name(config)} has ended before: nothing is computed again; another --run-name begins a new one")
+        if config.search.objective != "none":
+            search_space(config)  # a method that has none is refused
         method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
         data = {
             name: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
-            for name, (role, spec) in _specs(config).items()
+            for name, (role, spec) in data_specs(config).items()
         }
         scenes = find_rule(config.stream.scenes) if config.stream.scenes and "source" in data else None
         if scenes is not None:
             source = ShardReader(data["source"].url)
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
-        _claim(config, folder, data, scenes)
-        limit = _density_limit(config, method, folder, data, scenes)
+        claim_run(config, folder, data, scenes)
+        limit = density_limit(config, method, folder, data, scenes)
         if limit is not None:
             say(f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted")
         with _tracked(config, folder, tracker):
@@ -97,89 +92,9 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
         return result
 
 
-def run_name(config: RunConfig) -> str:
-    """The run's name: as given, or the recipe's."""
-    return config.run_name or config.recipe
-
-
-def run_folder(config: RunConfig) -> str:
-    """URL of the run's folder."""
-    return storage.join(storage.normalise(config.storage), run_name(config))
-
-
 def _method(config: RunConfig, *, begun: bool) -> Method:
     """The method. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
     return build_method(without_weights(config) if begun else config)
-
-
-def _specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
-    """Name of each data set of the run -> what it is used as, and what the user named."""
-    texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation, "boxes": config.boxes}
-    if config.method == "supervised":
-        texts = {"labelled_target": config.target, "evaluation": config.evaluation}
-    named: dict[str, tuple[Role, DataSpec]] = {role: (role, parse_data(text)) for role, text in texts.items() if text}
-    if "source" in named:
-        named |= {name: ("source", parse_share(text)[1]) for name, text in _more_sources(config)}
-    return named
-
-
-def _more_sources(config: RunConfig) -> list[tuple[str, str]]:
-    """Name and text of each data set that is mixed into the source."""
-    return [(f"source_{number}", text) for number, text in enumerate(config.more_sources, start=2)]
-
-
-def _require_same_config(config: RunConfig, folder: str) -> None:
-    """A run that was begun computes what this configuration says."""
-    mine = json.loads(to_json(config))
-    recorded = _recorded(folder, CONFIG, mine)
-    differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE and mine.get(name) != recorded.get(name))
-    if differ:
-        raise InputError(
-            f"run {run_name(config)} exists with another configuration (it differs in {', '.join(differ)}): "
-            f"choose another --run-name, or remove {folder}"
-        )
-
-
-def _claim(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> None:
-    """Records configuration and data of a run that begins; one that was begun goes on with the data it has seen."""
-    mine = {name: prepared.manifest.digest for name, prepared in data.items()}
-    if scenes is not None:
-        mine["scenes"] = repr(scenes)
-    recorded = _recorded(folder, DATA, mine)
-    changed = [name for name in mine if mine[name] != recorded.get(name)]
-    if changed:
-        raise InputError(
-            f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): "
-            f"choose another --run-name, or remove {folder}"
-        )
-    for name, content in ((CONFIG, json.loads(to_json(config))), (DATA, mine)):
-        if not storage.exists(storage.join(folder, name)):
-            storage.write_json(storage.join(folder, name), content)
-
-
-def _density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> float | None:
-    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None without density regularisation.
-
-    The run's folder keeps it: all images are read for it.
-    """
-    if not config.train.density_limit:
-        return None
-    known = storage.join(folder, LIMIT)
-    if storage.exists(known):
-        return storage.read_json(known)["persons"]
-    most = []
-    for name in ("source", *(name for name, _ in _more_sources(config))):
-        images = ShardReader(data[name].url)
-        kept = kept_samples(images, scenes) if scenes is not None and name == "source" else range(len(images))
-        scale = min(1.0, *method.label_views())
-        most.append(densest_cell(images, kept, method.stream, stride=method.output_stride, scale=scale))
-    storage.write_json(known, {"persons": max(most)})
-    return max(most)
-
-
-def _recorded(folder: str, name: str, otherwise: dict[str, Any]) -> dict[str, Any]:
-    url = storage.join(folder, name)
-    return storage.read_json(url) if storage.exists(url) else otherwise
 
 
 def _tracked(config: RunConfig, folder: str, tracker: Tracker) -> AbstractContextManager[Tracker]:
@@ -212,6 +127,8 @@ class _Run:
         self.scenes, self.density_limit = scenes, density_limit
         self.launcher, self.tracker, self.say = launcher, tracker, say
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
+        self.thresholds: dict[str, float] = {}
+        """What the newest search has found, by name."""
         self.set_aside: dict[str, set[str]] = {}
         """Name of a data set -> keys of its images that are done without, because workers died over them."""
 
@@ -249,7 +166,8 @@ class _Run:
                     labels_url=self.labels_url if stage.needs_labels else "",
                     initial="" if chain or stage.fresh else self.checkpoint,
                     scenes=self.scenes,
-                    shares={name: parse_share(text)[0] for name, text in _more_sources(self.config)},
+                    shares={name: parse_share(text)[0] for name, text in more_sources(self.config)},
+                    thresholds=self.thresholds,
                     density_limit=self.density_limit,
                 )
             )
@@ -266,13 +184,16 @@ class _Run:
         url = storage.join(self.folder, stage.round_name, "labels")
         previous, self.labels_url = self.labels_url, url
         done = read_done(url)
+        found = self._search(stage)
         if done is not None:
             self._set_aside("target", done.get("set_aside", ()))
             return done["metrics"]
         started = time.time()
         self.say(f"{stage.round_name}: labelling the target")
-        records = self.launcher.label(self.checkpoint, self.urls["target"], url)
+        known = found["predictions"] if found.get("objective") == "agreement" else ""
+        records = self.launcher.label(self.checkpoint, self.urls["target"], url, LabelSource(thresholds=self.thresholds, predictions_url=known))
         metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.round_name}")
+        metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}
         change = label_change(previous, url, self.method.settling_px // self.method.output_stride) if previous else math.inf
         if math.isfinite(change):  # it is not where the labels before saw nobody
             metrics["labels/change"] = change
@@ -284,6 +205,34 @@ class _Run:
         self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
                  f"{metrics['labels/mean_count']:.1f} persons an image")
         return metrics
+
+    def _search(self, stage: Stage) -> dict[str, Any]:
+        """What a search of thresholds for a round's labels finds with the newest counter, see `tuning.search_thresholds`; {} where none is asked for."""
+        from crowddist.tuning import search_thresholds
+
+        search, url = self.config.search, storage.join(self.folder, stage.round_name, "search.json")
+        if search.objective == "none":
+            return {}
+        if storage.exists(url):
+            found = storage.read_json(url)
+        else:
+            self.say(f"{stage.round_name}: searching thresholds by {search.objective}")
+            found = search_thresholds(
+                self.launcher,
+                self.checkpoint,
+                trial_values(self.config, search.trials),
+                objective=search.objective,
+                target_url=self.urls["target"],
+                labelled_url=self.urls.get("search", ""),
+                work=self.config.storage,
+                say=lambda line: self.say(f"{stage.round_name}: {line}"),
+            )
+            storage.write_json(url, found)
+        self.tracker.trials(stage.num_round, found["trials"])
+        self.thresholds = {name: found["best"][name] for name in own_values(self.config)}
+        told = ", ".join(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in self.thresholds.items())
+        self.say(f"{stage.round_name}: {told}; score {found['best']['score']:.3f}, as configured {found['own']['score']:.3f}")
+        return found
 
     def _translate(self, stages: Sequence[Stage]) -> dict[str, float]:
         """The whole source as the networks show it that these stages have trained; returns the translation's metrics."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,8 +45,7 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
     if storage.exists(record_url):
         return storage.read_json(record_url)
     shown = [index for index in unit if index not in skip]
-    lowest = Predictor(predictor.method.with_config(config), image_size=predictor.image_size, device=str(predictor.device))
-    lowest.one_at_a_time = predictor.one_at_a_time
+    lowest = predictor.with_config(config)
 
     def samples() -> Iterator[tuple[str, dict[str, Member]]]:
         for first in range(0, len(shown), CHUNK):
@@ -82,5 +81,14 @@ def publish_predictions(url: str, images: ShardReader, records: list[dict[str, A
 def read_predictions(url: str) -> Iterator[CachedPrediction]:
     """Every prediction of a set, in order. Their arrays lie in the shards' files on this machine, which all of its processes share; read-only."""
     for key, members in ShardReader(url).views():
-        facts = decode_scene(key, {"json": bytes(members["json"])})
-        yield CachedPrediction(key=key, seen=decode_seen(key, members), size=(facts["height"], facts["width"]))
+        yield _decode(key, members)
+
+
+def read_prediction(predictions: ShardReader, index: int) -> CachedPrediction:
+    """One prediction of a set."""
+    return _decode(*predictions.read(index))
+
+
+def _decode(key: str, members: Mapping[str, bytes | memoryview]) -> CachedPrediction:
+    facts = decode_scene(key, {"json": bytes(members["json"])})
+    return CachedPrediction(key=key, seen=decode_seen(key, members), size=(facts["height"], facts["width"]))

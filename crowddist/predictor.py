@@ -85,6 +85,12 @@ class Predictor:
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
         return cls(method, image_size=method.stream.image_size if image_size is None else image_size, device=device)
 
+    def with_config(self, config: RunConfig) -> Predictor:
+        """The same networks under another configuration, see `Method.with_config`."""
+        other = Predictor(self.method.with_config(config), image_size=self.image_size, device=str(self.device))
+        other.one_at_a_time = self.one_at_a_time
+        return other
+
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Counts one (H, W, 3) uint8 RGB image."""
         return next(self.predict_many([image]))

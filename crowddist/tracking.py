@@ -44,6 +44,12 @@ class Tracker(Protocol):
         Raises ValueError for NaN or infinity.
         """
 
+    def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """The trials of a round's search, best or not: each a child of the round's run, what has a dot in its name as a parameter, the rest as metrics.
+
+        Raises ValueError for NaN or infinity.
+        """
+
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """One of the few pictures that every round shows under the same `name`: (H, W, 3) uint8 RGB."""
 
@@ -97,6 +103,11 @@ class NullTracker:
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
         require_finite(values, f"round {round}")
+
+    def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """See Tracker."""
+        for number, row in enumerate(rows):
+            require_finite(row, f"round {round}, trial {number}")
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
@@ -161,6 +172,21 @@ class MlflowTracker:
         self._store.log_metrics(self._run_id(None), values, round, replace=True)
         self._write_state(done=sorted({*self._state["done"], round}))
 
+    def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """See Tracker."""
+        for number, row in enumerate(rows):
+            require_finite(row, f"round {round}, trial {number}")
+        parent, digest = self._run_id(round), hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+        if self._state["trials"].get(str(round)) == digest:
+            return
+        for number, row in enumerate(rows):
+            tags = {"kind": "trial", "round": str(round), "trial": str(number), "mlflow.parentRunId": parent, **self._process}
+            run_id = self._store.create(f"trial-{number:03d}", tags, unique=["mlflow.parentRunId", "trial"])
+            self._store.log_params(run_id, {name: value for name, value in row.items() if "." in name})
+            self._store.log_metrics(run_id, {name: value for name, value in row.items() if "." not in name}, 0, replace=True)
+            self._store.end(run_id, "FINISHED")
+        self._write_state(trials={**self._state["trials"], str(round): digest})
+
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker. On the round's run, to compare side by side, and on the parent, to leaf through the rounds."""
         require_picture(name, image)
@@ -212,10 +238,13 @@ class MlflowTracker:
 
     def _read_state(self) -> dict[str, Any]:
         """The ids kept on storage, unless the store no longer has that run: then a new adaptation begins."""
-        fresh = {"adaptation": secrets.token_hex(8), "attempts": 0, "config": "", "done": [], "parent": "", "pictures": {}, "rounds": {}}
+        fresh: dict[str, Any] = {"adaptation": secrets.token_hex(8), "attempts": 0, "config": "", "done": [], "parent": "", "pictures": {}, "rounds": {},
+                                 "trials": {}}
         if not storage.exists(self._state_url):
             return fresh
         state = storage.read_json(self._state_url)
+        if isinstance(state, dict):
+            state.setdefault("trials", {})  # former versions had none
         if not isinstance(state, dict) or set(state) != set(fresh):
             raise InputError(f"not what the tracker keeps: {self._state_url}; remove the file to begin a new MLflow run")
         if state["parent"]:
@@ -272,8 +301,9 @@ class MlflowTracker:
         run_id = self._store.create(f"round-{round:03d}", tags, unique=["mlflow.parentRunId", "round"])
         # Where someone deleted the round's run, what was written to it is gone as well.
         pictures = {key: digest for key, digest in self._state["pictures"].items() if not key.startswith(f"{round}/")}
+        trials = {key: digest for key, digest in self._state["trials"].items() if key != str(round)}
         done = [number for number in self._state["done"] if number != round]
-        self._write_state(rounds={**self._state["rounds"], str(round): run_id}, done=done, pictures=pictures)
+        self._write_state(rounds={**self._state["rounds"], str(round): run_id}, done=done, pictures=pictures, trials=trials)
         return run_id
 
     def _end_done_rounds(self) -> None:

@@ -67,6 +67,12 @@ class JournalTracker:
         require_finite(values, f"round {round}")
         self._tell("round_result", round=round, values=_numbers(values))
 
+    def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """See Tracker."""
+        for number, row in enumerate(rows):
+            require_finite(row, f"round {round}, trial {number}")
+        self._tell("trials", round=round, rows=[_numbers(row) for row in rows])
+
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
         require_picture(name, image)

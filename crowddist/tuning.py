@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +20,7 @@ from crowddist.search_space import lowest_thresholds, search_space, with_values
 if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.evaluate import Truth
+    from crowddist.launcher import Launcher
     from crowddist.methods.base import Method
     from crowddist.predictor import ImagePrediction
 
@@ -29,17 +32,80 @@ NEEDS_LABELS = ("proxy", "labelled")
 BLOCK_PX = 32
 """Side of the blocks in which regression and detection are compared, px of the image as the networks see it. ours."""
 
-Predict = Callable[[str, str, str, str], list[dict[str, Any]]]
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Where the trials of a search read, and where each leaves its row."""
+
+    checkpoint_url: str
+    """The counter."""
+    predictions_url: str
+    """What it says, see `cached_predictions`."""
+    labelled_url: str = ""
+    """Labelled images, of which the predictions are; "": nothing but the predictions is ever read, neither images nor labels."""
+    folder: str
+    """Of the rows."""
+
+    def row_url(self, values: Mapping[str, float]) -> str:
+        """Where the trial of these values leaves its row."""
+        return storage.join(self.folder, f"{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]}.json")
+
+    def row(self, values: Mapping[str, float]) -> dict[str, float] | None:
+        """The row of a trial; None of one that is not done."""
+        url = self.row_url(values)
+        return storage.read_json(url) if storage.exists(url) else None
 
 
-def cached_predictions(checkpoint_url: str, images_url: str, work: str, predict: Predict, *, say: Callable[[str], None]) -> str:
+def search_thresholds(
+    launcher: Launcher,
+    checkpoint_url: str,
+    values: Sequence[dict[str, float]],
+    *,
+    objective: Objective,
+    target_url: str,
+    labelled_url: str = "",
+    work: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Tries thresholds on what a counter predicts; predictions, and trials that are done, are never made again.
+
+    Args:
+        launcher: shows the images to the networks, and runs the trials.
+        values: of the trials, see `search_space.trial_values`; the first are those that the others have to beat.
+        target_url: the target's images, whose labels, should there be any, stay closed.
+        labelled_url: labelled images, for the objectives that need some.
+        work: the folder of all runs; predictions and trials are kept in its `data` folder.
+
+    Returns:
+        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL.
+
+    Raises:
+        InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
+    """
+    from crowddist.proxy import in_the_style_of  # imports torch
+
+    images = {"agreement": target_url, "labelled": labelled_url}.get(objective) or in_the_style_of(target_url, labelled_url, work, say=say)
+    predictions = cached_predictions(launcher, checkpoint_url, images, work, say=say)
+    labelled = "" if objective == "agreement" else images
+    kind = f"{predictions} {ShardReader(labelled).manifest.digest if labelled else ''}"
+    folder = storage.join(storage.normalise(work), "data", "searches", hashlib.sha256(kind.encode()).hexdigest()[:24])
+    search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=labelled, folder=folder)
+    with storage.exclusive(folder):
+        left = [point for point in values if search.row(point) is None]
+        say(f"{len(values)} trials" + (f", {len(values) - len(left)} of them done before" if len(left) < len(values) else ""))
+        if left:
+            launcher.try_values(search, left)
+    trials = [row for point in values if (row := search.row(point)) is not None]
+    return {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+
+
+def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str, work: str, *, say: Callable[[str], None]) -> str:
     """The set that holds a checkpoint's predictions for a data set, made now unless it is there. Returns: its URL.
 
     Its place is named by the bytes of the checkpoint and of the data: other ones never meet.
 
     Args:
         work: the folder of all runs; predictions lie below its `data` folder, and a set that was begun is taken up again.
-        predict: shows every image of (checkpoint URL, images URL, URL of the predictions, configuration as JSON) once, as `Launcher.predict`.
 
     Raises:
         FileNotFoundError, InputError: there is no such checkpoint or data, its method has no thresholds, or another process makes the same predictions.
@@ -57,7 +123,8 @@ def cached_predictions(checkpoint_url: str, images_url: str, work: str, predict:
             say(f"predictions of {len(images)} images: cached at {url}")
         else:
             say(f"predicting {len(images)} images")
-            publish_predictions(url, images, predict(checkpoint_url, images_url, url, lowest), name=f"{images.manifest.name}-predictions")
+            records = launcher.predict(checkpoint_url, images_url, url, lowest)
+            publish_predictions(url, images, records, name=f"{images.manifest.name}-predictions"[:100])
     return url
 
 
@@ -72,30 +139,25 @@ def recorded_config(checkpoint_url: str) -> RunConfig:
 
 
 class Trials:
-    """Tries values on the predictions of one checkpoint; it holds them, and what was concluded last, so that the next trial costs little.
+    """Tries values on the predictions of one checkpoint; it holds them, and what was concluded last, so that the next trial costs little."""
 
-    Args:
-        checkpoint_url: of the counter.
-        predictions_url: its predictions, see `cached_predictions`.
-        labelled_url: labelled images, of which the predictions are; "": nothing but the predictions is ever read, neither images nor labels.
-    """
-
-    def __init__(self, checkpoint_url: str, predictions_url: str, labelled_url: str = "") -> None:
+    def __init__(self, search: Search) -> None:
         from crowddist.evaluate import read_truth
         from crowddist.predictions import read_predictions
         from crowddist.predictor import Predictor
 
-        self._method: Method = Predictor.from_checkpoint(checkpoint_url).method
+        self._search = search
+        self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
         self._select_only = {parameter.name for parameter in search_space(self._method.config) if parameter.selects_only}
-        self._cached = list(read_predictions(predictions_url))
+        self._cached = list(read_predictions(search.predictions_url))
         stream, stride = self._method.stream, self._method.output_stride
-        labelled = ShardReader(labelled_url) if labelled_url else None
+        labelled = ShardReader(search.labelled_url) if search.labelled_url else None
         self._truths = [read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached] if labelled else []
         self._concluded: dict[str, float] | None = None
         self._judged: list[ImagePrediction] = []
 
     def run(self, values: Mapping[str, float]) -> dict[str, float]:
-        """One trial.
+        """One trial, whose row is left in the search's folder; one that is there is returned as it is.
 
         Returns:
             The values; `score`, larger is better, see `scored`; and what it is made of, see `measured`.
@@ -106,6 +168,9 @@ class Trials:
         from crowddist.labels import kept_cells, training_patches
         from crowddist.predictor import judge
 
+        known = self._search.row(values)
+        if known is not None:
+            return known
         method = self._method.with_config(with_values(self._method.config, values))
         concluding = {name: value for name, value in values.items() if name not in self._select_only}
         if concluding != self._concluded:
@@ -125,7 +190,9 @@ class Trials:
             from crowddist.ops.localization import mean_average_precision
 
             total["map"] = mean_average_precision([judged.points for judged in self._judged], [truth.points for truth in self._truths])
-        return scored(dict(values), total)
+        row = scored(dict(values), total)
+        storage.write_json(self._search.row_url(values), row)
+        return row
 
 
 def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]) -> dict[str, float]:
@@ -164,17 +231,17 @@ def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, fl
         total: sums over the data of `ops.agreement.kept_sums` and `disagreement_sums`, and, with labels, of errors, and `map`.
 
     Raises:
-        InputError: nobody was counted, or there is neither spread nor a second opinion.
+        InputError: nobody is seen in any image by any part, or there is neither spread nor a second opinion.
     """
-    if not total["persons"] > 0:
+    if not (total["persons"] > 0 or total.get("said", 0.0) > 0 or "map" in total):
         raise InputError("the counter sees nobody in these images: there is nothing that a search could go by")
     row = {
-        "kept_mass": total["kept_persons"] / total["persons"],
+        "kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
         "kept_cells": total["kept_cells"] / total["cells"],
         "relative_spread": total["kept_spread"] / max(total["kept_persons"], 1e-9),
         "mean_count": total["persons"] / total["images"],
     }
-    agreed = agreement(total) if total["spread"] > 0 else None
+    agreed = agreement(total) if total["persons"] > 0 and total["spread"] > 0 else None
     if "apart" in total:
         row["disagreement"] = total["apart"] / max(total["said"], 1e-9)
     if "map" in total:

@@ -21,8 +21,10 @@ from crowddist.termination import Termination
 
 def main(config: RunConfig, termination: Termination) -> None:
     """Runs the adaptation and prints its rounds."""
+    from crowddist.claim import run_folder
     from crowddist.closing import closing_lines, make_tracker
-    from crowddist.pipeline import adapt, run_folder
+    from crowddist.distributed.choice import make_launcher
+    from crowddist.pipeline import adapt
 
     termination.grace_s = config.grace_s
     tracker = make_tracker(config)
@@ -32,20 +34,6 @@ def main(config: RunConfig, termination: Termination) -> None:
     finally:
         launcher.close()
     print(closing_lines(result, run_folder(config), tracker.how_to_open()))
-
-
-def make_launcher(config: RunConfig, termination: Termination):  # type: ignore[no-untyped-def]
-    """The launcher that the configuration names."""
-    if config.launcher == "local":
-        from crowddist.launcher import LocalLauncher
-
-        return LocalLauncher(config, termination)
-    from crowddist.distributed.runtime import prepare_environment
-
-    prepare_environment()  # before the import of ray
-    from crowddist.distributed.launcher import RayLauncher
-
-    return RayLauncher(config, termination)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import tyro
 
@@ -37,6 +37,8 @@ class Arguments:
     """Sets of thresholds to try: first the checkpoint's own, then others that fill the space evenly."""
     num_workers: int = 2
     """Actors that predict, and trials at once."""
+    launcher: Literal["ray", "local"] = "ray"
+    """`local` runs everything in this process, without Ray, one trial after the other."""
     work: str = "runs"
     """Where raw data is converted to, and predictions and trials are kept: what was done before is not done again."""
 
@@ -50,15 +52,12 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Predicts once, tries the thresholds, and writes and prints how they compare."""
-    from crowddist.distributed.runtime import prepare_environment
-
-    prepare_environment()  # before the import of ray
     from crowddist import storage
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
-    from crowddist.distributed.tune import search_thresholds
-    from crowddist.proxy import in_the_style_of
-    from crowddist.tuning import recorded_config, trial_table
+    from crowddist.distributed.choice import make_launcher
+    from crowddist.search_space import trial_values
+    from crowddist.tuning import recorded_config, search_thresholds, trial_table
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -66,15 +65,25 @@ def main(arguments: Arguments) -> None:
     checkpoint = storage.normalise(arguments.checkpoint)
     config = recorded_config(checkpoint)  # a slip of the pen, before the long work
     target = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)
-    searched = target
+    data = {"target": target}
     if arguments.labelled:
-        searched = prepare(parse_data(arguments.labelled), arguments.work, role="evaluation", say=say)
-    images = in_the_style_of(target.url, searched.url, arguments.work, say=say) if arguments.objective == "proxy" else searched.url
-    threads = max((os.cpu_count() or 1) // arguments.num_workers, 1)
-    found = search_thresholds(checkpoint, config, images, arguments.work, objective=arguments.objective, num_trials=arguments.trials,
-                              num_workers=arguments.num_workers, threads=threads, say=say)
-    data = {"target": target.summary(), **({"labelled": searched.summary()} if arguments.labelled else {})}
-    storage.write_json(storage.normalise(arguments.output), {**found, "checkpoint": checkpoint, "data": data})
+        data["labelled"] = prepare(parse_data(arguments.labelled), arguments.work, role="evaluation", say=say)
+    launcher = make_launcher(replace(config, launcher=arguments.launcher, num_workers=1, min_workers=0, num_labellers=arguments.num_workers, threads=0))
+    try:
+        found = search_thresholds(
+            launcher,
+            checkpoint,
+            trial_values(config, arguments.trials),
+            objective=arguments.objective,
+            target_url=target.url,
+            labelled_url=data["labelled"].url if arguments.labelled else "",
+            work=arguments.work,
+            say=say,
+        )
+    finally:
+        launcher.close()
+    summary = {name: prepared.summary() for name, prepared in data.items()}
+    storage.write_json(storage.normalise(arguments.output), {**found, "checkpoint": checkpoint, "data": summary})
     print(trial_table(found["trials"]))
     print(f"written to {arguments.output}")
 

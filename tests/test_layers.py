@@ -22,8 +22,9 @@ LAYERS = (
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
     ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
-     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "predictions", "proxy", "search_space"),
-    ("pipeline", "closing", "tuning"),
+     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "predictions", "proxy", "search_space",
+     "tuning"),
+    ("pipeline", "closing"),
     ("distributed",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

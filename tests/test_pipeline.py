@@ -20,13 +20,14 @@ import pytest
 import torch
 
 from crowddist import checkpoint, storage
+from crowddist.claim import run_folder
 from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
 from crowddist.launcher import LocalLauncher
 from crowddist.methods.base import Stage, Stream
 from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
-from crowddist.pipeline import _starts, adapt, run_folder
+from crowddist.pipeline import _starts, adapt
 from crowddist.predictor import Predictor
 from crowddist.tracking import NullTracker
 

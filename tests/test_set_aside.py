@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from crowddist import storage
+from crowddist.claim import run_folder
 from crowddist.config import RunConfig
 from crowddist.data.shards import ShardReader
 from crowddist.evaluate import ImageResult
 from crowddist.launcher import LocalLauncher, UnitWorker
-from crowddist.pipeline import adapt, run_folder
+from crowddist.pipeline import adapt
 from crowddist.tracking import NullTracker
 
 

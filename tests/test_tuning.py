@@ -18,7 +18,7 @@ from crowddist.data.shards import ShardReader, decode
 from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
 from crowddist.labels import label_unit
-from crowddist.launcher import UnitWorker
+from crowddist.launcher import LocalLauncher
 from crowddist.methods.config import SelfSupervisionConfig
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
@@ -28,18 +28,28 @@ from crowddist.ops.localization import mean_average_precision
 from crowddist.ops.selection import keep_most_certain
 from crowddist.predictor import Predictor
 from crowddist.search_space import own_values, trial_values, with_values
-from crowddist.tuning import Trials, best_trial, cached_predictions, recorded_config, scored, trial_table
+from crowddist.tuning import Search, Trials, best_trial, cached_predictions, recorded_config, scored, trial_table
 
 KEPT = "self_supervision.kept_share"
 
 
-def predict(checkpoint_url: str, images_url: str, url: str, lowest: str) -> list[dict[str, Any]]:
-    worker = UnitWorker(checkpoint_url, images_url)
-    return [worker.predict(unit, url, lowest) for unit in worker.units()]
+def local() -> LocalLauncher:
+    return LocalLauncher(RunConfig(recipe="tiny", source="source", target="target", launcher="local", threads=1))
 
 
-def unused(*arguments: str) -> list[dict[str, Any]]:
-    raise AssertionError("the cache should have been used")
+class Unused(LocalLauncher):
+    """For what is known already."""
+
+    def predict(self, *arguments: Any) -> Any:
+        raise AssertionError("the cache should have been used")
+
+    def try_values(self, *arguments: Any) -> Any:
+        raise AssertionError("all trials were done before")
+
+
+def trials_of(checkpoint_url: str, predictions: str, folder: Path, labelled: str = "") -> Trials:
+    rows = (folder / "rows").as_uri()
+    return Trials(Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=labelled, folder=rows))
 
 
 def silent(line: str) -> None:
@@ -48,12 +58,12 @@ def silent(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def predictions(tiny_checkpoint: str, tiny_target: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return cached_predictions(tiny_checkpoint, tiny_target, str(tmp_path_factory.mktemp("work")), predict, say=silent)
+    return cached_predictions(local(), tiny_checkpoint, tiny_target, str(tmp_path_factory.mktemp("work")), say=silent)
 
 
 @pytest.fixture(scope="module")
 def labelled(tiny_checkpoint: str, tiny_evaluation: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return cached_predictions(tiny_checkpoint, tiny_evaluation, str(tmp_path_factory.mktemp("work")), predict, say=silent)
+    return cached_predictions(local(), tiny_checkpoint, tiny_evaluation, str(tmp_path_factory.mktemp("work")), say=silent)
 
 
 def saved(config: RunConfig, folder: Path) -> str:
@@ -73,9 +83,9 @@ def seen_plainly(url: str, images_url: str) -> list[Any]:
     return list(zip(shown, predictor.predict_views([one.image for one in shown], predictor.method.label_views()), strict=True))
 
 
-def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str, predictions: str) -> None:
+def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str, predictions: str, tmp_path: Path) -> None:
     """One counter, no second opinion: what is kept of the persons, less what is kept of the spread."""
-    trials = Trials(tiny_checkpoint, predictions)
+    trials = trials_of(tiny_checkpoint, predictions, tmp_path)
     for share in (0.3, 0.7, 0.3):
         kept_persons = persons = kept_spread = spread = kept_cells = cells = 0.0
         for _, said in seen_plainly(tiny_checkpoint, tiny_target):
@@ -96,9 +106,9 @@ def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str,
         })
 
 
-def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str, labelled: str) -> None:
+def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str, labelled: str, tmp_path: Path) -> None:
     """With labels: localisation, less the error of the count, and what is kept of the persons, less what is kept of the density's error."""
-    row = Trials(tiny_checkpoint, labelled, tiny_evaluation).run({KEPT: 0.4})
+    row = trials_of(tiny_checkpoint, labelled, tmp_path, tiny_evaluation).run({KEPT: 0.4})
     count_error = true_persons = persons = error = kept_persons = kept_error = 0.0
     found, truths = [], []
     for sample, said in seen_plainly(tiny_checkpoint, tiny_evaluation):
@@ -124,7 +134,7 @@ def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_
     """The persons kept and counted, against a whole set of labels by the counter with these thresholds."""
     config = replace(tiny_config, method=method, bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.3))
     url = saved(config, tmp_path / "networks")
-    trials = Trials(url, cached_predictions(url, tiny_target, str(tmp_path), predict, say=silent))
+    trials = trials_of(url, cached_predictions(local(), url, tiny_target, str(tmp_path), say=silent), tmp_path)
     images = ShardReader(tiny_target)
     for number, values in enumerate(trial_values(config, 3)):
         row = trials.run(values)
@@ -138,23 +148,36 @@ def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_
             assert row["kept_cells"] == pytest.approx(record["kept_cells"] / record["cells"], rel=1e-6)
 
 
-def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predictions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = Trials(tiny_checkpoint, predictions)
+def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predictions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = trials_of(tiny_checkpoint, predictions, tmp_path)
+    trials.run({KEPT: 0.5})
+
+    def trap(*arguments: Any) -> None:
+        raise AssertionError("nothing has changed that is concluded from")
+
+    monkeypatch.setattr("crowddist.predictor.judge", trap)
+    assert trials.run({KEPT: 0.2})["kept_cells"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_trial_that_is_done_is_not_done_again(tiny_checkpoint: str, predictions: str, tmp_path: Path) -> None:
+    trials = trials_of(tiny_checkpoint, predictions, tmp_path)
     first = trials.run({KEPT: 0.5})
-    monkeypatch.setattr("crowddist.predictor.judge", unused)
-    assert trials.run({KEPT: 0.5}) == first and trials.run({KEPT: 0.2})["kept_cells"] == pytest.approx(0.2, abs=0.02)
+    (row,) = (tmp_path / "rows").glob("*.json")
+    row.write_text(row.read_text().replace(str(first["score"]), "0.125"))
+    assert trials.run({KEPT: 0.5}) == {**first, "score": 0.125}
 
 
 def test_the_cache_is_used_again_and_never_for_others(
     predictions: str, tiny_checkpoint: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path
 ) -> None:
     work = str(storage.local_folder(predictions).parents[2])
-    assert cached_predictions(tiny_checkpoint, tiny_target, work, unused, say=silent) == predictions
+    unused = Unused(local().config)
+    assert cached_predictions(unused, tiny_checkpoint, tiny_target, work, say=silent) == predictions
     other = tmp_path / "other.pt"
     other.write_bytes(storage.read_bytes(tiny_checkpoint) + b" ")
     for counter, data in ((other.as_uri(), tiny_target), (tiny_checkpoint, tiny_evaluation)):
         with pytest.raises(AssertionError):
-            cached_predictions(counter, data, work, unused, say=silent)
+            cached_predictions(unused, counter, data, work, say=silent)
 
 
 def test_labels_of_the_target_are_never_opened(
@@ -167,7 +190,7 @@ def test_labels_of_the_target_are_never_opened(
 
     for name in ("points.npy", "mask.png"):
         monkeypatch.setitem(members._DECODERS, name, trap)
-    trials = Trials(tiny_checkpoint, cached_predictions(tiny_checkpoint, target, str(tmp_path), predict, say=silent))
+    trials = trials_of(tiny_checkpoint, cached_predictions(local(), tiny_checkpoint, target, str(tmp_path), say=silent), tmp_path)
     assert 0 < trials.run({KEPT: 0.5})["kept_mass"] < 1
 
 
@@ -193,19 +216,23 @@ def test_scores_by_hand() -> None:
 def test_predictions_that_nothing_can_be_told_from(make_checkpoint: Callable[..., str], tiny_target: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sees nobody"):
         scored({}, SUMS | {"persons": 0.0})
+    nobody = SUMS | {"persons": 0.0, "kept_persons": 0.0}
+    assert scored({}, nobody | {"apart": 30.0, "said": 30.0})["score"] == -1, "but with another threshold a part sees somebody"
+    errors = {"true_persons": 25.0, "count_error": 25.0, "error": 8.0, "kept_error": 2.0, "map": 0.0}
+    assert scored({}, nobody | errors)["score"] == pytest.approx(-1 - 0.25), "an answer like any other, where it can be held against the truth"
     one_view = SelfSupervisionConfig(label_views=(1.0,))  # several would be an ensemble
     alone = make_checkpoint(tmp_path / "alone", counter=CounterConfig(ensemble="none"), self_supervision=one_view)
-    predictions = cached_predictions(alone, tiny_target, str(tmp_path), predict, say=silent)
+    predictions = cached_predictions(local(), alone, tiny_target, str(tmp_path), say=silent)
     with pytest.raises(InputError, match="have no spread: it has no ensemble"):
-        Trials(alone, predictions).run({KEPT: 0.5})
+        trials_of(alone, predictions, tmp_path).run({KEPT: 0.5})
     assert scored({}, SUMS | {"spread": 0.0, "kept_spread": 0.0, "apart": 3.0, "said": 30.0})["score"] == pytest.approx(-0.1)
 
 
 def test_a_region_of_interest_is_refused(tiny_checkpoint: str, make_images: Callable[..., str], tmp_path: Path) -> None:
     data = make_images(tmp_path / "roi", count=1, facts=[{"roi": [[0, 0], [50, 0], [50, 50]]}])
-    predictions = cached_predictions(tiny_checkpoint, data, str(tmp_path), predict, say=silent)
+    predictions = cached_predictions(local(), tiny_checkpoint, data, str(tmp_path), say=silent)
     with pytest.raises(InputError, match="has a region of interest"):
-        Trials(tiny_checkpoint, predictions, data)
+        trials_of(tiny_checkpoint, predictions, tmp_path, data)
 
 
 def test_the_best_trial_and_the_table(tiny_config: RunConfig) -> None:

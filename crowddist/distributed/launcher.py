@@ -23,6 +23,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
 from crowddist import checkpoint, storage
+from crowddist.claim import run_folder
 from crowddist.config import RunConfig
 from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.labeler import run_units
@@ -31,13 +32,13 @@ from crowddist.distributed.runtime import connect, has_gpus, num_places, room_fo
 from crowddist.distributed.watch import Beat, Monitor, named, start_watch, suspects
 from crowddist.engine import read_done
 from crowddist.errors import InputError
-from crowddist.launcher import worker_threads
-from crowddist.pipeline import run_folder
+from crowddist.launcher import AS_TRAINED, LabelSource, worker_threads
 from crowddist.termination import Termination
 
 if TYPE_CHECKING:
     from crowddist.engine import StageData
     from crowddist.evaluate import ImageResult
+    from crowddist.tuning import Search
 
 MAX_FAILURES = 3
 """Times in a row that a training group is started again after the loss of a worker without having come to another checkpoint."""
@@ -225,9 +226,16 @@ class RayLauncher:
             ),
         )
 
-    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+    def label(self, checkpoint_url: str, images_url: str, labels_url: str, source: LabelSource = AS_TRAINED) -> list[dict[str, Any]]:
         """See `Launcher.label`."""
-        return self._run("label", checkpoint_url, images_url, (labels_url,))
+        return self._run("label", checkpoint_url, images_url, (labels_url, source))
+
+    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
+        """See `Launcher.try_values`."""
+        from crowddist.distributed.tune import run_trials
+
+        with _interruptible():
+            run_trials(search, values, num_at_once=self.num_labellers)
 
     def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
         """See `Launcher.predict`."""

@@ -300,6 +300,27 @@ class TranslationConfig:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Search of thresholds before each round of labels, on what the networks say of the images; the target's own labels stay closed."""
+
+    objective: Literal["none", "agreement", "proxy", "labelled"] = "none"
+    """What a trial is judged by. none: no search. agreement: how far the ensemble, and regression and detection, agree on the target. proxy: the errors
+    on labelled images of the source that it is not trained on, shown in the target's style. labelled: the errors on labelled images of the target."""
+    labelled: str = ""
+    """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT, or renderer:LOOK:NUM_IMAGES:SEED."""
+    trials: int = 32
+    """Sets of thresholds to try in each round: first those of this configuration, then others that fill the space evenly."""
+
+    def __post_init__(self) -> None:
+        _choice("objective", self.objective, ("none", "agreement", "proxy", "labelled"))
+        if self.trials < 2:
+            raise InputError(f"trials must be at least 2, got {self.trials}")
+        if bool(self.labelled) != (self.objective in ("proxy", "labelled")):
+            needs = "reads no labels: leave labelled out" if self.labelled else "needs labelled images: give labelled"
+            raise InputError(f"the objective {self.objective} {needs}")
+
+
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -18,6 +18,7 @@ import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from crowddist import checkpoint, storage
+from crowddist.claim import run_folder
 from crowddist.config import RunConfig, to_json
 from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
@@ -26,7 +27,6 @@ from crowddist.errors import InputError
 from crowddist.labels import publish_labels
 from crowddist.launcher import LocalLauncher, UnitWorker
 from crowddist.methods.table import build_method
-from crowddist.pipeline import run_folder
 from crowddist.translate import publish_translation
 
 pytestmark = pytest.mark.ray

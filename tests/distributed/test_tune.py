@@ -14,7 +14,7 @@ import pytest
 
 from crowddist import storage
 from crowddist.search_space import trial_values
-from crowddist.tuning import Trials, best_trial, recorded_config
+from crowddist.tuning import Search, Trials, best_trial, recorded_config
 
 pytestmark = pytest.mark.ray
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "tune.py"
@@ -29,7 +29,7 @@ def test_the_job_searches_on_cached_predictions(
     job["main"](job["Arguments"](**given))
     first, found = capsys.readouterr().out, storage.read_json(tmp_path / "tune.json")
     values = trial_values(recorded_config(tiny_checkpoint), 4)
-    here = Trials(tiny_checkpoint, found["predictions"])
+    here = Trials(Search(checkpoint_url=tiny_checkpoint, predictions_url=found["predictions"], folder=(tmp_path / "here").as_uri()))
     assert found["objective"] == "agreement" and found["data"]["target"]["num_images"] == 10
     assert found["trials"] == [pytest.approx(here.run(point)) for point in values]
     assert found["best"] == best_trial(found["trials"]) and found["own"] == found["trials"][0] and first.count("<- best") == 1
