@@ -66,7 +66,7 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
     for name, keys in result["set_aside"].items():
         lines.append(f"done without, because workers died over them: {name} {', '.join(keys)}")
     place = storage.shown(folder)
-    lines += ["", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
+    lines += ["", f"report    {place}/report.html", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
     if how_to_open:
         lines.append(f"MLflow    {how_to_open}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -179,6 +180,14 @@ def without_weights(config: RunConfig) -> RunConfig:
 def to_json(config: RunConfig) -> str:
     """The config as JSON text; `from_json` reads it back equal."""
     return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings, as JSON has them, by their full names, e.g. "train.steps"."""
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        settings |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return settings
 
 
 def from_json(text: str) -> RunConfig:

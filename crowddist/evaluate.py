@@ -15,6 +15,7 @@ from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import cell_density, known_sizes
 from crowddist.data.transforms import covered_area, resize_points
 from crowddist.errors import InputError
+from crowddist.ops.calibration import calibration_error, reliability, sparsification_error
 from crowddist.ops.localization import mean_average_precision, precision_recall
 from crowddist.ops.metrics import count_errors, count_errors_by_range, psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
@@ -173,6 +174,8 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
     8 px, one of `radii_px`, one truth to a point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
     gives points, `_map` are what a part of the method (`regression`, `detection`) would have got alone.
 
+    `target/calibration_error` and `target/ause` say how well the uncertainty of the count knows its error, see `ops.calibration`; where there is one.
+
     `target/count/010-049/mae`, `/bias` and `/num_images` are of the images that truly show 10 to 49 persons, and so on. Where all images tell
     their scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean over scenes, as WorldExpo'10 is reported.
 
@@ -193,6 +196,11 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
         "target/num_images": float(len(results)),
         **_errors("target/points_", [len(found) for found in points], true),
     }
+    uncertainties = [result.uncertainty for result in results]
+    if any(uncertainties):
+        errors = np.subtract([result.count for result in results], true)
+        metrics["target/calibration_error"] = calibration_error(reliability(errors, uncertainties))
+        metrics["target/ause"] = sparsification_error(errors, uncertainties)
     for radius, rates in precision_recall(points, truths, radii_px).items():
         metrics |= {f"target/{name}_{radius:g}px": rate for name, rate in rates.items()}
     for name in results[0].parts:

@@ -93,7 +93,7 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
         `curves`, `rounds` and, where a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3) uint8 each; one that there is
         nothing to draw for is left out.
     """
-    from crowddist.report import curves, rounds_chart
+    from crowddist.charts import curves, rounds_chart
 
     points = {
         row["title"] if len(row["stages"]) == 1 else f"{row['title']}, {name.rpartition('/')[2]}": read_curve(storage.join(run_folder, name, CURVE))

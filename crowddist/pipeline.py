@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -21,6 +22,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.engine import StageData, read_done
 from crowddist.launcher import LabelSource
 from crowddist.methods.table import build_method
+from crowddist.repeat import code_versions
 from crowddist.search_space import own_values, search_space, trial_values
 
 if TYPE_CHECKING:
@@ -35,8 +37,13 @@ MODEL = "crowd-counter"
 """The name that final counters are registered under."""
 
 
-def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+def adapt(
+    config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Callable[[str], None] = print, report: bool = False
+) -> dict[str, Any]:
     """Runs an adaptation to its end, or takes it up where it was left, and returns what `result.json` holds.
+
+    Args:
+        report: whether to write `report.html` beside it, see `page.write_report`.
 
     Every stage is a folder below the run's; what is done is skipped, so a run may be killed at any moment and started again.
     The tracker is started once the input is known to be good: a mistake leaves neither a failed run nor a name that is taken.
@@ -78,6 +85,7 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
                 "method": config.method,
                 "seed": config.seed,
                 "version": crowddist.__version__,
+                "code": code_versions(),
                 "rounds": rounds,
                 "final": rounds[-1],
                 "stopped": run.stopped,
@@ -89,6 +97,10 @@ def adapt(config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Calla
             }
             storage.write_json(storage.join(folder, RESULT), result)
             tracker.artifact(RESULT, result)
+            if report:
+                from crowddist.page import REPORT, write_report
+
+                tracker.artifact(REPORT, storage.read_bytes(write_report(folder, say=say)).decode())
         return result
 
 
@@ -194,6 +206,7 @@ class _Run:
         records = self.launcher.label(self.checkpoint, self.urls["target"], url, LabelSource(thresholds=self.thresholds, predictions_url=known))
         metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.round_name}")
         metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}
+        metrics |= {f"search/{name}": value for name, value in found.get("ranking", {}).items()}
         change = label_change(previous, url, self.method.settling_px // self.method.output_stride) if previous else math.inf
         if math.isfinite(change):  # it is not where the labels before saw nobody
             metrics["labels/change"] = change
@@ -208,7 +221,7 @@ class _Run:
 
     def _search(self, stage: Stage) -> dict[str, Any]:
         """What a search of thresholds for a round's labels finds with the newest counter, see `tuning.search_thresholds`; {} where none is asked for."""
-        from crowddist.tuning import search_thresholds
+        from crowddist.tuning import ranking, search_thresholds
 
         search, url = self.config.search, storage.join(self.folder, stage.round_name, "search.json")
         if search.objective == "none":
@@ -217,16 +230,19 @@ class _Run:
             found = storage.read_json(url)
         else:
             self.say(f"{stage.round_name}: searching thresholds by {search.objective}")
-            found = search_thresholds(
+            try_all = functools.partial(
+                search_thresholds,
                 self.launcher,
                 self.checkpoint,
                 trial_values(self.config, search.trials),
-                objective=search.objective,
                 target_url=self.urls["target"],
-                labelled_url=self.urls.get("search", ""),
                 work=self.config.storage,
                 say=lambda line: self.say(f"{stage.round_name}: {line}"),
             )
+            found = try_all(objective=search.objective, labelled_url=self.urls.get("search", ""))
+            if "evaluation" in self.urls:  # opened when all is decided, to say how well the objective ranks the trials
+                truth = try_all(objective="labelled", labelled_url=self.urls["evaluation"])["trials"]
+                found |= {"truth": truth, "ranking": ranking(found["trials"], truth)}
             storage.write_json(url, found)
         self.tracker.trials(stage.num_round, found["trials"])
         self.thresholds = {name: found["best"][name] for name in own_values(self.config)}

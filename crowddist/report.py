@@ -1,20 +1,16 @@
-"""What a person looks at: heat maps over images, learning curves, and the table of rounds."""
+"""What a person looks at: heat maps over images, and the table of rounds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from crowddist import drawing
 from crowddist.drawing import Bar, Mark
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # ours: overlays are drawn at this size, so that text and marks look alike on images of 0.1 and of 10 megapixels.
 _OVERLAY_SIDE_PX = (960, 1920)
@@ -208,71 +204,6 @@ def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], 
     return np.concatenate([drawing.caption(width, 34, title), *rows])
 
 
-def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
-    """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
-
-    Values that span more than two orders of magnitude are drawn on a logarithmic axis.
-    Returns RGB uint8. Raises ValueError where there is nothing to draw.
-    """
-    drawn = {name: sorted(points) for name, points in lines.items() if len(points)}
-    if not drawn:
-        raise ValueError(f"no curve to draw for {title!r}: every line is empty")
-    figure, axes = _chart(title, "training step", label)
-    for name, points in drawn.items():
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, label=name, marker="o" if len(points) < 12 else None, markersize=5, linewidth=1.8)
-    heights = [value for points in drawn.values() for _, value in points]
-    if min(heights) > 0 and max(heights) > 100 * min(heights):
-        axes.set_yscale("log")
-    elif min(heights) >= 0:
-        axes.set_ylim(bottom=0)
-    # Beside the lines, never on them.
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
-    return _rendered(figure)
-
-
-def rounds_chart(
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    name: str = "target/mae",
-    label: str = "mean absolute error (people)",
-    title: str = "Error by round",
-) -> np.ndarray:
-    """One metric by round, with the value at each point and round 0 (no adaptation) as a dashed line.
-
-    Args:
-        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the metric is left out.
-        name: the metric.
-        label: what it is, with its unit.
-        title: shown above.
-
-    Returns:
-        RGB uint8.
-
-    Raises:
-        ValueError: no row has the metric.
-    """
-    known = [(row["round"], float(row[name])) for row in rows if row.get(name) is not None]
-    if not known:
-        raise ValueError(f"no round has the metric {name}")
-    figure, axes = _chart(title, "round", label)
-    rounds = sorted(entry for entry in known if isinstance(entry[0], int))
-    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2, color="#1f5fa8")
-    for number, value in rounds:
-        axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
-        if number == 0:
-            axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
-    titles = {row["round"]: row.get("title", "no adaptation" if row["round"] == 0 else "") for row in rows}
-    axes.set_xticks([number for number, _ in rounds], [f"{number}\n{titles[number]}" for number, _ in rounds])
-    axes.margins(x=0.12)
-    for word, value in (entry for entry in known if not isinstance(entry[0], int)):
-        axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
-        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 12}
-        axes.annotate(f"{word}: {value:.1f}", (1.0, value), color="#2a8f4d", **at)
-    axes.set_ylim(0, 1.18 * max(value for _, value in known) or 1.0)
-    return _rendered(figure)
-
-
 def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
     """The rounds as plain text: a heading, the units, one line a round; '-' where a round lacks a value.
 
@@ -347,24 +278,3 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 def _panel(heading: str, canvas: np.ndarray, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:
     width = canvas.shape[1]
     return np.concatenate([drawing.caption(width, 26, heading), canvas, drawing.legend(width, 21, bar, marks)])
-
-
-def _chart(title: str, across: str, up: str) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 5.4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=14, fontweight="bold", loc="left")
-    axes.set_xlabel(across, fontsize=12)
-    axes.set_ylabel(up, fontsize=12)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _rendered(figure: Figure) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -260,6 +260,46 @@ def best_trial(trials: Sequence[dict[str, float]]) -> dict[str, float]:
     return max(trials, key=lambda trial: trial["score"])
 
 
+def ranking(trials: Sequence[dict[str, float]], truths: Sequence[dict[str, float]]) -> dict[str, float]:
+    """How well the scores of a search rank its trials, where the truth is known of other images.
+
+    Args:
+        trials: as the search judged them, the configuration's own first.
+        truths: the same values, judged by the labels of images that the search has not seen.
+
+    Returns:
+        `rank_correlation`, Spearman's, of the scores; `regret`, how much worse in truth the chosen trial is than the best one, and `own_regret`, likewise
+        of the configuration's own; `mae`, `own_mae` and `best_mae`, the mean error of the count of the chosen, the own and the best trial; and
+        `mae_rank_correlation`, of the scores with less error, where the error depends on the values. 0 where all scores are equal.
+
+    Raises:
+        ValueError: the trials are not the same.
+    """
+    from scipy.stats import rankdata
+
+    names = [name for name in trials[0] if "." in name]
+    if [[trial[name] for name in names] for trial in trials] != [[truth[name] for name in names] for truth in truths]:
+        raise ValueError("the trials and the truths must be of the same values in the same order")
+
+    def correlation(one: Sequence[float], other: Sequence[float]) -> float:
+        ranks = [rankdata(np.round(values, 9)) for values in (one, other)]
+        return float(np.corrcoef(*ranks)[0, 1]) if all(len(set(part)) > 1 for part in ranks) else 0.0
+
+    scores, worth, error = ([row[name] for row in rows] for rows, name in ((trials, "score"), (truths, "score"), (truths, "mae")))
+    chosen = trials.index(best_trial(trials))
+    found = {
+        "rank_correlation": correlation(scores, worth),
+        "regret": max(worth) - worth[chosen],
+        "own_regret": max(worth) - worth[0],
+        "mae": error[chosen],
+        "own_mae": error[0],
+        "best_mae": min(error),
+    }
+    if len(set(error)) > 1:
+        found["mae_rank_correlation"] = correlation(scores, [-value for value in error])
+    return found
+
+
 def trial_table(trials: Sequence[dict[str, float]], *, most: int = 12) -> str:
     """The best trials as plain text, best first, and the configuration's own, which is the first of all."""
     own, best = trials[0], best_trial(trials)

@@ -4,6 +4,7 @@
     python jobs/adapt.py shb_to_sha --storage runs --run-name first --seed 1
     python jobs/adapt.py renderer_to_shb --target /photos/of/my/camera --self-supervision.rounds 2
     ray job submit --working-dir . -- python jobs/adapt.py quickstart --storage file:///shared/runs
+    python jobs/adapt.py --from-run runs/first     (repeats a run beside it, and says what differs)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 
 import tyro
 
+from crowddist import storage
 from crowddist.cli import methods_table, one_line_errors, read_arguments
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
@@ -19,8 +21,8 @@ from crowddist.recipes import RECIPES, summary
 from crowddist.termination import Termination
 
 
-def main(config: RunConfig, termination: Termination) -> None:
-    """Runs the adaptation and prints its rounds."""
+def main(config: RunConfig, termination: Termination, repeats: str = "") -> None:
+    """Runs the adaptation and prints its rounds, and what differs from the run that it repeats."""
     from crowddist.claim import run_folder
     from crowddist.closing import closing_lines, make_tracker
     from crowddist.distributed.choice import make_launcher
@@ -30,17 +32,30 @@ def main(config: RunConfig, termination: Termination) -> None:
     tracker = make_tracker(config)
     launcher = make_launcher(config, termination)
     try:
-        result = adapt(config, launcher, tracker, say=lambda line: print(line, flush=True))
+        result = adapt(config, launcher, tracker, say=lambda line: print(line, flush=True), report=True)
     finally:
         launcher.close()
     print(closing_lines(result, run_folder(config), tracker.how_to_open()))
+    if repeats:
+        from crowddist.repeat import differences
+
+        lines = differences(storage.normalise(repeats), run_folder(config))
+        print("\n".join([f"\nwhat differs from {repeats}:", *lines] if lines else [f"\nsettings, data, code and all figures are those of {repeats}"]))
 
 
 if __name__ == "__main__":
     termination = Termination()
     with one_line_errors(), termination.listening():
         recipes = {recipe.__name__: (summary(recipe), recipe()) for recipe in RECIPES}
-        first = next(iter(sys.argv[1:]), "-")
+        first, *others = sys.argv[1:] or ["-"]
+        if first == "--from-run":
+            if not others or others[0].startswith("-"):
+                raise InputError("--from-run needs the folder of a run, path or URL")
+            from crowddist.repeat import recorded_run
+
+            recorded = recorded_run(others[0])
+            main(read_arguments(lambda: tyro.cli(RunConfig, default=recorded, args=others[1:])), termination, repeats=others[0])
+            sys.exit()
         if first not in recipes and not first.startswith("-"):
             raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
         config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=f"{__doc__}\nMethods (--method):\n\n{methods_table()}"))

@@ -1,6 +1,7 @@
-"""Evaluates a counter on a labelled data set.
+"""Evaluates a counter on a labelled data set, or writes the report of a run that has ended.
 
     python jobs/evaluate.py --checkpoint runs/demo/labels-1/checkpoints/step-000120.pt --data shards/ --output metrics.json
+    python jobs/evaluate.py --report runs/demo
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from crowddist.process import sigterm_as_exit
 class Arguments:
     """What to evaluate on what."""
 
-    checkpoint: str
+    report: str = ""
+    """The folder of a run that has ended, path or URL, whose report.html is written anew; nothing else is done."""
+    checkpoint: str = ""
     """A checkpoint file of a run, path or URL."""
-    data: str
+    data: str = ""
     """Labelled shards, or FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val."""
-    output: str
+    output: str = ""
     """The JSON file to write: the metrics, and under `images` one row an image."""
     image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
     """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where large."""
@@ -34,6 +37,9 @@ class Arguments:
     """Where raw data is converted to."""
 
     def __post_init__(self) -> None:
+        given = [bool(option) for option in (self.checkpoint, self.data, self.output)]
+        if not (all(given) or (self.report and not any(given))):
+            raise InputError("give --checkpoint, --data and --output, or --report alone")
         if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
             raise InputError(f"radii must be one or more numbers of px, not negative, got {' '.join(map(str, self.radii))}")
 
@@ -42,6 +48,11 @@ def main(arguments: Arguments) -> None:
     """Counts every image once and writes the metrics."""
     from crowddist import storage
 
+    if arguments.report:
+        from crowddist.page import write_report
+
+        print(f"written to {storage.shown(write_report(storage.normalise(arguments.report)))}")
+        return
     if storage.is_folder(arguments.output):
         raise InputError(f"the output {arguments.output} is a folder; give the file to write")
     from crowddist.data.config import parse_data

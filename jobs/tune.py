@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,6 +34,8 @@ class Arguments:
     images of the source that the counter was not trained on, shown in the target's style. labelled: the errors on labelled images of the target."""
     labelled: str = ""
     """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT."""
+    evaluation: str = ""
+    """Labelled images of the target that are opened only when all is decided, to say how well the objective ranks the trials."""
     trials: int = 32
     """Sets of thresholds to try: first the checkpoint's own, then others that fill the space evenly."""
     num_workers: int = 2
@@ -57,7 +60,7 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.prepare import prepare
     from crowddist.distributed.choice import make_launcher
     from crowddist.search_space import trial_values
-    from crowddist.tuning import recorded_config, search_thresholds, trial_table
+    from crowddist.tuning import ranking, recorded_config, search_thresholds, trial_table
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -68,23 +71,24 @@ def main(arguments: Arguments) -> None:
     data = {"target": target}
     if arguments.labelled:
         data["labelled"] = prepare(parse_data(arguments.labelled), arguments.work, role="evaluation", say=say)
+    if arguments.evaluation:
+        data["evaluation"] = prepare(parse_data(arguments.evaluation), arguments.work, role="evaluation", say=say)
     launcher = make_launcher(replace(config, launcher=arguments.launcher, num_workers=1, min_workers=0, num_labellers=arguments.num_workers, threads=0))
     try:
-        found = search_thresholds(
-            launcher,
-            checkpoint,
-            trial_values(config, arguments.trials),
-            objective=arguments.objective,
-            target_url=target.url,
-            labelled_url=data["labelled"].url if arguments.labelled else "",
-            work=arguments.work,
-            say=say,
+        search = functools.partial(
+            search_thresholds, launcher, checkpoint, trial_values(config, arguments.trials), target_url=target.url, work=arguments.work, say=say
         )
+        found = search(objective=arguments.objective, labelled_url=data["labelled"].url if arguments.labelled else "")
+        if arguments.evaluation:
+            truth = search(objective="labelled", labelled_url=data["evaluation"].url)
+            found |= {"truth": truth["trials"], "ranking": ranking(found["trials"], truth["trials"])}
     finally:
         launcher.close()
     summary = {name: prepared.summary() for name, prepared in data.items()}
     storage.write_json(storage.normalise(arguments.output), {**found, "checkpoint": checkpoint, "data": summary})
     print(trial_table(found["trials"]))
+    for name, value in found.get("ranking", {}).items():
+        print(f"{name.replace('_', ' '):22} {value:.4g}")
     print(f"written to {arguments.output}")
 
 

@@ -44,6 +44,7 @@ def test_the_table_tells_round_by_round(tmp_path: Path) -> None:
         "1                   30.25   31.25  20.0         68.5         9",
         "target MAE 40.00 -> 30.25 (-24%) on 64 images set aside",
         "",
+        f"report    {tmp_path}/report.html",
         f"result    {tmp_path}/result.json",
         f"pictures  {tmp_path}/pictures",
         "counter   file:///runs/first/labels-1/checkpoints/step-000120.pt",

@@ -22,7 +22,7 @@ LAYERS = (
     ("methods", "config"),
     ("checkpoint", "engine", "predictor"),
     ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
-     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "predictions", "proxy", "search_space",
+     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "charts", "page", "predictions", "proxy", "repeat", "search_space",
      "tuning"),
     ("pipeline", "closing"),
     ("distributed",),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from crowddist import report
-from crowddist.report import Column, curves, overlay, round_sheet, rounds_chart, rounds_table, translation_sheet
+from crowddist.charts import curves, rounds_chart
+from crowddist.report import Column, overlay, round_sheet, rounds_table, translation_sheet
 
 ROWS = [
     {"round": 0, "target/mae": 31.24, "target/rmse": 155.1},

@@ -28,7 +28,7 @@ from crowddist.ops.localization import mean_average_precision
 from crowddist.ops.selection import keep_most_certain
 from crowddist.predictor import Predictor
 from crowddist.search_space import own_values, trial_values, with_values
-from crowddist.tuning import Search, Trials, best_trial, cached_predictions, recorded_config, scored, trial_table
+from crowddist.tuning import Search, Trials, best_trial, cached_predictions, ranking, recorded_config, scored, trial_table
 
 KEPT = "self_supervision.kept_share"
 
@@ -233,6 +233,20 @@ def test_a_region_of_interest_is_refused(tiny_checkpoint: str, make_images: Call
     predictions = cached_predictions(local(), tiny_checkpoint, data, str(tmp_path), say=silent)
     with pytest.raises(InputError, match="has a region of interest"):
         trials_of(tiny_checkpoint, predictions, tmp_path, data)
+
+
+def test_a_ranking_by_hand() -> None:
+    """Scores rank the trials 2, 3, 1; in truth 1, 2, 3: squared differences of 1, 1 and 4, a rank correlation of 1 - 6 * 6 / 24."""
+    trials = [{"a.b": 0.1, "score": 0.5}, {"a.b": 0.2, "score": 0.7}, {"a.b": 0.3, "score": 0.2}]
+    truths = [{"a.b": 0.1, "score": 0.1, "mae": 9.0}, {"a.b": 0.2, "score": 0.3, "mae": 5.0}, {"a.b": 0.3, "score": 0.4, "mae": 7.0}]
+    assert ranking(trials, truths) == pytest.approx({
+        "rank_correlation": -0.5, "regret": 0.1, "own_regret": 0.3, "mae": 5.0, "own_mae": 9.0, "best_mae": 5.0, "mae_rank_correlation": 0.5,
+    })
+    alike = [{**truth, "mae": 4.0} for truth in truths]
+    assert "mae_rank_correlation" not in ranking(trials, alike)
+    assert ranking([{**trial, "score": 1.0} for trial in trials], truths)["rank_correlation"] == 0
+    with pytest.raises(ValueError, match="same values"):
+        ranking(trials, truths[::-1])
 
 
 def test_the_best_trial_and_the_table(tiny_config: RunConfig) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +18,12 @@ import pytest
 import torch
 
 from crowddist import checkpoint
+from crowddist.config import RunConfig
+from crowddist.launcher import LocalLauncher
 from crowddist.methods.config import METHODS, MethodName
+from crowddist.pipeline import adapt
 from crowddist.recipes import RECIPES
+from crowddist.tracking import NullTracker
 from tests.jobs.conftest import ROOT
 
 ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
@@ -188,3 +193,21 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
     ends = [checkpoint.load((tmp_path / "runs" / name / "source" / "checkpoints" / "step-000200.pt").as_uri()) for name in ("unbroken", "stopped")]
     weights = [end["method"]["networks"] for end in ends]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_run_is_repeated_beside_itself(start: Callable, tiny_config: RunConfig) -> None:
+    """From the command line, with a setting changed on the way."""
+    config = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, orientation_steps=0, rounds=1), run_name="first")
+    adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: None)
+    folder = Path(config.storage) / "first"
+    done = start("adapt", "--from-run", folder, "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.partition(f"what differs from {folder}:\n")[2].splitlines()
+    assert told[0] == "setting seed: 0 -> 1" and all(line.startswith("round ") for line in told[1:]) and len(told) > 2
+    assert (folder.with_name("first-again") / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", [(), ("--seed",), ("nothing",)])
+def test_what_is_no_run_cannot_be_repeated(start: Callable, place: tuple[str, ...]) -> None:
+    done = start("adapt", "--from-run", *place)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "the folder of a run" in done.stderr

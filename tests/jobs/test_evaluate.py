@@ -54,3 +54,14 @@ def test_wrong_radii_are_one_line(start: Callable, radii: tuple[str, ...]) -> No
 def test_an_output_that_is_a_folder_is_told_before_the_work(start: Callable, tmp_path: Path) -> None:
     done = start("evaluate", "--checkpoint", "missing.pt", "--data", "missing", "--output", tmp_path)
     assert done.returncode == 2 and done.stderr == f"error: the output {tmp_path} is a folder; give the file to write\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--data", "x"), ("--report", "run", "--data", "x")])
+def test_it_evaluates_or_reports(start: Callable, options: tuple[str, ...]) -> None:
+    done = start("evaluate", *options)
+    assert done.returncode == 2 and done.stderr == "error: give --checkpoint, --data and --output, or --report alone\n"
+
+
+def test_no_report_of_a_run_that_has_not_ended(start: Callable, tmp_path: Path) -> None:
+    done = start("evaluate", "--report", tmp_path)
+    assert done.returncode == 2 and done.stderr == f"error: no result.json in {tmp_path.as_uri()}: a report is made of a run that has ended\n"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from crowddist import storage
+
 
 def test_help_comes_at_once(helped: Callable) -> None:
     text, heavy, seconds = helped("tune")
@@ -27,3 +29,19 @@ def test_what_it_cannot_do_is_one_line(start: Callable, tmp_path: Path, tiny_tar
     done = start("tune", "--checkpoint", tmp_path / "nothing.pt", "--target", tiny_target, "--output", tmp_path / "tune.json", *options)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and words in done.stderr
     assert not (tmp_path / "tune.json").exists()
+
+
+def test_it_says_how_well_its_objective_ranks(
+    start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_target: str, tiny_source: str, tiny_evaluation: str
+) -> None:
+    """Without Ray: by labelled images in the target's style; the evaluation is opened when all is decided."""
+    done = start("tune", "--checkpoint", tiny_checkpoint, "--target", tiny_target, "--output", tmp_path / "tune.json", "--objective", "proxy",
+                 "--labelled", tiny_source, "--evaluation", tiny_evaluation, "--trials", "3", "--launcher", "local", "--work", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    shown, opened = (next(number for number, line in enumerate(lines) if words in line)
+                     for words in ("showing 12 labelled images in the style of the target", "predicting 5 images"))
+    assert shown < next(number for number, line in enumerate(lines) if line == "3 trials") < opened
+    assert sum(line.startswith(("rank correlation", "regret", "own regret", "mae", "own mae", "best mae")) for line in lines) == 6
+    found = storage.read_json(tmp_path / "tune.json")
+    assert len(found["trials"]) == len(found["truth"]) == 3 and found["ranking"]["mae"] > 0 and set(found["data"]) == {"target", "labelled", "evaluation"}

@@ -1,0 +1,178 @@
+"""Charts: learning curves, errors by round, calibration, and the trials of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crowddist.ops.calibration import reliability, sparsification
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
+    """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
+
+    Values that span more than two orders of magnitude are drawn on a logarithmic axis.
+    Returns RGB uint8. Raises ValueError where there is nothing to draw.
+    """
+    drawn = {name: sorted(points) for name, points in lines.items() if len(points)}
+    if not drawn:
+        raise ValueError(f"no curve to draw for {title!r}: every line is empty")
+    figure, axes = _chart(title, "training step", label)
+    for name, points in drawn.items():
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=name, marker="o" if len(points) < 12 else None, markersize=5, linewidth=1.8)
+    heights = [value for points in drawn.values() for _, value in points]
+    if min(heights) > 0 and max(heights) > 100 * min(heights):
+        axes.set_yscale("log")
+    elif min(heights) >= 0:
+        axes.set_ylim(bottom=0)
+    # Beside the lines, never on them.
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
+    return _rendered(figure)
+
+
+def rounds_chart(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "target/mae",
+    label: str = "mean absolute error (people)",
+    title: str = "Error by round",
+) -> np.ndarray:
+    """One metric by round, with the value at each point and round 0 (no adaptation) as a dashed line.
+
+    Args:
+        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the metric is left out.
+        name: the metric.
+        label: what it is, with its unit.
+        title: shown above.
+
+    Returns:
+        RGB uint8.
+
+    Raises:
+        ValueError: no row has the metric.
+    """
+    known = [(row["round"], float(row[name])) for row in rows if row.get(name) is not None]
+    if not known:
+        raise ValueError(f"no round has the metric {name}")
+    figure, axes = _chart(title, "round", label)
+    rounds = sorted(entry for entry in known if isinstance(entry[0], int))
+    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2, color="#1f5fa8")
+    for number, value in rounds:
+        axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
+        if number == 0:
+            axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
+    titles = {row["round"]: row.get("title", "no adaptation" if row["round"] == 0 else "") for row in rows}
+    axes.set_xticks([number for number, _ in rounds], [f"{number}\n{titles[number]}" for number, _ in rounds])
+    axes.margins(x=0.12)
+    for word, value in (entry for entry in known if not isinstance(entry[0], int)):
+        axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
+        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 12}
+        axes.annotate(f"{word}: {value:.1f}", (1.0, value), color="#2a8f4d", **at)
+    axes.set_ylim(0, 1.18 * max(value for _, value in known) or 1.0)
+    return _rendered(figure)
+
+
+def calibration_chart(errors: Sequence[float], uncertainties: Sequence[float]) -> np.ndarray:
+    """How well an uncertainty knows the error: the error against it, and what leaving out the most uncertain images does.
+
+    Args:
+        errors: predicted minus true count of each image, persons.
+        uncertainties: of each, persons.
+
+    Returns:
+        RGB uint8.
+
+    Raises:
+        ValueError: as `ops.calibration.reliability`.
+    """
+    curve = reliability(errors, uncertainties)
+    shares, by_spread, oracle = sparsification(errors, uncertainties)
+    figure, (left, right) = _charts(2)
+    _dress(left, "Error against uncertainty", "uncertainty (people)", "error (people, root mean square)")
+    left.plot(curve[:, 0], curve[:, 1], marker="o", linewidth=2.0, color="#1f5fa8", label="images, in parts of equal number")
+    top = 1.1 * max(curve[:, :2].max(), 1e-9)
+    left.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1.2, label="calibrated")
+    left.set_xlim(0, 1.1 * max(float(curve[:, 0].max()), 1e-9))
+    left.set_ylim(0, top)
+    left.legend(frameon=False)
+    _dress(right, "Without the most uncertain images", "share of images left out", "mean error of the rest, of all = 1")
+    right.plot(shares, by_spread, linewidth=2.0, color="#1f5fa8", label="by the uncertainty")
+    right.plot(shares, oracle, linewidth=1.5, color="#2a8f4d", linestyle=":", label="by the error itself: the best there is")
+    right.axhline(1, color="#888888", linestyle="--", linewidth=1.2, label="at random")
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False)
+    return _rendered(figure)
+
+
+def trials_chart(trials: Sequence[Mapping[str, float]], truths: Sequence[Mapping[str, float]] = ()) -> np.ndarray:
+    """The scores of a search against each threshold; the chosen trial and the configuration's own, the first, are marked.
+
+    Args:
+        trials: as a search leaves them; thresholds have a dot in their names.
+        truths: the same trials judged by the truth, where it is known: another panel shows one against the other.
+
+    Returns:
+        RGB uint8.
+
+    Raises:
+        ValueError: there is no trial.
+    """
+    if not trials:
+        raise ValueError("there is no trial to draw")
+    names = [name for name in trials[0] if "." in name]
+    scores = [trial["score"] for trial in trials]
+    chosen = scores.index(max(scores))
+    panels = [(name.rpartition(".")[2].replace("_", " "), [trial[name] for trial in trials], "score") for name in names]
+    if truths:
+        panels.append(("score of the search", scores, "score by the true labels"))
+    figure, axes = _charts(len(panels))
+    for place, (across, values, up) in zip(axes, panels, strict=True):
+        heights = scores if up == "score" else [truth["score"] for truth in truths]
+        _dress(place, "", across, up)
+        place.scatter(values, heights, s=26, color="#1f5fa8", alpha=0.7, label="trials")
+        place.scatter([values[0]], [heights[0]], s=110, marker="s", facecolors="none", edgecolors="#555555", linewidths=2, label="as configured")
+        place.scatter([values[chosen]], [heights[chosen]], s=150, marker="o", facecolors="none", edgecolors="#c4362c", linewidths=2.4, label="chosen")
+    axes[0].legend(frameon=False, loc="best")
+    return _rendered(figure)
+
+
+def _charts(number: int) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, at most three in a row."""
+    from matplotlib.figure import Figure
+
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(9.6 if number == 1 else 12.0, 4.6 * rows), dpi=110, layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(number)]
+
+
+def _dress(axes: Axes, title: str, across: str, up: str) -> None:
+    axes.set_title(title, fontsize=14, fontweight="bold", loc="left")
+    axes.set_xlabel(across, fontsize=12)
+    axes.set_ylabel(up, fontsize=12)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _chart(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 5.4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    _dress(axes, title, across, up)
+    return figure, axes
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,118 @@
+"""The search of thresholds: a trial on cached predictions against asking the networks again, all thresholds in one pass, and Tune's own cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crowddist.config import RunConfig
+from crowddist.data.config import StreamConfig
+from crowddist.data.sample import Seen
+from crowddist.launcher import LocalLauncher
+from crowddist.methods.config import BiKnowledgeConfig
+from crowddist.methods.table import build_method
+from crowddist.ops.density import TRUNCATE, density_map, kernel_means
+from crowddist.ops.fusion import fuse_density, sweep_counts
+from crowddist.ops.merging import confidence_map
+from crowddist.predictor import Predictor, judge
+from crowddist.search_space import trial_values, with_values
+from crowddist.tuning import Search, cached_predictions
+from tests.benchmarks.harness import compare
+
+SIZE, NUM_IMAGES, NUM_HEADS = (544, 960), 4, 150
+
+
+def crowd(method: Any, index: int) -> Seen:
+    """What trained networks say of an image: heads of a crowd, a density that shows them, and noise in all."""
+    rng, stride = np.random.default_rng(index), method.output_stride
+    cells = (SIZE[0] // stride, SIZE[1] // stride)
+    places = rng.uniform([0, 0], [SIZE[1] - 1, SIZE[0] - 1], (NUM_HEADS, 2))
+    density = density_map((places + 0.5) / stride - 0.5, cells, method.stream.sigma_px / stride)
+    seen, peaks = places[rng.random(NUM_HEADS) < 0.7], np.rint(places / stride) * stride + (stride - 1) / 2
+    detections = np.column_stack([seen, rng.uniform(10, 30, len(seen)), rng.uniform(0.25, 1, len(seen))]).astype(np.float32)
+    transformed = np.column_stack([peaks.clip(0, [SIZE[1] - 1, SIZE[0] - 1]), rng.uniform(10, 30, NUM_HEADS), rng.uniform(0.1, 1, NUM_HEADS)])
+    return Seen(size=SIZE, density=density, spread=0 * density, member_counts=np.array([density.sum()], np.float64), detections=detections,
+                transformed=transformed.astype(np.float32))
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("fusion", ["heads", "confidence"])
+def test_a_cached_trial_against_asking_the_networks_again(fusion: Any) -> None:
+    torch.manual_seed(0)
+    config = RunConfig(recipe="benchmark", source="source", target="target", method="bi_knowledge", launcher="local",
+                       stream=StreamConfig(image_size=960), bi_knowledge=BiKnowledgeConfig(fusion=fusion))
+    method = build_method(config)
+    images = [np.random.default_rng(index).integers(0, 256, (*SIZE, 3), np.uint8) for index in range(NUM_IMAGES)]
+    cached = [crowd(method, index) for index in range(NUM_IMAGES)]
+    tried = method.with_config(with_values(config, trial_values(config, 3)[1]))
+    predictor = Predictor(tried, image_size=960)
+    assert predictor.predict(images[0]).density.shape == cached[0].density.shape
+
+    result = compare(lambda: [predictor.predict(image) for image in images], lambda: [judge(tried, seen, SIZE) for seen in cached], rounds=5)
+    print(f"\na trial on cached predictions of {NUM_IMAGES} images of 960x544 px, fusion by {fusion}; the compact networks again / ours: {result}")
+    assert result.ratio >= 100
+
+
+@pytest.mark.benchmark
+def test_all_thresholds_of_eq_8_in_one_pass() -> None:
+    """Fifty counts, as fifty trials give them one by one."""
+    rng, cells = np.random.default_rng(0), (SIZE[0] // 4, SIZE[1] // 4)
+    points = rng.uniform([0, 0], [cells[1] - 1, cells[0] - 1], (NUM_HEADS, 2))
+    scores, sigma = rng.uniform(0.1, 1, NUM_HEADS).astype(np.float32), np.full(NUM_HEADS, 1.5)
+    regressed, thresholds = (rng.random(cells) / 200).astype(np.float32), np.linspace(0.1, 0.95, 50)
+    reach = np.ceil(TRUNCATE * sigma)
+
+    def trial(threshold: float) -> float:
+        kept = scores >= np.float32(threshold)
+        weight = confidence_map(np.column_stack([points[kept], scores[kept]]), cells, reach[kept])
+        return float(fuse_density(regressed, density_map(points[kept], cells, sigma[kept]), weight).sum(dtype=np.float64))
+
+    def sweep() -> np.ndarray:
+        weight = confidence_map(np.column_stack([points, scores]), cells, reach)
+        return sweep_counts(regressed, weight, scores, kernel_means(weight, points, sigma), thresholds)
+
+    result = compare(lambda: np.array([trial(threshold) for threshold in thresholds]), sweep,
+                     agree=lambda peer, ours: bool(np.abs(peer - ours).max() <= 1e-4 * peer.mean()))
+    print(f"\ncounts by Eq. 8 at 50 thresholds, {NUM_HEADS} detections, 50 trials / one sweep: {result}")
+    assert result.ratio >= 10
+
+
+@pytest.mark.benchmark
+@pytest.mark.timeout(900)
+def test_32_trials_of_tune(private_ray: None, tiny_checkpoint: str, tiny_target: str, tmp_path: Path) -> None:
+    """Actors that are kept against a function that Tune starts anew for each trial; wall time, Ray and the predictions are there before."""
+    from ray import tune
+
+    from crowddist.distributed.tune import run_trials
+    from crowddist.tuning import Trials
+
+    local = LocalLauncher(RunConfig(recipe="tiny", source="source", target="target", launcher="local", threads=1))
+    predictions = cached_predictions(local, tiny_checkpoint, tiny_target, str(tmp_path), say=print)
+
+    def search(name: str) -> Search:
+        return Search(checkpoint_url=tiny_checkpoint, predictions_url=predictions, folder=(tmp_path / name).as_uri())
+
+    values = trial_values(Predictor.from_checkpoint(tiny_checkpoint).method.config, 32)
+    theirs, ours = search("plain"), search("ours")
+
+    def plain(config: dict[str, Any]) -> None:
+        tune.report({"score": Trials(theirs).run(config["values"])["score"]})
+
+    seconds = []
+    for run in (
+        lambda: run_trials(ours, values, num_at_once=2),
+        lambda: tune.Tuner(plain, param_space={"values": tune.grid_search(values)},
+                           tune_config=tune.TuneConfig(metric="score", mode="max", max_concurrent_trials=2),
+                           run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0)).fit(),
+    ):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    assert [ours.row(point) for point in values] == [theirs.row(point) for point in values]
+    print(f"\n32 trials of Tune, two at a time: a function each {seconds[1]:.1f} s, actors that are kept {seconds[0]:.1f} s, {seconds[1] / seconds[0]:.1f}x")
+    assert seconds[1] >= 8 * seconds[0]
