@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
-from crowddist.config import RunConfig, to_json
+from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.config import DataSpec, parse_data, parse_share
 from crowddist.data.prepare import Prepared, Role
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader
-from crowddist.data.stream import densest_cell
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:
     from crowddist.methods.base import Method
 
+RESULT = "result.json"
 CONFIG = "config.json"
 DATA = "data.json"
 LIMIT = "density_limit.json"
@@ -58,7 +58,7 @@ def more_sources(config: RunConfig) -> list[tuple[str, str]]:
 def require_same_config(config: RunConfig, folder: str) -> None:
     """A run that was begun computes what this configuration says."""
     mine = json.loads(to_json(config))
-    recorded = _recorded(folder, CONFIG, mine)
+    recorded = json.loads(to_json(from_json(json.dumps(_recorded(folder, CONFIG, mine)))))  # what was not there yet is as by default
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE and mine.get(name) != recorded.get(name))
     if differ:
         raise InputError(
@@ -91,6 +91,8 @@ def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[
     """
     if not config.train.density_limit:
         return None
+    from crowddist.data.stream import densest_cell  # imports torch
+
     known = storage.join(folder, LIMIT)
     if storage.exists(known):
         return storage.read_json(known)["persons"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crowddist import storage
+from crowddist.claim import RESULT
 from crowddist.errors import InputError
 
-RESULT = "result.json"
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "GCC->SHA": {
         "translation": (160.0, 123.4),

@@ -13,6 +13,7 @@ import numpy as np
 import crowddist
 from crowddist import storage
 from crowddist.charts import calibration_chart, curves, rounds_chart, trials_chart
+from crowddist.claim import CONFIG, RESULT
 from crowddist.comparison import PAIRS, PUBLISHED
 from crowddist.config import flat, to_json
 from crowddist.data.shards import ShardReader, decode
@@ -54,10 +55,10 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     Raises:
         InputError: there is no finished run.
     """
-    url = storage.join(folder, "result.json")
+    url = storage.join(folder, RESULT)
     if not storage.exists(url):
-        raise InputError(f"no result.json in {folder}: a report is made of a run that has ended")
-    result, config = storage.read_json(url), storage.read_json(storage.join(folder, "config.json"))
+        raise InputError(f"no {RESULT} in {folder}: a report is made of a run that has ended")
+    result, config = storage.read_json(url), storage.read_json(storage.join(folder, CONFIG))
     from jinja2 import Environment
 
     template = resources.files("crowddist").joinpath("page.html").read_text()

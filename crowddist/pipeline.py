@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import crowddist
 from crowddist import checkpoint, storage, tracking
-from crowddist.claim import CONFIG, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
+from crowddist.claim import CONFIG, RESULT, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
 from crowddist.config import RunConfig, without_weights
 from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from crowddist.methods.base import Method, Stage
     from crowddist.tracking import Tracker
 
-RESULT = "result.json"
 TRACKING = "mlflow.json"
 MODEL = "crowd-counter"
 """The name that final counters are registered under."""

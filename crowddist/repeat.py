@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from crowddist import process, storage
-from crowddist.claim import CONFIG, DATA, FREE_TO_CHANGE
+from crowddist.claim import CONFIG, DATA, FREE_TO_CHANGE, RESULT
 from crowddist.config import RunConfig, flat, from_json
 from crowddist.errors import InputError
 
-RESULT = "result.json"
 VOLATILE = ("checkpoint", "train/seconds")
 """What two runs that compute the same differ in."""
 
