@@ -92,7 +92,7 @@ def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfi
     for row in result["rounds"]:
         counter = Predictor.from_checkpoint(storage.local_file(row["checkpoint"])).method.networks()
         assert float(counter.get_buffer("density_limit")) == np.float32(limit)
-    monkeypatch.setattr("crowddist.pipeline.densest_cell", lambda *given, **named: pytest.fail("looked for again"))
+    monkeypatch.setattr("crowddist.data.stream.densest_cell", lambda *given, **named: pytest.fail("looked for again"))
     assert adapt(config, LocalLauncher(config), NullTracker(), say=lines.append)["rounds"] == result["rounds"]
 
 
