@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 # MLflow's limits (its utils/validation.py).
+NEWEST = "newest"
+"""Alias of the model that was registered last."""
 _MAX_PARAMS_PER_BATCH, _MAX_METRICS_PER_BATCH, _MAX_DIGEST_LENGTH = 100, 1000, 36
 _CONNECT_TIMEOUT_S = 10.0
 """ours: MLflow itself tries a dead server again for minutes before it says so."""
@@ -187,7 +189,10 @@ class Store:
         self._client.set_tag(run_id, f"data.{context}.digest", digest)
 
     def register(self, run_id: str, checkpoint_file: Path, name: str) -> str:
-        """The URI `models:/<name>/<version>` of the counter in `checkpoint_file`; the same file of the same run is one version."""
+        """The URI `models:/<name>/<version>` of the counter in `checkpoint_file`; the same file of the same run is one version.
+
+        `models:/<name>@newest` is the one that was registered last.
+        """
         from mlflow.entities import LoggedModelOutput
 
         facts = {"checkpoint_sha256": hashlib.sha256(checkpoint_file.read_bytes()).hexdigest()}
@@ -202,6 +207,7 @@ class Store:
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         made = self._client.create_model_version(name, logged.artifact_location, run_id=run_id, tags=facts, model_id=logged.model_id)
+        self._client.set_registered_model_alias(name, NEWEST, made.version)
         return f"models:/{name}/{made.version}"
 
 
