@@ -62,7 +62,7 @@ class _Region:
 def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
     """Counts the images of these indexes, in order. Raises: InputError for an image without points, or whose region of interest is none."""
     results = []
-    whole_images = data.manifest.converter.partition(" ")[0] == WHOLE_IMAGES
+    whole_images = _counts_whole(data)
     for first in range(0, len(unit), CHUNK):
         chunk = [decode(*data.read(index)) for index in unit[first : first + CHUNK]]
         predictions = predictor.predict_many([sample.image for sample in chunk])
@@ -124,7 +124,7 @@ def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, st
     sample = decode(*data.read(data.index_of(key)))
     if sample.points is None:
         raise InputError(f"sample {key} of {data.url} has no points; give a labelled data set")
-    if sample.scene.get("roi"):
+    if sample.scene.get("roi") and not _counts_whole(data):
         raise InputError(f"sample {key} of {data.url} has a region of interest, which a search cannot judge by; give images that count whole")
     return Truth(points=sample.points, density=_true_density(sample, seen.size, seen.density.shape, config, stride))
 
@@ -137,6 +137,11 @@ def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...],
     if config.sigma_of_size:
         heads = np.column_stack([heads, known_sizes(sample) * np.sqrt(scale_y * scale_x)])
     return cell_density(heads, (cells[0], cells[1]), config, stride)
+
+
+def _counts_whole(data: ShardReader) -> bool:
+    """Whether a data set's images count whole, whatever region they tell."""
+    return data.manifest.converter.partition(" ")[0] == WHOLE_IMAGES
 
 
 def _region(sample: Sample) -> _Region | None:

@@ -43,7 +43,8 @@ def in_the_style_of(target_url: str, source_url: str, work: str, *, say: Callabl
             return url
         say(f"showing {len(source)} labelled images in the style of the target")
         with ShardWriter(url, name=f"{source.manifest.name}-as-{target.manifest.name}"[:100], split=source.manifest.split,
-                         labelled=source.manifest.labelled, converter="proxy") as writer:
+                         labelled=source.manifest.labelled, converter=source.manifest.converter,  # which says whether images count whole
+                         statistics={"shown_as": target.manifest.digest}) as writer:
             for index in watched(range(len(source))):
                 writer.add(*_styled(source, index, target))
     return url

@@ -29,7 +29,8 @@ def dark_target(folder: Path) -> str:
 def test_the_source_looks_like_the_target_and_keeps_its_labels(tiny_source: str, tmp_path: Path) -> None:
     said: list[str] = []
     url = in_the_style_of(dark_target(tmp_path / "night"), tiny_source, str(tmp_path / "work"), say=said.append)
-    assert verify(url).labelled and said == ["showing 12 labelled images in the style of the target"]
+    assert said == ["showing 12 labelled images in the style of the target"]
+    assert verify(url).labelled and verify(url).converter == ShardReader(tiny_source).manifest.converter
     source, styled = ShardReader(tiny_source), ShardReader(url)
     assert source.keys() == styled.keys()
     for index in range(12):

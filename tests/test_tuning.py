@@ -233,6 +233,9 @@ def test_a_region_of_interest_is_refused(tiny_checkpoint: str, make_images: Call
     predictions = cached_predictions(local(), tiny_checkpoint, data, str(tmp_path), say=silent)
     with pytest.raises(InputError, match="has a region of interest"):
         trials_of(tiny_checkpoint, predictions, tmp_path, data)
+    manifest = tmp_path / "roi" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"converter": "test"', '"converter": "gcc 1"'))
+    assert trials_of(tiny_checkpoint, predictions, tmp_path, data).run({KEPT: 0.5})["mae"] > 0, "but for GCC's, which count whole"
 
 
 def test_a_ranking_by_hand() -> None:

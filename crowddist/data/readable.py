@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import crowddist
 from crowddist import storage
 from crowddist.data.convert.base import SKIPPED
 from crowddist.data.manifest import FILE_NAME
@@ -67,8 +66,8 @@ def _copy(reader: ShardReader, url: str, bad: list[dict[str, str]], *, closed: b
     manifest, left_out = reader.manifest, {entry["sample"] for entry in bad}
     labelled = manifest.labelled and not closed
     with storage.staged_folder(url) as staging, ShardWriter(
-        staging, name=manifest.name, split=manifest.split, labelled=labelled, converter=f"readable {crowddist.__version__}",
-        statistics={"num_skipped": len(bad)},
+        staging, name=manifest.name, split=manifest.split, labelled=labelled, statistics={"num_skipped": len(bad)},
+        converter=manifest.converter,  # which says whether images count whole
     ) as writer:
         for index in range(len(reader)):
             key, members = _read(reader, index, closed=closed)
