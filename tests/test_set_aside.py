@@ -12,7 +12,7 @@ from crowddist.claim import run_folder
 from crowddist.config import RunConfig
 from crowddist.data.shards import ShardReader
 from crowddist.evaluate import ImageResult
-from crowddist.launcher import LocalLauncher, UnitWorker
+from crowddist.launcher import AS_TRAINED, LabelSource, LocalLauncher, UnitWorker
 from crowddist.pipeline import adapt
 from crowddist.tracking import NullTracker
 
@@ -22,9 +22,9 @@ class CarefulLauncher(LocalLauncher):
 
     ASIDE = 3
 
-    def label(self, checkpoint_url: str, images_url: str, labels_url: str) -> list[dict[str, Any]]:
+    def label(self, checkpoint_url: str, images_url: str, labels_url: str, source: LabelSource = AS_TRAINED) -> list[dict[str, Any]]:
         worker = UnitWorker(checkpoint_url, images_url)
-        return [worker.label(unit, labels_url, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
+        return [worker.label(unit, labels_url, source, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
 
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         worker = UnitWorker(checkpoint_url, images_url)

@@ -33,6 +33,12 @@ class _Trial(tune.Trainable):
         self._trials = self._trials or Trials(self._search)
         return {"score": self._trials.run(self._values)["score"], "done": True}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save, which Tune asks for at the end: a trial's state is its row."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """See `save_checkpoint`."""
+
 
 def run_trials(search: Search, values: Sequence[dict[str, float]], *, num_at_once: int) -> None:
     """See `Launcher.try_values`: a search that was stopped is restored, and a trial whose row is there is not run again.

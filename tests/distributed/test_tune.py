@@ -36,7 +36,7 @@ def test_the_job_searches_on_cached_predictions(
     job["main"](job["Arguments"](**given | {"trials": 5}))
     again = capsys.readouterr().out
     assert "predicting 10 images" in first and "cached" not in first
-    assert "cached at" in again and "predicting" not in again and "5 trials, 3 of them done before" in again
+    assert "cached at" in again and "predicting" not in again and "5 trials, 4 of them done before" in again, again
     job["main"](job["Arguments"](**given | {"objective": "labelled", "labelled": tiny_evaluation}))
     labelled = storage.read_json(tmp_path / "tune.json")
     assert labelled["data"]["labelled"]["num_images"] == 5 and all(trial["mae"] > 0 for trial in labelled["trials"])
