@@ -47,7 +47,7 @@ def rows(work: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in (work / "data" / "searches").glob("*/*.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_search_that_is_killed_repeats_no_trial(tiny_checkpoint: str, tiny_target: str, tmp_path: Path) -> None:
     """SIGKILL in the midst of it; the same command goes on behind the trials that are done, and ends like one that was never disturbed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")} | {"HOME": str(tmp_path)}
