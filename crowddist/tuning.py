@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 NEEDS_LABELS = ("proxy", "labelled")
 """Objectives that compare with the labels of images that the search is given for that."""
 
+MOST_IMAGES = 400
+"""Images that a trial looks at, evenly spread over the data set: their predictions are held in memory. ours."""
 BLOCK_PX = 32
 """Side of the blocks in which regression and detection are compared, px of the image as the networks see it. ours."""
 
@@ -149,7 +152,9 @@ class Trials:
         self._search = search
         self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
         self._select_only = {parameter.name for parameter in search_space(self._method.config) if parameter.selects_only}
-        self._cached = list(read_predictions(search.predictions_url))
+        predictions = ShardReader(search.predictions_url)
+        step = max(-(-len(predictions) // MOST_IMAGES), 1)
+        self._cached = list(itertools.islice(read_predictions(search.predictions_url), 0, None, step))
         stream, stride = self._method.stream, self._method.output_stride
         labelled = ShardReader(search.labelled_url) if search.labelled_url else None
         self._truths = [read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached] if labelled else []
@@ -160,7 +165,7 @@ class Trials:
         """One trial, whose row is left in the search's folder; one that is there is returned as it is.
 
         Returns:
-            The values; `score`, larger is better, see `scored`; and what it is made of, see `measured`.
+            The values; `score`, larger is better; and what it is made of, see `scored`.
 
         Raises:
             InputError: a value is out of range, or the predictions hold nobody, or no spread where nothing else tells labels apart.

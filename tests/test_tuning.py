@@ -159,6 +159,13 @@ def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predicti
     assert trials.run({KEPT: 0.2})["kept_cells"] == pytest.approx(0.2, abs=0.02)
 
 
+def test_of_a_large_data_set_a_part_is_looked_at(tiny_checkpoint: str, tiny_target: str, predictions: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of ten images four at most: every third, from the first on."""
+    monkeypatch.setattr("crowddist.tuning.MOST_IMAGES", 4)
+    said = [found.count for _, found in seen_plainly(tiny_checkpoint, tiny_target)]
+    assert trials_of(tiny_checkpoint, predictions, tmp_path).run({KEPT: 0.5})["mean_count"] == pytest.approx(np.mean(said[::3]))
+
+
 def test_a_trial_that_is_done_is_not_done_again(tiny_checkpoint: str, predictions: str, tmp_path: Path) -> None:
     trials = trials_of(tiny_checkpoint, predictions, tmp_path)
     first = trials.run({KEPT: 0.5})
