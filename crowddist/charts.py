@@ -107,7 +107,7 @@ def calibration_chart(errors: Sequence[float], uncertainties: Sequence[float]) -
     right.plot(shares, oracle, linewidth=1.5, color="#2a8f4d", linestyle=":", label="by the error itself: the best there is")
     right.axhline(1, color="#888888", linestyle="--", linewidth=1.2, label="at random")
     right.set_ylim(bottom=0)
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="lower left")
     return _rendered(figure)
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from crowddist.predictor import ImagePrediction
 
 Objective = Literal["proxy", "agreement", "labelled"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 NEEDS_LABELS = ("proxy", "labelled")
 """Objectives that compare with the labels of images that the search is given for that."""
 
