@@ -96,7 +96,7 @@ def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: Run
             assert path.read_bytes() == (storage.local_folder(again) / path.name).read_bytes(), path.name
 
 
-@pytest.mark.parametrize("dies_at", [0, 2, 5, 10])
+@pytest.mark.parametrize("dies_at", [2, 10])
 def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tmp_path: Path, dies_at: int) -> None:
     """And ends with the bits of an unbroken one."""
     config = searching(tiny_config)
@@ -113,6 +113,7 @@ def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tm
         }
 
 
+@pytest.mark.slow
 def test_trials_are_children_of_their_rounds(tiny_config: RunConfig, tmp_path: Path) -> None:
     """In MLflow: thresholds as parameters, what they are worth as metrics; told twice, they are there once."""
     from mlflow import MlflowClient

@@ -195,6 +195,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_beside_itself(start: Callable, tiny_config: RunConfig) -> None:
     """From the command line, with a setting changed on the way."""
     config = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, orientation_steps=0, rounds=1), run_name="first")
