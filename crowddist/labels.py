@@ -21,14 +21,14 @@ CHUNK = 16
 
 
 def label_unit(
-    predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *, predictions_url: str = ""
+    predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *, known: ShardReader | None = None
 ) -> dict[str, Any]:
     """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is returned as it is.
 
     Args:
         unit: indexes of the images, consecutive.
         skip: those of them that are set aside.
-        predictions_url: what these networks say of the images, where that is kept, see `predictions`; "": they are asked.
+        known: what these networks say of the images, where that is kept, see `predictions`; None: they are asked.
 
     Returns:
         The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over its images: `persons`,
@@ -44,7 +44,7 @@ def label_unit(
     shown = [index for index in unit if index not in skip]
 
     def samples() -> Iterator[tuple[str, dict[str, Any]]]:
-        judged = _recalled(predictor, images, shown, predictions_url) if predictions_url else _predicted(predictor, images, shown)
+        judged = _recalled(predictor, images, shown, known) if known else _predicted(predictor, images, shown)
         for key, size, prediction in judged:
             windows = training_patches(predictor.method, prediction, size, f"{folder}/{key}")
             keep = kept_cells(prediction, windows)
@@ -82,24 +82,23 @@ def label_unit(
 def _predicted(predictor: Predictor, images: ShardReader, indexes: Sequence[int]) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
     """Key, size and prediction of images that the networks are shown."""
     for first in range(0, len(indexes), CHUNK):
-        chunk = [_open(images, index) for index in indexes[first : first + CHUNK]]
+        chunk = [open_pixels(images, index) for index in indexes[first : first + CHUNK]]
         predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
         for sample, prediction in zip(chunk, predictions, strict=True):
             yield sample.key, (sample.image.shape[0], sample.image.shape[1]), prediction
 
 
 def _recalled(
-    predictor: Predictor, images: ShardReader, indexes: Sequence[int], predictions_url: str
+    predictor: Predictor, images: ShardReader, indexes: Sequence[int], known: ShardReader
 ) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
     """Likewise, of what the networks have said of them; an image that was set aside then is shown to them now."""
     from crowddist.predictions import read_prediction
 
-    predictions = ShardReader(predictions_url)
-    known = set(predictions.keys())
+    keys = set(known.keys())
     for index in indexes:
         key, _ = images.read(index, ())
-        if key in known:
-            cached = read_prediction(predictions, predictions.index_of(key))
+        if key in keys:
+            cached = read_prediction(known, known.index_of(key))
             yield key, cached.size, judge(predictor.method, cached.seen, cached.size)
         else:
             yield from _predicted(predictor, images, [index])
@@ -128,7 +127,8 @@ def kept_cells(prediction: ImagePrediction, windows: Mapping[str, np.ndarray]) -
     return keep
 
 
-def _open(images: ShardReader, index: int) -> Sample:
+def open_pixels(images: ShardReader, index: int) -> Sample:
+    """An image without its labels, should there be any."""
     key, members = images.read(index)
     return decode(key, pixels_only(members))
 
@@ -159,6 +159,24 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
                  statistics={**metrics, **({"set_aside": set_aside} if set_aside else {})}),
     )
     return metrics
+
+
+def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]], what: str) -> tuple[tuple[ShardInfo, ...], list[str]]:
+    """The shards of a set that was made unit by unit, and the keys of the images that it was made without.
+
+    Args:
+        records: of the units, each with `shard`, as a manifest tells of it or None, and `set_aside`.
+        what: the set holds one of for each image.
+
+    Raises:
+        ValueError: there are not as many as images.
+    """
+    records = list(records)
+    shards, set_aside = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"]), set_aside_in(records)
+    number = sum(shard.num_samples for shard in shards)
+    if number + len(set_aside) != len(images):
+        raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(set_aside)} of them set aside")
+    return shards, set_aside
 
 
 def set_aside_in(records: Iterable[Mapping[str, Any]]) -> list[str]:

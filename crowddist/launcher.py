@@ -143,6 +143,7 @@ class UnitWorker:
             torch.set_num_threads(threads)
         self.predictor = Predictor.from_checkpoint(checkpoint_url, device=device)
         self.data = ShardReader(data_url)
+        self._known: ShardReader | None = None  # what the networks have said of the data, once labels are made of it
 
     def units(self) -> list[range]:
         """All units of work of the data set."""
@@ -152,10 +153,13 @@ class UnitWorker:
 
     def label(self, unit: range, labels_url: str, source: LabelSource = AS_TRAINED, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `labels.label_unit`."""
+        from crowddist.data.shards import ShardReader
         from crowddist.labels import label_unit
 
         predictor = self.predictor.with_config(with_values(self.predictor.method.config, source.thresholds)) if source.thresholds else self.predictor
-        return label_unit(predictor, self.data, unit, labels_url, skip, predictions_url=source.predictions_url)
+        if source.predictions_url and self._known is None:
+            self._known = ShardReader(source.predictions_url)
+        return label_unit(predictor, self.data, unit, labels_url, skip, known=self._known)
 
     def predict(self, unit: range, predictions_url: str, config_json: str, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `predictions.predict_unit`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 import time
@@ -220,7 +219,7 @@ class _Run:
 
     def _search(self, stage: Stage) -> dict[str, Any]:
         """What a search of thresholds for a round's labels finds with the newest counter, see `tuning.search_thresholds`; {} where none is asked for."""
-        from crowddist.tuning import ranking, search_thresholds
+        from crowddist.tuning import search_thresholds
 
         search, url = self.config.search, storage.join(self.folder, stage.round_name, "search.json")
         if search.objective == "none":
@@ -229,19 +228,17 @@ class _Run:
             found = storage.read_json(url)
         else:
             self.say(f"{stage.round_name}: searching thresholds by {search.objective}")
-            try_all = functools.partial(
-                search_thresholds,
+            found = search_thresholds(
                 self.launcher,
                 self.checkpoint,
                 trial_values(self.config, search.trials),
+                objective=search.objective,
+                labelled_url=self.urls.get("search", ""),
+                evaluation_url=self.urls.get("evaluation", ""),
                 target_url=self.urls["target"],
                 work=self.config.storage,
                 say=lambda line: self.say(f"{stage.round_name}: {line}"),
             )
-            found = try_all(objective=search.objective, labelled_url=self.urls.get("search", ""))
-            if "evaluation" in self.urls:  # opened when all is decided, to say how well the objective ranks the trials
-                truth = try_all(objective="labelled", labelled_url=self.urls["evaluation"])["trials"]
-                found |= {"truth": truth, "ranking": ranking(found["trials"], truth)}
             storage.write_json(url, found)
         self.tracker.trials(stage.num_round, found["trials"])
         self.thresholds = {name: found["best"][name] for name in own_values(self.config)}

@@ -10,13 +10,9 @@ from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.data.members import Member, decode_scene, decode_seen, encode_seen
 from crowddist.data.sample import Seen
-from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, publish_manifest, write_shard
-from crowddist.data.stream import pixels_only
-from crowddist.labels import set_aside_in
+from crowddist.data.shards import Manifest, ShardReader, publish_manifest, write_shard
+from crowddist.labels import CHUNK, open_pixels, whole_set
 from crowddist.predictor import Predictor
-
-CHUNK = 16
-"""Images decoded at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +45,7 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
 
     def samples() -> Iterator[tuple[str, dict[str, Member]]]:
         for first in range(0, len(shown), CHUNK):
-            chunk = []
-            for index in shown[first : first + CHUNK]:
-                key, members = images.read(index)
-                chunk.append(decode(key, pixels_only(members)))
+            chunk = [open_pixels(images, index) for index in shown[first : first + CHUNK]]
             for sample, seen in zip(chunk, lowest.see([sample.image for sample in chunk], lowest.method.label_views()), strict=True):
                 height, width = sample.image.shape[:2]
                 yield sample.key, {**encode_seen(seen), "json": {"id": sample.key, "height": height, "width": width, "seen": list(seen.size)}}
@@ -69,10 +62,7 @@ def publish_predictions(url: str, images: ShardReader, records: list[dict[str, A
     Raises:
         ValueError: there are not as many predictions as images.
     """
-    shards = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"])
-    num_predicted, set_aside = sum(shard.num_samples for shard in shards), set_aside_in(records)
-    if num_predicted + len(set_aside) != len(images):
-        raise ValueError(f"{num_predicted} predictions in {url} for {len(images)} images, {len(set_aside)} of them set aside")
+    shards, set_aside = whole_set(url, images, records, "predictions")
     manifest = Manifest(name=name, split=images.manifest.split, kind="predictions", labelled=False, shards=shards, converter="predictions",
                         statistics={"predictions_of": images.manifest.digest, **({"set_aside": set_aside} if set_aside else {})})
     publish_manifest(url, manifest)

@@ -13,6 +13,7 @@ from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shards import ShardReader, ShardWriter, decode
 from crowddist.data.stream import pixels_only
+from crowddist.labels import open_pixels
 from crowddist.ops.style import match_histograms, swap_amplitude
 from crowddist.randomness import generator
 
@@ -55,9 +56,7 @@ def _styled(source: ShardReader, index: int, target: ShardReader) -> tuple[str, 
 
     key, members = source.read(index)
     image = decode(key, pixels_only(members)).image
-    other = int(generator(SEED, "style", key).integers(len(target)))
-    style_key, style_members = target.read(other, ("jpg", "png", "json"))
-    style = decode(style_key, pixels_only(style_members)).image
+    style = open_pixels(target, int(generator(SEED, "style", key).integers(len(target)))).image
     shown = swap_amplitude(match_histograms(image, style), style)
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(shown), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
     return key, {"jpg": data, **{name: member for name, member in members.items() if name not in ("jpg", "png")}}

@@ -11,9 +11,9 @@ import numpy as np
 from crowddist import storage
 from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.members import Member
-from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode, publish_manifest, write_shard
+from crowddist.data.shards import Manifest, ShardReader, decode, publish_manifest, write_shard
 from crowddist.data.stream import pixels_only, to_tensor, whole_image
-from crowddist.labels import set_aside_in
+from crowddist.labels import whole_set
 from crowddist.predictor import Predictor
 
 
@@ -77,10 +77,8 @@ def publish_translation(url: str, images: ShardReader, records: list[dict[str, A
     Raises:
         ValueError: there are not as many translated images as images.
     """
-    shards = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"])
-    num_translated, set_aside = sum(shard.num_samples for shard in shards), set_aside_in(records)
-    if num_translated + len(set_aside) != len(images):
-        raise ValueError(f"{num_translated} translated images in {url} for {len(images)} images, {len(set_aside)} of them set aside")
+    shards, _ = whole_set(url, images, records, "translated images")
+    num_translated = sum(shard.num_samples for shard in shards)
     metrics = {"translation/change_levels": sum(record["change"] for record in records) / max(num_translated, 1)}
     source = images.manifest
     manifest = Manifest(

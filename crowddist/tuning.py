@@ -66,6 +66,7 @@ def search_thresholds(
     objective: Objective,
     target_url: str,
     labelled_url: str = "",
+    evaluation_url: str = "",
     work: str,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -76,10 +77,12 @@ def search_thresholds(
         values: of the trials, see `search_space.trial_values`; the first are those that the others have to beat.
         target_url: the target's images, whose labels, should there be any, stay closed.
         labelled_url: labelled images, for the objectives that need some.
+        evaluation_url: labelled images of the target that are opened when all is decided, to say how well the objective ranks the trials; "": none.
         work: the folder of all runs; predictions and trials are kept in its `data` folder.
 
     Returns:
-        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL.
+        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL; and, with an
+        evaluation, `truth`, its trials, and `ranking`, see `ranking`.
 
     Raises:
         InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
@@ -98,7 +101,13 @@ def search_thresholds(
         if left:
             launcher.try_values(search, left)
     trials = [row for point in values if (row := search.row(point)) is not None]
-    return {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+    found = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+    if evaluation_url:
+        truth = search_thresholds(
+            launcher, checkpoint_url, values, objective="labelled", target_url=target_url, labelled_url=evaluation_url, work=work, say=say
+        )["trials"]
+        found |= {"truth": truth, "ranking": ranking(trials, truth)}
+    return found
 
 
 def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str, work: str, *, say: Callable[[str], None]) -> str:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,7 +59,7 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.prepare import prepare
     from crowddist.distributed.choice import make_launcher
     from crowddist.search_space import trial_values
-    from crowddist.tuning import ranking, recorded_config, search_thresholds, trial_table
+    from crowddist.tuning import recorded_config, search_thresholds, trial_table
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -75,13 +74,17 @@ def main(arguments: Arguments) -> None:
         data["evaluation"] = prepare(parse_data(arguments.evaluation), arguments.work, role="evaluation", say=say)
     launcher = make_launcher(replace(config, launcher=arguments.launcher, num_workers=1, min_workers=0, num_labellers=arguments.num_workers, threads=0))
     try:
-        search = functools.partial(
-            search_thresholds, launcher, checkpoint, trial_values(config, arguments.trials), target_url=target.url, work=arguments.work, say=say
+        found = search_thresholds(
+            launcher,
+            checkpoint,
+            trial_values(config, arguments.trials),
+            objective=arguments.objective,
+            target_url=target.url,
+            labelled_url=data["labelled"].url if arguments.labelled else "",
+            evaluation_url=data["evaluation"].url if arguments.evaluation else "",
+            work=arguments.work,
+            say=say,
         )
-        found = search(objective=arguments.objective, labelled_url=data["labelled"].url if arguments.labelled else "")
-        if arguments.evaluation:
-            truth = search(objective="labelled", labelled_url=data["evaluation"].url)
-            found |= {"truth": truth["trials"], "ranking": ranking(found["trials"], truth["trials"])}
     finally:
         launcher.close()
     summary = {name: prepared.summary() for name, prepared in data.items()}
