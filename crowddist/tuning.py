@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from crowddist.evaluate import Truth
     from crowddist.launcher import Launcher
     from crowddist.methods.base import Method
+    from crowddist.methods.config import Objective
     from crowddist.predictor import ImagePrediction
-
-Objective = Literal["proxy", "agreement", "labelled"]
-NEEDS_LABELS = ("proxy", "labelled")
-"""Objectives that compare with the labels of images that the search is given for that."""
 
 MOST_IMAGES = 400
 """Images that a trial looks at, evenly spread over the data set: their predictions are held in memory. ours."""

@@ -14,8 +14,8 @@ import tyro
 
 from crowddist.cli import one_line_errors, read_arguments
 from crowddist.errors import InputError
+from crowddist.methods.config import Objective, require_labelled
 from crowddist.process import sigterm_as_exit
-from crowddist.tuning import NEEDS_LABELS, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,7 @@ class Arguments:
     def __post_init__(self) -> None:
         if self.trials < 2 or self.num_workers < 1:
             raise InputError(f"trials must be at least 2 and num_workers at least 1, got {self.trials} and {self.num_workers}")
-        if bool(self.labelled) != (self.objective in NEEDS_LABELS):
-            needs = "needs labelled images: give --labelled" if not self.labelled else "reads no labels: leave --labelled out"
-            raise InputError(f"the objective {self.objective} {needs}")
+        require_labelled(self.objective, self.labelled, option="labelled")
 
 
 def main(arguments: Arguments) -> None:

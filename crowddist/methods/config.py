@@ -300,6 +300,10 @@ class TranslationConfig:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
 
 
+Objective = Literal["agreement", "proxy", "labelled"]
+"""What a trial of thresholds is judged by; `SearchConfig.objective` says what each is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """Search of thresholds before each round of labels, on what the networks say of the images; the target's own labels stay closed."""
@@ -313,12 +317,17 @@ class SearchConfig:
     """Sets of thresholds to try in each round: first those of this configuration, then others that fill the space evenly."""
 
     def __post_init__(self) -> None:
-        _choice("objective", self.objective, ("none", "agreement", "proxy", "labelled"))
+        _choice("objective", self.objective, ("none", *typing.get_args(Objective)))
         if self.trials < 2:
             raise InputError(f"trials must be at least 2, got {self.trials}")
-        if bool(self.labelled) != (self.objective in ("proxy", "labelled")):
-            needs = "reads no labels: leave labelled out" if self.labelled else "needs labelled images: give labelled"
-            raise InputError(f"the objective {self.objective} {needs}")
+        require_labelled(self.objective, self.labelled, option="search.labelled")
+
+
+def require_labelled(objective: str, labelled: str, *, option: str) -> None:
+    """Raises InputError where labelled images are missing that an objective needs, or are given to one that reads none."""
+    if bool(labelled) != (objective in ("proxy", "labelled")):
+        needs = f"reads no labels: leave --{option} out" if labelled else f"needs labelled images: give --{option}"
+        raise InputError(f"the objective {objective} {needs}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
