@@ -48,8 +48,8 @@ ROOM_S = 20
 """How long there may be no room for a group that can have fewer workers, before it is tried with fewer."""
 MOST_REASON = 120
 """Characters of what a library says."""
-LONGEST_FAREWELL_S = 5.0
-"""How long a trainer that lost its Ray is waited for."""
+LONGEST_FAREWELL_S = 30.0
+"""How long trainers whose workers have been told to leave are waited for."""
 UNREACHABLE = (ConnectionError, TimeoutError)
 """The OSErrors that another start may not meet."""
 SAID_IN_FULL = (InputError, OSError, FloatingPointError)
@@ -72,6 +72,9 @@ class RayLauncher:
         connect(max(config.num_workers, self.num_labellers), self.group_sizes[0])
         self.use_gpu = has_gpus(self.group_sizes[0])
         self._leaving = False
+        """Nothing is started any more."""
+        self._left_behind = False
+        """A thread that waits for a trainer could not be ended."""
         self._watch: Any = None
         os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(config.patience_s))  # of a worker that is frozen, which no peer can tell
         if len(self.group_sizes) > 1:  # how long machines that are lost, which Ray takes a while to notice, are waited for
@@ -116,6 +119,7 @@ class RayLauncher:
                     self._train_chain(stages, at_once)
                     ended.put(None)
                 except BaseException as error:
+                    self._leaving = True  # before anything else is begun, here or in another thread
                     ended.put(error)
 
         # Daemons: whatever a trainer waits for when another one has failed, the program can end.
@@ -129,12 +133,19 @@ class RayLauncher:
                     if error is not None:
                         raise error
             except BaseException:
-                # The others train for nothing: they end with Ray, and none is started again.
                 self._leaving = True
-                ray.shutdown()
-                for thread in threads:
-                    thread.join(LONGEST_FAREWELL_S)
+                self._end(threads)  # they would train for nothing
                 raise
+
+    def _end(self, threads: Sequence[threading.Thread]) -> None:
+        """Ends the trainers that these threads wait for, and with them the threads: Ray may only end when no thread is in it, see `close`."""
+        with contextlib.suppress(RayError):
+            ray.get(self._watch.leave.remote(), timeout=LONGEST_FAREWELL_S)
+        last = time.monotonic() + LONGEST_FAREWELL_S
+        for thread in threads:
+            if thread.is_alive():  # an interruption may come before all are started
+                thread.join(max(last - time.monotonic(), 0.0))
+        self._left_behind = any(thread.is_alive() for thread in threads)
 
     @staticmethod
     def _next(ended: queue.SimpleQueue[BaseException | None], threads: Sequence[threading.Thread]) -> BaseException | None:
@@ -263,8 +274,13 @@ class RayLauncher:
             )
 
     def close(self) -> None:
-        """Leaves the cluster; a private Ray ends with it."""
-        ray.shutdown()
+        """Leaves the cluster; a private Ray ends with it.
+
+        Ray ends the whole program, without a word and with a code of its own, where one thread asks it for something when another one has left:
+        where a trainer could not be ended, Ray is left when the program ends.
+        """
+        if not self._left_behind:
+            ray.shutdown()
 
 
 def mistake_among(failures: Mapping[int, Exception]) -> Exception | None:

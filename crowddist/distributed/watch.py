@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import ray
 
@@ -21,6 +21,9 @@ SILENT_S = 10.0
 """A worker not heard of for so long counts as silent."""
 STALL_S = 60.0
 """A group whose steps stand still for so long, and ten times as long as a step took so far, is told of."""
+
+Order: TypeAlias = Literal["go on", "stop", "leave"]
+"""To a worker: stop at a step, with a checkpoint, or leave in mid-step."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +51,20 @@ class Watch:
     def __init__(self) -> None:
         self._beats: dict[str, dict[int, tuple[float, dict[str, Any]]]] = {}
         self._stopping: set[str] = set()
+        self._over = False
 
-    def beat(self, group: str, beat: dict[str, Any]) -> bool:
-        """Keeps a worker's newest beat. Returns: whether the group is to stop."""
+    def beat(self, group: str, beat: dict[str, Any]) -> Order:
+        """Keeps a worker's newest beat. Returns: what the worker is to do."""
         self._beats.setdefault(group, {})[beat["rank"]] = (time.monotonic(), beat)
-        return group in self._stopping
+        return "leave" if self._over else "stop" if group in self._stopping else "go on"
 
     def stop(self, group: str) -> None:
         """Has the group stop at a step."""
         self._stopping.add(group)
+
+    def leave(self) -> None:
+        """Has all workers end at once, in mid-step: what they do is of no use any more."""
+        self._over = True
 
     def beats(self, group: str) -> list[dict[str, Any]]:
         """The newest beat of each worker of a group, by rank, with its age."""
@@ -73,7 +81,7 @@ def start_watch() -> Any:
 
 
 class Pulse:
-    """A worker's side: a thread that tells where the worker is and hears whether to stop."""
+    """A worker's side: a thread that tells where the worker is, hears whether to stop, and ends the process when told to leave."""
 
     def __init__(self, watch: Any, group: str, rank: int) -> None:
         self.stopping = False
@@ -91,9 +99,13 @@ class Pulse:
             step, doing, since = self._place
             beat = {**self._facts, "step": step, "doing": doing, "since_s": time.monotonic() - since}
             try:
-                self.stopping |= ray.get(self._watch.beat.remote(self._group, beat), timeout=30 * BEAT_S)
+                order: Order = ray.get(self._watch.beat.remote(self._group, beat), timeout=30 * BEAT_S)
             except Exception:  # the driver is gone or busy: training needs neither
                 logger.debug("nobody hears the beat of rank %d", self._facts["rank"], exc_info=True)
+            else:
+                self.stopping |= order == "stop"
+                if order == "leave":
+                    os._exit(1)
             time.sleep(BEAT_S)
 
 

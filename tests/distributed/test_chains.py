@@ -88,8 +88,9 @@ def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunC
         finally:
             job.kill()
     said = (tmp_path / "log").read_text()
+    assert job.returncode == 2, f"{job.returncode}: {said[-2000:]}"
     last = said.splitlines()[-1]
-    assert job.returncode == 2 and last.startswith("error: ") and shard.name in last, said[-2000:]
+    assert last.startswith("error: ") and shard.name in last, said[-2000:]
     assert "Started a local Ray instance" not in said, "nobody who still asks Ray for something starts another one"
     assert len(workers) == 2 and not (tmp_path / "ray" / "source" / "localiser").exists()
     assert not psutil.wait_procs(workers, timeout=30)[1]

@@ -43,11 +43,13 @@ def test_a_standstill_is_told_once_and_slow_steps_are_none() -> None:
 def test_workers_and_driver_meet() -> None:
     watch = Watch()
     facts: dict[str, Any] = {"rank": 1, "host": "n1", "node": "id", "pid": 5, "step": 3, "doing": "computing", "since_s": 0.5}
-    assert not watch.beat("a", facts) and not watch.beat("b", {**facts, "rank": 0})
+    assert watch.beat("a", facts) == watch.beat("b", {**facts, "rank": 0}) == "go on"
     watch.stop("a")
-    assert watch.beat("a", {**facts, "step": 4}) and not watch.beat("b", {**facts, "rank": 0})
+    assert watch.beat("a", {**facts, "step": 4}) == "stop" and watch.beat("b", {**facts, "rank": 0}) == "go on"
     (newest,) = watch.beats("a")
     assert Beat(**newest).step == 4 and 0 <= newest["ago_s"] < 5 and watch.beats("c") == []
+    watch.leave()
+    assert {watch.beat(group, facts) for group in ("a", "b", "begun later")} == {"leave"}
 
 
 @pytest.mark.parametrize(("places", "size"), [(0, 2), (1, 2), (2, 2), (3, 2), (4, 4), (7, 4), (8, 8), (100, 8)])
