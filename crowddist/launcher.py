@@ -19,6 +19,7 @@ from crowddist.termination import Termination
 
 if TYPE_CHECKING:
     from crowddist.evaluate import ImageResult
+    from crowddist.trial_plan import Plan
     from crowddist.tuning import Search
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ class Launcher(Protocol):
     def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
         """Keeps what the networks say of every image of a data set, see `predictions.predict_unit`. Returns: the records of its units, in order."""
 
-    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
-        """Runs trials, each of which leaves its row, see `tuning.Trials.run`."""
+    def try_values(self, search: Search, plan: Plan) -> None:
+        """Runs the trials of a plan that have no row yet; each leaves its own, see `tuning.Trials.run`."""
 
     def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
         """Translates every image of a data set once. Returns: the records of its units, in order."""
@@ -86,13 +87,15 @@ class LocalLauncher:
         """See `Launcher.label`."""
         return self._each_unit("label", checkpoint_url, images_url, labels_url, source)
 
-    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
+    def try_values(self, search: Search, plan: Plan) -> None:
         """See `Launcher.try_values`."""
         from crowddist.data.convert.progress import watched
+        from crowddist.trial_plan import tried
         from crowddist.tuning import Trials
 
-        trials = Trials(search)
-        for point in watched(values, "trials"):
+        trials, num_left = Trials(search), plan.number - len(tried(plan, search.row))
+        left = (point for batch in plan.batches(search.row) for point in batch if search.row(point) is None)
+        for point in watched(left, "trials", number=num_left):
             trials.run(point)
 
     def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:

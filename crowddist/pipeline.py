@@ -22,7 +22,8 @@ from crowddist.engine import StageData, read_done
 from crowddist.launcher import LabelSource
 from crowddist.methods.table import build_method
 from crowddist.repeat import code_versions
-from crowddist.search_space import own_values, search_space, trial_values
+from crowddist.search_space import own_values
+from crowddist.trial_plan import make_plan
 
 if TYPE_CHECKING:
     from crowddist.evaluate import ImageResult
@@ -56,7 +57,7 @@ def adapt(
         if storage.exists(storage.join(folder, RESULT)):
             say(f"run {run_name(config)} has ended before: nothing is computed again; another --run-name begins a new one")
         if config.search.objective != "none":
-            search_space(config)  # a method that has none is refused
+            make_plan(config, config.search.algorithm, config.search.trials)  # what cannot be searched is refused
         method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
         data = {
@@ -231,7 +232,7 @@ class _Run:
             found = search_thresholds(
                 self.launcher,
                 self.checkpoint,
-                trial_values(self.config, search.trials),
+                make_plan(self.config, search.algorithm, search.trials),
                 objective=search.objective,
                 labelled_url=self.urls.get("search", ""),
                 evaluation_url=self.urls.get("evaluation", ""),

@@ -17,6 +17,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
 from crowddist.search_space import lowest_thresholds, search_space, with_values
+from crowddist.trial_plan import Listed, Plan, tried
 
 if TYPE_CHECKING:
     from crowddist.config import RunConfig
@@ -58,7 +59,7 @@ class Search:
 def search_thresholds(
     launcher: Launcher,
     checkpoint_url: str,
-    values: Sequence[dict[str, float]],
+    plan: Plan,
     *,
     objective: Objective,
     target_url: str,
@@ -71,7 +72,7 @@ def search_thresholds(
 
     Args:
         launcher: shows the images to the networks, and runs the trials.
-        values: of the trials, see `search_space.trial_values`; the first are those that the others have to beat.
+        plan: what to try; the others have to beat the first.
         target_url: the target's images, whose labels, should there be any, stay closed.
         labelled_url: labelled images, for the objectives that need some.
         evaluation_url: labelled images of the target that are opened when all is decided, to say how well the objective ranks the trials; "": none.
@@ -93,15 +94,16 @@ def search_thresholds(
     folder = storage.join(storage.normalise(work), "data", "searches", hashlib.sha256(kind.encode()).hexdigest()[:24])
     search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=labelled, folder=folder)
     with storage.exclusive(folder):
-        left = [point for point in values if search.row(point) is None]
-        say(f"{len(values)} trials" + (f", {len(values) - len(left)} of them done before" if len(left) < len(values) else ""))
-        if left:
-            launcher.try_values(search, left)
+        num_done = len(tried(plan, search.row))
+        say(f"{plan.number} trials" + (f", {num_done} of them done before" if num_done else ""))
+        if num_done < plan.number:
+            launcher.try_values(search, plan)
+    values = tried(plan, search.row)
     trials = [row for point in values if (row := search.row(point)) is not None]
     found = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
     if evaluation_url:
         truth = search_thresholds(
-            launcher, checkpoint_url, values, objective="labelled", target_url=target_url, labelled_url=evaluation_url, work=work, say=say
+            launcher, checkpoint_url, Listed(values=values), objective="labelled", target_url=target_url, labelled_url=evaluation_url, work=work, say=say
         )["trials"]
         found |= {"truth": truth, "ranking": ranking(trials, truth)}
     return found

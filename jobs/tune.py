@@ -14,7 +14,7 @@ import tyro
 
 from crowddist.cli import one_line_errors, read_arguments
 from crowddist.errors import InputError
-from crowddist.methods.config import Objective, require_labelled
+from crowddist.methods.config import Algorithm, Objective, require_labelled
 from crowddist.process import sigterm_as_exit
 
 
@@ -36,7 +36,10 @@ class Arguments:
     evaluation: str = ""
     """Labelled images of the target that are opened only when all is decided, to say how well the objective ranks the trials."""
     trials: int = 32
-    """Sets of thresholds to try: first the checkpoint's own, then others that fill the space evenly."""
+    """Sets of thresholds to try, first the checkpoint's own."""
+    algorithm: Algorithm = "even"
+    """What chooses the others. even: they fill the space evenly. optuna: its tree-structured Parzen estimators, which after 10 trials look near those
+    that were good (install crowddist[optuna])."""
     num_workers: int = 2
     """Actors that predict, and trials at once."""
     launcher: Literal["ray", "local"] = "ray"
@@ -56,7 +59,7 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.distributed.choice import make_launcher
-    from crowddist.search_space import trial_values
+    from crowddist.trial_plan import make_plan
     from crowddist.tuning import recorded_config, search_thresholds, trial_table
 
     def say(line: str) -> None:
@@ -64,6 +67,7 @@ def main(arguments: Arguments) -> None:
 
     checkpoint = storage.normalise(arguments.checkpoint)
     config = recorded_config(checkpoint)  # a slip of the pen, before the long work
+    plan = make_plan(config, arguments.algorithm, arguments.trials)
     target = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)
     data = {"target": target}
     if arguments.labelled:
@@ -75,7 +79,7 @@ def main(arguments: Arguments) -> None:
         found = search_thresholds(
             launcher,
             checkpoint,
-            trial_values(config, arguments.trials),
+            plan,
             objective=arguments.objective,
             target_url=target.url,
             labelled_url=data["labelled"].url if arguments.labelled else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from crowddist.methods.config import SearchConfig
 from crowddist.pipeline import adapt
 from crowddist.search_space import own_values, search_space, trial_values, with_values
 from crowddist.tracking import MlflowTracker, NullTracker
+from crowddist.trial_plan import Listed, Plan
 from crowddist.tuning import Search, best_trial
 
 
@@ -46,12 +47,12 @@ class Watching(LocalLauncher):
         self.images.append(images_url)
         return super().predict(checkpoint_url, images_url, predictions_url, config_json)
 
-    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
-        for point in values:
+    def try_values(self, search: Search, plan: Plan) -> None:
+        for point in (point for batch in plan.batches(search.row) for point in batch if search.row(point) is None):
             if self.num_trials == self.dies_at:
                 raise KeyboardInterrupt
             self.num_trials += 1
-            super().try_values(search, [point])
+            super().try_values(search, Listed(values=[point]))
 
 
 @pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])

@@ -38,6 +38,7 @@ from crowddist.termination import Termination
 if TYPE_CHECKING:
     from crowddist.engine import StageData
     from crowddist.evaluate import ImageResult
+    from crowddist.trial_plan import Plan
     from crowddist.tuning import Search
 
 MAX_FAILURES = 3
@@ -241,12 +242,12 @@ class RayLauncher:
         """See `Launcher.label`."""
         return self._run("label", checkpoint_url, images_url, (labels_url, source))
 
-    def try_values(self, search: Search, values: Sequence[dict[str, float]]) -> None:
+    def try_values(self, search: Search, plan: Plan) -> None:
         """See `Launcher.try_values`."""
         from crowddist.distributed.tune import run_trials
 
         with _interruptible():
-            run_trials(search, values, num_at_once=self.num_labellers)
+            run_trials(search, plan, num_at_once=self.num_labellers)
 
     def predict(self, checkpoint_url: str, images_url: str, predictions_url: str, config_json: str) -> list[dict[str, Any]]:
         """See `Launcher.predict`."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
 from ray.exceptions import RayTaskError
+from ray.tune.search import Searcher
 
 from crowddist import storage
+from crowddist.data.convert.progress import watched
+from crowddist.trial_plan import Plan, Values, tried
 from crowddist.tuning import Search, Trials
 
 MAX_LOST = 2
@@ -40,26 +43,60 @@ class _Trial(tune.Trainable):
         """See `save_checkpoint`."""
 
 
-def run_trials(search: Search, values: Sequence[dict[str, float]], *, num_at_once: int) -> None:
-    """See `Launcher.try_values`: a search that was stopped is restored, and a trial whose row is there is not run again.
+class _Planned(Searcher):
+    """Hands the trials of a plan to Tune: those that have no row yet, so many at once, and a batch when the one before it has ended."""
+
+    def __init__(self, plan: Plan, search: Search, num_at_once: int) -> None:
+        super().__init__(metric="score", mode="max")
+        self._search, self._num_at_once = search, num_at_once
+        self._batches: Iterator[list[Values]] | None = plan.batches(search.row)
+        self._waiting: deque[Values] = deque()
+        self._live: set[str] = set()
+        self._progress = watched(range(plan.number - len(tried(plan, search.row))), "trials")
+
+    def suggest(self, trial_id: str) -> Any:
+        while not self._waiting and not self._live and self._batches is not None:
+            batch = next(self._batches, None)
+            if batch is None:
+                self._batches = None
+            else:
+                self._waiting.extend(values for values in batch if self._search.row(values) is None)
+        if self._waiting and len(self._live) < self._num_at_once:
+            self._live.add(trial_id)
+            return {"values": self._waiting.popleft()}
+        return None if self._live else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._live.discard(trial_id)
+        next(self._progress, None)
+        if error:  # `fit` tells of it; nothing else is begun
+            self._batches = None
+            self._waiting.clear()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: what is left to do follows from the plan and the rows."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing either; Tune keeps a copy of its arguments that is never read."""
+        return {}
+
+
+def run_trials(search: Search, plan: Plan, *, num_at_once: int) -> None:
+    """See `Launcher.try_values`. Tune's own files are never read again: a search that was stopped goes on from the rows.
 
     Raises:
         InputError: what a trial raised.
         RayError: actors keep dying over a trial.
     """
-    folder = storage.scratch_folder(storage.join(search.folder, ".ray-tune"))
-    name = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
-    trainable = tune.with_parameters(_Trial, search=search)
-    if tune.Tuner.can_restore(str(folder / name)):
-        tuner = tune.Tuner.restore(str(folder / name), trainable=trainable, resume_unfinished=True, restart_errored=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"values": tune.grid_search(list(values))},
-            tune_config=tune.TuneConfig(metric="score", mode="max", max_concurrent_trials=num_at_once, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name=name, storage_path=str(folder), failure_config=tune.FailureConfig(max_failures=MAX_LOST), verbose=0
-            ),
-        )
+    tuner = tune.Tuner(
+        tune.with_parameters(_Trial, search=search),
+        tune_config=tune.TuneConfig(search_alg=_Planned(plan, search, num_at_once), num_samples=plan.number, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=str(time.time_ns()),
+            storage_path=str(storage.scratch_folder(storage.join(search.folder, ".ray-tune"))),
+            failure_config=tune.FailureConfig(max_failures=MAX_LOST),
+            verbose=0,
+        ),
+    )
     for error in tuner.fit().errors:
         raise error.cause if isinstance(error, RayTaskError) else error

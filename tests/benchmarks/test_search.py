@@ -22,6 +22,7 @@ from crowddist.ops.merging import confidence_map
 from crowddist.predictor import Predictor, judge
 from crowddist.recipes import mm2020_shb_to_sha
 from crowddist.search_space import trial_values, with_values
+from crowddist.trial_plan import Listed
 from crowddist.tuning import Search, cached_predictions
 from tests.benchmarks.harness import compare
 
@@ -109,7 +110,7 @@ def test_32_trials_of_tune(private_ray: None, tiny_checkpoint: str, tiny_target:
 
     seconds = []
     for run in (
-        lambda: run_trials(ours, values, num_at_once=2),
+        lambda: run_trials(ours, Listed(values=values), num_at_once=2),
         lambda: tune.Tuner(plain, param_space={"values": tune.grid_search(values)},
                            tune_config=tune.TuneConfig(metric="score", mode="max", max_concurrent_trials=2),
                            run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0)).fit(),

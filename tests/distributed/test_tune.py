@@ -14,6 +14,7 @@ import pytest
 
 from crowddist import storage
 from crowddist.search_space import trial_values
+from crowddist.trial_plan import make_plan
 from crowddist.tuning import Search, Trials, best_trial, recorded_config
 
 pytestmark = pytest.mark.ray
@@ -29,7 +30,8 @@ def test_the_job_searches_on_cached_predictions(
     job["main"](job["Arguments"](**given))
     first, found = capsys.readouterr().out, storage.read_json(tmp_path / "tune.json")
     values = trial_values(recorded_config(tiny_checkpoint), 4)
-    here = Trials(Search(checkpoint_url=tiny_checkpoint, predictions_url=found["predictions"], folder=(tmp_path / "here").as_uri()))
+    search = Search(checkpoint_url=tiny_checkpoint, predictions_url=found["predictions"], folder=(tmp_path / "here").as_uri())
+    here = Trials(search)
     assert found["objective"] == "agreement" and found["data"]["target"]["num_images"] == 10
     assert found["trials"] == [pytest.approx(here.run(point)) for point in values]
     assert found["best"] == best_trial(found["trials"]) and found["own"] == found["trials"][0] and first.count("<- best") == 1
@@ -37,6 +39,9 @@ def test_the_job_searches_on_cached_predictions(
     again = capsys.readouterr().out
     assert "predicting 10 images" in first and "cached" not in first
     assert "cached at" in again and "predicting" not in again and "5 trials, 4 of them done before" in again, again
+    job["main"](job["Arguments"](**given | {"trials": 12, "algorithm": "optuna"}))
+    plan, suggested = make_plan(recorded_config(tiny_checkpoint), "optuna", 12), storage.read_json(tmp_path / "tune.json")["trials"]
+    assert suggested == [pytest.approx(here.run(point)) for batch in plan.batches(search.row) for point in batch]
     job["main"](job["Arguments"](**given | {"objective": "labelled", "labelled": tiny_evaluation}))
     labelled = storage.read_json(tmp_path / "tune.json")
     assert labelled["data"]["labelled"]["num_images"] == 5 and all(trial["mae"] > 0 for trial in labelled["trials"])

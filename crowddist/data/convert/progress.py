@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 LINE_EVERY_S = 10.0
 
 
-def watched(items: Sequence[T], noun: str = "images") -> Iterator[T]:
-    """The items, with their progress shown: a bar on stderr, or a line on stdout every `LINE_EVERY_S` where stderr is no terminal."""
+def watched(items: Iterable[T], noun: str = "images", *, number: int | None = None) -> Iterator[T]:
+    """The items, with their progress shown: a bar on stderr, or a line on stdout every `LINE_EVERY_S` where stderr is no terminal.
+
+    Args:
+        number: how many items there are; None: as many as their length says.
+    """
+    total = len(items) if number is None else number  # type: ignore[arg-type]
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, unit=f" {noun}", dynamic_ncols=True)
+        yield from tqdm(items, total=total, unit=f" {noun}", dynamic_ncols=True)
         return
     started = last_line = time.monotonic()
-    for number, item in enumerate(items):
+    for done, item in enumerate(items):
         now = time.monotonic()
         if now - last_line > LINE_EVERY_S:
-            last_line, per_s = now, number / (now - started)
-            print(f"{number} of {len(items)} {noun}, {per_s:.1f} a second, {(len(items) - number) / per_s:.0f} s left", flush=True)
+            last_line, per_s = now, done / (now - started)
+            print(f"{done} of {total} {noun}, {per_s:.1f} a second, {(total - done) / per_s:.0f} s left", flush=True)
         yield item
