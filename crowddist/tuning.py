@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
 from crowddist.search_space import lowest_thresholds, search_space, with_values
+from crowddist.sweep import sweep_confidence
 
 if TYPE_CHECKING:
     from crowddist.config import RunConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from crowddist.launcher import Launcher
     from crowddist.methods.base import Method
     from crowddist.methods.config import Objective
+    from crowddist.predictions import CachedPrediction
     from crowddist.predictor import ImagePrediction
 
 MOST_IMAGES = 400
@@ -66,6 +68,7 @@ def search_thresholds(
     evaluation_url: str = "",
     work: str,
     say: Callable[[str], None],
+    sweeps: bool = True,
 ) -> dict[str, Any]:
     """Tries thresholds on what a counter predicts; predictions, and trials that are done, are never made again.
 
@@ -76,10 +79,12 @@ def search_thresholds(
         labelled_url: labelled images, for the objectives that need some.
         evaluation_url: labelled images of the target that are opened when all is decided, to say how well the objective ranks the trials; "": none.
         work: the folder of all runs; predictions and trials are kept in its `data` folder.
+        sweeps: whether it is also said how the count depends on the least confidence of a detection.
 
     Returns:
-        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL; and, with an
-        evaluation, `truth`, its trials, and `ranking`, see `ranking`.
+        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL; with an
+        evaluation, `truth`, its trials, and `ranking`, see `ranking`; and, of methods that have one, `sweep`, see `sweep.sweep_confidence`, at the best
+        trial's other values.
 
     Raises:
         InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
@@ -98,13 +103,25 @@ def search_thresholds(
         if left:
             launcher.try_values(search, left)
     trials = [row for point in values if (row := search.row(point)) is not None]
-    found = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+    found: dict[str, Any] = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+    evaluation: dict[str, Any] = {}
     if evaluation_url:
-        truth = search_thresholds(
-            launcher, checkpoint_url, values, objective="labelled", target_url=target_url, labelled_url=evaluation_url, work=work, say=say
-        )["trials"]
-        found |= {"truth": truth, "ranking": ranking(trials, truth)}
+        true = search_thresholds(
+            launcher, checkpoint_url, values, objective="labelled", target_url=target_url, labelled_url=evaluation_url, work=work, say=say, sweeps=False
+        )
+        found |= {"truth": true["trials"], "ranking": ranking(trials, true["trials"])}
+        evaluation = {"evaluated": looked_at(true["predictions"]), "labelled": ShardReader(evaluation_url)}
+    if sweeps and (rows := sweep_confidence(checkpoint_url, found["best"], looked_at(predictions), **evaluation)):
+        found["sweep"] = rows
     return found
+
+
+def looked_at(predictions_url: str) -> Iterator[CachedPrediction]:
+    """The predictions that a search goes by, of a set of them: at most `MOST_IMAGES`, evenly spread, in order."""
+    from crowddist.predictions import read_predictions
+
+    step = max(-(-len(ShardReader(predictions_url)) // MOST_IMAGES), 1)
+    return itertools.islice(read_predictions(predictions_url), 0, None, step)
 
 
 def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str, work: str, *, say: Callable[[str], None]) -> str:
@@ -151,15 +168,12 @@ class Trials:
 
     def __init__(self, search: Search) -> None:
         from crowddist.evaluate import read_truth
-        from crowddist.predictions import read_predictions
         from crowddist.predictor import Predictor
 
         self._search = search
         self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
         self._select_only = {parameter.name for parameter in search_space(self._method.config) if parameter.selects_only}
-        predictions = ShardReader(search.predictions_url)
-        step = max(-(-len(predictions) // MOST_IMAGES), 1)
-        self._cached = list(itertools.islice(read_predictions(search.predictions_url), 0, None, step))
+        self._cached = list(looked_at(search.predictions_url))
         stream, stride = self._method.stream, self._method.output_stride
         labelled = ShardReader(search.labelled_url) if search.labelled_url else None
         self._truths = [read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached] if labelled else []
