@@ -12,7 +12,7 @@ import numpy as np
 
 import crowddist
 from crowddist import storage
-from crowddist.charts import calibration_chart, curves, rounds_chart, trials_chart
+from crowddist.charts import calibration_chart, curves, rounds_chart, sweep_chart, trials_chart
 from crowddist.claim import CONFIG, RESULT
 from crowddist.comparison import PAIRS, PUBLISHED
 from crowddist.config import flat, to_json
@@ -163,8 +163,23 @@ def _searches(folder: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "scores": (f"{found['own']['score']:.3f}", f"{found['best']['score']:.3f}"),
                 "ranking": [(name.replace("_", " "), f"{value:.3g}") for name, value in found.get("ranking", {}).items()],
                 "picture": _embedded(trials_chart(found["trials"], found.get("truth", ()))),
+                "sweep": _sweep(found),
             })
     return searches
+
+
+def _sweep(found: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Caption and picture of how the count depends on the least confidence of a detection; None of a search that has not looked at it."""
+    sweep = found.get("sweep")
+    if not sweep:
+        return None
+    name = next(name for name in sweep[0] if "." in name)
+    caption = ("A detector is more or less sure of each head. How many people an image would be counted on average, over the images of the search, if "
+               "detections below a least confidence were left out, with all other thresholds as chosen; no label is needed for that.")
+    if "mae" in sweep[0]:
+        caption += (" Right: how wrong the count would then be on the evaluation's images, whose labels were opened only when the threshold had been "
+                    "chosen: the lower, the better.")
+    return caption, _embedded(sweep_chart(sweep, own=found["own"][name], chosen=found["best"][name]))
 
 
 def _extremes(folder: str, result: Mapping[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ LOCALISER_THRESHOLD = Parameter(name="bi_knowledge.localiser_threshold", low=0.1
 MERGE_PX = Parameter(name="bi_knowledge.merge_px", low=2, high=16, scale="whole")
 WEIGHT_EXPONENT = Parameter(name="bi_knowledge.weight_exponent", low=0.25, high=4.0, scale="log")
 DENSITY_RANGE = Parameter(name="bi_knowledge.density_range", low=0.0, high=1 - PATCH_RANGE, selects_only=True)
+CONFIDENCE = "bi_knowledge.confidence"
 HIGHEST_CONFIDENCE = 0.6
 LOWEST_CONFIDENCE = 0.1
 
@@ -53,7 +54,7 @@ def search_space(config: RunConfig) -> tuple[Parameter, ...]:
     settings = config.bi_knowledge
     # Weaker detections are what labels leave open.
     lowest = settings.doubtful_confidence if settings.sure_confidence else LOWEST_CONFIDENCE
-    confidence = Parameter(name="bi_knowledge.confidence", low=lowest, high=max(HIGHEST_CONFIDENCE, lowest))
+    confidence = Parameter(name=CONFIDENCE, low=lowest, high=max(HIGHEST_CONFIDENCE, lowest))
     match config.method:
         case "bi_knowledge":
             fused = (WEIGHT_EXPONENT,) if settings.fusion == "confidence" else ()
@@ -98,7 +99,7 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
 
 def lowest_thresholds(config: RunConfig) -> RunConfig:
     """The configuration whose predictions hold all that any values of its space would take."""
-    names = {"bi_knowledge.confidence", LOCALISER_THRESHOLD.name}
+    names = {CONFIDENCE, LOCALISER_THRESHOLD.name}
     own = own_values(config)
     return with_values(config, {parameter.name: min(parameter.low, own[parameter.name])
                                 for parameter in search_space(config) if parameter.name in names})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
 from crowddist.search_space import lowest_thresholds, search_space, with_values
+from crowddist.sweep import sweep_confidence
 from crowddist.trial_plan import Listed, Plan, tried
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crowddist.launcher import Launcher
     from crowddist.methods.base import Method
     from crowddist.methods.config import Objective
+    from crowddist.predictions import CachedPrediction
     from crowddist.predictor import ImagePrediction
 
 MOST_IMAGES = 400
@@ -79,8 +81,9 @@ def search_thresholds(
         work: the folder of all runs; predictions and trials are kept in its `data` folder.
 
     Returns:
-        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL; and, with an
-        evaluation, `truth`, its trials, and `ranking`, see `ranking`.
+        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL; with an
+        evaluation, `truth`, its trials, and `ranking`, see `ranking`; and, of methods that have one, `sweep`, see `sweep.sweep_confidence`, at the best
+        trial's other values.
 
     Raises:
         InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
@@ -88,25 +91,47 @@ def search_thresholds(
     from crowddist.proxy import in_the_style_of  # imports torch
 
     images = {"agreement": target_url, "labelled": labelled_url}.get(objective) or in_the_style_of(target_url, labelled_url, work, say=say)
-    predictions = cached_predictions(launcher, checkpoint_url, images, work, say=say)
-    labelled = "" if objective == "agreement" else images
-    kind = f"{predictions} {ShardReader(labelled).manifest.digest if labelled else ''}"
+    predictions, trials = _tried(launcher, checkpoint_url, plan, images, work, labelled=objective != "agreement", say=say)
+    found: dict[str, Any] = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+    evaluation: dict[str, Any] = {}
+    if evaluation_url:
+        names = [parameter.name for parameter in search_space(recorded_config(checkpoint_url))]
+        values = [{name: trial[name] for name in names} for trial in trials]
+        true_predictions, truth = _tried(launcher, checkpoint_url, Listed(values=values), evaluation_url, work, labelled=True, say=say)
+        found |= {"truth": truth, "ranking": ranking(trials, truth)}
+        evaluation = {"evaluated": looked_at(true_predictions), "labelled": ShardReader(evaluation_url)}
+    if rows := sweep_confidence(checkpoint_url, found["best"], looked_at(predictions), **evaluation):
+        found["sweep"] = rows
+    return found
+
+
+def _tried(
+    launcher: Launcher, checkpoint_url: str, plan: Plan, images_url: str, work: str, *, labelled: bool, say: Callable[[str], None]
+) -> tuple[str, list[dict[str, float]]]:
+    """Does what is left of a plan. Returns: the URL of the predictions, and the rows of the trials in order.
+
+    Args:
+        images_url: what the trials are of.
+        labelled: whether these images' labels judge them.
+    """
+    predictions = cached_predictions(launcher, checkpoint_url, images_url, work, say=say)
+    kind = f"{predictions} {ShardReader(images_url).manifest.digest if labelled else ''}"
     folder = storage.join(storage.normalise(work), "data", "searches", hashlib.sha256(kind.encode()).hexdigest()[:24])
-    search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=labelled, folder=folder)
+    search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=images_url if labelled else "", folder=folder)
     with storage.exclusive(folder):
         num_done = len(tried(plan, search.row))
         say(f"{plan.number} trials" + (f", {num_done} of them done before" if num_done else ""))
         if num_done < plan.number:
             launcher.try_values(search, plan)
-    values = tried(plan, search.row)
-    trials = [row for point in values if (row := search.row(point)) is not None]
-    found = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
-    if evaluation_url:
-        truth = search_thresholds(
-            launcher, checkpoint_url, Listed(values=values), objective="labelled", target_url=target_url, labelled_url=evaluation_url, work=work, say=say
-        )["trials"]
-        found |= {"truth": truth, "ranking": ranking(trials, truth)}
-    return found
+    return predictions, [row for values in tried(plan, search.row) if (row := search.row(values)) is not None]
+
+
+def looked_at(predictions_url: str) -> Iterator[CachedPrediction]:
+    """The predictions that a search goes by, of a set of them: at most `MOST_IMAGES`, evenly spread, in order."""
+    from crowddist.predictions import read_predictions
+
+    step = max(-(-len(ShardReader(predictions_url)) // MOST_IMAGES), 1)
+    return itertools.islice(read_predictions(predictions_url), 0, None, step)
 
 
 def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str, work: str, *, say: Callable[[str], None]) -> str:
@@ -153,15 +178,12 @@ class Trials:
 
     def __init__(self, search: Search) -> None:
         from crowddist.evaluate import read_truth
-        from crowddist.predictions import read_predictions
         from crowddist.predictor import Predictor
 
         self._search = search
         self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
         self._select_only = {parameter.name for parameter in search_space(self._method.config) if parameter.selects_only}
-        predictions = ShardReader(search.predictions_url)
-        step = max(-(-len(predictions) // MOST_IMAGES), 1)
-        self._cached = list(itertools.islice(read_predictions(search.predictions_url), 0, None, step))
+        self._cached = list(looked_at(search.predictions_url))
         stream, stride = self._method.stream, self._method.output_stride
         labelled = ShardReader(search.labelled_url) if search.labelled_url else None
         self._truths = [read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached] if labelled else []

@@ -23,7 +23,7 @@ LAYERS = (
     ("checkpoint", "engine", "predictor"),
     ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
      "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "charts", "page", "predictions", "proxy", "repeat", "search_space",
-     "trial_plan", "tuning"),
+     "sweep", "trial_plan", "tuning"),
     ("pipeline", "closing"),
     ("distributed",),
 )

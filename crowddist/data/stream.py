@@ -202,9 +202,13 @@ def cell_density(heads: np.ndarray, cells: tuple[int, int], config: StreamConfig
         heads: N x 2 x, y in pixels, all inside the frame, or N x 3 with their sizes in px, where `config.sigma_of_size` asks for them.
         cells: (height, width) of the map.
     """
+    return density_map(cell_places(heads, cells, stride), cells, kernel_px(heads, config) / stride)
+
+
+def cell_places(heads: np.ndarray, cells: tuple[int, int], stride: int = STRIDE) -> np.ndarray:
+    """N x 2 x, y in cells of a map of (height, width) `cells`, of heads whose first columns are x, y in pixels."""
     # A head in the outer half of a border cell lies beyond the centres of all cells: it belongs to the border cell.
-    places = np.clip((heads[:, :2] + 0.5) / stride - 0.5, 0, [cells[1] - 1, cells[0] - 1])
-    return density_map(places, cells, kernel_px(heads, config) / stride)
+    return np.clip((heads[:, :2] + 0.5) / stride - 0.5, 0, [cells[1] - 1, cells[0] - 1])
 
 
 def densest_cell(images: ShardReader, kept: Iterable[int], config: StreamConfig, *, stride: int, scale: float = 1.0) -> float:

@@ -14,7 +14,7 @@ from crowddist.data.sample import Part, Prediction, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
-from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, log_sizes, read_heads
+from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, log_sizes, read_heads
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
 from crowddist.models.nested_unet import build_localiser
@@ -232,6 +232,12 @@ class BiKnowledge(Method):
                 "transformed": Part(count=float(len(transformed)), points=transformed[:, [0, 1, 3]]),
             },
         )
+
+    def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray | None:
+        """See `Method.count_by_confidence`: where Eq. 8 fuses. Merged heads must be merged anew for each threshold; a regressor alone has none."""
+        if self.settings.fusion != "confidence":
+            return None
+        return fused_counts(seen, thresholds, self.settings, self.stream, self.output_stride)
 
     def transformed_points(self, peaks: np.ndarray) -> np.ndarray:
         """Phi's heads of its P x 4 peaks, best first: those of the least value, and of those within one square the best. Scores are at most 1."""

@@ -14,7 +14,7 @@ from crowddist.data.sample import Part, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.counting import CountingMethod, CountingObjective, LabelObjective, Trained
-from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, read_heads, sure_and_doubtful
+from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, read_heads, sure_and_doubtful
 from crowddist.methods.semantics import SegmenterObjective, Semantics
 from crowddist.methods.terms import orientation_terms
 from crowddist.models.detector import build_detector
@@ -178,6 +178,11 @@ class Combined(CountingMethod):
                 "detection": Part(count=float(len(detections)), points=detections[:, [0, 1, 3]]),
             },
         )
+
+    def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray:
+        """See `Method.count_by_confidence`: what W is scaled by does not depend on the detections."""
+        scale = uncertainty_weight(np.ones_like(seen.density), seen.density, seen.spread)
+        return fused_counts(seen, thresholds, self.config.bi_knowledge, self.stream, self.output_stride, scale)
 
     def networks(self) -> nn.Module:
         """See `Method.networks`."""

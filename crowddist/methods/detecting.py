@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crowddist.data.stream import kernel_px
+from crowddist.data.stream import cell_places, kernel_px
 from crowddist.losses.detection import (
     CENTRE_WEIGHT,
     OFFSET_WEIGHT,
@@ -22,7 +22,8 @@ from crowddist.losses.detection import (
     size_loss,
 )
 from crowddist.methods.base import mean_over_workers
-from crowddist.ops.density import TRUNCATE
+from crowddist.ops.density import TRUNCATE, kernel_means
+from crowddist.ops.fusion import sweep_counts
 from crowddist.ops.merging import confidence_map
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.peaks import read_detections
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.data.config import StreamConfig
-    from crowddist.data.sample import Batch
+    from crowddist.data.sample import Batch, Seen
     from crowddist.methods.config import BiKnowledgeConfig
     from crowddist.models.detector import Detector, DetectorMaps
 
@@ -86,9 +87,31 @@ def distinct(detections: np.ndarray, share: float) -> np.ndarray:
 
 
 def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int, exponent: float = 1.0) -> np.ndarray:
-    """W of Eq. 8 of D x 4 detections, to a power, (h, w): a window is as large as the kernel that the density is drawn with there."""
-    places = np.column_stack([(detections[:, :2] + 0.5) / stride - 0.5, detections[:, 3] ** exponent])
+    """W of Eq. 8 of D x 4 detections, to a power, (h, w): a window is that of the kernel that the density is drawn with there."""
+    places = np.column_stack([cell_places(detections, cells, stride), detections[:, 3] ** exponent])
     return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, stream) / stride))
+
+
+def fused_counts(
+    seen: Seen, thresholds: np.ndarray, settings: BiKnowledgeConfig, stream: StreamConfig, stride: int, scale: np.ndarray | None = None
+) -> np.ndarray:
+    """The sum of Eq. 8's density of one image at every least confidence of a detection, by `ops.fusion.sweep_counts`.
+
+    It is exact: a window of W is that of its kernel, and which of two detections says the same head as the other does not depend on the threshold.
+
+    Args:
+        thresholds: (T,), above 0, in the place of `settings.confidence`; detections that `seen` does not hold are not counted.
+        scale: (h, w), 0 to 1, what W is multiplied with; None: nothing.
+
+    Returns:
+        (T,) float64, persons.
+    """
+    assert seen.detections is not None  # of predict()
+    found, cells = distinct(seen.detections, settings.nms_share), seen.density.shape
+    weight = confidence_weight(found, cells, stream, stride)
+    factor = weight.astype(np.float64) ** settings.weight_exponent * (1 if scale is None else scale)
+    shares = kernel_means(factor, cell_places(found, cells, stride), kernel_px(found, stream) / stride)
+    return sweep_counts(seen.density, weight, found[:, 3], shares, thresholds, exponent=settings.weight_exponent, scale=scale)
 
 
 def sure_and_doubtful(detections: np.ndarray, settings: BiKnowledgeConfig) -> tuple[np.ndarray, np.ndarray]:

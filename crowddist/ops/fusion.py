@@ -97,7 +97,8 @@ def sweep_counts(
     Raises:
         ValueError: the shapes differ, or a threshold is not above 0.
     """
-    scores, shares, thresholds = (np.asarray(part, np.float64) for part in (scores, shares, thresholds))
+    # Scores are compared in the type of W, which is made of them, as where a trial leaves detections out.
+    scores, shares, thresholds = (np.asarray(part, kind) for part, kind in ((scores, weight.dtype), (shares, np.float64), (thresholds, np.float64)))
     if regressed.shape != weight.shape or scores.shape != shares.shape or (scale is not None and scale.shape != weight.shape):
         raise ValueError(f"the maps and the detections must fit, got {regressed.shape}, {weight.shape}, {scores.shape} and {shares.shape}")
     if not (thresholds > 0).all():
@@ -113,7 +114,6 @@ def sweep_counts(
 def _sums_from(places: np.ndarray, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """For each threshold the sum of the values whose place reaches it."""
     order = np.argsort(thresholds, kind="stable")
-    # float32 scores are compared as such, as where a trial leaves detections out.
     reached = np.searchsorted(thresholds[order].astype(places.dtype), places, side="right")
     sums = np.bincount(reached, weights=values, minlength=len(thresholds) + 1)
     result = np.empty(len(thresholds))

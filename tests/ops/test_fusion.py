@@ -169,6 +169,14 @@ def test_a_sweep_by_hand() -> None:
     assert sweep_counts(regressed, 0 * weight, [], [], [0.1]).tolist() == [2.0], "nobody was detected"
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_a_detection_as_sure_as_the_threshold_is_taken(threshold: float) -> None:
+    """Float32 rounds 0.3 up and 0.7 down; it is left out neither of W nor of the drawn density."""
+    score = np.float32(threshold)
+    swept = sweep_counts(np.ones((1, 1), np.float32), np.full((1, 1), score), np.array([score]), [0.25], [threshold])
+    assert swept == pytest.approx([1 - threshold + 0.25])
+
+
 @pytest.mark.parametrize("given", [{"thresholds": [0.0]}, {"scores": [0.5, 0.6]}, {"weight": np.zeros((2, 2))}, {"scale": np.ones((2, 1))}])
 def test_a_sweep_of_bad_input_is_refused(given: dict) -> None:
     fitting = {"regressed": np.ones((1, 2)), "weight": np.ones((1, 2)), "scores": [0.5], "shares": [0.5], "thresholds": [0.5]}
