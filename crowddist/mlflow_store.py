@@ -84,6 +84,10 @@ class Store:
             return None
         return found if found.info.lifecycle_stage == "active" else None
 
+    def made_s(self, run_id: str) -> float:
+        """When the run was made, seconds since 1970."""
+        return self._client.get_run(run_id).info.start_time / 1000
+
     def follow(self, run_id: str) -> None:
         """Makes that run's experiment this store's, for a run that was begun under another name."""
         self._experiment_id = self._client.get_run(run_id).info.experiment_id
@@ -152,6 +156,13 @@ class Store:
             self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS_PER_BATCH])
         for metric in metrics:  # not before the store has them
             self._history(run_id, metric.key)[step] = metric.value
+
+    def append_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
+        """As `log_metrics`, for a step that is new: what there is already is not asked for."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        self._client.log_batch(run_id, metrics=[Metric(name, float(value), now_ms, step) for name, value in values.items()])
 
     def _history(self, run_id: str, name: str) -> dict[int, float]:
         key = (run_id, name)

@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -141,6 +142,7 @@ class MlflowTracker:
         self.uri = uri
         self._started = False
         self._page = ""
+        self._made_s, self._system_step = 0.0, -1
 
     def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
         """See Tracker. Raises InputError where the store cannot be reached or refuses."""
@@ -163,6 +165,18 @@ class MlflowTracker:
         """See Tracker."""
         require_finite(values, f"step {step}, round {round}")
         self._store.log_metrics(self._run_id(round), values, step, replace=False)
+
+    def system_metrics(self, values: Mapping[str, float]) -> None:
+        """A point of what the driver's machine does, on the adaptation's run; one a second at most.
+
+        Its step is the whole seconds since the run was made, so that one that was resumed goes on behind what it has.
+        """
+        parent = self._run_id(None)
+        self._made_s = self._made_s or self._store.made_s(parent)
+        step = int(time.time() - self._made_s)
+        if step > self._system_step:
+            self._store.append_metrics(parent, values, step)
+            self._system_step = step
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
