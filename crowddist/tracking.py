@@ -51,6 +51,9 @@ class Tracker(Protocol):
         Raises ValueError for NaN or infinity.
         """
 
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """What a run is, in markdown, unless somebody described it before, and parameters to compare it by."""
+
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """One of the few pictures that every round shows under the same `name`: (H, W, 3) uint8 RGB."""
 
@@ -109,6 +112,9 @@ class NullTracker:
         """See Tracker."""
         for number, row in enumerate(rows):
             require_finite(row, f"round {round}, trial {number}")
+
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """See Tracker."""
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
@@ -196,10 +202,16 @@ class MlflowTracker:
         for number, row in enumerate(rows):
             tags = {"kind": "trial", "round": str(round), "trial": str(number), "mlflow.parentRunId": parent, **self._process}
             run_id = self._store.create(f"trial-{number:03d}", tags, unique=["mlflow.parentRunId", "trial"])
-            self._store.log_params(run_id, {name: value for name, value in row.items() if "." in name})
+            self._store.log_params(run_id, {name: f"{value:.6g}" for name, value in row.items() if "." in name})
             self._store.log_metrics(run_id, {name: value for name, value in row.items() if "." not in name}, 0, replace=True)
             self._store.end(run_id, "FINISHED")
         self._write_state(trials={**self._state["trials"], str(round): digest})
+
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """See Tracker."""
+        run_id = self._run_id(round)
+        self._store.log_params(run_id, params or {})
+        self._store.describe(run_id, text)
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker. On the round's run, to compare side by side, and on the parent, to leaf through the rounds."""

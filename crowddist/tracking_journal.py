@@ -79,6 +79,10 @@ class JournalTracker:
             require_finite(row, f"round {round}, trial {number}")
         self._tell("trials", round=round, rows=[_numbers(row) for row in rows])
 
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """See Tracker."""
+        self._tell("describe", round=round, text=text, params=dict(params or {}))
+
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
         require_picture(name, image)
