@@ -54,6 +54,37 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
     parts = _held(_part_columns(), result)
     if len(parts) > 2:  # every method marks heads
         lines += ["", "the parts alone, and the number of heads that are marked", rounds_table(result["rounds"], parts)]
+    lines += _outcome(result)
+    place = storage.shown(folder)
+    lines += ["", f"report    {place}/report.html", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
+    if how_to_open:
+        lines.append(f"MLflow    {how_to_open}")
+    return "\n".join(lines)
+
+
+def run_note(result: Mapping[str, Any]) -> str:
+    """What MLflow shows with a run that has ended: markdown, the outcome first, for the rest is folded away."""
+    data = ", ".join(f"{role} {facts['name']} ({facts['num_images']:,} images)" for role, facts in result["data"].items())
+    table = [("target/mae", "MAE", 1), ("target/rmse", "rmse", 1), ("target/bias", "bias", 1), ("target/map", "mAP, %", 100)]
+    held = [column for column in table if any(column[0] in row for row in result["rounds"])]
+    lines = [*_outcome(result), "", f"Recipe `{result['recipe']}`, method `{result['method']}`: {data}.", ""]
+    lines += [f"| round | {' | '.join(heading for _, heading, _ in held)} |", "|---|" + "---:|" * len(held)] if held else []
+    for row in result["rounds"] if held else []:
+        cells = [f"{row[name] * scale:.2f}" if name in row else "-" for name, _, scale in held]
+        lines.append(f"| {row['round']} {row.get('title', '')} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Each round is a child run, on whose page its pictures are. `report.html` and all settings are under *Artifacts*."])
+
+
+def round_note(title: str, metrics: Mapping[str, float], run: str) -> str:
+    """What MLflow shows with a round: markdown."""
+    shown = (("target/mae", "MAE"), ("target/rmse", "rmse"), ("target/bias", "bias"))
+    told = ", ".join(f"{heading} {metrics[name]:.2f}" for name, heading in shown if name in metrics)
+    return f"**{title}**, of run `{run}`" + (f": {told} people on images of the target set aside." if told else ".")
+
+
+def _outcome(result: Mapping[str, Any]) -> list[str]:
+    """What was gained, in lines."""
+    lines: list[str] = []
     if result["stopped"]:
         lines.append(result["stopped"])
     first, last = result["rounds"][0], result["final"]
@@ -65,11 +96,7 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
         lines.append("no labelled evaluation data was given, so the error is not known")
     for name, keys in result["set_aside"].items():
         lines.append(f"done without, because workers died over them: {name} {', '.join(keys)}")
-    place = storage.shown(folder)
-    lines += ["", f"report    {place}/report.html", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
-    if how_to_open:
-        lines.append(f"MLflow    {how_to_open}")
-    return "\n".join(lines)
+    return lines
 
 
 def _part_columns() -> list[Column]:

@@ -42,6 +42,9 @@ AS_TRAINED = LabelSource()
 class Launcher(Protocol):
     """The four kinds of work of an adaptation."""
 
+    arithmetic: str
+    """What the last bits of its predictions depend on, see `arithmetic`."""
+
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one under way is resumed.
 
@@ -74,7 +77,9 @@ class LocalLauncher:
     def __init__(self, config: RunConfig, termination: Termination | None = None) -> None:
         self.config, self.termination = config, termination or Termination()
         self.device = default_device()
-        torch.set_num_threads(worker_threads(config, 1))
+        threads = worker_threads(config, 1)
+        self.arithmetic = arithmetic(self.device, threads)
+        torch.set_num_threads(threads)
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """See `Launcher.train`; one chain after the other."""
@@ -204,6 +209,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(what: str, option: str) -> InputError:
     """What to say of work that there is too little memory for."""
     return InputError(f"out of memory over {what}: give a smaller --{option}, fewer workers a machine (--num-workers, --num-labellers), or more memory")
+
+
+def arithmetic(device: str, threads: int) -> str:
+    """What the last bits of a prediction depend on, beside the networks and the image: in words."""
+    return f"torch {torch.__version__}, {device}, {threads} threads"
 
 
 def worker_threads(config: RunConfig, num_workers: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import logging
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+NOTE = "mlflow.note.content"
+"""The tag whose markdown MLflow shows as a description."""
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # or MLflow's pages take it for one about language models
+    NOTE: "Each run adapts a crowd counter to unlabelled images. Its children are its rounds (`tags.kind = 'round'`), to be compared by `target/mae`; "
+    "theirs are the trials of a search of thresholds (`tags.kind = 'trial'`).",
+}
+_MODEL_NOTE = (
+    "Counts people in photographs: takes images as (N, H, W, 3) uint8 RGB, returns `count` and `uncertainty` (its standard deviation, persons) of each. "
+    "Every version is the counter that an adaptation ended with; the source run says how good it is."
+)
 
 # MLflow's limits (its utils/validation.py).
 NEWEST = "newest"
@@ -84,6 +96,10 @@ class Store:
             return None
         return found if found.info.lifecycle_stage == "active" else None
 
+    def made_s(self, run_id: str) -> float:
+        """When the run was made, seconds since 1970."""
+        return self._client.get_run(run_id).info.start_time / 1000
+
     def follow(self, run_id: str) -> None:
         """Makes that run's experiment this store's, for a run that was begun under another name."""
         self._experiment_id = self._client.get_run(run_id).info.experiment_id
@@ -98,7 +114,7 @@ class Store:
         for found in self._client.search_runs([self._experiment_id], condition, max_results=1):
             return found.info.run_id
         # MLflow's own tags: who, and from where.
-        own = {"mlflow.user": os.environ.get("USER", ""), "mlflow.source.name": sys.argv[0]}
+        own = {"mlflow.user": _user(), "mlflow.source.name": sys.argv[0]}
         run_id = self._client.create_run(self._experiment_id, run_name=name, tags=own | dict(tags)).info.run_id
         self._created.add(run_id)
         return run_id
@@ -113,6 +129,11 @@ class Store:
     def tag(self, run_id: str, key: str, value: str) -> None:
         """Sets one tag."""
         self._client.set_tag(run_id, key, value)
+
+    def describe(self, run_id: str, text: str) -> None:
+        """Markdown that MLflow shows with the run; what is there already, perhaps by a person, stays."""
+        if NOTE not in self._client.get_run(run_id).data.tags:
+            self._client.set_tag(run_id, NOTE, text)
 
     def end(self, run_id: str, status: Status) -> None:
         """Ends a run now."""
@@ -152,6 +173,13 @@ class Store:
             self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS_PER_BATCH])
         for metric in metrics:  # not before the store has them
             self._history(run_id, metric.key)[step] = metric.value
+
+    def append_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
+        """As `log_metrics`, for a step that is new: what there is already is not asked for."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        self._client.log_batch(run_id, metrics=[Metric(name, float(value), now_ms, step) for name, value in values.items()])
 
     def _history(self, run_id: str, name: str) -> dict[int, float]:
         key = (run_id, name)
@@ -196,7 +224,7 @@ class Store:
         from mlflow.entities import LoggedModelOutput
 
         facts = {"checkpoint_sha256": hashlib.sha256(checkpoint_file.read_bytes()).hexdigest()}
-        _unless_there(lambda: self._client.create_registered_model(name))
+        _unless_there(lambda: self._client.create_registered_model(name, description=_MODEL_NOTE))
         for known in self._client.search_model_versions(f"name = '{name}'"):
             if known.run_id == run_id and facts.items() <= known.tags.items():
                 return f"models:/{name}/{known.version}"
@@ -208,7 +236,16 @@ class Store:
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         made = self._client.create_model_version(name, logged.artifact_location, run_id=run_id, tags=facts, model_id=logged.model_id)
         self._client.set_registered_model_alias(name, NEWEST, made.version)
+        # As `mlflow.register_model` does, for the page of the run.
+        self._client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(made.version)}])})
         return f"models:/{name}/{made.version}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's process of a number that has no name
+        return ""
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -259,7 +296,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     location = None if database is None else storage.normalise(database.with_name(f"{database.stem}-artifacts"))
     try:
         if client.get_experiment_by_name(name) is None:
-            _unless_there(lambda: client.create_experiment(name, artifact_location=location))
+            _unless_there(lambda: client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         found = client.get_experiment_by_name(name)
         assert found is not None
     except MlflowException as error:

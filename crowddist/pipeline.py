@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import crowddist
 from crowddist import checkpoint, storage, tracking
 from crowddist.claim import CONFIG, RESULT, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
+from crowddist.closing import round_note, run_note
 from crowddist.config import RunConfig, without_weights
 from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
@@ -96,6 +97,7 @@ def adapt(
             }
             storage.write_json(storage.join(folder, RESULT), result)
             tracker.artifact(RESULT, result)
+            tracker.describe(None, run_note(result))
             if report:
                 from crowddist.page import REPORT, write_report
 
@@ -305,7 +307,7 @@ class _Run:
             row = storage.read_json(url)
             self._set_aside("evaluation", row.get("set_aside", ()))
             return row
-        metrics: dict[str, float] = dict(made)
+        metrics: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
         set_aside: list[str] = []
         by_key: dict[str, ImageResult] = {}
@@ -325,7 +327,9 @@ class _Run:
             pictures["summary/translation"] = translation_picture(self.urls, self.folder, skip=self.set_aside.get("source", ()))
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
+        metrics |= made
         metrics["train/seconds"] = round(sum(self._done(member)["seconds"] for member in stages), 1)
+        self.tracker.describe(stage.num_round, round_note(stage.title, metrics, run_name(self.config)), {"title": stage.title})
         self.tracker.round_result(stage.num_round, metrics)
         names = [stage.name for stage in stages]
         row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics, "checkpoint": self.checkpoint}

@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,6 +50,9 @@ class Tracker(Protocol):
 
         Raises ValueError for NaN or infinity.
         """
+
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """What a run is, in markdown, unless somebody described it before, and parameters to compare it by."""
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """One of the few pictures that every round shows under the same `name`: (H, W, 3) uint8 RGB."""
@@ -109,6 +113,9 @@ class NullTracker:
         for number, row in enumerate(rows):
             require_finite(row, f"round {round}, trial {number}")
 
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """See Tracker."""
+
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
         require_picture(name, image)
@@ -141,6 +148,7 @@ class MlflowTracker:
         self.uri = uri
         self._started = False
         self._page = ""
+        self._made_s, self._system_step = 0.0, -1
 
     def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
         """See Tracker. Raises InputError where the store cannot be reached or refuses."""
@@ -164,6 +172,18 @@ class MlflowTracker:
         require_finite(values, f"step {step}, round {round}")
         self._store.log_metrics(self._run_id(round), values, step, replace=False)
 
+    def system_metrics(self, values: Mapping[str, float]) -> None:
+        """A point of what the driver's machine does, on the adaptation's run; one a second at most.
+
+        Its step is the whole seconds since the run was made, so that one that was resumed goes on behind what it has.
+        """
+        parent = self._run_id(None)
+        self._made_s = self._made_s or self._store.made_s(parent)
+        step = int(time.time() - self._made_s)
+        if step > self._system_step:
+            self._store.append_metrics(parent, values, step)
+            self._system_step = step
+
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
         """See Tracker."""
         require_finite(values, f"round {round}")
@@ -182,10 +202,16 @@ class MlflowTracker:
         for number, row in enumerate(rows):
             tags = {"kind": "trial", "round": str(round), "trial": str(number), "mlflow.parentRunId": parent, **self._process}
             run_id = self._store.create(f"trial-{number:03d}", tags, unique=["mlflow.parentRunId", "trial"])
-            self._store.log_params(run_id, {name: value for name, value in row.items() if "." in name})
+            self._store.log_params(run_id, {name: f"{value:.6g}" for name, value in row.items() if "." in name})
             self._store.log_metrics(run_id, {name: value for name, value in row.items() if "." not in name}, 0, replace=True)
             self._store.end(run_id, "FINISHED")
         self._write_state(trials={**self._state["trials"], str(round): digest})
+
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """See Tracker."""
+        run_id = self._run_id(round)
+        self._store.log_params(run_id, params or {})
+        self._store.describe(run_id, text)
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker. On the round's run, to compare side by side, and on the parent, to leaf through the rounds."""

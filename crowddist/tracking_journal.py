@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from crowddist import mlflow_store, storage
+from crowddist.system_metrics import SystemMetrics
 from crowddist.tracking import Ending, MlflowTracker, require_finite, require_picture
 
 RETRY_S = 10.0
@@ -32,16 +33,19 @@ class JournalTracker:
     Nothing of it waits for a server that is away, but for the end of the run, `LAST_WAIT_S` at most. What was not told by then lies in the journal,
     and the same run, started again, tells it first. `MlflowTracker` takes everything twice without doubling it, so a journal that was told in part
     when its process died may be told again.
+
+    Beside that it tells what the machine does, see `SystemMetrics`, as long as the server answers: MLflow would give later points the wrong time.
     """
 
     def __init__(self, tracker: MlflowTracker, say: Callable[[str], None]) -> None:
         self.tracker, self.say = tracker, say
         self._waiting: deque[dict[str, Any]] = deque()
-        self._lock = threading.RLock()  # curves are told by a thread of their own
+        self._lock = threading.RLock()  # curves and system metrics are told by threads of their own
         self._next_try_s = 0.0
         self._journal = ""
         self._written = False  # whether the journal holds something
         self._until_s: float | None = None  # how long the end of the run may wait, once it has come
+        self._system: SystemMetrics | None = None
 
     @property
     def uri(self) -> str:
@@ -56,6 +60,8 @@ class JournalTracker:
         if self._written:
             self._waiting.extend(_read(self._journal))
             self._tell_waiting()
+        self._system = SystemMetrics(self._tell_system, self.say)
+        self._system.start()
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
         """See Tracker."""
@@ -72,6 +78,10 @@ class JournalTracker:
         for number, row in enumerate(rows):
             require_finite(row, f"round {round}, trial {number}")
         self._tell("trials", round=round, rows=[_numbers(row) for row in rows])
+
+    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
+        """See Tracker."""
+        self._tell("describe", round=round, text=text, params=dict(params or {}))
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         """See Tracker."""
@@ -96,6 +106,8 @@ class JournalTracker:
 
     def finish(self, status: Ending) -> None:
         """See Tracker."""
+        if self._system is not None:
+            self._system.stop()
         self._at_last(lambda: self.tracker.finish(status))
         self.tracker.leave()
         if self._waiting:
@@ -109,13 +121,30 @@ class JournalTracker:
         with self._lock:
             self._waiting.append({"call": call, **arguments})
             behind = len(self._waiting) > 1
-            if not behind or time.monotonic() >= self._next_try_s:
+            if time.monotonic() >= self._next_try_s:
                 self._tell_waiting()
             if self._waiting and self._journal:  # what is left could not be told now
                 if not behind:
                     self.say(f"MLflow at {self.uri} does not answer: the run goes on, and tells it later from {self._journal}")
                 storage.append_line(self._journal, _line(self._waiting[-1]))
                 self._written = True
+
+    def _tell_system(self, values: Mapping[str, float]) -> None:
+        with self._lock:
+            started = time.monotonic()
+            if self._waiting or started < self._next_try_s:
+                return
+            try:
+                self.tracker.system_metrics(values)
+            except Exception as error:
+                if not mlflow_store.is_away(error):
+                    raise
+                self._leave_alone(started)
+
+    def _leave_alone(self, asked_s: float) -> None:
+        """Puts the next try off, after one that began at `asked_s`."""
+        now = time.monotonic()
+        self._next_try_s = now + max(RETRY_S, BUSY_SHARE * (now - asked_s))
 
     def _tell_waiting(self) -> bool:
         """Tells what waits, the oldest first, until the server is away; whether all was told."""
@@ -128,10 +157,10 @@ class JournalTracker:
                     if not mlflow_store.is_away(error):
                         self._waiting.popleft()
                         raise
-                    now = time.monotonic()
-                    self._next_try_s = now + max(RETRY_S, BUSY_SHARE * (now - started))
+                    self._leave_alone(started)
                     return False
                 self._waiting.popleft()
+            self._next_try_s = 0.0
             if self._written:
                 storage.remove_file(self._journal)
                 self._written = False
@@ -143,8 +172,9 @@ class JournalTracker:
         self._until_s = self._until_s or time.monotonic() + LAST_WAIT_S
         while True:
             try:
-                if self._tell_waiting():
-                    return call()
+                with self._lock:
+                    if self._tell_waiting():
+                        return call()
             except Exception as error:
                 if not mlflow_store.is_away(error):
                     raise

@@ -137,7 +137,7 @@ def looked_at(predictions_url: str) -> Iterator[CachedPrediction]:
 def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str, work: str, *, say: Callable[[str], None]) -> str:
     """The set that holds a checkpoint's predictions for a data set, made now unless it is there. Returns: its URL.
 
-    Its place is named by the bytes of the checkpoint and of the data: other ones never meet.
+    Its place is named by the bytes of the checkpoint and of the data and by what the last bits of a prediction depend on: other ones never meet.
 
     Args:
         work: the folder of all runs; predictions lie below its `data` folder, and a set that was begun is taken up again.
@@ -150,7 +150,7 @@ def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str,
 
     images, lowest = ShardReader(images_url), to_json(lowest_thresholds(recorded_config(checkpoint_url)))
     content = hashlib.sha256(storage.read_bytes(checkpoint_url))
-    for part in (images.manifest.digest, lowest):
+    for part in (images.manifest.digest, lowest, launcher.arithmetic):
         content.update(part.encode())
     url = storage.join(storage.normalise(work), "data", "predictions", content.hexdigest()[:24])
     with storage.exclusive(url):

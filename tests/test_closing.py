@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crowddist.closing import closing_lines, make_tracker
+from crowddist.closing import closing_lines, make_tracker, round_note, run_note
 from crowddist.config import RunConfig
 from crowddist.tracking import NullTracker
 from crowddist.tracking_journal import JournalTracker
@@ -96,3 +96,23 @@ def test_tracking_is_beside_the_runs_unless_told_otherwise(tmp_path: Path, monke
     assert tracker().uri == "http://elsewhere.example"
     assert tracker(tracking_uri="http://mlflow.example").uri == "http://mlflow.example"
     assert isinstance(tracker(tracking_uri="none"), NullTracker)
+
+
+def test_notes_for_the_pages_of_mlflow() -> None:
+    ended = result([row(0, 40.0), row(1, 30.0)]) | {"data": {"source": {"name": "renderer-source", "num_images": 1600}}}
+    note = run_note(ended).splitlines()
+    assert note[:7] == [
+        "target MAE 40.00 -> 30.00 (-25%) on 64 images set aside",
+        "",
+        "Recipe `quickstart`, method `self_supervision`: source renderer-source (1,600 images).",
+        "",
+        "| round | MAE | rmse |",
+        "|---|---:|---:|",
+        "| 0  | 40.00 | 41.00 |",
+    ]
+    unknown = run_note(ended | {"rounds": [{"round": 0}], "final": {"round": 0}})
+    assert unknown.startswith("no labelled evaluation data was given") and "|" not in unknown
+    assert round_note("labels, round 1", row(1, 30.255, **{"target/bias": -2.0}), "first") == (
+        "**labels, round 1**, of run `first`: MAE 30.25, rmse 31.25, bias -2.00 people on images of the target set aside."
+    )
+    assert round_note("labels, round 1", {"train/seconds": 1.0}, "first") == "**labels, round 1**, of run `first`."

@@ -23,7 +23,7 @@ LAYERS = (
     ("checkpoint", "engine", "predictor"),
     ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
      "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "charts", "page", "predictions", "proxy", "repeat", "search_space",
-     "sweep", "trial_plan", "tuning"),
+     "sweep", "system_metrics", "trial_plan", "tuning"),
     ("pipeline", "closing"),
     ("distributed",),
 )
@@ -73,7 +73,7 @@ def test_every_module_has_a_layer() -> None:
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("ray", "distributed/"), ("mlflow", ("tracking.py", "mlflow_store.py", "serving.py")), ("webdataset", "data/shards.py"),
+    [("ray", "distributed/"), ("mlflow", ("tracking.py", "mlflow_store.py", "serving.py", "system_metrics.py")), ("webdataset", "data/shards.py"),
      ("boto3", "storage_client.py"), ("botocore", ("storage_client.py", "storage_object.py"))],
 )
 def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:

@@ -96,6 +96,24 @@ def test_hierarchy_names_and_roll_up(store, client, tmp_path):
     assert history(client, parent.info.run_id, "train/loss") == [(3, 0.5)]
 
 
+def test_descriptions_titles_and_short_parameters(store, client, tmp_path):
+    facts = {"experiment": "described", "run_name": "described", "config": CONFIG, "tags": {}}
+    for attempt in range(2):
+        with tracking.run(MlflowTracker(store), **facts, state_url=storage.join(str(tmp_path), "described.json")) as tracker:
+            tracker.describe(1, f"**labels, round 1**, told {attempt}", {"title": "labels, round 1"})
+            tracker.describe(None, f"from a to b, told {attempt}")
+            tracker.trials(1, [{"method.threshold": 1 / 3, "score": 1 / 3}])
+        (parent,), (child,) = runs_of(client, "described").values()
+        assert parent.data.tags[mlflow_store.NOTE] == ("a person's words" if attempt else "from a to b, told 0")
+        client.set_tag(parent.info.run_id, mlflow_store.NOTE, "a person's words")
+    assert client.get_run(parent.info.run_id).data.tags[mlflow_store.NOTE] == "a person's words"
+    assert child.data.tags[mlflow_store.NOTE] == "**labels, round 1**, told 0" and child.data.params == {"title": "labels, round 1"}
+    experiment = client.get_experiment_by_name("described")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development" and "tags.kind = 'round'" in experiment.tags[mlflow_store.NOTE]
+    (trial,) = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert trial.data.params == {"method.threshold": "0.333333"} and trial.data.metrics == {"score": 1 / 3}
+
+
 def test_files_of_a_run(store, client, tmp_path):
     with open_run(store, tmp_path, "files") as tracker:
         tracker.table(None, "images", [{"key": "old"}])
@@ -325,6 +343,9 @@ def test_a_model_is_registered_once_with_its_signature(store, client, tmp_path):
     (parent,) = runs_of(client, "model")["adaptation"]
     assert version.run_id == parent.info.run_id and version.status == "READY" and len(parent.outputs.model_outputs) == 2
     assert int(client.get_model_version_by_alias("crowd-counter", "newest").version) == 2
+    assert client.get_registered_model("crowd-counter").description.startswith("Counts people")
+    logged = [client.get_logged_model(output.model_id) for output in parent.outputs.model_outputs]
+    assert sorted(model.tags["mlflow.modelVersions"] for model in logged) == [f'[{{"name": "crowd-counter", "version": {number}}}]' for number in (1, 2)]
     folder = storage.local_folder(version.source)
     assert (folder / "data" / "counter.pt").read_bytes() == b"weights"
     from mlflow.models import Model

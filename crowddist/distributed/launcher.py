@@ -32,7 +32,7 @@ from crowddist.distributed.runtime import connect, has_gpus, num_places, room_fo
 from crowddist.distributed.watch import Beat, Monitor, named, start_watch, suspects
 from crowddist.engine import read_done
 from crowddist.errors import InputError
-from crowddist.launcher import AS_TRAINED, LabelSource, worker_threads
+from crowddist.launcher import AS_TRAINED, LabelSource, arithmetic, worker_threads
 from crowddist.termination import Termination
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class RayLauncher:
         self.group_sizes = config.group_sizes()
         connect(max(config.num_workers, self.num_labellers), self.group_sizes[0])
         self.use_gpu = has_gpus(self.group_sizes[0])
+        self.arithmetic = arithmetic("cuda" if self.use_gpu else "cpu", worker_threads(config, self.num_labellers))
         self._leaving = False
         """Nothing is started any more."""
         self._left_behind = False
