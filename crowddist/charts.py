@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+COLOURS = ("#1f5fa8", "#c4362c", "#2a8f4d", "#8a5fb0", "#b07a1f", "#3a9ca6")
+"""Of lines that stand for one thing each."""
+
+
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
     """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
 
@@ -79,32 +83,38 @@ def rounds_chart(
     return _rendered(figure)
 
 
-def calibration_chart(errors: Sequence[float], uncertainties: Sequence[float]) -> np.ndarray:
+def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> np.ndarray:
     """How well an uncertainty knows the error: the error against it, and what leaving out the most uncertain images does.
 
     Args:
-        errors: predicted minus true count of each image, persons.
-        uncertainties: of each, persons.
+        counters: name -> predicted minus true count of each image, persons, and the uncertainty of each, persons.
 
     Returns:
         RGB uint8.
 
     Raises:
-        ValueError: as `ops.calibration.reliability`.
+        ValueError: no counter, or as `ops.calibration.reliability`.
     """
-    curve = reliability(errors, uncertainties)
-    shares, by_spread, oracle = sparsification(errors, uncertainties)
+    if not counters:
+        raise ValueError("there is no uncertainty to draw")
     figure, (left, right) = _charts(2)
     _dress(left, "Error against uncertainty", "uncertainty (people)", "error (people, root mean square)")
-    left.plot(curve[:, 0], curve[:, 1], marker="o", linewidth=2.0, color="#1f5fa8", label="images, in parts of equal number")
-    top = 1.1 * max(curve[:, :2].max(), 1e-9)
+    _dress(right, "Without the most uncertain images", "share of images left out", "mean error of the rest, of all = 1")
+    tops = []
+    for number, (name, (errors, uncertainties)) in enumerate(counters.items()):
+        curve, (shares, by_spread, oracle) = reliability(errors, uncertainties), sparsification(errors, uncertainties)
+        colour = COLOURS[number % len(COLOURS)]
+        left.plot(curve[:, 0], curve[:, 1], marker="o", linewidth=2.0, color=colour, label=f"{name}, in parts of equal number")
+        right.plot(shares, by_spread, linewidth=2.0, color=colour, label=f"{name}, by the uncertainty")
+        right.plot(shares, oracle, linewidth=1.5, color=colour, linestyle=":",
+                   label="by the error itself: the best there is" if number == len(counters) - 1 else None)
+        tops.append(curve[:, :2].max(axis=0))
+    across, up = np.maximum(1.1 * np.max(tops, axis=0), 1e-9)
+    top = max(across, up)
     left.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1.2, label="calibrated")
-    left.set_xlim(0, 1.1 * max(float(curve[:, 0].max()), 1e-9))
+    left.set_xlim(0, across)
     left.set_ylim(0, top)
     left.legend(frameon=False)
-    _dress(right, "Without the most uncertain images", "share of images left out", "mean error of the rest, of all = 1")
-    right.plot(shares, by_spread, linewidth=2.0, color="#1f5fa8", label="by the uncertainty")
-    right.plot(shares, oracle, linewidth=1.5, color="#2a8f4d", linestyle=":", label="by the error itself: the best there is")
     right.axhline(1, color="#888888", linestyle="--", linewidth=1.2, label="at random")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, loc="lower left")

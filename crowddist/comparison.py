@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crowddist import storage
 from crowddist.claim import RESULT
 from crowddist.errors import InputError
+from crowddist.ops.calibration import calibration_error, reliability, sparsification_error
 
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "GCC->SHA": {
@@ -40,6 +42,8 @@ PAIRS = {
     "mm2020_shb_to_sha": "B->A",
 }
 """Recipe -> the published pair that is nearest to it."""
+IMAGES = "images.json"
+"""In the folder of a round: what its counter said of every image of the evaluation."""
 HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper", "paper's change")
 
 
@@ -54,6 +58,38 @@ def read_result(place: str) -> dict[str, Any]:
     return result
 
 
+def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row an image of a run's round, the largest error first; none where nothing was evaluated. Args: `folder` URL of the run, `row` of `rounds`."""
+    url = storage.join(folder, row["stage"], IMAGES)
+    return storage.read_json(url) if storage.exists(url) else []
+
+
+def read_uncertainties(place: str) -> dict[str, list[float]]:
+    """What the last counter of a run said of its evaluation: `errors`, predicted minus true count, and `uncertainties`, both persons, an image each.
+
+    {} where the counter has no ensemble. Args: `place` the run's folder, of which `read_result` has a result.
+    """
+    folder = storage.normalise(place)
+    images = read_images(folder, storage.read_json(storage.join(folder, RESULT))["rounds"][-1])
+    found = {"errors": [row["error"] for row in images], "uncertainties": [row["uncertainty"] for row in images]}
+    return found if any(found["uncertainties"]) else {}
+
+
+def calibration_table(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """A line a run, as plain text: how large the uncertainty of the count is beside its error, and how well it tells one image from another.
+
+    Args:
+        runs: name -> as `read_uncertainties` gives it.
+    """
+    lines = [("run", "images", "rmse", "uncertainty", "calibration error", "AUSE")]
+    for name, found in runs.items():
+        errors, spreads = found["errors"], found["uncertainties"]
+        error, spread = (math.sqrt(sum(value * value for value in values) / len(values)) for values in (errors, spreads))
+        ence, ause = calibration_error(reliability(errors, spreads)), sparsification_error(errors, spreads)
+        lines.append((name, str(len(errors)), f"{error:.1f}", f"{spread:.1f}", f"{ence:.2f}", f"{ause:.3f}"))
+    return _table(lines)
+
+
 def compare(results: Sequence[Mapping[str, Any]]) -> str:
     """A line a run, as plain text: MAE / rmse of the counter without adaptation and at the end, as it came, and the paper's of the same method.
 
@@ -63,8 +99,12 @@ def compare(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: as `read_result` gives them.
     """
-    lines = [HEADINGS, *(_cells(result) for result in results)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(HEADINGS))]
+    return _table([HEADINGS, *(_cells(result) for result in results)])
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the headings first, as columns."""
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
 

@@ -14,7 +14,7 @@ import crowddist
 from crowddist import storage
 from crowddist.charts import calibration_chart, curves, rounds_chart, sweep_chart, trials_chart
 from crowddist.claim import CONFIG, RESULT
-from crowddist.comparison import PAIRS, PUBLISHED
+from crowddist.comparison import PAIRS, PUBLISHED, read_images
 from crowddist.config import flat, to_json
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
@@ -132,19 +132,13 @@ def _charts(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
              for row in rounds for name in row["stages"]}
     if any(lines.values()):
         charts.append(("Loss of every stage. Losses of different stages are not of one kind.", curves(lines, title="Learning curves", label="loss")))
-    images = _images(folder, result["final"])
+    images = read_images(folder, result["final"])
     uncertainties = [row["uncertainty"] for row in images]
     if any(uncertainties):
         caption = ("How well the last round's uncertainty knows its error. Left: on the dashed line they are equal; above it the counter is too sure of "
                    "itself. Right: the lower the blue line, the better the uncertainty tells which images to doubt.")
-        charts.append((caption, calibration_chart([row["error"] for row in images], uncertainties)))
+        charts.append((caption, calibration_chart({"images": ([row["error"] for row in images], uncertainties)})))
     return [(caption, _embedded(picture)) for caption, picture in charts]
-
-
-def _images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row an image, the largest error first; none where nothing was evaluated."""
-    url = storage.join(folder, row["stage"], "images.json")
-    return storage.read_json(url) if storage.exists(url) else []
 
 
 def _searches(folder: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -184,7 +178,7 @@ def _sweep(found: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _extremes(folder: str, result: Mapping[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The images with the largest and the smallest errors of the last round, as its counter sees them."""
-    rows = _images(folder, result["final"])
+    rows = read_images(folder, result["final"])
     data = result["data"].get("evaluation")
     if not rows or data is None:
         return []

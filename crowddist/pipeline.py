@@ -14,6 +14,7 @@ import crowddist
 from crowddist import checkpoint, storage, tracking
 from crowddist.claim import CONFIG, RESULT, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
 from crowddist.closing import round_note, run_note
+from crowddist.comparison import IMAGES
 from crowddist.config import RunConfig, without_weights
 from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
@@ -319,7 +320,7 @@ class _Run:
             self._set_aside("evaluation", set_aside)
             metrics |= summarise(results)
             rows = image_rows(results)
-            storage.write_json(storage.join(place, "images.json"), rows)
+            storage.write_json(storage.join(place, IMAGES), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
         pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key, skip=self.set_aside.get(shown, ()))

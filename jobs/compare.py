@@ -1,4 +1,4 @@
-"""Prints finished runs in one table, beside the papers' figures of the same method.
+"""Prints finished runs in one table, beside the papers' figures of the same method, and how well their counters know their errors.
 
     for method in source_only self_supervision semantic_consistency translation bi_knowledge combined supervised; do
         python jobs/adapt.py renderer_to_shb --method $method --run-name $method
@@ -23,6 +23,8 @@ class Arguments:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs that have ended, paths or URLs."""
+    calibration: Annotated[str, tyro.conf.arg(metavar="PNG")] = ""
+    """A picture to write: the error of the count against its uncertainty, and how well that ranks the images, of all runs whose counter has an ensemble."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -30,10 +32,29 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints the table."""
-    from crowddist.comparison import compare, read_result
+    """Prints the tables, and draws the picture."""
+    from crowddist.comparison import calibration_table, compare, read_result, read_uncertainties
 
-    print(compare([read_result(run) for run in arguments.runs]))
+    results = {run: read_result(run) for run in arguments.runs}
+    print(compare(list(results.values())))
+    known: dict[str, dict[str, list[float]]] = {}
+    for run, result in results.items():
+        if found := read_uncertainties(run):
+            known[run if result["run"] in known else result["run"]] = found
+    if known:
+        print(f"\nuncertainty of the count (root mean square, people, as rmse)\n{calibration_table(known)}")
+    if arguments.calibration:
+        if not known:
+            raise InputError("no run has an uncertainty that a picture could show: their counters have no ensemble")
+        import cv2
+
+        from crowddist import storage
+        from crowddist.charts import calibration_chart
+
+        picture = calibration_chart({name: (found["errors"], found["uncertainties"]) for name, found in known.items()})
+        _, png = cv2.imencode(".png", picture[:, :, ::-1])
+        storage.write_bytes(storage.normalise(arguments.calibration), png.tobytes())
+        print(f"\nwritten to {arguments.calibration}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,15 @@ TRUTHS = [{"score": trial["score"] / 2} for trial in TRIALS]
 def test_calibration() -> None:
     rng = np.random.default_rng(0)
     errors, uncertainties = rng.normal(size=40).tolist(), rng.random(40).tolist()
-    picture = calibration_chart(errors, uncertainties)
+    picture = calibration_chart({"a": (errors, uncertainties)})
     assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8 and picture.shape[1] == 1320
-    assert (picture != calibration_chart(errors, uncertainties[::-1])).any()
-    assert calibration_chart([1.0], [0.0]).shape == picture.shape, "one image of a counter without an ensemble"
-    with pytest.raises(ValueError):
-        calibration_chart([], [])
+    assert (picture != calibration_chart({"a": (errors, uncertainties[::-1])})).any()
+    assert calibration_chart({"a": ([1.0], [0.0])}).shape == picture.shape, "one image of a counter without an ensemble"
+    both = calibration_chart({"a": (errors, uncertainties), "b": (errors, uncertainties[::-1])})
+    assert both.shape == picture.shape and (both != picture).any()
+    for nothing in ({}, {"a": ([], [])}):
+        with pytest.raises(ValueError):
+            calibration_chart(nothing)
 
 
 def test_trials() -> None:

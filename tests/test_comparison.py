@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from crowddist import storage
-from crowddist.comparison import PAIRS, PUBLISHED, compare, read_result
+from crowddist.comparison import PAIRS, PUBLISHED, calibration_table, compare, read_result, read_uncertainties
 from crowddist.errors import InputError
 from crowddist.methods.config import MethodName
 from crowddist.recipes import RECIPES
@@ -34,6 +34,25 @@ def test_table_to_the_letter() -> None:
         "a-bi_knowledge      sha_to_shb       bi_knowledge      0     79      50.0 / 70.0    30.0 / 40.0  -40%    21.65 -> 13.38  -38%",
         "a-supervised        renderer_to_shb  supervised        0     79      -              20.0 / 30.0  -       22.8 -> 11      -52%",
         "a-self_supervision  quickstart       self_supervision  0     79      0.0 / 10.0     1.0 / 11.0   -       -               -",
+    ]
+
+
+def test_uncertainties_side_by_side(tmp_path: Path) -> None:
+    """To the letter, by hand: spreads of 3 and 4 beside errors of 3 and -4 are calibrated and rank the images; swapped, they do neither."""
+    runs = {"right": [3.0, 4.0], "wrong": [4.0, 3.0], "alone": [0.0, 0.0]}
+    for name, spreads in runs.items():
+        folder = (tmp_path / name).as_uri()
+        storage.write_json(storage.join(folder, "result.json"), {"rounds": [{"stage": "source"}, {"stage": "labels-1"}]})
+        rows = [{"error": error, "uncertainty": spread} for error, spread in zip([3.0, -4.0], spreads, strict=True)]
+        storage.write_json(storage.join(folder, "labels-1", "images.json"), rows)
+    found = {name: read_uncertainties(str(tmp_path / name)) for name in runs}
+    assert found["right"] == {"errors": [3.0, -4.0], "uncertainties": [3.0, 4.0]} and found["alone"] == {}, "of a counter without an ensemble"
+    # Of the wrong one: |4 - 3| + |3 - 4| over 7; the larger error is left over after the smaller, (1 - 1 + 4 / 3.5 - 3 / 3.5) / 2.
+    assert calibration_table({name: found[name] for name in ("right", "wrong")}).splitlines() == [
+        "run    images  rmse  uncertainty  calibration error  AUSE",
+        "-----  ------  ----  -----------  -----------------  -----",
+        "right  2       3.5   3.5          0.00               0.000",
+        "wrong  2       3.5   3.5          0.29               0.143",
     ]
 
 

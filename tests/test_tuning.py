@@ -18,7 +18,7 @@ from crowddist.data.shards import ShardReader, decode
 from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
 from crowddist.labels import label_unit
-from crowddist.launcher import LocalLauncher
+from crowddist.launcher import LocalLauncher, arithmetic
 from crowddist.methods.config import SelfSupervisionConfig
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
@@ -185,6 +185,9 @@ def test_the_cache_is_used_again_and_never_for_others(
     for counter, data in ((other.as_uri(), tiny_target), (tiny_checkpoint, tiny_evaluation)):
         with pytest.raises(AssertionError):
             cached_predictions(unused, counter, data, work, say=silent)
+    unused.arithmetic = arithmetic("cpu", 2)
+    with pytest.raises(AssertionError):  # two threads add up in another order
+        cached_predictions(unused, tiny_checkpoint, tiny_target, work, say=silent)
 
 
 def test_labels_of_the_target_are_never_opened(
