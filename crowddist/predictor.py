@@ -151,9 +151,10 @@ class Predictor:
 
     def _see_whole(self, images: torch.Tensor) -> list[Seen]:
         prediction = self.method.predict(images.to(self.device))
-        density, spread = (part.cpu().numpy()[:, 0] for part in (prediction.density, prediction.spread))
+        # In one piece, as when they are read back from a file: a sum over a window of a larger map adds up in another order.
+        density, spread = (np.ascontiguousarray(part.cpu().numpy()[:, 0]) for part in (prediction.density, prediction.spread))
         counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
-        counts = counts.astype(np.float64)
+        counts = np.ascontiguousarray(counts, np.float64)
         size = (images.shape[2], images.shape[3])
         return [
             Seen(

@@ -127,3 +127,11 @@ def test_damaged_members_are_named(change: dict[str, bytes | None], message: str
     members = {name: encode(name, value) for name, value in encode_seen(some_seen()).items()} | change
     with pytest.raises(InputError, match=message):
         decode_seen("k", {name: value for name, value in members.items() if value is not None})
+
+
+@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
+def test_what_the_networks_say_lies_in_one_piece(tiny_config: RunConfig, method: Any) -> None:
+    """As what is read back does: the sum over a window of a larger map has other last bits. Of a size that is no multiple of the networks' stride."""
+    networks = strong(replace(tiny_config, method=method))
+    (seen,) = Predictor(networks, image_size=0).see([np.random.default_rng(0).integers(0, 256, (70, 101, 3), np.uint8)])
+    assert all(part.flags.c_contiguous for part in (seen.density, seen.spread, seen.member_counts))
