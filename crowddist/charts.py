@@ -104,20 +104,18 @@ def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[flo
     for number, (name, (errors, uncertainties)) in enumerate(counters.items()):
         curve, (shares, by_spread, oracle) = reliability(errors, uncertainties), sparsification(errors, uncertainties)
         colour = COLOURS[number % len(COLOURS)]
-        left.plot(curve[:, 0], curve[:, 1], marker="o", linewidth=2.0, color=colour, label=f"{name}, in parts of equal number")
-        right.plot(shares, by_spread, linewidth=2.0, color=colour, label=f"{name}, by the uncertainty")
-        right.plot(shares, oracle, linewidth=1.5, color=colour, linestyle=":",
-                   label="by the error itself: the best there is" if number == len(counters) - 1 else None)
+        left.plot(curve[:, 0], curve[:, 1], marker="o", linewidth=2.0, color=colour, label=name)
+        right.plot(shares, by_spread, linewidth=2.0, color=colour)
+        right.plot(shares, oracle, linewidth=1.5, color=colour, linestyle=":", label=None if number else "right: by the error itself, the best there is")
         tops.append(curve[:, :2].max(axis=0))
     across, up = np.maximum(1.1 * np.max(tops, axis=0), 1e-9)
     top = max(across, up)
-    left.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1.2, label="calibrated")
+    left.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1.2, label="left: calibrated; right: at random")
     left.set_xlim(0, across)
     left.set_ylim(0, top)
-    left.legend(frameon=False)
-    right.axhline(1, color="#888888", linestyle="--", linewidth=1.2, label="at random")
+    right.axhline(1, color="#888888", linestyle="--", linewidth=1.2)
     right.set_ylim(bottom=0)
-    right.legend(frameon=False, loc="lower left")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return _rendered(figure)
 
 
