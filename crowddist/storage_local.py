@@ -136,6 +136,18 @@ class LocalPlace:
         finally:
             lock.release()
 
+    def holder(self) -> str:
+        """Taken for a moment and given back at once; a folder that nobody has held yet stays without the file."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / LOCK).is_file():
+            return ""
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return ""
+        except Timeout:
+            return "another process"
+
     def remove_file(self) -> None:
         self.path.unlink(missing_ok=True)
 
