@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shutil
 import socketserver
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,7 @@ from crowddist.models.config import CounterConfig
 from crowddist.preflight import check, look_at_node, look_here
 from crowddist.preflight_machine import disk_row, gpu_detail, gpu_row, shared_memory_row, versions_row
 from crowddist.preflight_table import Row, looked, table
-from tests.jobs.conftest import start  # noqa: F401
+from tests.jobs.conftest import ROOT, start  # noqa: F401
 from tests.s3.conftest import BUCKET, environment, make_bucket, mock  # noqa: F401
 
 
@@ -277,6 +281,26 @@ def test_every_node_has_its_rows(private_ray: None, tiny_config: RunConfig) -> N
         enough({"CPU": 2}, 4, 4)
     with pytest.raises(InputError, match="all would run on CPUs"):
         enough({"CPU": 16, "GPU": 2}, 4, 4)
+
+
+@pytest.mark.ray
+def test_a_cluster_of_two_nodes(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """The job itself: each node has its rows, and the one that promises a GPU and has none the only failure."""
+    import torch
+
+    data = ["--source", tiny_config.source, "--target", tiny_config.target, "--evaluation", tiny_config.evaluation]
+    command = [sys.executable, "tests/distributed/two_nodes.py", "smoke", "--launcher", "ray", *data, "--check", "--storage", str(tmp_path / "runs")]
+    begun = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert time.monotonic() - begun < 120, "under a minute, and the cluster's own start and end"
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for what in ("storage", "data sets", "versions", "GPU", "disk", "shared memory"):
+        names = {re.sub(f"^{what} (.*?) (ok|FAILED) .*", r"\1", row) for row in rows if re.match(f"{what} .* (ok|FAILED) ", row)}
+        assert len(names - {"here"}) == 2, done.stdout + done.stderr
+    failed = [row for row in rows if " FAILED " in row and "checks failed" not in row]
+    if not torch.cuda.is_available():
+        assert done.returncode == 2 and len(failed) == 1 and "FAILED the cluster promises 1 GPUs, torch sees 0" in failed[0]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_no_ray_where_its_address_leads(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

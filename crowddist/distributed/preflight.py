@@ -26,7 +26,9 @@ def look_at_nodes(expected: Expected) -> list[Row]:
     import ray
 
     try:
-        return [joined, *node_rows(expected)]
+        config, has = expected.config, ray.cluster_resources()
+        room = looked("workers", _address(), lambda: enough(has, config.group_sizes()[0], config.num_workers))
+        return [joined, room, *node_rows(expected)]
     finally:
         ray.shutdown()
 
@@ -71,7 +73,7 @@ def _answer(where: str, answer: Any, timeout_s: float) -> list[Row]:
 
 
 def _join(expected: Expected) -> str:
-    """Connects. Raises: InputError, OSError: no cluster, or one that is too small."""
+    """Connects. Raises: InputError, OSError: there is no cluster, or it refuses."""
     from crowddist.distributed.runtime import connect, prepare_environment
 
     address = os.environ.get("RAY_ADDRESS", "")
@@ -84,18 +86,15 @@ def _join(expected: Expected) -> str:
     prepare_environment()  # before the import of ray
     import ray
 
+    from crowddist.distributed.watch import usable_nodes
+
     config = expected.config
     fewest, wanted = config.group_sizes()[0], max(config.num_workers, config.num_labellers)
     try:
         connect(wanted, fewest)
     except (RuntimeError, ValueError) as error:  # of another version, or a token that is not the cluster's
         raise InputError(f"the Ray at {address or 'this machine'} cannot be joined: {str(error).splitlines()[0]}") from error
-    has = ray.cluster_resources()
-    try:
-        return enough(has, fewest, config.num_workers)
-    except InputError:
-        ray.shutdown()
-        raise
+    return f"version {ray.__version__}, {len(usable_nodes())} nodes"
 
 
 def enough(has: Mapping[str, float], fewest: int, num_workers: int) -> str:
