@@ -85,7 +85,7 @@ class LocalPlace:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise InputError(f"no folder can be made at {self.url}: a file is in the way") from None
+            raise InputError(f"no folder can be made at {self.url}: a file is in the way; remove it, or choose another place") from None
         return self.path
 
     def scratch_folder(self) -> Path:

@@ -140,7 +140,7 @@ def test_5_storage_that_cannot_be_written(tiny_config: RunConfig, tmp_path: Path
     """Also by root, to whom no folder's mode is an obstacle: a file is in the way, or the kernel's own file system."""
     (tmp_path / "file").write_text("in the way")
     line = the_failure(replace(tiny_config, storage=str(tmp_path / "file" / "runs")))
-    assert line.startswith("storage here FAILED no folder can be made at ") and "a file is in the way" in line
+    assert line.startswith("storage here FAILED no folder can be made at ") and line.endswith("a file is in the way; remove it, or choose another place")
     if Path("/sys/kernel").is_dir():
         line = the_failure(replace(tiny_config, storage="/sys/kernel/runs"))
         assert line.startswith("storage here FAILED ") and line.endswith("a place that this user may write to, or give another --storage")
