@@ -30,10 +30,10 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command takes the run up again", file=sys.stderr)
@@ -59,7 +59,8 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
         raise
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; of the system's own its words and the file."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"

@@ -20,18 +20,30 @@ def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Track
 
     Where runs are in object storage, which holds no database, MLflow's lies in the current folder of this machine, and the user is told so.
     """
-    from crowddist import mlflow_store, tracking
+    from crowddist import tracking
     from crowddist.tracking_journal import JournalTracker
 
     if config.tracking_uri == "none":
         return tracking.NullTracker()
-    beside = Path("mlflow.db").absolute()
     if not (config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
         if storage.is_local(config.storage):
-            beside = storage.local_folder(config.storage) / beside.name
+            storage.local_folder(config.storage)
         else:
-            say(f"MLflow's database is {beside} on this machine: object storage holds none; --tracking-uri or MLFLOW_TRACKING_URI names a server")
-    return JournalTracker(tracking.MlflowTracker(mlflow_store.resolve_uri(config.tracking_uri, beside)), say)
+            say(f"MLflow's database is {_database(config)} on this machine: object storage holds none; "
+                "--tracking-uri or MLFLOW_TRACKING_URI names a server")
+    return JournalTracker(tracking.MlflowTracker(tracking_address(config)), say)
+
+
+def tracking_address(config: RunConfig) -> str:
+    """Where the run's MLflow is, see `make_tracker`; nothing is made. Raises: InputError for what is no address."""
+    from crowddist import mlflow_store
+
+    return mlflow_store.resolve_uri(config.tracking_uri, _database(config))
+
+
+def _database(config: RunConfig) -> Path:
+    """MLflow's own, where no other is named: beside the runs, or in the current folder where those are in object storage."""
+    return (Path(storage.shown(config.storage)) if storage.is_local(config.storage) else Path.cwd()) / "mlflow.db"
 
 
 def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> str:

@@ -307,6 +307,28 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     return found.experiment_id
 
 
+def experiment_state(uri: str, name: str) -> str:
+    """What there is of an experiment: "active", "deleted", or "" where there is none yet. Nothing is made, also no database.
+
+    Raises:
+        InputError: the store cannot be reached, or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    database = _sqlite_path(uri)
+    try:
+        if database is not None:
+            if not database.exists():
+                return ""
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=_CONNECT_TIMEOUT_S)) as connection:
+                row = connection.execute("SELECT lifecycle_stage FROM experiments WHERE name = ?", (name,)).fetchone()
+            return row[0] if row else ""
+        found = _connect(uri).get_experiment_by_name(name)
+    except (MlflowException, sqlite3.Error) as error:
+        raise InputError(f"cannot use the tracking store {uri}: {_first_line(error)}; correct the tracking address, or mend the store") from error
+    return found.lifecycle_stage if found else ""
+
+
 def _unless_there(create: Callable[[], object]) -> None:
     """Creates something named, or leaves what another process made under that name."""
     from mlflow.exceptions import MlflowException

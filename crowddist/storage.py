@@ -17,9 +17,9 @@ from crowddist.storage_local import LocalContent, LocalPlace
 from crowddist.storage_names import join, normalise, path_of_file_url
 
 __all__ = [
-    "Content", "append_line", "exclusive", "exists", "fingerprint", "is_folder", "is_local", "join", "list_files", "local_copy", "local_file", "local_folder",
-    "normalise", "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "stamps",
-    "upload", "write_bytes", "write_json",
+    "Content", "append_line", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join", "list_files", "local_copy", "local_file",
+    "local_folder", "normalise", "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown",
+    "staged_folder", "stamps", "upload", "write_bytes", "write_json",
 ]
 
 
@@ -42,6 +42,7 @@ class Place(Protocol):
     def local_copy(self) -> AbstractContextManager[Path]: ...
     def staged(self, *, overwrite: bool, job: str) -> AbstractContextManager[Place]: ...
     def exclusive(self, *, waiting: Callable[[], None] | None) -> AbstractContextManager[None]: ...
+    def holder(self) -> str: ...
     def remove_file(self) -> None: ...
     def remove_tree(self) -> None: ...
 
@@ -212,6 +213,11 @@ def exclusive(url: str | os.PathLike[str], *, waiting: Callable[[], None] | None
     Where another process holds it, `waiting` is called and this one waits; without `waiting`, InputError is raised.
     """
     return _place(url).exclusive(waiting=waiting)
+
+
+def holder(url: str | os.PathLike[str]) -> str:
+    """Who holds a folder, see `exclusive`, in words; "" where nobody does. Nothing is changed, and nobody is waited for."""
+    return _place(url).holder()
 
 
 def remove_file(url: str | os.PathLike[str]) -> None:

@@ -85,7 +85,7 @@ class LocalPlace:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise InputError(f"no folder can be made at {self.url}: a file is in the way") from None
+            raise InputError(f"no folder can be made at {self.url}: a file is in the way; remove it, or choose another place") from None
         return self.path
 
     def scratch_folder(self) -> Path:
@@ -135,6 +135,18 @@ class LocalPlace:
             yield
         finally:
             lock.release()
+
+    def holder(self) -> str:
+        """Taken for a moment and given back at once; a folder that nobody has held yet stays without the file."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / LOCK).is_file():
+            return ""
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return ""
+        except Timeout:
+            return "another process"
 
     def remove_file(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -53,6 +53,15 @@ def held(place: S3Place, folder: str, *, waiting: Callable[[], None] | None) -> 
         hold.release()
 
 
+def holder(place: S3Place) -> str:
+    """Who holds by the object at `place`, "" where nobody does; nothing is changed."""
+    found = place.read_tagged()
+    if found is None or found[2] > EXPIRY_S or _is_dead(_owner(found[0])):
+        return ""
+    owner = _owner(found[0])
+    return f"another process ({owner.get('host')}, pid {owner.get('pid')})"
+
+
 class _Hold:
     def __init__(self, place: S3Place, folder: str) -> None:
         self.place, self.folder = place, folder

@@ -145,6 +145,11 @@ class S3Place(S3Object):
         with held(self._below(LOCK), self.url, waiting=waiting):
             yield
 
+    def holder(self) -> str:
+        from crowddist.storage_lock import holder
+
+        return holder(self._below(LOCK))
+
     def remove_tree(self) -> None:
         """What marks the folder as whole goes first: a reader finds no data set rather than half of one."""
         if self.exists():

@@ -5,6 +5,7 @@
     python jobs/adapt.py renderer_to_shb --target /photos/of/my/camera --self-supervision.rounds 2
     ray job submit --working-dir . -- python jobs/adapt.py quickstart --storage file:///shared/runs
     python jobs/adapt.py --from-run runs/first     (repeats a run beside it, and says what differs)
+    python jobs/adapt.py shb_to_sha --check        (looks whether all of it would work, here and on every node, and changes nothing)
 """
 
 from __future__ import annotations
@@ -43,20 +44,32 @@ def main(config: RunConfig, termination: Termination, repeats: str = "") -> None
         print("\n".join([f"\nwhat differs from {repeats}:", *lines] if lines else [f"\nsettings, data, code and all figures are those of {repeats}"]))
 
 
+def look(config: RunConfig) -> None:
+    """Prints whether a run would find what it needs; exit code 2 where it would not."""
+    from crowddist.distributed.preflight import look_at_nodes
+    from crowddist.preflight import check
+
+    if not check(config, look_at_nodes if config.launcher == "ray" else None):
+        sys.exit(2)
+
+
 if __name__ == "__main__":
     termination = Termination()
     with one_line_errors(), termination.listening():
         recipes = {recipe.__name__: (summary(recipe), recipe()) for recipe in RECIPES}
-        first, *others = sys.argv[1:] or ["-"]
+        checks, arguments = "--check" in sys.argv[1:], [word for word in sys.argv[1:] if word != "--check"]
+        first, *others = arguments or ["-"]
         if first == "--from-run":
             if not others or others[0].startswith("-"):
                 raise InputError("--from-run needs the folder of a run, path or URL")
             from crowddist.repeat import recorded_run
 
             recorded = recorded_run(others[0])
-            main(read_arguments(lambda: tyro.cli(RunConfig, default=recorded, args=others[1:])), termination, repeats=others[0])
+            config = read_arguments(lambda: tyro.cli(RunConfig, default=recorded, args=others[1:]))
+            look(config) if checks else main(config, termination, repeats=others[0])
             sys.exit()
         if first not in recipes and not first.startswith("-"):
             raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
-        config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=f"{__doc__}\nMethods (--method):\n\n{methods_table()}"))
-        main(config, termination)
+        description = f"{__doc__}\nMethods (--method):\n\n{methods_table()}"
+        config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=description, args=arguments))
+        look(config) if checks else main(config, termination)

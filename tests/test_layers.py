@@ -24,7 +24,7 @@ LAYERS = (
     ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
      "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "charts", "page", "predictions", "proxy", "repeat", "search_space",
      "sweep", "system_metrics", "trial_plan", "tuning"),
-    ("pipeline", "closing"),
+    ("pipeline", "closing", "preflight", "preflight_machine", "preflight_table"),
     ("distributed",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

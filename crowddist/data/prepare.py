@@ -49,7 +49,7 @@ def prepare(
     Raises:
         InputError, FileNotFoundError: the data is not there, damaged, or of another kind than its role needs.
     """
-    spec = _expand(spec)
+    spec = expand(spec)
     folder = storage.join(storage.normalise(place), "data")
     # One process at a time: another run may be about to render or convert the very same data.
     hold = storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}"))
@@ -79,7 +79,8 @@ def prepare(
     return Prepared(url=url, manifest=manifest)
 
 
-def _expand(spec: DataSpec) -> DataSpec:
+def expand(spec: DataSpec) -> DataSpec:
+    """The data set with `~` and `$NAME` of its place filled in. Raises: InputError for a variable that is not set."""
     expanded = os.path.expanduser(os.path.expandvars(spec.place))
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:

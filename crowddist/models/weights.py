@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,31 @@ def load_trained(network: nn.Module, name: str, place: str) -> bool:
                          f"give the backbone it was trained with")
     network.load_state_dict(state)
     return True
+
+
+def require_weights(weights: str, backbone: str) -> str:
+    """Says where weights are to come from, without loading them.
+
+    Args: as of `load_weights`.
+    Raises: InputError, OSError: there are none, or their address does not answer within 10 s.
+    """
+    from crowddist import storage
+
+    if weights != "imagenet":
+        if not storage.exists(weights):
+            raise InputError(f"no weights at {weights}: put the file there, or correct the option weights")
+        return weights
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(backbone.removesuffix("_stride16"))["IMAGENET1K_V1"].url
+    if (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file():
+        return f"{backbone} is downloaded already"
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=10):
+            return f"{backbone} can be downloaded from {url}"
+    except OSError as error:
+        raise InputError(f"cannot download the imagenet weights of {backbone} ({error}): fetch {url} where there is a network "
+                         f"and set the option weights to the path of that file, or to none for random weights") from error
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
