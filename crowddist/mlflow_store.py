@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
@@ -55,11 +55,14 @@ _ADDRESS = re.compile(r"^(sqlite:///|https?://|(postgresql|mysql|mssql)(\+\w+)?:
 def resolve_uri(argument: str, default_path: str | os.PathLike[str]) -> str:
     """The tracking address: the argument, else MLFLOW_TRACKING_URI, else SQLite at `default_path`; SQLite paths become absolute.
 
-    Raises InputError for a plain folder or file, where MLflow no longer writes.
+    Raises InputError for a plain folder or file, where MLflow no longer writes, and for an address with a password, which messages and config.json show.
     """
     uri = argument or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{quote(str(Path(default_path).absolute()))}"
     if not _ADDRESS.match(uri):
         raise InputError(f"not a tracking address: {uri}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
+    if urlsplit(uri).password is not None:
+        raise InputError("the tracking address holds a password, which messages and config.json would show: leave it out, and set MLFLOW_TRACKING_USERNAME "
+                         "and MLFLOW_TRACKING_PASSWORD for a server, or what the database's client reads (e.g. PGPASSWORD)")
     database = _sqlite_path(uri)
     return uri if database is None else f"sqlite:///{quote(str(database))}"
 

@@ -283,6 +283,10 @@ def test_addresses(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     assert mlflow_store.resolve_uri("", "runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    for uri in ("http://me:hidden@mlflow.example:5000", "postgresql://me:hidden@db.example/mlflow"):
+        with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+            mlflow_store.resolve_uri(uri, "x.db")
+        assert "hidden" not in str(refused.value)
     assert mlflow_store.resolve_uri("sqlite:///here.db", "x.db") == f"sqlite:///{tmp_path}/here.db"
     assert mlflow_store.resolve_uri("", "/a b#/100%.db") == mlflow_store.resolve_uri("sqlite:////a b#/100%25.db", "x.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
