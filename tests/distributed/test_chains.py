@@ -89,8 +89,8 @@ def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunC
             job.kill()
     said = (tmp_path / "log").read_text()
     assert job.returncode == 2, f"{job.returncode}: {said[-2000:]}"
-    last = said.splitlines()[-1]
-    assert last.startswith("error: ") and shard.name in last, said[-2000:]
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]  # Ray may add what it has noticed
+    assert len(errors) == 1 and shard.name in errors[0], said[-2000:]
     assert "Started a local Ray instance" not in said, "nobody who still asks Ray for something starts another one"
     assert len(workers) == 2 and not (tmp_path / "ray" / "source" / "localiser").exists()
     assert not psutil.wait_procs(workers, timeout=30)[1]

@@ -18,6 +18,7 @@ PROJECT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 JOB = """
 import json, sys
+from pathlib import Path
 from crowddist.distributed.runtime import prepare_environment
 prepare_environment()
 import ray
@@ -36,7 +37,8 @@ def poison():
 ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False, logging_level="ERROR",
          runtime_env={"worker_process_setup_hook": poison})
 from crowddist.distributed.labeler import run_units
-print(json.dumps(run_units("label", sys.argv[1], sys.argv[2], (sys.argv[3],), num_actors=2, threads=1)))
+records = run_units("label", sys.argv[1], sys.argv[2], (sys.argv[3],), num_actors=2, threads=1)
+Path(sys.argv[4]).write_text(json.dumps(records))  # not printed: Ray, too, prints there what it has noticed
 """
 
 
@@ -44,10 +46,11 @@ def test_an_image_over_which_actors_die_is_set_aside(tiny_checkpoint: str, tmp_p
     images, labels = make_images(tmp_path / "images", count=40, labelled=False), (tmp_path / "labels").as_uri()
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     environment |= {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", JOB, tiny_checkpoint, images, labels]
+    result = tmp_path / "records.json"
+    command = [sys.executable, "-c", JOB, tiny_checkpoint, images, labels, str(result)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    records, reader = json.loads(done.stdout.splitlines()[-1]), ShardReader(images)
+    records, reader = json.loads(result.read_text()), ShardReader(images)
     assert [key for record in records for key in record["set_aside"]] == ["image-013"]
     assert f"image image-013 of {images} is set aside: actors die over it" in done.stderr
     publish_labels(labels, reader, records, name="labels")
