@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-fast test-s3 test-faults lint benchmark lock setup clean help
+.PHONY: demo test test-fast test-s3 test-slurm test-faults lint benchmark lock setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -15,14 +15,17 @@ demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 core
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
 test: test-fast  ## all tests, those with a real Ray included, but not those with a real object store
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and not s3 and not faults and not benchmark"
-	$(BIN)/python -m pytest -m "ray and not s3 and not faults and not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and not s3 and not slurm and not faults and not benchmark"
+	$(BIN)/python -m pytest -m "ray and not s3 and not slurm and not faults and not benchmark"
 
 test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not s3 and not faults and not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not s3 and not slurm and not faults and not benchmark"
 
 test-s3: setup  ## with a real object store, also through a proxy that fails; takes long, needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
+
+test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: half an hour, as root, needs slurmctld slurmd slurm-client munge iproute2
+	$(BIN)/python -m pytest -m "slurm and not benchmark" tests/slurm
 
 test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
 	$(BIN)/python -m pytest -m "faults and not benchmark"
