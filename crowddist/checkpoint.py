@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -104,6 +105,22 @@ def latest_url(folder: str) -> str:
     if not history:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     return storage.join(folder, history[-1]["file"])
+
+
+def find(where: str | os.PathLike[str]) -> str:
+    """The URL of a checkpoint, given itself, or of a run's last one, given the run's folder, wherever that lies by now.
+
+    Raises:
+        InputError: a folder that is not that of a run that has ended.
+    """
+    url = storage.normalise(where)
+    if not storage.is_folder(url):
+        return url
+    try:
+        result = storage.read_json(storage.join(url, "result.json"))
+        return storage.join(url, result["checkpoint"].rpartition(f"/{result['run']}/")[2])
+    except (FileNotFoundError, InputError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{url} is not the folder of a run that has ended (no result.json); give that, or a .pt file of a run's checkpoints folder") from error
 
 
 def load(url: str, *, sha256: str = "") -> dict[str, Any]:

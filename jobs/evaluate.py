@@ -1,6 +1,6 @@
 """Evaluates a counter on a labelled data set, or writes the report of a run that has ended.
 
-    python jobs/evaluate.py --checkpoint runs/demo/labels-1/checkpoints/step-000120.pt --data shards/ --output metrics.json
+    python jobs/evaluate.py --checkpoint runs/demo --data shards/ --output metrics.json
     python jobs/evaluate.py --report runs/demo
 """
 
@@ -24,7 +24,7 @@ class Arguments:
     report: str = ""
     """The folder of a run that has ended, path or URL, whose report.html is written anew; nothing else is done."""
     checkpoint: str = ""
-    """A checkpoint file of a run, path or URL."""
+    """A run's folder or one of its checkpoint files, path or URL."""
     data: str = ""
     """Labelled shards, or FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val."""
     output: str = ""
@@ -46,7 +46,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Counts every image once and writes the metrics."""
-    from crowddist import storage
+    from crowddist import checkpoint, storage
 
     if arguments.report:
         from crowddist.page import write_report
@@ -62,15 +62,16 @@ def main(arguments: Arguments) -> None:
     from crowddist.evaluate import evaluate_data, image_rows, summarise
     from crowddist.predictor import Predictor
 
+    url = checkpoint.find(arguments.checkpoint)
     predictor = Predictor.from_checkpoint(
-        storage.normalise(arguments.checkpoint),
+        url,
         image_size=None if arguments.image_size < 0 else arguments.image_size,
         device=default_device(),
     )
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
     results = evaluate_data(predictor, ShardReader(prepared.url))
     metrics = summarise(results, arguments.radii)
-    record = {**metrics, "checkpoint": arguments.checkpoint, "data": prepared.summary(), "images": image_rows(results)}
+    record = {**metrics, "checkpoint": url, "data": prepared.summary(), "images": image_rows(results)}
     storage.write_json(storage.normalise(arguments.output), record)
     width = max(map(len, metrics))
     for name, value in metrics.items():

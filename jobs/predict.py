@@ -1,6 +1,6 @@
 """Counts people in images or folders of any size; writes counts.csv and an overlay PNG each.
 
-    python jobs/predict.py --checkpoint runs/demo/labels-1/checkpoints/step-000120.pt --input photos/ more.jpg --output counted/
+    python jobs/predict.py --checkpoint runs/demo --input photos/ more.jpg --output counted/
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Arguments:
     """What to count with what."""
 
     checkpoint: str
-    """A checkpoint file of a run, path or URL."""
+    """A run's folder or one of its checkpoint files, path or URL."""
     input: tuple[str, ...]
     """Images, and folders that are searched for images."""
     output: str
@@ -32,13 +32,13 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Counts every image and says where the results lie."""
-    from crowddist import storage
+    from crowddist import checkpoint
     from crowddist.engine import default_device
     from crowddist.predict import predict_files
     from crowddist.predictor import Predictor
 
     predictor = Predictor.from_checkpoint(
-        storage.normalise(arguments.checkpoint),
+        checkpoint.find(arguments.checkpoint),
         image_size=None if arguments.image_size < 0 else arguments.image_size,
         device=default_device(),
     )

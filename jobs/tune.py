@@ -23,7 +23,7 @@ class Arguments:
     """What to search on what."""
 
     checkpoint: str
-    """A checkpoint file of a run, path or URL, of self_supervision, bi_knowledge or combined."""
+    """A run's folder or one of its checkpoint files, path or URL, of self_supervision, bi_knowledge or combined."""
     target: str
     """Images of your own cameras: a folder of images, shards, or FORMAT:PATH:SPLIT. Labels, if there are any, are not read."""
     output: str
@@ -56,6 +56,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Predicts once, tries the thresholds, and writes and prints how they compare."""
     from crowddist import storage
+    from crowddist.checkpoint import find
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.distributed.choice import make_launcher
@@ -65,7 +66,7 @@ def main(arguments: Arguments) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    checkpoint = storage.normalise(arguments.checkpoint)
+    checkpoint = find(arguments.checkpoint)
     config = recorded_config(checkpoint)  # a slip of the pen, before the long work
     plan = make_plan(config, arguments.algorithm, arguments.trials)
     target = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)

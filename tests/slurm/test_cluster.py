@@ -15,7 +15,7 @@ from tests.slurm.site import SUBNET, Batch, Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 ON_HEAD = "cluster/slurm/on_head.sh"
-SUBMIT = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/adapt.py", "smoke", 
+SUBMIT = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/adapt.py", "smoke",
           "--launcher", "ray", "--num-workers", "2", "--tracking-uri", "none"]
 
 
