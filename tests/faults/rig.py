@@ -162,6 +162,10 @@ class Job:
     def said(self) -> str:
         return self.log.read_text()
 
+    def error(self) -> str:
+        """The line that it ended with; "" where there is none. Ray may have added what it has noticed."""
+        return next((line for line in reversed(self.said().splitlines()) if line.startswith("error: ")), "")
+
     def until(self, condition: Callable[[], object], what: str) -> float:
         """Waits while the job runs. Returns: how long, s."""
         return wait_for(lambda: condition() or not self.running(), LONGEST_S, what, said=self.said)

@@ -242,8 +242,7 @@ def test_the_disk_is_full(machines: Cluster, unbroken: dict[str, Any], storage: 
                 except OSError:
                     break
         code = job.wait()
-        last = job.said().splitlines()[-1]
-        assert code == 2 and last.startswith("error: No space left on device"), job.said()[-3000:]
+        assert code == 2 and job.error().startswith("error: No space left on device"), job.said()[-3000:]
         (disk / "filler").unlink()
         assert job.start().wait() == 0, job.said()[-3000:]
         assert_same_bits(job, unbroken)
@@ -293,8 +292,7 @@ def test_a_shard_is_damaged(three: Cluster, storage: str, unbroken: dict[str, An
     whole = shard.read_bytes()
     os.truncate(shard, 1024)
     assert job.wait() == 2, job.said()[-3000:]
-    last = job.said().splitlines()[-1]
-    assert last.startswith("error: shard ") and shard.name in last
+    assert job.error().startswith("error: shard ") and shard.name in job.error()
     shard.write_bytes(whole)
     assert job.start().wait() == 0, job.said()[-3000:]
     assert_same_bits(job, unbroken)
@@ -304,9 +302,8 @@ def test_a_shard_is_damaged(three: Cluster, storage: str, unbroken: dict[str, An
 def test_a_loss_is_not_finite(three: Cluster, storage: str) -> None:
     job = Job(three, storage, "nan", *SOURCE_ONLY, "--train.learning-rate", "1e18", "--engine.checkpoint-every", "1").start()
     assert job.wait() == 1, job.said()[-3000:]
-    last = job.said().splitlines()[-1]
-    assert last.startswith("error: loss of stage source is ") and "; samples: " in last
-    step = int(last.partition(" at step ")[2].partition(";")[0])
+    assert job.error().startswith("error: loss of stage source is ") and "; samples: " in job.error()
+    step = int(job.error().partition(" at step ")[2].partition(";")[0])
     assert job.steps() == step  # that of the step before it
     note("a loss is not finite (a learning rate of 1e18)", None, "one line with stage, step and samples, exit code 1; the last checkpoint stays", "both")
 
@@ -319,7 +316,7 @@ def test_two_drivers(three: Cluster, storage: str, unbroken: dict[str, Any]) -> 
     fault = time.monotonic()
     assert second.start().wait() == 2
     seconds = time.monotonic() - fault
-    assert "is at work in" in second.said().splitlines()[-1], second.said()[-3000:]
+    assert "is at work in" in second.error(), second.said()[-3000:]
     assert job.wait() == 0, job.said()[-3000:]
     assert_same_bits(job, unbroken)
     note("a second driver of the same run", seconds, f"it ends with one line, exit code 2; the first: {SAME_BITS}", "both")

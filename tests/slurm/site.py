@@ -48,7 +48,7 @@ MpiDefault=none
 ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SlurmctldParameters={parameters}
+{line}
 PreemptMode=REQUEUE
 PreemptType=preempt/partition_prio
 JobRequeue=1
@@ -79,6 +79,7 @@ class Site:
             "PYTHONPATH": str(PROJECT), "CROWDDIST_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         }
         self.daemons: list[subprocess.Popen[bytes]] = []
+        self.machines: dict[str, subprocess.Popen[bytes]] = {}
 
     def boot(self) -> None:
         """Starts it all, and waits until the machines are up."""
@@ -91,12 +92,13 @@ class Site:
                     f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed")
         self._start("slurmctld", "-D", "-c", "-f", str(folder / "slurm.conf"))
         for name in NODES:
-            self._start(str(SCRIPT), "boot", BRIDGE, name, f"{SUBNET}.{name[1:]}/24", str(folder / name), "slurmd", "-D", "-N", name,
-                        "-f", str(folder / "slurm.conf"))
+            self.machines[name] = self._start(str(SCRIPT), "boot", BRIDGE, name, f"{SUBNET}.{name[1:]}/24", str(folder / name), "slurmd", "-D", "-N", name,
+                                              "-f", str(folder / "slurm.conf"))
         wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T").split() == ["idle"] * len(NODES), 60, "both machines are idle", said=self.log)
 
     def _configure(self, parameters: str) -> None:
-        text = CONFIGURATION.format(host=socket.gethostname(), here=HERE, folder=self.folder, subnet=SUBNET, parameters=parameters)
+        line = parameters and f"SlurmctldParameters={parameters}"
+        text = CONFIGURATION.format(host=socket.gethostname(), here=HERE, folder=self.folder, subnet=SUBNET, line=line)
         (self.folder / "slurm.conf").write_text(text)
 
     @contextlib.contextmanager
@@ -110,9 +112,10 @@ class Site:
             self._configure(PARAMETERS)
             self.run("scontrol", "reconfigure")
 
-    def _start(self, *command: str) -> None:
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / "daemons.log").open("ab") as log:
             self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True))
+        return self.daemons[-1]
 
     def log(self) -> str:
         """What the controller has noted."""
@@ -123,6 +126,11 @@ class Site:
         done = subprocess.run(command, env=self.environment, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S, check=False)
         assert done.returncode == 0 or not check, f"{command} gave {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
+
+    def on(self, name: str, *command: str) -> list[str]:
+        """The command line that runs a command on a machine, not by Slurm."""
+        first = psutil.Process(self.machines[name].pid).children()[0].pid
+        return ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p", "--", *command]
 
     def submit(self, *words: str, **environment: str) -> Batch:
         """Submits a batch job."""
