@@ -81,7 +81,7 @@ class RunConfig:
     launcher: Literal["ray", "local"] = "ray"
     """`local` runs everything in this process, without Ray, with one worker."""
     threads: int = 0
-    """CPU threads of each worker; 0 shares the cores equally."""
+    """CPU threads of each worker; 0 shares the cores equally, those of the machines that are there when the job begins."""
     grace_s: float = 25.0
     """Seconds after SIGTERM or SIGUSR1 in which training may write a checkpoint and leave (with exit code 75); then it leaves anyway."""
     patience_s: int = 600

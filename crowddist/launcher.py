@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,9 +217,14 @@ def arithmetic(device: str, threads: int) -> str:
     return f"torch {torch.__version__}, {device}, {threads} threads"
 
 
-def worker_threads(config: RunConfig, num_workers: int) -> int:
-    """CPU threads of one of `num_workers` workers: as configured, or an equal share of this machine's cores."""
-    return config.threads or max((os.cpu_count() or 1) // num_workers, 1)
+def worker_threads(config: RunConfig, num_workers: int, machines: Sequence[int] = ()) -> int:
+    """CPU threads of one of `num_workers` workers: as configured, or an equal share of the cores.
+
+    Args:
+        machines: cores of each machine that the workers are spread over; none: they are on this one.
+    """
+    cores = machines or (os.cpu_count() or 1,)
+    return config.threads or max(min(cores) // math.ceil(num_workers / len(cores)), 1)
 
 
 def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -> None:

@@ -13,10 +13,11 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.engine import LocalRuntime, StageData
 from crowddist.errors import InputError
-from crowddist.launcher import LocalLauncher, is_out_of_memory, train_stages
+from crowddist.launcher import LocalLauncher, is_out_of_memory, train_stages, worker_threads
 from crowddist.methods.self_supervision import SelfSupervision
 from crowddist.methods.table import build_method
 from crowddist.predictor import Predictor
+from crowddist.recipes import smoke
 
 
 def test_what_counts_as_out_of_memory() -> None:
@@ -66,3 +67,13 @@ def test_a_step_that_memory_is_too_small_for_is_one_line(tiny_config: RunConfig,
     data = StageData(stage=build_method(config).plan()[0], folder=(tmp_path / "source").as_uri(), urls={"source": config.source})
     with pytest.raises(InputError, match=r"out of memory over a step of source: give a smaller --train.batch-size or --stream.crop-size"):
         train_stages(config, [data], LocalRuntime())
+
+
+@pytest.mark.parametrize(("num_workers", "machines", "threads"), [
+    (1, (16,), 16), (2, (16,), 8), (3, (16,), 5), (32, (16,), 1),
+    (2, (16, 16), 16),  # one on each
+    (3, (16, 16), 8), (4, (16, 16), 8), (4, (8, 16), 4), (2, (16, 16, 16), 16),
+])
+def test_workers_share_the_cores_of_all_machines(num_workers: int, machines: tuple[int, ...], threads: int) -> None:
+    assert worker_threads(smoke(), num_workers, machines) == threads
+    assert worker_threads(replace(smoke(), threads=3), num_workers, machines) == 3

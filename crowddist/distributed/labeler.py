@@ -46,7 +46,7 @@ class UnitActors:
     def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int, use_gpu: bool = False) -> None:
         self._data = ShardReader(data_url)
         self._arguments = (checkpoint_url, data_url, "cuda" if use_gpu else "cpu", threads)
-        self._class: Any = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(UnitActor)
+        self._class: Any = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, scheduling_strategy="SPREAD")(UnitActor)
         self._num_actors = min(num_actors, len(work_units(len(self._data))))
         self._loading: dict[ray.ObjectRef, Any] = {}
         self._idle: list[Any] = []

@@ -28,7 +28,7 @@ from crowddist.config import RunConfig
 from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.labeler import run_units
 from crowddist.distributed.network import GroupConfig
-from crowddist.distributed.runtime import connect, has_gpus, num_places, room_for
+from crowddist.distributed.runtime import connect, cores_of_machines, has_gpus, num_places, room_for
 from crowddist.distributed.watch import Beat, Monitor, named, start_watch, suspects
 from crowddist.engine import read_done
 from crowddist.errors import InputError
@@ -72,7 +72,8 @@ class RayLauncher:
         self.group_sizes = config.group_sizes()
         connect(max(config.num_workers, self.num_labellers), self.group_sizes[0])
         self.use_gpu = has_gpus(self.group_sizes[0])
-        self.arithmetic = arithmetic("cuda" if self.use_gpu else "cpu", worker_threads(config, self.num_labellers))
+        self._machines = cores_of_machines()
+        self.arithmetic = arithmetic("cuda" if self.use_gpu else "cpu", self._threads(self.num_labellers))
         self._leaving = False
         """Nothing is started any more."""
         self._left_behind = False
@@ -217,7 +218,7 @@ class RayLauncher:
         Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker. Its storage path may lie on the driver's machine
         alone, where its controller is: workers look for it only with checkpoints of Ray's, and there are none.
         """
-        config, threads, watch = self.config, worker_threads(self.config, at_once * self.config.num_workers), self._watch
+        config, threads, watch = self.config, self._threads(at_once * self.config.num_workers), self._watch
 
         def loop() -> None:
             import torch
@@ -231,7 +232,12 @@ class RayLauncher:
         return TorchTrainer(
             loop,
             torch_config=GroupConfig(timeout_s=config.patience_s),
-            scaling_config=ScalingConfig(num_workers=size, use_gpu=self.use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=size,
+                use_gpu=self.use_gpu,
+                # GPUs are rather together, for their links; CPUs apart, for all of a machine's cores.
+                placement_strategy="PACK" if self.use_gpu else "SPREAD",
+            ),
             run_config=RayRunConfig(
                 name=group,
                 storage_path=str(self._scratch),
@@ -271,9 +277,13 @@ class RayLauncher:
                 data_url,
                 arguments,
                 num_actors=self.num_labellers,
-                threads=worker_threads(self.config, self.num_labellers),
+                threads=self._threads(self.num_labellers),
                 use_gpu=self.use_gpu,
             )
+
+    def _threads(self, num_workers: int) -> int:
+        """Of each of so many workers at once."""
+        return worker_threads(self.config, num_workers, self._machines)
 
     def close(self) -> None:
         """Leaves the cluster; a private Ray ends with it.

@@ -103,6 +103,13 @@ def averaged(module: nn.Module) -> nn.Module:
     return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
 
 
+def cores_of_machines() -> list[int]:
+    """Cores of each machine that takes workers, as they are now: what Ray may use there, which in a container is less than the machine has."""
+    from crowddist.distributed.watch import usable_nodes
+
+    return [cores for node in usable_nodes() if (cores := int(node["Resources"].get("CPU", 0)))]
+
+
 class RayRuntime:
     """A worker of a Ray Train group: its rank, and gradients averaged over the group.
 

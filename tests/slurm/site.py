@@ -59,8 +59,8 @@ InactiveLimit=0
 KillWait=30
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
-NodeName=n1 NodeAddr={subnet}.1 CPUs=1 RealMemory=4000 State=UNKNOWN
-NodeName=n2 NodeAddr={subnet}.2 CPUs=1 RealMemory=4000 State=UNKNOWN
+NodeName=n1 NodeAddr={subnet}.1 CPUs=2 RealMemory=4000 State=UNKNOWN
+NodeName=n2 NodeAddr={subnet}.2 CPUs=2 RealMemory=4000 State=UNKNOWN
 PartitionName=low Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=high Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """

@@ -78,6 +78,8 @@ def test_quickstart_is_preempted_and_ends_with_the_same_result(slurm: Site) -> N
     assert at >= 40, "the checkpoint is one that SIGUSR1 asked for"
     assert run.batch.wait() == ("COMPLETED", "0:0"), run.batch.said()[-3000:]
     assert run.batch.restarts() == 1
+    groups = [json.loads(path.read_text()) for path in (run.folder / ".ray-train").glob("*/workers.json")]
+    assert [sorted(worker["host"] for worker in group) for group in groups] == [["n1", "n2"]] * len(groups), "both have room for two workers"
     said = run.batch.said()
     assert said.count("stopped by SIGUSR1; the same command takes the run up again") == 1 and "queued again" in said
     assert_same(run.folder, left(undisturbed.folder))
