@@ -105,7 +105,8 @@ def test_the_time_is_nearly_over(slurm: Site, unbroken: dict[str, Any]) -> None:
 
 def test_ray_is_lost(slurm: Site, unbroken: dict[str, Any]) -> None:
     run = Run(slurm, "lost", "smoke", *SHORT).until(30)
-    next(process for process in psutil.process_iter() if process.name() == "gcs_server" and str(run.batch.number) in " ".join(process.cmdline())).kill()
+    place = f"/tmp/ray-{run.batch.number}-head0/"
+    next(process for process in psutil.process_iter() if process.name() == "gcs_server" and place in " ".join(process.cmdline())).kill()
     assert run.batch.wait() == ("COMPLETED", "0:0"), run.batch.said()[-3000:]
     assert run.batch.restarts() == 1 and "Ray was lost; queued again" in run.batch.said()
     assert_same(run.folder, unbroken)
