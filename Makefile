@@ -45,9 +45,13 @@ lock: setup  ## pins all dependencies again
 		pyproject.toml -o requirements.lock
 
 lock-cpu: setup  ## pins PyTorch's CPU builds for the image's target cpu; CPU_INDEX=ADDRESS or CPU_WHEELS=FOLDER
+ifdef CPU_WHEELS
+	cd $(CPU_WHEELS) && sha256sum torch-*.whl torchvision-*.whl \
+		| sed -E 's/^([0-9a-f]{64})  ([^-]+)-([^-]+)-.*/\2==\3 --hash=sha256:\1/' > $(CURDIR)/cluster/image/torch-cpu.lock
+else
 	sed -n 's/.*"\(torch\(vision\)\?==[^"]*\)".*/\1+cpu/p' pyproject.toml | $(BIN)/uv pip compile --no-deps --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links $(if $(CPU_WHEELS),--find-links $(CPU_WHEELS)) $(if $(CPU_INDEX),--index $(CPU_INDEX)) \
-		- -o cluster/image/torch-cpu.lock
+		--no-emit-index-url --index $(CPU_INDEX) - -o cluster/image/torch-cpu.lock
+endif
 
 setup: $(VENV)/installed
 
