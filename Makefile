@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # One thread per process: ranks and test workers share the cores, two thread pools on one core are slower than one thread.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
+# What needs more than this machine's Python has a target of its own.
+HERE := not s3 and not slurm and not faults and not image and not benchmark
 
-.PHONY: demo test test-fast test-s3 test-slurm test-faults lint benchmark lock setup clean help
+.PHONY: demo test test-fast test-s3 test-slurm test-faults test-image image lint benchmark lock lock-cpu setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -15,11 +17,11 @@ demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 core
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
 test: test-fast  ## all tests, those with a real Ray included, but not those with a real object store
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and not s3 and not slurm and not faults and not benchmark"
-	$(BIN)/python -m pytest -m "ray and not s3 and not slurm and not faults and not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and $(HERE)"
+	$(BIN)/python -m pytest -m "ray and $(HERE)"
 
 test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not s3 and not slurm and not faults and not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and $(HERE)"
 
 test-s3: setup  ## with a real object store, also through a proxy that fails; takes long, needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
@@ -30,6 +32,12 @@ test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: ha
 test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
 	$(BIN)/python -m pytest -m "faults and not benchmark"
 
+test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one
+	$(BIN)/python -m pytest -m "image and not benchmark" -s tests/cluster/test_image_run.py
+
+image:  ## builds crowddist:VERSION with Docker, Podman or Buildah, also without a registry; cluster/image/build.sh --help
+	cluster/image/build.sh $(TARGET)
+
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -38,14 +46,24 @@ benchmark: setup  ## A against B in one process, one thread; prints ratios
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
 lock: setup  ## pins all dependencies again
-	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --no-emit-index-url --no-emit-find-links --no-header \
+	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --group test --no-emit-index-url --no-emit-find-links --no-header \
 		pyproject.toml -o requirements.lock
+
+lock-cpu: setup  ## pins PyTorch's CPU builds for the image's target cpu; CPU_INDEX=ADDRESS or CPU_WHEELS=FOLDER
+ifdef CPU_WHEELS
+	cd $(CPU_WHEELS) && sha256sum torch-*.whl torchvision-*.whl \
+		| sed -E 's/^([0-9a-f]{64})  ([^-]+)-([^-]+)-.*/\2==\3 --hash=sha256:\1/' > $(CURDIR)/cluster/image/torch-cpu.lock
+else
+	sed -n 's/.*"\(torch\(vision\)\?==[^"]*\)".*/\1+cpu/p' pyproject.toml | $(BIN)/uv pip compile --no-deps --generate-hashes --no-header \
+		--no-emit-index-url --index $(CPU_INDEX) - -o cluster/image/torch-cpu.lock
+endif
 
 setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv
+	sed -n '/^uv==/,/# via/p' requirements.lock > $(VENV)/uv.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(VENV)/uv.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
