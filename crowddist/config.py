@@ -145,7 +145,7 @@ class RunConfig:
             raise InputError("translation shows one source as the target would: leave more_sources out, or choose another method")
         if self.more_sources and self.method == "supervised":
             raise InputError("supervised learns from the target's labels alone: leave more_sources out, or choose another method")
-        if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):
+        if "/" in self.run_name or not self.run_name.isprintable() or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 
     def _batches(self) -> dict[str, int]:
