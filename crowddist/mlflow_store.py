@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from crowddist import serving, storage
+from crowddist.disclosure import holds_secret, redacted
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def resolve_uri(argument: str, default_path: str | os.PathLike[str]) -> str:
     """
     uri = argument or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{quote(str(Path(default_path).absolute()))}"
     if not _ADDRESS.match(uri):
-        raise InputError(f"not a tracking address: {uri}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
-    if urlsplit(uri).password is not None:
-        raise InputError("the tracking address holds a password, which messages and config.json would show: leave it out, and set MLFLOW_TRACKING_USERNAME "
-                         "and MLFLOW_TRACKING_PASSWORD for a server, or what the database's client reads (e.g. PGPASSWORD)")
+        raise InputError(f"not a tracking address: {redacted(uri)}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
+    if holds_secret(uri):
+        raise InputError("the tracking address holds a password or a token, which messages and config.json would show: leave it out, and set "
+                         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or what the database's client reads (e.g. PGPASSWORD)")
     database = _sqlite_path(uri)
     return uri if database is None else f"sqlite:///{quote(str(database))}"
 
