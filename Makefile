@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-fast test-s3 test-faults lint benchmark lock setup clean help
+.PHONY: demo test test-fast test-s3 test-faults lint benchmark lock audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -37,6 +37,11 @@ benchmark: setup  ## A against B in one process, one thread; prints ratios
 lock: setup  ## pins all dependencies again
 	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --no-emit-index-url --no-emit-find-links --no-header \
 		pyproject.toml -o requirements.lock
+
+# Strict: without it packages that the database is not asked about, as where a mirror has none, count as free of holes.
+audit: setup  ## asks PyPI's database for known holes in all that is pinned; needs the internet
+	@$(BIN)/uv tool run pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock || { echo \
+		"audit: not passed. Either the lines above name holes, or the database did not answer for every package, and nothing is known." >&2; exit 1; }
 
 setup: $(VENV)/installed
 
