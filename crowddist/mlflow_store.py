@@ -304,7 +304,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
         found = client.get_experiment_by_name(name)
         assert found is not None
     except MlflowException as error:
-        raise InputError(f"the tracking store {uri} refuses: {_first_line(error)}") from error
+        raise _refusal(error, uri) from error
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore -x {found.experiment_id}"
         raise InputError(f"experiment {name} was deleted in {uri}; restore it ({restore}) or use another name")
@@ -329,8 +329,14 @@ def experiment_state(uri: str, name: str) -> str:
             return row[0] if row else ""
         found = _connect(uri).get_experiment_by_name(name)
     except (MlflowException, sqlite3.Error) as error:
-        raise InputError(f"cannot use the tracking store {uri}: {_first_line(error)}; correct the tracking address, or mend the store") from error
+        raise _refusal(error, uri) from error
     return found.lifecycle_stage if found else ""
+
+
+def _refusal(error: Exception, uri: str) -> InputError:
+    if "failed with error code 401" in str(error):
+        return InputError(f"the tracking store {uri} does not let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a user of it")
+    return InputError(f"the tracking store {uri} refuses: {_first_line(error)}; correct the tracking address, or mend the store")
 
 
 def _unless_there(create: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from crowddist.errors import InputError
 from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
 
+PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
 
@@ -81,6 +83,24 @@ def test_code_in_the_cache_of_torch_is_never_executed(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match="which is never executed"):
         build_encoder(CounterConfig(backbone="vgg16", weights="imagenet"))
     assert not (tmp_path / "executed").exists()
+
+
+CALLS = {"pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "joblib.load", "np.load", "numpy.load", "yaml.load",
+         "yaml.unsafe_load", "marshal.loads", "shelve.open", "pd.read_pickle", "pandas.read_pickle", "eval", "exec", "compile", "torch.load", "torch.jit.load",
+         "torch.hub.load", "torch.hub.load_state_dict_from_url", "load_state_dict_from_url", "os.system", "os.popen"}
+METHODS = {"restore", "can_restore", "get_state_dict", "load_model", "extractall", "unpack_archive", "read_pickle"}
+
+
+def test_no_loader_that_can_execute_is_called() -> None:
+    """Neither of Python's, nor those by which Ray Train and Tune take up their own pickled files."""
+    found = []
+    for path in sorted([*(PROJECT / "crowddist").rglob("*.py"), *(PROJECT / "jobs").glob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name in CALLS or name.rpartition(".")[2] in METHODS or any(word.arg == "shell" for word in node.keywords):
+                    found.append((path.relative_to(PROJECT).as_posix(), name, "weights_only=True" in ast.unparse(node)))
+    assert found == [("crowddist/models/tensor_file.py", "torch.load", True)]
 
 
 def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
