@@ -8,7 +8,7 @@ export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark
 
-.PHONY: demo test test-fast test-s3 test-slurm test-faults test-image image lint benchmark lock lock-cpu setup clean help
+.PHONY: demo test test-fast test-s3 test-slurm test-faults test-image image lint benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -57,6 +57,11 @@ else
 	sed -n 's/.*"\(torch\(vision\)\?==[^"]*\)".*/\1+cpu/p' pyproject.toml | $(BIN)/uv pip compile --no-deps --generate-hashes --no-header \
 		--no-emit-index-url --index $(CPU_INDEX) - -o cluster/image/torch-cpu.lock
 endif
+
+# Strict: without it packages that the database is not asked about, as where a mirror has none, count as free of holes.
+audit: setup  ## asks the public database for known holes in all that is pinned; needs the internet
+	@$(BIN)/uv tool run pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock || { echo \
+		"audit: not passed. Either the lines above name holes, or the database did not answer for every package, and nothing is known." >&2; exit 1; }
 
 setup: $(VENV)/installed
 

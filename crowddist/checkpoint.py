@@ -12,6 +12,7 @@ from typing import Any
 import crowddist
 from crowddist import storage
 from crowddist.errors import InputError
+from crowddist.models.tensor_file import read_tensors
 
 FORMAT = 1
 LATEST = "latest.json"
@@ -124,21 +125,19 @@ def find(where: str | os.PathLike[str]) -> str:
 
 
 def load(url: str, *, sha256: str = "") -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; nothing in it is executed (`weights_only`).
+    """A checkpoint's content, on the CPU; nothing in it is executed, see `read_tensors`.
 
     Raises:
         FileNotFoundError: no such file.
         InputError: not a checkpoint of this format, or not the bytes that `sha256` promises.
     """
-    import torch
-
     data = storage.read_bytes(url)
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"checkpoint {url} is damaged: its sha256 is not the recorded one")
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{url} is not a checkpoint: {type(error).__name__} while reading it; give a .pt file of a run") from error
+        content = read_tensors(io.BytesIO(data))
+    except InputError as error:
+        raise InputError(f"{url} is not a checkpoint: {error}; give a .pt file of a run") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found {found}")
@@ -166,5 +165,13 @@ def join(folder: str, parts: Sequence[str], *, stage: str) -> str:
 
 
 def _history(folder: str) -> list[dict[str, Any]]:
+    """The entries of `latest.json`, [] before the first checkpoint. Raises: InputError where it is not what `_write` writes."""
     url = storage.join(folder, LATEST)
-    return storage.read_json(url)["checkpoints"] if storage.exists(url) else []
+    if not storage.exists(url):
+        return []
+    found = storage.read_json(url)
+    entries = found.get("checkpoints") if isinstance(found, dict) else None
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) and isinstance(entry.get("file"), str) and isinstance(entry.get("sha256"), str)
+                                              and isinstance(entry.get("step"), int) for entry in entries)):
+        raise InputError(f"{url} is not what a training writes; remove {folder} to train the stage again")
+    return entries

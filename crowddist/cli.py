@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from types import TracebackType
 from typing import TypeVar
 
+from crowddist.disclosure import readable, redacted
 from crowddist.errors import InputError
 from crowddist.methods.config import METHODS
 
@@ -23,10 +27,13 @@ def methods_table() -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what users and their machines cause into one line on stderr; a traceback is a bug of ours.
+    """Turns what users and their machines cause into one line on stderr; a traceback is a bug of ours. No secret is in either, nor in warnings.
 
     Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
     """
+    sys.excepthook = _tell_bug
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_redact)
     try:
         yield
     except (InputError, OSError) as error:
@@ -60,10 +67,19 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks; of the system's own its words and the file."""
+    """What an error says, without line breaks, secrets and what acts on a terminal; of the system's own its words and the file."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             text += "; make room, then give the same command again"
-    return " ".join(text.split())
+    return readable(redacted(" ".join(text.split())))
+
+
+def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _redact(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True

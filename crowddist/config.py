@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data, parse_share
+from crowddist.disclosure import holds_secret
 from crowddist.errors import InputError
 from crowddist.methods.config import (
     BiKnowledgeConfig,
@@ -137,6 +138,7 @@ class RunConfig:
         if self.boxes and not (self.method == "bi_knowledge" or segments):
             raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of semantic_consistency, which have nothing to do with "
                              f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set them to nothing (--boxes "")')
+        self._require_no_secrets()
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes, self.search.labelled])):
             parse_data(text)
         if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
@@ -145,8 +147,15 @@ class RunConfig:
             raise InputError("translation shows one source as the target would: leave more_sources out, or choose another method")
         if self.more_sources and self.method == "supervised":
             raise InputError("supervised learns from the target's labels alone: leave more_sources out, or choose another method")
-        if "/" in self.run_name or self.run_name in (".", "..", *NOT_RUNS):
+        if "/" in self.run_name or not self.run_name.isprintable() or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
+
+    def _require_no_secrets(self) -> None:
+        """What a run records, config.json, the report and MLflow, everybody sees who sees the run."""
+        for name, value in flat(dataclasses.asdict(self)).items():
+            if any(holds_secret(text) for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)):
+                raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and MLflow would show: keys belong in "
+                                 "the environment")
 
     def _batches(self) -> dict[str, int]:
         """Name and size of the batches that workers share."""

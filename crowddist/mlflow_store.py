@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from crowddist import serving, storage
+from crowddist.disclosure import holds_secret, redacted
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def resolve_uri(argument: str, default_path: str | os.PathLike[str]) -> str:
     """
     uri = argument or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{quote(str(Path(default_path).absolute()))}"
     if not _ADDRESS.match(uri):
-        raise InputError(f"not a tracking address: {uri}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
-    if urlsplit(uri).password is not None:
-        raise InputError("the tracking address holds a password, which messages and config.json would show: leave it out, and set MLFLOW_TRACKING_USERNAME "
-                         "and MLFLOW_TRACKING_PASSWORD for a server, or what the database's client reads (e.g. PGPASSWORD)")
+        raise InputError(f"not a tracking address: {redacted(uri)}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
+    if holds_secret(uri):
+        raise InputError("the tracking address holds a password or a token, which messages and config.json would show: leave it out, and set "
+                         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or what the database's client reads (e.g. PGPASSWORD)")
     database = _sqlite_path(uri)
     return uri if database is None else f"sqlite:///{quote(str(database))}"
 
@@ -303,7 +304,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
         found = client.get_experiment_by_name(name)
         assert found is not None
     except MlflowException as error:
-        raise InputError(f"the tracking store {uri} refuses: {_first_line(error)}") from error
+        raise _refusal(error, uri) from error
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore -x {found.experiment_id}"
         raise InputError(f"experiment {name} was deleted in {uri}; restore it ({restore}) or use another name")
@@ -328,8 +329,14 @@ def experiment_state(uri: str, name: str) -> str:
             return row[0] if row else ""
         found = _connect(uri).get_experiment_by_name(name)
     except (MlflowException, sqlite3.Error) as error:
-        raise InputError(f"cannot use the tracking store {uri}: {_first_line(error)}; correct the tracking address, or mend the store") from error
+        raise _refusal(error, uri) from error
     return found.lifecycle_stage if found else ""
+
+
+def _refusal(error: Exception, uri: str) -> InputError:
+    if "failed with error code 401" in str(error):
+        return InputError(f"the tracking store {uri} does not let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a user of it")
+    return InputError(f"the tracking store {uri} refuses: {_first_line(error)}; correct the tracking address, or mend the store")
 
 
 def _unless_there(create: Callable[[], object]) -> None:

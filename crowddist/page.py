@@ -16,6 +16,7 @@ from crowddist.charts import calibration_chart, curves, rounds_chart, sweep_char
 from crowddist.claim import CONFIG, RESULT
 from crowddist.comparison import PAIRS, PUBLISHED, read_images
 from crowddist.config import flat, to_json
+from crowddist.data.pixels import read_png
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
 from crowddist.engine import CURVE, read_curve, read_done
@@ -212,17 +213,12 @@ def _overlay(predictor: Any, images: ShardReader, row: Mapping[str, Any]) -> np.
 
 def _shown(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The few images that every round shows, as the last one sees them."""
-    import cv2
-
     place = storage.join(folder, "pictures")
     last = f"round-{result['final']['round']}.png"
     pictures = []
     for name in storage.list_files(place) if storage.is_folder(place) else ():
         if name.endswith(f"/{last}"):
-            png = np.frombuffer(storage.read_bytes(storage.join(place, name)), np.uint8)
-            picture = cv2.imdecode(png, cv2.IMREAD_COLOR_RGB)
-            assert picture is not None  # we wrote it
-            pictures.append((name.partition("/")[0], _embedded(picture)))
+            pictures.append((name.partition("/")[0], _embedded(read_png(storage.read_bytes(storage.join(place, name))))))
     return pictures
 
 

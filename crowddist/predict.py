@@ -10,6 +10,7 @@ from typing import Any
 
 from crowddist import storage
 from crowddist.data.images import find_images, read_pixels
+from crowddist.disclosure import readable
 from crowddist.errors import InputError
 from crowddist.predictor import Predictor
 
@@ -48,12 +49,12 @@ def predict_files(
         except InputError as error:
             if not skip_bad:
                 raise
-            say(_readable(f"left out: {error}"))
+            say(readable(f"left out: {error}"))
             continue
         found = predictor.predict(image)
-        name = _readable(path)
+        name = _cell(path)
         rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
-        title = _readable(path.name)
+        title = readable(path.name)
         drawn = overlay(
             image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, sizes=found.sizes, title=title
         )
@@ -79,7 +80,7 @@ def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], 
             for bad, reason in refused:
                 if not skip_bad:
                     raise InputError(f"{bad}: {reason}")
-                say(_readable(f"left out: {bad}: {reason}"))
+                say(readable(f"left out: {bad}: {reason}"))
             files += images
         elif path.exists():
             files.append(path)
@@ -97,9 +98,10 @@ def _require_elsewhere(files: Sequence[Path], place: str) -> None:
         raise InputError(f"the image {inside} lies in the output folder; choose another --output")
 
 
-def _readable(name: str | Path) -> str:
-    """A name as text can hold it, whatever bytes the file system has."""
-    return str(name).encode(errors="backslashreplace").decode()
+def _cell(path: Path) -> str:
+    """A path as text can hold it, whatever bytes the file system has; none is a formula, which spreadsheets would compute."""
+    name = readable(str(path))
+    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

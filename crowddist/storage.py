@@ -127,7 +127,7 @@ def read_json(url: str | os.PathLike[str]) -> Any:
     data = read_bytes(url)
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {normalise(url)}: {error}; the file is damaged, write it again") from None
 
 

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from crowddist.disclosure import redacted
 from crowddist.errors import InputError
 
 # ours: only a folder holding one of these was written by crowddist and may be removed.
@@ -37,7 +38,7 @@ def normalise(place: str | os.PathLike[str]) -> str:
         return file_url(path_of_file_url(text))
     if name == "s3":
         return _s3_url(text)
-    raise InputError(f"unknown kind of storage {name}:// in {text}; give a path, a file:// or an s3:// URL")
+    raise InputError(f"unknown kind of storage {name}:// in {redacted(text)}; give a path, a file:// or an s3:// URL")
 
 
 def join(url: str | os.PathLike[str], *parts: str) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from crowddist import mlflow_store, storage
+from crowddist.data.pixels import read_png
+from crowddist.errors import InputError
 from crowddist.system_metrics import SystemMetrics
 from crowddist.tracking import Ending, MlflowTracker, require_finite, require_picture
 
@@ -21,6 +23,8 @@ RETRY_S = 10.0
 """ours: how long a server that was away is left alone, so that the run does not wait for it."""
 BUSY_SHARE = 4.0
 """ours: a server that lets calls hang is left alone for this many times as long as the last one hung."""
+TOLD = ("metrics", "round_result", "trials", "describe", "picture", "table", "artifact", "data")
+"""What a journal may hold, as `Tracker` names it."""
 LAST_WAIT_S = 60.0
 """ours: how long the end of a run waits for it."""
 LAST_RETRY_S = 2.0
@@ -197,16 +201,16 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _read(url: str) -> list[dict[str, Any]]:
-    import cv2
-
+    """The entries of a journal: whoever can write to the run's folder can write one, so nothing but what is told may be called."""
     entries = []
     for line in storage.read_bytes(url).splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # being written when its process died
+        except (ValueError, RecursionError):  # being written when its process died
             continue
+        if not isinstance(entry, dict) or entry.get("call") not in TOLD:
+            raise InputError(f"not what the tracker keeps: a line of {url} is none of {', '.join(TOLD)}; remove the file to go on without it")
         if "image" in entry:
-            png = np.frombuffer(base64.b64decode(entry["image"]), np.uint8)
-            entry["image"] = cv2.imdecode(png, cv2.IMREAD_COLOR_RGB)
+            entry["image"] = read_png(base64.b64decode(entry["image"]))
         entries.append(entry)
     return entries

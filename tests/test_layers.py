@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A name is a package or a module below crowddist; those of one line may import each other.
 LAYERS = (
-    ("errors", "randomness", "process", "termination"),
+    ("errors", "randomness", "process", "termination", "disclosure"),
     ("storage_names", "storage_cache", "storage_client"),
     ("storage_local", "storage_object"),
     ("storage_lock", "storage_s3"),

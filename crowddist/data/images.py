@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from crowddist.data.pixels import MAX_MEGAPIXELS, max_pixels, require_decodable
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# ours: 300 MB of decoded RGB; a larger image is a mistake or a decompression bomb, and is refused before a pixel is decoded.
-MAX_PIXELS = 100_000_000
 # ours: longer strips are scans or stitched panoramas; the longest camera images have about 16,000 px.
 MAX_SIDE_PX = 20_000
 # ours: one cell of a density map; nothing smaller can hold a crowd.
@@ -61,7 +60,7 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
         max_size: shrink so that the longest side has at most this many px.
 
     Raises:
-        InputError: naming the file and the reason, for anything that is not one whole image of MIN_SIDE_PX to MAX_SIDE_PX and MAX_PIXELS.
+        InputError: naming the file and the reason, for anything that is not one whole image of MIN_SIDE_PX to MAX_SIDE_PX and `max_pixels`.
     """
     data = _read(path)
     with _naming(path):
@@ -165,15 +164,18 @@ def _open(data: bytes) -> Image:
 
     import PIL.Image
 
+    # Pillow refuses what has twice as many; a number that is smaller than ours would be the limit in the place of ours.
+    PIL.Image.MAX_IMAGE_PIXELS = max_pixels()
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     except PIL.UnidentifiedImageError:
         raise InputError(f"not an image, or damaged at its beginning; read are {', '.join(_FORMATS)}") from None
     except PIL.Image.DecompressionBombError as error:
-        raise InputError(f"too large: {error}; at most {MAX_PIXELS} pixels are read") from None
+        raise InputError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
     width, height = image.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-        raise InputError(f"too large: {width} x {height} px; at most {MAX_PIXELS} pixels and {MAX_SIDE_PX} px on a side are read")
+    require_decodable(height, width)
+    if max(width, height) > MAX_SIDE_PX:
+        raise InputError(f"too large: {width} x {height} px; at most {MAX_SIDE_PX} px on a side are read")
     if min(width, height) < MIN_SIDE_PX:
         raise InputError(f"too small: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px")
     return image

@@ -37,8 +37,7 @@ class ShardInfo:
     """Heads annotated (images) or density summed (labels); None where nothing is known."""
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.name, str) and bool(self.name) and "/" not in self.name and not self.name.startswith("."),
-                 "shard name", self.name, "a plain file name")
+        _require(_is_name(self.name) and "/" not in self.name and not self.name.startswith("."), "shard name", self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
             _require(_is_integer(value) and value >= 1, noun, value, "a whole number above 0")
@@ -73,7 +72,7 @@ class Manifest:
     def __post_init__(self) -> None:
         for noun in ("name", "split", "converter"):
             value = getattr(self, noun)
-            _require(isinstance(value, str) and bool(value), noun, value, "a name")
+            _require(_is_name(value), noun, value, "a name")
         _require(self.kind in get_args(Kind), "kind", self.kind, " or ".join(f'"{kind}"' for kind in get_args(Kind)))
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
         _require(self.version == _VERSION and _is_integer(self.version), "version", self.version,
@@ -141,6 +140,11 @@ def _require(condition: bool, noun: str, got: Any, wanted: str) -> None:
 def _require_names(entries: dict[str, Any], owner: type, noun: str) -> None:
     wanted = {entry.name for entry in fields(owner)}
     _require(set(entries) == wanted, f"entries of the {noun}", sorted(entries), f"{sorted(wanted)}")
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it is text that may be shown: nothing in it acts on a terminal."""
+    return isinstance(value, str) and bool(value) and value.isprintable()
 
 
 def _is_integer(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.data.pixels import jpg_size, read_png
 from crowddist.data.sample import Labels, Sample, Seen
 from crowddist.errors import InputError
 
@@ -25,6 +26,8 @@ _SEEN: dict[str, tuple[type, tuple[int | None, ...]]] = {
 """Kinds of the arrays of a `Seen` and their shapes."""
 _LONGEST_ARRAY_HEAD = 1024
 """Bytes, of NumPy's format; ours are 128."""
+_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError)
+"""What the decoders raise; the last of brackets in brackets without end."""
 LABEL_FACTS = ("count", "level", "scene_level")
 """Entries of a sample's json that are known of labelled images only: an unlabelled set must not tell them."""
 
@@ -67,7 +70,7 @@ def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf)
     image, scene, mask = values[images[0]], values.get("json", {}), values.get("mask.png")
     size, frame = image.shape[:2], None
     if "jpg" in values:
-        size = _jpg_size(members["jpg"])
+        size = jpg_size(members["jpg"])
         frame = size if size != image.shape[:2] else None
     told = (scene.get("height", size[0]), scene.get("width", size[1]))
     if size != told:
@@ -107,10 +110,12 @@ def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
             raise InputError(f"sample {key}: predictions need seen.{name}.npy; remove the data set and predict again")
         try:
             arrays[name] = None if data is None else _view_array(data, dtype, shape)
-        except (ValueError, TypeError, EOFError) as error:
+        except _DAMAGE as error:
             raise InputError(f"sample {key}: member seen.{name}.npy is damaged: {' '.join(str(error).split())}; predict again") from None
     size = _decode_members(key, {"json": bytes(members.get("json", b"{}"))})["json"].get("seen", (0, 0))
-    return Seen(size=(int(size[0]), int(size[1])), density=arrays["density"], spread=arrays["spread"], member_counts=arrays["counts"],
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        raise InputError(f"sample {key}: seen must be the height and width of the view, got {size!r:.80}; predict again")
+    return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"], member_counts=arrays["counts"],
                 detections=arrays["heads"], transformed=arrays["peaks"])
 
 
@@ -130,7 +135,7 @@ def _decode_members(key: str, members: dict[str, bytes], longest_px: float = mat
             raise InputError(f"sample {key}: a member of the kind {extension!r} is never read; known: {', '.join(_DECODERS)}")
         try:
             values[extension] = _read_jpg(data, longest_px) if extension == "jpg" else _DECODERS[extension](data)
-        except (ValueError, TypeError, EOFError) as error:
+        except _DAMAGE as error:
             reason = " ".join(str(error).split())
             raise InputError(f"sample {key}: member {extension} is damaged: {reason}; convert or label again") from None
     return values
@@ -188,23 +193,21 @@ def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) 
 
 
 def _read_array(data: bytes, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    if array.dtype != dtype:
-        raise InputError(f"numbers are {array.dtype}, expected {np.dtype(dtype).name}")
-    _check_shape(array, shape)
-    return array
+    return _view_array(data, dtype, shape).copy()
 
 
 def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    """As `_read_array`, without a copy; read-only."""
+    """Read-only, without a copy. What the head says is believed only as far as there are bytes for it: NumPy would take the memory first."""
     head = io.BytesIO(bytes(data[:_LONGEST_ARRAY_HEAD]))
     version = np.lib.format.read_magic(head)
     if version != (1, 0):
         raise InputError(f"arrays of the format {version} are not read")
     found, fortran, kind = np.lib.format.read_array_header_1_0(head)
-    if kind != np.dtype(dtype) or fortran:
-        raise InputError(f"numbers are {kind}, expected {np.dtype(dtype).name} row by row")
-    array = np.frombuffer(data, kind, offset=head.tell(), count=math.prod(found)).reshape(found)
+    if kind != np.dtype(dtype):
+        raise InputError(f"numbers are {kind}, expected {np.dtype(dtype).name}")
+    if min(found, default=0) < 0 or math.prod(found) * kind.itemsize != len(data) - head.tell():
+        raise InputError(f"its head says {found} numbers, {len(data) - head.tell()} bytes follow")
+    array = np.frombuffer(data, kind, offset=head.tell()).reshape(found, order="F" if fortran else "C")
     _check_shape(array, shape)
     return array
 
@@ -234,42 +237,17 @@ def _write_bilevel(array: np.ndarray) -> bytes:
 
 
 def _read_bilevel(data: bytes) -> np.ndarray:
-    import cv2
-
-    return _read_with_cv2(data, cv2.IMREAD_GRAYSCALE) != 0
+    return read_png(data, grey=True) != 0
 
 
 def _read_jpg(data: bytes, longest_px: float = math.inf) -> np.ndarray:
     import simplejpeg
 
-    height, width = _jpg_size(data)
+    height, width = jpg_size(data)
     for divisor in (8, 4, 2):
         if max(height, width) / divisor >= longest_px:
             return simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=height // divisor, min_width=width // divisor)
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
-
-
-def _jpg_size(data: bytes) -> tuple[int, int]:
-    import simplejpeg
-
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    return height, width
-
-
-def _read_png(data: bytes) -> np.ndarray:
-    import cv2
-
-    # The pixel grid is as stored, whatever a rotation tag says: the annotations refer to it.
-    return _read_with_cv2(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-
-
-def _read_with_cv2(data: bytes, flags: int) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise InputError("not an image")
-    return image
 
 
 def _write_json(value: dict[str, Any]) -> bytes:
@@ -299,7 +277,7 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
 }
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpg": _read_jpg,
-    "png": _read_png,
+    "png": read_png,
     "points.npy": _read_points,
     "boxes.npy": _read_rows_of_four,
     "mask.png": _read_bilevel,

@@ -14,6 +14,7 @@ from crowddist import storage
 from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
+from crowddist.disclosure import is_secret_name
 from crowddist.errors import InputError
 
 Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
@@ -80,7 +81,10 @@ def prepare(
 
 
 def expand(spec: DataSpec) -> DataSpec:
-    """The data set with `~` and `$NAME` of its place filled in. Raises: InputError for a variable that is not set."""
+    """The data set with `~` and `$NAME` of its place filled in. Raises: InputError for a variable that is not set, or that holds a secret."""
+    for name in re.findall(r"\$\{?(\w+)", spec.place):
+        if is_secret_name(name):
+            raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name another variable")
     expanded = os.path.expanduser(os.path.expandvars(spec.place))
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:

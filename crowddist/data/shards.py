@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -187,7 +188,7 @@ class ShardReader:
         """The keys of all samples, in order. Raises InputError where two are equal, or as `read` does."""
         keys = [key for shard_index in range(len(self._indexes)) for key in self._index(shard_index).keys]
         if len(set(keys)) != len(keys):
-            twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+            twice = next(key for key, number in Counter(keys).items() if number > 1)
             raise InputError(f"data set {self.url}: two samples are called {twice}; convert the data again")
         return keys
 
@@ -317,9 +318,13 @@ class _ShardIndex:
                                  "convert or copy it again")
             for name, offset, num_bytes in _walk_tar(stream, found_bytes, place):
                 key, _, extension = name.partition(".")
+                if not is_key(key):  # keys become names of files and words on pages
+                    raise InputError(f"shard {place}: member {name!r:.120} is called as no sample is; it was changed, convert or copy it again")
                 if not self.keys or key != self.keys[-1]:
                     self.keys.append(key)
                     self.members.append({})
+                elif extension in self.members[-1]:
+                    raise InputError(f"shard {place}: member {name} is there twice; it was changed, convert or copy it again")
                 self.members[-1][extension] = (offset, num_bytes)
         if len(self.keys) != info.num_samples:
             raise InputError(f"shard {place}: {len(self.keys)} samples, the manifest says {info.num_samples}; convert or copy it again")
@@ -334,7 +339,6 @@ class _ShardIndex:
             raise InputError(f"shard {self.place}: it became shorter while it was read; convert or copy it again")
         return self.keys[index], {extension: data[offset - start:offset - start + num_bytes]
                                   for extension, (offset, num_bytes) in members.items()}
-
 
     def views(self) -> Iterator[tuple[str, dict[str, memoryview]]]:
         with storage.local_file(self.place).open("rb") as file:
@@ -355,7 +359,7 @@ def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[st
             raise InputError(f"shard {place}: the tar ends without its end mark; it was cut, convert or copy it again")
         try:
             name = header[:100].rstrip(b"\0").decode()
-            num_bytes, checksum = int(header[124:136].rstrip(b"\0 "), 8), int(header[148:156].rstrip(b"\0 "), 8)
+            num_bytes, checksum = _octal(header[124:136]), _octal(header[148:156])
         except ValueError:
             checksum, name, num_bytes = -1, "", 0
         if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or header[156:157] != b"0" or header[345:346] != b"\0":
@@ -364,6 +368,14 @@ def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[st
             raise InputError(f"shard {place}: member {name} ends beyond the file; it was cut, convert or copy it again")
         yield name, position + _BLOCK_BYTES, num_bytes
         position += _BLOCK_BYTES + _padded(num_bytes)
+
+
+def _octal(field: bytes) -> int:
+    """A number of a tar header. Raises ValueError for anything but digits: `int` takes signs too, and a size below 0 leads back to where it stands."""
+    digits = field.rstrip(b"\0 ")
+    if not digits.isdigit():
+        raise ValueError(digits)
+    return int(digits, 8)
 
 
 def _tar_bytes(members: dict[str, bytes]) -> int:
@@ -375,6 +387,11 @@ def _padded(num_bytes: int) -> int:
     return -(-num_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
+def is_key(text: str) -> bool:
+    """Whether a sample may be called so: a key is a name of a file and words on a page, of one folder and without anything that acts."""
+    return 0 < len(text.encode("utf-8", "replace")) <= MAX_KEY_BYTES and text.isprintable() and not set(text) & set("./\\")
+
+
 def _check_key(key: str) -> None:
-    if not key or len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES or re.search(r"[./\\\x00-\x1f\x7f\ud800-\udfff]", key):
+    if not is_key(key):
         raise InputError(f"not a key: {key!r}; give 1 to {MAX_KEY_BYTES} bytes without dots, slashes and control characters")

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from crowddist.errors import InputError
+
 if TYPE_CHECKING:
     from torch import nn
 
 logger = logging.getLogger(__name__)
 
+ANSWER_S = 30.0
+"""How long a cluster that was joined just now may take to answer one more question."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of a private Ray: results of actors are small, images go through files."""
 
@@ -24,7 +28,8 @@ OBJECT_STORE_BYTES = 512 * 2**20
 def prepare_environment() -> None:
     """Settings that Ray reads when it is imported, so this comes before its first import.
 
-    A private Ray gets a token of its own: nobody else on the machine can run code in it, and none is left in the home folder.
+    Ray executes what whoever reaches its ports sends, so a token is asked for everywhere, unless RAY_AUTH_MODE says otherwise. A private Ray gets one of
+    its own, which is not left in the home folder; that of a cluster is the user's to give.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this a worker's report waits up to 2 s for the controller's next look.
@@ -33,10 +38,9 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # A thread that asks Ray for something while the program ends would otherwise start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ and not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def connect(num_workers: int = 1, fewest: int = 0) -> None:
@@ -45,14 +49,26 @@ def connect(num_workers: int = 1, fewest: int = 0) -> None:
     Args:
         num_workers: that are to run at once, each counted as one CPU: a private Ray has room for them whatever the machine.
         fewest: of them that can do the work; 0: all.
+
+    Raises:
+        InputError: the cluster takes work from anybody, or no token for it is given, or another one.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if not ray.is_initialized():
         sigterm = signal.getsignal(signal.SIGTERM)
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            ray.init(address=address, log_to_driver=False)
+            try:
+                ray.init(address=address, log_to_driver=False)
+            except (AuthenticationError, ConnectionError):  # of a wrong token Ray says after a while that it cannot connect
+                raise InputError(f"no Ray at {address}, or no token for it, or not its own: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one that all of "
+                                 "its machines were started with") from None
+            if os.environ.get("RAY_AUTH_MODE") != "disabled" and is_open(ray.get_runtime_context().gcs_address):
+                ray.shutdown()
+                raise InputError(f"the Ray at {address} takes work from anybody who reaches it: start it with RAY_AUTH_MODE=token and a RAY_AUTH_TOKEN on "
+                                 "all machines (or set RAY_AUTH_MODE=disabled for this job, where nobody else reaches them)")
         else:
             # "local": without it Ray would join whatever `ray start` has left on this machine.
             ray.init(
@@ -68,6 +84,22 @@ def connect(num_workers: int = 1, fewest: int = 0) -> None:
     num_cpus = ray.cluster_resources().get("CPU", 0)
     if num_cpus < (fewest or num_workers):
         logger.warning("the cluster has %d CPUs for %d workers: the work waits until more join", num_cpus, fewest or num_workers)
+
+
+def is_open(gcs_address: str) -> bool:
+    """Whether a cluster answers a question that comes without a token.
+
+    Args:
+        gcs_address: host and port of its head.
+    """
+    import grpc
+
+    with grpc.insecure_channel(gcs_address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")(b"", timeout=ANSWER_S)
+        except grpc.RpcError:
+            return False
+    return True
 
 
 def has_gpus(num_workers: int) -> bool:

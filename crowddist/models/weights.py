@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crowddist.errors import InputError
+from crowddist.models.tensor_file import read_tensors
 
 
 def load_weights(encoder: nn.Module, *, weights: str, backbone: str) -> None:
@@ -91,7 +91,7 @@ def require_weights(weights: str, backbone: str) -> str:
     from torchvision.models import get_model_weights
 
     url = get_model_weights(backbone.removesuffix("_stride16"))["IMAGENET1K_V1"].url
-    if (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file():
+    if _cached(url).is_file():
         return f"{backbone} is downloaded already"
     try:
         with urlopen(Request(url, method="HEAD"), timeout=10):
@@ -102,25 +102,34 @@ def require_weights(weights: str, backbone: str) -> str:
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
+    """Downloaded once, and read as any other file: torch's own function would execute what another has put into its cache."""
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(backbone)["IMAGENET1K_V1"]  # C: the weights of the released counters.
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
-        raise InputError(f"cannot download the imagenet weights of {backbone} ({error}): fetch {weights.url} where there is a network "
-                         f"and set the option weights to the path of that file, or to none for random weights") from error
+    url = get_model_weights(backbone)["IMAGENET1K_V1"].url  # C: the weights of the released counters.
+    path = _cached(url)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+        except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
+            raise InputError(f"cannot download the imagenet weights of {backbone} ({error}): fetch {url} where there is a network "
+                             f"and set the option weights to the path of that file, or to none for random weights") from error
+    return _read(str(path))
+
+
+def _cached(url: str) -> Path:
+    """Where torch keeps a download."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _opened(place: str) -> Any:
     from crowddist import storage
 
-    path = storage.local_file(place)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"weights {place} are not readable ({reason}); give a state_dict written by torch.save") from error
+        with storage.local_file(place).open("rb") as stream:
+            return read_tensors(stream)
+    except InputError as error:
+        raise InputError(f"weights {place} are not readable ({error}); give a state_dict written by torch.save") from error
 
 
 def _read(place: str) -> dict[str, Tensor]:

@@ -304,7 +304,7 @@ def test_samples_of_shards_that_cannot_be_read_are_left_out_and_counted(tmp_path
     found = prepare(parse_data(url), str(tmp_path / "runs"), role=role, say=lines.append, skip_bad=True)
     assert keys(found) == ["image-000", "image-002", "image-003", "image-005"] and found.manifest.labelled == (role != "target")
     skipped = storage.read_json(storage.join(found.url, "skipped.json"))
-    assert [entry["sample"] for entry in skipped] == ["image-001", "image-004"] and "png is damaged: not an image" in skipped[0]["reason"]
+    assert [entry["sample"] for entry in skipped] == ["image-001", "image-004"] and "png is damaged: not a PNG image" in skipped[0]["reason"]
     assert found.summary()["num_skipped"] == 2 and found.summary()["num_images"] == 4
     assert f"{role}: 2 of 6 samples cannot be read and are left out, listed in {found.url}/skipped.json" in lines
     scene = decode(*ShardReader(found.url).read(1)).scene

@@ -177,7 +177,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         if not items:
             reason = f"; {bad.entries[-1]['reason']}" if bad.entries else ""
             raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds {form.summary}")
-        full_name = (name or listing.name) + ("-unlabelled" if unlabelled and form.annotate is not None else "")
+        full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
+        full_name += "-unlabelled" if unlabelled and form.annotate is not None else ""
         tally: Counter[str] = Counter()
         num_done = num_resumed = 0
 

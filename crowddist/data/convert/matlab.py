@@ -1,0 +1,91 @@
+"""MATLAB files (version 5) looked through before SciPy reads them: what they unpack to, and whether what they claim is there at all."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from crowddist.errors import InputError
+
+MOST_BYTES = 64 * 2**20
+"""ours: unpacked; the largest annotation of a published set has less than 1 MB."""
+_HEAD_BYTES = 128
+_MATRIX, _COMPRESSED = 14, 15
+"""Types of elements. Source: MATLAB's MAT-File Format, tables of chapter 1."""
+_LEAST_BYTES = {1: 8, 2: 8, 3: 8, 4: 1}
+"""Class of array -> what each of its members takes at least: those that hold arrays (cell, structure, object) have a tag for each, texts a byte."""
+_EMPTY_TEXT = 2**16
+"""ours: characters that a text without bytes may claim; MATLAB itself writes such texts."""
+_DEEPEST = 16
+_STEP_BYTES = 2**20
+
+
+def require_harmless(data: bytes) -> None:
+    """Raises InputError for a file that would take more memory than `MOST_BYTES`, or whose arrays claim more members than there are bytes.
+
+    Files of other versions are passed over: version 4 holds nothing packed or nested, and SciPy does not read 7.3.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(data[_HEAD_BYTES - 2 : _HEAD_BYTES])
+    if order is None or len(data) < _HEAD_BYTES:
+        _require_room(len(data))
+        return
+    left = MOST_BYTES
+    for kind, content in _elements(data[_HEAD_BYTES:], order):
+        unpacked = _inflate(content, left) if kind == _COMPRESSED else content
+        left -= len(unpacked)
+        _require_room(MOST_BYTES - left)
+        inner = _elements(unpacked, order) if kind == _COMPRESSED else [(kind, content)]
+        for nested, array in inner:
+            if nested == _MATRIX:
+                _check_array(array, order, _DEEPEST)
+
+
+def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Type and content of the elements that follow each other; one that is cut ends them, for SciPy to complain of."""
+    place = 0
+    while place + 8 <= len(data):
+        kind, num_bytes = struct.unpack_from(f"{order}II", data, place)
+        if kind >> 16:  # up to four bytes lie in the tag itself
+            yield kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)]
+            place += 8
+        else:
+            yield kind, data[place + 8 : place + 8 + num_bytes]
+            place += 8 + (num_bytes if kind == _COMPRESSED else -(-num_bytes // 8) * 8)
+
+
+def _inflate(content: bytes, most: int) -> bytes:
+    """What a packed element holds, at most so many bytes and one step. A damaged one gives what comes before the damage."""
+    unpacker, unpacked = zlib.decompressobj(), bytearray()
+    try:
+        while len(unpacked) <= most and (part := unpacker.decompress(content, _STEP_BYTES)):
+            unpacked += part
+            content = unpacker.unconsumed_tail
+    except zlib.error:
+        pass
+    return bytes(unpacked)
+
+
+def _check_array(data: bytes, order: str, deepest: int) -> None:
+    """SciPy makes room for all members that an array claims to have before it looks for them."""
+    if deepest == 0:
+        raise InputError(f"arrays lie in arrays deeper than {_DEEPEST} times")
+    elements = list(_elements(data, order))
+    if len(elements) < 2 or len(elements[0][1]) < 4:
+        return
+    least = _LEAST_BYTES.get(struct.unpack_from(f"{order}I", elements[0][1])[0] & 0xFF)
+    if least is None:
+        return
+    number, sizes = 1, elements[1][1]
+    for (size,) in struct.iter_unpack(f"{order}i", sizes[: len(sizes) // 4 * 4]):
+        number *= size
+    if number * least > len(data) + (_EMPTY_TEXT if least == 1 else 0):
+        raise InputError(f"an array claims to have {number} members, and has {len(data)} bytes")
+    for kind, content in elements:
+        if kind == _MATRIX:
+            _check_array(content, order, deepest - 1)
+
+
+def _require_room(num_bytes: int) -> None:
+    if num_bytes > MOST_BYTES:
+        raise InputError(f"it unpacks to more than {MOST_BYTES // 2**20} MiB, no annotation does")

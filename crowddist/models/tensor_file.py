@@ -1,0 +1,40 @@
+"""Files that torch.save wrote: tensors and plain values are read from them, never code, and no more memory is taken than the file has bytes."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import Any, BinaryIO
+
+from crowddist.errors import InputError
+
+
+def read_tensors(stream: BinaryIO) -> Any:
+    """What a file holds, on the CPU (`weights_only`: classes outside torch's list of harmless ones are refused before anything of them is called).
+
+    Raises InputError, the reason alone, for what is no such file, is damaged or packed, or would be more than that.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        if zipfile.is_zipfile(stream):
+            _require_plain(stream)
+        stream.seek(0)
+        return torch.load(stream, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except pickle.UnpicklingError:  # torch's own words advise to execute the file
+        raise InputError("it holds something else than tensors and plain values, which is never executed") from None
+    except Exception as error:  # what a damaged file raises in the reader is anything
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(reason) from error
+
+
+def _require_plain(stream: BinaryIO) -> None:
+    """Torch writes its archives unpacked; packed, or with entries that share their bytes, a small file could fill the memory."""
+    num_bytes = stream.seek(0, 2)
+    with zipfile.ZipFile(stream) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > num_bytes:
+        raise InputError("its archive is packed, as torch.save never writes it")
