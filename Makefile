@@ -27,7 +27,7 @@ test-s3: setup  ## with a real object store, also through a proxy that fails; ta
 test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
 	$(BIN)/python -m pytest -m "faults and not benchmark"
 
-test-image: setup  ## builds the image (cluster/image) and runs it; takes long, 20 GB of disk
+test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one
 	$(BIN)/python -m pytest -m "image and not benchmark" -s tests/cluster/test_image_run.py
 
 image:  ## builds crowddist:VERSION with Docker, Podman or Buildah, also without a registry; cluster/image/build.sh --help

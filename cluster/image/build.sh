@@ -8,7 +8,7 @@ build.sh [cuda|cpu] [-- arguments for the builder]     builds crowddist:VERSION 
 
 It takes Docker where its daemon answers, else Podman, else Buildah, and python:3.11-slim-bookworm as the base. Where no registry gives that one,
 debootstrap makes a base of Debian's packages (as root; a minute, 0.1 GB; a point release, without later security updates).
-cuda: 5.7 GB, of which 2.7 GB are downloaded. cpu: about 2 GB, see cluster/image/README.md. Have 20 GB free.
+cuda: 6.2 GB, some 6 minutes; Podman and Buildah need 35 GB for a while, and keep 18. cpu: 2.4 GB, see cluster/image/README.md.
 
   BUILDER=docker|podman|buildah    which one
   BASE_IMAGE=NAME                  another base: Debian's family, with Python 3.11 or 3.12 and venv
