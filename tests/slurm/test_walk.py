@@ -24,7 +24,8 @@ def blocks(readme: str, heading: str) -> list[str]:
 
 
 def placed(block: str, folder: Path) -> str:
-    """With the folders and addresses of this test, as its reader would put in theirs."""
+    """With the folders and addresses of this test, as its reader would put in theirs; and both machines, which say to have two cores each, share two."""
+    block = block.replace("--num-workers 2", "--num-workers 2 --threads 1")
     for written, here in {"/shared/me": str(folder), "/shared": str(folder), "$PWD/..": str(folder), "../ray-token": f"{folder}/ray-token"}.items():
         block = block.replace(written, here)
     return block.replace("FIRST", f"{SUBNET}.1")
@@ -49,7 +50,7 @@ def assert_adapted(shared: Path) -> None:
 
 
 def test_slurm(slurm: Site, shared: Path) -> None:
-    walk = placed(blocks("slurm/README.md", "From nothing to the first camera")[0], shared)
+    walk = placed(blocks("slurm/README.md", "From nothing to the first camera")[0], shared).replace("crowddist-", f"{shared}/crowddist-")
     done = subprocess.run(["bash", "-euxc", walk], env=slurm.environment, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
     assert "FAILED" not in done.stdout
