@@ -8,7 +8,7 @@ export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark
 
-.PHONY: demo test test-fast test-s3 test-slurm test-faults test-image image lint benchmark lock lock-cpu audit setup clean help
+.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-image image lint benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -16,12 +16,15 @@ help:  ## this list
 demo: setup  ## adapts a counter on the embedded data: 5 to 10 minutes on 2 cores
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
-test: test-fast  ## all tests, those with a real Ray included, but not those with a real object store
+test: test-fast  ## all tests but those that have a target of their own
 	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and $(HERE)"
-	$(BIN)/python -m pytest -m "ray and $(HERE)"
+	$(BIN)/python -m pytest -m "ray and not slow and $(HERE)"
 
 test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and $(HERE)"
+
+test-ray: setup  ## all with a real Ray, the longest too: 20 minutes
+	$(BIN)/python -m pytest -m "ray and $(HERE)"
 
 test-s3: setup  ## with a real object store, also through a proxy that fails; takes long, needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3

@@ -22,7 +22,7 @@ from crowddist.methods.table import build_method
 PROJECT = Path(__file__).parents[2]
 LONGEST_S = 480
 """A trainer's start takes half a minute on two free cores; Ray's workers give way to whatever else runs on them."""
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(4 * LONGEST_S)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(4 * LONGEST_S)]
 JOB = """
 import sys
 from pathlib import Path
@@ -47,7 +47,6 @@ def chains(config: RunConfig, folder: Path) -> list[list[StageData]]:
     return [[StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls)] for stage in stages]
 
 
-@pytest.mark.slow
 def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunConfig, tmp_path: Path) -> None:
     """Room for two workers, three networks: two are under way at the same time, the third waits. Then a shard is cut.
 

@@ -86,7 +86,7 @@ def assert_equal_states(shared: dict[str, Any], alone: dict[str, Any], *, name: 
         assert difference([one], [other]) < 5 * MOST_DIFFERENCE, f"{name}: moments of parameter {index}"
 
 
-@pytest.mark.parametrize("method", NUM_STAGES)
+@pytest.mark.parametrize("method", ["self_supervision", pytest.param("bi_knowledge", marks=pytest.mark.slow)])
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path, method: Any) -> None:
     """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
 
