@@ -128,9 +128,9 @@ class Site:
         return done.stdout
 
     def on(self, name: str, *command: str) -> list[str]:
-        """The command line that runs a command on a machine, not by Slurm."""
+        """The command line that runs a command on a machine in the project's folder, not by Slurm."""
         first = psutil.Process(self.machines[name].pid).children()[0].pid
-        return ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p", "--", *command]
+        return ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p", f"--wd={PROJECT}", "--", *command]
 
     def submit(self, *words: str, **environment: str) -> Batch:
         """Submits a batch job."""
