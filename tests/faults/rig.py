@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("host.sh")
@@ -170,18 +171,13 @@ class Job:
         """Waits while the job runs. Returns: how long, s."""
         return wait_for(lambda: condition() or not self.running(), LONGEST_S, what, said=self.said)
 
-    def steps(self, stage: str = "source") -> int:
-        """Steps of a stage's newest checkpoint."""
-        latest = self.folder / stage / "checkpoints" / "latest.json"
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            return json.loads(latest.read_text())["checkpoints"][-1]["step"]
-        return 0
+    def steps(self) -> int:
+        """Steps of the source stage's newest checkpoint."""
+        return steps(self.folder)
 
-    def curve(self, stage: str = "source") -> int:
-        """Steps that a stage's learning curve has come to."""
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            return json.loads((self.folder / stage / "curve.jsonl").read_text().splitlines()[-1])["step"]
-        return 0
+    def curve(self) -> int:
+        """Steps that the source stage's learning curve has come to."""
+        return curve(self.folder)
 
     def group(self) -> list[dict[str, Any]]:
         """Rank, machine, and process there, of each training worker of the newest start."""
@@ -212,6 +208,20 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str, said: C
     return time.monotonic() - started
 
 
+def steps(run: Path, stage: str = "source") -> int:
+    """Steps of a stage's newest checkpoint, 0 before the first."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        return json.loads((run / stage / "checkpoints" / "latest.json").read_text())["checkpoints"][-1]["step"]
+    return 0
+
+
+def curve(run: Path, stage: str = "source") -> int:
+    """Steps that a stage's learning curve has come to."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        return json.loads((run / stage / "curve.jsonl").read_text().splitlines()[-1])["step"]
+    return 0
+
+
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
     """The machines, as a context."""
@@ -239,6 +249,17 @@ def left(folder: Path) -> dict[str, Any]:
     rounds = json.loads((folder / "result.json").read_text())["rounds"]
     found["rounds"] = [{name: value for name, value in row.items() if name not in ("train/seconds", "checkpoint")} for row in rounds]
     return found
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two trees of tensors and plain values are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
 
 
 @contextlib.contextmanager

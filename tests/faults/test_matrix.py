@@ -13,25 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.faults.rig import HERE, LONGEST_S, PORT, ROWS, SUBNET, Cluster, Job, left, small_disk, wait_for
+from tests.faults.rig import HERE, LONGEST_S, PORT, ROWS, SUBNET, Cluster, Job, equal, left, small_disk, wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3 * LONGEST_S)]
 SOURCE_ONLY = ("--method", "source_only")
 SAME_BITS = "the same bits"
 """As a run that nobody disturbs: weights, moments, samples seen, labels, errors of every image's count."""
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two trees of tensors and plain values are equal, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
 
 
 def assert_same_bits(job: Job, unbroken: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.rig import left, wait_for
+from tests.faults.rig import curve, equal, left, steps, wait_for
 from tests.slurm.site import LONGEST_S, Batch, Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
@@ -27,21 +26,9 @@ class Run:
         self.batch = slurm.submit("--nodes=2", "cluster/slurm/ray.sbatch", "python", "jobs/adapt.py", recipe, "--storage", str(self.folder.parent),
                                   "--run-name", name, "--launcher", "ray", "--threads", "1", "--num-workers", "2", "--tracking-uri", "none", *options)
 
-    def steps(self, stage: str = "source") -> int:
-        """Steps of a stage's newest checkpoint."""
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            return json.loads((self.folder / stage / "checkpoints" / "latest.json").read_text())["checkpoints"][-1]["step"]
-        return 0
-
-    def curve(self, stage: str = "source") -> int:
-        """Steps that a stage's learning curve has come to."""
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            return json.loads((self.folder / stage / "curve.jsonl").read_text().splitlines()[-1])["step"]
-        return 0
-
-    def until(self, steps: int) -> Run:
+    def until(self, enough: int) -> Run:
         """Waits until training has come to so many steps."""
-        wait_for(lambda: self.curve() >= steps or self.batch.is_over(), LONGEST_S, f"{steps} steps", said=self.batch.said)
+        wait_for(lambda: curve(self.folder) >= enough or self.batch.is_over(), LONGEST_S, f"{enough} steps", said=self.batch.said)
         assert not self.batch.is_over(), self.batch.said()[-3000:]
         return self
 
@@ -61,10 +48,11 @@ def preempt(slurm: Site) -> Batch:
 
 
 def assert_same(folder: Path, expected: dict[str, Any]) -> None:
+    """The same bits, see `left`."""
     seen = left(folder)
     assert seen.keys() == expected.keys()
     for name, value in expected.items():
-        assert str(seen[name]) == str(value), name
+        assert equal(seen[name], value), name
 
 
 def test_quickstart_is_preempted_and_ends_with_the_same_result(slurm: Site) -> None:
@@ -74,7 +62,7 @@ def test_quickstart_is_preempted_and_ends_with_the_same_result(slurm: Site) -> N
     run = Run(slurm, "quickstart-preempted", "quickstart", "--engine.checkpoint-every", "1000000").until(40)
     higher = preempt(slurm)
     assert higher.wait()[0] == "COMPLETED"
-    at = run.steps()
+    at = steps(run.folder)
     assert at >= 40, "the checkpoint is one that SIGUSR1 asked for"
     assert run.batch.wait() == ("COMPLETED", "0:0"), run.batch.said()[-3000:]
     assert run.batch.restarts() == 1
@@ -119,7 +107,7 @@ def test_cancelled_is_not_queued_again(slurm: Site, unbroken: dict[str, Any]) ->
     assert run.batch.wait()[0] == "CANCELLED"
     time.sleep(10)
     assert run.batch.restarts() == 0 and run.batch.is_over()
-    assert run.steps() >= 25
+    assert steps(run.folder) >= 25
     again = Run(slurm, "cancelled", "smoke", *SHORT)
     assert again.batch.wait() == ("COMPLETED", "0:0"), again.batch.said()[-3000:]
     assert_same(run.folder, unbroken)
