@@ -65,6 +65,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --no-deps --prefix /project/opt/crowddist --require-build-hashes --build-constraints requirements.lock /src \
     && /opt/crowddist/bin/python -m compileall -q -s /project /project
 
+# The same for both but for the packages. Labels come last, in each: they change with every commit, and all that follows them would be built again.
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/crowddist /opt/crowddist
 COPY --from=project /project /
