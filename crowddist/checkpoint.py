@@ -108,22 +108,6 @@ def latest_url(folder: str) -> str:
     return storage.join(folder, history[-1]["file"])
 
 
-def find(where: str | os.PathLike[str]) -> str:
-    """The URL of a checkpoint, given itself, or of a run's last one, given the run's folder, wherever that lies by now.
-
-    Raises:
-        InputError: a folder that is not that of a run that has ended.
-    """
-    url = storage.normalise(where)
-    if not storage.is_folder(url):
-        return url
-    try:
-        result = storage.read_json(storage.join(url, "result.json"))
-        return storage.join(url, result["checkpoint"].rpartition(f"/{result['run']}/")[2])
-    except (FileNotFoundError, InputError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{url} is not the folder of a run that has ended (no result.json); give that, or a .pt file of a run's checkpoints folder") from error
-
-
 def load(url: str, *, sha256: str = "") -> dict[str, Any]:
     """A checkpoint's content, on the CPU; nothing in it is executed, see `read_tensors`.
 

@@ -35,6 +35,8 @@ class EngineConfig:
     """Steps between checkpoints."""
     log_every: int = 20
     """Steps that one point of a learning curve is the mean of."""
+    average_decay: float = 0.0
+    """Share that the moving average of the weights keeps in a step, e.g. 0.995; the average counts and labels. 0: none, the last weights do."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is automatic mixed precision: faster on GPUs and on CPUs with AVX-512, about 0.4 % error of the features; seven times slower on
     others."""
@@ -42,6 +44,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1 or self.log_every < 1:
             raise InputError(f"checkpoint_every and log_every must be at least 1, got {self.checkpoint_every}, {self.log_every}")
+        if not 0 <= self.average_decay < 1:
+            raise InputError(f"average_decay lies in [0, 1), got {self.average_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +182,6 @@ class RunConfig:
         return [
             number for number in range(self.min_workers or self.num_workers, self.num_workers + 1) if not any(size % number for size in (*sizes, *halves))
         ]
-
-
-def without_weights(config: RunConfig) -> RunConfig:
-    """The config for networks that a checkpoint fills: the file or download that the encoder once came from is not needed again."""
-    networks = ("counter", "regressor", "detector", "localiser")
-    return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), weights="none") for name in networks})
 
 
 def to_json(config: RunConfig) -> str:

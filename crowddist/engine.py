@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from crowddist import checkpoint, storage
+from crowddist.averaging import WeightAverage
 from crowddist.data.mixing import MixedDataset
 from crowddist.data.stream import CropDataset, batches
 from crowddist.errors import InputError
@@ -118,9 +119,13 @@ def fit(
     method.start(stage, runtime)
     state = checkpoint.load_latest(folder)
     first_step, seconds_before = 0, 0.0
+    average = WeightAverage(method.networks(), engine.average_decay) if engine.average_decay else None
     if state is not None:
-        method.load_state_dict(state["method"])
+        networks = state["method"]["networks"]
+        method.load_state_dict({**state["method"], "networks": state["method"].get("unaveraged", networks)})
         first_step, seconds_before = state["step"], state["seconds"]
+        if average is not None:
+            average.load(networks)
     if data.density_limit is not None:
         method.limit_density(data.density_limit)
     loaders = {
@@ -137,6 +142,8 @@ def fit(
             runtime.at(step, "computing")
             with _precision(runtime.device, engine.precision):
                 scalars = method.step(step, parts)
+            if average is not None:
+                average.update(step)
             losses.append(float(scalars["loss"]))
             if not math.isfinite(losses[-1]):
                 keys = ", ".join(key for part in parts.values() for key in part.keys)
@@ -147,17 +154,27 @@ def fit(
                 runtime.at(step, "writing a checkpoint")
                 if runtime.rank == 0:
                     seconds = seconds_before + time.time() - started
-                    content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": method.state_dict(stage.trains)}
+                    content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": _method_state(method, stage, average)}
                     saver.save(step + 1, {**content, "config": record, "seconds": seconds}, loss=math.fsum(losses) / len(losses))
                 losses.clear()
                 runtime.report(step + 1, curve.newest)
                 if stopping:
                     break
         saver.wait()
+    if average is not None and first_step < stage.steps:
+        average.apply()  # what the next stage begins with is what this one is judged by
     if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
         storage.write_json(storage.join(data.folder, DONE), {**done, "seconds": round(seconds_before + time.time() - started, 1)})
     return not stopping
+
+
+def _method_state(method: Method, stage: Stage, average: WeightAverage | None) -> dict[str, Any]:
+    """What a checkpoint holds of a method: `networks` are those that count, and `unaveraged`, where they differ, those that training goes on with."""
+    state = method.state_dict(stage.trains)
+    if average is None:
+        return state
+    return {**state, "networks": {name: average.values[name] for name in state["networks"]}, "unaveraged": state["networks"]}
 
 
 def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfig, seed: int, first_step: int) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from crowddist.config import RunConfig, from_json, to_json, without_weights
+from crowddist.config import RunConfig, from_json, to_json
 from crowddist.engine import LocalRuntime, StageData, default_device, fit_stages, is_begun
 from crowddist.errors import InputError
 from crowddist.process import keep_freed_memory
@@ -236,7 +236,7 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
     begun = stages[0].initial or is_begun(stages[0].folder)
     try:
         fit_stages(
-            lambda: build_method(without_weights(config) if begun else config),
+            lambda: build_method(config, weights="none" if begun else "all"),
             stages,
             runtime,
             engine=config.engine,

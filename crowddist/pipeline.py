@@ -15,7 +15,7 @@ from crowddist import checkpoint, storage, tracking
 from crowddist.claim import CONFIG, RESULT, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
 from crowddist.closing import round_note, run_note
 from crowddist.comparison import IMAGES
-from crowddist.config import RunConfig, without_weights
+from crowddist.config import RunConfig
 from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
@@ -108,7 +108,7 @@ def adapt(
 
 def _method(config: RunConfig, *, begun: bool) -> Method:
     """The method. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
-    return build_method(without_weights(config) if begun else config)
+    return build_method(config, weights="none" if begun else "all")
 
 
 def _tracked(config: RunConfig, folder: str, tracker: Tracker) -> AbstractContextManager[Tracker]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from crowddist import checkpoint
-from crowddist.config import RunConfig, from_json, without_weights
+from crowddist.config import RunConfig, from_json
 from crowddist.data.sample import Part, Seen
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
@@ -245,6 +245,6 @@ def load_method(config: RunConfig, content: dict) -> Method:
     """The method of a configuration with the weights of a checkpoint's content."""
     if content["method"].get("trained"):
         raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that result.json names")
-    method = build_method(without_weights(config))
+    method = build_method(config, weights="none")
     method.load_state_dict(content["method"], optimizers=False)
     return method

@@ -236,17 +236,12 @@ def weights_rows(config: RunConfig, where: str) -> list[Row]:
 
 def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
     """Builds the networks, with weights from files where `load`, and none are downloaded. Returns also the roles whose images must have masks."""
-    from crowddist.config import without_weights
     from crowddist.methods.table import build_method  # imports torch
 
     masked: set[str] = set()
 
     def build() -> str:
-        bare, changed = without_weights(config), {}
-        for network in NETWORKS.get(config.method, ("counter",)) if load else ():
-            if getattr(config, network).weights != "imagenet":
-                changed[network] = getattr(config, network)
-        plan = build_method(replace(bare, **changed)).plan()
+        plan = build_method(config, weights="files" if load else "none").plan()
         masked.update(stream.data for stage in plan for stream in stage.streams.values() if stream.masks)
         return f"{config.method} has {len(plan)} stages"
 

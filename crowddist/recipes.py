@@ -315,7 +315,7 @@ def _icassp(recipe: str, target: str, evaluation: str, rule: str) -> RunConfig:
         source="gcc:$CROWDDIST_DATA/gcc",
         target=target,
         evaluation=evaluation,
-        counter=CounterConfig(backbone="vgg16_bn_stride16", decoder="upsampling", weights="imagenet", ensemble="none", orientation=False),
+        counter=CounterConfig(backbone="vgg16_bn", decoder="upsampling", weights="imagenet", ensemble="none", orientation=False),
         stream=StreamConfig(
             image_size=1024, crop_size=512, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, soft_share=0.0, scenes=rule
         ),

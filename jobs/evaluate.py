@@ -46,7 +46,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Counts every image once and writes the metrics."""
-    from crowddist import checkpoint, storage
+    from crowddist import storage
 
     if arguments.report:
         from crowddist.page import write_report
@@ -59,10 +59,11 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.prepare import prepare
     from crowddist.data.shards import ShardReader
     from crowddist.engine import default_device
+    from crowddist.finished_run import find_checkpoint
     from crowddist.evaluate import evaluate_data, image_rows, summarise
     from crowddist.predictor import Predictor
 
-    url = checkpoint.find(arguments.checkpoint)
+    url = find_checkpoint(arguments.checkpoint)
     predictor = Predictor.from_checkpoint(
         url,
         image_size=None if arguments.image_size < 0 else arguments.image_size,

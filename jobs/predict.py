@@ -32,13 +32,13 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Counts every image and says where the results lie."""
-    from crowddist import checkpoint
+    from crowddist.finished_run import find_checkpoint
     from crowddist.engine import default_device
     from crowddist.predict import predict_files
     from crowddist.predictor import Predictor
 
     predictor = Predictor.from_checkpoint(
-        checkpoint.find(arguments.checkpoint),
+        find_checkpoint(arguments.checkpoint),
         image_size=None if arguments.image_size < 0 else arguments.image_size,
         device=default_device(),
     )

@@ -56,7 +56,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Predicts once, tries the thresholds, and writes and prints how they compare."""
     from crowddist import storage
-    from crowddist.checkpoint import find
+    from crowddist.finished_run import find_checkpoint
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.distributed.choice import make_launcher
@@ -66,7 +66,7 @@ def main(arguments: Arguments) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    checkpoint = find(arguments.checkpoint)
+    checkpoint = find_checkpoint(arguments.checkpoint)
     config = recorded_config(checkpoint)  # a slip of the pen, before the long work
     plan = make_plan(config, arguments.algorithm, arguments.trials)
     target = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)

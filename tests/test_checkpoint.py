@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from crowddist import checkpoint, storage
+from crowddist.finished_run import find_checkpoint
 from crowddist.errors import InputError
 
 
@@ -27,9 +28,9 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 def test_a_run_is_found_where_it_lies_now(tmp_path: Path) -> None:
     run = tmp_path / "elsewhere"
     url = checkpoint.save((run / "labels-1" / "checkpoints").as_uri(), 7, content(2.5))
-    assert checkpoint.find(url) == url and checkpoint.find(url.removeprefix("file://")) == url
+    assert find_checkpoint(url) == url and find_checkpoint(url.removeprefix("file://")) == url
     storage.write_json((run / "result.json").as_uri(), {"run": "mine", "checkpoint": "s3://bucket/runs/mine/labels-1/checkpoints/step-000007.pt"})
-    assert checkpoint.find(run) == url
+    assert find_checkpoint(run) == url
 
 
 @pytest.mark.parametrize("result", [None, {}, [], {"run": "mine", "checkpoint": None}, {"run": "mine", "checkpoint": "s3://runs/mine/../other/x.pt"}])
@@ -37,7 +38,7 @@ def test_a_folder_without_a_result_is_no_run(tmp_path: Path, result: object) -> 
     if result is not None:
         storage.write_json((tmp_path / "result.json").as_uri(), result)
     with pytest.raises(InputError, match=r"is not the folder of a run that has ended"):
-        checkpoint.find(tmp_path)
+        find_checkpoint(tmp_path)
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:

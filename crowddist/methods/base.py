@@ -13,6 +13,7 @@ import torch
 
 from crowddist.data.sample import Verdict
 from crowddist.data.stream import STRIDE
+from crowddist.models.backbones.encoder import frozen_parameters, pretrained_parameters
 from crowddist.ops.peaks import density_points
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Prediction, Seen
+    from crowddist.methods.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +300,26 @@ def _anneal(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(share, 1)))
 
 
+def make_optimizer(
+    network: nn.Module, parameters: list[nn.Parameter], train: TrainConfig, *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
+    """AdamW for some of a network's parameters, which are no longer frozen, but for those that keep the weights they came with.
+
+    Those with pretrained weights are a group of their own, which learns more slowly. `set_learning_rate` sets the rates.
+    """
+    frozen = frozen_parameters(network)
+    parameters = [parameter for parameter in parameters if parameter not in frozen]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    pretrained = pretrained_parameters(network) if train.pretrained_share < 1 else set()
+    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in parameters if parameter not in pretrained], "share": 1.0}]
+    slow = [parameter for parameter in parameters if parameter in pretrained]
+    if slow:
+        groups.append({"params": slow, "share": train.pretrained_share})
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=weight_decay)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all parameter groups."""
+    """Sets the rate of all parameter groups, of each to its share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)

@@ -12,7 +12,7 @@ from torch import nn
 
 from crowddist.data.sample import Part, Prediction, Verdict
 from crowddist.data.stream import cell_density
-from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, set_learning_rate
+from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, make_optimizer, set_learning_rate
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
 from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, log_sizes, read_heads
 from crowddist.models.detector import build_detector
@@ -134,8 +134,6 @@ class BiKnowledge(Method):
             trained = self.regressor.last_two_layers()
         for parameter in self._networks.parameters():
             parameter.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
         rates = {
             ("regressor", False): settings.regressor_rate,
             ("regressor", True): settings.regressor_cycle_rate,
@@ -152,7 +150,7 @@ class BiKnowledge(Method):
         self._stage, self._network = stage, network
         peak = rates[stage.trains, adapts]
         self._schedule = Constant(peak) if settings.schedule == "constant" else OneCycle(peak, stage.steps)
-        self._optimizer = torch.optim.AdamW(trained, lr=self._schedule.peak, weight_decay=self.config.train.weight_decay)
+        self._optimizer = make_optimizer(network, trained, self.config.train, weight_decay=self.config.train.weight_decay)
         self._objective = runtime.wrap(objectives[stage.trains]())
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:

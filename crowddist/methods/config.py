@@ -31,7 +31,9 @@ class TrainConfig:
     batch_size: int = 8
     """Source crops of a step, over all workers."""
     learning_rate: float = 2e-3
-    """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet-101: 1e-4)."""
+    """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet: 1e-4)."""
+    pretrained_share: float = 1.0
+    """What part of the learning rate the layers with pretrained weights learn at, above 0 to 1; of every network of the method."""
     weight_decay: float = 5e-4
     """AdamW's weight decay."""
     cell_error: Literal["poisson", "squared"] = "poisson"
@@ -43,6 +45,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        if not 0 < self.pretrained_share <= 1:
+            raise InputError(f"pretrained_share lies in (0, 1], got {self.pretrained_share}")
         _not_negative(weight_decay=self.weight_decay, block_weight=self.block_weight)
 
 

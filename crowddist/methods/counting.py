@@ -13,7 +13,7 @@ from torch import nn
 
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
-from crowddist.methods.base import Method, OneCycle, Runtime, Schedule, Stage, Stream, set_learning_rate
+from crowddist.methods.base import Method, OneCycle, Runtime, Schedule, Stage, Stream, make_optimizer, set_learning_rate
 from crowddist.models.ensemble import build_networks
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.selection import keep_most_certain
@@ -138,11 +138,9 @@ class CountingMethod(Method):
         self.networks().requires_grad_(False).to(runtime.device)
         self._optimizers, self._schedules = {}, {}
         for name, trained in self.trained(stage).items():
-            for parameter in trained.parameters:
-                parameter.requires_grad_(True)
             self._schedules[name] = trained.schedule
-            self._optimizers[name] = torch.optim.AdamW(
-                trained.parameters, lr=trained.schedule.at(0), betas=trained.betas, weight_decay=trained.weight_decay
+            self._optimizers[name] = make_optimizer(
+                self.networks(), trained.parameters, self.config.train, weight_decay=trained.weight_decay, betas=trained.betas
             )
         self._objective = runtime.wrap(self.objective(stage))
         self._stage = stage

@@ -12,6 +12,7 @@ from crowddist.errors import InputError
 from crowddist.methods.base import Constant
 from crowddist.methods.counting import Trained
 from crowddist.methods.terms import adversarial_terms, background_loss, person_mask_loss
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.discriminator import build_discriminator
 from crowddist.models.pyramid import build_pyramid_head
 from crowddist.models.segmenter import Segmenter, build_segmenter, mask_cells
@@ -41,9 +42,9 @@ class Semantics(nn.Module):
         self.settings = config.semantic_consistency
         if config.counter.ensemble == "deep":
             raise InputError(f"{config.method} aligns the features of one encoder: set counter.ensemble to masksembles, dropout or none")
-        compact, stride = config.counter.backbone == "compact", counter.encoder.stride
-        self.head = build_pyramid_head(counter.encoder.channels, compact=compact)
-        self.discriminator = build_discriminator(counter.encoder.channels, compact=compact)
+        heads, stride = BACKBONES[config.counter.backbone].heads, counter.encoder.stride
+        self.head = build_pyramid_head(counter.encoder.channels, heads)
+        self.discriminator = build_discriminator(counter.encoder.channels, heads)
         self.segmenter = build_segmenter(config.counter) if self.settings.target_masks == "made" else None
         self.stride = stride
         least = self.discriminator.least_cells * stride

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.methods.base import Method
+    from crowddist.models.weights import Loaded
 
 
-def build_method(config: RunConfig) -> Method:
-    """The method that a run's configuration names, with fresh networks."""
+def build_method(config: RunConfig, *, weights: Loaded = "all") -> Method:
+    """The method that a run's configuration names, with fresh networks.
+
+    Args:
+        weights: which of the weights that the networks start from are loaded; "none" for networks that a checkpoint fills.
+
+    Raises:
+        InputError, FileNotFoundError: weights that cannot be had, or belong to other networks.
+    """
+    from crowddist.models.weights import loading
+
     from crowddist.methods.bi_knowledge import BiKnowledge
     from crowddist.methods.combined import Combined
     from crowddist.methods.self_supervision import SelfSupervision
@@ -29,4 +39,5 @@ def build_method(config: RunConfig) -> Method:
         "combined": Combined,
         "supervised": Supervised,
     }
-    return methods[config.method](config)
+    with loading(weights):
+        return methods[config.method](config)

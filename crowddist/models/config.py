@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from crowddist.errors import InputError
+from crowddist.models.backbones.base import Use
+from crowddist.models.backbones.table import BACKBONES, names_for
 
-Backbone = Literal["compact", "vgg16", "vgg16_bn", "vgg16_bn_stride16", "resnet101"]
+if TYPE_CHECKING:
+    CounterBackbone = RegressorBackbone = DetectorBackbone = LocaliserBackbone = str
+else:  # the choices that --help shows
+    CounterBackbone = Literal[names_for("counter")]
+    RegressorBackbone = Literal[names_for("regressor")]
+    DetectorBackbone = Literal[names_for("detector")]
+    LocaliserBackbone = Literal[names_for("localiser")]
 DecoderName = Literal["usual", "upsampling", "upsampling_large"]
-RegressorBackbone = Literal["compact", "vgg16"]
-DetectorBackbone = Literal["compact", "resnet50"]
-LocaliserBackbone = Literal["compact", "vgg16"]
 TranslatorBackbone = Literal["compact", "published"]
 Ensemble = Literal["masksembles", "dropout", "deep", "none"]
 
@@ -20,13 +25,15 @@ Ensemble = Literal["masksembles", "dropout", "deep", "none"]
 class CounterConfig:
     """The counter's networks; equal configs and equal checkpoints give equal counters."""
 
-    backbone: Backbone = "compact"
-    """The encoder. `compact` is small and trained from scratch on a CPU; the others are torchvision's, with the published decoder."""
+    backbone: CounterBackbone = "compact"
+    """The encoder. The efficientnet ones are for a CPU, VGG and ResNet, with the published decoder, for a GPU; `compact` has no weights."""
     decoder: DecoderName = "usual"
-    """What turns features into density: `usual` is that of CVPR 2022 (small behind `compact`), `upsampling` that of ICASSP 2020 as printed, whose
-    cells are pixels behind `vgg16_bn_stride16`, and `upsampling_large` the same with the kernels of its authors' later code."""
+    """What turns features into density: `usual` is that of CVPR 2022 (small behind encoders for a CPU), `upsampling` that of ICASSP 2020 as
+    printed, behind features of stride 16, so that its cells are pixels, and `upsampling_large` the same with the kernels of its authors' later
+    code."""
     weights: str = "none"
-    """The encoder's weights: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+    """What it starts from: `none` (random), `imagenet` (of an installed package, torch's cache or a download), or a path or URL of a file of the
+    encoder's weights, or of a run's folder or checkpoint, whose whole counter is taken."""
     ensemble: Ensemble = "masksembles"
     """What the members of the ensemble are: fixed masks over the channels, fixed dropouts, networks of their own (`deep`), or one network alone."""
     num_masks: int = 3
@@ -41,12 +48,9 @@ class CounterConfig:
     """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
 
     def __post_init__(self) -> None:
-        _check_backbone("counter", self.backbone, self.weights, get_args(Backbone))
+        _check_backbone("counter", "upsampling" if self.upsamples else "counter", self.backbone, self.weights)
         _choice("counter ensemble", self.ensemble, get_args(Ensemble))
         _choice("counter decoder", self.decoder, get_args(DecoderName))
-        if (self.backbone == "vgg16_bn_stride16") != (self.decoder != "usual"):
-            raise InputError(f"the counter's decoder {self.decoder} does not follow its backbone {self.backbone}: the upsampling ones belong to "
-                             f"vgg16_bn_stride16, the usual one to the others")
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
         if not 1.0 <= self.mask_scale < float("inf"):
@@ -55,6 +59,11 @@ class CounterConfig:
             raise InputError(f"counter mask_seed is {self.mask_seed}; it must not be negative")
         if not 0.0 < self.dropout < 1.0:
             raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no dropout")
+
+    @property
+    def upsamples(self) -> bool:
+        """Whether the decoder is one of ICASSP 2020, behind features of stride 16."""
+        return self.decoder != "usual"
 
     @property
     def num_members(self) -> int:
@@ -67,17 +76,17 @@ class RegressorConfig:
     """DSSINet, which regresses density (bi-knowledge transfer)."""
 
     backbone: RegressorBackbone = "compact"
-    """`vgg16` as published, one cell a pixel; `compact` is narrow, has cells of 2x2 px and is trained from scratch on a CPU."""
+    """`vgg16` as published, one cell a pixel; those for a CPU are narrow and have cells of 2x2 px."""
     weights: str = "none"
-    """Of VGG-16: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+    """What it starts from, as of the counter; from a run, its whole regressor."""
 
     def __post_init__(self) -> None:
-        _check_backbone("regressor", self.backbone, self.weights, get_args(RegressorBackbone))
+        _check_backbone("regressor", "regressor", self.backbone, self.weights)
 
     @property
     def output_stride(self) -> int:
         """Pixels of the image along a cell's side."""
-        return 1 if self.backbone == "vgg16" else 2
+        return BACKBONES[self.backbone].uses["regressor"].strides[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +94,12 @@ class DetectorConfig:
     """CSP, which detects heads by centre and scale (bi-knowledge transfer)."""
 
     backbone: DetectorBackbone = "compact"
-    """`resnet50` as published; `compact` is small and trained from scratch on a CPU."""
+    """`resnet50` as published; the efficientnet ones and `compact` are for a CPU."""
     weights: str = "none"
-    """`none` (random); a run's checkpoint, whose detector to start from, e.g. after boxes; of ResNet-50 also `imagenet` (torchvision's
-    download), or the path or URL of a state_dict file."""
+    """What it starts from, as of the counter; from a run, its whole detector, e.g. one that was trained on boxes."""
 
     def __post_init__(self) -> None:
-        _check_backbone("detector", self.backbone, self.weights, get_args(DetectorBackbone))
+        _check_backbone("detector", "detector", self.backbone, self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +109,10 @@ class LocaliserConfig:
     backbone: LocaliserBackbone = "compact"
     """`vgg16`: a dilated VGG-16 encoder as published; `compact`: the same blocks, an eighth as wide."""
     weights: str = "none"
-    """Of VGG-16: `none` (random), `imagenet` (torchvision's download), or the path or URL of a state_dict file."""
+    """What it starts from, as of the counter; from a run, its whole localiser."""
 
     def __post_init__(self) -> None:
-        _check_backbone("localiser", self.backbone, self.weights, get_args(LocaliserBackbone))
+        _check_backbone("localiser", "localiser", self.backbone, self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +127,13 @@ class TranslatorConfig:
         _choice("translator backbone", self.backbone, get_args(TranslatorBackbone))
 
 
-def _check_backbone(network: str, backbone: str, weights: str, backbones: tuple[str, ...]) -> None:
-    _choice(f"{network} backbone", backbone, backbones)
+def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
+    _choice(f"{network} backbone", backbone, names_for(use))
     if not weights:
-        raise InputError(f"{network} weights are empty; give none, imagenet, or the path or URL of a state_dict file")
-    # Of the compact networks, the counter's encoder and the detector are read from a file.
-    if backbone == "compact" and (weights == "imagenet" or network not in ("counter", "detector")) and weights != "none":
-        others = " or ".join(name for name in backbones if name != "compact")
-        raise InputError(f"the compact {network} takes no weights {weights}; use weights none, or backbone {others}")
+        raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or of a run")
+    if weights == "imagenet" and BACKBONES[backbone].weights is None:
+        others = ", ".join(name for name in names_for(use) if BACKBONES[name].weights)
+        raise InputError(f"the {network} backbone {backbone} has no imagenet weights; use weights none, or one of the backbones {others}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor, nn
 
-from crowddist.models.initialisation import init_normal
+from crowddist.models.backbones.base import HeadWidth
+from crowddist.models.initialisation import fill_bias, init_kaiming, init_normal
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.spatial import SpatialEncoder
 
@@ -17,11 +18,11 @@ UPSAMPLING_TRUNK = 256  # ours
 UPSAMPLING_WIDTHS = (128, 64, 32)  # ours: the paper shows a chain and prints no widths.
 UPSAMPLING_KERNELS = (3, 3, 3, 3)  # P: each 3x3 convolution is followed by an upsampling.
 LARGE_KERNELS = (9, 7, 5, 3)  # C: of the authors' later code, behind a 1x1 convolution.
-COMPACT_TRUNK = 96  # ours
-COMPACT_WIDTHS = (96, 64)  # ours
-COMPACT_ORIENTATION = (64, 64, 32)  # ours
+SMALL_TRUNK = 96  # ours
+SMALL_WIDTHS = (96, 64)  # ours
+SMALL_ORIENTATION = (64, 64, 32)  # ours
 UPSAMPLING = 2 ** len(UPSAMPLING_KERNELS)
-DILATION = 2  # C; taken over by the compact decoder.
+DILATION = 2  # C; taken over by the small decoder.
 INITIAL_DENSITY = 0.05  # ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
 ORIENTATION_GRID = (8, 4)  # ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
 
@@ -53,7 +54,7 @@ def published_decoder(in_channels: int) -> Decoder:
     decoder = Decoder(trunk, nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU()), channels=PUBLISHED_TRUNK)
     init_normal(decoder)
     # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no gradient.
-    _fill_bias(density, INITIAL_DENSITY)
+    fill_bias(density, INITIAL_DENSITY)
     return decoder
 
 
@@ -75,22 +76,22 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
     density = nn.Conv2d(channels, 1, 1)
     decoder = Decoder(trunk, nn.Sequential(*layers, density, nn.ReLU()), channels=UPSAMPLING_TRUNK, upsampling=UPSAMPLING)
     init_normal(decoder)
-    _fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
+    fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
     return decoder
 
 
-def compact_decoder(in_channels: int) -> Decoder:
+def small_decoder(in_channels: int) -> Decoder:
     """A small decoder to train from scratch: three dilated convolutions with batch normalisation, 1x1, softplus (ours)."""
-    trunk = nn.Sequential(*_dilated_norm(in_channels, COMPACT_TRUNK))
+    trunk = nn.Sequential(*_dilated_norm(in_channels, SMALL_TRUNK))
     layers: list[nn.Module] = []
-    channels = COMPACT_TRUNK
-    for width in COMPACT_WIDTHS:
+    channels = SMALL_TRUNK
+    for width in SMALL_WIDTHS:
         layers += _dilated_norm(channels, width)
         channels = width
     # Weights stay as torch draws them: behind a last layer of N(0, 0.01), as published, the others learn no places for hundreds of steps.
     density = nn.Conv2d(channels, 1, 1)
-    _fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
-    return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=COMPACT_TRUNK)
+    fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
+    return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=SMALL_TRUNK)
 
 
 class OrientationHead(nn.Module):
@@ -115,13 +116,15 @@ class OrientationHead(nn.Module):
         return self.linear(self.pool(self.convolutions(features)).flatten(1))
 
 
+def build_orientation_head(in_channels: int, heads: HeadWidth) -> OrientationHead:
+    """The head behind an encoder of that many channels, with random weights from torch's own generator."""
+    head = OrientationHead(in_channels, SMALL_ORIENTATION if heads == "small" else PUBLISHED_ORIENTATION)
+    (init_kaiming if heads == "small" else init_normal)(head)
+    return head
+
+
 def _doubled() -> nn.Upsample:
     return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def _fill_bias(layer: nn.Conv2d, value: float) -> None:
-    assert layer.bias is not None  # a convolution with a bias, by the caller
-    nn.init.constant_(layer.bias, value)
 
 
 def _dilated(in_channels: int, width: int, bias: bool = True) -> nn.Conv2d:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from crowddist.models.backbones.base import HeadWidth
 from crowddist.models.initialisation import init_kaiming
 
 KERNEL, STRIDE, SLOPE = 4, 2, 0.2  # P: 4x4, stride 2; C: leaky ReLU 0.2, padding 1 (AdaptSegNet).
 PUBLISHED_WIDTHS = (64, 128, 256)  # C: before the last convolution, which gives the logit: four in all, as printed.
-COMPACT_WIDTHS = (32, 64)  # ours: three in all, so that crops of 64 px will do.
+SMALL_WIDTHS = (32, 64)  # ours: three in all, so that crops of 64 px will do.
 
 
 class FeatureDiscriminator(nn.Module):
@@ -40,6 +41,6 @@ class FeatureDiscriminator(nn.Module):
         return self.layers(features)
 
 
-def build_discriminator(in_channels: int, *, compact: bool) -> FeatureDiscriminator:
+def build_discriminator(in_channels: int, heads: HeadWidth) -> FeatureDiscriminator:
     """The discriminator of features of that many channels."""
-    return FeatureDiscriminator(in_channels, COMPACT_WIDTHS if compact else PUBLISHED_WIDTHS)
+    return FeatureDiscriminator(in_channels, SMALL_WIDTHS if heads == "small" else PUBLISHED_WIDTHS)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crowddist.models.backbones.base import HeadWidth
+from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import RegressorConfig
-from crowddist.models.initialisation import NORMAL_STD, init_normal
-from crowddist.models.norm import SyncBatchNorm2d
-from crowddist.models.normalise import Normalise
-from crowddist.models.vgg import VGG_WIDTHS, vgg_convolutions
+from crowddist.models.initialisation import NORMAL_STD, fill_bias, init_normal
+from crowddist.models.weights import load_start
 
 PYRAMID = (2.0, 1.0, 0.5)  # P: the sizes of the image; C: resized bilinearly.
 NUM_LEVELS = 4  # C: conv1_2, conv2_2, conv3_3 and conv4_3 of VGG-16.
 NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2  # resolutions at which features of several sizes meet, and the coarsest: five decoders.
 MEAN_FIELD_STEPS = 2  # C
-HIDDEN = 128  # C: between the two convolutions of a decoder.
-COMPACT_WIDTHS = (16, 32, 64, 96)  # ours
-COMPACT_HIDDEN = 32  # ours
-COMPACT_STRIDE = 2  # ours: a stem of stride 2, where VGG-16 begins with every pixel.
+HIDDEN: dict[HeadWidth, int] = {"published": 128, "small": 32}
+"""Channels between the two convolutions of a decoder; C, and ours."""
 INITIAL_DENSITY = 0.05 / 64  # ours, persons per px, as the counters of `models.decoder` begin.
 
 
@@ -39,19 +39,15 @@ class Dssinet(nn.Module):
     cells and holds persons per cell; its sum is the count.
 
     Args:
-        blocks: `NUM_LEVELS` modules; each halves the resolution of its input, but for the first, which divides it by `output_stride`.
+        encoder: of `NUM_LEVELS` levels; each halves the resolution of its input, but for the first, which divides it by the output stride.
             They are called with (features, index of the size in `PYRAMID`) and give features that nothing has activated yet.
-        widths: of the blocks.
         hidden: channels between the convolutions of a decoder.
-        output_stride: pixels of the image along a cell's side.
         activation: of the final density: it must not be negative.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], *, widths: Sequence[int], hidden: int, output_stride: int, activation: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, *, hidden: int, activation: nn.Module) -> None:
         super().__init__()
-        self.output_stride = output_stride
-        self.normalise = Normalise()
-        self.blocks = nn.ModuleList(blocks)
+        self.encoder, self.output_stride, widths = encoder, encoder.stride, encoder.widths
         meeting = [[widths[level] for _, level in _members(place)] for place in range(NUM_DENSITIES)]
         self.messages = nn.ModuleList([MessagePassing(channels) if len(channels) > 1 else nn.ReLU() for channels in meeting])
         self.decoders = nn.ModuleList([nn.Sequential(nn.Conv2d(sum(channels), hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, 1, 3, padding=1))
@@ -59,6 +55,7 @@ class Dssinet(nn.Module):
         self.corrections = nn.ModuleList([nn.Conv2d(1, 1, 3, padding=1) for _ in range(NUM_DENSITIES - 1)])
         self.density_activation = nn.PReLU()
         self.activation = activation
+        self.register_load_state_dict_pre_hook(_former_names)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images in [0, 1] -> (N, 1, ceil(H / stride), ceil(W / stride)) persons per cell, not negative.
@@ -67,13 +64,14 @@ class Dssinet(nn.Module):
             ValueError: `images` is not a batch of RGB images.
         """
         height, width = images.shape[-2:]
-        padded = self.normalise(images, self.output_stride * 2 ** (NUM_DENSITIES - 1))
+        blocks = self.encoder.levels
+        padded = self.encoder.normalise(images, self.output_stride * 2 ** (NUM_DENSITIES - 1))
         features = [padded if size == 1 else _resized(padded, size) for size in PYRAMID]
-        features[0] = functional.relu(self.blocks[0](features[0], 0))  # the finest has no other to hear
+        features[0] = functional.relu(blocks[0](features[0], 0))  # the finest has no other to hear
         gathered = []
         for place in range(NUM_DENSITIES):
             members = _members(place)
-            spoken = [self.blocks[level](features[size], size) for size, level in members]
+            spoken = [blocks[level](features[size], size) for size, level in members]
             heard = self.messages[place](spoken) if len(members) > 1 else [self.messages[place](spoken[0])]
             for (size, _), one in zip(members, heard, strict=True):
                 features[size] = one
@@ -113,67 +111,28 @@ class MessagePassing(nn.Module):
         return hidden
 
 
-class VggBlock(nn.Module):
-    """One block of VGG-16 without its last activation; the same for all sizes of the image."""
-
-    def __init__(self, convolutions: Sequence[nn.Conv2d], *, pool: bool) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.MaxPool2d(2)] if pool else []
-        for index, convolution in enumerate(convolutions):
-            layers += [nn.PReLU()] if index else []  # C: its VGG has PReLUs.
-            layers.append(convolution)
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, features: Tensor, size: int) -> Tensor:
-        """See `Dssinet`."""
-        del size
-        return self.layers(features)
-
-
-class CompactBlock(nn.Module):
-    """Two 3x3 convolutions to train from scratch (ours); each size of the image has a normalisation of its own.
-
-    What is sharp at twice the size is soft at once, so the statistics of one size tell nothing of another's.
-    """
-
-    def __init__(self, in_channels: int, channels: int, *, stem: bool) -> None:
-        super().__init__()
-        first = nn.Conv2d(in_channels, channels, 5, stride=COMPACT_STRIDE, padding=2, bias=False)
-        self.pool = nn.Identity() if stem else nn.MaxPool2d(2)
-        self.first = first if stem else nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList([nn.ModuleList([SyncBatchNorm2d(channels) for _ in PYRAMID]) for _ in range(2)])
-
-    def forward(self, features: Tensor, size: int) -> Tensor:
-        """See `Dssinet`."""
-        first, second = self.norms
-        hidden = functional.relu(first[size](self.first(self.pool(features))))  # type: ignore[index]
-        return second[size](self.second(hidden))  # type: ignore[index]
-
-
 def build_dssinet(config: RegressorConfig) -> Dssinet:
     """The regressor that `config` describes; random weights come from torch's own generator.
 
     Raises:
         InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
     """
-    if config.backbone == "vgg16":
-        groups = vgg_convolutions(config.weights)
-        blocks: list[nn.Module] = [VggBlock(group, pool=index > 0) for index, group in enumerate(groups)]
-        network = Dssinet(blocks, widths=VGG_WIDTHS, hidden=HIDDEN, output_stride=1, activation=nn.ReLU())
+    backbone = BACKBONES[config.backbone]
+    published = backbone.heads == "published"
+    encoder = Encoder(backbone, "regressor", pretrained=config.weights != "none", joined=False)
+    network = Dssinet(encoder, hidden=HIDDEN[backbone.heads], activation=nn.ReLU() if published else nn.Softplus())
+    start = INITIAL_DENSITY * network.output_stride**2
+    if published:
         for part in (network.messages, network.decoders, network.corrections):
             init_normal(part)
         # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six, less than zero everywhere.
         for last in (network.decoders[0][-1], network.corrections[0]):  # type: ignore[index]
             nn.init.normal_(last.weight, std=NORMAL_STD * INITIAL_DENSITY)  # type: ignore[arg-type]
-        start = INITIAL_DENSITY
     else:
-        channels = (3, *COMPACT_WIDTHS)
-        blocks = [CompactBlock(channels[level], channels[level + 1], stem=level == 0) for level in range(NUM_LEVELS)]
-        network = Dssinet(blocks, widths=COMPACT_WIDTHS, hidden=COMPACT_HIDDEN, output_stride=COMPACT_STRIDE, activation=nn.Softplus())
-        start = math.log(math.expm1(INITIAL_DENSITY * COMPACT_STRIDE**2))
+        start = math.log(math.expm1(start))  # what softplus makes that density of
     # ours: with a bias of 0 a last ReLU may begin below zero everywhere, where it passes no gradient.
-    nn.init.constant_(network.decoders[0][-1].bias, start)  # type: ignore[index,arg-type]
+    fill_bias(network.decoders[0][-1], start)  # type: ignore[index]
+    load_start(network, encoder, name="regressor", weights=config.weights, backbone=backbone)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -184,3 +143,9 @@ def _members(place: int) -> list[tuple[int, int]]:
 
 def _resized(maps: Tensor, scale: float) -> Tensor:
     return functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Checkpoints of version 0.1 have the encoder's levels in the regressor itself, as blocks."""
+    for name in [name for name in state if name.startswith(f"{prefix}blocks.")]:
+        state[f"{prefix}encoder.levels.{name.removeprefix(f'{prefix}blocks.')}"] = state.pop(name)

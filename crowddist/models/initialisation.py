@@ -19,6 +19,12 @@ def init_kaiming(module: nn.Module) -> None:
     _init(module, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
 
 
+def fill_bias(layer: nn.Module, value: float) -> None:
+    """Sets the bias of a convolution that has one."""
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    nn.init.constant_(layer.bias, value)
+
+
 def _init(module: nn.Module, draw: Callable[[Tensor], Tensor]) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crowddist.models.backbones.compact import plain_block
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import LocaliserConfig
 from crowddist.models.initialisation import init_normal
-from crowddist.models.vgg import VGG_WIDTHS, vgg_convolutions
+from crowddist.models.weights import load_start
 
-COMPACT_WIDTHS = (8, 16, 32, 64)  # ours: an eighth of VGG's.
 DILATIONS = (2, 2, 2)  # C (CSRNet): the dilated convolutions behind VGG's ten; ours: three of its six.
 USUAL_PEAK = 0.01
 """Persons per px at the peak of a head of sigma 4 px; ours: densities are divided by it, as VGG expects numbers of about 1."""
@@ -33,7 +35,7 @@ class NestedUnet(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         depth = len(widths)
-        self.nodes = nn.ModuleDict({f"{row}_{column}": _convolutions(column * widths[row] + widths[row + 1], widths[row])
+        self.nodes = nn.ModuleDict({f"{row}_{column}": plain_block(column * widths[row] + widths[row + 1], widths[row])
                                     for column in range(1, depth) for row in range(depth - column)})
         self.answer = nn.Conv2d(widths[0], 1, 1)
 
@@ -60,33 +62,18 @@ def build_localiser(config: LocaliserConfig) -> NestedUnet:
     Raises:
         InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
     """
-    if config.backbone == "vgg16":
-        blocks = _vgg_blocks(config.weights)
-        network = NestedUnet(blocks, widths=VGG_WIDTHS)
+    backbone = BACKBONES[config.backbone]
+    features = backbone.uses["localiser"]
+    blocks = nn.ModuleList(features.build())
+    dilated = _dilated(features.channels[-1])
+    coarsest = nn.Sequential(OrderedDict([*blocks[-1].named_children(), (str(len(blocks[-1])), dilated)]))
+    network = NestedUnet([*blocks[:-1], coarsest], widths=features.channels)
+    if backbone.heads == "published":
         # P: what is not of VGG is drawn from N(0, 0.01).
-        for part in (network.nodes, network.answer, blocks[-1][-1]):
+        for part in (network.nodes, network.answer, dilated):
             init_normal(part)
-    else:
-        channels = (1, *COMPACT_WIDTHS)
-        blocks = [_convolutions(channels[level], channels[level + 1]) for level in range(len(COMPACT_WIDTHS))]
-        blocks[-1].append(_dilated(COMPACT_WIDTHS[-1]))
-        network = NestedUnet(blocks, widths=COMPACT_WIDTHS)
+    load_start(network, blocks, name="localiser", weights=config.weights, backbone=backbone)
     return network.to(memory_format=torch.channels_last)
-
-
-def _vgg_blocks(weights: str) -> list[nn.Sequential]:
-    groups = vgg_convolutions(weights)
-    first = groups[0][0]
-    grey = nn.Conv2d(1, first.out_channels, 3, padding=1)
-    with torch.no_grad():
-        # ours: the response to a grey image.
-        grey.weight.copy_(first.weight.sum(1, keepdim=True))
-        assert first.bias is not None and grey.bias is not None  # convolutions with a bias
-        grey.bias.copy_(first.bias)
-    groups[0][0] = grey
-    blocks = [nn.Sequential(*(layer for convolution in group for layer in (convolution, nn.ReLU(inplace=True)))) for group in groups]
-    blocks[-1].append(_dilated(VGG_WIDTHS[-1]))
-    return blocks
 
 
 def _dilated(channels: int) -> nn.Sequential:
@@ -94,8 +81,3 @@ def _dilated(channels: int) -> nn.Sequential:
     for dilation in DILATIONS:
         layers += [nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
-
-
-def _convolutions(in_channels: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True),
-                         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))

@@ -26,11 +26,11 @@ class SyncBatchNorm2d(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, epsilon: float = EPSILON) -> None:
         super().__init__()
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        self.channels = channels
+        self.channels, self.epsilon = channels, epsilon
         self.frozen = False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -39,14 +39,23 @@ class SyncBatchNorm2d(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape, normalised, scaled by `weight` and shifted by `bias`."""
-        batch_mode = self.training and not self.frozen
-        if batch_mode and _num_workers() > 1:
+        if self.uses_batch and _num_workers() > 1:
             # Sums over all workers' images need more digits than mixed precision's images have.
-            output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias)
+            output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias, self.epsilon)
             self.running_mean.lerp_(mean, MOMENTUM)
             self.running_var.lerp_(variance, MOMENTUM)
             return output.to(images.dtype)
-        return functional.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias, batch_mode, MOMENTUM, EPSILON)
+        return functional.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias, self.uses_batch, MOMENTUM, self.epsilon)
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the next batch is normalised by its own statistics, rather than by the running ones."""
+        return self.training and not self.frozen
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """(channels,) each: what the running statistics multiply images with and add to them."""
+        scale = self.weight * (self.running_var + self.epsilon).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
     def extra_repr(self) -> str:
         return str(self.channels)
@@ -56,10 +65,10 @@ class _SyncedNorm(torch.autograd.Function):
     """Batch normalisation over all workers' images -> (normalised images, mean, unbiased variance)."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         # On a CPU this takes a sixth of the time of torch.var_mean; what it normalises itself is thrown away.
-        _, own_mean, own_inverse = torch.native_batch_norm(images, None, None, None, None, True, 0.0, EPSILON)
-        own_mean, own_var = own_mean.double(), own_inverse.double() ** -2 - EPSILON
+        _, own_mean, own_inverse = torch.native_batch_norm(images, None, None, None, None, True, 0.0, epsilon)
+        own_mean, own_var = own_mean.double(), own_inverse.double() ** -2 - epsilon
         own_size = torch.full_like(own_mean[:1], images.numel() // images.shape[1])
         sums = torch.cat([own_size, own_size * own_mean, own_size * (own_var + own_mean**2)])
         torch.distributed.all_reduce(sums)
@@ -70,26 +79,27 @@ class _SyncedNorm(torch.autograd.Function):
         unbiased = (variance * size / (size - 1).clamp(min=1)).to(kind)
         mean, variance = mean.to(kind), variance.to(kind)
         ctx.save_for_backward(images, weight, mean, variance, size)
+        ctx.epsilon = epsilon
         ctx.mark_non_differentiable(mean, unbiased)
-        return functional.batch_norm(images, mean, variance, weight, bias, False, 0.0, EPSILON), mean, unbiased
+        return functional.batch_norm(images, mean, variance, weight, bias, False, 0.0, epsilon), mean, unbiased
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         images, weight, mean, variance, size = ctx.saved_tensors
         # With the statistics fixed: slope * weight / sd, and the sums over this worker's images.
         image_slope, weight_slope, bias_slope = torch.ops.aten.native_batch_norm_backward(
-            slope, images, weight, mean, variance, None, None, False, EPSILON, [True, True, True]
+            slope, images, weight, mean, variance, None, None, False, ctx.epsilon, [True, True, True]
         )
         sums = torch.cat([weight_slope, bias_slope])
         torch.distributed.all_reduce(sums)
         of_weight, of_bias = (sums / size).to(weight.dtype).chunk(2)
         # What all images owe to their moving the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd, linear in x.
-        inverse = (variance + EPSILON).rsqrt()
+        inverse = (variance + ctx.epsilon).rsqrt()
         rise = -weight * inverse.square() * of_weight
         level = -weight * inverse * of_bias - rise * mean
         channel = (slice(None), None, None)
         image_slope.addcmul_(images, rise[channel].to(images.dtype)).add_(level[channel].to(images.dtype))
-        return image_slope, weight_slope, bias_slope
+        return image_slope, weight_slope, bias_slope, None
 
 
 def _num_workers() -> int:
@@ -118,7 +128,7 @@ def sync_batch_norms(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm2d inside `module` by a SyncBatchNorm2d with the same weights and statistics; returns `module`."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            layer = SyncBatchNorm2d(child.num_features)
+            layer = SyncBatchNorm2d(child.num_features, child.eps)
             layer.load_state_dict({key: tensor for key, tensor in child.state_dict().items() if key != "num_batches_tracked"})
             setattr(module, name, layer)
         else:

@@ -6,20 +6,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # C: the ImageNet statistics of torchvision's weights.
-IMAGE_STD = (0.229, 0.224, 0.225)  # C
+from crowddist.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+
+Colour = tuple[float, float, float]
 
 
 class Normalise(nn.Module):
-    """Images in [0, 1] to zero mean and unit variance, padded at the right and the bottom."""
+    """Images in [0, 1] to about zero mean and unit variance, padded at the right and the bottom.
+
+    Args:
+        mean: of red, green and blue in [0, 1], as the network's pretrained weights expect them.
+        std: likewise their standard deviations.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Colour = IMAGENET_MEAN, std: Colour = IMAGENET_STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, multiple: int) -> Tensor:
         """(N, 3, H, W) images in [0, 1] -> the same, normalised, with sides that are multiples of `multiple`, channels last.

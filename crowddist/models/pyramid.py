@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crowddist.models.backbones.base import HeadWidth
 from crowddist.models.initialisation import init_kaiming
 
 POOL_SIZES = (1, 2, 4, 6)  # C: cells along a side of each level of the pyramid; PSPNet's own are 1, 2, 3, 6.
 PUBLISHED_WIDTH = 256  # C: channels after the fusion, of 512.
-COMPACT_WIDTH = 48  # ours
+SMALL_WIDTH = 48  # ours
 
 
 class PyramidHead(nn.Module):
@@ -38,6 +39,6 @@ class PyramidHead(nn.Module):
         return self.logit(functional.relu(self.fuse(torch.cat(parts, 1))))
 
 
-def build_pyramid_head(in_channels: int, *, compact: bool) -> PyramidHead:
+def build_pyramid_head(in_channels: int, heads: HeadWidth) -> PyramidHead:
     """The head behind an encoder of that many channels."""
-    return PyramidHead(in_channels, COMPACT_WIDTH if compact else PUBLISHED_WIDTH)
+    return PyramidHead(in_channels, SMALL_WIDTH if heads == "small" else PUBLISHED_WIDTH)

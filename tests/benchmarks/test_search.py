@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.config import RunConfig, without_weights
+from crowddist.config import RunConfig
 from crowddist.data.config import StreamConfig
 from crowddist.data.sample import Seen
 from crowddist.launcher import LocalLauncher
@@ -48,7 +48,7 @@ def crowd(method: Any, index: int) -> Seen:
 def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion: Any, goal: float) -> None:
     torch.manual_seed(0)
     compact = RunConfig(recipe="benchmark", source="source", target="target", method="bi_knowledge", launcher="local", stream=StreamConfig(image_size=960))
-    usual = compact if networks == "compact" else without_weights(mm2020_shb_to_sha())
+    usual = compact if networks == "compact" else mm2020_shb_to_sha()
     settings = replace(usual.bi_knowledge, fusion=fusion, boxes_steps=0, enlarge=1.0)
     config = replace(usual, stream=compact.stream, boxes="", bi_knowledge=settings)
     method, number = build_method(config), NUM_IMAGES if networks == "compact" else 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from crowddist.models.decoder import INITIAL_DENSITY, Decoder, OrientationHead, compact_decoder, published_decoder
+from crowddist.models.decoder import INITIAL_DENSITY, Decoder, OrientationHead, small_decoder, published_decoder
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.spatial import SpatialEncoder
@@ -27,14 +27,14 @@ def test_the_published_decoder() -> None:
     assert convolutions[0].weight.std().item() == pytest.approx(0.01, rel=0.02)
 
 
-def test_the_compact_decoder() -> None:
-    decoder = compact_decoder(96)
+def test_the_small_decoder() -> None:
+    decoder = small_decoder(96)
     assert _widths(decoder.trunk) == [96] and _widths(decoder.rest) == [96, 64, 1]
     assert isinstance(decoder.rest[-1], nn.Softplus)
     assert sum(isinstance(layer, SyncBatchNorm2d) for layer in decoder.modules()) == 3
 
 
-@pytest.mark.parametrize("build", [lambda: compact_decoder(32), lambda: published_decoder(32)])
+@pytest.mark.parametrize("build", [lambda: small_decoder(32), lambda: published_decoder(32)])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_first_density_is_small_and_alive(build: object, seed: int) -> None:
     torch.manual_seed(seed)

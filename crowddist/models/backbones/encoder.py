@@ -1,0 +1,114 @@
+"""Encoder: the layers of a backbone between the images and the features that a network needs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crowddist.models.backbones.base import Backbone, Use
+from crowddist.models.initialisation import init_kaiming
+from crowddist.models.norm import SyncBatchNorm2d
+from crowddist.models.normalise import Normalise
+
+PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
+
+
+class Encoder(nn.Module):
+    """Groups of layers, each of which takes what the one before gives, and a pyramid that joins their features where there are several.
+
+    Args:
+        backbone: row of the table.
+        use: which of its features.
+        pretrained: whether it starts from weights, whose statistics and first layers are then kept as the row says.
+        joined: whether features of several strides are to become one map; `forward` needs that.
+
+    Attributes:
+        stride: pixels of the image along a side of the cells of `forward`'s map.
+        channels: of that map.
+    """
+
+    def __init__(self, backbone: Backbone, use: Use, *, pretrained: bool = False, joined: bool = True) -> None:
+        super().__init__()
+        features = backbone.uses[use]
+        self.levels = nn.ModuleList(features.build())
+        self.strides, self.widths = features.strides, features.channels
+        self.pyramid = FeaturePyramid(features.channels, PYRAMID_CHANNELS) if joined and len(self.levels) > 1 else None
+        self.stride = features.strides[0]
+        self.channels = PYRAMID_CHANNELS if self.pyramid is not None else features.channels[-1]
+        self.normalise = Normalise(backbone.mean, backbone.std)
+        self.pretrained = pretrained
+        self.frozen_px = backbone.frozen_px if pretrained else 0
+        for layer in self.levels.modules():
+            if isinstance(layer, SyncBatchNorm2d):
+                layer.frozen = pretrained and backbone.keeps_statistics
+        self.register_load_state_dict_pre_hook(_former_names)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) images in [0, 1] -> what every group gives, of H and W padded at the right and the bottom to the coarsest stride.
+
+        Raises:
+            ValueError: `images` is not a batch of RGB images.
+        """
+        current, found = self.normalise(images, max(self.strides)), []
+        for level in self.levels:
+            current = level(current)
+            found.append(current)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images in [0, 1], any size -> (N, channels, ceil(H / stride), ceil(W / stride)) features. Raises: as `features`."""
+        found = self.features(images)
+        joined = found[-1] if self.pyramid is None else self.pyramid(found)
+        rows, columns = (-(-side // self.stride) for side in images.shape[-2:])
+        return joined[..., :rows, :columns]
+
+
+class FeaturePyramid(nn.Module):
+    """Features of several strides joined at the finest: a 1x1 convolution of each level, plus twice as large what the coarser ones give.
+
+    Source: Lin et al., CVPR 2017 (FPN), without the 3x3 convolutions behind the sums: a decoder follows (ours).
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList([nn.Conv2d(number, width, 1) for number in channels])
+        init_kaiming(self)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Features from fine to coarse, each of half the size of the one before -> (N, width, h, w) of the finest's size."""
+        levels = [lateral(level) for lateral, level in zip(self.laterals, features, strict=True)]
+        joined = levels.pop()
+        while levels:
+            joined = levels.pop() + functional.interpolate(joined, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return joined
+
+
+class SharedLevel(nn.Sequential):
+    """A group of layers for images of several sizes, which are all treated alike."""
+
+    def forward(self, features: Tensor, size: int) -> Tensor:
+        """(N, C, h, w) features of an image and the index of its size -> features of the group."""
+        del size
+        return super().forward(features)
+
+
+def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
+    """The parameters of the levels of all encoders inside that started from weights."""
+    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
+    return {parameter for encoder in encoders for parameter in encoder.levels.parameters()}
+
+
+def frozen_parameters(network: nn.Module) -> set[nn.Parameter]:
+    """Those of them that are never trained: of layers with a `stride_px` of at most what the backbone's row says."""
+    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.frozen_px]
+    layers = [layer for encoder in encoders for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= encoder.frozen_px]
+    return {parameter for layer in layers for parameter in layer.parameters()}
+
+
+def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Checkpoints of version 0.1 call the only group `layers`."""
+    for name in [name for name in state if name.startswith(f"{prefix}layers.")]:
+        state[f"{prefix}levels.0.{name.removeprefix(f'{prefix}layers.')}"] = state.pop(name)

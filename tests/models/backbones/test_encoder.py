@@ -1,0 +1,127 @@
+"""Every row of the table says what its layers give, and the encoder hands it on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from crowddist.models.backbones.base import Backbone, Use
+from crowddist.models.backbones.encoder import Encoder, FeaturePyramid, pretrained_parameters
+from crowddist.models.backbones.table import BACKBONES, names_for
+from crowddist.models.norm import SyncBatchNorm2d
+
+ENCODERS: list[tuple[str, Use]] = [
+    (name, use) for name, row in BACKBONES.items() for use in row.uses if use in ("counter", "upsampling", "detector")
+]
+# Convolutions of the counter's: stem + 5; the first ten; the same; stem, and 3 + 4 + 23 blocks of 3, with 3 shortcuts.
+CONVOLUTIONS = {"compact": 6, "vgg16": 10, "vgg16_bn": 10, "resnet50": 1 + 3 * 13 + 3, "resnet101": 1 + 3 * 30 + 3}
+
+
+def _encoder(name: str, use: Use = "counter", **options: bool) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(BACKBONES[name], use, **options).eval()
+
+
+@pytest.mark.parametrize(("name", "use"), ENCODERS)
+def test_strides_and_channels_are_those_of_the_table(name: str, use: Use) -> None:
+    encoder, row = _encoder(name, use, joined=False), BACKBONES[name].uses[use]
+    with torch.no_grad():
+        found = encoder.features(torch.rand(1, 3, 64, 96))
+    assert [level.shape[1:] for level in found] == [
+        (channels, 64 // stride, 96 // stride) for channels, stride in zip(row.channels, row.strides, strict=True)
+    ]
+    assert all(level.isfinite().all() and level.std() > 1e-3 for level in found)
+
+
+@pytest.mark.parametrize("name", names_for("counter"))
+@pytest.mark.parametrize("size", [(64, 40), (33, 41), (1, 1)])
+def test_one_map_of_the_finest_stride_for_images_of_any_size(name: str, size: tuple[int, int]) -> None:
+    encoder = _encoder(name)
+    with torch.no_grad():
+        features = encoder(torch.rand(1, 3, *size))
+    assert encoder.stride == 8
+    assert features.shape == (1, encoder.channels, -(-size[0] // 8), -(-size[1] // 8))
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_there_are_as_many_convolutions_as_published(name: str) -> None:
+    assert sum(isinstance(layer, nn.Conv2d) for layer in _encoder(name).modules()) == CONVOLUTIONS[name]
+
+
+@pytest.mark.parametrize("name", ["compact", "efficientnet_lite0", "vgg16_bn", "resnet101"])
+def test_every_batch_norm_is_synchronised(name: str) -> None:
+    encoder = _encoder(name)
+    assert any(isinstance(layer, SyncBatchNorm2d) for layer in encoder.modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.modules())
+
+
+def test_the_third_layer_of_resnet_keeps_its_stride_without_dilation() -> None:
+    convolutions = [layer for layer in _encoder("resnet101").modules() if isinstance(layer, nn.Conv2d)]
+    assert all(layer.dilation == (1, 1) for layer in convolutions)
+    assert sum(layer.stride == (2, 2) for layer in convolutions) == 3  # The stem, and layer 2 with its shortcut; max-pooling makes 8.
+
+
+def test_random_encoders_follow_the_seed() -> None:
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        weights.append(next(Encoder(BACKBONES["compact"], "counter").parameters()))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_pyramid_by_hand() -> None:
+    """One channel at each of three levels: what is coarse is doubled twice."""
+    pyramid = FeaturePyramid((1, 1, 1), 1)
+    with torch.no_grad():
+        for lateral, factor in zip(pyramid.laterals, (1.0, 10.0, 100.0), strict=True):
+            lateral.weight.fill_(factor)
+        joined = pyramid([torch.ones(1, 1, 4, 4), torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)])
+    torch.testing.assert_close(joined, torch.full((1, 1, 4, 4), 111.0))
+
+
+def test_a_pyramid_equals_its_definition() -> None:
+    torch.manual_seed(0)
+    pyramid = FeaturePyramid((3, 5), 4)
+    fine, coarse = torch.rand(2, 3, 6, 8), torch.rand(2, 5, 3, 4)
+    with torch.no_grad():
+        expected = torch.einsum("oc,nchw->nohw", pyramid.laterals[1].weight[:, :, 0, 0], coarse)
+        expected = functional.interpolate(expected, (6, 8), mode="bilinear", align_corners=False)
+        expected = expected + torch.einsum("oc,nchw->nohw", pyramid.laterals[0].weight[:, :, 0, 0], fine)
+        torch.testing.assert_close(pyramid([fine, coarse]), expected)
+
+
+def test_padding_is_the_mean_colour_at_the_right_and_the_bottom() -> None:
+    encoder, images = _encoder("efficientnet_lite0"), torch.rand(1, 3, 20, 27)
+    padded = encoder.normalise.mean.expand(1, 3, 32, 32).clone()
+    padded[:, :, :20, :27] = images
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), encoder(padded)[..., :3, :4])
+
+
+@pytest.mark.parametrize(("name", "white"), [("compact", (1 - 0.485) / 0.229), ("efficientnet_lite0", 1.0)])
+def test_images_are_normalised_as_the_weights_expect(name: str, white: float) -> None:
+    normalised = _encoder(name).normalise(torch.ones(1, 3, 32, 32), 32)
+    torch.testing.assert_close(normalised[:, 0], torch.full((1, 32, 32), white))
+
+
+def test_pretrained_parameters_are_those_of_levels_that_there_are_weights_for() -> None:
+    assert pretrained_parameters(nn.ModuleList([_encoder("compact")])) == set()
+    encoder = _encoder("efficientnet_lite0")
+    assert pretrained_parameters(nn.ModuleList([encoder])) == set(encoder.levels.parameters()) < set(encoder.parameters())
+
+
+def test_a_checkpoint_of_version_0_1_still_fills_the_compact_encoder() -> None:
+    encoder, other = _encoder("compact"), _encoder("compact")
+    former = {f"layers.{name.removeprefix('levels.0.')}": tensor + 1 for name, tensor in encoder.state_dict().items()}
+    other.load_state_dict(former)
+    assert torch.equal(next(other.parameters()), next(encoder.parameters()) + 1)
+
+
+@pytest.mark.parametrize("row", BACKBONES.values(), ids=lambda row: row.name)
+def test_rows_are_whole(row: Backbone) -> None:
+    assert row.context_px % 32 == 0
+    for features in row.uses.values():
+        assert len(features.strides) == len(features.channels) and list(features.strides) == sorted(features.strides)
+    assert row.weights is None or len(row.weights.digest) == 8
