@@ -59,8 +59,8 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.prepare import prepare
     from crowddist.data.shards import ShardReader
     from crowddist.engine import default_device
-    from crowddist.finished_run import find_checkpoint
     from crowddist.evaluate import evaluate_data, image_rows, summarise
+    from crowddist.finished_run import find_checkpoint
     from crowddist.predictor import Predictor
 
     url = find_checkpoint(arguments.checkpoint)

@@ -32,8 +32,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Counts every image and says where the results lie."""
-    from crowddist.finished_run import find_checkpoint
     from crowddist.engine import default_device
+    from crowddist.finished_run import find_checkpoint
     from crowddist.predict import predict_files
     from crowddist.predictor import Predictor
 

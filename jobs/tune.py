@@ -56,10 +56,10 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Predicts once, tries the thresholds, and writes and prints how they compare."""
     from crowddist import storage
-    from crowddist.finished_run import find_checkpoint
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.distributed.choice import make_launcher
+    from crowddist.finished_run import find_checkpoint
     from crowddist.trial_plan import make_plan
     from crowddist.tuning import recorded_config, search_thresholds, trial_table
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from crowddist import checkpoint, storage
-from crowddist.finished_run import find_checkpoint
 from crowddist.errors import InputError
+from crowddist.finished_run import find_checkpoint
 
 
 def content(value: float) -> dict:

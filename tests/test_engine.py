@@ -40,7 +40,11 @@ class Killed(Exception):
     """Stands for the death of the process, at a moment the test chooses."""
 
 
-def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("average_decay", [0.0, 0.9])
+def test_a_resumed_stage_ends_with_the_same_bits(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average_decay: float
+) -> None:
+    tiny_config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=average_decay))
     unbroken = run(tiny_config, tmp_path / "unbroken")
     real_save, saves = checkpoint.Saver.save, []
 
@@ -60,10 +64,34 @@ def test_a_resumed_stage_ends_with_the_same_bits(tiny_config: RunConfig, tmp_pat
     assert resumed["step"] == 6 and resumed["samples_seen"] == {"source": 24}
     for name, value in unbroken["method"]["networks"].items():
         assert torch.equal(value, resumed["method"]["networks"][name]), name
+    assert ("unaveraged" in unbroken["method"]) == bool(average_decay)
+    for name, value in unbroken["method"].get("unaveraged", {}).items():
+        assert torch.equal(value, resumed["method"]["unaveraged"][name]), name
     assert str(unbroken["method"]["optimizers"]) == str(resumed["method"]["optimizers"])
     curves = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()] for name in ("unbroken", "broken")]
     assert [point["step"] for point in curves[1]] == [2, 4, 6]
     assert [point["loss"] for point in curves[0]] == [point["loss"] for point in curves[1]]
+
+
+def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """The average is that of all steps' weights, by its definition; training itself is none the wiser."""
+    plain, seen = run(tiny_config, tmp_path / "plain"), []
+    config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=0.3))
+    method, data = stage_data(config, tmp_path / "averaged")
+    weight = next(method.networks().parameters())
+    step_of = method.step
+    method.step = lambda step, batches: (step_of(step, batches), seen.append(weight.detach().clone()))[0]  # type: ignore[method-assign,func-returns-value]
+    expected = weight.detach().clone()
+    fit(method, data, LocalRuntime(), engine=config.engine, seed=config.seed, record=to_json(config))
+    for step, value in enumerate(seen):
+        kept = min(0.3, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * value
+    state = checkpoint.load_latest((tmp_path / "averaged" / "checkpoints").as_uri())
+    assert state is not None
+    name = next(name for name, value in method.networks().named_parameters() if value is weight)
+    torch.testing.assert_close(state["method"]["networks"][name], expected)
+    assert torch.equal(state["method"]["unaveraged"][name], plain["method"]["networks"][name])
+    assert all(torch.equal(value, state["method"]["networks"][name]) for name, value in method.networks().state_dict().items())
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunConfig, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
 from crowddist.launcher import LocalLauncher
 from crowddist.methods.base import Stage, Stream
-from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
+from crowddist.models.counter import build_counter
 from crowddist.pipeline import _starts, adapt
 from crowddist.predictor import Predictor
 from crowddist.tracking import NullTracker
@@ -276,7 +276,7 @@ def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: Ru
 
 
 def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig, tmp_path: Path) -> None:
-    torch.save(build_encoder(tiny_config.counter).layers.state_dict(), tmp_path / "weights.pt")
+    torch.save(build_counter(tiny_config.counter).encoder.levels[0].state_dict(), tmp_path / "weights.pt")
     config = replace(
         tiny_config,
         counter=replace(tiny_config.counter, weights=str(tmp_path / "weights.pt")),

@@ -14,8 +14,8 @@ from crowddist.config import from_json
 from crowddist.data.stream import to_tensor
 from crowddist.errors import InputError
 from crowddist.methods.table import build_method
-from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
+from crowddist.models.counter import build_counter
 from crowddist.ops.peaks import density_points
 from crowddist.predictor import Predictor
 
@@ -139,7 +139,7 @@ def test_the_size_looked_at_is_the_trained_one_or_another(tiny_checkpoint: str) 
 def test_a_checkpoint_needs_no_file_of_weights(tmp_path: Path, make_checkpoint) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(5)
     weights = tmp_path / "encoder.pth"
-    torch.save(build_encoder(CounterConfig()).layers.state_dict(), weights)
+    torch.save(build_counter(CounterConfig()).encoder.levels[0].state_dict(), weights)
     url = make_checkpoint(tmp_path, counter=CounterConfig(weights=str(weights)))
     before = member_maps(url, photograph(72, 96))
     weights.unlink()

@@ -20,8 +20,6 @@ def build_method(config: RunConfig, *, weights: Loaded = "all") -> Method:
     Raises:
         InputError, FileNotFoundError: weights that cannot be had, or belong to other networks.
     """
-    from crowddist.models.weights import loading
-
     from crowddist.methods.bi_knowledge import BiKnowledge
     from crowddist.methods.combined import Combined
     from crowddist.methods.self_supervision import SelfSupervision
@@ -29,6 +27,7 @@ def build_method(config: RunConfig, *, weights: Loaded = "all") -> Method:
     from crowddist.methods.source_only import SourceOnly
     from crowddist.methods.supervised import Supervised
     from crowddist.methods.translation import Translation
+    from crowddist.models.weights import loading
 
     methods: dict[str, Callable[[RunConfig], Method]] = {
         "source_only": SourceOnly,

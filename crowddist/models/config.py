@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from crowddist.errors import InputError
 from crowddist.models.backbones.base import Use
 from crowddist.models.backbones.table import BACKBONES, names_for
 
 if TYPE_CHECKING:
-    CounterBackbone = RegressorBackbone = DetectorBackbone = LocaliserBackbone = str
+    CounterBackbone: TypeAlias = str
+    RegressorBackbone: TypeAlias = str
+    DetectorBackbone: TypeAlias = str
+    LocaliserBackbone: TypeAlias = str
 else:  # the choices that --help shows
     CounterBackbone = Literal[names_for("counter")]
     RegressorBackbone = Literal[names_for("regressor")]
@@ -48,9 +51,9 @@ class CounterConfig:
     """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
 
     def __post_init__(self) -> None:
+        _choice("counter decoder", self.decoder, get_args(DecoderName))
         _check_backbone("counter", "upsampling" if self.upsamples else "counter", self.backbone, self.weights)
         _choice("counter ensemble", self.ensemble, get_args(Ensemble))
-        _choice("counter decoder", self.decoder, get_args(DecoderName))
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
         if not 1.0 <= self.mask_scale < float("inf"):
@@ -128,7 +131,7 @@ class TranslatorConfig:
 
 
 def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
-    _choice(f"{network} backbone", backbone, names_for(use))
+    _choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder", backbone, names_for(use))
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or of a run")
     if weights == "imagenet" and BACKBONES[backbone].weights is None:

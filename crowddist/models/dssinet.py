@@ -125,10 +125,12 @@ def build_dssinet(config: RegressorConfig) -> Dssinet:
     if published:
         for part in (network.messages, network.decoders, network.corrections):
             init_normal(part)
-        # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six, less than zero everywhere.
+    if backbone.weights is not None:
+        # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six, less than zero everywhere;
+        # EfficientNet's are as strong, and softplus lets less than zero pass.
         for last in (network.decoders[0][-1], network.corrections[0]):  # type: ignore[index]
-            nn.init.normal_(last.weight, std=NORMAL_STD * INITIAL_DENSITY)  # type: ignore[arg-type]
-    else:
+            nn.init.normal_(last.weight, std=NORMAL_STD * (INITIAL_DENSITY if published else 1))  # type: ignore[arg-type]
+    if not published:
         start = math.log(math.expm1(start))  # what softplus makes that density of
     # ours: with a bias of 0 a last ReLU may begin below zero everywhere, where it passes no gradient.
     fill_bias(network.decoders[0][-1], start)  # type: ignore[index]

@@ -66,8 +66,9 @@ def build_localiser(config: LocaliserConfig) -> NestedUnet:
     features = backbone.uses["localiser"]
     blocks = nn.ModuleList(features.build())
     dilated = _dilated(features.channels[-1])
-    coarsest = nn.Sequential(OrderedDict([*blocks[-1].named_children(), (str(len(blocks[-1])), dilated)]))
-    network = NestedUnet([*blocks[:-1], coarsest], widths=features.channels)
+    coarsest = OrderedDict(blocks[-1].named_children())
+    coarsest[str(len(coarsest))] = dilated
+    network = NestedUnet([*blocks[:-1], nn.Sequential(coarsest)], widths=features.channels)
     if backbone.heads == "published":
         # P: what is not of VGG is drawn from N(0, 0.01).
         for part in (network.nodes, network.answer, dilated):

@@ -47,7 +47,7 @@ def loading(kinds: Loaded) -> Iterator[None]:
         _LOADED.reset(token)
 
 
-def load_start(network: nn.Module, encoder: nn.Module, *, name: str, weights: str, backbone: Backbone) -> None:
+def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: str, weights: str, backbone: Backbone) -> None:
     """Fills a network, or its encoder alone, with what it is to start from.
 
     Args:
@@ -73,10 +73,12 @@ def load_start(network: nn.Module, encoder: nn.Module, *, name: str, weights: st
         _load_encoder(levels, _state_dict(content, place), place=place, backbone=backbone)
 
 
-def _load_encoder(levels: Iterable[nn.Module], state: Mapping[str, Tensor], *, place: str, backbone: Backbone) -> None:
+def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: str, backbone: Backbone) -> None:
     """Fills the levels of an encoder by the names that files have for its layers, behind any prefix."""
     own: dict[str, Tensor] = {}
-    groups = [level.state_dict(keep_vars=True) for level in levels]
+    groups = [
+        {name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)} for level in levels
+    ]
     alike = len({name for group in groups for name in group}) < sum(len(group) for group in groups)
     for index, group in enumerate(groups):
         own |= {f"{index}.{name}" if alike else name: tensor for name, tensor in group.items()}
@@ -105,6 +107,11 @@ def _load_encoder(levels: Iterable[nn.Module], state: Mapping[str, Tensor], *, p
     with torch.no_grad():
         for name, tensor in taken.items():
             own[name].copy_(tensor)
+
+
+def _is_slope(level: nn.Module, name: str) -> bool:
+    """Whether a parameter is the slope of a PReLU: they stand where the file's network has ReLUs, and learn from the beginning."""
+    return isinstance(level.get_submodule(name.rpartition(".")[0]), nn.PReLU)
 
 
 def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Backbone) -> tuple[dict[str, str], str]:

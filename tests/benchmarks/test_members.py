@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from crowddist.models.backbone import build_encoder
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import Counter, build_counter
 from crowddist.models.decoder import Decoder

@@ -15,15 +15,28 @@ from crowddist.engine import LocalRuntime
 from crowddist.methods.base import Method, OneCycle, Stage, belongs_to
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
-from crowddist.models.config import CounterConfig
+from crowddist.models.config import CounterConfig, DetectorConfig, RegressorConfig
+from crowddist.models.norm import SyncBatchNorm2d
 
 ENSEMBLES = ("masksembles", "dropout", "deep", "none")
 
 
-@pytest.fixture(params=get_args(MethodName))
+@pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0") for method in get_args(MethodName)],
+                ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
-    """A small configuration of each method."""
-    return replace(tiny_config, method=request.param)
+    """A small configuration of each method, on networks from scratch and on those that start from ImageNet's weights."""
+    method, backbone = request.param
+    if backbone == "compact":
+        return replace(tiny_config, method=method)
+    start: dict[str, Any] = {"backbone": backbone, "weights": "imagenet"}
+    return replace(
+        tiny_config,
+        method=method,
+        counter=CounterConfig(**start),
+        regressor=RegressorConfig(**start),
+        detector=DetectorConfig(**start),
+        train=replace(tiny_config.train, pretrained_share=0.3),
+    )
 
 
 def make(config: RunConfig, seed: int = 0) -> Method:
@@ -133,13 +146,15 @@ def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_aft
             assert equal(statistics(), at_rest)
             continue
         trained = {name.rpartition(".")[0] for name, value in method.networks().named_parameters() if value.requires_grad}
-        own = [name for name in statistics() if name.rpartition(".")[0] in trained]
+        kept = {name for name, layer in method.networks().named_modules() if isinstance(layer, SyncBatchNorm2d) and layer.frozen}
+        own = [name for name in statistics() if name.rpartition(".")[0] in trained - kept]
         num_with_norms += bool(own)
         train(method, stage, range(7))
         before = statistics()
         train(method, stage, range(7, 8))
         at_rest = statistics()
         assert not any(equal(before[name], at_rest[name]) for name in own)
+        assert all(equal(before[name], at_rest[name]) for name in before if name.rpartition(".")[0] in kept), "ImageNet's are kept throughout"
         train(method, stage, range(8, 10))
         assert equal(statistics(), at_rest)
     assert num_with_norms
@@ -177,6 +192,22 @@ def test_conclusions_count_what_they_show(config: RunConfig) -> None:
     again = method.windows(verdict.density, verdict.points, "key")
     for purpose, windows in method.windows(verdict.density, verdict.points, "key").items():
         assert len(windows) and windows.shape[1] == 4 and np.array_equal(windows, again[purpose])
+
+
+def test_pretrained_layers_learn_more_slowly_and_the_first_ones_not_at_all(tiny_config: RunConfig) -> None:
+    start = CounterConfig(backbone="efficientnet_lite0", weights="imagenet")
+    method = make(replace(tiny_config, method="source_only", counter=start, train=replace(tiny_config.train, pretrained_share=0.25)))
+    before = {name: value.clone() for name, value in method.networks().named_parameters()}
+    (stage,) = method.plan()
+    method.start(stage, LocalRuntime())
+    train(method, stage, range(2))
+    (optimizer,) = method.optimizers().values()
+    new, pretrained = optimizer.param_groups
+    assert pretrained["lr"] == pytest.approx(0.25 * new["lr"]) and new["lr"] == pytest.approx(OneCycle(2e-3, stage.steps).at(1))
+    moved = {name for name, value in method.networks().named_parameters() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(("encoder.levels.0.stem.", "encoder.levels.0.block2.")) for name in moved)
+    assert {"encoder.levels.0.block3.expand.conv.weight", "encoder.levels.1.block10.project.norm.bias", "encoder.pyramid.laterals.0.weight"} < moved
+    assert len(new["params"]) + len(pretrained["params"]) == len(moved)
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)

@@ -41,7 +41,7 @@ def test_maps_of_images_of_any_size(size: tuple[int, int]) -> None:
         assert counter.orientation(features).shape == (2, 2)
 
 
-@pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn", "resnet101"])
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "vgg16", "vgg16_bn", "resnet50", "resnet101"])
 def test_the_other_backbones_end_to_end(backbone: str) -> None:
     counter = _counter(backbone=backbone, num_masks=2).eval()
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_the_other_backbones_end_to_end(backbone: str) -> None:
 def test_padding_is_the_mean_colour_at_the_right_and_the_bottom() -> None:
     counter = _trained(_counter(ensemble="none"))
     images = _images(1, 3, 20, 27)
-    padded = counter.normalise.mean.expand(1, 3, 24, 32).clone()
+    padded = counter.encoder.normalise.mean.expand(1, 3, 24, 32).clone()
     padded[:, :, :20, :27] = images
     with torch.no_grad():
         torch.testing.assert_close(counter(images), counter(padded))
@@ -65,7 +65,7 @@ def test_padding_is_the_mean_colour_at_the_right_and_the_bottom() -> None:
 def test_images_are_normalised_inside() -> None:
     counter = _counter().eval()
     seen: list[torch.Tensor] = []
-    counter.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    counter.encoder.levels[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     counter.encode(torch.tensor([0.0, 0.5, 1.0])[:, None, None].expand(1, 3, 8, 8))
     expected = [(0.0 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (1.0 - 0.406) / 0.225]
     torch.testing.assert_close(seen[0][0, :, 3, 4], torch.tensor(expected))
@@ -105,12 +105,26 @@ def test_a_checkpoint_reloads_into_a_counter_of_other_seeds() -> None:
         assert torch.equal(second.orientation(features), first.orientation(features))
 
 
+def test_a_checkpoint_of_version_0_1_has_the_layers_of_the_encoder_itself() -> None:
+    first, second = _trained(_counter()), _counter(seed=7).eval()
+    former = {name.replace("encoder.levels.0.", "encoder.layers."): value for name, value in first.state_dict().items()}
+    assert former.keys() != first.state_dict().keys()
+    # Within a run's networks every name has a prefix.
+    prefixed = {f"counter.{name}": value for name, value in former.items()}
+    torch.nn.ModuleDict({"counter": second}).load_state_dict(prefixed)
+    images = _images(1, 3, 40, 40, seed=5)
+    with torch.no_grad():
+        assert torch.equal(second.members(second.encode(images)), first.members(first.encode(images)))
+    for name, value in second.state_dict().items():
+        assert torch.equal(value, first.state_dict()[name])
+
+
 def test_building_follows_the_seed_of_torch_and_masks_their_own() -> None:
     first, second, third = _counter(seed=1), _counter(seed=1), _counter(seed=2)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
     assert torch.equal(first.masks.masks, third.masks.masks)
-    assert not torch.equal(first.encoder.layers[0].weight, third.encoder.layers[0].weight)
+    assert not torch.equal(first.encoder.levels[0][0].weight, third.encoder.levels[0][0].weight)
 
 
 @pytest.mark.parametrize("ensemble", ["masksembles", "dropout", "none"])
@@ -129,7 +143,7 @@ def test_target_images_leave_frozen_statistics_alone() -> None:
     with frozen_norm(counter):
         counter.orientation(counter.encode(_images(2, 3, 40, 40))).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in counter.named_buffers())
-    assert counter.encoder.layers[0].weight.grad.any()
+    assert counter.encoder.levels[0][0].weight.grad.any()
 
 
 def test_members_by_dropout_differ_and_depend_on_nothing_but_the_image() -> None:

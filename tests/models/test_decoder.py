@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from crowddist.models.decoder import INITIAL_DENSITY, Decoder, OrientationHead, small_decoder, published_decoder
+from crowddist.models.decoder import INITIAL_DENSITY, Decoder, OrientationHead, published_decoder, small_decoder
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.spatial import SpatialEncoder

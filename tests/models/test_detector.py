@@ -14,7 +14,10 @@ from crowddist.models.config import DetectorConfig
 from crowddist.models.detector import PRIOR, USUAL_SIZE_PX, Detector, build_detector
 from crowddist.models.norm import SyncBatchNorm2d, frozen_norm
 
-LEVELS = {"compact": ((4, 8, 16), (64, 96, 128), 32, 64), "resnet50": ((8, 16, 16), (512, 1024, 2048), 256, 256)}
+LEVELS = {
+    "compact": ((4, 8, 16), (64, 96, 128), 32, 64), "efficientnet_lite0": ((4, 8, 16), (24, 40, 112), 32, 64),
+    "resnet50": ((8, 16, 16), (512, 1024, 2048), 256, 256),
+}
 
 
 def _network(backbone: str = "compact", seed: int = 0, **options: str) -> Detector:
@@ -40,11 +43,12 @@ def _save(state: object, folder: Path) -> str:
     return str(folder / "weights.pth")
 
 
+@pytest.mark.parametrize("backbone", ["compact", "efficientnet_lite0"])
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 31), (1, 1), (5, 100)])
-def test_maps_of_images_of_any_size(size: tuple[int, int]) -> None:
+def test_maps_of_images_of_any_size(size: tuple[int, int], backbone: str) -> None:
     cells = (-(-size[0] // 4), -(-size[1] // 4))
     with torch.no_grad():
-        maps = _network()(_images(2, 3, *size))
+        maps = _network(backbone)(_images(2, 3, *size))
     assert [part.shape for part in maps] == [(2, 1, *cells), (2, 1, *cells), (2, 2, *cells)]
     assert all(part.isfinite().all() for part in maps)
 
@@ -55,7 +59,7 @@ def test_levels_have_their_strides_and_join_at_stride_4_with_one_length(backbone
     strides, widths, level_channels, head_channels = LEVELS[backbone]
     levels: list[torch.Tensor] = []
     joined: list[torch.Tensor] = []
-    for level in network.levels:
+    for level in network.encoder.levels:
         level.register_forward_hook(lambda module, inputs, output: levels.append(output))
     network.join.register_forward_pre_hook(lambda module, inputs: joined.append(inputs[0]))
     with torch.no_grad():
@@ -80,12 +84,12 @@ def test_the_lengths_are_learnt_channel_by_channel() -> None:
 
 
 def test_the_fifth_stage_of_resnet_is_dilated_in_the_place_of_its_stride() -> None:
-    levels = _network("resnet50").levels
+    levels = _network("resnet50").encoder.levels
     assert all(layer.stride == (1, 1) for layer in levels[2].modules() if isinstance(layer, nn.Conv2d))
     # torchvision's stride is that of the first block's own 3x3 convolution, which sees what it always saw; those behind it see twice as densely.
-    assert [block.conv2.dilation for block in levels[2]] == [(1, 1), (2, 2), (2, 2)]
+    assert [block.conv2.dilation for block in levels[2].layer4] == [(1, 1), (2, 2), (2, 2)]
     assert all(layer.dilation == (1, 1) for level in levels[:2] for layer in level.modules() if isinstance(layer, nn.Conv2d))
-    assert [len(levels[1]), len(levels[2])] == [6, 3]
+    assert [len(levels[1].layer3), len(levels[2].layer4)] == [6, 3]
 
 
 @pytest.mark.parametrize("backbone", LEVELS)
@@ -135,7 +139,7 @@ def test_statistics_are_the_batch_s_only_in_training() -> None:
 def test_padding_is_the_mean_colour() -> None:
     network = _network().eval()
     images = _images(2, 3, 21, 27)
-    padded = network.normalise.mean.expand(2, 3, 32, 32).clone()
+    padded = network.encoder.normalise.mean.expand(2, 3, 32, 32).clone()
     padded[:, :, :21, :27] = images
     with torch.no_grad():
         for part, whole in zip(network(images), network(padded), strict=True):
@@ -163,9 +167,10 @@ def test_equal_seeds_give_equal_bits(backbone: str) -> None:
 def test_the_weights_of_a_file_are_loaded(tmp_path: Path, classifier: bool) -> None:
     state = {key: tensor for key, tensor in _resnet_state().items() if classifier or not key.startswith("fc.")}
     network = _network("resnet50", weights=_save(state, tmp_path))
-    stem, fourth, fifth = network.levels
-    assert torch.equal(stem[0].weight, state["conv1.weight"]) and torch.equal(stem[1].running_var, state["bn1.running_var"])
-    parts = {"layer1": stem[4], "layer2": stem[5], "layer3": fourth, "layer4": fifth}
+    stem, fourth, fifth = network.encoder.levels
+    assert torch.equal(stem.conv1.weight, state["conv1.weight"])
+    assert torch.equal(stem.bn1.running_var, state["bn1.running_var"])
+    parts = {"layer1": stem.layer1, "layer2": stem.layer2, "layer3": fourth.layer3, "layer4": fifth.layer4}
     loaded = {f"{part}.{key}": tensor for part, module in parts.items() for key, tensor in module.state_dict().items()}
     assert len(loaded) == sum(key.startswith("layer") for key in state)
     assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.items())
@@ -206,6 +211,40 @@ def test_a_checkpoint_of_another_detector_is_refused_in_one_line(tmp_path: Path)
         with pytest.raises(InputError, match=message) as error:
             _network(backbone, weights=_run_checkpoint(networks, tmp_path))
         assert "\n" not in str(error.value)
-    for content in (torch.nn.Linear(2, 2).state_dict(), {"method": {}}, {"method": {"networks": torch.zeros(1)}}):
-        with pytest.raises(InputError, match="are of no run: the compact detector"):
+    # What no run has written is read as a file of the encoder's weights.
+    contents = [
+        (torch.nn.Linear(2, 2).state_dict(), r"are not of compact: 0\.0\.weight is missing"),
+        ({"method": {}}, "hold no state_dict"),
+        ({"method": {"networks": torch.zeros(1)}}, "hold no state_dict"),
+    ]
+    for content, message in contents:
+        with pytest.raises(InputError, match=message) as error:
             _network("compact", weights=_save(content, tmp_path))
+        assert "\n" not in str(error.value)
+
+
+def test_a_compact_detector_takes_a_file_of_its_encoder_alone(tmp_path: Path) -> None:
+    other, same_seed = _network("compact", 1), _network("compact", 2)
+    place = _save({"state_dict": other.encoder.state_dict()}, tmp_path)
+    network = _network("compact", 2, weights=place)
+    for name, value in network.encoder.levels.state_dict().items():
+        assert torch.equal(value, other.encoder.levels.state_dict()[name])
+    assert torch.equal(network.centre.weight, same_seed.centre.weight)
+
+
+def test_a_checkpoint_of_version_0_1_has_the_levels_in_the_detector_itself(tmp_path: Path) -> None:
+    trained, images = _network("compact", 1), _images(2, 3, 35, 44)
+    with torch.no_grad():
+        trained(images)  # statistics that are not those of a new network
+        expected = trained.eval()(images)
+    former = {name.replace("encoder.levels.", "levels."): value for name, value in trained.state_dict().items()}
+    assert former.keys() != trained.state_dict().keys()
+    prefixed = {f"detector.{name}": value for name, value in former.items()}
+    place = _save({"method": {"networks": prefixed}}, tmp_path)
+    resumed, started = _network("compact", 2), _network("compact", 3, weights=place)
+    nn.ModuleDict({"detector": resumed}).load_state_dict(prefixed)
+    for network in (resumed, started):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[name])
+        with torch.no_grad():
+            assert all(torch.equal(left, right) for left, right in zip(network.eval()(images), expected, strict=True))

@@ -14,6 +14,7 @@ from crowddist.models.config import RegressorConfig
 from crowddist.models.dssinet import INITIAL_DENSITY, Dssinet, MessagePassing, build_dssinet
 from crowddist.models.norm import SyncBatchNorm2d
 
+BACKBONES = ("compact", "efficientnet_lite0", "vgg16")
 # C: channels of the features that meet, from fine to coarse.
 MEETINGS = [[128, 64], [256, 128, 64], [512, 256, 128], [512, 256], [512]]
 
@@ -40,9 +41,10 @@ def _save(state: object, folder: Path) -> str:
     return str(folder / "weights.pth")
 
 
+@pytest.mark.parametrize("backbone", ["compact", "efficientnet_lite0"])
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 31), (1, 1), (5, 100)])
-def test_maps_of_images_of_any_size(size: tuple[int, int]) -> None:
-    network = _network()
+def test_maps_of_images_of_any_size(size: tuple[int, int], backbone: str) -> None:
+    network = _network(backbone)
     with torch.no_grad():
         density = network(_images(2, 3, *size))
     assert density.shape == (2, 1, -(-size[0] // 2), -(-size[1] // 2))
@@ -63,7 +65,7 @@ def test_no_weights_make_a_negative_density() -> None:
         assert network(_images(1, 3, 32, 32)).min() >= 0
 
 
-@pytest.mark.parametrize(("backbone", "stride"), [("compact", 2), ("vgg16", 1)])
+@pytest.mark.parametrize(("backbone", "stride"), [("compact", 2), ("efficientnet_lite0", 2), ("vgg16", 1)])
 def test_the_output_stride_is_told(backbone: str, stride: int) -> None:
     assert _network(backbone).output_stride == RegressorConfig(backbone=backbone).output_stride == stride
 
@@ -96,9 +98,10 @@ def test_the_published_features_meet_at_the_published_resolutions() -> None:
 def _by_hand(network: Dssinet, images: torch.Tensor) -> torch.Tensor:
     """The network, feature by feature, for images whose sides need no padding."""
     resized = lambda maps, scale: functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)  # noqa: E731
-    once = (images - network.normalise.mean) / network.normalise.std
+    normalise = network.encoder.normalise
+    once = (images - normalise.mean) / normalise.std
     twice, half = resized(once, 2.0), resized(once, 0.5)
-    first, second, third, fourth = network.blocks
+    first, second, third, fourth = network.encoder.levels
     twice = second(first(twice, 0).relu(), 0)
     a = network.messages[0]([twice, first(once, 1)])
     b = network.messages[1]([third(a[0], 0), second(a[1], 1), first(half, 2)])
@@ -111,7 +114,9 @@ def _by_hand(network: Dssinet, images: torch.Tensor) -> torch.Tensor:
     return network.activation(network.decoders[0](torch.cat(a, 1)) + network.corrections[0](resized(density, 2.0)))
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("compact", (32, 64)), ("vgg16", (16, 32))])
+@pytest.mark.parametrize(("backbone", "size"), [
+    ("compact", (32, 64)), ("efficientnet_lite0", (32, 64)), ("vgg16", (16, 32)),
+])
 def test_the_network_equals_its_definition(backbone: str, size: tuple[int, int]) -> None:
     network, images = _network(backbone).eval(), _images(2, 3, *size)
     with torch.no_grad():
@@ -121,7 +126,7 @@ def test_the_network_equals_its_definition(backbone: str, size: tuple[int, int])
 def test_padding_is_the_mean_colour_and_is_not_counted() -> None:
     network = _network().eval()
     images = _images(2, 3, 21, 27)
-    padded = network.normalise.mean.expand(2, 3, 32, 32).clone()
+    padded = network.encoder.normalise.mean.expand(2, 3, 32, 32).clone()
     padded[:, :, :21, :27] = images
     with torch.no_grad():
         density, whole = network(images), network(padded)
@@ -170,7 +175,7 @@ def test_messages_have_right_gradients() -> None:
     assert torch.autograd.gradcheck(lambda *inputs: tuple(passing(inputs)), features)
 
 
-@pytest.mark.parametrize("backbone", ["compact", "vgg16"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_last_two_layers_are_the_convolutions_of_the_decoders(backbone: str) -> None:
     network = _network(backbone)
     convolutions = [layer for name, layer in network.named_modules() if name.startswith("decoders.") and isinstance(layer, nn.Conv2d)]
@@ -193,6 +198,19 @@ def test_the_first_density_is_small_and_gradients_reach_every_parameter(backbone
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("weights", ["none", "imagenet"])
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_reach_every_parameter_of_an_efficientnet_too(seed: int, weights: str) -> None:
+    """How small its first density is depends on the seed more than that of the others does."""
+    network = _network("efficientnet_lite0", seed, weights=weights)
+    density = network(_images(2, 3, 32, 32))
+    assert density.isfinite().all() and density.min() > 0
+    density.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert not [name for name, gradient in gradients.items() if gradient is None or not gradient.any()]
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
 def test_each_size_has_statistics_of_its_own_and_only_in_training() -> None:
     network = _network()
     before = {name: value.clone() for name, value in network.named_buffers()}
@@ -202,14 +220,14 @@ def test_each_size_has_statistics_of_its_own_and_only_in_training() -> None:
         torch.testing.assert_close(torch.cat([network(image[None]) for image in images]), together)
         assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
         network.train()(images)
-    for block in network.blocks:
+    for block in network.encoder.levels:
         for norms in block.norms:
             means = torch.stack([norm.running_mean for norm in norms])
             assert all(isinstance(norm, SyncBatchNorm2d) for norm in norms) and len(means) == 3
             assert means.any(1).all() and not any(torch.equal(means[i], means[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-@pytest.mark.parametrize("backbone", ["compact", "vgg16"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_equal_seeds_give_equal_bits(backbone: str) -> None:
     first, second, other = (_network(backbone, seed) for seed in (1, 1, 2))
     for name, value in first.state_dict().items():
@@ -222,7 +240,8 @@ def test_equal_seeds_give_equal_bits(backbone: str) -> None:
 def test_the_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     state = _vgg_state()
     network = _network("vgg16", weights=_save(state, tmp_path))
-    convolutions = [layer for block in network.blocks for layer in block.layers if isinstance(layer, nn.Conv2d)]
+    levels = network.encoder.levels
+    convolutions = [layer for block in levels for layer in block if isinstance(layer, nn.Conv2d)]
     names = [f"features.{index}" for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)]
     for name, layer in zip(names, convolutions, strict=True):
         assert torch.equal(layer.weight, state[f"{name}.weight"]) and torch.equal(layer.bias, state[f"{name}.bias"])
@@ -234,3 +253,21 @@ def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path)
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         _network("vgg16", weights=str(tmp_path / "nowhere.pth"))
+
+
+def test_a_checkpoint_of_version_0_1_has_the_levels_in_the_regressor_itself(tmp_path: Path) -> None:
+    trained, images = _network("compact", 1), _images(2, 3, 35, 44)
+    with torch.no_grad():
+        trained(images)  # statistics that are not those of a new network
+        expected = trained.eval()(images)
+    former = {name.replace("encoder.levels.", "blocks."): value for name, value in trained.state_dict().items()}
+    assert former.keys() != trained.state_dict().keys()
+    prefixed = {f"regressor.{name}": value for name, value in former.items()}
+    place = _save({"method": {"networks": prefixed}}, tmp_path)
+    resumed, started = _network("compact", 2), _network("compact", 3, weights=place)
+    nn.ModuleDict({"regressor": resumed}).load_state_dict(prefixed)
+    for network in (resumed, started):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[name])
+        with torch.no_grad():
+            assert torch.equal(network.eval()(images), expected)

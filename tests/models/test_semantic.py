@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from crowddist.errors import InputError
-from crowddist.models.config import CounterConfig
+from crowddist.models.backbones.base import HeadWidth
+from crowddist.models.backbones.table import names_for
+from crowddist.models.config import CounterConfig, DecoderName
 from crowddist.models.counter import build_counter
 from crowddist.models.discriminator import PUBLISHED_WIDTHS, FeatureDiscriminator, build_discriminator
 from crowddist.models.frozen import frozen_forward
@@ -20,16 +22,16 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(6, 8), (1, 1), (7, 3), (33, 20)])
-@pytest.mark.parametrize("compact", [True, False])
-def test_masks_of_features_of_any_size(size: tuple[int, int], compact: bool) -> None:
+@pytest.mark.parametrize("heads", ["small", "published"])
+def test_masks_of_features_of_any_size(size: tuple[int, int], heads: HeadWidth) -> None:
     torch.manual_seed(0)
-    logits = build_pyramid_head(16, compact=compact)(random(2, 16, *size))
+    logits = build_pyramid_head(16, heads)(random(2, 16, *size))
     assert logits.shape == (2, 1, *size) and logits.isfinite().all() and logits.abs().max() < 1, "undecided at first"
 
 
 def test_every_cell_sees_the_whole_image() -> None:
     torch.manual_seed(0)
-    head = build_pyramid_head(16, compact=True)
+    head = build_pyramid_head(16, "small")
     features = random(1, 16, 30, 30).requires_grad_()
     head(features)[0, 0, 0, 0].backward()
     assert features.grad is not None and (features.grad[0].abs().sum(0) > 0).all()
@@ -43,12 +45,12 @@ def test_the_published_discriminator() -> None:
     assert network(random(1, 512, 16, 16)).shape == (1, 1, 1, 1) and network.least_cells == 16
     with pytest.raises(ValueError, match="it needs 16 a side"):
         network(random(1, 512, 15, 40))
-    assert build_discriminator(8, compact=True)(random(1, 8, 8, 8)).shape == (1, 1, 1, 1)
+    assert build_discriminator(8, "small")(random(1, 8, 8, 8)).shape == (1, 1, 1, 1)
 
 
 def test_frozen_passes_move_inputs_alone() -> None:
     torch.manual_seed(0)
-    network = build_discriminator(4, compact=True)
+    network = build_discriminator(4, "small")
     features = random(1, 4, 8, 8).requires_grad_()
     output = frozen_forward(network, features)
     assert torch.equal(output, network(features))
@@ -77,20 +79,30 @@ def test_the_segmenter_shares_nothing_with_the_counter() -> None:
     assert not {id(one) for one in counter.parameters()} & {id(one) for one in segmenter.parameters()}
 
 
+@pytest.mark.parametrize(("backbone", "channels"), [("vgg16_bn", 512), ("efficientnet_lite0", 112)])
 @pytest.mark.parametrize("decoder", ["upsampling", "upsampling_large"])
-def test_the_published_counter_has_a_cell_a_pixel(decoder: str) -> None:
+def test_counters_with_an_upsampling_decoder_have_a_cell_a_pixel(
+    decoder: DecoderName, backbone: str, channels: int
+) -> None:
     torch.manual_seed(0)
-    counter = build_counter(CounterConfig(backbone="vgg16_bn_stride16", decoder=decoder, ensemble="none", orientation=False)).eval()  # type: ignore[arg-type]
-    assert counter.output_stride == 1
+    config = CounterConfig(backbone=backbone, decoder=decoder, ensemble="none", orientation=False)
+    counter = build_counter(config).eval()
+    assert counter.output_stride == 1 and counter.encoder.stride == 16
     with torch.no_grad():
         features = counter.encode(random(1, 3, 40, 33))
         density = counter.density(features)
-    assert features.shape == (1, 512, 3, 3) and density.shape == (1, 1, 48, 48) and (density >= 0).all()
+    assert features.shape == (1, channels, 3, 3) and density.shape == (1, 1, 48, 48) and (density >= 0).all()
     kernels = [layer.kernel_size[0] for layer in counter.decoder.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert kernels == ([3, 3, 3, 3, 1] if decoder == "upsampling" else [1, 9, 7, 5, 3, 1])
+    # The segmenter sees the same cells, and the usual decoder those of stride 8.
+    assert build_segmenter(config)(random(1, 3, 40, 33)).shape == (1, 1, 3, 3)
+    usual = build_counter(CounterConfig(backbone=backbone, ensemble="none", orientation=False))
+    assert usual.output_stride == usual.encoder.stride == 8
 
 
-def test_decoders_and_backbones_that_do_not_fit() -> None:
-    for backbone, decoder in (("compact", "upsampling"), ("vgg16", "upsampling_large"), ("vgg16_bn_stride16", "usual")):
-        with pytest.raises(InputError, match="does not follow its backbone"):
-            CounterConfig(backbone=backbone, decoder=decoder)  # type: ignore[arg-type]
+@pytest.mark.parametrize("backbone", ["compact", "vgg16", "resnet50", "resnet101", "vgg16_bn_stride16"])
+@pytest.mark.parametrize("decoder", ["upsampling", "upsampling_large"])
+def test_a_backbone_without_features_for_upsampling_decoders_is_refused(backbone: str, decoder: DecoderName) -> None:
+    message = f"counter backbone behind an upsampling decoder is '{backbone}'; choose one of {', '.join(names_for('upsampling'))}"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        CounterConfig(backbone=backbone, decoder=decoder)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from crowddist.models.backbone import build_encoder
 
 from crowddist import checkpoint
 from crowddist.errors import InputError
-from crowddist.models.backbone import build_encoder
 from crowddist.models.config import CounterConfig
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -89,7 +89,7 @@ class FeaturePyramid(nn.Module):
 class SharedLevel(nn.Sequential):
     """A group of layers for images of several sizes, which are all treated alike."""
 
-    def forward(self, features: Tensor, size: int) -> Tensor:
+    def forward(self, features: Tensor, size: int) -> Tensor:  # type: ignore[override]
         """(N, C, h, w) features of an image and the index of its size -> features of the group."""
         del size
         return super().forward(features)

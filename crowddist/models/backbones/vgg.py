@@ -34,14 +34,14 @@ def upsampling_levels() -> list[nn.Module]:
 
 def regressor_levels() -> list[nn.Module]:
     """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated yet."""
-    blocks = []
+    blocks: list[nn.Module] = []
     for group in _convolutions():
         layers: list[tuple[str, nn.Module]] = [("pool", nn.MaxPool2d(2))] if blocks else []
         for index, (name, convolution) in enumerate(group):
             layers += [(f"activation{index}", nn.PReLU())] if index else []  # C: the VGG of DSSINet has PReLUs.
             layers.append((name, convolution))
         blocks.append(SharedLevel(OrderedDict(layers)))
-    return list(blocks)
+    return blocks
 
 
 def localiser_levels() -> list[nn.Module]:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import Backbone, Use
-from crowddist.models.backbones.encoder import Encoder, FeaturePyramid, pretrained_parameters
+from crowddist.models.backbones.encoder import Encoder, FeaturePyramid, frozen_parameters, pretrained_parameters
 from crowddist.models.backbones.table import BACKBONES, names_for
 from crowddist.models.norm import SyncBatchNorm2d
 
@@ -106,10 +106,20 @@ def test_images_are_normalised_as_the_weights_expect(name: str, white: float) ->
     torch.testing.assert_close(normalised[:, 0], torch.full((1, 32, 32), white))
 
 
-def test_pretrained_parameters_are_those_of_levels_that_there_are_weights_for() -> None:
-    assert pretrained_parameters(nn.ModuleList([_encoder("compact")])) == set()
-    encoder = _encoder("efficientnet_lite0")
+def test_pretrained_parameters_are_those_of_levels_that_start_from_weights() -> None:
+    """They learn more slowly; without weights they are random, and learn as all else."""
+    assert pretrained_parameters(nn.ModuleList([_encoder("efficientnet_lite0")])) == set()
+    encoder = _encoder("efficientnet_lite0", pretrained=True)
     assert pretrained_parameters(nn.ModuleList([encoder])) == set(encoder.levels.parameters()) < set(encoder.parameters())
+
+
+def test_layers_up_to_stride_4_and_all_statistics_are_kept_where_there_are_weights() -> None:
+    free, kept = _encoder("efficientnet_lite0"), _encoder("efficientnet_lite0", pretrained=True)
+    assert frozen_parameters(free) == set() and not any(layer.frozen for layer in free.modules() if isinstance(layer, SyncBatchNorm2d))
+    assert all(layer.frozen for layer in kept.modules() if isinstance(layer, SyncBatchNorm2d))
+    first = nn.ModuleList([getattr(kept.levels[0], name) for name in ("stem", "block0", "block1", "block2")])
+    assert frozen_parameters(nn.ModuleList([kept])) == set(first.parameters())
+    assert frozen_parameters(_encoder("vgg16", pretrained=True)) == set()
 
 
 def test_a_checkpoint_of_version_0_1_still_fills_the_compact_encoder() -> None:
