@@ -16,6 +16,8 @@ from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, s
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
+from crowddist.models.counter import Counter
+from crowddist.models.folding import fold_norms
 from crowddist.ops.views import merge_heads, merge_views
 
 TILE_PX = 1536
@@ -68,8 +70,13 @@ class Predictor:
         method.networks().to(self.device)
 
     @classmethod
-    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu") -> Predictor:
+    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu", one_pass: bool = False) -> Predictor:
         """The predictor of a checkpoint's counter; `image_size` None means the one it was trained with.
+
+        Batch normalisation is folded into the convolutions: the same answers but for rounding, in less time.
+
+        Args:
+            one_pass: count by the mean of the masks alone, see `Counter.one_pass`.
 
         Raises:
             FileNotFoundError, InputError: there is no checkpoint, it cannot be read, or no image has such a size.
@@ -83,6 +90,9 @@ class Predictor:
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
+        for network in fold_norms(method.networks()).modules():
+            if isinstance(network, Counter):
+                network.one_pass = one_pass
         return cls(method, image_size=method.stream.image_size if image_size is None else image_size, device=device)
 
     def with_config(self, config: RunConfig) -> Predictor:

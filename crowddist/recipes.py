@@ -18,6 +18,13 @@ from crowddist.methods.config import (
 )
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 
+FROM_IMAGENET: dict[str, Any] = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
+"""What the networks of the recipes for a CPU begin with."""
+ON_A_CPU: dict[str, Any] = {
+    "counter": CounterConfig(**FROM_IMAGENET),
+    "regressor": RegressorConfig(**FROM_IMAGENET),
+    "detector": DetectorConfig(**FROM_IMAGENET),
+}
 RENDERED_SOURCE = "renderer:broad:1000"
 QNRF = "ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf"
 
@@ -35,8 +42,9 @@ def quickstart() -> RunConfig:
         target="renderer:target:80:1:360",
         evaluation="renderer:target:40:2:360",
         num_workers=2,
+        **ON_A_CPU,
         stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3),
-        train=TrainConfig(steps=600),
+        train=TrainConfig(steps=600, learning_rate=1e-3, pretrained_share=0.3),
         self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=200, label_views=(1.0, 1.5)),
         engine=EngineConfig(checkpoint_every=100),
     )
@@ -53,6 +61,8 @@ def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
         target=_shanghaitech(target, "train"),
         evaluation=_shanghaitech(target, "val"),
         num_workers=2,
+        **ON_A_CPU,
+        train=TrainConfig(steps=1500, learning_rate=1e-3, pretrained_share=0.3),
     )
 
 
@@ -114,6 +124,8 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
         target=_shanghaitech(target, "train"),
         evaluation=_shanghaitech(target, "val"),
         num_workers=2,
+        **ON_A_CPU,
+        train=TrainConfig(steps=1500, learning_rate=1e-3, pretrained_share=0.3),
         # Rendered people are coarser than photographed ones: the larger a photograph is seen, the more of it looks like people.
         stream=StreamConfig(image_size=512, scale_jitter=(0.45, 1.8), colour_jitter=0.4),
         # In 100 steps the rate, up and down again, disturbs the counter before it mends: 100 steps on the source alone cost as much.

@@ -138,9 +138,9 @@ class Method(ABC):
         """One optimisation step on a batch of each stream. Returns: detached scalars to log, `loss` among them."""
 
     @property
+    @abstractmethod
     def margin_px(self) -> int:
-        """Context that a tile of a large image is seen with on every side, px: about as far as the networks look; a multiple of 16."""
-        return 128
+        """Context that a tile of a large image is seen with on every side, px: about as far as the networks look; a multiple of 32."""
 
     @property
     def settling_px(self) -> int:

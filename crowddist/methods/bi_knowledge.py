@@ -15,6 +15,7 @@ from crowddist.data.stream import cell_density
 from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, make_optimizer, set_learning_rate
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
 from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, log_sizes, read_heads
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
 from crowddist.models.nested_unet import build_localiser
@@ -75,8 +76,9 @@ class BiKnowledge(Method):
 
     @property
     def margin_px(self) -> int:
-        """See `Method.margin_px`."""
-        return 256
+        """See `Method.margin_px`: of the network that looks farthest."""
+        regressor, detector = BACKBONES[self.config.regressor.backbone], BACKBONES[self.config.detector.backbone]
+        return max(regressor.uses["regressor"].context_px, detector.uses["detector"].context_px)
 
     @property
     def settling_px(self) -> int:

@@ -17,6 +17,7 @@ from crowddist.methods.counting import CountingMethod, CountingObjective, LabelO
 from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, read_heads, sure_and_doubtful
 from crowddist.methods.semantics import SegmenterObjective, Semantics
 from crowddist.methods.terms import orientation_terms
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.ops.fusion import fuse_density, uncertainty_weight
 from crowddist.ops.merging import merge_points
@@ -127,8 +128,8 @@ class Combined(CountingMethod):
 
     @property
     def margin_px(self) -> int:
-        """See `Method.margin_px`."""
-        return 256
+        """See `Method.margin_px`: of the network that looks farthest."""
+        return max(super().margin_px, BACKBONES[self.config.detector.backbone].uses["detector"].context_px)
 
     @property
     def stop_change(self) -> float:

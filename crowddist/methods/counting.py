@@ -14,6 +14,7 @@ from torch import nn
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.base import Method, OneCycle, Runtime, Schedule, Stage, Stream, make_optimizer, set_learning_rate
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.ensemble import build_networks
 from crowddist.models.norm import frozen_norm
 from crowddist.ops.selection import keep_most_certain
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from crowddist.data.sample import Batch
     from crowddist.methods.config import TrainConfig
     from crowddist.models.counter import Counter
-    from crowddist.models.ensemble import DeepEnsemble
+    from crowddist.models.backbones.table import BACKBONES
+from crowddist.models.ensemble import DeepEnsemble
 
 
 FROZEN_SHARE = 0.2
@@ -119,6 +121,12 @@ class CountingMethod(Method):
     def output_stride(self) -> int:
         """See `Method.output_stride`."""
         return self.counter.output_stride
+
+    @property
+    def margin_px(self) -> int:
+        """See `Method.margin_px`."""
+        counter = self.config.counter
+        return BACKBONES[counter.backbone].uses["upsampling" if counter.upsamples else "counter"].context_px
 
     def one_cycle(self, parameters: list[nn.Parameter], stage: Stage, peak_rate: float) -> Trained:
         """Trained by AdamW with the one-cycle schedule, as the source is."""

@@ -37,6 +37,8 @@ class Counter(nn.Module):
         self.masks, self.dropout, self.num_members = masks, dropout, num_members
         self.orientation_head = orientation
         self.output_stride = encoder.stride // decoder.upsampling
+        self.one_pass = False
+        """Whether `members` is one map alone, by the mean of the masks: no uncertainty, and no more computation than a single network."""
 
     def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
         """`density(encode(images), members)`."""
@@ -84,9 +86,11 @@ class Counter(nn.Module):
             features: (N, C, h, w) of `encode`.
 
         Returns:
-            (M, N, 1, h, w) float, not negative; M = `num_members`.
+            (M, N, 1, h, w) float, not negative; M = `num_members`, or 1 where `one_pass` is set.
         """
         trunk = self.decoder.trunk(features)
+        if self.one_pass:
+            return self.decoder.rest(trunk if self.masks is None else self.masks.mean(trunk))[None]
         maps = []
         for member in range(self.num_members):
             if self.masks is not None:

@@ -28,6 +28,8 @@ class Features:
     """Pixels of the image along a cell's side, behind each group."""
     channels: tuple[int, ...]
     """Channels behind each group."""
+    context_px: int = 256
+    """How far from a cell the image still matters to the network, px: tiles of a large image are seen with so much around them. A multiple of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,6 @@ class Backbone:
     name: str
     uses: Mapping[Use, Features]
     """What each use takes; a use that is missing cannot be had with this backbone."""
-    context_px: int
-    """How far from a cell the image still matters, px: tiles of a large image are seen with so much around them. A multiple of 32."""
     heads: HeadWidth = "small"
     """How wide decoders and heads behind it are: small for a CPU, or as the papers' authors have them behind VGG and ResNet."""
     mean: tuple[float, float, float] = IMAGENET_MEAN

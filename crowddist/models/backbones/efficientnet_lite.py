@@ -115,6 +115,8 @@ class NormedConvolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, channels, h / stride, w / stride)."""
+        if self.conv.bias is not None:  # once and for all, see `models.folding`
+            return self._convolve(features, self.conv.weight, self.conv.bias, activated=self.activated)
         if self.norm.uses_batch:
             normed = self.norm(self._convolve(features, self.conv.weight, None))
             return _Relu6.apply(normed) if self.activated else normed

@@ -38,12 +38,11 @@ def _compact() -> Backbone:
     return Backbone(
         name="compact",
         uses={
-            "counter": Features(build=_layers("compact", "counter_levels"), strides=(8,), channels=(96,)),
+            "counter": Features(build=_layers("compact", "counter_levels"), strides=(8,), channels=(96,), context_px=128),
             "regressor": Features(build=_layers("compact", "regressor_levels"), strides=(2, 4, 8, 16), channels=(16, 32, 64, 96)),
             "detector": Features(build=_layers("compact", "detector_levels"), strides=(4, 8, 16), channels=(64, 96, 128)),
             "localiser": Features(build=_layers("compact", "localiser_levels"), strides=(1, 2, 4, 8), channels=(8, 16, 32, 64)),
         },
-        context_px=128,
     )
 
 
@@ -67,7 +66,6 @@ def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tup
             "regressor": replace(features(2, 16), build=sized),
             "detector": features(4, 16),
         },
-        context_px=256,
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
         weights=Pretrained(
@@ -82,9 +80,8 @@ def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tup
 
 
 def _vgg16(*, batch_norm: bool) -> Backbone:
-    uses: dict[Use, Features] = {
-        "counter": Features(build=_layers("vgg", "counter_levels", batch_norm=batch_norm), strides=(8,), channels=(512,))
-    }
+    counter = _layers("vgg", "counter_levels", batch_norm=batch_norm)
+    uses: dict[Use, Features] = {"counter": Features(build=counter, strides=(8,), channels=(512,), context_px=128)}
     if batch_norm:
         uses["upsampling"] = Features(build=_layers("vgg", "upsampling_levels"), strides=(16,), channels=(512,))
     else:
@@ -95,7 +92,6 @@ def _vgg16(*, batch_norm: bool) -> Backbone:
         name="vgg16_bn" if batch_norm else "vgg16",
         uses=uses,
         heads="published",
-        context_px=128,
         weights=_torchvision("vgg16_bn-6c64b313" if batch_norm else "vgg16-397923af"),
         file_names=lambda name: (f"features.{name}", name),
     )
@@ -109,7 +105,6 @@ def _resnet(depth: int, digest: str) -> Backbone:
             "detector": Features(build=_layers("resnet", "detector_levels", depth=depth), strides=(8, 16, 16), channels=(512, 1024, 2048)),
         },
         heads="published",
-        context_px=256,
         weights=_torchvision(f"resnet{depth}-{digest}"),
     )
 

@@ -1,0 +1,38 @@
+"""Folding: batch normalisation as a part of the convolution before it, for networks that are only asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from crowddist.models.backbones.efficientnet_lite import NormedConvolution
+from crowddist.models.norm import SyncBatchNorm2d
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """Folds every batch normalisation that follows a convolution in a sequence, in place; answers stay the same but for rounding.
+
+    Only for a network that is never trained again, nor saved: its parameters are no longer those it was built with.
+
+    Returns:
+        The network, in eval mode.
+    """
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, NormedConvolution) and module.conv.bias is None:
+            _fold(module.conv, module.norm)
+        elif isinstance(module, nn.Sequential):
+            layers = list(module.named_children())
+            for (_, layer), (next_name, following) in zip(layers, layers[1:], strict=False):
+                if isinstance(layer, nn.Conv2d) and isinstance(following, SyncBatchNorm2d):
+                    _fold(layer, following)
+                    setattr(module, next_name, nn.Identity())
+    return network
+
+
+def _fold(layer: nn.Conv2d, norm: SyncBatchNorm2d) -> None:
+    with torch.no_grad():
+        layer.weight, layer.bias = fuse_conv_bn_weights(
+            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.epsilon, norm.weight, norm.bias
+        )
