@@ -112,6 +112,7 @@ def _resnet(depth: int, digest: str) -> Backbone:
 _ROWS = (
     _compact(),
     _efficientnet_lite(0, width=1.0, depth=1.0, channels=(16, 24, 40, 112, 320), digest="57934424", timm_digest="0aa007d2"),
+    _efficientnet_lite(1, width=1.0, depth=1.1, channels=(16, 24, 40, 112, 320), digest="77cc7160", timm_digest="bde8b488"),
     _vgg16(batch_norm=False),
     _vgg16(batch_norm=True),
     _resnet(50, "0676ba61"),
