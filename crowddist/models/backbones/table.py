@@ -113,6 +113,7 @@ _ROWS = (
     _compact(),
     _efficientnet_lite(0, width=1.0, depth=1.0, channels=(16, 24, 40, 112, 320), digest="57934424", timm_digest="0aa007d2"),
     _efficientnet_lite(1, width=1.0, depth=1.1, channels=(16, 24, 40, 112, 320), digest="77cc7160", timm_digest="bde8b488"),
+    _efficientnet_lite(2, width=1.1, depth=1.2, channels=(16, 24, 48, 120, 352), digest="9656183e", timm_digest="dcccb7df"),
     _vgg16(batch_norm=False),
     _vgg16(batch_norm=True),
     _resnet(50, "0676ba61"),
