@@ -51,7 +51,7 @@ def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion:
     usual = compact if networks == "compact" else mm2020_shb_to_sha()
     settings = replace(usual.bi_knowledge, fusion=fusion, boxes_steps=0, enlarge=1.0)
     config = replace(usual, stream=compact.stream, boxes="", bi_knowledge=settings)
-    method, number = build_method(config), NUM_IMAGES if networks == "compact" else 1
+    method, number = build_method(config, weights="none"), NUM_IMAGES if networks == "compact" else 1
     images = [np.random.default_rng(index).integers(0, 256, (*SIZE, 3), np.uint8) for index in range(number)]
     cached = [crowd(method, index) for index in range(number)]
     tried = method.with_config(with_values(config, trial_values(config, 3)[1]))

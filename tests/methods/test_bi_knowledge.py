@@ -273,7 +273,7 @@ def test_a_head_is_one_cell_of_the_map() -> None:
     assert sorted(map(tuple, truth[0, 0].nonzero().tolist())) == [(0, 0), (2, 1), (31, 31)] and truth[1].sum() == 0 and truth.sum() == 3
 
 
-@pytest.mark.parametrize(("tuned", "changed"), [("last_two_layers", {"decoders"}), ("all", {"blocks", "messages", "decoders", "corrections"})])
+@pytest.mark.parametrize(("tuned", "changed"), [("last_two_layers", {"decoders"}), ("all", {"encoder", "messages", "decoders", "corrections"})])
 def test_what_a_cycle_changes_of_the_regressor(tiny_config: RunConfig, tuned: Any, changed: set[str]) -> None:
     method = make(tiny_config, regressor_tuned=tuned)
     stage = next(stage for stage in method.plan() if stage.name == "cycle-1/regressor")

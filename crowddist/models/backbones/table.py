@@ -61,7 +61,7 @@ def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tup
     return Backbone(
         name=f"efficientnet_lite{number}",
         uses={
-            "counter": features(8, 16),
+            "counter": features(8, 32),
             "upsampling": features(16, 16),
             "regressor": replace(features(2, 16), build=sized),
             "detector": features(4, 16),
