@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch
     from crowddist.methods.config import TrainConfig
-    from crowddist.models.counter import Counter
     from crowddist.models.backbones.table import BACKBONES
+    from crowddist.models.counter import Counter
 from crowddist.models.ensemble import DeepEnsemble
-
 
 FROZEN_SHARE = 0.2
 """Part of the source stage, at its end, that trains with the running statistics, as images are counted (ours). In

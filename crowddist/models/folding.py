@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -24,7 +26,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
             _fold(module.conv, module.norm)
         elif isinstance(module, nn.Sequential):
             layers = list(module.named_children())
-            for (_, layer), (next_name, following) in zip(layers, layers[1:], strict=False):
+            for (_, layer), (next_name, following) in pairwise(layers):
                 if isinstance(layer, nn.Conv2d) and isinstance(following, SyncBatchNorm2d):
                     _fold(layer, following)
                     setattr(module, next_name, nn.Identity())

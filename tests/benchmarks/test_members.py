@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from crowddist.models.backbone import build_encoder
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import Counter, build_counter
 from crowddist.models.decoder import Decoder
@@ -60,7 +61,7 @@ def _compact() -> Counter:
 def _light() -> Counter:
     """VGG-16 with two small convolutions behind it, as the light decoder of C-3-Framework."""
     torch.manual_seed(0)
-    encoder = build_encoder(CounterConfig(backbone="vgg16"))
+    encoder = Encoder(BACKBONES["vgg16"], "counter")
     trunk = nn.Sequential(nn.Conv2d(encoder.channels, 128, 3, padding=1), nn.ReLU())
     rest = nn.Sequential(nn.Conv2d(128, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 1), nn.ReLU())
     counter = Counter(encoder=encoder, decoder=Decoder(trunk, rest, channels=128), masks=Masksembles(128, 8, 2.0, 0), num_members=8)

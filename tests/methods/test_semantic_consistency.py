@@ -153,7 +153,7 @@ def test_a_whole_run_with_masks_of_boxes(tiny_config: RunConfig, make_images: An
 
 
 def test_the_published_networks_train_and_count_in_pixels(tiny_config: RunConfig) -> None:
-    counter = CounterConfig(backbone="vgg16_bn_stride16", decoder="upsampling", ensemble="none", orientation=False)
+    counter = CounterConfig(backbone="vgg16_bn", decoder="upsampling", ensemble="none", orientation=False)
     stream, train = replace(tiny_config.stream, crop_size=256), replace(tiny_config.train, batch_size=1, cell_error="squared", block_weight=0.0)
     config = replace(tiny_config, method="semantic_consistency", counter=counter, stream=stream, train=train)
     method = make(config, target_masks="given", target_batch_size=1)

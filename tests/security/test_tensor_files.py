@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowddist.models.backbone import build_encoder
 
 from crowddist import checkpoint
 from crowddist.errors import InputError
 from crowddist.models.config import CounterConfig
+from crowddist.models.counter import build_counter
 
 PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -61,7 +61,7 @@ def hostile_files(proof: Path) -> dict[str, bytes]:
 def test_code_in_a_checkpoint_or_in_weights_is_never_executed(tmp_path: Path, form: str) -> None:
     place = tmp_path / "hostile.pt"
     place.write_bytes(hostile_files(tmp_path / "executed")[form])
-    for read in (lambda: checkpoint.load(place.as_uri()), lambda: build_encoder(CounterConfig(backbone="vgg16", weights=str(place)))):
+    for read in (lambda: checkpoint.load(place.as_uri()), lambda: build_counter(CounterConfig(backbone="vgg16", weights=str(place)))):
         with pytest.raises(InputError, match="which is never executed") as error:
             read()
         assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
@@ -81,7 +81,7 @@ def test_code_in_the_cache_of_torch_is_never_executed(tmp_path: Path, monkeypatc
     place.parent.mkdir(parents=True)
     place.write_bytes(hostile_files(tmp_path / "executed")[form])
     with pytest.raises(InputError, match="which is never executed"):
-        build_encoder(CounterConfig(backbone="vgg16", weights="imagenet"))
+        build_counter(CounterConfig(backbone="vgg16", weights="imagenet"))
     assert not (tmp_path / "executed").exists()
 
 
@@ -108,7 +108,7 @@ def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> No
     assert len(bomb) < 200_000  # of 100 MB
     (tmp_path / "bomb.pt").write_bytes(bomb)
     for read in (lambda: checkpoint.load((tmp_path / "bomb.pt").as_uri()),
-                 lambda: build_encoder(CounterConfig(backbone="vgg16", weights=str(tmp_path / "bomb.pt")))):
+                 lambda: build_counter(CounterConfig(backbone="vgg16", weights=str(tmp_path / "bomb.pt")))):
         with pytest.raises(InputError, match="its archive is packed"):
             read()
 
