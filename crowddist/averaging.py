@@ -23,15 +23,16 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
+        self._learned = {name for name, _ in network.named_parameters()}
         self.values = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     def update(self, step: int) -> None:
         """Takes in the weights as step 0, 1, ... has left them."""
         kept = min(self.decay, (1 + step) / (10 + step))
         now = self.network.state_dict()
-        floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.values[name] for name in floats], [now[name] for name in floats], 1 - kept)
-        for name in now.keys() - set(floats):
+        averaged = [name for name in now if name in self._learned or name.endswith(("running_mean", "running_var"))]
+        torch._foreach_lerp_([self.values[name] for name in averaged], [now[name] for name in averaged], 1 - kept)
+        for name in now.keys() - set(averaged):  # masks and limits, of which there is no mean: a limit begins at infinity
             self.values[name].copy_(now[name])
 
     def load(self, values: Mapping[str, Tensor]) -> None:

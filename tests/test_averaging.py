@@ -31,16 +31,18 @@ def test_the_first_steps_by_hand() -> None:
     assert layer.weight.item() == pytest.approx(36.0)
 
 
-def test_running_statistics_are_averaged_and_masks_are_taken_as_they_are() -> None:
+def test_running_statistics_are_averaged_and_masks_and_limits_are_taken_as_they_are() -> None:
     module = nn.Module()
     module.norm = SyncBatchNorm2d(2)
     module.register_buffer("masks", torch.tensor([True, False]))
+    module.register_buffer("density_limit", torch.tensor(float("inf")))
     average = WeightAverage(module, 0.9)
     module.norm.running_mean.fill_(1.0)
+    module.density_limit.fill_(5.0)
     module.masks.logical_not_()
     average.update(0)
     assert average.values["norm.running_mean"].tolist() == pytest.approx([0.9, 0.9])
-    assert average.values["masks"].tolist() == [False, True]
+    assert average.values["masks"].tolist() == [False, True] and average.values["density_limit"].item() == 5.0
 
 
 def test_it_goes_on_from_what_a_checkpoint_holds_of_it() -> None:
