@@ -223,7 +223,7 @@ def _dataset(
 def _stream_of(use: Stream, stream: StreamConfig) -> StreamConfig:
     """The run's way from samples to crops, with what one stream does its own way."""
     if use.plain:
-        stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+        stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0)
     return replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter, crop_size=use.crop_size or stream.crop_size)
 
 

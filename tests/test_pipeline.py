@@ -30,6 +30,7 @@ from crowddist.models.counter import build_counter
 from crowddist.pipeline import _starts, adapt
 from crowddist.predictor import Predictor
 from crowddist.tracking import NullTracker
+from tests.methods.test_contract import on_pretrained
 
 DRIVER = """
 import sys
@@ -364,10 +365,15 @@ KILLED_AT: dict[Any, tuple[str, ...]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", KILLED_AT)
-def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig, method: Any) -> None:
-    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are those of one go."""
+@pytest.mark.parametrize(("method", "pretrained"), [*((method, False) for method in KILLED_AT), ("combined", True)])
+def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig, method: Any, pretrained: bool) -> None:
+    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are those of one go.
+
+    Also on pretrained networks, whose first layers are frozen, with an average of the weights.
+    """
     tiny_config = replace(tiny_config, method=method)
+    if pretrained:
+        tiny_config = replace(on_pretrained(tiny_config), engine=replace(tiny_config.engine, average_decay=0.9))
     unbroken, _ = run(replace(tiny_config, run_name="unbroken"))
     config = replace(tiny_config, run_name="killed")
     folder = storage.local_folder(run_folder(config))

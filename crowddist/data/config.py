@@ -106,6 +106,8 @@ class StreamConfig:
     """Share of the crops turned grey (ShanghaiTech A holds grey images), 0 to 1."""
     soft_share: float = 0.5
     """Share of the crops made as soft as photographs of fewer pixels are, 0 to 1: cameras differ in sharpness."""
+    noisy_share: float = 0.0
+    """Share of the crops with noise as sensors in the dark have it, 0 to 1: what is grainy is else counted where the source is clean."""
     sigma_px: float = 6.0
     """Standard deviation of a head's Gaussian in px of the crop (ours). With bi_knowledge, `bi_knowledge.sigma_px` stands in its place."""
     sigma_of_size: float = 0.0
@@ -128,8 +130,9 @@ class StreamConfig:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
         if not 0 <= self.colour_jitter < 1:
             raise InputError(f"colour_jitter lies in [0, 1), got {self.colour_jitter}")
-        if not (0 <= self.grey_share <= 1 and 0 <= self.soft_share <= 1):
-            raise InputError(f"grey_share and soft_share lie in [0, 1], got {self.grey_share} and {self.soft_share}")
+        for name in ("grey_share", "soft_share", "noisy_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} lies in [0, 1], got {getattr(self, name)}")
         if self.cache_bytes < 0 or self.num_readers < 0:
             raise InputError(f"cache_bytes and num_readers must not be negative, got {self.cache_bytes} and {self.num_readers}")
         if self.sigma_px <= 0 or self.sigma_of_size < 0:

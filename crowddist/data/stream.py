@@ -17,6 +17,7 @@ from crowddist.data.sample import Batch, Sample
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader, decode, decode_labels
 from crowddist.data.transforms import (
+    add_noise,
     covered_area,
     crop_mass,
     crop_pixels,
@@ -173,7 +174,7 @@ class CropDataset(torch.utils.data.Dataset):
                 crop["doubtful"] = crop_points(sample.labels.doubtful[:, :3], window, size)
         if sample.mask is not None:
             crop["mask"] = crop_pixels(sample.mask, window, size)
-        crop["image"] = jitter_colours(pixels, self.config, rng)
+        crop["image"] = add_noise(jitter_colours(pixels, self.config, rng), self.config, rng)
         if flip:
             for name in ("image", "density", "keep", "mask"):
                 if name in crop:

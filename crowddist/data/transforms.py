@@ -16,6 +16,9 @@ PAD_VALUE = 114
 LARGEST_SOFTNESS = 2.0
 """Crops are made at most this much softer: heads of 5 px are still seen (ours)."""
 
+LARGEST_NOISE = 12.0
+"""Largest standard deviation of the noise that crops are given, in grey levels of 255 (ours)."""
+
 
 def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
     """Points after the image was resized; pixel j covers [j - 0.5, j + 0.5). Args: N x 2 x, y. Returns: N x 2."""
@@ -211,3 +214,11 @@ def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Gener
     import cv2
 
     return cv2.transform(image, np.hstack([matrix, np.full((3, 1), offset)]).astype(np.float32))
+
+
+def add_noise(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:
+    """Noise of a random strength on the share of the crops that is to have it. Args and returns: (H, W, 3) uint8."""
+    if not config.noisy_share or rng.random() >= config.noisy_share:
+        return image
+    noise = rng.uniform(0, LARGEST_NOISE) * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)

@@ -12,6 +12,7 @@ from crowddist.data.stream import whole_image
 from crowddist.data.transforms import (
     LARGEST_SOFTNESS,
     PAD_VALUE,
+    add_noise,
     covered_area,
     crop_mass,
     crop_pixels,
@@ -176,3 +177,21 @@ def test_colours_move_and_stay_when_told_to() -> None:
     grey = jitter_colours(image, StreamConfig(colour_jitter=0.0, grey_share=1.0), np.random.default_rng(0))
     assert np.ptp(grey.astype(int), axis=2).max() <= 1
     assert not np.array_equal(jitter_colours(image, StreamConfig(), np.random.default_rng(0)), image)
+
+
+def test_noise_is_white_as_strong_as_drawn_and_on_its_share_of_the_crops() -> None:
+    image, rng = np.full((64, 64, 3), 128, np.uint8), np.random.default_rng(0)
+    noisy = [add_noise(image, StreamConfig(noisy_share=0.25), rng) for _ in range(400)]
+    strengths = np.array([crop.astype(float).std() for crop in noisy if crop is not image])
+    assert 0.19 < len(strengths) / 400 < 0.31
+    assert strengths.max() < 12.5 and 5.3 < strengths.mean() < 6.7  # uniform from 0 to 12
+    strong = max(noisy, key=lambda crop: crop.std()).astype(float) - 128
+    assert abs(strong.mean()) < 0.5 and abs(np.corrcoef(strong[:, :-1].ravel(), strong[:, 1:].ravel())[0, 1]) < 0.05
+    assert add_noise(np.zeros((8, 8, 3), np.uint8), StreamConfig(noisy_share=1.0), rng).max() < 60  # cut off, not wrapped around
+
+
+def test_without_noise_nothing_is_drawn() -> None:
+    """Streams of before there was noise give the crops they gave."""
+    rng, twin = np.random.default_rng(0), np.random.default_rng(0)
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert add_noise(image, StreamConfig(), rng) is image and rng.random() == twin.random()

@@ -21,22 +21,25 @@ from crowddist.models.norm import SyncBatchNorm2d
 ENSEMBLES = ("masksembles", "dropout", "deep", "none")
 
 
+def on_pretrained(config: RunConfig) -> RunConfig:
+    """The same on networks that start from ImageNet's weights."""
+    start: dict[str, Any] = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
+    return replace(
+        config,
+        counter=CounterConfig(**start),
+        regressor=RegressorConfig(**start),
+        detector=DetectorConfig(**start),
+        train=replace(config.train, pretrained_share=0.3),
+    )
+
+
 @pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0") for method in get_args(MethodName)],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
     """A small configuration of each method, on networks from scratch and on those that start from ImageNet's weights."""
     method, backbone = request.param
-    if backbone == "compact":
-        return replace(tiny_config, method=method)
-    start: dict[str, Any] = {"backbone": backbone, "weights": "imagenet"}
-    return replace(
-        tiny_config,
-        method=method,
-        counter=CounterConfig(**start),
-        regressor=RegressorConfig(**start),
-        detector=DetectorConfig(**start),
-        train=replace(tiny_config.train, pretrained_share=0.3),
-    )
+    config = replace(tiny_config, method=method)
+    return config if backbone == "compact" else on_pretrained(config)
 
 
 def make(config: RunConfig, seed: int = 0) -> Method:

@@ -19,7 +19,7 @@ from crowddist.engine import LocalRuntime, StageData, fit
 from crowddist.methods.base import Stage
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
-from tests.methods.test_contract import made_up_batches
+from tests.methods.test_contract import made_up_batches, on_pretrained
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
@@ -38,9 +38,10 @@ class GlooRuntime(LocalRuntime):
         return averaged(module)
 
 
-def configs(config: RunConfig) -> list[RunConfig]:
-    """A small configuration of each method."""
-    return [replace(config, method=method) for method in get_args(MethodName)]
+def configs(config: RunConfig) -> dict[str, RunConfig]:
+    """A small configuration of each method on compact networks; on pretrained ones, those two that have every network between them."""
+    compact = {method: replace(config, method=method) for method in get_args(MethodName)}
+    return {**compact, **{f"pretrained {method}": on_pretrained(compact[method]) for method in ("bi_knowledge", "combined")}}
 
 
 def half(batch: Batch, rank: int) -> Batch:
@@ -65,7 +66,9 @@ def work(rank: int, config: RunConfig, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=NUM_WORKERS)
     found = {
-        f"{each.method}/{stage.name}": gradients(each, stage, GlooRuntime(rank)) for each in configs(config) for stage in build_method(each).plan()
+        f"{method}/{stage.name}": gradients(each, stage, GlooRuntime(rank))
+        for method, each in configs(config).items()
+        for stage in build_method(each).plan()
     }
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -74,9 +77,9 @@ def work(rank: int, config: RunConfig, folder: str) -> None:
 def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, args=(tiny_config, str(tmp_path)), nprocs=NUM_WORKERS)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_WORKERS))
-    for config in configs(tiny_config):
+    for method, config in configs(tiny_config).items():
         for stage in build_method(config).plan():
-            name = f"{config.method}/{stage.name}"
+            name = f"{method}/{stage.name}"
             alone = gradients(config, stage, LocalRuntime())
             assert alone.keys() == first[name].keys() == second[name].keys() and alone, name
             assert all(torch.equal(first[name][one], second[name][one]) for one in alone), f"{name}: workers part"

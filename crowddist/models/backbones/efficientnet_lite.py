@@ -38,10 +38,10 @@ def depths(depth: float) -> tuple[int, ...]:
 def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn.Module]:
     """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first begins with the stem.
 
-    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of their features.
+    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of what they read.
     """
     stem = NormedConvolution(3, STEM, 3, stride=2)
-    stem.stride_px = 2
+    stem.stride_px = 1
     group, groups = nn.Sequential(OrderedDict(stem=stem)), []
     channels, px, number = STEM, 2, 0
     for (_, kernel, stride, expansion, _), blocks, wide in zip(STAGES, depths(depth), widths(width), strict=True):
@@ -53,8 +53,9 @@ def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn
         if px > coarsest:
             break
         for index in range(blocks):
-            block = InvertedResidual(channels, wide, kernel, stride if index == 0 else 1, expansion)
-            block.stride_px = px
+            shrinks = stride if index == 0 else 1
+            block = InvertedResidual(channels, wide, kernel, shrinks, expansion)
+            block.stride_px = px // shrinks
             group.add_module(f"block{number}", block)
             channels, number = wide, number + 1
     else:

@@ -13,7 +13,7 @@ from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.normalise import Normalise
 
-PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
+PYRAMID_CHANNELS = 64  # ours: what all levels of a pyramid are brought to.
 
 
 class Encoder(nn.Module):
@@ -102,7 +102,7 @@ def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
 
 
 def frozen_parameters(network: nn.Module) -> set[nn.Parameter]:
-    """Those of them that are never trained: of layers with a `stride_px` of at most what the backbone's row says."""
+    """Those of them that are never trained: of layers whose `stride_px`, that of what they read, is at most what the backbone's row says."""
     encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.frozen_px]
     layers = [layer for encoder in encoders for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= encoder.frozen_px]
     return {parameter for layer in layers for parameter in layer.parameters()}

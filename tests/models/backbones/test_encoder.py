@@ -113,11 +113,11 @@ def test_pretrained_parameters_are_those_of_levels_that_start_from_weights() -> 
     assert pretrained_parameters(nn.ModuleList([encoder])) == set(encoder.levels.parameters()) < set(encoder.parameters())
 
 
-def test_layers_up_to_stride_4_and_all_statistics_are_kept_where_there_are_weights() -> None:
+def test_layers_that_read_up_to_stride_4_and_all_statistics_are_kept_where_there_are_weights() -> None:
     free, kept = _encoder("efficientnet_lite0"), _encoder("efficientnet_lite0", pretrained=True)
     assert frozen_parameters(free) == set() and not any(layer.frozen for layer in free.modules() if isinstance(layer, SyncBatchNorm2d))
     assert all(layer.frozen for layer in kept.modules() if isinstance(layer, SyncBatchNorm2d))
-    first = nn.ModuleList([getattr(kept.levels[0], name) for name in ("stem", "block0", "block1", "block2")])
+    first = nn.ModuleList([getattr(kept.levels[0], name) for name in ("stem", "block0", "block1", "block2", "block3")])
     assert frozen_parameters(nn.ModuleList([kept])) == set(first.parameters())
     assert frozen_parameters(_encoder("vgg16", pretrained=True)) == set()
 
