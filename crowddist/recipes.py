@@ -67,7 +67,7 @@ def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
 
 
 def shb_to_sha() -> RunConfig:
-    """ShanghaiTech B to A, EfficientNet-Lite0; its source stage takes 9 minutes on one core, the rounds were not timed yet.
+    """ShanghaiTech B to A, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 % of
     A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name sets aside.
@@ -81,7 +81,7 @@ def shb_to_sha() -> RunConfig:
 
 
 def sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B, EfficientNet-Lite0; its source stage takes 9 minutes on one core, the rounds were not timed yet.
+    """ShanghaiTech A to B, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
     Unadapted, on one thread: MAE 26.9 by seed 0, 32.6 by seed 1 (docs/networks.md).
@@ -102,7 +102,7 @@ def sha_to_shb() -> RunConfig:
 
 
 def renderer_to_shb() -> RunConfig:
-    """Rendered crowds to ShanghaiTech B, EfficientNet-Lite0; its source stage takes 9 minutes on one core, the rounds were not timed yet.
+    """Rendered crowds to ShanghaiTech B, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
     Unadapted, on one thread: MAE 37.3 (docs/networks.md).
@@ -114,7 +114,7 @@ def renderer_to_shb() -> RunConfig:
 
 
 def renderer_to_sha() -> RunConfig:
-    """Rendered crowds to ShanghaiTech A, EfficientNet-Lite0; the same source stage as renderer_to_shb.
+    """Rendered crowds to ShanghaiTech A, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target` and `--evaluation`.
     Nearest published row: GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
