@@ -154,6 +154,7 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
 ], ids=["scale", "size", "plain"])
 def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any], as_run: dict[str, Any]) -> None:
     """A stage whose stream has a way of its own trains as one whose run has it."""
+    tiny_config = replace(tiny_config, stream=replace(tiny_config.stream, noisy_share=0.5))
     method, data = stage_data(tiny_config, tmp_path / "stream")
     source = replace(data.stage.streams["source"], **own)
     data = replace(data, stage=replace(data.stage, streams={"source": source}))
