@@ -21,7 +21,8 @@ from crowddist.models.folding import fold_norms
 from crowddist.ops.views import merge_heads, merge_views
 
 TILE_PX = 1536
-"""Images are cut into tiles of this side when their longer side exceeds it, so that memory stays bounded."""
+"""Images of more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is seen with its surroundings,
+which is work done twice: 1080p is below, for whole it takes 0.8 of the time."""
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 
@@ -155,7 +156,8 @@ class Predictor:
 
     def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
         """The predictions of equally large images, in tiles where they are large."""
-        if max(resized[0].shape[:2]) > TILE_PX:
+        height, width = resized[0].shape[:2]
+        if height * width > TILE_PX**2:
             return [self._see_tiles(image) for image in resized]
         return self._see_whole(torch.cat([to_tensor(image) for image in resized]))
 

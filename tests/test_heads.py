@@ -64,7 +64,7 @@ def test_tiles_of_real_networks_leave_no_seam(tiny_config: RunConfig, monkeypatc
     torch.manual_seed(0)
     anywhere = replace(tiny_config.bi_knowledge, confidence=1e-6)
     made = BiKnowledge(replace(tiny_config, method="bi_knowledge", bi_knowledge=anywhere))
-    image = np.random.default_rng(0).integers(0, 256, (64, 896, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (128, 896, 3), dtype=np.uint8)
     whole = Predictor(made, image_size=0)._see([image])[0]
     monkeypatch.setattr(predictor, "TILE_PX", 256)
     tiles = Predictor(made, image_size=0)._see([image])[0]

@@ -108,6 +108,24 @@ def test_tiles_of_a_large_image_show_no_seam(tiny_checkpoint: str, monkeypatch: 
     assert not seams[: 16 - reach, : 16 - reach].any()
 
 
+@pytest.mark.parametrize(("size", "shapes"), [((96, 168), [(96, 168)]), ((104, 160), [(104, 136), (104, 40)])])
+def test_an_image_is_cut_by_its_pixels_not_by_its_longer_side(
+    tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], shapes: list[tuple[int, int]]
+) -> None:
+    counter = Predictor.from_checkpoint(tiny_checkpoint, image_size=0)
+    encode, seen = counter.method.networks().encode, []
+
+    def watched(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape[2:]))
+        return encode(images)
+
+    monkeypatch.setattr(counter.method.networks(), "encode", watched)
+    monkeypatch.setattr(predictor, "TILE_PX", 128)  # 16,384 px: the first has 16,128, the second 16,640
+    monkeypatch.setattr(type(counter.method), "margin_px", 8)
+    counter.predict(photograph(*size))
+    assert seen == shapes
+
+
 def test_points_are_in_the_pixels_of_the_image_as_given(tmp_path: Path, make_checkpoint) -> None:  # type: ignore[no-untyped-def]
     counter = Predictor.from_checkpoint(make_checkpoint(tmp_path, sigma_px=3.0))
     image = photograph(144, 192)

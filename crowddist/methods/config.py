@@ -34,6 +34,9 @@ class TrainConfig:
     """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet: 1e-4)."""
     pretrained_share: float = 1.0
     """What part of the learning rate the layers with pretrained weights learn at, above 0 to 1; of every network of the method."""
+    frozen_px: int = 4
+    """Pretrained layers that read features of at most this stride keep their weights; 0: all are trained. Of EfficientNet-Lite alone. A photographed
+    source may train what lies behind stride 4; a rendered one teaches an encoder what only rendered images have (docs/networks.md)."""
     weight_decay: float = 5e-4
     """AdamW's weight decay."""
     cell_error: Literal["poisson", "squared"] = "poisson"
@@ -47,7 +50,7 @@ class TrainConfig:
         _positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
         if not 0 < self.pretrained_share <= 1:
             raise InputError(f"pretrained_share lies in (0, 1], got {self.pretrained_share}")
-        _not_negative(weight_decay=self.weight_decay, block_weight=self.block_weight)
+        _not_negative(weight_decay=self.weight_decay, block_weight=self.block_weight, frozen_px=self.frozen_px)
 
 
 @dataclass(frozen=True, kw_only=True)

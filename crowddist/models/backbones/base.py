@@ -67,8 +67,5 @@ class Backbone:
     keeps_statistics: bool = False
     """Whether batch norms keep the statistics that came with the weights, in training too. From A to B (ShanghaiTech, 600 steps, seed 0) a counter
     that normalised by its batches of 8 crops erred by 33.0 persons, one that kept ImageNet's statistics by 28.3."""
-    frozen_px: int = 0
-    """Layers that read features of at most this stride keep the weights they came with: their backward pass is a third of a step. From A to B the
-    counter erred by 28.3 persons with and without (seed 0, 600 steps), and no more in A itself; docs/networks.md has more."""
     file_names: Callable[[str], tuple[str, ...]] = lambda name: (name,)
     """Name of a parameter within its group -> what files call it, in each naming that is known, always in the same order."""

@@ -22,7 +22,7 @@ class Encoder(nn.Module):
     Args:
         backbone: row of the table.
         use: which of its features.
-        pretrained: whether it starts from weights, whose statistics and first layers are then kept as the row says.
+        pretrained: whether it starts from weights, whose statistics are then kept if the row says so.
         joined: whether features of several strides are to become one map; `forward` needs that.
 
     Attributes:
@@ -40,7 +40,6 @@ class Encoder(nn.Module):
         self.channels = PYRAMID_CHANNELS if self.pyramid is not None else features.channels[-1]
         self.normalise = Normalise(backbone.mean, backbone.std)
         self.pretrained = pretrained
-        self.frozen_px = backbone.frozen_px if pretrained else 0
         for layer in self.levels.modules():
             if isinstance(layer, SyncBatchNorm2d):
                 layer.frozen = pretrained and backbone.keeps_statistics
@@ -101,10 +100,10 @@ def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
     return {parameter for encoder in encoders for parameter in encoder.levels.parameters()}
 
 
-def frozen_parameters(network: nn.Module) -> set[nn.Parameter]:
-    """Those of them that are never trained: of layers whose `stride_px`, that of what they read, is at most what the backbone's row says."""
-    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.frozen_px]
-    layers = [layer for encoder in encoders for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= encoder.frozen_px]
+def first_pretrained_parameters(network: nn.Module, stride_px: int) -> set[nn.Parameter]:
+    """Those of them whose layers read features of at most this stride; layers that do not say what they read are not among them."""
+    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
+    layers = [layer for encoder in encoders for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px]
     return {parameter for layer in layers for parameter in layer.parameters()}
 
 

