@@ -35,7 +35,7 @@ class TrainConfig:
     pretrained_share: float = 1.0
     """What part of the learning rate the layers with pretrained weights learn at, above 0 to 1; of every network of the method."""
     frozen_px: int = 4
-    """Pretrained layers that read features of at most this stride keep their weights; 0: all are trained. Of EfficientNet-Lite alone. A photographed
+    """Pretrained layers whose features have at most this stride keep their weights; 0: all are trained. Of EfficientNet-Lite alone. A photographed
     source may train what lies behind stride 4; a rendered one teaches an encoder what only rendered images have (docs/networks.md)."""
     weight_decay: float = 5e-4
     """AdamW's weight decay."""

@@ -13,7 +13,7 @@ from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.normalise import Normalise
 
-PYRAMID_CHANNELS = 64  # ours: what all levels of a pyramid are brought to.
+PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
 
 
 class Encoder(nn.Module):
@@ -101,7 +101,7 @@ def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
 
 
 def first_pretrained_parameters(network: nn.Module, stride_px: int) -> set[nn.Parameter]:
-    """Those of them whose layers read features of at most this stride; layers that do not say what they read are not among them."""
+    """Those of them whose layers give features of at most this stride; layers that do not say their stride are not among them."""
     encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
     layers = [layer for encoder in encoders for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px]
     return {parameter for layer in layers for parameter in layer.parameters()}

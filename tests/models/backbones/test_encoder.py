@@ -119,9 +119,9 @@ def test_statistics_are_kept_where_there_are_weights() -> None:
     assert all(layer.frozen for layer in kept.modules() if isinstance(layer, SyncBatchNorm2d))
 
 
-@pytest.mark.parametrize(("stride_px", "last"), [(0, -1), (1, 0), (2, 2), (4, 4), (8, 6), (16, 12), (32, 16)])
-def test_the_first_layers_are_told_by_the_stride_of_what_they_read(stride_px: int, last: int) -> None:
-    """Of lite0: the stem, blocks 0 and 1 read strides 1 and 2; block 3 is the first of stride 8, block 5 of 16, block 11 of 32."""
+@pytest.mark.parametrize(("stride_px", "last"), [(0, -1), (2, 1), (4, 3), (8, 5), (16, 11), (32, 16)])
+def test_the_first_layers_are_told_by_the_stride_of_their_features(stride_px: int, last: int) -> None:
+    """Of lite0: the stem and block 0 have stride 2; block 1 is the first of stride 4, block 3 of 8, block 5 of 16, block 11 of 32."""
     kept = _encoder("efficientnet_lite0", pretrained=True)
     layers = dict(child for level in kept.levels for child in level.named_children())
     first = nn.ModuleList([layers[name] for name in ("stem", *(f"block{number}" for number in range(16)))[: last + 1]])
