@@ -33,18 +33,22 @@ def quickstart() -> RunConfig:
     """Embedded data, 5 to 10 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row.
-    Seed 0 on 40 target images gave MAE 69.7 unadapted, 62.0 after one round of labels (-11 %). Orientation is left out: in so few
-    steps it only disturbs the counter.
+    Chosen on 80 images of another seed (`--evaluation renderer:target:80:3:360`): MAE 38.5 unadapted, 33.1 after one round of labels. Orientation
+    is left out: in so few steps it only disturbs the counter.
     """
     return RunConfig(
         recipe="quickstart",
         source="renderer:source:160:0:360",
         target="renderer:target:80:1:360",
-        evaluation="renderer:target:40:2:360",
+        evaluation="renderer:target:80:2:360",
         num_workers=2,
-        stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3),
-        train=TrainConfig(steps=600),
-        self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=200, label_views=(1.0, 1.5)),
+        **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
+        # The target's cameras are grainy, the source is clean: with noisy crops the error falls from 61 to 37.
+        stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3, noisy_share=0.5),
+        train=TrainConfig(steps=400, learning_rate=1e-3, pretrained_share=0.3),
+        # Noisy crops teach it to count too few; views that show people larger make up for that. All cells are labels: those that are doubtful are the
+        # crowded ones.
+        self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=200, kept_share=1.0),
         engine=EngineConfig(checkpoint_every=100),
     )
 

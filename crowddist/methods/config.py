@@ -34,9 +34,9 @@ class TrainConfig:
     """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet: 1e-4)."""
     pretrained_share: float = 1.0
     """What part of the learning rate the layers with pretrained weights learn at, above 0 to 1; of every network of the method."""
-    frozen_px: int = 4
-    """Pretrained layers whose features have at most this stride keep their weights; 0: all are trained. Of EfficientNet-Lite alone. A photographed
-    source may train what lies behind stride 4; a rendered one teaches an encoder what only rendered images have (docs/networks.md)."""
+    frozen_px: int = 8
+    """Pretrained layers whose features have at most this stride keep their weights; 0: all are trained. Of EfficientNet-Lite alone. What rendered
+    images teach the first layers is no use on photographs, and a step takes three quarters of the time (docs/networks.md)."""
     weight_decay: float = 5e-4
     """AdamW's weight decay."""
     cell_error: Literal["poisson", "squared"] = "poisson"
