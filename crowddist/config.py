@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data, parse_share
-from crowddist.disclosure import holds_secret
 from crowddist.errors import InputError
 from crowddist.methods.config import (
     BiKnowledgeConfig,
@@ -22,6 +21,7 @@ from crowddist.methods.config import (
     TranslationConfig,
 )
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
+from crowddist.process.safe_text import holds_secret
 
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
 """What lies beside the runs in their storage."""

@@ -11,29 +11,29 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import crowddist
-from crowddist import checkpoint, storage, tracking
-from crowddist.claim import CONFIG, RESULT, claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
-from crowddist.closing import round_note, run_note
-from crowddist.comparison import IMAGES
+from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
-from crowddist.engine import StageData, read_done
-from crowddist.launcher import LabelSource
 from crowddist.methods.table import build_method
-from crowddist.repeat import code_versions
-from crowddist.search_space import own_values
-from crowddist.trial_plan import make_plan
+from crowddist.methods.thresholds import own_values
+from crowddist.reports.terminal_summary import round_note, run_note
+from crowddist.run import checkpoint
+from crowddist.run.engine import StageData, read_done
+from crowddist.run.record import claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
+from crowddist.run.repeat import code_versions
+from crowddist.search.trial_values import make_plan
+from crowddist.storage.run_folder import CHECKPOINTS, CONFIG, DONE, EVALUATION, IMAGES, JOINED, LABELS, RESULT, SEARCH, TRACKING, TRANSLATED
+from crowddist.tracking.tracker import tracked_run
 
 if TYPE_CHECKING:
-    from crowddist.evaluate import ImageResult
-    from crowddist.launcher import Launcher
+    from crowddist.inference.metrics import ImageResult
+    from crowddist.launch.base import Launcher
     from crowddist.methods.base import Method, Stage
-    from crowddist.tracking import Tracker
+    from crowddist.tracking.tracker import Tracker
 
-TRACKING = "mlflow.json"
 MODEL = "crowd-counter"
 """The name that final counters are registered under."""
 
@@ -44,7 +44,7 @@ def adapt(
     """Runs an adaptation to its end, or takes it up where it was left, and returns what `result.json` holds.
 
     Args:
-        report: whether to write `report.html` beside it, see `page.write_report`.
+        report: whether to write `report.html` beside it, see `html_report.write_report`.
 
     Every stage is a folder below the run's; what is done is skipped, so a run may be killed at any moment and started again.
     The tracker is started once the input is known to be good: a mistake leaves neither a failed run nor a name that is taken.
@@ -100,7 +100,8 @@ def adapt(
             tracker.artifact(RESULT, result)
             tracker.describe(None, run_note(result))
             if report:
-                from crowddist.page import REPORT, write_report
+                from crowddist.reports.html_report import write_report
+                from crowddist.storage.run_folder import REPORT
 
                 tracker.artifact(REPORT, storage.read_bytes(write_report(folder, say=say)).decode())
         return result
@@ -112,7 +113,7 @@ def _method(config: RunConfig, *, begun: bool) -> Method:
 
 
 def _tracked(config: RunConfig, folder: str, tracker: Tracker) -> AbstractContextManager[Tracker]:
-    return tracking.run(
+    return tracked_run(
         tracker,
         experiment=config.experiment or config.recipe,
         run_name=run_name(config),
@@ -167,7 +168,7 @@ class _Run:
         return rows
 
     def _train(self, stages: Sequence[Stage]) -> None:
-        from crowddist.progress import following
+        from crowddist.tracking.curve_follower import following
 
         chains: dict[str, list[StageData]] = {}
         for stage in stages:
@@ -193,9 +194,11 @@ class _Run:
 
     def _label(self, stage: Stage) -> dict[str, float]:
         """Pseudo-labels of the whole target by the newest counter; returns their metrics."""
-        from crowddist.labels import label_change, publish_labels, set_aside_in
+        from crowddist.inference.jobs import LabelJob
+        from crowddist.inference.pseudo_labels import label_change, publish_labels
+        from crowddist.inference.units import set_aside_in
 
-        url = storage.join(self.folder, stage.round_name, "labels")
+        url = storage.join(self.folder, stage.round_name, LABELS)
         previous, self.labels_url = self.labels_url, url
         done = read_done(url)
         found = self._search(stage)
@@ -205,7 +208,8 @@ class _Run:
         started = time.time()
         self.say(f"{stage.round_name}: labelling the target")
         known = found["predictions"] if found.get("objective") == "agreement" else ""
-        records = self.launcher.label(self.checkpoint, self.urls["target"], url, LabelSource(thresholds=self.thresholds, predictions_url=known))
+        job = LabelJob(checkpoint_url=self.checkpoint, images_url=self.urls["target"], labels_url=url, thresholds=self.thresholds, predictions_url=known)
+        records = self.launcher.run(job)
         metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.round_name}")
         metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}
         metrics |= {f"search/{name}": value for name, value in found.get("ranking", {}).items()}
@@ -213,7 +217,7 @@ class _Run:
         if math.isfinite(change):  # it is not where the labels before saw nobody
             metrics["labels/change"] = change
         storage.write_json(
-            storage.join(url, "DONE.json"),
+            storage.join(url, DONE),
             {"stage": f"{stage.round_name}/labels", "metrics": metrics, "set_aside": set_aside_in(records), "seconds": round(time.time() - started, 1)},
         )
         self._set_aside("target", set_aside_in(records))
@@ -222,10 +226,10 @@ class _Run:
         return metrics
 
     def _search(self, stage: Stage) -> dict[str, Any]:
-        """What a search of thresholds for a round's labels finds with the newest counter, see `tuning.search_thresholds`; {} where none is asked for."""
-        from crowddist.tuning import search_thresholds
+        """What a search of thresholds for a round's labels finds with the newest counter, see `search_thresholds`; {} where none is asked for."""
+        from crowddist.search.threshold_search import search_thresholds
 
-        search, url = self.config.search, storage.join(self.folder, stage.round_name, "search.json")
+        search, url = self.config.search, storage.join(self.folder, stage.round_name, SEARCH)
         if search.objective == "none":
             return {}
         if storage.exists(url):
@@ -252,11 +256,12 @@ class _Run:
 
     def _translate(self, stages: Sequence[Stage]) -> dict[str, float]:
         """The whole source as the networks show it that these stages have trained; returns the translation's metrics."""
-        from crowddist.labels import set_aside_in
-        from crowddist.translate import publish_translation
+        from crowddist.inference.jobs import TranslateJob
+        from crowddist.inference.translated_set import publish_translation
+        from crowddist.inference.units import set_aside_in
 
         stage = stages[-1]
-        url = storage.join(self.folder, stage.round_name, "translated")
+        url = storage.join(self.folder, stage.round_name, TRANSLATED)
         self.urls = {**self.urls, "translated": url}
         done = read_done(url)
         if done is not None:
@@ -264,11 +269,11 @@ class _Run:
             return done["metrics"]
         started = time.time()
         self.say(f"{stage.round_name}: translating the source")
-        trained = self._whole_checkpoint(stages, storage.join(self.folder, stage.name, "joined"))
-        records = self.launcher.translate(trained, self.urls["source"], url)
+        trained = self._whole_checkpoint(stages, storage.join(self.folder, stage.name, JOINED))
+        records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=self.urls["source"], translated_url=url))
         metrics = publish_translation(url, ShardReader(self.urls["source"]), records)
         facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "set_aside": set_aside_in(records)}
-        storage.write_json(storage.join(url, "DONE.json"), {**facts, "seconds": round(time.time() - started, 1)})
+        storage.write_json(storage.join(url, DONE), {**facts, "seconds": round(time.time() - started, 1)})
         self._set_aside("source", set_aside_in(records))
         self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 grey levels")
         return metrics
@@ -298,12 +303,13 @@ class _Run:
         Args:
             made: metrics of the labels, or of the translation, that it trained on.
         """
-        from crowddist.evaluate import image_rows, summarise
-        from crowddist.pictures import round_pictures, translation_picture
+        from crowddist.inference.jobs import EvaluateJob
+        from crowddist.inference.metrics import image_rows, summarise
+        from crowddist.reports.round_pictures import round_pictures, translation_picture
 
         stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
-        self.checkpoint = self._whole_checkpoint(stages, storage.join(place, "checkpoints"))
-        url = storage.join(place, "evaluation.json")
+        self.checkpoint = self._whole_checkpoint(stages, storage.join(place, CHECKPOINTS))
+        url = storage.join(place, EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)
             self._set_aside("evaluation", row.get("set_aside", ()))
@@ -313,7 +319,8 @@ class _Run:
         set_aside: list[str] = []
         by_key: dict[str, ImageResult] = {}
         if "evaluation" in self.urls:
-            results = self.launcher.evaluate(self.checkpoint, self.urls["evaluation"])
+            job = EvaluateJob(checkpoint_url=self.checkpoint, images_url=self.urls["evaluation"])
+            results: list[ImageResult] = [result for record in self.launcher.run(job) for result in record]
             by_key = {result.key: result for result in results}
             images = ShardReader(self.urls["evaluation"])
             set_aside = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
@@ -343,7 +350,7 @@ class _Run:
 
     def show_summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Learning curves and the error by round, tracked beside the last round's pictures."""
-        from crowddist.pictures import summary_pictures
+        from crowddist.reports.round_pictures import summary_pictures
 
         for name, picture in summary_pictures(rows, self.folder).items():
             # No key of a sample holds a slash, so no image is called like that.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas
     from mlflow.entities import LoggedModel
 
-    from crowddist.predictor import Predictor
+    from crowddist.inference.predictor import Predictor
 
 COLUMNS = ("count", "uncertainty")
 """Of each row: persons in the image, and the standard deviation of that number over the ensemble."""
@@ -52,7 +52,7 @@ class ServedCounter:
 
 def _load_pyfunc(checkpoint_file: str) -> ServedCounter:
     """Called by MLflow with the path of the stored checkpoint."""
-    from crowddist.predictor import Predictor
+    from crowddist.inference.predictor import Predictor
 
     return ServedCounter(Predictor.from_checkpoint(checkpoint_file))
 

@@ -15,19 +15,21 @@ import sys
 import tyro
 
 from crowddist import storage
-from crowddist.cli import methods_table, one_line_errors, read_arguments
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
+from crowddist.methods.config import methods_table
+from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.stop_signals import Termination
 from crowddist.recipes import RECIPES, summary
-from crowddist.termination import Termination
 
 
 def main(config: RunConfig, termination: Termination, repeats: str = "") -> None:
     """Runs the adaptation and prints its rounds, and what differs from the run that it repeats."""
-    from crowddist.claim import run_folder
-    from crowddist.closing import closing_lines, make_tracker
-    from crowddist.distributed.choice import make_launcher
+    from crowddist.distributed.choose import make_launcher
     from crowddist.pipeline import adapt
+    from crowddist.reports.terminal_summary import closing_lines
+    from crowddist.run.record import run_folder
+    from crowddist.tracking.choose import make_tracker
 
     termination.grace_s = config.grace_s
     tracker = make_tracker(config)
@@ -38,7 +40,7 @@ def main(config: RunConfig, termination: Termination, repeats: str = "") -> None
         launcher.close()
     print(closing_lines(result, run_folder(config), tracker.how_to_open()))
     if repeats:
-        from crowddist.repeat import differences
+        from crowddist.run.repeat import differences
 
         lines = differences(storage.normalise(repeats), run_folder(config))
         print("\n".join([f"\nwhat differs from {repeats}:", *lines] if lines else [f"\nsettings, data, code and all figures are those of {repeats}"]))
@@ -46,8 +48,8 @@ def main(config: RunConfig, termination: Termination, repeats: str = "") -> None
 
 def look(config: RunConfig) -> None:
     """Prints whether a run would find what it needs; exit code 2 where it would not."""
-    from crowddist.distributed.preflight import look_at_nodes
-    from crowddist.preflight import check
+    from crowddist.distributed.node_checks import look_at_nodes
+    from crowddist.preflight.checks import check
 
     if not check(config, look_at_nodes if config.launcher == "ray" else None):
         sys.exit(2)
@@ -62,7 +64,7 @@ if __name__ == "__main__":
         if first == "--from-run":
             if not others or others[0].startswith("-"):
                 raise InputError("--from-run needs the folder of a run, path or URL")
-            from crowddist.repeat import recorded_run
+            from crowddist.run.repeat import recorded_run
 
             recorded = recorded_run(others[0])
             config = read_arguments(lambda: tyro.cli(RunConfig, default=recorded, args=others[1:]))

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from crowddist.cli import one_line_errors, read_arguments
 from crowddist.errors import InputError
+from crowddist.process.cli import one_line_errors, read_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Prints the tables, and draws the picture."""
-    from crowddist.comparison import calibration_table, compare, read_result, read_uncertainties
+    from crowddist.reports.compare_runs import calibration_table, compare, read_result, read_uncertainties
 
     results = {run: read_result(run) for run in arguments.runs}
     print(compare(list(results.values())))
@@ -49,7 +49,7 @@ def main(arguments: Arguments) -> None:
         import cv2
 
         from crowddist import storage
-        from crowddist.charts import calibration_chart
+        from crowddist.reports.charts import calibration_chart
 
         picture = calibration_chart({name: (found["errors"], found["uncertainties"]) for name, found in known.items()})
         _, png = cv2.imencode(".png", picture[:, :, ::-1])

@@ -17,11 +17,11 @@ import os
 import sys
 
 from crowddist import storage
-from crowddist.cli import one_line_errors
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
-from crowddist.data.convert.progress import watched
-from crowddist.process import sigterm_as_exit
+from crowddist.process.cli import one_line_errors
+from crowddist.process.host import sigterm_as_exit
+from crowddist.process.progress_bar import watched
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +51,7 @@ def _info() -> None:
     parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
     parser.add_argument("--sheet", metavar="PNG", default="", help="write a picture of 12 images with their heads, the emptiest first")
     given = parser.parse_args(sys.argv[2:])
-    from crowddist.describe import describe, write_sheet
+    from crowddist.reports.dataset_summary import describe, write_sheet
 
     described = describe(given.url, watch=lambda numbers: watched(numbers, "samples"))
     print("\n".join(described.lines()))

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import tyro
 
-from crowddist.cli import one_line_errors, read_arguments
 from crowddist.errors import InputError
-from crowddist.process import sigterm_as_exit
+from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.host import sigterm_as_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def main(arguments: Arguments) -> None:
     from crowddist import storage
 
     if arguments.report:
-        from crowddist.page import write_report
+        from crowddist.reports.html_report import write_report
 
         print(f"written to {storage.shown(write_report(storage.normalise(arguments.report)))}")
         return
@@ -60,10 +60,11 @@ def main(arguments: Arguments) -> None:
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.data.shards import ShardReader
-    from crowddist.engine import default_device
-    from crowddist.evaluate import evaluate_data, image_rows, summarise
-    from crowddist.finished_run import find_checkpoint
-    from crowddist.predictor import Predictor
+    from crowddist.inference.evaluation import evaluate_data
+    from crowddist.inference.metrics import image_rows, summarise
+    from crowddist.inference.predictor import Predictor
+    from crowddist.run.engine import default_device
+    from crowddist.storage.run_folder import find_checkpoint
 
     url = find_checkpoint(arguments.checkpoint)
     predictor = Predictor.from_checkpoint(

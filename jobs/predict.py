@@ -10,8 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from crowddist.cli import one_line_errors, read_arguments
-from crowddist.process import sigterm_as_exit
+from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.host import sigterm_as_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Counts every image and says where the results lie."""
-    from crowddist.engine import default_device
-    from crowddist.finished_run import find_checkpoint
-    from crowddist.predict import predict_files
-    from crowddist.predictor import Predictor
+    from crowddist.inference.predictor import Predictor
+    from crowddist.reports.count_files import predict_files
+    from crowddist.run.engine import default_device
+    from crowddist.storage.run_folder import find_checkpoint
 
     predictor = Predictor.from_checkpoint(
         find_checkpoint(arguments.checkpoint),

@@ -12,10 +12,10 @@ from typing import Literal
 
 import tyro
 
-from crowddist.cli import one_line_errors, read_arguments
 from crowddist.errors import InputError
 from crowddist.methods.config import Algorithm, Objective, require_labelled
-from crowddist.process import sigterm_as_exit
+from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.host import sigterm_as_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ def main(arguments: Arguments) -> None:
     from crowddist import storage
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
-    from crowddist.distributed.choice import make_launcher
-    from crowddist.finished_run import find_checkpoint
-    from crowddist.trial_plan import make_plan
-    from crowddist.tuning import recorded_config, search_thresholds, trial_table
+    from crowddist.distributed.choose import make_launcher
+    from crowddist.search.threshold_search import recorded_config, search_thresholds, trial_table
+    from crowddist.search.trial_values import make_plan
+    from crowddist.storage.run_folder import find_checkpoint
 
     def say(line: str) -> None:
         print(line, flush=True)

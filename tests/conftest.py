@@ -122,13 +122,13 @@ def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
     ) -> str:
         import torch
 
-        from crowddist import checkpoint
         from crowddist.config import RunConfig, to_json
         from crowddist.data.config import StreamConfig
         from crowddist.methods.config import SelfSupervisionConfig
         from crowddist.methods.table import build_method
         from crowddist.models.config import CounterConfig
         from crowddist.models.initialisation import init_kaiming
+        from crowddist.run import checkpoint
 
         stream = StreamConfig(image_size=image_size, crop_size=64, sigma_px=sigma_px)
         config = RunConfig(

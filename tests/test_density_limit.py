@@ -17,11 +17,11 @@ from crowddist.data.config import StreamConfig
 from crowddist.data.shards import ShardReader, ShardWriter, decode
 from crowddist.data.stream import densest_cell, whole_image
 from crowddist.errors import InputError
-from crowddist.launcher import LocalLauncher
+from crowddist.inference.predictor import Predictor
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.table import build_method
 from crowddist.pipeline import adapt
-from crowddist.predictor import Predictor
-from crowddist.tracking import NullTracker
+from crowddist.tracking.tracker import NullTracker
 
 
 def test_the_densest_cell_by_hand(tmp_path: Path) -> None:

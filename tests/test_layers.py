@@ -1,34 +1,36 @@
-"""The import arrows: a module imports from its own layer and those below, never from above."""
+"""The import arrows: a module imports from its own floor and those below, never from above, and no module imports itself by a detour."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Lowest first. A name is a package or a module below crowddist; those of one line may import each other.
-LAYERS = (
-    ("errors", "randomness", "process", "termination", "disclosure"),
-    ("storage_names", "storage_cache", "storage_client"),
-    ("storage_local", "storage_object"),
-    ("storage_lock", "storage_s3"),
+# Lowest first. A name is a folder or a module below crowddist; those of one floor may import each other.
+FLOORS = (
+    ("errors", "randomness"),
+    ("process",),
     ("storage",),
-    ("finished_run",),
     ("ops",),
     ("losses",),
     ("models",),
     ("data",),
     ("methods", "config"),
-    ("averaging", "checkpoint", "engine", "predictor"),
-    ("labels", "translate", "evaluate", "predict", "drawing", "report", "pictures", "describe", "mlflow_store", "serving", "tracking",
-     "tracking_journal", "progress", "comparison", "launcher", "recipes", "cli", "claim", "charts", "page", "predictions", "proxy", "repeat", "search_space",
-     "sweep", "system_metrics", "trial_plan", "tuning"),
-    ("pipeline", "closing", "preflight", "preflight_machine", "preflight_table"),
+    ("run",),
+    ("inference",),
+    ("serving", "recipes"),
+    ("tracking", "reports"),
+    ("launch", "search"),
+    ("pipeline", "preflight"),
     ("distributed",),
 )
-HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in sorted((ROOT / "crowddist").rglob("*.py"))
+}
 FILES = sorted((ROOT / "crowddist").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
 
 
@@ -46,14 +48,14 @@ def imported(path: Path, *, run_time_only: bool = False) -> set[str]:
 
         def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
             assert node.level == 0, f"{path}: relative import"
-            names.update(f"{node.module}.{alias.name}" if node.module == "crowddist" else str(node.module) for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else str(node.module) for alias in node.names)
 
     Visitor().visit(ast.parse(path.read_text()))
     return names
 
 
-def layer(module: str) -> str:
-    """The layer's name of a module below crowddist."""
+def room(module: str) -> str:
+    """The folder or module below crowddist that a module belongs to."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -61,21 +63,30 @@ def layer(module: str) -> str:
 def test_imports_point_down(path: Path) -> None:
     inside = path.relative_to(ROOT)
     mine = inside.parts[1].removesuffix(".py") if inside.parts[0] == "crowddist" else "jobs"
-    height = HEIGHT.get(mine, len(LAYERS)) if mine != "__init__" else 0
+    height = HEIGHT.get(mine, len(FLOORS)) if mine != "__init__" else 0
     for module in imported(path, run_time_only=True):
-        if module.split(".")[0] == "crowddist" and layer(module) not in ("", "__version__"):
-            assert HEIGHT[layer(module)] <= height, f"{inside} imports {module} from above"
+        if module.split(".")[0] == "crowddist" and room(module) not in ("", "__version__"):
+            assert HEIGHT[room(module)] <= height, f"{inside} imports {module} from above"
 
 
-def test_every_module_has_a_layer() -> None:
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Imports for type checkers and those inside functions are counted."""
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for name, path in MODULES.items():
+        sorter.add(name, *(imported(path) & MODULES.keys() - {name}))
+    sorter.prepare()  # raises CycleError, which names them
+
+
+def test_every_room_has_a_floor_and_no_floor_has_more_than_six() -> None:
     names = {path.relative_to(ROOT / "crowddist").parts[0].removesuffix(".py") for path in (ROOT / "crowddist").rglob("*.py")}
-    assert names - {"__init__"} == set(HEIGHT)
+    assert names - {"__init__", "__pycache__"} == set(HEIGHT)
+    assert len(names) <= 25 and max(map(len, FLOORS)) <= 6
 
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("ray", "distributed/"), ("mlflow", ("tracking.py", "mlflow_store.py", "serving.py", "system_metrics.py")), ("webdataset", "data/shards.py"),
-     ("boto3", "storage_client.py"), ("botocore", ("storage_client.py", "storage_object.py"))],
+    [("ray", "distributed/"), ("mlflow", ("tracking/", "serving.py")), ("webdataset", "data/shards.py"),
+     ("boto3", "storage/s3_requests.py"), ("botocore", ("storage/s3_requests.py", "storage/s3_object.py"))],
 )
 def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:
     for path in (ROOT / "crowddist").rglob("*.py"):
@@ -84,7 +95,7 @@ def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:
 
 
 def test_methods_share_nothing_with_each_other() -> None:
-    shared = {f"crowddist.methods.{name}" for name in ("base", "config", "counting", "detecting", "semantics", "terms")}
+    shared = {f"crowddist.methods.{name}" for name in ("base", "config", *(f"parts.{path.stem}" for path in (ROOT / "crowddist/methods/parts").glob("*.py")))}
     for path in (ROOT / "crowddist" / "methods").glob("*.py"):
         if path.name != "table.py":
             own = f"crowddist.methods.{path.stem}_"

@@ -19,26 +19,27 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist import checkpoint, storage
-from crowddist.claim import run_folder
+from crowddist import storage
 from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
-from crowddist.launcher import LocalLauncher
+from crowddist.inference.predictor import Predictor
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.base import Stage, Stream
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import build_counter
 from crowddist.pipeline import _starts, adapt
-from crowddist.predictor import Predictor
-from crowddist.tracking import NullTracker
+from crowddist.run import checkpoint
+from crowddist.run.record import run_folder
+from crowddist.tracking.tracker import NullTracker
 from tests.methods.test_contract import on_pretrained
 
 DRIVER = """
 import sys
 from pathlib import Path
 from crowddist.config import from_json
-from crowddist.launcher import LocalLauncher
+from crowddist.launch.local import LocalLauncher
 from crowddist.pipeline import adapt
-from crowddist.tracking import NullTracker
+from crowddist.tracking.tracker import NullTracker
 config = from_json(Path(sys.argv[1]).read_text())
 adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: print(line, flush=True))
 """
@@ -296,7 +297,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
 
 
 def test_labels_after_labels_of_nobody_have_no_change(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crowddist.labels.label_change", lambda before, after, cells: math.inf)  # as where the labels before are all zero
+    monkeypatch.setattr("crowddist.inference.pseudo_labels.label_change", lambda before, after, cells: math.inf)  # as where the labels before are all zero
     result, _ = run(tiny_config)
     assert result["final"]["stage"] == "labels-2" and "labels/change" not in result["final"]
 

@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from crowddist import checkpoint, serving, storage
+from crowddist import serving, storage
 from crowddist.config import RunConfig, to_json
+from crowddist.inference.predictor import Predictor
 from crowddist.methods.table import build_method
-from crowddist.predictor import Predictor
+from crowddist.run import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_mlflow_serves_the_registered_model_over_http(tiny_checkpoint: str, real
     """`mlflow models serve` of what a run registers, by its alias; a real photograph is posted, and the answer is the predictor's."""
     import cv2
 
-    from crowddist.tracking import MlflowTracker, run
+    from crowddist.tracking.tracker import MlflowTracker, run
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     facts = {"experiment": "served", "run_name": "served", "config": {}, "tags": {}, "state_url": (tmp_path / "state.json").as_uri()}

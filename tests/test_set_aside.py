@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from crowddist import storage
-from crowddist.claim import run_folder
 from crowddist.config import RunConfig
 from crowddist.data.shards import ShardReader
-from crowddist.evaluate import ImageResult
-from crowddist.launcher import AS_TRAINED, LabelSource, LocalLauncher, UnitWorker
+from crowddist.inference.jobs import Job, JobWorker
+from crowddist.launch.local import LocalLauncher
 from crowddist.pipeline import adapt
-from crowddist.tracking import NullTracker
+from crowddist.run.record import run_folder
+from crowddist.tracking.tracker import NullTracker
 
 
 class CarefulLauncher(LocalLauncher):
@@ -22,17 +22,9 @@ class CarefulLauncher(LocalLauncher):
 
     ASIDE = 3
 
-    def label(self, checkpoint_url: str, images_url: str, labels_url: str, source: LabelSource = AS_TRAINED) -> list[dict[str, Any]]:
-        worker = UnitWorker(checkpoint_url, images_url)
-        return [worker.label(unit, labels_url, source, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
-
-    def translate(self, checkpoint_url: str, images_url: str, translated_url: str) -> list[dict[str, Any]]:
-        worker = UnitWorker(checkpoint_url, images_url)
-        return [worker.translate(unit, translated_url, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
-
-    def evaluate(self, checkpoint_url: str, data_url: str) -> list[ImageResult]:
-        worker = UnitWorker(checkpoint_url, data_url)
-        return [result for unit in worker.units() for result in worker.evaluate(unit, [self.ASIDE])]
+    def run(self, job: Job) -> list[Any]:
+        worker = JobWorker(job.checkpoint_url, job.images_url)
+        return [worker.run(job, unit, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
 
 
 @pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"), ("translation", "source")])

@@ -1,1 +1,4 @@
-"""Images, points and labels: converted once to shards, planned, streamed and augmented."""
+"""Images, points and labels: converted once to shards, planned, streamed and augmented.
+
+No network is asked here, and nothing here knows what a method makes of a sample.
+"""

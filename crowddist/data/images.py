@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from crowddist.data.pixels import MAX_MEGAPIXELS, max_pixels, require_decodable
+from crowddist.data.safe_decode import MAX_MEGAPIXELS, max_pixels, require_decodable
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:

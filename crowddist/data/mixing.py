@@ -1,16 +1,9 @@
-"""Several labelled data sets as one stream, each with its share of the crops."""
+"""Whose turn it is among several labelled data sets that are one stream, each with its share of the crops."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
-
-import torch
-
-if TYPE_CHECKING:
-    from crowddist.data.config import StreamConfig
-    from crowddist.data.stream import CropDataset
 
 
 def mixed_position(position: int, shares: Sequence[Fraction]) -> tuple[int, int]:
@@ -35,24 +28,3 @@ def mixed_position(position: int, shares: Sequence[Fraction]) -> tuple[int, int]
             return which, before
         position, left = position - before, left - share
     return 0, position
-
-
-class MixedDataset(torch.utils.data.Dataset):
-    """Crops of several data sets: position -> the crop of the data set whose turn it is.
-
-    Args:
-        datasets: the first and the others.
-        shares: of the others, as in `mixed_position`.
-    """
-
-    def __init__(self, datasets: Sequence[CropDataset], shares: Sequence[Fraction]) -> None:
-        self.datasets, self.shares = tuple(datasets), tuple(shares)
-
-    @property
-    def config(self) -> StreamConfig:
-        """How crops are cut, of all data sets alike."""
-        return self.datasets[0].config
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        which, own = mixed_position(position, self.shares)
-        return self.datasets[which][own]

@@ -14,8 +14,8 @@ from crowddist import storage
 from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
-from crowddist.disclosure import is_secret_name
 from crowddist.errors import InputError
+from crowddist.process.safe_text import is_secret_name
 
 Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
 Entry = TypeVar("Entry")
@@ -57,7 +57,7 @@ def prepare(
     if spec.format == "place" and (role != "target" or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
         url = storage.normalise(spec.place)
         if skip_bad:
-            from crowddist.data.readable import readable
+            from crowddist.data.skip_unreadable import readable
 
             verify(url)
             with hold:
@@ -128,7 +128,7 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
     Returns: the folder.
     """
     from crowddist.data.simulator import write_dataset
-    from crowddist.data.simulator_config import RendererConfig
+    from crowddist.data.simulator.config import RendererConfig
 
     raw = storage.join(storage.normalise(place), "data", "raw", f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
     folder = storage.scratch_folder(raw)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crowddist import storage
-from crowddist.data.members import decode_scene
+from crowddist.data.shard_codec import decode_scene
 from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from crowddist import storage
 from crowddist.data.manifest import FILE_NAME, Manifest, ShardInfo, publish_manifest, read_manifest
-from crowddist.data.members import Member, decode, decode_labels, encode, num_persons
+from crowddist.data.shard_codec import Member, decode, decode_labels, encode, num_persons
 from crowddist.errors import InputError
 
 __all__ = ["Manifest", "ShardInfo", "ShardReader", "ShardWriter", "decode", "decode_labels", "publish_manifest", "read_manifest", "verify",

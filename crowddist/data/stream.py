@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from crowddist import storage
-from crowddist.data.ahead import Ahead
 from crowddist.data.config import StreamConfig
+from crowddist.data.mixing import mixed_position
 from crowddist.data.plan import Plan, rank_positions
+from crowddist.data.prefetch import Ahead
 from crowddist.data.sample import Batch, Sample
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader, decode, decode_labels
@@ -39,7 +41,6 @@ from crowddist.randomness import derive, generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from crowddist.data.mixing import MixedDataset
 
 STRIDE = 8
 """Pixels of the image along one side of a cell of the density map, unless a network has other cells."""
@@ -194,6 +195,27 @@ class CropDataset(torch.utils.data.Dataset):
         pixel_y, pixel_x = height / sample.labels.extent[0], width / sample.labels.extent[1]
         top, left, rows, columns = chosen[int(rng.integers(len(chosen)))].tolist()
         return top * pixel_y, left * pixel_x, rows * pixel_y, columns * pixel_x
+
+
+class MixedDataset(torch.utils.data.Dataset):
+    """Crops of several data sets: position -> the crop of the data set whose turn it is.
+
+    Args:
+        datasets: the first and the others.
+        shares: of the others, as in `mixed_position`.
+    """
+
+    def __init__(self, datasets: Sequence[CropDataset], shares: Sequence[Fraction]) -> None:
+        self.datasets, self.shares = tuple(datasets), tuple(shares)
+
+    @property
+    def config(self) -> StreamConfig:
+        """How crops are cut, of all data sets alike."""
+        return self.datasets[0].config
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        which, own = mixed_position(position, self.shares)
+        return self.datasets[which][own]
 
 
 def cell_density(heads: np.ndarray, cells: tuple[int, int], config: StreamConfig, stride: int = STRIDE) -> np.ndarray:

@@ -1,1 +1,4 @@
-"""The only importer of ray: the launcher, the labelling actors and the cluster runtime."""
+"""All that runs on Ray: the launcher, the actors that label, the checks of every node.
+
+Nothing else imports ray, and what is done on a worker is written elsewhere, so that it also runs without Ray.
+"""

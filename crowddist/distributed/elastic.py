@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from crowddist.distributed.heartbeat import draining_nodes
 from crowddist.distributed.runtime import num_places
-from crowddist.distributed.watch import draining_nodes
 
 if TYPE_CHECKING:
-    from crowddist.termination import Termination
+    from crowddist.process.stop_signals import Termination
 
 GROWTH_S = 20.0
 """How long there must be room for more workers before a group is stopped to start again with them."""

@@ -119,7 +119,7 @@ def room_for(num_workers: int, *, use_gpu: bool) -> int:
 
 def num_places(*, use_gpu: bool) -> int:
     """How many workers the machines have room for that are alive and not about to be taken away, whoever uses them."""
-    from crowddist.distributed.watch import usable_nodes
+    from crowddist.distributed.heartbeat import usable_nodes
 
     return sum(int(node["Resources"].get("GPU" if use_gpu else "CPU", 0)) for node in usable_nodes())
 
@@ -137,7 +137,7 @@ def averaged(module: nn.Module) -> nn.Module:
 
 def cores_of_machines() -> list[int]:
     """Cores of each machine that takes workers, as they are now: what Ray may use there, which in a container is less than the machine has."""
-    from crowddist.distributed.watch import usable_nodes
+    from crowddist.distributed.heartbeat import usable_nodes
 
     return [cores for node in usable_nodes() if (cores := int(node["Resources"].get("CPU", 0)))]
 
@@ -146,7 +146,7 @@ class RayRuntime:
     """A worker of a Ray Train group: its rank, and gradients averaged over the group.
 
     Args:
-        watch: the actor of `watch.start_watch`.
+        watch: the actor of `heartbeat.start_watch`.
         group: the name of this start of the group.
     """
 
@@ -154,7 +154,7 @@ class RayRuntime:
         import ray.train
         import ray.train.torch
 
-        from crowddist.distributed.watch import Pulse
+        from crowddist.distributed.heartbeat import Pulse
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()

@@ -12,9 +12,9 @@ from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
 from crowddist import storage
-from crowddist.data.convert.progress import watched
-from crowddist.trial_plan import Plan, Values, tried
-from crowddist.tuning import Search, Trials
+from crowddist.process.progress_bar import watched
+from crowddist.search.trial_values import Plan, Values, tried
+from crowddist.search.trials import Search, Trials
 
 MAX_LOST = 2
 """Actors that one trial may lose."""

@@ -1,1 +1,4 @@
-"""Loss functions: pure, differentiable, one family per file."""
+"""Loss functions: pure, differentiable, one family a file.
+
+No network and no configuration is known here: a loss takes tensors and gives a number.
+"""

@@ -1,1 +1,4 @@
-"""The adaptation methods: they share base.py and nothing with each other."""
+"""The adaptation methods, one file each, and the table that lists them.
+
+Methods share `base`, `config` and `parts`, and nothing with each other.
+"""

@@ -14,7 +14,7 @@ from crowddist.data.sample import Part, Prediction, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, make_optimizer, set_learning_rate
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
-from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, log_sizes, read_heads
+from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, log_sizes, read_heads
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet

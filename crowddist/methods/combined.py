@@ -13,10 +13,10 @@ from torch import nn
 from crowddist.data.sample import Part, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective, LabelObjective, Trained
-from crowddist.methods.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, read_heads, sure_and_doubtful
-from crowddist.methods.semantics import SegmenterObjective, Semantics
-from crowddist.methods.terms import orientation_terms
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective, LabelObjective, Trained
+from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, read_heads, sure_and_doubtful
+from crowddist.methods.parts.semantics import SegmenterObjective, Semantics
+from crowddist.methods.parts.shared_losses import orientation_terms
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.ops.fusion import fuse_density, uncertainty_weight

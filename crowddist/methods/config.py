@@ -22,6 +22,12 @@ METHODS: dict[MethodName, str] = {
 """What each method is, in a line."""
 
 
+def methods_table() -> str:
+    """The methods, a line each, as help shows them."""
+    width = max(map(len, METHODS))
+    return "\n".join(f"    {name.ljust(width)}  {line}" for name, line in METHODS.items())
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Training on the source, as every method begins. Bi-knowledge transfer has steps and rates of its own, and takes the rest from here."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective, LabelObjective, Trained
-from crowddist.methods.terms import orientation_terms
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective, LabelObjective, Trained
+from crowddist.methods.parts.shared_losses import orientation_terms
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective, Trained
-from crowddist.methods.semantics import SegmenterObjective, Semantics
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.parts.semantics import SegmenterObjective, Semantics
 
 if TYPE_CHECKING:
     from torch import Tensor

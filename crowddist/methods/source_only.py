@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crowddist.methods.base import Stage
-from crowddist.methods.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective, Trained
 
 
 class SourceOnly(CountingMethod):

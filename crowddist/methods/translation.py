@@ -13,7 +13,7 @@ from torch.nn import functional
 from crowddist.data.sample import Batch
 from crowddist.losses.adversarial import discriminator_accuracy, discriminator_loss, generator_loss
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective, Trained
 from crowddist.models.frozen import frozen_forward
 from crowddist.models.translator import Translator, build_translator
 from crowddist.ops.ssim import ssim

@@ -1,1 +1,4 @@
-"""Networks, each an nn.Module built from a frozen configuration."""
+"""Networks, each an nn.Module built from a frozen configuration, and the weights they start from.
+
+No training here, and no data: networks take tensors.
+"""

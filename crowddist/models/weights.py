@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from crowddist.errors import InputError
-from crowddist.finished_run import find_checkpoint
 from crowddist.models.backbones.base import Backbone, Pretrained
 from crowddist.models.backbones.encoder import Encoder
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.tensor_file import read_tensors
+from crowddist.storage.run_folder import find_checkpoint
 
 Loaded = Literal["all", "files", "none"]
 

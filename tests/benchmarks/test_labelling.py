@@ -37,14 +37,15 @@ def roomy_ray() -> Iterator[None]:
 def test_two_actors_do_twice_the_work(
     roomy_ray: None, tmp_path: Path, make_checkpoint: Callable[..., str], make_images: Callable[..., str]
 ) -> None:
-    from crowddist.distributed.labeler import UnitActors
+    from crowddist.distributed.actors import UnitActors
+    from crowddist.inference.jobs import LabelJob
 
     counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE), self_supervision=SelfSupervisionConfig(label_views=(1.0,)))
     images = make_images(tmp_path / "images", count=NUM_IMAGES, labelled=False, size=SIZE)
 
     def seconds(actors: UnitActors, name: str) -> float:
         began = time.perf_counter()
-        records = actors.run("label", (tmp_path / name).as_uri())
+        records = actors.run(LabelJob(checkpoint_url=counter, images_url=images, labels_url=(tmp_path / name).as_uri()))
         took = time.perf_counter() - began
         assert sum(record["num_samples"] for record in records) == NUM_IMAGES
         return took

@@ -15,14 +15,14 @@ from torch.nn import functional
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
-from crowddist.engine import LocalRuntime
+from crowddist.inference.predictor import Predictor
 from crowddist.methods.base import Method
 from crowddist.methods.table import build_method
 from crowddist.models.backbones.efficientnet_lite import NormedConvolution
 from crowddist.models.config import CounterConfig
 from crowddist.models.folding import fold_norms
-from crowddist.predictor import Predictor
-from crowddist.process import keep_freed_memory
+from crowddist.process.host import keep_freed_memory
+from crowddist.run.engine import LocalRuntime
 from tests.benchmarks.harness import compare
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]

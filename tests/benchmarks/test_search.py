@@ -14,16 +14,17 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.config import StreamConfig
 from crowddist.data.sample import Seen
-from crowddist.launcher import LocalLauncher
+from crowddist.inference.predictor import Predictor, judge
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.table import build_method
+from crowddist.methods.thresholds import trial_values, with_values
 from crowddist.ops.density import TRUNCATE, density_map, kernel_means
 from crowddist.ops.fusion import fuse_density, sweep_counts
 from crowddist.ops.merging import confidence_map
-from crowddist.predictor import Predictor, judge
 from crowddist.recipes import mm2020_shb_to_sha
-from crowddist.search_space import trial_values, with_values
-from crowddist.trial_plan import Listed
-from crowddist.tuning import Search, cached_predictions
+from crowddist.search.threshold_search import cached_predictions
+from crowddist.search.trial_values import Listed
+from crowddist.search.trials import Search
 from tests.benchmarks.harness import compare
 
 SIZE, NUM_IMAGES, NUM_HEADS = (544, 960), 4, 150
@@ -94,7 +95,7 @@ def test_32_trials_of_tune(private_ray: None, tiny_checkpoint: str, tiny_target:
     from ray import tune
 
     from crowddist.distributed.tune import run_trials
-    from crowddist.tuning import Trials
+    from crowddist.search.trials import Trials
 
     local = LocalLauncher(RunConfig(recipe="tiny", source="source", target="target", launcher="local", threads=1))
     predictions = cached_predictions(local, tiny_checkpoint, tiny_target, str(tmp_path), say=print)

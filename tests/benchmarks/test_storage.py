@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crowddist import storage_client
-from crowddist.storage_s3 import S3Place
+from crowddist.storage import s3_requests
+from crowddist.storage.s3_place import S3Place
 from tests.benchmarks.harness import compare
 
 pytestmark = pytest.mark.benchmark
@@ -73,11 +73,11 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], bytes]]
         settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports.get()}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
         for name, value in {**settings, "AWS_DEFAULT_REGION": "us-east-1", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}.items():
             monkeypatch.setenv(name, value)
-        storage_client._client.cache_clear()
+        s3_requests._client.cache_clear()
         return content
 
     yield start
-    storage_client._client.cache_clear()
+    s3_requests._client.cache_clear()
     for server in servers:
         server.kill()
         server.join()
@@ -85,7 +85,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], bytes]]
 
 @pytest.mark.parametrize(("bytes_per_s", "least"), [(CONNECTION_BYTES_PER_S, LEAST_RATIO), (0, LEAST_RATIO_FREE)])
 def test_parts_side_by_side(store: Callable[[float], bytes], tmp_path: Path, bytes_per_s: float, least: float) -> None:
-    content, client = store(bytes_per_s), storage_client._client(os.getpid())
+    content, client = store(bytes_per_s), s3_requests._client(os.getpid())
 
     def one_stream() -> Path:
         with open(tmp_path / "one", "wb") as stream:

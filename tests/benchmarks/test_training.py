@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist import checkpoint
 from crowddist.config import EngineConfig, RunConfig
 from crowddist.data.sample import Batch
 from crowddist.data.stream import STRIDE
 from crowddist.distributed.runtime import averaged
-from crowddist.engine import LocalRuntime
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
+from crowddist.run import checkpoint
+from crowddist.run.engine import LocalRuntime
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 ROUNDS, CROP_PX = 7, 480

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowddist.data.config import StreamConfig
-from crowddist.data.mixing import MixedDataset, mixed_position
-from crowddist.data.stream import CropDataset, batches
+from crowddist.data.mixing import mixed_position
+from crowddist.data.stream import CropDataset, MixedDataset, batches
 
 QUARTER, THIRD = Fraction(1, 4), Fraction(1, 3)
 

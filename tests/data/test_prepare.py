@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from crowddist import storage
-from crowddist.data import members
+from crowddist.data import shard_codec
 from crowddist.data.config import DataSpec, parse_data
 from crowddist.data.prepare import Prepared, Role, prepare
 from crowddist.data.shards import ShardReader, decode
@@ -339,7 +339,7 @@ def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path:
         raise AssertionError("a label of the target was opened")
 
     for name in ("points.npy", "mask.png"):
-        monkeypatch.setitem(members._DECODERS, name, opened)
+        monkeypatch.setitem(shard_codec._DECODERS, name, opened)
     found = prepare(parse_data(url), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
     assert keys(found) == ["image-000", "image-002"]
     with pytest.raises(AssertionError, match="was opened"):

@@ -17,7 +17,7 @@ import simplejpeg
 
 from crowddist import storage
 from crowddist.data.manifest import read_manifest
-from crowddist.data.members import encode
+from crowddist.data.shard_codec import encode
 from crowddist.data.shards import ShardReader, ShardWriter, decode, verify, write_shard
 from crowddist.errors import InputError
 

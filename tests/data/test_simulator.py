@@ -13,9 +13,9 @@ import scipy.io
 
 from crowddist.data.simulator import render_image, write_dataset
 from crowddist.data.simulator.camera import Camera
+from crowddist.data.simulator.config import LEVEL_MAXIMA, LOOKS, Look, RendererConfig
 from crowddist.data.simulator.figures import NUM_MATERIALS, figure
 from crowddist.data.simulator.noise import linear
-from crowddist.data.simulator_config import LEVEL_MAXIMA, LOOKS, Look, RendererConfig
 from crowddist.errors import InputError
 
 SMALL = RendererConfig(num_images=6, size=(120, 200), seed=5, images_per_scene=2, look="source")

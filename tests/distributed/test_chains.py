@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from crowddist import checkpoint, storage
+from crowddist import storage
 from crowddist.config import RunConfig, to_json
-from crowddist.engine import StageData, read_done
-from crowddist.launcher import LocalLauncher
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.table import build_method
+from crowddist.run import checkpoint
+from crowddist.run.engine import StageData, read_done
 
 PROJECT = Path(__file__).parents[2]
 LONGEST_S = 480
@@ -26,13 +27,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(4 * LONGEST
 JOB = """
 import sys
 from pathlib import Path
-from crowddist.cli import one_line_errors
+from crowddist.process.cli import one_line_errors
 from crowddist.distributed.runtime import prepare_environment
 prepare_environment()
 import ray
 ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False, logging_level="WARNING")
 from crowddist.config import from_json
-from crowddist.distributed.launcher import RayLauncher
+from crowddist.distributed.ray_launcher import RayLauncher
 from tests.distributed.test_chains import chains
 config = from_json(Path(sys.argv[1]).read_text())
 with one_line_errors():

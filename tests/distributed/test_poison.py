@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crowddist.data.shards import ShardReader
-from crowddist.labels import publish_labels
+from crowddist.inference.pseudo_labels import publish_labels
 
 PROJECT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -26,18 +26,19 @@ import ray
 def poison():
     # In every worker: one image kills whoever decodes it, as one that a library cannot bear would.
     import os, signal
-    from crowddist.data import members
-    decode = members.decode
+    from crowddist.data import shard_codec
+    decode = shard_codec.decode
     def deadly(key, *arguments, **named):
         if key == "image-013":
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(key, *arguments, **named)
-    members.decode = deadly
+    shard_codec.decode = deadly
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False, logging_level="ERROR",
          runtime_env={"worker_process_setup_hook": poison})
-from crowddist.distributed.labeler import run_units
-records = run_units("label", sys.argv[1], sys.argv[2], (sys.argv[3],), num_actors=2, threads=1)
+from crowddist.distributed.actors import run_job
+from crowddist.inference.jobs import LabelJob
+records = run_job(LabelJob(checkpoint_url=sys.argv[1], images_url=sys.argv[2], labels_url=sys.argv[3]), num_actors=2, threads=1)
 Path(sys.argv[4]).write_text(json.dumps(records))  # not printed: Ray, too, prints there what it has noticed
 """
 

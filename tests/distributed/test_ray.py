@@ -17,17 +17,19 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from crowddist import checkpoint, storage
-from crowddist.claim import run_folder
+from crowddist import storage
 from crowddist.config import RunConfig, to_json
 from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
-from crowddist.engine import StageData, read_done
 from crowddist.errors import InputError
-from crowddist.labels import publish_labels
-from crowddist.launcher import LocalLauncher, UnitWorker
+from crowddist.inference.jobs import EvaluateJob, JobWorker, LabelJob, TranslateJob
+from crowddist.inference.pseudo_labels import publish_labels
+from crowddist.inference.translated_set import publish_translation
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.table import build_method
-from crowddist.translate import publish_translation
+from crowddist.run import checkpoint
+from crowddist.run.engine import StageData, read_done
+from crowddist.run.record import run_folder
 
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
@@ -96,7 +98,7 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
     are over the flat grey beside an image, which of them is the largest moves a whole slope. In one process, float32 against float64,
     gradients differ by up to 3 % with such crops, and by 3e-6, at times 2e-3, without.
     """
-    from crowddist.distributed.launcher import RayLauncher
+    from crowddist.distributed.ray_launcher import RayLauncher
 
     train, stream = replace(tiny_config.train, learning_rate=1e-4), replace(tiny_config.stream, scale_jitter=(0.9, 1.6))
     slow = replace(tiny_config.bi_knowledge, regressor_rate=1e-4, detector_rate=1e-4, localiser_rate=1e-4)
@@ -113,7 +115,7 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
 
 def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
     """A cycle of bi-knowledge transfer, from the same labels: two layers of the regressor, and all of the detector."""
-    from crowddist.distributed.launcher import RayLauncher
+    from crowddist.distributed.ray_launcher import RayLauncher
 
     slow = replace(tiny_config.bi_knowledge, regressor_cycle_rate=1e-5, detector_cycle_rate=1e-5)
     config = replace(tiny_config, method="bi_knowledge", bi_knowledge=slow, stream=replace(tiny_config.stream, scale_jitter=(0.9, 1.6)))
@@ -122,7 +124,7 @@ def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_
     local.train(chains(source))
     trained = [end["checkpoint"] for data in source if (end := read_done(data.folder))]
     whole, labels = checkpoint.join((tmp_path / "whole").as_uri(), trained, stage="source"), (tmp_path / "labels").as_uri()
-    publish_labels(labels, ShardReader(config.target), local.label(whole, config.target, labels), name="labels")
+    publish_labels(labels, ShardReader(config.target), local.run(LabelJob(checkpoint_url=whole, images_url=config.target, labels_url=labels)), name="labels")
 
     def cycle(side: str) -> list[StageData]:
         plan = [stage for stage in build_method(config).plan() if stage.round_name == "cycle-1"]
@@ -142,7 +144,7 @@ def test_labelling_survives_the_death_of_an_actor(
     private_ray: None, tiny_checkpoint: str, tmp_path: Path, make_images: Callable[..., str]
 ) -> None:
     """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run says."""
-    from crowddist.distributed.labeler import run_units
+    from crowddist.distributed.actors import run_job
 
     images = make_images(tmp_path / "images", count=400, labelled=False)
     reader = ShardReader(images)
@@ -163,28 +165,28 @@ def test_labelling_survives_the_death_of_an_actor(
     watcher.start()
     labels = (tmp_path / "labels").as_uri()
     # Three actors on two CPUs: the third finds room when one has died.
-    records = run_units("label", tiny_checkpoint, images, (labels,), num_actors=3, threads=1)
+    records = run_job(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels), num_actors=3, threads=1)
     watcher.join(timeout=5)
     assert killed, "the test must have killed an actor"
     publish_labels(labels, reader, records, name="labels")
     assert ShardReader(labels).keys() == reader.keys()
-    undisturbed = (tmp_path / "undisturbed").as_uri()
-    worker = UnitWorker(tiny_checkpoint, images, threads=1)
-    again = [worker.label(unit, undisturbed) for unit in worker.units()]
+    undisturbed = LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=(tmp_path / "undisturbed").as_uri())
+    worker = JobWorker(tiny_checkpoint, images, threads=1)
+    again = [worker.run(undisturbed, unit) for unit in worker.units()]
     assert [record["sha256"] for record in records] == [record["sha256"] for record in again]
 
 
 def test_actors_translate_as_one_process_does(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    from crowddist.distributed.launcher import RayLauncher
+    from crowddist.distributed.ray_launcher import RayLauncher
 
     config = replace(tiny_config, method="translation", launcher="ray", num_labellers=2)
     torch.manual_seed(0)
     trained = checkpoint.save((tmp_path / "trained").as_uri(), 1, {"method": build_method(config).state_dict(), "config": to_json(config)})
-    places = [(tmp_path / name).as_uri() for name in ("actors", "alone")]
-    records = RayLauncher(config).translate(trained, config.source, places[0])
-    assert records == LocalLauncher(config).translate(trained, config.source, places[1])
-    publish_translation(places[0], ShardReader(config.source), records)
-    assert ShardReader(places[0]).keys() == ShardReader(config.source).keys()
+    jobs = [TranslateJob(checkpoint_url=trained, images_url=config.source, translated_url=(tmp_path / name).as_uri()) for name in ("actors", "alone")]
+    records = RayLauncher(config).run(jobs[0])
+    assert records == LocalLauncher(config).run(jobs[1])
+    publish_translation(jobs[0].translated_url, ShardReader(config.source), records)
+    assert ShardReader(jobs[0].translated_url).keys() == ShardReader(config.source).keys()
 
 
 @pytest.mark.parametrize(("call", "counter", "error", "message"), [
@@ -195,13 +197,14 @@ def test_actors_translate_as_one_process_does(private_ray: None, tiny_config: Ru
 def test_what_a_unit_or_the_loading_raises_comes_out_and_no_actor_stays(
     private_ray: None, request: pytest.FixtureRequest, tiny_target: str, tmp_path: Path, call: str, counter: str, error: type[Exception], message: str
 ) -> None:
-    from crowddist.distributed.labeler import run_units
+    from crowddist.distributed.actors import run_job
 
     place = request.getfixturevalue(counter) if counter else (tmp_path / "nothing.pt").as_uri()
     place = f"{place}/manifest.json" if counter == "tiny_target" else place
-    arguments = ((tmp_path / "labels").as_uri(),) if call == "label" else ()
+    asked = {"checkpoint_url": place, "images_url": tiny_target}
+    job = LabelJob(**asked, labels_url=(tmp_path / "labels").as_uri()) if call == "label" else EvaluateJob(**asked)
     with pytest.raises(error, match=message) as raised:
-        run_units(call, place, tiny_target, arguments, num_actors=2, threads=1)
+        run_job(job, num_actors=2, threads=1)
     assert type(raised.value) is error
     deadline = time.monotonic() + 30
     while left := actors_alive("UnitActor"):
@@ -216,7 +219,7 @@ def starts(config: RunConfig) -> list[Path]:
 
 def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
     """SIGKILL of a training worker: all start again from the last checkpoint and end with the bits of an unbroken training."""
-    from crowddist.distributed.launcher import RayLauncher
+    from crowddist.distributed.ray_launcher import RayLauncher
 
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=60))
     LocalLauncher(config).train([stages(config, tmp_path / "unbroken")[:1]])
@@ -244,7 +247,7 @@ def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
     private_ray: None, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
     """A shard that was cut: one line, whichever rank finds it, while the other waits for it in the middle of a step."""
-    from crowddist.distributed.launcher import RayLauncher
+    from crowddist.distributed.ray_launcher import RayLauncher
 
     damaged = tmp_path / "damaged"
     shutil.copytree(storage.local_folder(tiny_config.source), damaged)
@@ -258,7 +261,7 @@ def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
 
 
 def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    from crowddist.distributed.launcher import RayLauncher
+    from crowddist.distributed.ray_launcher import RayLauncher
 
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=100_000))
     before = signal.getsignal(signal.SIGINT)
@@ -284,7 +287,7 @@ def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None,
     ({0: SystemExit(15)}, None),
 ])
 def test_mistakes_are_told_from_lost_workers(failures: dict[int, Exception], mistake: type[Exception] | None) -> None:
-    from crowddist.distributed.launcher import mistake_among
+    from crowddist.distributed.ray_launcher import mistake_among
 
     found = mistake_among(failures)
     assert found is None if mistake is None else type(found) is mistake
@@ -298,8 +301,8 @@ def test_mistakes_are_told_from_lost_workers(failures: dict[int, Exception], mis
 def test_a_loss_is_explained(failures: dict[int, Exception], told: str) -> None:
     from ray.train import WorkerGroupError
 
-    from crowddist.distributed.launcher import explain
-    from crowddist.distributed.watch import Beat
+    from crowddist.distributed.heartbeat import Beat
+    from crowddist.distributed.ray_launcher import explain
 
     beats = [
         Beat(rank=0, host="n0", node="", pid=11, step=7, doing="computing", since_s=39),

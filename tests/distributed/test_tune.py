@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from crowddist import storage
-from crowddist.search_space import trial_values
-from crowddist.trial_plan import make_plan
-from crowddist.tuning import Search, Trials, best_trial, recorded_config
+from crowddist.methods.thresholds import trial_values
+from crowddist.search.threshold_search import best_trial, recorded_config
+from crowddist.search.trial_values import make_plan
+from crowddist.search.trials import Search, Trials
 
 pytestmark = pytest.mark.ray
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "tune.py"

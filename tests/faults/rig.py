@@ -237,7 +237,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 def left(folder: Path) -> dict[str, Any]:
     """What a run has left that must not depend on what happened to it: weights, moments, samples seen, labels, and the figures of its rounds."""
-    from crowddist import checkpoint
+    from crowddist.run import checkpoint
 
     found: dict[str, Any] = {}
     for latest in sorted(folder.glob("*/checkpoints/latest.json")):

@@ -17,13 +17,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from crowddist import checkpoint
 from crowddist.config import RunConfig
-from crowddist.launcher import LocalLauncher
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.config import METHODS, MethodName
 from crowddist.pipeline import adapt
 from crowddist.recipes import RECIPES
-from crowddist.tracking import NullTracker
+from crowddist.run import checkpoint
+from crowddist.tracking.tracker import NullTracker
 from tests.jobs.conftest import ROOT
 
 ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
@@ -109,7 +109,7 @@ def test_a_training_that_diverges_is_one_line(start: Callable, tmp_path: Path, t
 
 def tracked(storage: Path) -> tuple[Any, list[Any]]:
     """The parent run and its rounds, in order, of the only adaptation in a storage's MLflow."""
-    from crowddist import mlflow_store
+    from crowddist.tracking import mlflow_store
 
     store = mlflow_store.Store(f"sqlite:///{storage}/mlflow.db", "smoke")
     runs = store._client.search_runs([store._experiment_id], order_by=["attributes.start_time ASC"])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from crowddist.data.shards import ShardReader
-from crowddist.evaluate import evaluate_data, image_rows, summarise
-from crowddist.predictor import Predictor
+from crowddist.inference.evaluation import evaluate_data
+from crowddist.inference.metrics import image_rows, summarise
+from crowddist.inference.predictor import Predictor
 
 
 def test_help_comes_at_once(helped: Callable) -> None:

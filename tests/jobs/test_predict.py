@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist import checkpoint, storage
+from crowddist import storage
 from crowddist.config import RunConfig, to_json
 from crowddist.data.images import read_pixels
+from crowddist.inference.predictor import Predictor
 from crowddist.methods.table import build_method
-from crowddist.predictor import Predictor
+from crowddist.run import checkpoint
 
 
 @pytest.fixture

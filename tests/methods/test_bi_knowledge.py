@@ -11,16 +11,16 @@ import torch
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
-from crowddist.engine import LocalRuntime
 from crowddist.losses.density import count_map_loss
 from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
 from crowddist.methods.base import OneCycle
 from crowddist.methods.bi_knowledge import BiKnowledge
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective, blurred, localisation_map
-from crowddist.methods.detecting import DetectionObjective
+from crowddist.methods.parts.detecting import DetectionObjective
 from crowddist.methods.table import build_method
 from crowddist.ops.scales import head_sizes
+from crowddist.run.engine import LocalRuntime
 
 SIZE, CELLS = (192, 256), (96, 128)  # an image and its cells of 2x2 px
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from crowddist.config import RunConfig
-from crowddist.data.members import decode_labels
 from crowddist.data.sample import Seen
+from crowddist.data.shard_codec import decode_labels
 from crowddist.data.shards import ShardReader
 from crowddist.data.stream import cell_density
-from crowddist.engine import LocalRuntime
 from crowddist.errors import InputError
-from crowddist.launcher import LocalLauncher
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.combined import Combined
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.ops.fusion import fuse_density
 from crowddist.pipeline import adapt
-from crowddist.tracking import NullTracker
+from crowddist.run.engine import LocalRuntime
+from crowddist.tracking.tracker import NullTracker
 from tests.methods.test_contract import made_up_batches
 
 CELLS = (24, 32)

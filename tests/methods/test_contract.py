@@ -11,12 +11,12 @@ import torch
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
-from crowddist.engine import LocalRuntime
 from crowddist.methods.base import Method, OneCycle, Stage, belongs_to
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig, DetectorConfig, RegressorConfig
 from crowddist.models.norm import SyncBatchNorm2d
+from crowddist.run.engine import LocalRuntime
 
 ENSEMBLES = ("masksembles", "dropout", "deep", "none")
 

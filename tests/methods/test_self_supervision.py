@@ -12,7 +12,7 @@ from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.config import TrainConfig
-from crowddist.methods.counting import CountingObjective
+from crowddist.methods.parts.counting import CountingObjective
 from crowddist.methods.self_supervision import LabelObjective, OrientationObjective, SelfSupervision
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig

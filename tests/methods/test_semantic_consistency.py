@@ -12,15 +12,15 @@ import torch
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
-from crowddist.engine import LocalRuntime
 from crowddist.errors import InputError
-from crowddist.launcher import LocalLauncher
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.semantic_consistency import SemanticConsistency
 from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.models.segmenter import mask_cells
 from crowddist.pipeline import adapt
-from crowddist.tracking import NullTracker
+from crowddist.run.engine import LocalRuntime
+from crowddist.tracking.tracker import NullTracker
 from tests.methods.test_contract import made_up_batches
 
 
@@ -146,7 +146,7 @@ def test_a_whole_run_with_masks_of_boxes(tiny_config: RunConfig, make_images: An
     config = replace(tiny_config, method="semantic_consistency", boxes=boxes)
     result = adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: None)
     assert [row["title"] for row in result["rounds"]] == ["no adaptation", "semantic consistency"]
-    from crowddist.engine import read_curve
+    from crowddist.run.engine import read_curve
 
     curve = read_curve((tmp_path / "runs" / "tiny" / "source" / "segmenter" / "curve.jsonl").as_uri())
     assert {"source_mask_loss", "boxes_mask_loss"} <= curve[-1].keys()

@@ -10,11 +10,11 @@ import pytest
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
-from crowddist.launcher import LocalLauncher
+from crowddist.launch.local import LocalLauncher
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
 from crowddist.pipeline import adapt
-from crowddist.tracking import NullTracker
+from crowddist.tracking.tracker import NullTracker
 
 
 def run(config: RunConfig) -> dict[str, Any]:

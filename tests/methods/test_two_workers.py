@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from crowddist import checkpoint
 from crowddist.config import RunConfig, to_json
 from crowddist.data.sample import Batch
 from crowddist.distributed.runtime import averaged
-from crowddist.engine import LocalRuntime, StageData, fit
 from crowddist.methods.base import Stage
 from crowddist.methods.config import MethodName
 from crowddist.methods.table import build_method
+from crowddist.run import checkpoint
+from crowddist.run.engine import LocalRuntime, StageData, fit
 from tests.methods.test_contract import made_up_batches, on_pretrained
 
 NUM_WORKERS = 2

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from crowddist import storage_client
+from crowddist.storage import s3_requests
 from tests.jobs.conftest import start  # noqa: F401
 from tests.s3.proxy import Proxy
 
@@ -107,9 +107,9 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
         "PYTHONPATH": str(PROJECT),
     }.items():
         monkeypatch.setenv(name, value)
-    storage_client._client.cache_clear()
+    s3_requests._client.cache_clear()
     yield monkeypatch
-    storage_client._client.cache_clear()
+    s3_requests._client.cache_clear()
 
 
 def make_bucket(server: str) -> None:

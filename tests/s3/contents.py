@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from crowddist import checkpoint, storage
+from crowddist import storage
+from crowddist.run import checkpoint
 
 
 def content(runs: str | Path, run_name: str) -> dict[str, Any]:

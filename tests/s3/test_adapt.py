@@ -83,8 +83,8 @@ def test_two_workers_of_ray_in_object_storage(real: str, start: Callable) -> Non
 
 
 def test_mlflow_without_an_address_keeps_its_database_here(real: str, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crowddist.closing import make_tracker
     from crowddist.config import RunConfig
+    from crowddist.tracking.choose import make_tracker
 
     monkeypatch.chdir(tmp_path)
     said: list[str] = []

@@ -13,7 +13,7 @@ from crowddist import storage
 from crowddist.data.config import StreamConfig
 from crowddist.data.manifest import read_manifest
 from crowddist.data.stream import CropDataset
-from crowddist.storage_cache import Cache
+from crowddist.storage.cache import Cache
 
 CONFIG = StreamConfig(image_size=96, crop_size=64)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import botocore.auth
 import pytest
 
-from crowddist import storage, storage_client
+from crowddist import storage
 from crowddist.errors import InputError
+from crowddist.storage import s3_requests
 from tests.s3.proxy import Proxy
 
 SECRETS = ("SECRETTEST", "SECRETWRONG", "SECRETSTRANGER", "SECRETTOKEN")
@@ -26,7 +27,7 @@ CALLS = (
 
 def complaint(url: str, kind: type[Exception] = InputError) -> str:
     """What every operation says of a place, which is the same but for its name."""
-    storage_client._client.cache_clear()
+    s3_requests._client.cache_clear()
     lines = []
     for call in CALLS:
         with pytest.raises(kind) as raised:

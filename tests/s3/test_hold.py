@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from crowddist import storage, storage_lock
+from crowddist import storage
 from crowddist.errors import InputError
-from crowddist.process import sigterm_as_exit
-from crowddist.storage_object import S3Object
+from crowddist.process.host import sigterm_as_exit
+from crowddist.storage import s3_lock
+from crowddist.storage.s3_object import S3Object
 from tests.s3.conftest import PROJECT
 
 HOLD = "import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
@@ -24,7 +25,7 @@ HOLD = "import sys, time; from crowddist import storage\nwith storage.exclusive(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("BEAT_S", 0.2), ("EXPIRY_S", 10.0), ("LOOK_S", 0.1), ("SETTLE_S", 0.2)):
-        monkeypatch.setattr(storage_lock, name, seconds)
+        monkeypatch.setattr(s3_lock, name, seconds)
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def holder(url: str) -> Iterator[subprocess.Popen]:
 
 
 def test_a_hold_keeps_others_out_and_is_given_back(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_lock, "EXPIRY_S", 3.0)
+    monkeypatch.setattr(s3_lock, "EXPIRY_S", 3.0)
     with storage.exclusive(steady):
         with pytest.raises(InputError, match=r"another process .* is at work in s3://"), storage.exclusive(steady):
             pass
@@ -89,7 +90,7 @@ def test_of_many_one_has_it_at_a_time(steady: str) -> None:
 
 @pytest.mark.s3
 def test_a_killed_process_of_this_machine_gives_way_at_once(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_lock, "EXPIRY_S", 1e6)
+    monkeypatch.setattr(s3_lock, "EXPIRY_S", 1e6)
     with holder(real) as process:
         process.kill()
         process.wait()
@@ -98,12 +99,12 @@ def test_a_killed_process_of_this_machine_gives_way_at_once(real: str, monkeypat
 
 
 def test_what_a_killed_process_elsewhere_held_runs_out(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_lock, "EXPIRY_S", 2.0)
+    monkeypatch.setattr(s3_lock, "EXPIRY_S", 2.0)
     owner = {"owner": "x", "host": "elsewhere", "pid": 1, "machine": "another", "began": ""}
     storage.write_json(storage.join(steady, ".lock"), owner)
     started = time.monotonic()
     with storage.exclusive(steady):
-        assert time.monotonic() - started > storage_lock.EXPIRY_S - 1.1  # the server's clock counts whole seconds
+        assert time.monotonic() - started > s3_lock.EXPIRY_S - 1.1  # the server's clock counts whole seconds
     storage.write_bytes(storage.join(steady, ".lock"), b"no JSON")
     with storage.exclusive(steady):
         pass

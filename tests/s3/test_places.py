@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from crowddist import storage, storage_client
+from crowddist import storage
 from crowddist.errors import InputError
-from crowddist.storage_object import S3Object
+from crowddist.storage import s3_requests
+from crowddist.storage.s3_object import S3Object
 
 LARGE = random.Random(0).randbytes(3 * 2**20 + 12345)  # four parts
 
@@ -63,7 +64,7 @@ def test_an_exception_while_writing_leaves_the_old_content_and_no_parts(place: s
     with pytest.raises(OSError):  # the file is gone before its parts are sent
         S3Object(url)._upload(broken, len(LARGE), 5 * 2**20)
     assert storage.read_bytes(url) == b"old"
-    assert not storage_client.request("list_multipart_uploads", place, Bucket=place.split("/")[2]).get("Uploads")
+    assert not s3_requests.request("list_multipart_uploads", place, Bucket=place.split("/")[2]).get("Uploads")
 
 
 def test_a_reader_never_sees_half_a_file(place: str) -> None:
@@ -139,7 +140,7 @@ def test_what_a_stopped_job_staged_is_there_for_the_same_job_alone(steady: str) 
 
 
 def test_a_job_that_was_killed_when_it_copied_what_it_staged(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crowddist.storage_s3 import S3Place
+    from crowddist.storage.s3_place import S3Place
 
     target, copies = storage.join(steady, "set"), []
     copy = S3Place.copy_from
@@ -254,17 +255,17 @@ def test_shards_are_read_by_way_of_the_cache(place: str, make_images, tmp_path: 
 def test_without_room_in_the_cache_shards_are_read_directly(
     place: str, make_images, tmp_path: Path, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture  # type: ignore[no-untyped-def]
 ) -> None:
-    from crowddist import storage_s3
     from crowddist.data.shards import ShardReader, verify
+    from crowddist.storage import s3_place
 
     environment.setenv("CROWDDIST_CACHE_BYTES", "1000")
-    storage_s3._warned.clear()
+    s3_place._warned.clear()
     local = make_images(tmp_path / "local", count=4, max_shard_bytes=60_000)
     for name in storage.list_files(local):
         storage.upload(tmp_path / "local" / name, storage.join(place, name))
     reader, expected = ShardReader(place), ShardReader(local)
     assert verify(place) == expected.manifest and [reader.read(index) for index in range(4)] == [expected.read(index) for index in range(4)]
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "crowddist.storage_s3"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "crowddist.storage.s3_place"]
     assert "cannot take" in warning and "read directly" in warning
 
 

@@ -18,13 +18,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from crowddist import tracking_journal
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.folder import FORMAT
 from crowddist.data.images import find_images, read_pixels, store_image
-from crowddist.data.members import decode
-from crowddist.data.pixels import MAX_MEGAPIXELS
+from crowddist.data.safe_decode import MAX_MEGAPIXELS
+from crowddist.data.shard_codec import decode
 from crowddist.errors import InputError
+from crowddist.tracking import journal
 
 SMALL = np.full((16, 16, 3), 90, np.uint8)
 
@@ -181,4 +181,4 @@ def test_a_picture_in_a_journal_is_no_bomb(tmp_path: Path) -> None:
     line = json.dumps({"call": "picture", "round": 0, "name": "a", "image": base64.b64encode(BOMBS["png"]).decode()})
     (tmp_path / "mlflow-journal.jsonl").write_text(line + "\n")
     with pytest.raises(InputError, match="too large"):
-        tracking_journal._read((tmp_path / "mlflow-journal.jsonl").as_uri())
+        journal._read((tmp_path / "mlflow-journal.jsonl").as_uri())

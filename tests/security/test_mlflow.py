@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from crowddist import tracking
-from crowddist.cli import one_line
 from crowddist.errors import InputError
+from crowddist.process.cli import one_line
+from crowddist.tracking.tracker import MlflowTracker, tracked_run
 
 pytestmark = pytest.mark.slow
 PASSWORD = "a-password-of-this-test-only"
@@ -62,7 +62,7 @@ def status(address: str, data: bytes | None = None) -> int:
 
 
 def track(address: str, folder: Path) -> None:
-    with tracking.run(tracking.MlflowTracker(address), experiment="camera", run_name="first", config={"a": 1}, tags={}, state_url=folder.as_uri() + "/s.json"
+    with tracked_run(MlflowTracker(address), experiment="camera", run_name="first", config={"a": 1}, tags={}, state_url=folder.as_uri() + "/s.json"
                       ) as tracker:
         tracker.metrics({"loss": 1.0}, step=1)
         tracker.artifact("notes.json", {"a": 1})

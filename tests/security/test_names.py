@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowddist import storage, tracking_journal
-from crowddist.cli import one_line
+from crowddist import storage
 from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
-from crowddist.page import write_report
-from crowddist.predict import predict_files
-from crowddist.storage_s3 import S3Place
+from crowddist.process.cli import one_line
+from crowddist.reports.count_files import predict_files
+from crowddist.reports.html_report import write_report
+from crowddist.storage.s3_place import S3Place
+from crowddist.tracking import journal
 
 MARKUP = """<script>alert(1)</script><img src=x onerror="alert(1)">'"{{ 7*191 }}{% include "page.html" %}"""
 
@@ -104,4 +105,4 @@ def test_a_report_shows_markup_as_text(tiny_config: RunConfig, tmp_path: Path) -
 def test_a_journal_calls_nothing_but_what_tells(tmp_path: Path, entry: object) -> None:
     (tmp_path / "mlflow-journal.jsonl").write_text(json.dumps(entry) + "\n")
     with pytest.raises(InputError, match="not what the tracker keeps"):
-        tracking_journal._read((tmp_path / "mlflow-journal.jsonl").as_uri())
+        journal._read((tmp_path / "mlflow-journal.jsonl").as_uri())

@@ -90,7 +90,7 @@ def test_a_private_ray_does_nothing_without_its_token(private: Path) -> None:
     written = [path for folder in (session, private) for path in folder.rglob("*") if path.is_file() and path.stat().st_size < 2**24]
     assert written and not [path for path in written if token.encode() in path.read_bytes()]
     # Another driver of this machine, without the token and with a wrong one, by the job's own way.
-    program = "from crowddist.cli import one_line_errors\nfrom crowddist.distributed.runtime import *\nprepare_environment()\n"
+    program = "from crowddist.process.cli import one_line_errors\nfrom crowddist.distributed.runtime import *\nprepare_environment()\n"
     program += "with one_line_errors():\n    connect()\n    print('JOINED')\n"
     for given in ({}, {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"RAY_ADDRESS": gcs, **given}

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from crowddist.cli import one_line, one_line_errors
 from crowddist.config import RunConfig
 from crowddist.data.config import parse_data
 from crowddist.data.prepare import expand
-from crowddist.disclosure import is_secret_name, redacted
 from crowddist.errors import InputError
-from crowddist.mlflow_store import resolve_uri
-from crowddist.preflight import check
+from crowddist.preflight.checks import check
+from crowddist.process.cli import one_line, one_line_errors
+from crowddist.process.safe_text import is_secret_name, redacted
 from crowddist.storage import normalise
+from crowddist.tracking.mlflow_store import resolve_uri
 
 PROJECT = Path(__file__).resolve().parents[2]
 CANARY = "canary5a7b1c9d3e"

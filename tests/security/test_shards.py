@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crowddist import storage
-from crowddist.data.members import decode, decode_seen
+from crowddist.data.shard_codec import decode, decode_seen
 from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crowddist import checkpoint
 from crowddist.errors import InputError
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import build_counter
+from crowddist.run import checkpoint
 
 PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")

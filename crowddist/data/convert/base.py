@@ -18,7 +18,7 @@ from crowddist import storage
 from crowddist.data.convert.annotations import box_centres, check_boxes, check_points
 from crowddist.data.images import MIN_SIDE_PX, SUFFIXES, StoredImage, store_image
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
-from crowddist.data.members import LABEL_FACTS, Member
+from crowddist.data.shard_codec import LABEL_FACTS, Member
 from crowddist.data.shards import MAX_KEY_BYTES, MAX_SHARD_BYTES, ShardWriter
 from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError

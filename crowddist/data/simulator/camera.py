@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crowddist.data.simulator_config import Look
+from crowddist.data.simulator.config import Look
 
 NEAREST_M = 0.4
 """Nothing closer to the image plane than this is drawn. ours."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crowddist.data.simulator.config import Look
 from crowddist.data.simulator.figures import BAG, BOTTOM, DARK, ELEVATIONS, FIGURES_PER_YAW, HAIR, NUM_MATERIALS, NUM_YAWS, PATTERN, SHOES, SKIN, TOP
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.scene import Scene
-from crowddist.data.simulator_config import Look
 
 _SPACING_M = 0.42
 """Closest that two people stand. ours."""

@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from crowddist.data.simulator.config import RendererConfig
 from crowddist.data.simulator.render import RenderedImage, render_image
-from crowddist.data.simulator_config import RendererConfig
 from crowddist.errors import InputError
 
 INDEX_NAME = "all.txt"

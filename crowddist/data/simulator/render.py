@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.data.simulator.config import LEVEL_MAXIMA, Look, RendererConfig
 from crowddist.data.simulator.crowd import Crowd, place_crowd
 from crowddist.data.simulator.light import draw_light
 from crowddist.data.simulator.paint import Poses, light_place, paint_people_and_props, paint_shadows, pose_crowd
 from crowddist.data.simulator.scene import Scene, build_scene
 from crowddist.data.simulator.sensor import develop
-from crowddist.data.simulator_config import LEVEL_MAXIMA, Look, RendererConfig
 
 _SHOWN = 0.15
 """Least visible share of a head that is labelled: annotators of photographs do not see the others either. ours."""

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from crowddist.data.simulator.camera import Camera, draw_camera
+from crowddist.data.simulator.config import Look
 from crowddist.data.simulator.facade import TEXELS_PER_M, house_row
 from crowddist.data.simulator.ground import ground_colour
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.props import Prop, make_prop
-from crowddist.data.simulator_config import Look
 
 HEAD_M = 0.24
 """Height of a head with hair. ours."""

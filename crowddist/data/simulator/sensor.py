@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from crowddist.data.simulator.config import Look
 from crowddist.data.simulator.light import Light
-from crowddist.data.simulator_config import Look
 
 _STEPS, _BRIGHTEST = 8192, 4.0
 """Entries of the tone table, and the linear light of its last. ours."""

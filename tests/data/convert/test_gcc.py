@@ -174,8 +174,8 @@ def test_splits(tmp_path, gcc_folder):
 
 def test_what_the_renderer_writes_is_read(tmp_path):
     from crowddist.data.simulator import write_dataset
+    from crowddist.data.simulator.config import RendererConfig
     from crowddist.data.simulator.render import render_image
-    from crowddist.data.simulator_config import RendererConfig
 
     config = RendererConfig(num_images=1, seed=3, size=(96, 160))
     write_dataset(tmp_path / "raw", config)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from crowddist.data.convert import progress
+from crowddist.process import progress_bar
 
 
 def test_plain_lines_now_and_then(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     clock = iter([0.0, 1.0, 12.0, 13.0, 25.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    assert list(progress.watched("abcd", "images")) == list("abcd")
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: next(clock))
+    assert list(progress_bar.watched("abcd", "images")) == list("abcd")
     assert capsys.readouterr().out == "1 of 4 images, 0.1 a second, 36 s left\n3 of 4 images, 0.1 a second, 8 s left\n"
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert list(progress.watched("abcd", "images")) == list("abcd")
+    assert list(progress_bar.watched("abcd", "images")) == list("abcd")
     shown = capsys.readouterr()
     assert shown.out == "" and "4/4" in shown.err

@@ -1,0 +1,291 @@
+"""The members of a sample: the files sharing a key, and the explicit table of how each kind is written and read."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from crowddist.data.safe_decode import jpg_size, read_png
+from crowddist.data.sample import Labels, Sample, Seen
+from crowddist.errors import InputError
+
+Member = bytes | np.ndarray | dict[str, Any]
+_SEEN: dict[str, tuple[type, tuple[int | None, ...]]] = {
+    "density": (np.float32, (None, None)),
+    "spread": (np.float32, (None, None)),
+    "counts": (np.float64, (None,)),
+    "heads": (np.float32, (None, 4)),
+    "peaks": (np.float32, (None, 4)),
+}
+"""Kinds of the arrays of a `Seen` and their shapes."""
+_LONGEST_ARRAY_HEAD = 1024
+"""Bytes, of NumPy's format; ours are 128."""
+_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError)
+"""What the decoders raise; the last of brackets in brackets without end."""
+LABEL_FACTS = ("count", "level", "scene_level")
+"""Entries of a sample's json that are known of labelled images only: an unlabelled set must not tell them."""
+
+
+def encode(extension: str, value: Member) -> bytes:
+    """The bytes of a member.
+
+    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32, `density.npy`
+    and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255; those of `sample.Seen`, `seen.*.npy`, as they are.
+    `json` takes a dict.
+    Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
+    """
+    if extension not in _DECODERS:
+        raise InputError(f"no member of a sample is called {extension!r}; known: {', '.join(_DECODERS)}")
+    if isinstance(value, bytes):
+        return value
+    if extension == "json" and isinstance(value, dict):
+        return _write_json(value)
+    if extension in _ENCODERS and isinstance(value, np.ndarray):
+        return _ENCODERS[extension](value)
+    raise InputError(f"member {extension} cannot be made of {type(value).__name__}; give bytes, an array or a dict, as its kind has it")
+
+
+def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf) -> Sample:
+    """The sample whose members these are: an image, what is known of it, and pseudo-labels where `density.npy` is among the members.
+
+    Nothing is ever unpickled: a member outside the table is an error.
+
+    Args:
+        longest_px: the longest side that is asked for. A JPEG that stays at least so large is decoded at a half, a quarter or an eighth of its size,
+            which takes less than half the time; all else, and `Sample.frame`, are in the pixels of the whole image.
+
+    Raises:
+        InputError: naming the sample and the member, for unknown, damaged, missing or contradicting members.
+    """
+    values = _decode_members(key, members, longest_px)
+    images = [extension for extension in ("jpg", "png") if extension in values]
+    if len(images) != 1:
+        raise InputError(f"sample {key}: one image is needed, jpg or png, got the members {', '.join(sorted(members))}")
+    image, scene, mask = values[images[0]], values.get("json", {}), values.get("mask.png")
+    size, frame = image.shape[:2], None
+    if "jpg" in values:
+        size = jpg_size(members["jpg"])
+        frame = size if size != image.shape[:2] else None
+    told = (scene.get("height", size[0]), scene.get("width", size[1]))
+    if size != told:
+        raise InputError(f"sample {key}: the image has {size} pixels, its json says {told}; convert the data again")
+    if mask is not None and mask.shape != size:
+        raise InputError(f"sample {key}: the image has {size} pixels, its mask {mask.shape}; convert the data again")
+    points, boxes = values.get("points.npy"), values.get("boxes.npy")
+    if boxes is not None and (points is None or len(points) != len(boxes)):
+        told_points = "no points" if points is None else f"{len(points)} points"
+        raise InputError(f"sample {key}: {len(boxes)} boxes but {told_points}, one each is needed; convert the data again")
+    return Sample(key=key, image=image, frame=frame, points=points, boxes=boxes, mask=None if mask is None else mask.astype(np.uint8),
+                  labels=_labels(key, values) if "density.npy" in values else None, scene=scene)
+
+
+def decode_labels(key: str, members: dict[str, bytes]) -> Labels:
+    """The pseudo-labels among the members of a sample, without any image. Raises InputError as `decode` does."""
+    return _labels(key, _decode_members(key, members))
+
+
+def decode_scene(key: str, members: dict[str, bytes]) -> dict[str, Any]:
+    """The json among the members of a sample, {} where there is none. Raises InputError as `decode` does."""
+    return _decode_members(key, members).get("json", {})
+
+
+def encode_seen(seen: Seen) -> dict[str, Member]:
+    """The members that hold the predictions of one image, exactly; `decode_seen` reads them back equal."""
+    arrays = {"density": seen.density, "spread": seen.spread, "counts": seen.member_counts, "heads": seen.detections, "peaks": seen.transformed}
+    return {f"seen.{name}.npy": array for name, array in arrays.items() if array is not None}
+
+
+def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
+    """The predictions among the members of a sample; arrays are views of the bytes given, nothing is copied. Raises InputError as `decode` does."""
+    arrays: dict[str, Any] = {}
+    for name, (dtype, shape) in _SEEN.items():
+        data = members.get(f"seen.{name}.npy")
+        if data is None and name in ("density", "spread", "counts"):
+            raise InputError(f"sample {key}: predictions need seen.{name}.npy; remove the data set and predict again")
+        try:
+            arrays[name] = None if data is None else _view_array(data, dtype, shape)
+        except _DAMAGE as error:
+            raise InputError(f"sample {key}: member seen.{name}.npy is damaged: {' '.join(str(error).split())}; predict again") from None
+    size = _decode_members(key, {"json": bytes(members.get("json", b"{}"))})["json"].get("seen", (0, 0))
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        raise InputError(f"sample {key}: seen must be the height and width of the view, got {size!r:.80}; predict again")
+    return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"], member_counts=arrays["counts"],
+                detections=arrays["heads"], transformed=arrays["peaks"])
+
+
+def num_persons(members: dict[str, bytes]) -> float | None:
+    """Points annotated, or else density summed, or None where the members hold neither."""
+    if "points.npy" in members:
+        return float(len(_read_points(members["points.npy"])))
+    if "density.npy" in members:
+        return float(_read_map(members["density.npy"]).sum(dtype=np.float64))
+    return None
+
+
+def _decode_members(key: str, members: dict[str, bytes], longest_px: float = math.inf) -> dict[str, Any]:
+    values = {}
+    for extension, data in members.items():
+        if extension not in _DECODERS:
+            raise InputError(f"sample {key}: a member of the kind {extension!r} is never read; known: {', '.join(_DECODERS)}")
+        try:
+            values[extension] = _read_jpg(data, longest_px) if extension == "jpg" else _DECODERS[extension](data)
+        except _DAMAGE as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"sample {key}: member {extension} is damaged: {reason}; convert or label again") from None
+    return values
+
+
+def _labels(key: str, values: dict[str, Any]) -> Labels:
+    missing = [extension for extension in ("density.npy", "keep.png") if extension not in values]
+    if missing:
+        raise InputError(f"sample {key}: labels need density.npy and keep.png, {missing[0]} is missing; label again")
+    density, keep = values["density.npy"], values["keep.png"]
+    for name in ("keep.png", "spread.npy"):
+        if name in values and values[name].shape != density.shape:
+            raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label again")
+    detections, doubtful = (values.get(f"{name}.npy", np.zeros((0, 4), np.float32)) for name in ("detections", "doubtful"))
+    extent = _extent(key, values.get("json", {}).get("extent", density.shape), density.shape)
+    scene = values.get("json", {})
+    return Labels(density=density, keep=keep, detections=detections, doubtful=doubtful, extent=extent, spread=values.get("spread.npy"),
+                  windows=_windows(key, scene.get("windows", {})))
+
+
+def _windows(key: str, told: Any) -> dict[str, np.ndarray]:
+    """The patches to train on, by purpose, as the labels' json tells."""
+    try:
+        windows = {purpose: np.asarray(values, np.float64) for purpose, values in dict(told).items()}
+    except (TypeError, ValueError):
+        windows = {"": np.empty(0)}
+    if not all(part.ndim == 2 and part.shape[1] == 4 and len(part) and np.isfinite(part).all() for part in windows.values()):
+        raise InputError(f"sample {key}: windows must be lists of top, left, height, width by purpose; label again")
+    return windows
+
+
+def _extent(key: str, told: Any, cells: tuple[int, ...]) -> tuple[float, float]:
+    """The image's (height, width) in cells, as the labels' json tells; those that do not tell cover their image exactly."""
+    try:
+        height, width = map(float, told)
+        needed = (math.ceil(height), math.ceil(width))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"sample {key}: extent must be the image's height and width in cells, got {told!r}; label again") from None
+    if needed != cells:
+        raise InputError(f"sample {key}: density has {cells} cells, its json says that the image covers {told}; label again")
+    return height, width
+
+
+def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> bytes:
+    _check_shape(array, shape)
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise InputError(f"an array of {array.dtype}, or with NaN or infinite numbers, is not stored")
+    with np.errstate(over="ignore"):
+        narrow: np.ndarray = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(narrow).all():
+        raise InputError(f"the largest number {np.abs(array).max():g} does not fit {np.dtype(dtype).name}")
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, narrow, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _read_array(data: bytes, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
+    return _view_array(data, dtype, shape).copy()
+
+
+def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Read-only, without a copy. What the head says is believed only as far as there are bytes for it: NumPy would take the memory first."""
+    head = io.BytesIO(bytes(data[:_LONGEST_ARRAY_HEAD]))
+    version = np.lib.format.read_magic(head)
+    if version != (1, 0):
+        raise InputError(f"arrays of the format {version} are not read")
+    found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+    if kind != np.dtype(dtype):
+        raise InputError(f"numbers are {kind}, expected {np.dtype(dtype).name}")
+    if min(found, default=0) < 0 or math.prod(found) * kind.itemsize != len(data) - head.tell():
+        raise InputError(f"its head says {found} numbers, {len(data) - head.tell()} bytes follow")
+    array = np.frombuffer(data, kind, offset=head.tell()).reshape(found, order="F" if fortran else "C")
+    _check_shape(array, shape)
+    return array
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    if array.ndim != len(shape) or any(want is not None and got != want for got, want in zip(array.shape, shape, strict=True)):
+        raise InputError(f"shape is {array.shape}, expected {tuple('any' if want is None else want for want in shape)}")
+
+
+def _read_points(data: bytes) -> np.ndarray:
+    return _read_array(data, np.float32, (None, 2))
+
+
+def _read_rows_of_four(data: bytes) -> np.ndarray:
+    return _read_array(data, np.float32, (None, 4))
+
+
+def _read_map(data: bytes) -> np.ndarray:
+    return _read_array(data, np.float16, (None, None)).astype(np.float32)
+
+
+def _write_bilevel(array: np.ndarray) -> bytes:
+    import cv2
+
+    _check_shape(array, (None, None))
+    return cv2.imencode(".png", (array != 0).astype(np.uint8) * 255)[1].tobytes()
+
+
+def _read_bilevel(data: bytes) -> np.ndarray:
+    return read_png(data, grey=True) != 0
+
+
+def _read_jpg(data: bytes, longest_px: float = math.inf) -> np.ndarray:
+    import simplejpeg
+
+    height, width = jpg_size(data)
+    for divisor in (8, 4, 2):
+        if max(height, width) / divisor >= longest_px:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=height // divisor, min_width=width // divisor)
+    return simplejpeg.decode_jpeg(data, colorspace="RGB")
+
+
+def _write_json(value: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"json cannot hold this: {error}") from None
+
+
+def _read_json(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise InputError(f"json holds {type(value).__name__}, expected an object")
+    return value
+
+
+_ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "points.npy": lambda array: _write_array(array, np.float32, (None, 2)),
+    "boxes.npy": lambda array: _write_array(array, np.float32, (None, 4)),
+    "detections.npy": lambda array: _write_array(array, np.float32, (None, 4)),
+    "doubtful.npy": lambda array: _write_array(array, np.float32, (None, 4)),
+    "density.npy": lambda array: _write_array(array, np.float16, (None, None)),
+    "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
+    "mask.png": _write_bilevel,
+    "keep.png": _write_bilevel,
+    **{f"seen.{name}.npy": functools.partial(_write_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _SEEN.items()},
+}
+_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "jpg": _read_jpg,
+    "png": read_png,
+    "points.npy": _read_points,
+    "boxes.npy": _read_rows_of_four,
+    "mask.png": _read_bilevel,
+    "json": _read_json,
+    "density.npy": _read_map,
+    "spread.npy": _read_map,
+    "keep.png": _read_bilevel,
+    "detections.npy": _read_rows_of_four,
+    "doubtful.npy": _read_rows_of_four,
+    **{f"seen.{name}.npy": functools.partial(_read_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _SEEN.items()},
+}

@@ -1,0 +1,146 @@
+"""Evaluation: the only place where target labels are opened; every image once, sums rather than averages of averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from crowddist.data.config import StreamConfig
+from crowddist.data.sample import Part, Sample, Seen
+from crowddist.data.shards import ShardReader, decode
+from crowddist.data.stream import cell_density, known_sizes
+from crowddist.data.transforms import covered_area, resize_points
+from crowddist.errors import InputError
+from crowddist.inference.metrics import ImageResult
+from crowddist.inference.predictor import ImagePrediction, Predictor
+from crowddist.inference.units import CHUNK
+from crowddist.ops.metrics import psnr
+from crowddist.ops.regions import points_inside, polygon_pixels
+
+WHOLE_IMAGES = "gcc"
+"""The converter whose images are counted whole: its regions are where people were placed, who reach beyond them (Wang et al., CVPR 2019)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Region:
+    """The part of an image that counts."""
+
+    polygon: np.ndarray
+    """K x 2: x, y of its vertices, px of the image."""
+    pixels: np.ndarray
+    """(H, W) bool."""
+
+
+def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
+    """Counts the images of these indexes, in order. Raises: InputError for an image without points, or whose region of interest is none."""
+    results = []
+    whole_images = _counts_whole(data)
+    for first in range(0, len(unit), CHUNK):
+        chunk = [decode(*data.read(index)) for index in unit[first : first + CHUNK]]
+        predictions = predictor.predict_many([sample.image for sample in chunk])
+        for sample, prediction in zip(chunk, predictions, strict=True):
+            if sample.points is None:
+                raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled data set")
+            region = None if whole_images else _region(sample)
+            results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride, region))
+    return results
+
+
+def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
+    """Counts every image of a labelled data set once, in this process, in order."""
+    return evaluate_unit(predictor, data, range(len(data)))
+
+
+def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int, region: _Region | None = None) -> ImageResult:
+    from crowddist.ops.ssim import ssim
+
+    assert sample.points is not None  # checked by the caller
+    points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
+    scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
+    true_density = _true_density(sample, prediction.size, density.shape, config, stride)
+    parts, cells = prediction.parts, None
+    if region is not None:
+        shares = _cell_shares(region.pixels, density.shape, (stride / scale_y, stride / scale_x))
+        points, found = points[points_inside(points, region.polygon)], found[points_inside(found, region.polygon)]
+        # Persons beyond the outline reach into the true density as they do into the predicted one.
+        density, true_density, cells = density * shares, true_density * shares, shares > 0
+        count = float(density.sum(dtype=np.float64))
+        parts = {name: inside for name, part in parts.items() if (inside := _part_inside(part, region, shares)) is not None}
+    compared: Any = ... if cells is None else cells
+    return ImageResult(
+        key=sample.key,
+        true_count=float(len(points)),
+        count=count,
+        uncertainty=prediction.uncertainty,
+        psnr_db=psnr(density[compared], true_density[compared]),
+        ssim=float(ssim(density, true_density, cells)),
+        points=found,
+        truth=points,
+        parts={name: replace(part, density=None) for name, part in parts.items()},
+        scene=str(sample.scene.get("scene", "")),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What is true of one image, for a search that is given labelled images."""
+
+    points: np.ndarray
+    """N x 2, x, y in px of the image."""
+    density: np.ndarray
+    """(h, w), persons per cell of what the networks say of it."""
+
+
+def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, stride: int) -> Truth:
+    """What the labels of the image `key` say, in the cells of a prediction of it. Raises: InputError where there is no such image, or it has no points."""
+    sample = decode(*data.read(data.index_of(key)))
+    if sample.points is None:
+        raise InputError(f"sample {key} of {data.url} has no points; give a labelled data set")
+    if sample.scene.get("roi") and not _counts_whole(data):
+        raise InputError(f"sample {key} of {data.url} has a region of interest, which a search cannot judge by; give images that count whole")
+    return Truth(points=sample.points, density=_true_density(sample, seen.size, seen.density.shape, config, stride))
+
+
+def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...], config: StreamConfig, stride: int) -> np.ndarray:
+    """(h, w) persons per cell of an image that was seen at `size` (height, width) px."""
+    assert sample.points is not None  # checked by the caller
+    scale_y, scale_x = (seen / given for seen, given in zip(size, sample.image.shape, strict=False))
+    heads = resize_points(sample.points, scale_x, scale_y)
+    if config.sigma_of_size:
+        heads = np.column_stack([heads, known_sizes(sample) * np.sqrt(scale_y * scale_x)])
+    return cell_density(heads, (cells[0], cells[1]), config, stride)
+
+
+def _counts_whole(data: ShardReader) -> bool:
+    """Whether a data set's images count whole, whatever region they tell."""
+    return data.manifest.converter.partition(" ")[0] == WHOLE_IMAGES
+
+
+def _region(sample: Sample) -> _Region | None:
+    polygon = sample.scene.get("roi")
+    if not polygon:
+        return None
+    try:
+        pixels = polygon_pixels(polygon, sample.image.shape[:2])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample {sample.key}: no region of interest: {' '.join(str(error).split())}; convert the data set again") from None
+    if not pixels.any():
+        raise InputError(f"sample {sample.key}: its region of interest {polygon} lies outside the image; convert the data set again")
+    return _Region(polygon=np.asarray(polygon, np.float64), pixels=pixels)
+
+
+def _cell_shares(pixels: np.ndarray, cells: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
+    """(h, w), the share of each cell's part of the image that lies in the region, 0 to 1; a cell is `cell` (height, width) px of the image."""
+    window = (0.0, 0.0, cells[0] * cell[0], cells[1] * cell[1])
+    return covered_area(pixels, window, cells) / covered_area(np.ones_like(pixels), window, cells)
+
+
+def _part_inside(part: Part, region: _Region, shares: np.ndarray) -> Part | None:
+    """What a part says of the region: its points there, or its density; None of a part that gives nothing but a count."""
+    if part.points is not None:
+        points = part.points[points_inside(part.points, region.polygon)]
+        return Part(count=float(len(points)), points=points)
+    return None if part.density is None else Part(count=float((part.density * shares).sum(dtype=np.float64)))

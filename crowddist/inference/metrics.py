@@ -1,0 +1,190 @@
+"""The table of metrics: what each is called, how it is shown, and how it is made of what an evaluation says of all images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from crowddist.data.sample import Part
+from crowddist.errors import InputError
+from crowddist.ops.calibration import calibration_error, reliability, sparsification_error
+from crowddist.ops.localization import mean_average_precision, precision_recall
+from crowddist.ops.metrics import count_errors, count_errors_by_range
+
+RADII_PX = (4.0, 8.0, 16.0)
+"""Distances in px of the image that precision, recall and F1 are given at. ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResult:
+    """One labelled image and what the counter said of it; where the image has a region of interest, all but the uncertainty is inside it."""
+
+    key: str
+    true_count: float
+    count: float
+    uncertainty: float
+    psnr_db: float
+    ssim: float
+    points: np.ndarray
+    """M x 3: x, y, score of the heads found, px of the image."""
+    truth: np.ndarray
+    """N x 2: x, y of the true heads."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """What parts of the method would have said alone, without their densities."""
+    scene: str = ""
+    """The scene it is of; "" where the data set does not tell."""
+
+
+Of = Callable[[Sequence[ImageResult]], float | None]
+"""Every image's result, in order, at least one -> the metric; None where it does not apply."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A row of the table."""
+
+    key: str
+    """In result.json and in MLflow."""
+    heading: str
+    """What people call it."""
+    unit: str = ""
+    """Written below the heading."""
+    digits: int = 2
+    """Digits after the point."""
+    scale: float = 1.0
+    """Values are multiplied by this where people read them, e.g. 100 for a share in per cent."""
+    of: Of | None = None
+    """How an evaluation makes it; None: it comes from labels, a search or training."""
+    in_notes: bool = False
+    """Whether MLflow's notes have it."""
+    at_terminal: bool = True
+    """Whether the table at the terminal has it; the report has all that a run has a value for."""
+
+
+def counts(results: Sequence[ImageResult]) -> tuple[list[float], list[float]]:
+    """Counts said and true, persons."""
+    return [result.count for result in results], [result.true_count for result in results]
+
+
+def _mae(results: Sequence[ImageResult]) -> float:
+    return count_errors(*counts(results))["mae"]
+
+
+def _rmse(results: Sequence[ImageResult]) -> float:
+    return count_errors(*counts(results))["rmse"]
+
+
+def _bias(results: Sequence[ImageResult]) -> float:
+    return float(np.mean(np.subtract(*counts(results))))
+
+
+def _map(results: Sequence[ImageResult]) -> float:
+    return mean_average_precision([result.points for result in results], [result.truth for result in results])
+
+
+def _mae_by_scene(results: Sequence[ImageResult]) -> float | None:
+    scenes = scene_errors(results)
+    return float(np.mean(list(scenes.values()))) if scenes else None
+
+
+def _calibration_error(results: Sequence[ImageResult]) -> float | None:
+    errors, uncertainties = _errors_and_uncertainties(results)
+    return calibration_error(reliability(errors, uncertainties)) if any(uncertainties) else None
+
+
+def _ause(results: Sequence[ImageResult]) -> float | None:
+    errors, uncertainties = _errors_and_uncertainties(results)
+    return sparsification_error(errors, uncertainties) if any(uncertainties) else None
+
+
+def _errors_and_uncertainties(results: Sequence[ImageResult]) -> tuple[np.ndarray, list[float]]:
+    return np.subtract(*counts(results)), [result.uncertainty for result in results]
+
+
+def scene_errors(results: Sequence[ImageResult]) -> dict[str, float]:
+    """Mean absolute error of each scene, by its name; {} where an image does not tell its scene."""
+    scenes = sorted({result.scene for result in results})
+    return {} if "" in scenes else {scene: _mae([result for result in results if result.scene == scene]) for scene in scenes}
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(key="target/mae", heading="MAE", unit="people", of=_mae, in_notes=True),
+    Metric(key="target/mae_by_scene", heading="MAE by scene", unit="people", of=_mae_by_scene),
+    Metric(key="target/rmse", heading="rmse", unit="people", of=_rmse, in_notes=True),
+    Metric(key="target/bias", heading="bias", unit="people", of=_bias, in_notes=True),
+    Metric(key="target/map", heading="mAP", unit="%", digits=1, scale=100, of=_map, in_notes=True),
+    Metric(key="target/psnr", heading="PSNR", unit="dB", of=lambda results: float(np.mean([result.psnr_db for result in results]))),
+    Metric(key="target/ssim", heading="SSIM", digits=3, of=lambda results: float(np.mean([result.ssim for result in results]))),
+    Metric(key="target/calibration_error", heading="calibration error", unit="of the error", of=_calibration_error, at_terminal=False),
+    Metric(key="target/ause", heading="AUSE", digits=3, of=_ause, at_terminal=False),
+    Metric(key="labels/kept_mass", heading="labels keep", unit="% of people", digits=1, scale=100),
+    Metric(key="labels/mean_count", heading="labels count", unit="people an image", digits=1, at_terminal=False),
+    Metric(key="labels/change", heading="labels change", unit="%", digits=1, scale=100),
+    Metric(key="search/rank_correlation", heading="search ranks", unit="correlation with the truth", at_terminal=False),
+    Metric(key="train/seconds", heading="training", unit="s", digits=0),
+)
+"""In the order in which they are shown."""
+
+
+def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_PX) -> dict[str, float]:
+    """The metrics of a data set: those of the table that an evaluation makes, and families of them.
+
+    PSNR (dB) and SSIM are means over images of the density maps at the network's resolution; `target/bias` is the mean of
+    predicted minus true count, which tells over- from under-counting. `target/calibration_error` and `target/ause` say how well the uncertainty
+    of the count knows its error, see `ops.calibration`.
+
+    Families: `target/precision_8px` and its kin are of the head points within 8 px, one of `radii_px`, one truth to a point.
+    `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it gives points, `_map` are what a part of
+    the method (`regression`, `detection`) would have got alone. `target/count/010-049/mae`, `/bias` and `/num_images` are of the images that truly
+    show 10 to 49 persons, and so on. Where all images tell their scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean
+    over scenes, as WorldExpo'10 is reported.
+
+    Raises:
+        InputError: without any image.
+    """
+    if not results:
+        raise InputError("the evaluation data set holds no image")
+    said, true = counts(results)
+    metrics = {metric.key: value for metric in METRICS if metric.of is not None and (value := metric.of(results)) is not None}
+    metrics |= {"target/mean_count": float(np.mean(said)), "target/num_images": float(len(results))}
+    points, truths = [result.points for result in results], [result.truth for result in results]
+    metrics |= _errors("target/points_", [len(found) for found in points], true)
+    for radius, rates in precision_recall(points, truths, radii_px).items():
+        metrics |= {f"target/{name}_{radius:g}px": rate for name, rate in rates.items()}
+    for name in results[0].parts:
+        parts = [result.parts[name] for result in results if name in result.parts]
+        if len(parts) < len(results):
+            continue
+        metrics |= _errors(f"target/{name}_", [part.count for part in parts], true)
+        found = [part.points for part in parts if part.points is not None]
+        if len(found) == len(parts):
+            metrics[f"target/{name}_map"] = mean_average_precision(found, truths)
+    for name, errors in count_errors_by_range(said, true).items():
+        metrics |= {f"target/count/{name}/{noun}": value for noun, value in errors.items()}
+    # MLflow takes no other characters in the names of metrics.
+    return metrics | {f"target/scene/{re.sub(r'[^A-Za-z0-9_-]', '_', scene)}/mae": error for scene, error in scene_errors(results).items()}
+
+
+def _errors(prefix: str, predicted: Sequence[float], true: Sequence[float]) -> dict[str, float]:
+    errors = count_errors(predicted, true)
+    return {f"{prefix}mae": errors["mae"], f"{prefix}rmse": errors["rmse"], f"{prefix}bias": float(np.mean(np.subtract(predicted, true)))}
+
+
+def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:
+    """One plain row an image, the largest error first."""
+    rows = [
+        {
+            "image": result.key,
+            "true_count": result.true_count,
+            "count": round(result.count, 2),
+            "error": round(result.count - result.true_count, 2),
+            "uncertainty": round(result.uncertainty, 3),
+            "psnr_db": round(result.psnr_db, 2),
+            "ssim": round(result.ssim, 4),
+        }
+        for result in results
+    ]
+    return sorted(rows, key=lambda row: -abs(row["error"]))  # type: ignore[arg-type]

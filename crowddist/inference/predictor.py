@@ -1,0 +1,262 @@
+"""Predictor: a trained counter behind one call, for images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from crowddist.config import RunConfig, from_json
+from crowddist.data.sample import Part, Seen
+from crowddist.data.stream import STRIDE, to_tensor, whole_image
+from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
+from crowddist.errors import InputError
+from crowddist.methods.base import Method
+from crowddist.methods.table import build_method
+from crowddist.models.counter import Counter
+from crowddist.models.folding import fold_norms
+from crowddist.ops.views import merge_heads, merge_views
+from crowddist.run import checkpoint
+
+TILE_PX = 1536
+"""Images of more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is seen with its surroundings,
+which is work done twice: 1080p is below, for whole it takes 0.8 of the time."""
+BATCH_PX = 8 * 512 * 512
+"""Pixels of a batch of equally large images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePrediction:
+    """What the counter says of one image."""
+
+    count: float
+    """Persons in the image."""
+    uncertainty: float
+    """Standard deviation of the count over the ensemble's members, persons."""
+    density: np.ndarray
+    """(h, w) float32 persons per cell, cells of the resized image; sums to `count`."""
+    spread: np.ndarray
+    """(h, w) float32, standard deviation over the members."""
+    keep: np.ndarray
+    """(h, w) bool, the cells certain enough to be pseudo-labels."""
+    points: np.ndarray
+    """M x 3 float32: x, y, score of heads, in pixels of the image as given."""
+    size: tuple[int, int]
+    """(height, width) of the resized image that the maps belong to; the last cells may reach beyond it."""
+    sizes: np.ndarray | None = None
+    """(M,) float32: the heads' sizes in pixels of the image as given, where the method knows them."""
+    taught: np.ndarray | None = None
+    """T x 4, see `Verdict`; in pixels of the image as given."""
+    doubtful: np.ndarray | None = None
+    """U x 4, likewise."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """What parts of the method would have said alone; points in pixels of the image as given."""
+
+
+class Predictor:
+    """A method's networks with the size they look at images in.
+
+    Args:
+        method: with its weights loaded.
+        image_size: longest side, px, that images are resized to; 0 leaves them as they are.
+    """
+
+    def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
+        self.method, self.image_size, self.device = method, image_size, torch.device(device)
+        self.stride = method.output_stride
+        self.one_at_a_time = False
+        """Whether images are looked at one by one also where some are equally large: less memory, the same but for rounding."""
+        method.networks().to(self.device)
+
+    @classmethod
+    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu", one_pass: bool = False) -> Predictor:
+        """The predictor of a checkpoint's counter; `image_size` None means the one it was trained with.
+
+        Batch normalisation is folded into the convolutions: the same answers but for rounding, in less time.
+
+        Args:
+            one_pass: count by the mean of the masks alone, see `Counter.one_pass`.
+
+        Raises:
+            FileNotFoundError, InputError: there is no checkpoint, it cannot be read, or no image has such a size.
+        """
+        if image_size is not None and image_size != 0 and image_size < STRIDE:
+            raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
+        content = checkpoint.load(url)
+        try:
+            config = from_json(content["config"])
+            method = load_method(config, content)
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
+        for network in fold_norms(method.networks()).modules():
+            if isinstance(network, Counter):
+                network.one_pass = one_pass
+        return cls(method, image_size=method.stream.image_size if image_size is None else image_size, device=device)
+
+    def with_config(self, config: RunConfig) -> Predictor:
+        """The same networks under another configuration, see `Method.with_config`."""
+        other = Predictor(self.method.with_config(config), image_size=self.image_size, device=str(self.device))
+        other.one_at_a_time = self.one_at_a_time
+        return other
+
+    def predict(self, image: np.ndarray) -> ImagePrediction:
+        """Counts one (H, W, 3) uint8 RGB image."""
+        return next(self.predict_many([image]))
+
+    def predict_many(self, images: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
+        """Counts images one after the other, neighbours of equal size together in one batch."""
+        return self.predict_views(images, (1.0,))
+
+    def predict_views(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> Iterator[ImagePrediction]:
+        """Counts images at several sizes, see `see`."""
+        for image, seen in zip(images, self.see(images, scales), strict=True):
+            yield judge(self.method, seen, image.shape[:2])
+
+    def see(self, images: Sequence[np.ndarray], scales: Sequence[float] = (1.0,)) -> Iterator[Seen]:
+        """What the networks say of images at several sizes, relative to `image_size`, merged as `ops.views` says; `judge` concludes from it.
+
+        Cells and `size` are those of `image_size`; the members' counts deviate as those of all views alike.
+        """
+        if tuple(scales) == (1.0,):
+            yield from self._see_in_batches(images)
+            return
+        for image in images:
+            factor = self.image_size / max(image.shape[:2]) if self.image_size else 1.0
+            size = scaled_size(image.shape[:2], factor, factor)
+            views = [self._see([resize_pixels(image, scaled_size(size, scale, scale))])[0] for scale in scales]
+            moved = [[self._to_cells(part, view.size, size) for part in (view.density, view.spread)] for view in views]
+            density, spread = merge_views(*zip(*moved, strict=True))
+            counts = np.array([view.density.sum(dtype=np.float64) for view in views])
+            uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
+            heads = [_heads_at(view.detections, view.size, size) for view in views if view.detections is not None]
+            # Two that stand for the members of all views: they deviate by as much.
+            yield Seen(
+                size=size,
+                density=density,
+                spread=spread,
+                member_counts=np.array([-uncertainty, uncertainty]),
+                detections=merge_heads(heads) if heads else None,
+            )
+
+    def _see_in_batches(self, images: Sequence[np.ndarray]) -> Iterator[Seen]:
+        """Neighbours of equal size together."""
+        resized = [whole_image(image, self.image_size) if self.image_size else image for image in images]
+        first = 0
+        while first < len(images):
+            size = resized[first].shape
+            last = first + 1
+            most = 1 if self.one_at_a_time else max(BATCH_PX // (size[0] * size[1]), 1)
+            while last < len(images) and last - first < most and resized[last].shape == size:
+                last += 1
+            yield from self._see(resized[first:last])
+            first = last
+
+    def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
+        """The predictions of equally large images, in tiles where they are large."""
+        height, width = resized[0].shape[:2]
+        if height * width > TILE_PX**2:
+            return [self._see_tiles(image) for image in resized]
+        return self._see_whole(torch.cat([to_tensor(image) for image in resized]))
+
+    def _see_whole(self, images: torch.Tensor) -> list[Seen]:
+        prediction = self.method.predict(images.to(self.device))
+        # In one piece, as when they are read back from a file: a sum over a window of a larger map adds up in another order.
+        density, spread = (np.ascontiguousarray(part.cpu().numpy()[:, 0]) for part in (prediction.density, prediction.spread))
+        counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
+        counts = np.ascontiguousarray(counts, np.float64)
+        size = (images.shape[2], images.shape[3])
+        return [
+            Seen(
+                size=size,
+                density=density[index],
+                spread=spread[index],
+                member_counts=counts[index],
+                detections=None if prediction.detections is None else prediction.detections[index],
+                transformed=None if prediction.transformed is None else prediction.transformed[index],
+            )
+            for index in range(len(images))
+        ]
+
+    def _see_tiles(self, image: np.ndarray) -> Seen:
+        """The predictions of a large image, tile by tile; each tile's own member counts add up."""
+        stride, margin, (height, width) = self.stride, self.method.margin_px, image.shape[:2]
+        shape = (-(-height // stride), -(-width // stride))
+        density, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        counts: np.ndarray | float = 0.0
+        heads: dict[str, list[np.ndarray]] = {"detections": [], "transformed": []}
+        for top in range(0, height, TILE_PX):
+            for left in range(0, width, TILE_PX):
+                outer_top, outer_left = max(top - margin, 0), max(left - margin, 0)
+                bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
+                tile = image[outer_top : min(bottom + margin, height), outer_left : min(right + margin, width)]
+                seen = self._see_whole(to_tensor(tile))[0]
+                inner = (slice((top - outer_top) // stride, -(-(bottom - outer_top) // stride)),
+                         slice((left - outer_left) // stride, -(-(right - outer_left) // stride)))
+                place = (slice(top // stride, -(-bottom // stride)), slice(left // stride, -(-right // stride)))
+                density[place], spread[place] = seen.density[inner], seen.spread[inner]
+                # The margin's persons belong to other tiles: scale each member's count to the part that stays.
+                whole = max(float(seen.density.sum()), 1e-9)
+                counts = counts + seen.member_counts * (float(seen.density[inner].sum()) / whole)
+                for name, parts in heads.items():
+                    found = getattr(seen, name)
+                    if found is not None:
+                        moved = found + np.array([outer_left, outer_top, 0, 0], np.float32)
+                        moved[:, :2] = np.clip(moved[:, :2], 0, [width - 1, height - 1])  # the last cells reach beyond the image
+                        x, y = moved[:, 0] + 0.5, moved[:, 1] + 0.5
+                        parts.append(moved[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
+        joined = {name: np.concatenate(parts) if parts else None for name, parts in heads.items()}
+        return Seen(size=(height, width), density=density, spread=spread, member_counts=np.asarray(counts), **joined)
+
+    def _to_cells(self, grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+        """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum stays."""
+        rows, columns = (-(-extent // self.stride) for extent in new_size)
+        window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
+        return crop_mass(grid, window, (rows, columns), (size[0] / self.stride, size[1] / self.stride))
+
+
+def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
+    """What a method concludes of an image of `size` (height, width) px, in its own pixels."""
+    verdict = method.conclude(seen)
+    scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
+    scale = np.sqrt(scale_x * scale_y)
+
+    def in_image(points: np.ndarray) -> np.ndarray:
+        moved = points.copy()
+        moved[:, :2] = np.clip(resize_points(points[:, :2], scale_x, scale_y), 0, [size[1] - 1, size[0] - 1])
+        return moved
+
+    def with_sizes(heads: np.ndarray | None) -> np.ndarray | None:
+        return None if heads is None else in_image(heads * np.array([1, 1, scale, 1], np.float32))
+
+    return ImagePrediction(
+        count=float(verdict.density.sum(dtype=np.float64)),
+        uncertainty=verdict.uncertainty,
+        density=verdict.density,
+        spread=verdict.spread,
+        keep=method.select(verdict.density, verdict.spread),
+        points=in_image(verdict.points),
+        size=seen.size,
+        sizes=None if verdict.sizes is None else verdict.sizes * scale,
+        taught=with_sizes(verdict.taught),
+        doubtful=with_sizes(verdict.doubtful),
+        parts={name: part if part.points is None else replace(part, points=in_image(part.points)) for name, part in verdict.parts.items()},
+    )
+
+
+def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """M x 4 x, y, size, score in an image resized to `size`, moved to the image resized to `new_size`, both px."""
+    scale_y, scale_x = (new / old for new, old in zip(new_size, size, strict=True))
+    places = np.clip(resize_points(heads[:, :2], scale_x, scale_y), 0, [new_size[1] - 1, new_size[0] - 1])
+    return np.column_stack([places, heads[:, 2] * np.sqrt(scale_x * scale_y), heads[:, 3]]).astype(np.float32)
+
+
+def load_method(config: RunConfig, content: dict) -> Method:
+    """The method of a configuration with the weights of a checkpoint's content."""
+    if content["method"].get("trained"):
+        raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that result.json names")
+    method = build_method(config, weights="none")
+    method.load_state_dict(content["method"], optimizers=False)
+    return method

@@ -1,0 +1,113 @@
+"""Counting people in a user's own files: a table of counts and an overlay each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from crowddist import storage
+from crowddist.data.images import find_images, read_pixels
+from crowddist.errors import InputError
+from crowddist.inference.predictor import Predictor
+from crowddist.process.safe_text import readable
+
+COUNTS = "counts.csv"
+COLUMNS = ("file", "count", "uncertainty", "points")
+
+
+def predict_files(
+    predictor: Predictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False, say: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Counts every image among `inputs` (files and folders) and writes `counts.csv` and one overlay PNG each to `output`.
+
+    Unless `skip_bad`, every file is read once before the first is counted: a bad one is found at once, and nothing is written.
+
+    Returns:
+        A row an image: file, count and uncertainty in persons, number of head points.
+
+    Raises:
+        InputError, FileNotFoundError: an input that is not there, holds no image, lies in `output`, or cannot be read (unless `skip_bad`).
+    """
+    import cv2
+
+    from crowddist.reports.sheets import overlay
+
+    files = _image_files(inputs, skip_bad=skip_bad, say=say)
+    place = storage.normalise(output)
+    _require_elsewhere(files, place)
+    if not skip_bad:
+        for path in files:
+            read_pixels(path)
+    rows: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for index, path in enumerate(files):
+        try:
+            image = read_pixels(path)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            say(readable(f"left out: {error}"))
+            continue
+        found = predictor.predict(image)
+        name = _cell(path)
+        rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
+        title = readable(path.name)
+        drawn = overlay(
+            image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, sizes=found.sizes, title=title
+        )
+        _, png = cv2.imencode(".png", drawn[:, :, ::-1])
+        storage.write_bytes(storage.join(place, _free_name(path.stem, names)), png.tobytes())
+        say(f"{index + 1}/{len(files)} {name}: {found.count:.1f} ± {found.uncertainty:.1f}")
+    if not rows:
+        raise InputError("none of the files could be read as an image")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    storage.write_bytes(storage.join(place, COUNTS), table.getvalue().encode())
+    return rows
+
+
+def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], None]) -> list[Path]:
+    files: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            images, refused = find_images(path)
+            for bad, reason in refused:
+                if not skip_bad:
+                    raise InputError(f"{bad}: {reason}")
+                say(readable(f"left out: {bad}: {reason}"))
+            files += images
+        elif path.exists():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"no file or folder at {name}")
+    if not files:
+        raise InputError(f"no images in {', '.join(inputs)}; give image files or folders that hold some")
+    return files
+
+
+def _require_elsewhere(files: Sequence[Path], place: str) -> None:
+    """An overlay may have the name of an image, and would be counted the next time."""
+    inside = next((path for path in files if storage.normalise(path.parent) == place), None)
+    if inside is not None:
+        raise InputError(f"the image {inside} lies in the output folder; choose another --output")
+
+
+def _cell(path: Path) -> str:
+    """A path as text can hold it, whatever bytes the file system has; none is a formula, which spreadsheets would compute."""
+    name = readable(str(path))
+    return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """`<stem>.png`, numbered where images of several folders are called the same."""
+    name, number = f"{stem}.png", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name)
+    return name

@@ -1,0 +1,265 @@
+"""What a person looks at: heat maps over images, and the table of rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crowddist.inference.metrics import Metric
+from crowddist.reports import drawing
+from crowddist.reports.drawing import Bar, Mark
+
+# ours: overlays are drawn at this size, so that text and marks look alike on images of 0.1 and of 10 megapixels.
+_OVERLAY_SIDE_PX = (960, 1920)
+_PANEL_WIDTH_PX, _GAP_PX = 480, 16
+# ours: none of them a colour of the heat map, and told apart also by the colour-blind.
+_PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
+
+
+def overlay(
+    image: np.ndarray,
+    density: np.ndarray,
+    *,
+    count: float,
+    uncertainty: float | None = None,
+    points: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
+    truth: float | None = None,
+    title: str = "",
+    peak: float | None = None,
+) -> np.ndarray:
+    """The density as a heat map over its image, with the count in words above and the scale of colours below.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        density: (h, w) persons per cell, over the same frame in cells of equal size.
+        count: persons predicted.
+        uncertainty: standard deviation of `count`, or None where there is none.
+        points: N x 2 or more columns: x, y of predicted heads in pixels of `image`; marked with rings.
+        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
+        truth: persons really there, where known.
+        title: shown first, e.g. the file's name and the round.
+        peak: the density of the hottest colour, persons per cell, to compare pictures; the map's own maximum without it.
+
+    Returns:
+        RGB uint8: the image, its longer side brought to 960-1920 px, between two strips of text.
+
+    Raises:
+        ValueError: shapes or values that are none of the above.
+    """
+    _require_map("density", density)
+    longer = max(_require_image(image).shape[:2])
+    scale = min(max(longer, _OVERLAY_SIDE_PX[0]), _OVERLAY_SIDE_PX[1]) / longer
+    bar = _density_bar(image, density, peak)
+    canvas = drawing.heated(_resized(image, scale), density, image.shape, bar)
+    marks = []
+    if points is not None:
+        marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads", sizes))
+    width = canvas.shape[1]
+    size_px = max(18, width // 52)
+    above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth))
+    return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
+
+
+def round_sheet(
+    image: np.ndarray,
+    *,
+    density: np.ndarray,
+    spread: np.ndarray,
+    keep: np.ndarray,
+    points: np.ndarray,
+    sizes: np.ndarray | None = None,
+    count: float,
+    uncertainty: float | None = None,
+    true_points: np.ndarray | None = None,
+    title: str = "",
+    peak: float | None = None,
+) -> np.ndarray:
+    """One row of panels that tell what a round thinks of an image: image, density, spread, kept cells, head points.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        density: (h, w) persons per cell.
+        spread: (h, w) standard deviation of `density` over the estimates that it is the mean of.
+        keep: (h, w) bool, the cells that are good enough to be labels.
+        points: N x 2 or more columns: x, y of predicted heads in pixels of `image`.
+        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
+        count, uncertainty: persons predicted, and the standard deviation of that.
+        true_points: N x 2, the heads really there, where known.
+        title: shown above, e.g. the file's name and the round.
+        peak: the density of the hottest colour, as in `overlay`.
+
+    Returns:
+        RGB uint8, five panels of 480 px width.
+
+    Raises:
+        ValueError: shapes or values that are none of the above.
+    """
+    for name, cells in (("density", density), ("spread", spread), ("keep", keep)):
+        _require_map(name, cells)
+    scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
+    plain = _resized(image, scale)
+    density_bar = _density_bar(image, density, peak)
+    spread_bar = Bar(peak=float(spread.max()), unit="standard deviation, same unit", colours=drawing.spread_colours)
+    heads = plain // 2 + 20
+    marks = [_mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted", sizes)]
+    if true_points is not None:
+        marks.append(_mark_heads(heads, true_points, scale, "cross", _TRUE, "true"))
+    panels = [
+        _panel("Image", plain, None, [Mark(shape="", text=f"{image.shape[1]} x {image.shape[0]} px")]),
+        _panel("Predicted density", drawing.heated(plain, density, image.shape, density_bar), density_bar, []),
+        _panel("Disagreement", drawing.heated(plain, spread, image.shape, spread_bar), spread_bar, []),
+        _panel("Chosen for labels", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
+        _panel("Heads", heads, None, marks),
+    ]
+    gap = np.full((panels[0].shape[0], _GAP_PX, 3), 255, np.uint8)
+    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+    truth = None if true_points is None else float(len(true_points))
+    return np.concatenate([drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth)), row])
+
+
+def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of the source beside their translation, one a row, and images of the target beside them for comparison.
+
+    Args:
+        source, translated: (H, W, 3) uint8 RGB, as many of each, of the same images.
+        target: likewise, any number; those beyond the rows are left out.
+
+    Returns:
+        RGB uint8, three columns of 480 px width.
+
+    Raises:
+        ValueError: there is no row, as many are not there of each, or what is given is no image.
+    """
+    if not source or len(source) != len(translated):
+        raise ValueError(f"as many images of the source as translated ones are needed, at least one, got {len(source)} and {len(translated)}")
+    columns = [list(source), list(translated), list(target)[: len(source)]]
+    scaled = [[_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1]) for image in column] for column in columns]
+    parts = [[drawing.caption(_PANEL_WIDTH_PX, 26, heading)] for heading in ("Source", "Source, translated", "Target (other places)")]
+    for row in range(len(source)):
+        height = max(column[row].shape[0] for column in scaled if row < len(column)) + _GAP_PX
+        for column, part in zip(scaled, parts, strict=True):
+            panel = np.full((height, _PANEL_WIDTH_PX, 3), 255, np.uint8)
+            if row < len(column):
+                panel[: column[row].shape[0]] = column[row]
+            part.append(panel)
+    gap = np.full((sum(len(panel) for panel in parts[0]), _GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([part for column in parts for part in (np.concatenate(column), gap)][:-1], axis=1)
+
+
+def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str, columns: int = 3) -> np.ndarray:
+    """Images of a data set with their heads, each below its name and its number of persons.
+
+    Args:
+        samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels or None where they are not known; at least one.
+        title: shown above all.
+        columns: images in a row, at most.
+
+    Returns:
+        RGB uint8, columns of 480 px width.
+
+    Raises:
+        ValueError: there is no sample, or what is given is no image.
+    """
+    if not samples:
+        raise ValueError("a sheet needs at least one sample")
+    panels = []
+    for name, image, points in samples:
+        scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
+        canvas = np.ascontiguousarray(_resized(image, scale))
+        if points is not None:
+            # Dots, as rings would hide a dense crowd.
+            drawing.mark(canvas, (points + 0.5) * scale - 0.5, "dot", _TRUE, 2 if len(points) < 400 else 1)
+        words = f"{image.shape[1]} x {image.shape[0]} px" + ("" if points is None else f", {len(points):,} persons")
+        panels.append(np.concatenate([drawing.caption(_PANEL_WIDTH_PX, 20, name, words), canvas]))
+    columns = min(columns, len(panels))
+    width = columns * _PANEL_WIDTH_PX + (columns - 1) * _GAP_PX
+    rows = []
+    for first in range(0, len(panels), columns):
+        row = panels[first : first + columns]
+        sheet = np.full((max(map(len, row)) + _GAP_PX, width, 3), 255, np.uint8)
+        for place, panel in enumerate(row):
+            left = place * (_PANEL_WIDTH_PX + _GAP_PX)
+            sheet[: len(panel), left : left + _PANEL_WIDTH_PX] = panel
+        rows.append(sheet)
+    return np.concatenate([drawing.caption(width, 34, title), *rows])
+
+
+def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Metric]) -> str:
+    """The rounds as plain text: a heading, the units, one line a round; '-' where a round lacks a value.
+
+    Args:
+        rows: as in result.json: `round` (a number, or a word such as supervised), its `title`, and metrics by name.
+        columns: what to show, in order.
+    """
+    lines = [["round", *(column.heading for column in columns)], ["", *(column.unit for column in columns)]]
+    for row in rows:
+        title = row.get("title", "no adaptation" if row["round"] == 0 else "")
+        lines.append([f"{row['round']} ({title})" if title else str(row["round"]), *(figure(row.get(column.key), column) for column in columns)])
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns) + 1)]
+    text = []
+    for label, *cells in lines:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        text.append("  ".join([label.ljust(widths[0]), *padded]).rstrip())
+    text.insert(2, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def figure(value: float | None, column: Metric) -> str:
+    """A value as people read it; "-" where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value * column.scale:.{column.digits}f}"
+
+
+def _count_words(count: float, uncertainty: float | None, truth: float | None) -> str:
+    words = f"predicted {count:.1f}" + ("" if uncertainty is None else f" ± {uncertainty:.1f}") + " people"
+    return words if truth is None else f"{words}   ·   true {truth:g}   ·   error {count - truth:+.1f}"
+
+
+def _density_bar(image: np.ndarray, density: np.ndarray, peak: float | None) -> Bar:
+    height, width = (drawing.step_px(image.shape[axis], density.shape[axis]) for axis in (0, 1))
+    cell = "pixel" if height == width == 1 else f"{width:.3g} x {height:.3g} px cell"
+    return Bar(peak=float(density.max()) if peak is None else peak, unit=f"people per {cell}", colours=drawing.heat_colours)
+
+
+def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
+    total = float(density.sum())
+    people = f", {float(density[keep.astype(bool)].sum()) / total:.1%} of the people" if total > 0 else ""
+    return Mark(shape="box", colour=_KEPT, text=f"{np.mean(keep.astype(bool)):.1%} of the area{people}")
+
+
+def _mark_heads(
+    canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str, sizes: np.ndarray | None = None
+) -> Mark:
+    """Marks points of the image on the canvas, with squares where sizes are known, and returns their entry in the legend."""
+    if points.ndim != 2 or points.shape[1] < 2 or (sizes is not None and sizes.shape != (len(points),)):
+        raise ValueError(f"{name} points must be N x 2 or wider, and sizes as many, got {points.shape}, {None if sizes is None else sizes.shape}")
+    places = (np.asarray(points[:, :2], np.float64) + 0.5) * scale - 0.5
+    shape, radius = ("square", sizes * scale / 2) if sizes is not None else (shape, max(4, round(min(canvas.shape[:2]) / 110)))
+    drawing.mark(canvas, places, shape, colour, radius)
+    return Mark(shape=shape, colour=colour, text=f"{name} ({len(points)})")
+
+
+def _require_map(name: str, cells: np.ndarray) -> None:
+    if cells.ndim != 2 or 0 in cells.shape or not np.isfinite(cells).all():
+        raise ValueError(f"{name} must be a map (h, w) of finite numbers, got {cells.shape}")
+
+
+def _require_image(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+    return image
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    import cv2
+
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def _panel(heading: str, canvas: np.ndarray, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:
+    width = canvas.shape[1]
+    return np.concatenate([drawing.caption(width, 26, heading), canvas, drawing.legend(width, 21, bar, marks)])

@@ -1,0 +1,108 @@
+"""What a run is: its name, its folder, and the configuration and the data that it was begun with and goes on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from crowddist import storage
+from crowddist.config import RunConfig, from_json, to_json
+from crowddist.data.config import DataSpec, parse_data, parse_share
+from crowddist.data.prepare import Prepared, Role
+from crowddist.data.scenes import SceneRule, kept_samples
+from crowddist.data.shards import ShardReader
+from crowddist.errors import InputError
+from crowddist.storage.run_folder import CONFIG, DATA, LIMIT
+
+if TYPE_CHECKING:
+    from crowddist.methods.base import Method
+
+FREE_TO_CHANGE = (
+    "storage", "num_workers", "min_workers", "num_labellers", "launcher", "threads", "grace_s", "patience_s", "tracking_uri", "experiment",
+)
+"""What a run may be resumed with differently: it decides where and how fast, not what is computed."""
+
+
+def run_name(config: RunConfig) -> str:
+    """The run's name: as given, or the recipe's."""
+    return config.run_name or config.recipe
+
+
+def run_folder(config: RunConfig) -> str:
+    """URL of the run's folder."""
+    return storage.join(storage.normalise(config.storage), run_name(config))
+
+
+def data_specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
+    """Name of each data set of the run -> what it is used as, and what the user named."""
+    texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation, "boxes": config.boxes}
+    if config.method == "supervised":
+        texts = {"labelled_target": config.target, "evaluation": config.evaluation}
+    named: dict[str, tuple[Role, DataSpec]] = {role: (role, parse_data(text)) for role, text in texts.items() if text}
+    if "source" in named:
+        named |= {name: ("source", parse_share(text)[1]) for name, text in more_sources(config)}
+    if config.search.labelled:
+        named["search"] = ("evaluation", parse_data(config.search.labelled))
+    return named
+
+
+def more_sources(config: RunConfig) -> list[tuple[str, str]]:
+    """Name and text of each data set that is mixed into the source."""
+    return [(f"source_{number}", text) for number, text in enumerate(config.more_sources, start=2)]
+
+
+def require_same_config(config: RunConfig, folder: str) -> None:
+    """A run that was begun computes what this configuration says."""
+    mine = json.loads(to_json(config))
+    recorded = json.loads(to_json(from_json(json.dumps(_recorded(folder, CONFIG, mine)))))  # what was not there yet is as by default
+    differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE and mine.get(name) != recorded.get(name))
+    if differ:
+        raise InputError(
+            f"run {run_name(config)} exists with another configuration (it differs in {', '.join(differ)}): "
+            f"choose another --run-name, or remove {folder}"
+        )
+
+
+def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> None:
+    """Records configuration and data of a run that begins; one that was begun goes on with the data it has seen."""
+    mine = {name: prepared.manifest.digest for name, prepared in data.items()}
+    if scenes is not None:
+        mine["scenes"] = repr(scenes)
+    recorded = _recorded(folder, DATA, mine)
+    changed = [name for name in mine if mine[name] != recorded.get(name)]
+    if changed:
+        raise InputError(
+            f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): "
+            f"choose another --run-name, or remove {folder}"
+        )
+    for name, content in ((CONFIG, json.loads(to_json(config))), (DATA, mine)):
+        if not storage.exists(storage.join(folder, name)):
+            storage.write_json(storage.join(folder, name), content)
+
+
+def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> float | None:
+    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None without density regularisation.
+
+    The run's folder keeps it: all images are read for it.
+    """
+    if not config.train.density_limit:
+        return None
+    from crowddist.data.stream import densest_cell  # imports torch
+
+    known = storage.join(folder, LIMIT)
+    if storage.exists(known):
+        return storage.read_json(known)["persons"]
+    most = []
+    for name in ("source", *(name for name, _ in more_sources(config))):
+        images = ShardReader(data[name].url)
+        kept = kept_samples(images, scenes) if scenes is not None and name == "source" else range(len(images))
+        scale = min(1.0, *method.label_views())
+        most.append(densest_cell(images, kept, method.stream, stride=method.output_stride, scale=scale))
+    storage.write_json(known, {"persons": max(most)})
+    return max(most)
+
+
+def _recorded(folder: str, name: str, otherwise: dict[str, Any]) -> dict[str, Any]:
+    url = storage.join(folder, name)
+    return storage.read_json(url) if storage.exists(url) else otherwise

@@ -1,0 +1,99 @@
+"""What places are called: URLs and their parts, names of what is still being written, and what marks a folder as ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from crowddist.errors import InputError
+from crowddist.process.safe_text import redacted
+
+# ours: only a folder holding one of these was written by crowddist and may be removed.
+REMOVABLE_MARKERS = ("manifest.json", "DONE.json")
+# ours: files and folders being written carry these; readers never see them, and a killed writer leaves at most these.
+LOCK = ".lock"
+"""What a process that holds a folder holds in it."""
+_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".", ".partial"
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
+_S3 = re.compile(r"^s3://([A-Za-z0-9._-]+)(?:/(.*))?$", re.IGNORECASE | re.DOTALL)
+
+
+def normalise(place: str | os.PathLike[str]) -> str:
+    """The absolute URL of `place`: a plain path, `~/path` or `file:///path` becomes file://..., `s3://bucket/prefix` stays.
+
+    A trailing slash and `.` or `..` are resolved away, and in file:// characters that a URL cannot hold are percent-encoded: equal places, equal
+    URLs. Raises InputError for an empty place, an unknown scheme, a file URL of another host or an S3 URL that names no bucket.
+    """
+    text = os.fspath(place)
+    if not text or "\0" in text:
+        raise InputError(f"not a place: {text!r} is empty or holds a zero byte; give a path or a file:// URL")
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return file_url(Path(text).expanduser())
+    name = scheme.group(1).lower()
+    if name == "file":
+        return file_url(path_of_file_url(text))
+    if name == "s3":
+        return _s3_url(text)
+    raise InputError(f"unknown kind of storage {name}:// in {redacted(text)}; give a path, a file:// or an s3:// URL")
+
+
+def join(url: str | os.PathLike[str], *parts: str) -> str:
+    """The URL of the place named by `parts` under `url`.
+
+    Parts are plain relative names as `list_files` returns them, and may hold slashes.
+    Raises InputError for a part that is empty, absolute or leaves `url` through `..`.
+    """
+    base = normalise(url)
+    for part in parts:
+        pieces = part.split("/")
+        if any(piece in ("", ".", "..") for piece in pieces) or "\0" in part:
+            raise InputError(f"not a relative name: {part!r} under {base}; give names without empty parts, '.' or '..'")
+        encoded = part if base.startswith("s3:") else quote_from_bytes(os.fsencode(part))
+        base = base + encoded if base.endswith("/") else f"{base}/{encoded}"
+    return base
+
+
+def path_of_file_url(url: str) -> Path:
+    """Everything after file:// is the path: `?` and `#` have no meaning in a file's name."""
+    match = re.match(r"^file:(?://(?:localhost)?)?(/.*)$", url, re.IGNORECASE | re.DOTALL)
+    if match is None or match.group(1).startswith("//"):
+        raise InputError(f"not a local file URL: {url}; write file:///absolute/path")
+    path = os.fsdecode(unquote_to_bytes(match.group(1)))
+    if "\0" in path:
+        raise InputError(f"not a place: {url} holds a zero byte; give a path or a file:// URL")
+    return Path(path)
+
+
+def file_url(path: Path) -> str:
+    """The URL of a path."""
+    absolute = os.path.abspath(path)
+    return "file://" + quote_from_bytes(os.fsencode("/" + absolute.lstrip("/")))
+
+
+def temporary_name(stem: str = "", *, job: str = "") -> str:
+    """A name that nobody else uses, or that of a job alone, the same every time, of something that is being written."""
+    # A long stem is cut: a name holds at most 255 bytes.
+    stem = os.fsencode(stem)[:180].decode("utf-8", "ignore")
+    return f"{_TEMPORARY_PREFIX}{stem}{'.' if stem else ''}{job or secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `temporary_name` gave the name."""
+    return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX)
+
+
+def _s3_url(text: str) -> str:
+    match = _S3.match(text)
+    if match is None:  # Never repeated as it is: some tools have a key and its secret in the address.
+        raise InputError("not an S3 address: write s3://bucket/prefix, the bucket of letters, digits, '.', '_' and '-'; keys belong in the environment")
+    pieces: list[str] = []
+    for piece in (match.group(2) or "").split("/"):
+        if piece == "..":
+            del pieces[-1:]
+        elif piece not in ("", "."):
+            pieces.append(piece)
+    return "/".join([f"s3://{match.group(1)}", *pieces])

@@ -1,0 +1,39 @@
+"""The folder of a run: what everything in it is called, and where the counter is that it has left.
+
+    <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html  pictures/
+    <storage>/<run>/<stage>/    checkpoints/ (with latest.json)  curve.jsonl  DONE.json
+    <storage>/<run>/<round>/    labels/  translated/ (each with a DONE.json)  joined/  search.json  images.json  evaluation.json
+"""
+
+from __future__ import annotations
+
+import os
+
+from crowddist import storage
+from crowddist.errors import InputError
+
+# Of the run.
+CONFIG, DATA, LIMIT = "config.json", "data.json", "density_limit.json"
+TRACKING, RESULT, REPORT, PICTURES = "mlflow.json", "result.json", "report.html", "pictures"
+# Of a stage.
+CHECKPOINTS, LATEST, CURVE, DONE = "checkpoints", "latest.json", "curve.jsonl", "DONE.json"
+# Of a round, beside its stages.
+LABELS, TRANSLATED, JOINED = "labels", "translated", "joined"
+SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
+
+
+def find_checkpoint(where: str | os.PathLike[str]) -> str:
+    """The URL of a checkpoint, given itself, or of a run's last one, given the run's folder, wherever that lies by now.
+
+    Raises:
+        InputError: a folder that is not that of a run that has ended.
+    """
+    url = storage.normalise(where)
+    if not storage.is_folder(url):
+        return url
+    try:
+        result = storage.read_json(storage.join(url, RESULT))
+        return storage.join(url, result["checkpoint"].rpartition(f"/{result['run']}/")[2])
+    except (FileNotFoundError, InputError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{url} is not the folder of a run that has ended (no {RESULT}); "
+                         f"give that, or a .pt file of a run's checkpoints folder") from error

@@ -1,0 +1,120 @@
+"""How jobs end: one line and an exit code for what users and machines cause, a traceback for bugs alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tyro
+
+from crowddist.errors import InputError
+from crowddist.process.cli import one_line_errors, read_arguments
+
+
+def end(error: BaseException) -> int:
+    """The exit code of a job that raises this."""
+    with pytest.raises(SystemExit) as ending, one_line_errors():
+        raise error
+    assert isinstance(ending.value.code, int)
+    return ending.value.code
+
+
+def test_wrong_input_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(InputError("bad.jpg: the file\n  is\tempty")) == 2
+    assert capsys.readouterr() == ("", "error: bad.jpg: the file is empty\n")
+
+
+def test_a_missing_file_is_told_with_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ending, one_line_errors():
+        (tmp_path / "missing").read_bytes()
+    assert ending.value.code == 2 and capsys.readouterr().err == f"error: No such file or directory: {tmp_path}/missing\n"
+    assert end(FileNotFoundError("no folder at /a; give one that holds images")) == 2
+    assert capsys.readouterr().err == "error: no folder at /a; give one that holds images\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending, one_line_errors(), open("/dev/full", "wb") as stream:
+        stream.write(bytes(10))
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == "error: No space left on device; make room, then give the same command again\n"
+
+
+def test_a_name_the_system_refuses_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ending, one_line_errors():
+        (tmp_path / ("a" * 300)).write_bytes(b"")
+    assert ending.value.code == 2 and capsys.readouterr().err.startswith("error: File name too long: ")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SystemExit) as ending, one_line_errors():
+        (tmp_path / "file" / "below").mkdir()
+    assert ending.value.code == 2 and capsys.readouterr().err == f"error: Not a directory: {tmp_path}/file/below\n"
+
+
+def test_a_training_that_diverged_is_no_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(FloatingPointError("loss of stage source is nan at step 3; samples: a, b")) == 1
+    assert capsys.readouterr().err == "error: loss of stage source is nan at step 3; samples: a, b\n"
+
+
+def test_an_interruption_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted; the same command takes the run up again\n"
+
+
+@pytest.mark.parametrize("bug", [ValueError("x"), KeyError("x"), RuntimeError("x"), ZeroDivisionError("x"), AssertionError("x")])
+def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
+    with pytest.raises(type(bug)) as caught, one_line_errors():
+        raise bug
+    assert caught.value is bug
+
+
+def test_an_exit_keeps_its_code() -> None:
+    assert end(SystemExit(143)) == 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    size: int = 3
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"size must be positive, got {self.size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = Inner()
+    name: str = "a"
+
+    def __post_init__(self) -> None:
+        if "/" in self.name:
+            raise InputError(f"name must be plain, got {self.name}")
+
+
+def read(*arguments: str) -> Outer:
+    return read_arguments(lambda: tyro.cli(Outer, args=arguments))
+
+
+def test_arguments_are_read_and_refused_by_the_configuration_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read("--inner.size", "5", "--name", "b") == Outer(inner=Inner(size=5), name="b")
+    for arguments, message in ((("--inner.size", "0"), "size must be positive, got 0"), (("--name", "a/b"), "name must be plain, got a/b")):
+        with pytest.raises(InputError) as caught:
+            read(*arguments)
+        assert str(caught.value) == message
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("arguments", [("--colour", "red"), ("--inner.size", "many"), ("stray",)])
+def test_what_tyro_refuses_it_explains_itself(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        read(*arguments)
+    words = capsys.readouterr()
+    assert ending.value.code == 2 and words.out == "" and arguments[-1] in words.err
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        read("--help")
+    words = capsys.readouterr()
+    assert ending.value.code in (0, None) and "--inner.size" in words.out and words.err == ""

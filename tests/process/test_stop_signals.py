@@ -1,0 +1,79 @@
+"""Asked to stop: at once outside of training, after a checkpoint within, and never later than the time given."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crowddist.process.stop_signals import EXIT_CODE, SIGNALS, Termination
+
+PROJECT = Path(__file__).parents[2]
+
+
+def end(block: str, *signals: str, grace_s: float = 60, pause_s: float = 0.0) -> subprocess.CompletedProcess[str]:
+    """A program that listens, and sends itself signals when it says so."""
+    sends = "; time.sleep(PAUSE); ".join(f"os.kill(os.getpid(), signal.{name})" for name in signals).replace("PAUSE", str(pause_s))
+    code = (
+        "import os, signal, time\nfrom crowddist.process.stop_signals import Termination\n"
+        f"def send():\n    {sends}\n"
+        f"termination = Termination({grace_s})\nwith termination.listening():\n{block}"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=PROJECT)
+
+
+@pytest.mark.parametrize("name", [each.name for each in SIGNALS])
+def test_outside_of_training_it_ends_at_once(name: str) -> None:
+    done = end("    try:\n        send()\n        time.sleep(30)\n    finally:\n        print('tidied up')\n", name)
+    assert (done.returncode, done.stdout) == (EXIT_CODE, "tidied up\n")
+    assert done.stderr == f"stopped by {name}; the same command takes the run up again\n"
+
+
+def test_while_training_it_is_a_request(tmp_path: Path) -> None:
+    block = "    with termination.deferred():\n        send()\n        print(termination.requested)\n    print('not reached')\n"
+    done = end(block, "SIGUSR1")
+    assert (done.returncode, done.stdout) == (EXIT_CODE, "True\n")
+
+
+def test_what_breaks_after_the_request_is_no_error() -> None:
+    done = end("    with termination.deferred():\n        send()\n        raise RuntimeError('the workers were stopped too')\n", "SIGTERM")
+    assert done.returncode == EXIT_CODE and "RuntimeError" not in done.stderr
+    done = end("    with termination.deferred():\n        raise RuntimeError('a bug')\n", "SIGTERM")
+    assert done.returncode == 1 and "a bug" in done.stderr
+
+
+def test_a_signal_soon_after_the_first_says_nothing_new_and_a_later_one_that_it_is_urgent() -> None:
+    block = "    with termination.deferred():\n        send()\n        print('still here', flush=True)\n        time.sleep(0.2)\n"
+    assert end(block, "SIGUSR1", "SIGTERM").stdout == "still here\n"
+    urgent = end(block, "SIGUSR1", "SIGTERM", pause_s=2.2)
+    assert (urgent.returncode, urgent.stdout) == (EXIT_CODE, "")
+    hanging = end("    try:\n        send()\n    finally:\n        time.sleep(3)\n        send()\n        time.sleep(60)\n", "SIGTERM")
+    assert hanging.returncode == EXIT_CODE
+    last = "        try:\n            time.sleep(2.1)\n            send()\n        finally:\n            send()\n"
+    thrice = end(f"    try:\n        send()\n    finally:\n{last}", "SIGTERM")
+    assert thrice.returncode == -signal.SIGTERM
+
+
+def test_when_the_time_is_over_it_leaves_anyway() -> None:
+    started = time.monotonic()
+    done = end("    with termination.deferred():\n        send()\n        time.sleep(30)\n", "SIGTERM", grace_s=1)
+    assert done.returncode == EXIT_CODE and 1 < time.monotonic() - started < 20
+
+
+def test_the_handlers_return_and_nothing_came(capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    termination = Termination()
+    with termination.listening(), termination.deferred():
+        assert not termination.requested
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    with pytest.raises(SystemExit) as ended, termination.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(5)
+    assert ended.value.code == EXIT_CODE and "stopped by SIGUSR1" in capsys.readouterr().err
+    with pytest.raises(SystemExit), termination.deferred():
+        pytest.fail("no training begins after a request to stop")

@@ -1,0 +1,69 @@
+"""The table of runs beside the papers' figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from crowddist import storage
+from crowddist.errors import InputError
+from crowddist.methods.config import MethodName
+from crowddist.recipes import RECIPES
+from crowddist.reports.compare_runs import PAIRS, PUBLISHED, calibration_table, compare, read_result, read_uncertainties
+
+
+def result(method: str, *errors: float, recipe: str = "renderer_to_shb", **first: float) -> dict[str, Any]:
+    rounds = [{"round": number, "target/mae": mae, "target/rmse": mae + 10, "target/num_images": 79.0} for number, mae in enumerate(errors)]
+    rounds[0] |= {f"target/{name}": value for name, value in first.items()}
+    return {"run": f"a-{method}", "recipe": recipe, "method": method, "seed": 0, "rounds": rounds}
+
+
+def test_table_to_the_letter() -> None:
+    table = compare([
+        result("self_supervision", 80.0, 90.0, 60.0),
+        result("bi_knowledge", 40.0, 30.0, recipe="sha_to_shb", regression_mae=50.0, regression_rmse=70.0),
+        result("supervised", 20.0),
+        result("self_supervision", 0.0, 1.0, recipe="quickstart"),
+    ])
+    assert table.splitlines() == [
+        "run                 recipe           method            seed  images  counter alone  adapted      change  paper           paper's change",
+        "------------------  ---------------  ----------------  ----  ------  -------------  -----------  ------  --------------  --------------",
+        "a-self_supervision  renderer_to_shb  self_supervision  0     79      80.0 / 90.0    60.0 / 70.0  -25%    22.8 -> 11.4    -50%",
+        "a-bi_knowledge      sha_to_shb       bi_knowledge      0     79      50.0 / 70.0    30.0 / 40.0  -40%    21.65 -> 13.38  -38%",
+        "a-supervised        renderer_to_shb  supervised        0     79      -              20.0 / 30.0  -       22.8 -> 11      -52%",
+        "a-self_supervision  quickstart       self_supervision  0     79      0.0 / 10.0     1.0 / 11.0   -       -               -",
+    ]
+
+
+def test_uncertainties_side_by_side(tmp_path: Path) -> None:
+    """To the letter, by hand: spreads of 3 and 4 beside errors of 3 and -4 are calibrated and rank the images; swapped, they do neither."""
+    runs = {"right": [3.0, 4.0], "wrong": [4.0, 3.0], "alone": [0.0, 0.0]}
+    for name, spreads in runs.items():
+        folder = (tmp_path / name).as_uri()
+        storage.write_json(storage.join(folder, "result.json"), {"rounds": [{"stage": "source"}, {"stage": "labels-1"}]})
+        rows = [{"error": error, "uncertainty": spread} for error, spread in zip([3.0, -4.0], spreads, strict=True)]
+        storage.write_json(storage.join(folder, "labels-1", "images.json"), rows)
+    found = {name: read_uncertainties(str(tmp_path / name)) for name in runs}
+    assert found["right"] == {"errors": [3.0, -4.0], "uncertainties": [3.0, 4.0]} and found["alone"] == {}, "of a counter without an ensemble"
+    # Of the wrong one: |4 - 3| + |3 - 4| over 7; the larger error is left over after the smaller, (1 - 1 + 4 / 3.5 - 3 / 3.5) / 2.
+    assert calibration_table({name: found[name] for name in ("right", "wrong")}).splitlines() == [
+        "run    images  rmse  uncertainty  calibration error  AUSE",
+        "-----  ------  ----  -----------  -----------------  -----",
+        "right  2       3.5   3.5          0.00               0.000",
+        "wrong  2       3.5   3.5          0.29               0.143",
+    ]
+
+
+def test_published_rows_are_of_methods_and_recipes_that_exist() -> None:
+    assert {method for rows in PUBLISHED.values() for method in rows} <= {*get_args(MethodName), "translation"}
+    assert PAIRS.keys() <= {recipe.__name__ for recipe in RECIPES} and set(PAIRS.values()) == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("content", [None, {}, {"rounds": []}, {"rounds": [{"round": 0}]}])
+def test_runs_that_say_nothing_are_refused(tmp_path: Path, content: dict | None) -> None:
+    if content is not None:
+        storage.write_json(storage.join(tmp_path.as_uri(), "result.json"), content)
+    with pytest.raises(InputError, match=r"no result.json in|holds no error"):
+        read_result(str(tmp_path))

@@ -1,0 +1,160 @@
+"""The report of a run: one HTML file, made from what lies on storage."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crowddist import storage
+from crowddist.config import RunConfig
+from crowddist.data import shard_codec
+from crowddist.errors import InputError
+from crowddist.launch.local import LocalLauncher
+from crowddist.methods.config import SearchConfig
+from crowddist.pipeline import adapt
+from crowddist.reports.html_report import write_report
+from crowddist.run.record import run_folder
+from crowddist.tracking.tracker import NullTracker
+
+
+class Reader(HTMLParser):
+    """Texts, tables, pictures, and whatever the page would load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.sources, self.elsewhere, self.open = "", list[str](), list[str](), list[str]()
+        self.headings: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href") and value:
+                (self.sources if value.startswith("data:image/") else self.elsewhere).append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, "tags are closed in order"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words += data
+            if self.open[-1] in ("h1", "h2", "h3") and data.strip():
+                self.headings.append(data.strip())
+
+
+def read(folder: str) -> Reader:
+    reader = Reader()
+    reader.feed(storage.read_bytes(storage.join(folder, "report.html")).decode())
+    assert not reader.open and reader.elsewhere == [], "one file, which needs no other"
+    reader.words = re.sub(r"\s+", " ", reader.words)
+    return reader
+
+
+def quiet(line: str) -> None:
+    del line
+
+
+@pytest.fixture
+def config(tiny_config: RunConfig) -> RunConfig:
+    return replace(tiny_config, search=SearchConfig(objective="agreement", trials=3), self_supervision=replace(tiny_config.self_supervision, rounds=1))
+
+
+def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+    folder = run_folder(config)
+    page = read(folder)
+    assert page.headings[0] == "tiny" and [name for name in page.headings if not name.startswith(("labels, round", "The "))] == [
+        "tiny", "Rounds", "Search of thresholds", "Images", "Time and cost", "Data", "Settings",
+    ]
+    first, last = result["rounds"][0], result["final"]
+    assert f"The counter is wrong by {last['target/mae']:.1f} people an image" in page.words
+    assert f"without adaptation by {first['target/mae']:.1f}" in page.words
+    for row in result["rounds"]:
+        assert f"{row['title']} {row['target/mae']:.2f} {row['target/rmse']:.2f}" in re.sub(r"(?<=\d) ?(?=[a-z])", " ", _spaced(folder)), row["title"]
+    for data in result["data"].values():
+        assert data["digest"][:16] in page.words and data["url"] in page.words
+    assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
+    # Three charts, one search, two images at each end of five, and the images that every round shows.
+    assert len(page.sources) == 3 + 1 + 4 + 5
+    before = storage.read_bytes(storage.join(folder, "report.html"))
+
+    def trap(data: bytes) -> Any:
+        raise AssertionError("a report opens no label")
+
+    monkeypatch.setitem(shard_codec._DECODERS, "points.npy", trap)
+    write_report(folder, say=quiet)
+    assert storage.read_bytes(storage.join(folder, "report.html")) == before, "after the fact it is the same"
+
+
+def _spaced(folder: str) -> str:
+    """The page's text with a space where a cell ends."""
+    text = storage.read_bytes(storage.join(folder, "report.html")).decode()
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+
+
+def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
+    config = replace(config, evaluation="")
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+    page = read(run_folder(config))
+    assert "How wrong the counter is on the target is not known" in page.words and "Images" not in page.headings
+    assert "Held against the evaluation" not in page.words
+
+
+def test_what_is_gone_is_left_out_and_told(config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+    config = replace(config, evaluation=make_images(tmp_path / "evaluation", count=4, seed=9))
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
+    shutil.rmtree(tmp_path / "evaluation")
+    said: list[str] = []
+    write_report(run_folder(config), say=said.append)
+    assert len(said) == 1 and said[0].startswith("the report shows no images of the evaluation: ")
+    assert "The largest errors" not in read(run_folder(config)).headings
+
+
+def test_names_are_text_not_markup(config: RunConfig) -> None:
+    config = replace(config, run_name="<script>alert(1)</script>".replace("/", "|"))
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+    text = storage.read_bytes(storage.join(run_folder(config), "report.html")).decode()
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_a_run_that_has_not_ended_has_none(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a report is made of a run that has ended"):
+        write_report(tmp_path.as_uri(), say=quiet)
+
+
+def test_the_settings_that_are_not_the_recipes_are_named(config: RunConfig) -> None:
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
+    folder = storage.local_folder(run_folder(config))
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
+    write_report(folder.as_uri(), say=quiet)
+    assert "train.steps 600 6" in _spaced(folder.as_uri()) and "seed 0" not in _spaced(folder.as_uri()).partition("Settings")[2].partition("The whole")[0]
+
+
+def test_how_the_count_depends_on_the_least_confidence(config: RunConfig) -> None:
+    """A chart more where the search has looked at it, and what it means; searches of former versions have not."""
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
+    folder = run_folder(config)
+    write_report(folder, say=quiet)
+    before = read(folder)
+    assert "least confidence" not in before.words
+    url = storage.join(folder, "labels-1", "search.json")
+    found = storage.read_json(url)
+    for row, confidence in ((found["own"], 0.3), (found["best"], 0.4)):
+        row["bi_knowledge.confidence"] = confidence
+    counts = [{"bi_knowledge.confidence": number / 10, "mean_count": 20.0 - number} for number in range(1, 7)]
+    for sweep in (counts, [{**row, "mae": 3.0} for row in counts]):
+        storage.write_json(url, {**found, "sweep": sweep})
+        write_report(folder, say=quiet)
+        page = read(folder)
+        assert len(page.sources) == len(before.sources) + 1
+        assert "if detections below a least confidence were left out, with all other thresholds as chosen; no label is needed for that." in page.words
+        assert ("how wrong the count would then be" in page.words) == ("mae" in sweep[0])

@@ -1,0 +1,240 @@
+"""The engine: exact resume, equal halves, and a clear stop at a loss that is not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crowddist import storage
+from crowddist.config import RunConfig, from_json, to_json
+from crowddist.data.scenes import SceneRule
+from crowddist.errors import InputError
+from crowddist.methods.base import Method
+from crowddist.methods.table import build_method
+from crowddist.process.stop_signals import Termination
+from crowddist.run import checkpoint
+from crowddist.run.engine import LocalRuntime, StageData, _loader, fit, fit_stages, read_done
+
+
+def stage_data(config: RunConfig, folder: Path) -> tuple[Method, StageData]:
+    torch.manual_seed(0)
+    method = build_method(config)
+    return method, StageData(stage=method.plan()[0], folder=folder.as_uri(), urls={"source": config.source, "target": config.target})
+
+
+def run(config: RunConfig, folder: Path) -> dict:
+    method, data = stage_data(config, folder)
+    fit(method, data, LocalRuntime(), engine=config.engine, seed=config.seed, record=to_json(config))
+    loaded = checkpoint.load_latest(storage.join(data.folder, "checkpoints"))
+    assert loaded is not None
+    return loaded
+
+
+class Killed(Exception):
+    """Stands for the death of the process, at a moment the test chooses."""
+
+
+@pytest.mark.parametrize("average_decay", [0.0, 0.9])
+def test_a_resumed_stage_ends_with_the_same_bits(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average_decay: float
+) -> None:
+    tiny_config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=average_decay))
+    unbroken = run(tiny_config, tmp_path / "unbroken")
+    real_save, saves = checkpoint.Saver.save, []
+
+    def save_and_die(saver: checkpoint.Saver, *arguments: Any, **options: Any) -> None:
+        real_save(saver, *arguments, **options)
+        saves.append(arguments[0])
+        if len(saves) == 2:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.Saver, "save", save_and_die)
+    with pytest.raises(Killed):
+        run(tiny_config, tmp_path / "broken")
+    monkeypatch.undo()
+    seconds_before = checkpoint.load(checkpoint.latest_url((tmp_path / "broken" / "checkpoints").as_uri()))["seconds"]
+    resumed = run(tiny_config, tmp_path / "broken")
+    assert resumed["seconds"] > seconds_before > 0  # of both starts
+    assert resumed["step"] == 6 and resumed["samples_seen"] == {"source": 24}
+    for name, value in unbroken["method"]["networks"].items():
+        assert torch.equal(value, resumed["method"]["networks"][name]), name
+    assert ("unaveraged" in unbroken["method"]) == bool(average_decay)
+    for name, value in unbroken["method"].get("unaveraged", {}).items():
+        assert torch.equal(value, resumed["method"]["unaveraged"][name]), name
+    assert str(unbroken["method"]["optimizers"]) == str(resumed["method"]["optimizers"])
+    curves = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()] for name in ("unbroken", "broken")]
+    assert [point["step"] for point in curves[1]] == [2, 4, 6]
+    assert [point["loss"] for point in curves[0]] == [point["loss"] for point in curves[1]]
+
+
+def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """The average is that of all steps' weights, by its definition; training itself is none the wiser."""
+    plain, seen = run(tiny_config, tmp_path / "plain"), []
+    config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=0.3))
+    method, data = stage_data(config, tmp_path / "averaged")
+    weight = next(method.networks().parameters())
+    step_of = method.step
+    method.step = lambda step, batches: (step_of(step, batches), seen.append(weight.detach().clone()))[0]  # type: ignore[method-assign,func-returns-value]
+    expected = weight.detach().clone()
+    fit(method, data, LocalRuntime(), engine=config.engine, seed=config.seed, record=to_json(config))
+    for step, value in enumerate(seen):
+        kept = min(0.3, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * value
+    state = checkpoint.load_latest((tmp_path / "averaged" / "checkpoints").as_uri())
+    assert state is not None
+    name = next(name for name, value in method.networks().named_parameters() if value is weight)
+    torch.testing.assert_close(state["method"]["networks"][name], expected)
+    assert torch.equal(state["method"]["unaveraged"][name], plain["method"]["networks"][name])
+    assert all(torch.equal(value, state["method"]["networks"][name]) for name, value in method.networks().state_dict().items())
+
+
+def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """In the midst of an interval, and at a stage's last step; what goes on ends with the bits of an unbroken training."""
+    config = replace(tiny_config, engine=replace(tiny_config.engine, checkpoint_every=100))
+    unbroken = run(config, tmp_path / "unbroken")
+
+    class Stopped(LocalRuntime):
+        def __init__(self, after: int) -> None:
+            super().__init__()
+            self.after, self.places = after, []
+
+        def at(self, step: int, doing: str) -> None:
+            self.places.append((step, doing))
+
+        def stop_requested(self) -> bool:
+            return self.places[-1][0] + 1 >= self.after
+
+    for after in (3, 4):
+        method, data = stage_data(config, tmp_path / "broken")
+        runtime = Stopped(after)
+        assert not fit(method, data, runtime, engine=config.engine, seed=config.seed, record=to_json(config))
+        assert runtime.places[-1] == (after - 1, "writing a checkpoint")
+        newest = checkpoint.load_latest((tmp_path / "broken" / "checkpoints").as_uri())
+        assert newest is not None and newest["step"] == after and read_done(data.folder) is None
+    method, data = stage_data(config, tmp_path / "broken")
+    assert not fit(method, data, Stopped(6), engine=config.engine, seed=config.seed, record=to_json(config))
+    done = read_done(data.folder)
+    assert done is not None
+    for name, value in checkpoint.load(done["checkpoint"])["method"]["networks"].items():
+        assert torch.equal(value, unbroken["method"]["networks"][name]), name
+
+
+def test_no_stage_is_begun_after_a_request_to_stop(tiny_config: RunConfig, tmp_path: Path) -> None:
+    termination = Termination()
+    termination.signal = "SIGTERM"
+    stages = [
+        StageData(stage=stage, folder=(tmp_path / stage.name).as_uri(), urls={"source": tiny_config.source, "target": tiny_config.target})
+        for stage in build_method(tiny_config).plan()[:2]
+    ]
+    fit_stages(
+        lambda: build_method(tiny_config), stages, LocalRuntime(termination=termination), engine=tiny_config.engine, seed=0, record=to_json(tiny_config),
+    )
+    assert checkpoint.load_latest((tmp_path / "source" / "checkpoints").as_uri())["step"] == 1  # type: ignore[index]
+    assert not (tmp_path / stages[1].stage.name).exists()
+
+
+def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """What a full disk leaves of the newest line."""
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "curve.jsonl").write_text('{"step": 2, "lo')
+    run(tiny_config, tmp_path / "stage")
+    assert [json.loads(line)["step"] for line in (tmp_path / "stage" / "curve.jsonl").read_text().splitlines()] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(("own", "as_run"), [
+    ({"scale_jitter": (0.5, 0.5)}, {"scale_jitter": (0.5, 0.5)}),
+    ({"crop_size": 32}, {"crop_size": 32}),
+    ({"plain": True}, {"colour_jitter": 0.0, "grey_share": 0.0, "soft_share": 0.0, "noisy_share": 0.0}),
+], ids=["scale", "size", "plain"])
+def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any], as_run: dict[str, Any]) -> None:
+    """A stage whose stream has a way of its own trains as one whose run has it."""
+    tiny_config = replace(tiny_config, stream=replace(tiny_config.stream, noisy_share=0.5))
+    method, data = stage_data(tiny_config, tmp_path / "stream")
+    source = replace(data.stage.streams["source"], **own)
+    data = replace(data, stage=replace(data.stage, streams={"source": source}))
+    fit(method, data, LocalRuntime(), engine=tiny_config.engine, seed=0, record="{}")
+    everywhere = run(replace(tiny_config, stream=replace(tiny_config.stream, **as_run)), tmp_path / "run")
+    nowhere = run(tiny_config, tmp_path / "neither")
+    weights = [parts["method"]["networks"] for parts in (everywhere, nowhere)]
+    mine = method.networks().state_dict()
+    assert all(torch.equal(mine[name], weights[0][name]) for name in mine)
+    assert not all(torch.equal(mine[name], weights[1][name]) for name in mine)
+
+
+def test_scenes_are_chosen_in_the_source_alone(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+    source = make_images(tmp_path / "source", count=8, facts=[{"hour": hour} for hour in range(8)])
+    stage = build_method(tiny_config).plan()[1]  # orientation, which reads both
+    data = StageData(stage=stage, folder="", urls={"source": source, "target": tiny_config.target}, scenes=SceneRule(name="early", hours=(2, 4)))
+    read = {
+        name: {key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0) for key in batch.keys}
+        for name in stage.streams
+    }
+    assert read["source"] == {"image-002", "image-003", "image-004"} and len(read["target"]) > 5  # the target tells no hour
+
+
+def test_more_sources_are_mixed_into_the_source_alone(tiny_config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+    other = make_images(tmp_path / "other", count=2, prefix="other")
+    stage = build_method(tiny_config).plan()[1]  # orientation, which reads both
+    urls = {"source": tiny_config.source, "source_2": other, "target": tiny_config.target}
+    data = StageData(stage=stage, folder="", urls=urls, shares={"source_2": Fraction(1, 2)})
+    read = {
+        name: [key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0) for key in batch.keys]
+        for name in stage.streams
+    }
+    assert [key.startswith("other") for key in read["source"]] == [False, True] * (len(read["source"]) // 2)
+    assert {"other-000", "other-001"} < set(read["source"]) and not {"other-000", "other-001"} & set(read["target"])
+
+
+def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path: Path) -> None:
+    curves = []
+    for precision in ("float32", "bfloat16"):
+        run(replace(tiny_config, engine=replace(tiny_config.engine, precision=precision)), tmp_path / precision)
+        curves.append([json.loads(line)["loss"] for line in (tmp_path / precision / "curve.jsonl").read_text().splitlines()])
+    assert curves[0] != curves[1]
+    assert curves[1] == pytest.approx(curves[0], rel=0.05)
+
+
+@pytest.mark.parametrize("capability, told", [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
+def test_a_cpu_that_is_slow_at_mixed_precision_is_told(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: str, told: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    short = replace(tiny_config, train=replace(tiny_config.train, steps=1))
+    run(short, tmp_path / "float32")
+    assert not caplog.messages
+    run(replace(short, engine=replace(short.engine, precision="bfloat16")), tmp_path / "bfloat16")
+    assert [message for message in caplog.messages if "several times slower than float32" in message] == caplog.messages
+    assert bool(caplog.messages) == told
+
+
+def test_a_finished_stage_says_so(tiny_config: RunConfig, tmp_path: Path) -> None:
+    run(tiny_config, tmp_path / "stage")
+    done = read_done((tmp_path / "stage").as_uri())
+    assert done is not None and done["steps"] == 6 and done["checkpoint"].endswith("checkpoints/step-000006.pt")
+    assert from_json(checkpoint.load(done["checkpoint"])["config"]) == tiny_config
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_whereabouts(tiny_config: RunConfig, tmp_path: Path) -> None:
+    wild = replace(tiny_config, train=replace(tiny_config.train, learning_rate=1e30))
+    with pytest.raises(FloatingPointError, match=r"loss of stage source is .* at step \d; samples: image-"):
+        run(wild, tmp_path / "stage")
+    assert read_done((tmp_path / "stage").as_uri()) is None
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_config: RunConfig) -> None:
+    with pytest.raises(InputError, match="cannot be shared equally by 3 workers"):
+        replace(tiny_config, launcher="ray", num_workers=3)
+
+
+def test_the_config_survives_its_json(tiny_config: RunConfig) -> None:
+    assert from_json(to_json(tiny_config)) == tiny_config
+    with pytest.raises(InputError, match="not a run's configuration"):
+        from_json('{"unknown": 1}')
