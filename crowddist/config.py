@@ -36,14 +36,16 @@ class EngineConfig:
     log_every: int = 20
     """Steps that one point of a learning curve is the mean of."""
     average_decay: float = 0.0
-    """Share that the moving average of the weights keeps in a step, e.g. 0.995; the average counts and labels. 0: none, the last weights do."""
+    """Share that the moving average of the weights keeps in a step, e.g. 0.995; the average counts and labels. 0: none,
+    the last weights do."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is automatic mixed precision: faster on GPUs and on CPUs with AVX-512, about 0.4 % error of the features; seven times slower on
-    others."""
+    """bfloat16 is automatic mixed precision: faster on GPUs and on CPUs with AVX-512, about 0.4 % error of the
+    features; seven times slower on others."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1 or self.log_every < 1:
-            raise InputError(f"checkpoint_every and log_every must be at least 1, got {self.checkpoint_every}, {self.log_every}")
+            raise InputError(f"checkpoint_every and log_every must be at least 1, got {self.checkpoint_every}, "
+                             f"{self.log_every}")
         if not 0 <= self.average_decay < 1:
             raise InputError(f"average_decay lies in [0, 1), got {self.average_decay}")
 
@@ -57,17 +59,18 @@ class RunConfig:
     source: str
     """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, ucf_qnrf, gcc, ...), or renderer:LOOK:NUM_IMAGES."""
     more_sources: tuple[str, ...] = ()
-    """More labelled images, each "SHARE DATA": so large a part of the source's crops is cut from that data set, e.g. "0.2 renderer:broad:200", and
-    the rest from `source`."""
+    """More labelled images, each "SHARE DATA": so large a part of the source's crops is cut from that data set, e.g.
+    "0.2 renderer:broad:200", and the rest from `source`."""
     target: str
     """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
     evaluation: str = ""
     """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
     boxes: str = ""
-    """Images with boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on, or whose masks semantic_consistency's
-    segmenter learns from; empty: none."""
+    """Images with boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on, or whose
+    masks semantic_consistency's segmenter learns from; empty: none."""
     skip_bad: bool = False
-    """Leave out images that cannot be read, raw ones and those in shards, and list them beside the shards; otherwise the first stops the run."""
+    """Leave out images that cannot be read, raw ones and those in shards, and list them beside the shards; otherwise
+    the first stops the run."""
     method: MethodName = "self_supervision"
     """The method of adaptation; `jobs/adapt.py --help` says what each is."""
     storage: str = "runs"
@@ -79,18 +82,21 @@ class RunConfig:
     num_workers: int = 1
     """Training workers (DDP ranks)."""
     min_workers: int = 0
-    """Fewest training workers to go on with where machines are lost or not there yet; with more machines more are used again, up to num_workers. The
-    batch stays the same. 0: as many as num_workers, which are waited for."""
+    """Fewest training workers to go on with where machines are lost or not there yet; with more machines more are used
+    again, up to num_workers. The batch stays the same. 0: as many as num_workers, which are waited for."""
     num_labellers: int = 0
     """Labelling and evaluating actors; 0 means as many as training workers."""
     launcher: Literal["ray", "local"] = "ray"
     """`local` runs everything in this process, without Ray, with one worker."""
     threads: int = 0
-    """CPU threads of each worker; 0 shares the cores equally, those of the machines that are there when the job begins."""
+    """CPU threads of each worker; 0 shares the cores equally, those of the machines that are there when the job
+    begins."""
     grace_s: float = 25.0
-    """Seconds after SIGTERM or SIGUSR1 in which training may write a checkpoint and leave (with exit code 75); then it leaves anyway."""
+    """Seconds after SIGTERM or SIGUSR1 in which training may write a checkpoint and leave (with exit code 75); then it
+    leaves anyway."""
     patience_s: int = 600
-    """Seconds that workers wait for one of them in the midst of a step; then the group starts again from its last checkpoint."""
+    """Seconds that workers wait for one of them in the midst of a step; then the group starts again from its last
+    checkpoint."""
     counter: CounterConfig = field(default_factory=CounterConfig)
     regressor: RegressorConfig = field(default_factory=RegressorConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -105,8 +111,8 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
-    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`, or in the current folder where that is s3://. `none` turns
-    tracking off."""
+    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`, or in the current folder where
+    that is s3://. `none` turns tracking off."""
     experiment: str = ""
     """MLflow's experiment; empty: the recipe's name."""
 
@@ -116,49 +122,65 @@ class RunConfig:
         if not 0 <= self.min_workers <= self.num_workers:
             raise InputError(f"min_workers must be 0 to num_workers ({self.num_workers}), got {self.min_workers}")
         if self.grace_s < 0 or self.patience_s < 1:
-            raise InputError(f"grace_s must be at least 0 and patience_s at least 1, got {self.grace_s:g}, {self.patience_s}")
+            raise InputError(f"grace_s must be at least 0 and patience_s at least 1, got {self.grace_s:g}, "
+                             f"{self.patience_s}")
         if self.launcher == "local" and self.num_workers > 1:
-            raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher ray")
+            raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher "
+                             "ray")
         if self.method == "translation":
             if self.translation.joint and self.train.batch_size % (2 * self.num_workers):
-                raise InputError(f"translation.joint needs a train.batch_size whose halves {self.num_workers} workers can share equally, "
+                raise InputError(f"translation.joint needs a train.batch_size whose halves {self.num_workers} workers "
+                                 "can share equally, "
                                  f"got {self.train.batch_size}")
             smallest = self.stream.image_size * self.translation.scale_jitter[0]
             if smallest < self.translation.crop_size:
-                raise InputError(f"translation.crop_size {self.translation.crop_size} is larger than images can be, which are shown at a longest "
+                raise InputError(f"translation.crop_size {self.translation.crop_size} is larger than images can be, "
+                                 "which are shown at a longest "
                                  f"side down to {smallest:.0f} px (stream.image_size times translation.scale_jitter)")
         for name, size in self._batches().items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
-        shows_orientation = self.method == "combined" or (self.method == "self_supervision" and self.self_supervision.orientation_steps)
+        shows_orientation = (self.method == "combined"
+                             or (self.method == "self_supervision" and self.self_supervision.orientation_steps))
         if shows_orientation and not self.counter.orientation:
-            raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set orientation_steps to 0")
+            raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or "
+                             "set orientation_steps to 0")
         if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
-            raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and bi_knowledge.boxes_steps; "
+            raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and "
+                             "bi_knowledge.boxes_steps; "
                              'give both, or neither (--boxes "" --bi-knowledge.boxes-steps 0)')
         if self.train.density_limit and self.method in ("bi_knowledge", "supervised"):
-            raise InputError(f"train.density_limit is for counters that learn from the source, not for {self.method}: leave it out")
-        segments = self.method in ("semantic_consistency", "combined") and self.semantic_consistency.target_masks == "made"
+            raise InputError(f"train.density_limit is for counters that learn from the source, not for {self.method}: "
+                             "leave it out")
+        segments = (self.method in ("semantic_consistency", "combined")
+                    and self.semantic_consistency.target_masks == "made")
         if self.boxes and not (self.method == "bi_knowledge" or segments):
-            raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of semantic_consistency, which have nothing to do with "
-                             f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set them to nothing (--boxes "")')
+            raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of "
+                             "semantic_consistency, which have nothing to do with "
+                             f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set '
+                             'them to nothing (--boxes "")')
         self._require_no_secrets()
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes, self.search.labelled])):
             parse_data(text)
         if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
-            raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; they must be below 1 together")
+            raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; "
+                             "they must be below 1 together")
         if self.more_sources and self.method == "translation":
-            raise InputError("translation shows one source as the target would: leave more_sources out, or choose another method")
+            raise InputError("translation shows one source as the target would: leave more_sources out, or choose "
+                             "another method")
         if self.more_sources and self.method == "supervised":
-            raise InputError("supervised learns from the target's labels alone: leave more_sources out, or choose another method")
+            raise InputError("supervised learns from the target's labels alone: leave more_sources out, or choose "
+                             "another method")
         if "/" in self.run_name or not self.run_name.isprintable() or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 
     def _require_no_secrets(self) -> None:
         """What a run records, config.json, the report and MLflow, everybody sees who sees the run."""
         for name, value in flat(dataclasses.asdict(self)).items():
-            if any(holds_secret(text) for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)):
-                raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and MLflow would show: keys belong in "
+            if any(holds_secret(text)
+                   for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)):
+                raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
+                                 "MLflow would show: keys belong in "
                                  "the environment")
 
     def _batches(self) -> dict[str, int]:
@@ -176,11 +198,14 @@ class RunConfig:
         return batches
 
     def group_sizes(self) -> list[int]:
-        """The numbers of workers that a training group may have, rising: those from min_workers to num_workers that can share all batches."""
+        """The numbers of workers that a training group may have, rising: those from min_workers to num_workers that can
+        share all batches.
+        """
         sizes = self._batches().values()
         halves = [self.train.batch_size // 2] if self.method == "translation" and self.translation.joint else []
         return [
-            number for number in range(self.min_workers or self.num_workers, self.num_workers + 1) if not any(size % number for size in (*sizes, *halves))
+            number for number in range(self.min_workers or self.num_workers, self.num_workers + 1)
+            if not any(size % number for size in (*sizes, *halves))
         ]
 
 

@@ -22,10 +22,30 @@ from crowddist.methods.thresholds import own_values
 from crowddist.reports.terminal_summary import round_note, run_note
 from crowddist.run import checkpoint
 from crowddist.run.engine import StageData, read_done
-from crowddist.run.record import claim_run, data_specs, density_limit, more_sources, require_same_config, run_folder, run_name
+from crowddist.run.record import (
+    claim_run,
+    data_specs,
+    density_limit,
+    more_sources,
+    require_same_config,
+    run_folder,
+    run_name,
+)
 from crowddist.run.repeat import code_versions
 from crowddist.search.trial_values import make_plan
-from crowddist.storage.run_folder import CHECKPOINTS, CONFIG, DONE, EVALUATION, IMAGES, JOINED, LABELS, RESULT, SEARCH, TRACKING, TRANSLATED
+from crowddist.storage.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    DONE,
+    EVALUATION,
+    IMAGES,
+    JOINED,
+    LABELS,
+    RESULT,
+    SEARCH,
+    TRACKING,
+    TRANSLATED,
+)
 from crowddist.tracking.tracker import tracked_run
 
 if TYPE_CHECKING:
@@ -46,18 +66,21 @@ def adapt(
     Args:
         report: whether to write `report.html` beside it, see `html_report.write_report`.
 
-    Every stage is a folder below the run's; what is done is skipped, so a run may be killed at any moment and started again.
-    The tracker is started once the input is known to be good: a mistake leaves neither a failed run nor a name that is taken.
+    Every stage is a folder below the run's; what is done is skipped, so a run may be killed at any moment and started
+    again. The tracker is started once the input is known to be good: a mistake leaves neither a failed run nor a name
+    that is taken.
 
     Raises:
-        InputError: bad data, a run of that name with another configuration or other data, or a second driver on the same run.
+        InputError: bad data, a run of that name with another configuration or other data, or a second driver on the
+            same run.
     """
     started = time.time()
     folder = run_folder(config)
     with storage.exclusive(folder):
         require_same_config(config, folder)
         if storage.exists(storage.join(folder, RESULT)):
-            say(f"run {run_name(config)} has ended before: nothing is computed again; another --run-name begins a new one")
+            say(f"run {run_name(config)} has ended before: nothing is computed again; another --run-name begins a new "
+                "one")
         if config.search.objective != "none":
             make_plan(config, config.search.algorithm, config.search.trials)  # what cannot be searched is refused
         method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
@@ -77,7 +100,8 @@ def adapt(
         with _tracked(config, folder, tracker):
             for name, prepared in data.items():
                 tracker.data(name, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-            run = _Run(config, method, folder, {name: prepared.url for name, prepared in data.items()}, scenes, limit, launcher, tracker, say)
+            run = _Run(config, method, folder, {name: prepared.url for name, prepared in data.items()}, scenes, limit,
+                       launcher, tracker, say)
             rounds = run.all_rounds()
             run.show_summary(rounds)
             result = {
@@ -108,7 +132,9 @@ def adapt(
 
 
 def _method(config: RunConfig, *, begun: bool) -> Method:
-    """The method. Where the run begins, weights that cannot be had are found out now; one that was begun has its checkpoints."""
+    """The method. Where the run begins, weights that cannot be had are found out now; one that was begun has its
+    checkpoints.
+    """
     return build_method(config, weights="none" if begun else "all")
 
 
@@ -148,7 +174,9 @@ class _Run:
         """Name of a data set -> keys of its images that are done without, because workers died over them."""
 
     def all_rounds(self) -> list[dict[str, Any]]:
-        """Every round of the method's plan in turn; the rows of the result. Labels that change less than its `stop_change` end the rounds."""
+        """Every round of the method's plan in turn; the rows of the result. Labels that change less than its
+        `stop_change` end the rounds.
+        """
         rows: list[dict[str, Any]] = []
         plan = self.method.plan()
         rounds = [list(members) for _, members in itertools.groupby(plan, key=lambda stage: stage.num_round)]
@@ -162,7 +190,8 @@ class _Run:
                     self.say(self.stopped)
                     break
             if first.needs_translation:
-                made = self._translate([stage for stage in plan if stage.num_round == first.num_round and not stage.needs_translation])
+                made = self._translate([stage for stage in plan if stage.num_round == first.num_round
+                                        and not stage.needs_translation])
             self._train(stages)
             rows += [self._finish_round(members, made) for members in rounds if members[-1] in stages]
         return rows
@@ -208,17 +237,21 @@ class _Run:
         started = time.time()
         self.say(f"{stage.round_name}: labelling the target")
         known = found["predictions"] if found.get("objective") == "agreement" else ""
-        job = LabelJob(checkpoint_url=self.checkpoint, images_url=self.urls["target"], labels_url=url, thresholds=self.thresholds, predictions_url=known)
+        job = LabelJob(checkpoint_url=self.checkpoint, images_url=self.urls["target"], labels_url=url,
+                       thresholds=self.thresholds, predictions_url=known)
         records = self.launcher.run(job)
-        metrics = publish_labels(url, ShardReader(self.urls["target"]), records, name=f"{run_name(self.config)}-{stage.round_name}")
+        metrics = publish_labels(url, ShardReader(self.urls["target"]), records,
+                                 name=f"{run_name(self.config)}-{stage.round_name}")
         metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}
         metrics |= {f"search/{name}": value for name, value in found.get("ranking", {}).items()}
-        change = label_change(previous, url, self.method.settling_px // self.method.output_stride) if previous else math.inf
+        change = (label_change(previous, url, self.method.settling_px // self.method.output_stride) if previous
+                  else math.inf)
         if math.isfinite(change):  # it is not where the labels before saw nobody
             metrics["labels/change"] = change
         storage.write_json(
             storage.join(url, DONE),
-            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "set_aside": set_aside_in(records), "seconds": round(time.time() - started, 1)},
+            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "set_aside": set_aside_in(records),
+             "seconds": round(time.time() - started, 1)},
         )
         self._set_aside("target", set_aside_in(records))
         self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
@@ -226,7 +259,9 @@ class _Run:
         return metrics
 
     def _search(self, stage: Stage) -> dict[str, Any]:
-        """What a search of thresholds for a round's labels finds with the newest counter, see `search_thresholds`; {} where none is asked for."""
+        """What a search of thresholds for a round's labels finds with the newest counter, see `search_thresholds`; {}
+        where none is asked for.
+        """
         from crowddist.search.threshold_search import search_thresholds
 
         search, url = self.config.search, storage.join(self.folder, stage.round_name, SEARCH)
@@ -251,11 +286,14 @@ class _Run:
         self.tracker.trials(stage.num_round, found["trials"])
         self.thresholds = {name: found["best"][name] for name in own_values(self.config)}
         told = ", ".join(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in self.thresholds.items())
-        self.say(f"{stage.round_name}: {told}; score {found['best']['score']:.3f}, as configured {found['own']['score']:.3f}")
+        self.say(f"{stage.round_name}: {told}; score {found['best']['score']:.3f}, as configured "
+                 f"{found['own']['score']:.3f}")
         return found
 
     def _translate(self, stages: Sequence[Stage]) -> dict[str, float]:
-        """The whole source as the networks show it that these stages have trained; returns the translation's metrics."""
+        """The whole source as the networks show it that these stages have trained; returns the translation's
+        metrics.
+        """
         from crowddist.inference.jobs import TranslateJob
         from crowddist.inference.translated_set import publish_translation
         from crowddist.inference.units import set_aside_in
@@ -270,12 +308,14 @@ class _Run:
         started = time.time()
         self.say(f"{stage.round_name}: translating the source")
         trained = self._whole_checkpoint(stages, storage.join(self.folder, stage.name, JOINED))
-        records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=self.urls["source"], translated_url=url))
+        records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=self.urls["source"],
+                                                 translated_url=url))
         metrics = publish_translation(url, ShardReader(self.urls["source"]), records)
         facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "set_aside": set_aside_in(records)}
         storage.write_json(storage.join(url, DONE), {**facts, "seconds": round(time.time() - started, 1)})
         self._set_aside("source", set_aside_in(records))
-        self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 grey levels")
+        self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 "
+                 "grey levels")
         return metrics
 
     def _set_aside(self, name: str, keys: Iterable[str]) -> None:
@@ -283,10 +323,13 @@ class _Run:
         new = set(keys) - self.set_aside.get(name, set())
         if new:
             self.set_aside[name] = self.set_aside.get(name, set()) | new
-            self.say(f"{name}: {', '.join(sorted(new))} set aside, because workers died over {'it' if len(new) == 1 else 'them'}")
+            self.say(f"{name}: {', '.join(sorted(new))} set aside, because workers died over "
+                     f"{'it' if len(new) == 1 else 'them'}")
 
     def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
-        """URL of a checkpoint of all networks after these stages of a round, which are done; joined in `folder` where no stage left one."""
+        """URL of a checkpoint of all networks after these stages of a round, which are done; joined in `folder` where
+        no stage left one.
+        """
         # The last stage of each chain holds what the chain trained.
         last = {stage.trains: self._done(stage)["checkpoint"] for stage in stages}
         if list(last) == [""]:
@@ -330,17 +373,21 @@ class _Run:
             storage.write_json(storage.join(place, IMAGES), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
-        pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key, skip=self.set_aside.get(shown, ()))
+        pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key,
+                                  skip=self.set_aside.get(shown, ()))
         if any(member.needs_translation for member in stages):
-            pictures["summary/translation"] = translation_picture(self.urls, self.folder, skip=self.set_aside.get("source", ()))
+            pictures["summary/translation"] = translation_picture(self.urls, self.folder,
+                                                                  skip=self.set_aside.get("source", ()))
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics |= made
         metrics["train/seconds"] = round(sum(self._done(member)["seconds"] for member in stages), 1)
-        self.tracker.describe(stage.num_round, round_note(stage.title, metrics, run_name(self.config)), {"title": stage.title})
+        self.tracker.describe(stage.num_round, round_note(stage.title, metrics, run_name(self.config)),
+                              {"title": stage.title})
         self.tracker.round_result(stage.num_round, metrics)
         names = [stage.name for stage in stages]
-        row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics, "checkpoint": self.checkpoint}
+        row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics,
+               "checkpoint": self.checkpoint}
         if set_aside:
             row["set_aside"] = set_aside
         storage.write_json(url, row)
@@ -358,7 +405,9 @@ class _Run:
 
 
 def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """The stages that one start of the trainer can run: one that waits for something else than those before it begins a new start."""
+    """The stages that one start of the trainer can run: one that waits for something else than those before it begins a
+    new start.
+    """
     starts: list[list[Stage]] = []
     for stage in stages:
         if starts and not _waits(stage, starts[-1][-1]):
@@ -369,6 +418,9 @@ def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
 
 
 def _waits(stage: Stage, before: Stage) -> bool:
-    """Whether a stage can only start when more is done than training the networks that it goes on with: labels, a translation, other networks."""
+    """Whether a stage can only start when more is done than training the networks that it goes on with: labels, a
+    translation, other networks.
+    """
     new_round = stage.num_round != before.num_round
-    return (new_round and (stage.needs_labels or stage.trains != before.trains)) or (stage.needs_translation and not before.needs_translation)
+    return (new_round and (stage.needs_labels or stage.trains
+                           != before.trains)) or (stage.needs_translation and not before.needs_translation)

@@ -8,7 +8,9 @@ import numpy as np
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit number from the names and numbers of a purpose, e.g. `derive(seed, "source", step)`; equal on every machine."""
+    """A 63-bit number from the names and numbers of a purpose, e.g. `derive(seed, "source", step)`; equal on every
+    machine.
+    """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

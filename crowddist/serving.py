@@ -22,7 +22,9 @@ COLUMNS = ("count", "uncertainty")
 
 
 class ServedCounter:
-    """What `mlflow.pyfunc.load_model` wraps; MLflow makes it by `_load_pyfunc`, so the stored model is a checkpoint, not pickled code."""
+    """What `mlflow.pyfunc.load_model` wraps; MLflow makes it by `_load_pyfunc`, so the stored model is a checkpoint,
+    not pickled code.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor

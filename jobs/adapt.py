@@ -5,7 +5,7 @@
     python jobs/adapt.py renderer_to_shb --target /photos/of/my/camera --self-supervision.rounds 2
     ray job submit --working-dir . -- python jobs/adapt.py quickstart --storage file:///shared/runs
     python jobs/adapt.py --from-run runs/first     (repeats a run beside it, and says what differs)
-    python jobs/adapt.py shb_to_sha --check        (looks whether all of it would work, here and on every node, and changes nothing)
+    python jobs/adapt.py shb_to_sha --check        (looks whether all of it would work, and changes nothing)
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def main(config: RunConfig, termination: Termination, repeats: str = "") -> None
         from crowddist.run.repeat import differences
 
         lines = differences(storage.normalise(repeats), run_folder(config))
-        print("\n".join([f"\nwhat differs from {repeats}:", *lines] if lines else [f"\nsettings, data, code and all figures are those of {repeats}"]))
+        print("\n".join([f"\nwhat differs from {repeats}:", *lines] if lines
+                        else [f"\nsettings, data, code and all figures are those of {repeats}"]))
 
 
 def look(config: RunConfig) -> None:
@@ -73,5 +74,6 @@ if __name__ == "__main__":
         if first not in recipes and not first.startswith("-"):
             raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
         description = f"{__doc__}\nMethods (--method):\n\n{methods_table()}"
-        config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=description, args=arguments))
+        config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=description,
+                                                                           args=arguments))
         look(config) if checks else main(config, termination)

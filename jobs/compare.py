@@ -1,4 +1,5 @@
-"""Prints finished runs in one table, beside the papers' figures of the same method, and how well their counters know their errors.
+"""Prints finished runs in one table, beside the papers' figures of the same method, and how well their counters know
+their errors.
 
     for method in source_only self_supervision semantic_consistency translation bi_knowledge combined supervised; do
         python jobs/adapt.py renderer_to_shb --method $method --run-name $method
@@ -24,7 +25,8 @@ class Arguments:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs that have ended, paths or URLs."""
     calibration: Annotated[str, tyro.conf.arg(metavar="PNG")] = ""
-    """A picture to write: the error of the count against its uncertainty, and how well that ranks the images, of all runs whose counter has an ensemble."""
+    """A picture to write: the error of the count against its uncertainty, and how well that ranks the images, of all
+    runs whose counter has an ensemble."""
 
     def __post_init__(self) -> None:
         if not self.runs:

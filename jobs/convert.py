@@ -37,19 +37,23 @@ def main() -> None:
 
 
 def _verify() -> None:
-    parser = _Parser(prog="convert.py verify", description="Read every shard of a data set and compare it with the manifest.")
+    parser = _Parser(prog="convert.py verify",
+                     description="Read every shard of a data set and compare it with the manifest.")
     parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
     url = parser.parse_args(sys.argv[2:]).url
     from crowddist.data.shards import verify
 
     manifest = verify(url, watch=lambda shards: watched(shards, "shards"))
-    print(f"whole: {manifest.name} ({manifest.split}): {manifest.num_samples:,} samples in {len(manifest.shards)} shards, digest {manifest.digest[:12]}")
+    print(f"whole: {manifest.name} ({manifest.split}): {manifest.num_samples:,} samples in {len(manifest.shards)} "
+          f"shards, digest {manifest.digest[:12]}")
 
 
 def _info() -> None:
-    parser = _Parser(prog="convert.py info", description="Describe a data set: sizes and counts of its images, and a picture of some.")
+    parser = _Parser(prog="convert.py info",
+                     description="Describe a data set: sizes and counts of its images, and a picture of some.")
     parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
-    parser.add_argument("--sheet", metavar="PNG", default="", help="write a picture of 12 images with their heads, the emptiest first")
+    parser.add_argument("--sheet", metavar="PNG", default="",
+                        help="write a picture of 12 images with their heads, the emptiest first")
     given = parser.parse_args(sys.argv[2:])
     from crowddist.reports.dataset_summary import describe, write_sheet
 
@@ -68,23 +72,31 @@ def _convert() -> None:
         work = in_order_on_cluster
     num_workers = given.num_workers or (cluster_cpus() if work else os.cpu_count() or 1)
     done = convert(
-        FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad, unlabelled=given.unlabelled,
-        max_size=given.max_size, name=given.name, overwrite=given.overwrite, num_workers=num_workers, watch=watched, work=work,
+        FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad,
+        unlabelled=given.unlabelled,
+        max_size=given.max_size, name=given.name, overwrite=given.overwrite, num_workers=num_workers, watch=watched,
+        work=work,
     )
     print(done.summary())
 
 
 def _parser() -> argparse.ArgumentParser:
-    formats = "\n".join(f"  {form.name:14} {form.summary}\n{'':17}splits: {', '.join(form.splits)}" for form in FORMATS.values())
-    parser = _Parser(description=__doc__, epilog=f"formats:\n{formats}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help="layout of the source, see below; or verify or info, which have their own --help")
+    formats = "\n".join(f"  {form.name:14} {form.summary}\n{'':17}splits: {', '.join(form.splits)}"
+                        for form in FORMATS.values())
+    parser = _Parser(description=__doc__, epilog=f"formats:\n{formats}",
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=FORMATS, metavar="FORMAT",
+                        help="layout of the source, see below; or verify or info, which have their own --help")
     parser.add_argument("source", metavar="SOURCE", help="folder of the raw data")
-    parser.add_argument("destination", metavar="DESTINATION", help="place of the data set: a path or URL where nothing is yet")
+    parser.add_argument("destination", metavar="DESTINATION",
+                        help="place of the data set: a path or URL where nothing is yet")
     parser.add_argument("--split", default="", help="which part of the source; default: the format's first")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be taken, and list it in skipped.json")
+    parser.add_argument("--skip-bad", action="store_true",
+                        help="leave out what cannot be taken, and list it in skipped.json")
     parser.add_argument("--unlabelled", action="store_true", help="write the images alone, as a target without labels")
     parser.add_argument("--max-size", type=int, metavar="PX", help="shrink images whose longest side is larger")
-    parser.add_argument("--num-workers", type=int, default=0, help="images read at once, by threads or by the cluster of $RAY_ADDRESS; 0: one a core")
+    parser.add_argument("--num-workers", type=int, default=0,
+                        help="images read at once, by threads or by the cluster of $RAY_ADDRESS; 0: one a core")
     parser.add_argument("--name", default="", help="of the data set; default: from the source")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set at DESTINATION")
     return parser

@@ -30,7 +30,8 @@ class Arguments:
     output: str = ""
     """The JSON file to write: the metrics, and under `images` one row an image."""
     image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
-    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where large."""
+    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where
+    large."""
     one_pass: bool = False
     """Count by the mean of the ensemble's masks, in one pass: faster, and without an uncertainty."""
     radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
@@ -43,7 +44,8 @@ class Arguments:
         if not (all(given) or (self.report and not any(given))):
             raise InputError("give --checkpoint, --data and --output, or --report alone")
         if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
-            raise InputError(f"radii must be one or more numbers of px, not negative, got {' '.join(map(str, self.radii))}")
+            raise InputError("radii must be one or more numbers of px, not negative, got "
+                             f"{' '.join(map(str, self.radii))}")
 
 
 def main(arguments: Arguments) -> None:

@@ -25,7 +25,8 @@ class Arguments:
     output: str
     """The folder for counts.csv and the overlays."""
     image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
-    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where large."""
+    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where
+    large."""
     one_pass: bool = False
     """Count by the mean of the ensemble's masks, in one pass: faster, and without an uncertainty."""
     skip_bad: bool = False
@@ -45,7 +46,8 @@ def main(arguments: Arguments) -> None:
         device=default_device(),
         one_pass=arguments.one_pass,
     )
-    rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad, say=lambda line: print(line, flush=True))
+    rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad,
+                         say=lambda line: print(line, flush=True))
     print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")
 
 

@@ -1,8 +1,8 @@
 """Searches the thresholds that pseudo-labels are made with, without opening any label of the target.
 
-    python jobs/tune.py --checkpoint runs/demo/source/checkpoints/step-003000.pt --target /photos/of/my/camera --output tune.json
-    python jobs/tune.py --checkpoint COUNTER.pt --target shanghaitech:part_A_final:train --output tune.json --trials 64 \\
-        --objective proxy --labelled shanghaitech:part_B_final:val
+    python jobs/tune.py --checkpoint runs/demo --target /photos/of/my/camera --output tune.json
+    python jobs/tune.py --checkpoint COUNTER.pt --target shanghaitech:part_A_final:train --output tune.json \\
+        --trials 64 --objective proxy --labelled shanghaitech:part_B_final:val
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ class Arguments:
     checkpoint: str
     """A run's folder or one of its checkpoint files, path or URL, of self_supervision, bi_knowledge or combined."""
     target: str
-    """Images of your own cameras: a folder of images, shards, or FORMAT:PATH:SPLIT. Labels, if there are any, are not read."""
+    """Images of your own cameras: a folder of images, shards, or FORMAT:PATH:SPLIT. Labels, if there are any, are not
+    read."""
     output: str
     """The JSON file to write: the objective, all trials and the best one."""
     objective: Objective = "agreement"
-    """What a trial is judged by. agreement: how far the ensemble, and regression and detection, agree on the target. proxy: the errors on labelled
-    images of the source that the counter was not trained on, shown in the target's style. labelled: the errors on labelled images of the target."""
+    """What a trial is judged by. agreement: how far the ensemble, and regression and detection, agree on the target.
+    proxy: the errors on labelled images of the source that the counter was not trained on, shown in the target's style.
+    labelled: the errors on labelled images of the target."""
     labelled: str = ""
     """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT."""
     evaluation: str = ""
-    """Labelled images of the target that are opened only when all is decided, to say how well the objective ranks the trials."""
+    """Labelled images of the target that are opened only when all is decided, to say how well the objective ranks the
+    trials."""
     trials: int = 32
     """Sets of thresholds to try, first the checkpoint's own."""
     algorithm: Algorithm = "even"
-    """What chooses the others. even: they fill the space evenly. optuna: its tree-structured Parzen estimators, which after 10 trials look near those
-    that were good (install crowddist[optuna])."""
+    """What chooses the others. even: they fill the space evenly. optuna: its tree-structured Parzen estimators, which
+    after 10 trials look near those that were good (install crowddist[optuna])."""
     num_workers: int = 2
     """Actors that predict, and trials at once."""
     launcher: Literal["ray", "local"] = "ray"
@@ -49,7 +52,8 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if self.trials < 2 or self.num_workers < 1:
-            raise InputError(f"trials must be at least 2 and num_workers at least 1, got {self.trials} and {self.num_workers}")
+            raise InputError(f"trials must be at least 2 and num_workers at least 1, got {self.trials} and "
+                             f"{self.num_workers}")
         require_labelled(self.objective, self.labelled, option="labelled")
 
 
@@ -75,7 +79,8 @@ def main(arguments: Arguments) -> None:
         data["labelled"] = prepare(parse_data(arguments.labelled), arguments.work, role="evaluation", say=say)
     if arguments.evaluation:
         data["evaluation"] = prepare(parse_data(arguments.evaluation), arguments.work, role="evaluation", say=say)
-    launcher = make_launcher(replace(config, launcher=arguments.launcher, num_workers=1, min_workers=0, num_labellers=arguments.num_workers, threads=0))
+    launcher = make_launcher(replace(config, launcher=arguments.launcher, num_workers=1, min_workers=0,
+                                     num_labellers=arguments.num_workers, threads=0))
     try:
         found = search_thresholds(
             launcher,

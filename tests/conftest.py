@@ -33,10 +33,13 @@ def real_data() -> Path:
 
 
 def write_images(
-    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, masks: bool = True, size: tuple[int, int] = (72, 96),
+    folder: Path, *, count: int, seed: int = 0, labelled: bool = True, boxes: bool = False, masks: bool = True,
+    size: tuple[int, int] = (72, 96),
     facts=(), prefix: str = "image", **writer,
 ) -> str:
-    """A tiny data set of noise with bright blobs as persons, as shards, their json with further `facts`, one dict an image; returns its place."""
+    """A tiny data set of noise with bright blobs as persons, as shards, their json with further `facts`, one dict an
+    image; returns its place.
+    """
     import cv2
 
     from crowddist.data.shards import ShardWriter
@@ -45,17 +48,20 @@ def write_images(
     with ShardWriter(folder, name="tiny", split="all", labelled=labelled, converter="test", **writer) as shards:
         for index in range(count):
             image = rng.integers(60, 120, (*size, 3), dtype=np.uint8)
-            points = np.column_stack([rng.uniform(4, size[1] - 5, 3 + index % 5), rng.uniform(4, size[0] - 5, 3 + index % 5)]).astype(np.float32)
+            points = np.column_stack([rng.uniform(4, size[1] - 5, 3 + index % 5),
+                                      rng.uniform(4, size[0] - 5, 3 + index % 5)]).astype(np.float32)
             mask = np.zeros(size, np.uint8)
             for x, y in points:
                 for drawn, colour in ((image, (230, 200, 180)), (mask, 1)):
                     cv2.circle(drawn, (round(float(x)), round(float(y))), 3, colour, -1)
             _, png = cv2.imencode(".png", image[:, :, ::-1])
-            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1], **(facts[index] if facts else {})}}
+            members = {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": size[0], "width": size[1],
+                                                      **(facts[index] if facts else {})}}
             if labelled:
                 members |= {"points.npy": points, **({"mask.png": mask} if masks else {})}
             if boxes:
-                members |= {"boxes.npy": np.column_stack([points - 2.5, np.full((len(points), 2), 6)]).astype(np.float32)}
+                members |= {"boxes.npy": np.column_stack([points - 2.5,
+                                                          np.full((len(points), 2), 6)]).astype(np.float32)}
             shards.add(f"{prefix}-{index:03d}", members)
     return folder.as_uri()
 
@@ -85,11 +91,18 @@ def tiny_evaluation(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path):  # type: ignore[no-untyped-def]
+def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str,
+                tmp_path: Path):  # type: ignore[no-untyped-def]
     """A whole adaptation of a few steps, for the local launcher."""
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
-    from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, SemanticConsistencyConfig, TrainConfig, TranslationConfig
+    from crowddist.methods.config import (
+        BiKnowledgeConfig,
+        SelfSupervisionConfig,
+        SemanticConsistencyConfig,
+        TrainConfig,
+        TranslationConfig,
+    )
 
     return RunConfig(
         recipe="tiny",
@@ -102,9 +115,11 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
         tracking_uri="none",
         stream=StreamConfig(image_size=96, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
-        self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4, stop_change=0.0),
+        self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4,
+                                               stop_change=0.0),
         bi_knowledge=BiKnowledgeConfig(
-            crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4, confidence=0.02,
+            crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2, cycle_steps=4, batch_size=4,
+            confidence=0.02,
             source_batch_size=4, stop_change=0.0,
         ),
         semantic_consistency=SemanticConsistencyConfig(steps=4, target_batch_size=4, segmenter_steps=4),
@@ -115,7 +130,9 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
-    """Writes the checkpoint of a counter that nobody trained; its weights are so strong that cells and members differ plainly."""
+    """Writes the checkpoint of a counter that nobody trained; its weights are so strong that cells and members differ
+    plainly.
+    """
 
     def make(  # type: ignore[no-untyped-def]
         folder: Path, *, seed: int = 1, image_size: int = 96, sigma_px: float = 6.0, counter=None, self_supervision=None

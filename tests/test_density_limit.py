@@ -28,8 +28,10 @@ def test_the_densest_cell_by_hand(tmp_path: Path) -> None:
     """Heads far narrower than a cell, at cells' centres: a cell holds as many as stand in it."""
     _, png = cv2.imencode(".png", np.zeros((64, 128, 3), np.uint8))
     with ShardWriter(tmp_path, name="a", split="all", labelled=True, converter="test") as shards:
-        for key, heads in (("apart", [[19.5, 11.5], [27.5, 11.5]]), ("together", [[43.5, 35.5]] * 3), ("nobody", np.zeros((0, 2)))):
-            shards.add(key, {"png": png.tobytes(), "json": {"id": key, "height": 64, "width": 128}, "points.npy": np.asarray(heads, np.float32)})
+        for key, heads in (("apart", [[19.5, 11.5], [27.5, 11.5]]), ("together", [[43.5, 35.5]] * 3),
+                           ("nobody", np.zeros((0, 2)))):
+            shards.add(key, {"png": png.tobytes(), "json": {"id": key, "height": 64, "width": 128},
+                             "points.npy": np.asarray(heads, np.float32)})
     images, narrow = ShardReader(tmp_path), StreamConfig(image_size=128, sigma_px=0.5)
     assert [densest_cell(images, [index], narrow, stride=8) for index in range(3)] == pytest.approx([1, 3, 0])
     assert densest_cell(images, range(3), narrow, stride=8) == pytest.approx(3)
@@ -38,7 +40,8 @@ def test_the_densest_cell_by_hand(tmp_path: Path) -> None:
     assert densest_cell(images, [0], replace(narrow, image_size=64), stride=8) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("stream", [StreamConfig(image_size=96, sigma_px=4), StreamConfig(image_size=144, sigma_of_size=0.5)])
+@pytest.mark.parametrize("stream",
+                         [StreamConfig(image_size=96, sigma_px=4), StreamConfig(image_size=144, sigma_of_size=0.5)])
 def test_the_densest_cell_is_that_of_the_maps_that_are_learnt(tiny_source: str, stream: StreamConfig) -> None:
     from crowddist.data.stream import cell_density, known_sizes
 
@@ -56,12 +59,14 @@ def test_the_densest_cell_is_that_of_the_maps_that_are_learnt(tiny_source: str, 
 
 @pytest.mark.parametrize("ensemble", ["masksembles", "deep"])
 def test_cells_above_the_limit_hold_nobody(tiny_config: RunConfig, ensemble: Any) -> None:
-    config = replace(tiny_config, counter=replace(tiny_config.counter, ensemble=ensemble), train=replace(tiny_config.train, density_limit=True))
+    config = replace(tiny_config, counter=replace(tiny_config.counter, ensemble=ensemble),
+                     train=replace(tiny_config.train, density_limit=True))
     torch.manual_seed(0)
     method = build_method(config)
     images = torch.rand(2, 3, 64, 64)
     free = method.predict(images)
-    assert torch.equal(free.density, build_like(config, method).predict(images).density)  # without a limit yet, as without the option
+    # without a limit yet, as without the option
+    assert torch.equal(free.density, build_like(config, method).predict(images).density)
     with torch.inference_mode():
         maps = method.counter.members(method.counter.encode(images))  # type: ignore[attr-defined]
     limit = float(maps.median())
@@ -69,7 +74,8 @@ def test_cells_above_the_limit_hold_nobody(tiny_config: RunConfig, ensemble: Any
     limited = method.predict(images)
     expected = torch.where(maps <= limit, maps, torch.zeros(()))
     assert 0.3 < float((expected == 0).float().mean()) < 0.7
-    assert torch.equal(limited.density, expected.mean(0)) and torch.allclose(limited.spread, expected.std(0, unbiased=False))
+    assert (torch.equal(limited.density, expected.mean(0))
+            and torch.allclose(limited.spread, expected.std(0, unbiased=False)))
     assert torch.allclose(limited.member_counts, expected.sum((2, 3, 4)))
 
 
@@ -82,13 +88,15 @@ def build_like(config: RunConfig, method: Any) -> Any:
     return other
 
 
-def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfig,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(tiny_config, train=replace(tiny_config.train, density_limit=True))
     scales = build_method(config).label_views()
     limit = densest_cell(ShardReader(config.source), range(12), config.stream, stride=8, scale=min(1.0, *scales))
     lines: list[str] = []
     result = adapt(config, LocalLauncher(config), NullTracker(), say=lines.append)
-    assert f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted" in lines
+    told = f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted"
+    assert told in lines
     for row in result["rounds"]:
         counter = Predictor.from_checkpoint(storage.local_file(row["checkpoint"])).method.networks()
         assert float(counter.get_buffer("density_limit")) == np.float32(limit)
@@ -98,5 +106,6 @@ def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfi
 
 @pytest.mark.parametrize("method", ["bi_knowledge", "supervised"])
 def test_methods_without_such_a_counter_refuse_it(tiny_config: RunConfig, method: Any) -> None:
-    with pytest.raises(InputError, match=r"train\.density_limit is for counters that learn from the source, not for " + method):
+    with pytest.raises(InputError,
+                       match=r"train\.density_limit is for counters that learn from the source, not for " + method):
         replace(tiny_config, method=method, train=replace(tiny_config.train, density_limit=True))

@@ -1,4 +1,6 @@
-"""The import arrows: a module imports from its own floor and those below, never from above, and no module imports itself by a detour."""
+"""The import arrows: a module imports from its own floor and those below, never from above, and no module imports
+itself by a detour.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ FLOORS = (
 )
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in sorted((ROOT / "crowddist").rglob("*.py"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "crowddist").rglob("*.py"))
 }
 FILES = sorted((ROOT / "crowddist").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
 
@@ -48,7 +51,8 @@ def imported(path: Path, *, run_time_only: bool = False) -> set[str]:
 
         def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
             assert node.level == 0, f"{path}: relative import"
-            names.update(f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else str(node.module) for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else str(node.module)
+                         for alias in node.names)
 
     Visitor().visit(ast.parse(path.read_text()))
     return names
@@ -78,7 +82,8 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 
 def test_every_room_has_a_floor_and_no_floor_has_more_than_six() -> None:
-    names = {path.relative_to(ROOT / "crowddist").parts[0].removesuffix(".py") for path in (ROOT / "crowddist").rglob("*.py")}
+    names = {path.relative_to(ROOT / "crowddist").parts[0].removesuffix(".py")
+             for path in (ROOT / "crowddist").rglob("*.py")}
     assert names - {"__init__", "__pycache__"} == set(HEIGHT)
     assert len(names) <= 25 and max(map(len, FLOORS)) <= 6
 
@@ -95,8 +100,11 @@ def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:
 
 
 def test_methods_share_nothing_with_each_other() -> None:
-    shared = {f"crowddist.methods.{name}" for name in ("base", "config", *(f"parts.{path.stem}" for path in (ROOT / "crowddist/methods/parts").glob("*.py")))}
+    shared = {f"crowddist.methods.{name}"
+              for name in ("base", "config",
+                           *(f"parts.{path.stem}" for path in (ROOT / "crowddist/methods/parts").glob("*.py")))}
     for path in (ROOT / "crowddist" / "methods").glob("*.py"):
         if path.name != "table.py":
             own = f"crowddist.methods.{path.stem}_"
-            assert {name for name in imported(path) if name.startswith("crowddist.methods") and not name.startswith(own)} <= shared, path
+            assert {name for name in imported(path) if name.startswith("crowddist.methods")
+                    and not name.startswith(own)} <= shared, path

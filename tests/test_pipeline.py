@@ -59,12 +59,15 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
     folder = storage.local_folder(run_folder(tiny_config))
     assert json.loads((folder / "result.json").read_text()) == result
     assert [row["stage"] for row in result["rounds"]] == ["source", "orientation", "labels-1", "labels-2"]
-    assert [row["round"] for row in result["rounds"]] == [0, 1, 2, 3] and result["rounds"][0]["title"] == "no adaptation"
+    assert ([row["round"] for row in result["rounds"]] == [0, 1, 2, 3]
+            and result["rounds"][0]["title"] == "no adaptation")
     for row in result["rounds"]:
-        assert row["target/mae"] >= 0 and row["target/rmse"] >= row["target/mae"] - 1e-9 and row["target/num_images"] == 5
+        assert (row["target/mae"] >= 0 and row["target/rmse"] >= row["target/mae"] - 1e-9
+                and row["target/num_images"] == 5)
         assert len(list((folder / "pictures").glob(f"*/round-{row['round']}.png"))) == 5
         assert (folder / row["stage"] / "DONE.json").exists() and (folder / row["stage"] / "images.json").exists()
-    assert result["final"] == result["rounds"][-1] and result["final"]["labels/kept_mass"] == pytest.approx(0.7, abs=0.15)
+    assert (result["final"] == result["rounds"][-1]
+            and result["final"]["labels/kept_mass"] == pytest.approx(0.7, abs=0.15))
     assert result["final"]["labels/change"] >= 0 and "labels/change" not in result["rounds"][2]
     again, lines = run(tiny_config)
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
@@ -87,8 +90,10 @@ def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_c
             done = json.loads((folder / name / "DONE.json").read_text())
             own = checkpoint.load(done["checkpoint"])["method"]
             assert own["trained"] == name.rpartition("/")[2]
-            assert all(torch.equal(value, whole[key]) for key, value in own["networks"].items()) and len(own["networks"]) < len(whole)
-    with pytest.raises(InputError, match=r"the checkpoint of a detector alone counts nothing; give the one that result\.json names"):
+            assert (all(torch.equal(value, whole[key]) for key, value in own["networks"].items())
+                    and len(own["networks"]) < len(whole))
+    refused = r"the checkpoint of a detector alone counts nothing; give the one that result\.json names"
+    with pytest.raises(InputError, match=refused):
         Predictor.from_checkpoint(json.loads((folder / "source" / "detector" / "DONE.json").read_text())["checkpoint"])
     again, lines = run(config)
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
@@ -100,14 +105,21 @@ def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tin
     config = replace(tiny_config, method="translation")
     result, lines = run(config)
     folder = storage.local_folder(run_folder(config))
-    assert [(row["stage"], row["title"]) for row in result["rounds"]] == [("source", "no adaptation"), ("translation", "translation")]
-    assert result["final"]["stages"] == ["translation/translator", "translation/counter"] and result["final"]["translation/change_levels"] > 0
-    assert any("translating the source" in line for line in lines) and any("of 255 grey levels" in line for line in lines)
-    assert (folder / "pictures" / "translation.png").exists() and len(list((folder / "pictures").glob("*/round-1.png"))) == 5
-    curve = [json.loads(line) for line in (folder / "translation" / "translator" / "curve.jsonl").read_text().splitlines()]
-    losses = {"loss", "cycle_loss", "structure_loss", "adversarial_loss", "discriminator_loss", "discriminator_accuracy"}
+    assert [(row["stage"], row["title"])
+            for row in result["rounds"]] == [("source", "no adaptation"), ("translation", "translation")]
+    assert (result["final"]["stages"] == ["translation/translator", "translation/counter"]
+            and result["final"]["translation/change_levels"] > 0)
+    assert (any("translating the source" in line for line in lines)
+            and any("of 255 grey levels" in line for line in lines))
+    assert (folder / "pictures"
+            / "translation.png").exists() and len(list((folder / "pictures").glob("*/round-1.png"))) == 5
+    curve = [json.loads(line)
+             for line in (folder / "translation" / "translator" / "curve.jsonl").read_text().splitlines()]
+    losses = {"loss", "cycle_loss", "structure_loss", "adversarial_loss", "discriminator_loss",
+              "discriminator_accuracy"}
     assert all(losses < set(point) for point in curve) and [point["step"] for point in curve] == [2, 4]
-    # The round's checkpoint joins the counter with the translator that it came from; the counter went on from the source's.
+    # The round's checkpoint joins the counter with the translator that it came from; the counter went on from the
+    # source's.
     source, final = (checkpoint.load(row["checkpoint"])["method"]["networks"] for row in result["rounds"])
     done = json.loads((folder / "translation" / "translator" / "DONE.json").read_text())
     translator = checkpoint.load(done["checkpoint"])["method"]["networks"]
@@ -119,7 +131,8 @@ def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tin
     assert verify(translated).labelled and ShardReader(translated).keys() == ShardReader(config.source).keys()
     again, lines = run(config)
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
-    others = replace(config, method="source_only", source=translated.as_uri(), run_name="others", train=replace(config.train, steps=2))
+    others = replace(config, method="source_only", source=translated.as_uri(), run_name="others",
+                     train=replace(config.train, steps=2))
     assert run(others)[0]["data"]["source"]["name"] == "tiny-translated"
 
 
@@ -136,32 +149,39 @@ def test_a_counter_of_the_translated_source_may_begin_anew_and_see_both(tiny_con
 
 def test_stages_start_together_where_they_wait_for_nothing_else() -> None:
     def stage(name: str, num_round: int, *, trains: str = "", labels: bool = False, data: Any = "source") -> Stage:
-        return Stage(name=name, steps=1, streams={"a": Stream(data=data, batch_size=1, labels=labels)}, title="", num_round=num_round, trains=trains)
+        return Stage(name=name, steps=1, streams={"a": Stream(data=data, batch_size=1, labels=labels)}, title="",
+                     num_round=num_round, trains=trains)
 
     def starts(*stages: Stage) -> list[str]:
         return [" ".join(one.name for one in members) for members in _starts(stages)]
 
     labelled = [stage(f"{name}{number}", number, labels=True, data="target") for number in (2, 3) for name in "ab"]
     assert starts(stage("source", 0), stage("orientation", 1), *labelled) == ["source orientation", "a2 b2", "a3 b3"]
-    own = [stage("regressor", 0, trains="r"), stage("detector", 0, trains="d"), stage("both", 1, trains="r"), stage("more", 2, trains="r")]
-    assert starts(*own) == ["regressor detector", "both more"], "a round that trains other networks than the one before waits for all of them"
-    translated = [stage("translator", 1, trains="t"), stage("counter", 1, trains="c", data="translated"), stage("on", 2, trains="c", data="translated")]
+    own = [stage("regressor", 0, trains="r"), stage("detector", 0, trains="d"), stage("both", 1, trains="r"),
+           stage("more", 2, trains="r")]
+    assert starts(*own) == ["regressor detector",
+                            "both more"], "a round that trains other networks than the one before waits for all of them"
+    translated = [stage("translator", 1, trains="t"), stage("counter", 1, trains="c", data="translated"),
+                  stage("on", 2, trains="c", data="translated")]
     assert starts(stage("source", 0), *translated) == ["source", "translator", "counter on"]
 
 
-def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Path,
+                                           make_images: Callable[..., str]) -> None:
     boxes = make_images(tmp_path / "boxes", count=6, seed=7, boxes=True)
     short = replace(tiny_config.bi_knowledge, boxes_steps=2, cycles=0)
     config = replace(tiny_config, method="bi_knowledge", boxes=boxes, bi_knowledge=short)
     result, _ = run(config)
-    assert result["rounds"][0]["stages"] == ["source/regressor", "source/detector-boxes", "source/detector", "source/localiser"]
+    assert result["rounds"][0]["stages"] == ["source/regressor", "source/detector-boxes", "source/detector",
+                                             "source/localiser"]
     without, _ = run(replace(config, boxes="", bi_knowledge=replace(short, boxes_steps=0), run_name="without"))
     ours, theirs = final_networks(result), final_networks(without)
     same = {name for name in ours if torch.equal(ours[name], theirs[name])}
     assert {name for name in ours if not name.startswith("detector.")} <= same and "detector.centre.weight" not in same
 
 
-@pytest.mark.parametrize("method, rounds", [("self_supervision", ["source", "orientation", "labels-1"]), ("bi_knowledge", ["source", "cycle-1"])])
+@pytest.mark.parametrize("method, rounds", [("self_supervision", ["source", "orientation", "labels-1"]),
+                                            ("bi_knowledge", ["source", "cycle-1"])])
 def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig, method: Any, rounds: list[str]) -> None:
     settings = replace(getattr(tiny_config, method), stop_change=1e9)
     result, _ = run(replace(tiny_config, method=method, **{method: settings}))
@@ -186,7 +206,8 @@ def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evalua
             key, members = labelled.read(index)
             scene = {name: value for name, value in json.loads(members["json"]).items() if name != "count"}
             writer.add(key, {"png": members["png"], "json": scene})
-    fewer = {"self_supervision": replace(tiny_config.self_supervision, rounds=1), "bi_knowledge": replace(tiny_config.bi_knowledge, cycles=1)}
+    fewer = {"self_supervision": replace(tiny_config.self_supervision, rounds=1),
+             "bi_knowledge": replace(tiny_config.bi_knowledge, cycles=1)}
     short = replace(tiny_config, evaluation="", method=method, **fewer)
     with_labels, _ = run(replace(short, target=tiny_evaluation, run_name="with"))
     without, _ = run(replace(short, target=folder.as_uri(), run_name="without"))
@@ -194,16 +215,19 @@ def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evalua
         assert torch.equal(value, final_networks(without)[name]), name
 
 
-def test_a_scene_rule_is_told_kept_and_held_to(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+def test_a_scene_rule_is_told_kept_and_held_to(tiny_config: RunConfig, tmp_path: Path,
+                                               make_images: Callable[..., str]) -> None:
     source = make_images(tmp_path / "source", count=12, facts=[{"hour": hour} for hour in range(12)])
     (tmp_path / "early.json").write_text('{"hours": [0, 4]}')
     stream = replace(tiny_config.stream, scenes=str(tmp_path / "early.json"))
-    config = replace(tiny_config, method="source_only", source=source, stream=stream, train=replace(tiny_config.train, steps=2))
+    config = replace(tiny_config, method="source_only", source=source, stream=stream,
+                     train=replace(tiny_config.train, steps=2))
     result, lines = run(config)
     assert f"source: rule {tmp_path / 'early.json'} keeps 5 of 12 images" in lines
     everything, lines = run(replace(config, run_name="everything", stream=tiny_config.stream))
     assert not any("rule" in line for line in lines)
-    assert any(not torch.equal(value, final_networks(everything)[name]) for name, value in final_networks(result).items())
+    assert any(not torch.equal(value, final_networks(everything)[name])
+               for name, value in final_networks(result).items())
     (tmp_path / "early.json").write_text('{"hours": [0, 5]}')
     with pytest.raises(InputError, match=r"the data of run tiny changed since it began \(scenes\)"):
         run(config)
@@ -221,13 +245,16 @@ def test_another_configuration_under_the_same_name_is_refused(tiny_config: RunCo
     run(replace(short, threads=2))  # how fast, not what
 
 
-def test_data_that_changed_under_a_run_is_refused(tiny_config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+def test_data_that_changed_under_a_run_is_refused(tiny_config: RunConfig, make_images: Callable[..., str],
+                                                  tmp_path: Path) -> None:
     place = tmp_path / "evaluation"
-    short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2), evaluation=make_images(place, count=3))
+    short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2),
+                    evaluation=make_images(place, count=3))
     first, _ = run(short)
     shutil.rmtree(place)
     make_images(place, count=4)
-    with pytest.raises(InputError, match=r"the data of run tiny changed since it began \(evaluation\): choose another --run-name"):
+    with pytest.raises(InputError,
+                       match=r"the data of run tiny changed since it began \(evaluation\): choose another --run-name"):
         run(short)
     shutil.rmtree(place)
     make_images(place, count=3)
@@ -241,7 +268,8 @@ class Noted(NullTracker):
         self.told: list[str] = []
 
     def start(self, **facts: Any) -> None:
-        self.told.append(f"start {facts['experiment']}/{facts['run_name']} {facts['tags']['method']} seed {facts['config']['seed']}")
+        self.told.append(f"start {facts['experiment']}/{facts['run_name']} {facts['tags']['method']} seed "
+                         f"{facts['config']['seed']}")
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
         super().picture(round, name, image)
@@ -256,12 +284,14 @@ class Noted(NullTracker):
 
 
 def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: RunConfig) -> None:
-    short = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, rounds=0), experiment="streets", seed=4)
+    short = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, rounds=0), experiment="streets",
+                    seed=4)
     tracker = Noted()
     with pytest.raises(FileNotFoundError):
         adapt(replace(short, source="/nowhere"), LocalLauncher(short), tracker, say=lambda line: None)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
-        adapt(replace(short, counter=CounterConfig(weights="/nowhere.pt")), LocalLauncher(short), tracker, say=lambda line: None)
+        adapt(replace(short, counter=CounterConfig(weights="/nowhere.pt")), LocalLauncher(short), tracker,
+              say=lambda line: None)
     assert tracker.told == [], "a mistake leaves no failed run"
     result = adapt(short, LocalLauncher(short), tracker, say=lambda line: None)  # and leaves the name free
     assert result["model"] == "models:/it/7"
@@ -297,7 +327,8 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
 
 
 def test_labels_after_labels_of_nobody_have_no_change(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crowddist.inference.pseudo_labels.label_change", lambda before, after, cells: math.inf)  # as where the labels before are all zero
+    # as where the labels before are all zero
+    monkeypatch.setattr("crowddist.inference.pseudo_labels.label_change", lambda before, after, cells: math.inf)
     result, _ = run(tiny_config)
     assert result["final"]["stage"] == "labels-2" and "labels/change" not in result["final"]
 
@@ -319,7 +350,8 @@ def test_a_second_driver_is_kept_out(tiny_config: RunConfig) -> None:
         ("target", "$NOT_SET_ANYWHERE/x", r"\$NOT_SET_ANYWHERE is not set"),
     ],
 )
-def test_wrong_data_gets_one_line(tiny_config: RunConfig, request: pytest.FixtureRequest, role: str, value: str, message: str) -> None:
+def test_wrong_data_gets_one_line(tiny_config: RunConfig, request: pytest.FixtureRequest, role: str, value: str,
+                                  message: str) -> None:
     place = request.getfixturevalue(value) if value.startswith("tiny") else value
     with pytest.raises((InputError, FileNotFoundError), match=message):
         run(replace(tiny_config, **{role: place}))
@@ -373,7 +405,9 @@ KILLED_AT: dict[str, tuple[str, ...]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("run_of", KILLED_AT)
 def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig, run_of: Any) -> None:
-    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are those of one go."""
+    """SIGKILL in training, labelling and evaluation; each start goes on, repeats no finished stage, and the bits are
+    those of one go.
+    """
     method, _, pretrained = run_of.partition(" ")
     tiny_config = replace(tiny_config, method=method)
     if pretrained:
@@ -390,7 +424,8 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig
         assert (folder / moment).exists(), f"{moment} never came: {driver.communicate()[1].decode()[-2000:]}"
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
-        assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items()), "a finished stage was repeated"
+        assert all(path.stat().st_mtime_ns == stamp
+                   for path, stamp in finished.items()), "a finished stage was repeated"
     result, _ = run(config)
     for name, value in final_networks(unbroken).items():
         assert torch.equal(value, final_networks(result)[name]), name

@@ -21,7 +21,8 @@ by_name = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe._
 
 def test_every_recipe_is_in_the_table() -> None:
     tree = ast.parse(inspect.getsource(recipes))
-    public = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name != "summary"]
+    public = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+              and node.name != "summary"]
     assert sorted(public) == sorted(recipe.__name__ for recipe in RECIPES) and len(set(RECIPES)) == len(RECIPES)
 
 
@@ -46,7 +47,8 @@ def test_its_docstring_is_a_recipe(recipe: Recipe) -> None:
 
 def test_gcc_is_read_by_the_scene_rule_of_its_target() -> None:
     rules = {recipe.__name__: find_rule(recipe().stream.scenes).name for recipe in RECIPES if recipe().stream.scenes}
-    published = {f"{paper}gcc_to_{target}": rule for paper in ("", "icassp2020_") for target, rule in (("sha", "SHA"), ("shb", "SHB"))}
+    published = {f"{paper}gcc_to_{target}": rule for paper in ("", "icassp2020_")
+                 for target, rule in (("sha", "SHA"), ("shb", "SHB"))}
     assert rules == {**published, "icassp2020_gcc_to_qnrf": "UCF-QNRF"}
 
 
@@ -56,9 +58,11 @@ def test_target_and_evaluation_share_no_image(recipe: Recipe) -> None:
     target, evaluation = parse_data(config.target), parse_data(config.evaluation)
     assert target.format == evaluation.format
     if target.format == "renderer":
-        assert target.look == evaluation.look and target.seed != evaluation.seed and target.height_px == evaluation.height_px
+        assert (target.look == evaluation.look and target.seed != evaluation.seed
+                and target.height_px == evaluation.height_px)
     else:
-        apart = {("train", "val"), ("train", "test"), ("all", "test"), ("fold-1-train", "fold-1-test")}  # `all` is all of the training data
+        # `all` is all of the training data
+        apart = {("train", "val"), ("train", "test"), ("all", "test"), ("fold-1-train", "fold-1-test")}
         assert target.place == evaluation.place and (target.split, evaluation.split) in apart
 
 

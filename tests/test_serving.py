@@ -58,26 +58,32 @@ def test_without_a_signature_the_shape_is_checked_as_well(counter_file):
 
 @pytest.mark.slow
 def test_mlflow_serves_the_registered_model_over_http(tiny_checkpoint: str, real_data: Path, tmp_path: Path) -> None:
-    """`mlflow models serve` of what a run registers, by its alias; a real photograph is posted, and the answer is the predictor's."""
+    """`mlflow models serve` of what a run registers, by its alias; a real photograph is posted, and the answer is the
+    predictor's.
+    """
     import cv2
 
     from crowddist.tracking.tracker import MlflowTracker, run
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    facts = {"experiment": "served", "run_name": "served", "config": {}, "tags": {}, "state_url": (tmp_path / "state.json").as_uri()}
+    facts = {"experiment": "served", "run_name": "served", "config": {}, "tags": {},
+             "state_url": (tmp_path / "state.json").as_uri()}
     with run(MlflowTracker(uri), **facts) as tracker:
         tracker.register(storage.local_file(tiny_checkpoint), name="crowd-counter")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/crowd-counter@newest", "--env-manager", "local",
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/crowd-counter@newest",
+               "--env-manager", "local",
                "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    photograph = cv2.imread(str(next((real_data / "shanghaitech" / "part_B_final").rglob("IMG_1.jpg"))), cv2.IMREAD_COLOR_RGB)
+    photograph = cv2.imread(str(next((real_data / "shanghaitech" / "part_B_final").rglob("IMG_1.jpg"))),
+                            cv2.IMREAD_COLOR_RGB)
     assert photograph is not None
     image = cv2.resize(photograph, (160, 120), interpolation=cv2.INTER_AREA)  # as text a photograph is long
     log = (tmp_path / "log").open("wb")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it looks for uvicorn there
-    server = subprocess.Popen(command, env=os.environ | {"MLFLOW_TRACKING_URI": uri, "PATH": path}, stdout=log, stderr=log, start_new_session=True)
+    server = subprocess.Popen(command, env=os.environ | {"MLFLOW_TRACKING_URI": uri, "PATH": path}, stdout=log,
+                              stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 180
         while True:
@@ -88,7 +94,8 @@ def test_mlflow_serves_the_registered_model_over_http(tiny_checkpoint: str, real
                 assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
                 time.sleep(0.5)
         body = json.dumps({"inputs": image[None].tolist()}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body,
+                                         {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             (row,) = json.loads(answer.read())["predictions"]
     finally:

@@ -32,7 +32,8 @@ def test_images_that_are_set_aside_are_done_without_and_named(tiny_config: RunCo
     config = replace(tiny_config, method=method)
     lines: list[str] = []
     result = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)
-    aside = {name: [ShardReader(url).keys()[3]] for name, url in ((data, getattr(config, data)), ("evaluation", config.evaluation))}
+    aside = {name: [ShardReader(url).keys()[3]]
+             for name, url in ((data, getattr(config, data)), ("evaluation", config.evaluation))}
     assert result["set_aside"] == aside
     folder = storage.local_folder(run_folder(config))
     for row in result["rounds"]:

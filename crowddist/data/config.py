@@ -8,8 +8,10 @@ from typing import Literal, get_args
 
 from crowddist.errors import InputError
 
-RawFormat = Literal["gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face", "crowd_human"]
-"""Raw data sets with splits, as the converters' table has them; that table is not imported for their names, it brings NumPy."""
+RawFormat = Literal["gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd",
+                    "wider_face", "crowd_human"]
+"""Raw data sets with splits, as the converters' table has them; that table is not imported for their names, it brings
+NumPy."""
 DataFormat = Literal["place", "renderer", "folder", RawFormat]
 Look = Literal["broad", "source", "target"]
 
@@ -23,7 +25,8 @@ class DataSpec:
     place: str = ""
     """Path or URL; empty for the renderer."""
     split: str = "all"
-    """Which part of it, as its format names them (shanghaitech: train, val, all, test); `all` is the format's default."""
+    """Which part of it, as its format names them (shanghaitech: train, val, all, test); `all` is the format's
+    default."""
     look: Look = "source"
     """Renderer: which of its looks."""
     num_images: int = 0
@@ -37,8 +40,9 @@ class DataSpec:
 def parse_data(text: str) -> DataSpec:
     """Reads what `--source`, `--target` and `--evaluation` are given.
 
-    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`, or `FORMAT:PATH[:SPLIT]`,
-    FORMAT one of `RawFormat`. `$NAME` in a path is filled in from the environment when the run begins.
+    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`, or
+    `FORMAT:PATH[:SPLIT]`, FORMAT one of `RawFormat`. `$NAME` in a path is filled in from the environment when the run
+    begins.
 
     Raises:
         InputError: anything else.
@@ -60,8 +64,8 @@ def parse_data(text: str) -> DataSpec:
 
 
 def parse_share(text: str) -> tuple[Fraction, DataSpec]:
-    """Reads what `--more-sources` is given, `SHARE DATA`: a share of the crops above 0 and below 1 (0.2 or 1/5), and a data set as `parse_data`
-    reads it.
+    """Reads what `--more-sources` is given, `SHARE DATA`: a share of the crops above 0 and below 1 (0.2 or 1/5), and a
+    data set as `parse_data` reads it.
 
     Raises:
         InputError: anything else.
@@ -72,7 +76,8 @@ def parse_share(text: str) -> tuple[Fraction, DataSpec]:
     except (ValueError, ZeroDivisionError):
         part = Fraction(0)
     if not (0 < part < 1 and data.strip()):
-        raise InputError(f'not a share of a data set: {text!r}; give "SHARE DATA", e.g. "0.2 renderer:broad:200", the share above 0 and below 1')
+        raise InputError(f'not a share of a data set: {text!r}; give "SHARE DATA", e.g. "0.2 renderer:broad:200", the '
+                         'share above 0 and below 1')
     return part, parse_data(data.strip())
 
 
@@ -85,7 +90,8 @@ def _parse_renderer(text: str, parts: list[str]) -> DataSpec:
     looks = get_args(Look)
     numbers = [int(part) for part in parts[1:] if part.isdecimal()]
     if parts[0] not in looks or not 1 <= len(numbers) == len(parts) - 1 <= 3 or numbers[0] < 1:
-        raise InputError(f"not a rendered data set: {text!r}; give renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]], LOOK one of {', '.join(looks)}")
+        raise InputError(f"not a rendered data set: {text!r}; give renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]], LOOK "
+                         f"one of {', '.join(looks)}")
     fields = dict(zip(("num_images", "seed", "height_px"), numbers, strict=False))
     return DataSpec(format="renderer", look=parts[0], **fields)  # type: ignore[arg-type]
 
@@ -107,18 +113,22 @@ class StreamConfig:
     soft_share: float = 0.5
     """Share of the crops made as soft as photographs of fewer pixels are, 0 to 1: cameras differ in sharpness."""
     noisy_share: float = 0.0
-    """Share of the crops with noise as sensors in the dark have it, 0 to 1: what is grainy is else counted where the source is clean."""
+    """Share of the crops with noise as sensors in the dark have it, 0 to 1: what is grainy is else counted where the
+    source is clean."""
     sigma_px: float = 6.0
-    """Standard deviation of a head's Gaussian in px of the crop (ours). With bi_knowledge, `bi_knowledge.sigma_px` stands in its place."""
+    """Standard deviation of a head's Gaussian in px of the crop (ours). With bi_knowledge, `bi_knowledge.sigma_px`
+    stands in its place."""
     sigma_of_size: float = 0.0
-    """Where it is not 0, each head's Gaussian has this times the head's size instead (Eq. 1 of MM 2020); with bi_knowledge, its own."""
+    """Where it is not 0, each head's Gaussian has this times the head's size instead (Eq. 1 of MM 2020); with
+    bi_knowledge, its own."""
     cache_bytes: int = 2 * 2**30
     """Decoded images kept in memory by each reader."""
     num_readers: int = 0
     """Reader processes beside each training worker; 0 reads in the worker itself."""
     scenes: str = ""
-    """Scene regularisation: which images of `--source` are read. SHA, SHB, UCF_CC_50, UCF-QNRF or WorldExpo'10 as published for GCC, or a JSON
-    file of any of levels, hours, counts, ratios (each [lowest, highest]) and weathers (a list of codes); empty: all."""
+    """Scene regularisation: which images of `--source` are read. SHA, SHB, UCF_CC_50, UCF-QNRF or WorldExpo'10 as
+    published for GCC, or a JSON file of any of levels, hours, counts, ratios (each [lowest, highest]) and weathers (a
+    list of codes); empty: all."""
 
     def __post_init__(self) -> None:
         if self.crop_size % 8 or self.crop_size < 32:
@@ -134,6 +144,8 @@ class StreamConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} lies in [0, 1], got {getattr(self, name)}")
         if self.cache_bytes < 0 or self.num_readers < 0:
-            raise InputError(f"cache_bytes and num_readers must not be negative, got {self.cache_bytes} and {self.num_readers}")
+            raise InputError(f"cache_bytes and num_readers must not be negative, got {self.cache_bytes} and "
+                             f"{self.num_readers}")
         if self.sigma_px <= 0 or self.sigma_of_size < 0:
-            raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and {self.sigma_of_size}")
+            raise InputError(f"sigma_px must be positive and sigma_of_size not negative, got {self.sigma_px} and "
+                             f"{self.sigma_of_size}")

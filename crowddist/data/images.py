@@ -1,4 +1,6 @@
-"""Image files as users have them: checked from the header before they are decoded, and brought to the one form that shards hold."""
+"""Image files as users have them: checked from the header before they are decoded, and brought to the one form that
+shards hold.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ JPEG_QUALITY = 95
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of the files that `find_images` takes for images; what they hold is decided by their content."""
-_UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".rw2")
+_UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf",
+                    ".rw2")
 # A closed list: Pillow's other formats (EPS, PDF, ...) run programs or hold no photographs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _ROTATION_TAG = 0x0112
@@ -50,17 +53,18 @@ class StoredImage:
 def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | None = None) -> StoredImage:
     """The image of a file, decoded once to be sure of it, in the form that shards hold.
 
-    8-bit grey or RGB in JPEG or PNG is taken byte by byte. CMYK, 16-bit, palette and alpha images (transparent parts on white), other
-    formats, and images that are turned or shrunk are encoded anew, as RGB JPEG.
+    8-bit grey or RGB in JPEG or PNG is taken byte by byte. CMYK, 16-bit, palette and alpha images (transparent parts on
+    white), other formats, and images that are turned or shrunk are encoded anew, as RGB JPEG.
 
     Args:
         path: the file.
-        upright: turn the pixels as the rotation tag says (photographs of a user); otherwise the tag has no meaning (annotated data sets,
-            whose points refer to the pixels as stored).
+        upright: turn the pixels as the rotation tag says (photographs of a user); otherwise the tag has no meaning
+            (annotated data sets, whose points refer to the pixels as stored).
         max_size: shrink so that the longest side has at most this many px.
 
     Raises:
-        InputError: naming the file and the reason, for anything that is not one whole image of MIN_SIDE_PX to MAX_SIDE_PX and `max_pixels`.
+        InputError: naming the file and the reason, for anything that is not one whole image of MIN_SIDE_PX to
+            MAX_SIDE_PX and `max_pixels`.
     """
     data = _read(path)
     with _naming(path):
@@ -73,7 +77,8 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
         if max_size is not None and longest > max_size:
             return _encode(_shrink(pixels, max_size / longest), source_size)
         if rotation == 1 and _is_plain(image, data):
-            return StoredImage(extension="png" if image.format == "PNG" else "jpg", data=data, size=source_size, source_size=source_size)
+            return StoredImage(extension="png" if image.format == "PNG" else "jpg", data=data, size=source_size,
+                               source_size=source_size)
         return _encode(pixels, source_size)
 
 
@@ -86,10 +91,11 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def find_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """All image files below a folder, sorted by name, and what looks like an image but cannot be taken, with the reason.
+    """All image files below a folder, sorted by name, and what looks like an image but cannot be taken, with the
+    reason.
 
-    Hidden files and folders are left out. Links to folders are followed once: one that leads back into what is read already is reported.
-    Raises FileNotFoundError where there is no folder.
+    Hidden files and folders are left out. Links to folders are followed once: one that leads back into what is read
+    already is reported. Raises FileNotFoundError where there is no folder.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -220,7 +226,8 @@ def _turn(pixels: np.ndarray, rotation: int) -> np.ndarray:
     """Pixels turned upright, as `_rotation` numbers the turns."""
     if rotation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
-    vertical, horizontal = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(rotation, (1, 1))
+    vertical, horizontal = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1),
+                            8: (-1, 1)}.get(rotation, (1, 1))
     return pixels[::vertical, ::horizontal]
 
 
@@ -229,12 +236,14 @@ def _shrink(pixels: np.ndarray, scale: float) -> np.ndarray:
 
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     if min(height, width) < MIN_SIDE_PX:
-        raise InputError(f"too small once shrunk: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px, allow a larger size")
+        raise InputError(f"too small once shrunk: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px, "
+                         "allow a larger size")
     return cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _encode(pixels: np.ndarray, source_size: tuple[int, int]) -> StoredImage:
     import simplejpeg
 
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorspace="RGB",
+                                  colorsubsampling="444")
     return StoredImage(extension="jpg", data=data, size=(pixels.shape[0], pixels.shape[1]), source_size=source_size)

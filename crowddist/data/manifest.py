@@ -37,7 +37,8 @@ class ShardInfo:
     """Heads annotated (images) or density summed (labels); None where nothing is known."""
 
     def __post_init__(self) -> None:
-        _require(_is_name(self.name) and "/" not in self.name and not self.name.startswith("."), "shard name", self.name, "a plain file name")
+        _require(_is_name(self.name) and "/" not in self.name and not self.name.startswith("."), "shard name",
+                 self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
             _require(_is_integer(value) and value >= 1, noun, value, "a whole number above 0")
@@ -57,7 +58,8 @@ class Manifest:
     split: str
     """Which part of the source it holds, e.g. "train"."""
     kind: Kind
-    """Images with what is known of them, or, for an image set of the same keys, one round's pseudo-labels or what networks say of it."""
+    """Images with what is known of them, or, for an image set of the same keys, one round's pseudo-labels or what
+    networks say of it."""
     labelled: bool
     """Whether the images have points; an unlabelled set holds neither points nor counts nor masks."""
     shards: tuple[ShardInfo, ...]
@@ -90,7 +92,8 @@ class Manifest:
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex: equal for equal data sets, so it names one."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False,
+                               allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

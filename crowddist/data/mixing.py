@@ -9,9 +9,9 @@ from fractions import Fraction
 def mixed_position(position: int, shares: Sequence[Fraction]) -> tuple[int, int]:
     """Which data set the crop at a position of the mixture comes from, and its position in that data set's own plan.
 
-    Data sets take turns as evenly as their shares allow, so every batch holds about its share of each; and each one's own positions follow
-    each other without a gap, so each of its samples is seen once in an epoch of its own. Like the plan, a function of the position alone:
-    a run resumed on another number of ranks reads exactly what is left.
+    Data sets take turns as evenly as their shares allow, so every batch holds about its share of each; and each one's
+    own positions follow each other without a gap, so each of its samples is seen once in an epoch of its own. Like the
+    plan, a function of the position alone: a run resumed on another number of ranks reads exactly what is left.
 
     Args:
         position: >= 0, of the crop among those of all ranks.

@@ -72,7 +72,9 @@ class Plan:
         return epoch, int(np.searchsorted(self._epoch(epoch).ends, offset, side="right"))
 
     def window_shards(self, epoch: int, number: int) -> list[int]:
-        """The shards of a window, but for those without a sample; behind an epoch's last window comes the next one's first."""
+        """The shards of a window, but for those without a sample; behind an epoch's last window comes the next one's
+        first.
+        """
         windows = self._epoch(epoch).windows
         return windows[number] if number < len(windows) else self._epoch(epoch + 1).windows[0]
 
@@ -113,6 +115,8 @@ LEAST_UNITS = 16
 
 
 def work_units(num_samples: int) -> list[range]:
-    """The samples of a data set cut into units of work, in order, each sample in exactly one; the same on any cluster."""
+    """The samples of a data set cut into units of work, in order, each sample in exactly one; the same on any
+    cluster.
+    """
     length = min(MOST_UNIT_SAMPLES, -(-num_samples // LEAST_UNITS)) or 1
     return [range(first, min(first + length, num_samples)) for first in range(0, num_samples, length)]

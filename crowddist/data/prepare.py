@@ -31,7 +31,8 @@ class Prepared:
     def summary(self) -> dict[str, Any]:
         """What a result says of its data."""
         skipped = self.manifest.statistics.get("num_skipped", 0)
-        facts = {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest, "num_images": self.manifest.num_samples}
+        facts = {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest,
+                 "num_images": self.manifest.num_samples}
         return facts | ({"num_skipped": skipped} if skipped else {})
 
 
@@ -45,7 +46,8 @@ def prepare(
         place: the folder of all runs; converted data lies in its `data` folder, for every run to use.
         role: a target is converted without its labels; source and evaluation must have some.
         masks: whether it must have masks of persons.
-        skip_bad: leave out what cannot be read, raw images and samples of shards, and list it in `skipped.json` beside the shards that are used.
+        skip_bad: leave out what cannot be read, raw images and samples of shards, and list it in `skipped.json` beside
+            the shards that are used.
 
     Raises:
         InputError, FileNotFoundError: the data is not there, damaged, or of another kind than its role needs.
@@ -54,7 +56,8 @@ def prepare(
     folder = storage.join(storage.normalise(place), "data")
     # One process at a time: another run may be about to render or convert the very same data.
     hold = storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}"))
-    if spec.format == "place" and (role != "target" or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
+    if spec.format == "place" and (role != "target"
+                                   or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
         url = storage.normalise(spec.place)
         if skip_bad:
             from crowddist.data.skip_unreadable import readable
@@ -73,7 +76,8 @@ def prepare(
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     if masks and "mask.png" not in ShardReader(url).read(0)[1]:
-        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the renderer and CrowdHuman have some")
+        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the "
+                         "renderer and CrowdHuman have some")
     if role == "boxes" and not masks and "boxes.npy" not in ShardReader(url).read(0)[1]:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
@@ -81,14 +85,18 @@ def prepare(
 
 
 def expand(spec: DataSpec) -> DataSpec:
-    """The data set with `~` and `$NAME` of its place filled in. Raises: InputError for a variable that is not set, or that holds a secret."""
+    """The data set with `~` and `$NAME` of its place filled in. Raises: InputError for a variable that is not set, or
+    that holds a secret.
+    """
     for name in re.findall(r"\$\{?(\w+)", spec.place):
         if is_secret_name(name):
-            raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name another variable")
+            raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name "
+                             "another variable")
     expanded = os.path.expanduser(os.path.expandvars(spec.place))
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
-        raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, --target and --evaluation")
+        raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, "
+                         "--target and --evaluation")
     return DataSpec(**{**asdict(spec), "place": expanded})
 
 
@@ -113,24 +121,28 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     num_workers = os.cpu_count() or 1
     if spec.format == "renderer":
         raw = _render(spec, place, say)
-        convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}", num_workers=num_workers, watch=watch)
+        convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}",
+                num_workers=num_workers, watch=watch)
         return
     form = FORMATS["folder" if spec.format == "place" else spec.format]
     split = spec.split if spec.split != "all" else ""
-    converted = convert(form, spec.place, url, split=split, skip_bad=skip_bad, unlabelled=role == "target", num_workers=num_workers, watch=watch)
+    converted = convert(form, spec.place, url, split=split, skip_bad=skip_bad, unlabelled=role == "target",
+                        num_workers=num_workers, watch=watch)
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 
 
 def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
-    """Draws a data set into the `data/raw` folder of all runs, unless it lies there, or a temporary one where runs are in object storage.
+    """Draws a data set into the `data/raw` folder of all runs, unless it lies there, or a temporary one where runs are
+    in object storage.
 
     Returns: the folder.
     """
     from crowddist.data.simulator import write_dataset
     from crowddist.data.simulator.config import RendererConfig
 
-    raw = storage.join(storage.normalise(place), "data", "raw", f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
+    raw = storage.join(storage.normalise(place), "data", "raw",
+                       f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
     folder = storage.scratch_folder(raw)
     if any(folder.iterdir()):  # the renderer fills it at once; empty, it was killed
         return folder

@@ -1,4 +1,6 @@
-"""How large an encoded image says it is, and the most pixels that are decoded: asked before a decoder takes any memory."""
+"""How large an encoded image says it is, and the most pixels that are decoded: asked before a decoder takes any
+memory.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from crowddist.errors import InputError
 
 MAX_MEGAPIXELS = "CROWDDIST_MAX_MEGAPIXELS"
 """The one setting: million pixels of an image, whole and above 0. Every node reads its own environment."""
-# ours: the largest cameras have as many; decoded they are 600 MB. What claims more is a mistake or a decompression bomb.
+# ours: the largest cameras have as many; decoded they are 600 MB. What claims more is a mistake or a decompression
+# bomb.
 _DEFAULT_MEGAPIXELS = 200
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -32,7 +35,9 @@ def require_decodable(height: int, width: int) -> None:
 
 
 def jpg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) that a JPEG's header tells. Raises ValueError for what is none, InputError for one that is too large."""
+    """(height, width) that a JPEG's header tells. Raises ValueError for what is none, InputError for one that is too
+    large.
+    """
     import simplejpeg
 
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -43,7 +48,8 @@ def jpg_size(data: bytes) -> tuple[int, int]:
 def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
     """A PNG as stored, (H, W, 3) RGB or (H, W), uint8, whatever a rotation tag says: annotations refer to that.
 
-    Other formats, which OpenCV would tell by their content, are refused unread. Raises InputError for those, for what is damaged or too large.
+    Other formats, which OpenCV would tell by their content, are refused unread. Raises InputError for those, for what
+    is damaged or too large.
     """
     import cv2
 
@@ -52,7 +58,8 @@ def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
     width, height = struct.unpack(">II", data[16:24])
     require_decodable(height, width)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8),
+                             cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:

@@ -27,9 +27,11 @@ class Labels:
     extent: tuple[float, float]
     """(height, width) of the image in cells: the last cells of the maps may reach beyond it, by less than a cell."""
     spread: np.ndarray | None = None
-    """(h, w) float32, standard deviation of `density` over the ensemble, persons per cell; None where a set was written without."""
+    """(h, w) float32, standard deviation of `density` over the ensemble, persons per cell; None where a set was written
+    without."""
     windows: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Purpose -> K x 4 float64 top, left, height, width of the patches chosen to train on, in cells; empty: anywhere."""
+    """Purpose -> K x 4 float64 top, left, height, width of the patches chosen to train on, in cells; empty:
+    anywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,13 @@ class Sample:
     image: np.ndarray
     """(H, W, 3) uint8, RGB."""
     frame: tuple[int, int] | None = None
-    """(height, width) in px of the image that all the rest refers to, where `image` was decoded at a part of its size; None: `image` is that image."""
+    """(height, width) in px of the image that all the rest refers to, where `image` was decoded at a part of its size;
+    None: `image` is that image."""
     points: np.ndarray | None = None
     """N x 2 float32 head centres x, y in pixels (pixel j has its centre at j), or None where unlabelled."""
     boxes: np.ndarray | None = None
-    """N x 4 float32 left, top, width, height of the heads of `points`, row by row, as edges in pixels (pixel j covers [j, j + 1)): a head's
-    point is its box's centre, less half a pixel. None where the set has no boxes."""
+    """N x 4 float32 left, top, width, height of the heads of `points`, row by row, as edges in pixels (pixel j covers
+    [j, j + 1)): a head's point is its box's centre, less half a pixel. None where the set has no boxes."""
     sizes: np.ndarray | None = None
     """(N,) float32 sizes of the heads in px, where a stream asks for them: of `boxes`, or guessed from the points."""
     mask: np.ndarray | None = None
@@ -70,7 +73,8 @@ class Batch:
     mask: Tensor | None = None
     """(N, 1, H, W) float32, 1 = person; None where the set has no masks."""
     heads: list[Tensor] | None = None
-    """For each image (M, 3) float32 x, y, size in px, from boxes, points or pseudo-labels; None where nobody asked for them."""
+    """For each image (M, 3) float32 x, y, size in px, from boxes, points or pseudo-labels; None where nobody asked for
+    them."""
     doubtful: list[Tensor] | None = None
     """For each image (U, 3) float32 likewise: what pseudo-labels leave open; None: nothing."""
     draws: Tensor
@@ -87,8 +91,10 @@ class Batch:
         def move_all(tensors: list[Tensor] | None) -> list[Tensor] | None:
             return None if tensors is None else [one.to(device, non_blocking=True) for one in tensors]
 
-        return Batch(images=self.images.to(device, non_blocking=True), density=move(self.density), keep=move(self.keep), mask=move(self.mask),
-                     heads=move_all(self.heads), doubtful=move_all(self.doubtful), draws=self.draws.to(device), keys=self.keys)
+        return Batch(images=self.images.to(device, non_blocking=True), density=move(self.density), keep=move(self.keep),
+                     mask=move(self.mask),
+                     heads=move_all(self.heads), doubtful=move_all(self.doubtful), draws=self.draws.to(device),
+                     keys=self.keys)
 
 
 @dataclass(kw_only=True)
@@ -104,8 +110,8 @@ class Prediction:
     detections: list[np.ndarray] | None = None
     """For each image D x 4 float32: x, y, size in px and score, of a detector; None without one."""
     transformed: list[np.ndarray] | None = None
-    """For each image P x 4 likewise: peaks of the map that the density was transformed to, one a cell and not yet merged, with the detector's sizes
-    there; None without such a map."""
+    """For each image P x 4 likewise: peaks of the map that the density was transformed to, one a cell and not yet
+    merged, with the detector's sizes there; None without such a map."""
 
 
 @dataclass(frozen=True, kw_only=True)

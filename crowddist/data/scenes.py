@@ -1,4 +1,6 @@
-"""Scene regularisation: which images of a synthetic source resemble a target, by a published rule or by one of the user's own."""
+"""Scene regularisation: which images of a synthetic source resemble a target, by a published rule or by one of the
+user's own.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _FIELDS: dict[str, tuple[tuple[type, ...], float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SceneRule:
-    """Which images of GCC resemble a target; all bounds are inclusive, None bounds nothing. Source: Wang et al., IJCV 2021, Table 10."""
+    """Which images of GCC resemble a target; all bounds are inclusive, None bounds nothing. Source: Wang et al., IJCV
+    2021, Table 10.
+    """
 
     name: str
     """The target, or the file that says it."""
@@ -49,12 +53,14 @@ class SceneRule:
         """Whether an image stays.
 
         Args:
-            row: has level (0-8), hour (0-23), weather (0-6) and count, as far as they are bounded, as a mapping or as attributes.
+            row: has level (0-8), hour (0-23), weather (0-6) and count, as far as they are bounded, as a mapping or as
+                attributes.
 
         Raises:
             InputError: a row without one of them or with an impossible level.
         """
-        needed = {"level": self.levels or self.ratios, "hour": self.hours, "weather": self.weathers, "count": self.counts or self.ratios}
+        needed = {"level": self.levels or self.ratios, "hour": self.hours, "weather": self.weathers,
+                  "count": self.counts or self.ratios}
         facts = {noun: _entry(row, noun) for noun, bounds in needed.items() if bounds is not None}
         if not 0 <= facts.get("level", 0) < len(LEVEL_MAXIMA):
             raise InputError(f"a level lies in 0 to {len(LEVEL_MAXIMA) - 1}, got {facts['level']}")
@@ -69,9 +75,12 @@ class SceneRule:
 SCENE_RULES: dict[str, SceneRule] = {rule.name: rule for rule in (
     SceneRule(name="SHA", levels=(4, 8), hours=(6, 19), weathers=(0, 1, 3, 5, 6), counts=(25, 4000), ratios=(0.5, 1.0)),
     SceneRule(name="SHB", levels=(1, 5), hours=(6, 19), weathers=(0, 1, 5, 6), counts=(10, 600), ratios=(0.3, 1.0)),
-    SceneRule(name="UCF_CC_50", levels=(5, 8), hours=(8, 17), weathers=(0, 1, 5, 6), counts=(400, 4000), ratios=(0.6, 1.0)),
-    SceneRule(name="UCF-QNRF", levels=(4, 8), hours=(5, 20), weathers=(0, 1, 5, 6), counts=(400, 4000), ratios=(0.6, 1.0)),
-    SceneRule(name="WorldExpo'10", levels=(2, 6), hours=(6, 18), weathers=(0, 1, 5, 6), counts=(0, 1000), ratios=(0.0, 1.0)),
+    SceneRule(name="UCF_CC_50", levels=(5, 8), hours=(8, 17), weathers=(0, 1, 5, 6), counts=(400, 4000),
+              ratios=(0.6, 1.0)),
+    SceneRule(name="UCF-QNRF", levels=(4, 8), hours=(5, 20), weathers=(0, 1, 5, 6), counts=(400, 4000),
+              ratios=(0.6, 1.0)),
+    SceneRule(name="WorldExpo'10", levels=(2, 6), hours=(6, 18), weathers=(0, 1, 5, 6), counts=(0, 1000),
+              ratios=(0.0, 1.0)),
 )}
 
 
@@ -92,10 +101,11 @@ def keep_scene(row: Mapping[str, Any] | Any, target: str) -> bool:
 
 
 def find_rule(text: str) -> SceneRule:
-    """The rule that `--stream.scenes` names: a published one, case and punctuation do not matter, or that of a JSON file.
+    """The rule that `--stream.scenes` names: a published one, case and punctuation do not matter, or that of a JSON
+    file.
 
-    The file holds an object of any of `levels`, `hours`, `counts` and `ratios`, the lowest and the highest in a list, and `weathers`, a list
-    of codes.
+    The file holds an object of any of `levels`, `hours`, `counts` and `ratios`, the lowest and the highest in a list,
+    and `weathers`, a list of codes.
 
     Raises:
         InputError: neither, or a file that holds something else.
@@ -106,9 +116,11 @@ def find_rule(text: str) -> SceneRule:
     try:
         values = json.loads(storage.read_bytes(text))
     except OSError:
-        raise InputError(f"no scene rule {text!r}: give one of {', '.join(SCENE_RULES)}, or a JSON file that can be read") from None
+        raise InputError(f"no scene rule {text!r}: give one of {', '.join(SCENE_RULES)}, or a JSON file that can be "
+                         "read") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"no scene rule {text!r}: {' '.join(str(error).split())}; write a JSON object of {', '.join(_FIELDS)}") from None
+        raise InputError(f"no scene rule {text!r}: {' '.join(str(error).split())}; write a JSON object of "
+                         f"{', '.join(_FIELDS)}") from None
     if not isinstance(values, dict) or values.keys() - _FIELDS.keys():
         got = repr(min(values.keys() - _FIELDS.keys())) if isinstance(values, dict) else type(values).__name__
         raise InputError(f"scene rule {text} must be a JSON object of {', '.join(_FIELDS)}, got {got}")
@@ -116,7 +128,8 @@ def find_rule(text: str) -> SceneRule:
 
 
 def kept_samples(images: ShardReader, rule: SceneRule) -> np.ndarray:
-    """The samples of a data set that a rule keeps, (K,) int64 in their order, K >= 1; of every sample nothing but its json is read.
+    """The samples of a data set that a rule keeps, (K,) int64 in their order, K >= 1; of every sample nothing but its
+    json is read.
 
     Raises:
         InputError: a sample that does not tell what the rule bounds, or none that it keeps.
@@ -128,9 +141,11 @@ def kept_samples(images: ShardReader, rule: SceneRule) -> np.ndarray:
             if rule.keeps(decode_scene(key, members)):
                 kept.append(index)
         except InputError as error:
-            raise InputError(f"scene rule {rule.name} cannot judge sample {key} of {images.url}: {error}, or leave --stream.scenes empty") from None
+            raise InputError(f"scene rule {rule.name} cannot judge sample {key} of {images.url}: {error}, or leave "
+                             "--stream.scenes empty") from None
     if not kept:
-        raise InputError(f"scene rule {rule.name} keeps none of the {len(images)} images of {images.url}; give another rule, or leave --stream.scenes empty")
+        raise InputError(f"scene rule {rule.name} keeps none of the {len(images)} images of {images.url}; give another "
+                         "rule, or leave --stream.scenes empty")
     return np.array(kept, np.int64)
 
 
@@ -144,12 +159,15 @@ def _published(name: str) -> SceneRule | None:
 
 
 def _bounds(place: str, noun: str, value: Any) -> tuple[Any, ...]:
-    """What a file says of a field. Raises InputError where it is not a pair of numbers in order, or for weathers one number or more."""
+    """What a file says of a field. Raises InputError where it is not a pair of numbers in order, or for weathers one
+    number or more.
+    """
     kinds, highest = _FIELDS[noun]
     numbers = isinstance(value, list) and all(type(number) in kinds and 0 <= number <= highest for number in value)
     if not numbers or not value or (noun != "weathers" and (len(value) != 2 or value[0] > value[1])):
         what = "a list of" if noun == "weathers" else "the lowest and the highest, two"
-        which = f"{'numbers' if float in kinds else 'whole numbers'} from 0 {'on' if highest == math.inf else f'to {highest}'}"
+        which = (f"{'numbers' if float in kinds else 'whole numbers'} from 0 "
+                 f"{'on' if highest == math.inf else f'to {highest}'}")
         raise InputError(f"scene rule {place}: {noun} must be {what} {which}, got {value!r}")
     return tuple(value)
 
@@ -157,11 +175,13 @@ def _bounds(place: str, noun: str, value: Any) -> tuple[Any, ...]:
 def _entry(row: Any, noun: str) -> int:
     value = row.get(noun) if isinstance(row, Mapping) else getattr(row, noun, None)
     if value is None:
-        raise InputError(f"scene regularisation needs the {noun} of every image, one has none; add GCC's index files and convert again")
+        raise InputError(f"scene regularisation needs the {noun} of every image, one has none; add GCC's index files "
+                         "and convert again")
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"scene regularisation needs a number as the {noun} of every image, got {value!r}; convert again") from None
+        raise InputError(f"scene regularisation needs a number as the {noun} of every image, got {value!r}; convert "
+                         "again") from None
 
 
 def _within(value: float, bounds: tuple[float, float]) -> bool:

@@ -35,9 +35,9 @@ LABEL_FACTS = ("count", "level", "scene_level")
 def encode(extension: str, value: Member) -> bytes:
     """The bytes of a member.
 
-    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32, `density.npy`
-    and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero -> 255; those of `sample.Seen`, `seen.*.npy`, as they are.
-    `json` takes a dict.
+    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 ->
+    float32, `density.npy` and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero ->
+    255; those of `sample.Seen`, `seen.*.npy`, as they are. `json` takes a dict.
     Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
     """
     if extension not in _DECODERS:
@@ -48,17 +48,20 @@ def encode(extension: str, value: Member) -> bytes:
         return _write_json(value)
     if extension in _ENCODERS and isinstance(value, np.ndarray):
         return _ENCODERS[extension](value)
-    raise InputError(f"member {extension} cannot be made of {type(value).__name__}; give bytes, an array or a dict, as its kind has it")
+    raise InputError(f"member {extension} cannot be made of {type(value).__name__}; give bytes, an array or a dict, as "
+                     "its kind has it")
 
 
 def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf) -> Sample:
-    """The sample whose members these are: an image, what is known of it, and pseudo-labels where `density.npy` is among the members.
+    """The sample whose members these are: an image, what is known of it, and pseudo-labels where `density.npy` is among
+    the members.
 
     Nothing is ever unpickled: a member outside the table is an error.
 
     Args:
-        longest_px: the longest side that is asked for. A JPEG that stays at least so large is decoded at a half, a quarter or an eighth of its size,
-            which takes less than half the time; all else, and `Sample.frame`, are in the pixels of the whole image.
+        longest_px: the longest side that is asked for. A JPEG that stays at least so large is decoded at a half, a
+            quarter or an eighth of its size, which takes less than half the time; all else, and `Sample.frame`, are in
+            the pixels of the whole image.
 
     Raises:
         InputError: naming the sample and the member, for unknown, damaged, missing or contradicting members.
@@ -80,8 +83,10 @@ def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf)
     points, boxes = values.get("points.npy"), values.get("boxes.npy")
     if boxes is not None and (points is None or len(points) != len(boxes)):
         told_points = "no points" if points is None else f"{len(points)} points"
-        raise InputError(f"sample {key}: {len(boxes)} boxes but {told_points}, one each is needed; convert the data again")
-    return Sample(key=key, image=image, frame=frame, points=points, boxes=boxes, mask=None if mask is None else mask.astype(np.uint8),
+        raise InputError(f"sample {key}: {len(boxes)} boxes but {told_points}, one each is needed; convert the data "
+                         "again")
+    return Sample(key=key, image=image, frame=frame, points=points, boxes=boxes,
+                  mask=None if mask is None else mask.astype(np.uint8),
                   labels=_labels(key, values) if "density.npy" in values else None, scene=scene)
 
 
@@ -97,12 +102,15 @@ def decode_scene(key: str, members: dict[str, bytes]) -> dict[str, Any]:
 
 def encode_seen(seen: Seen) -> dict[str, Member]:
     """The members that hold the predictions of one image, exactly; `decode_seen` reads them back equal."""
-    arrays = {"density": seen.density, "spread": seen.spread, "counts": seen.member_counts, "heads": seen.detections, "peaks": seen.transformed}
+    arrays = {"density": seen.density, "spread": seen.spread, "counts": seen.member_counts, "heads": seen.detections,
+              "peaks": seen.transformed}
     return {f"seen.{name}.npy": array for name, array in arrays.items() if array is not None}
 
 
 def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
-    """The predictions among the members of a sample; arrays are views of the bytes given, nothing is copied. Raises InputError as `decode` does."""
+    """The predictions among the members of a sample; arrays are views of the bytes given, nothing is copied. Raises
+    InputError as `decode` does.
+    """
     arrays: dict[str, Any] = {}
     for name, (dtype, shape) in _SEEN.items():
         data = members.get(f"seen.{name}.npy")
@@ -111,11 +119,14 @@ def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
         try:
             arrays[name] = None if data is None else _view_array(data, dtype, shape)
         except _DAMAGE as error:
-            raise InputError(f"sample {key}: member seen.{name}.npy is damaged: {' '.join(str(error).split())}; predict again") from None
+            raise InputError(f"sample {key}: member seen.{name}.npy is damaged: {' '.join(str(error).split())}; "
+                             "predict again") from None
     size = _decode_members(key, {"json": bytes(members.get("json", b"{}"))})["json"].get("seen", (0, 0))
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
-        raise InputError(f"sample {key}: seen must be the height and width of the view, got {size!r:.80}; predict again")
-    return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"], member_counts=arrays["counts"],
+        raise InputError(
+            f"sample {key}: seen must be the height and width of the view, got {size!r:.80}; predict again")
+    return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"],
+                member_counts=arrays["counts"],
                 detections=arrays["heads"], transformed=arrays["peaks"])
 
 
@@ -132,7 +143,8 @@ def _decode_members(key: str, members: dict[str, bytes], longest_px: float = mat
     values = {}
     for extension, data in members.items():
         if extension not in _DECODERS:
-            raise InputError(f"sample {key}: a member of the kind {extension!r} is never read; known: {', '.join(_DECODERS)}")
+            raise InputError(f"sample {key}: a member of the kind {extension!r} is never read; known: "
+                             f"{', '.join(_DECODERS)}")
         try:
             values[extension] = _read_jpg(data, longest_px) if extension == "jpg" else _DECODERS[extension](data)
         except _DAMAGE as error:
@@ -148,11 +160,14 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
     density, keep = values["density.npy"], values["keep.png"]
     for name in ("keep.png", "spread.npy"):
         if name in values and values[name].shape != density.shape:
-            raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label again")
-    detections, doubtful = (values.get(f"{name}.npy", np.zeros((0, 4), np.float32)) for name in ("detections", "doubtful"))
+            raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label "
+                             "again")
+    detections, doubtful = (values.get(f"{name}.npy", np.zeros((0, 4), np.float32))
+                            for name in ("detections", "doubtful"))
     extent = _extent(key, values.get("json", {}).get("extent", density.shape), density.shape)
     scene = values.get("json", {})
-    return Labels(density=density, keep=keep, detections=detections, doubtful=doubtful, extent=extent, spread=values.get("spread.npy"),
+    return Labels(density=density, keep=keep, detections=detections, doubtful=doubtful, extent=extent,
+                  spread=values.get("spread.npy"),
                   windows=_windows(key, scene.get("windows", {})))
 
 
@@ -162,20 +177,25 @@ def _windows(key: str, told: Any) -> dict[str, np.ndarray]:
         windows = {purpose: np.asarray(values, np.float64) for purpose, values in dict(told).items()}
     except (TypeError, ValueError):
         windows = {"": np.empty(0)}
-    if not all(part.ndim == 2 and part.shape[1] == 4 and len(part) and np.isfinite(part).all() for part in windows.values()):
+    if not all(part.ndim == 2 and part.shape[1] == 4 and len(part) and np.isfinite(part).all()
+               for part in windows.values()):
         raise InputError(f"sample {key}: windows must be lists of top, left, height, width by purpose; label again")
     return windows
 
 
 def _extent(key: str, told: Any, cells: tuple[int, ...]) -> tuple[float, float]:
-    """The image's (height, width) in cells, as the labels' json tells; those that do not tell cover their image exactly."""
+    """The image's (height, width) in cells, as the labels' json tells; those that do not tell cover their image
+    exactly.
+    """
     try:
         height, width = map(float, told)
         needed = (math.ceil(height), math.ceil(width))
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"sample {key}: extent must be the image's height and width in cells, got {told!r}; label again") from None
+        raise InputError(f"sample {key}: extent must be the image's height and width in cells, got {told!r}; label "
+                         "again") from None
     if needed != cells:
-        raise InputError(f"sample {key}: density has {cells} cells, its json says that the image covers {told}; label again")
+        raise InputError(f"sample {key}: density has {cells} cells, its json says that the image covers {told}; label "
+                         "again")
     return height, width
 
 
@@ -197,7 +217,9 @@ def _read_array(data: bytes, dtype: type, shape: tuple[int | None, ...]) -> np.n
 
 
 def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Read-only, without a copy. What the head says is believed only as far as there are bytes for it: NumPy would take the memory first."""
+    """Read-only, without a copy. What the head says is believed only as far as there are bytes for it: NumPy would take
+    the memory first.
+    """
     head = io.BytesIO(bytes(data[:_LONGEST_ARRAY_HEAD]))
     version = np.lib.format.read_magic(head)
     if version != (1, 0):
@@ -213,7 +235,8 @@ def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, 
 
 
 def _check_shape(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
-    if array.ndim != len(shape) or any(want is not None and got != want for got, want in zip(array.shape, shape, strict=True)):
+    if array.ndim != len(shape) or any(want is not None and got != want
+                                       for got, want in zip(array.shape, shape, strict=True)):
         raise InputError(f"shape is {array.shape}, expected {tuple('any' if want is None else want for want in shape)}")
 
 
@@ -246,7 +269,8 @@ def _read_jpg(data: bytes, longest_px: float = math.inf) -> np.ndarray:
     height, width = jpg_size(data)
     for divisor in (8, 4, 2):
         if max(height, width) / divisor >= longest_px:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=height // divisor, min_width=width // divisor)
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=height // divisor,
+                                          min_width=width // divisor)
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
 
 
@@ -273,7 +297,8 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
     "mask.png": _write_bilevel,
     "keep.png": _write_bilevel,
-    **{f"seen.{name}.npy": functools.partial(_write_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _SEEN.items()},
+    **{f"seen.{name}.npy": functools.partial(_write_array, dtype=dtype, shape=shape)
+       for name, (dtype, shape) in _SEEN.items()},
 }
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpg": _read_jpg,
@@ -287,5 +312,6 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "keep.png": _read_bilevel,
     "detections.npy": _read_rows_of_four,
     "doubtful.npy": _read_rows_of_four,
-    **{f"seen.{name}.npy": functools.partial(_read_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _SEEN.items()},
+    **{f"seen.{name}.npy": functools.partial(_read_array, dtype=dtype, shape=shape)
+       for name, (dtype, shape) in _SEEN.items()},
 }

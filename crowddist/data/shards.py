@@ -1,4 +1,6 @@
-"""Shards: tar files of samples as WebDataset lays them out, written whole, read at random, checked against the manifest."""
+"""Shards: tar files of samples as WebDataset lays them out, written whole, read at random, checked against the
+manifest.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from crowddist.data.manifest import FILE_NAME, Manifest, ShardInfo, publish_mani
 from crowddist.data.shard_codec import Member, decode, decode_labels, encode, num_persons
 from crowddist.errors import InputError
 
-__all__ = ["Manifest", "ShardInfo", "ShardReader", "ShardWriter", "decode", "decode_labels", "publish_manifest", "read_manifest", "verify",
+__all__ = ["Manifest", "ShardInfo", "ShardReader", "ShardWriter", "decode", "decode_labels", "publish_manifest",
+           "read_manifest", "verify",
            "write_shard"]
 
 # ours: within the 64-256 MB that object stores and page caches like.
@@ -33,7 +36,8 @@ _BLOCK_BYTES = 512
 _LABEL_MEMBERS = ("points.npy", "boxes.npy", "mask.png")
 
 
-def write_shard(url: str | os.PathLike[str], shard_name: str, samples: Iterable[tuple[str, dict[str, Member]]]) -> ShardInfo:
+def write_shard(url: str | os.PathLike[str], shard_name: str,
+                samples: Iterable[tuple[str, dict[str, Member]]]) -> ShardInfo:
     """Write one shard at `url`, atomically, and tell what a manifest must say of it.
 
     Equal samples give equal bytes.
@@ -46,19 +50,22 @@ def write_shard(url: str | os.PathLike[str], shard_name: str, samples: Iterable[
 
 
 class ShardWriter:
-    """Writes a data set at `url`, shard by shard; the manifest is published when the `with` block ends without an exception.
+    """Writes a data set at `url`, shard by shard; the manifest is published when the `with` block ends without an
+    exception.
 
     After an exception everything it wrote is removed. `statistics` may be added to until the block ends.
 
-    With `journal`, work that was stopped can go on: whenever a shard is whole, what the writer knows and what `journal` returns are written beside
-    it, an exception that is no InputError leaves them there, and the next writer at `url` begins behind the shards that are whole. `resumed` is what
-    `journal` returned then, and {} where there is nothing to go on with.
+    With `journal`, work that was stopped can go on: whenever a shard is whole, what the writer knows and what `journal`
+    returns are written beside it, an exception that is no InputError leaves them there, and the next writer at `url`
+    begins behind the shards that are whole. `resumed` is what `journal` returned then, and {} where there is nothing to
+    go on with.
 
-    Raises InputError where a data set is already, and for samples that contradict `labelled`: an unlabelled set never stores points,
-    boxes, masks or counts.
+    Raises InputError where a data set is already, and for samples that contradict `labelled`: an unlabelled set never
+    stores points, boxes, masks or counts.
     """
 
-    def __init__(self, url: str | os.PathLike[str], *, name: str, split: str, kind: Literal["images", "labels"] = "images", labelled: bool,
+    def __init__(self, url: str | os.PathLike[str], *, name: str, split: str,
+                 kind: Literal["images", "labels"] = "images", labelled: bool,
                  converter: str, max_shard_bytes: int = MAX_SHARD_BYTES, statistics: dict[str, Any] | None = None,
                  journal: Callable[[], dict[str, Any]] | None = None) -> None:
         self.url = storage.normalise(url)
@@ -79,7 +86,8 @@ class ShardWriter:
         if self._journal is not None and storage.exists(self._journal_url):
             written = storage.read_json(self._journal_url)
             self._shards = [ShardInfo(**shard) for shard in written["shards"]]
-            self._keys, self._sizes, self._counts = set(written["keys"]), [(height, width) for height, width in written["sizes"]], written["counts"]
+            self._keys, self._sizes, self._counts = set(written["keys"]), [(height, width) for height,
+                                                                           width in written["sizes"]], written["counts"]
             self.resumed = written["journal"]
         return self
 
@@ -117,7 +125,8 @@ class ShardWriter:
             return
         scene = members.get("json", {})
         if self._labelled and "points.npy" not in members:
-            raise InputError(f"sample {key} has no points, and the data set is labelled; annotate it or convert with --unlabelled")
+            raise InputError(f"sample {key} has no points, and the data set is labelled; annotate it or convert with "
+                             "--unlabelled")
         told = [extension for extension in _LABEL_MEMBERS if extension in members]
         told += ["count"] if isinstance(scene, dict) and scene.get("count") is not None else []
         if not self._labelled and told:
@@ -136,7 +145,8 @@ class ShardWriter:
         shard.__exit__(None, None, None)
         self._shards.append(shard.info())
         if self._journal is not None:
-            facts = {"shards": [asdict(info) for info in self._shards], "keys": sorted(self._keys), "sizes": self._sizes, "counts": self._counts}
+            facts = {"shards": [asdict(info) for info in self._shards], "keys": sorted(self._keys),
+                     "sizes": self._sizes, "counts": self._counts}
             storage.write_json(self._journal_url, {**facts, "journal": self._journal()})
 
     @property
@@ -152,7 +162,8 @@ class ShardWriter:
             facts |= {"height_px": [min(heights), max(heights)], "width_px": [min(widths), max(widths)]}
         if self._counts:
             facts |= {"persons": sum(self._counts), "persons_per_sample": [min(self._counts), max(self._counts)]}
-        return Manifest(name=self._name, split=self._split, kind=self._kind, labelled=self._labelled, converter=self._converter,
+        return Manifest(name=self._name, split=self._split, kind=self._kind, labelled=self._labelled,
+                        converter=self._converter,
                         shards=tuple(self._shards), statistics={**facts, **self.statistics})
 
     def _discard(self, *error: Any) -> None:
@@ -167,8 +178,8 @@ class ShardWriter:
 class ShardReader:
     """Random access to the samples of a data set, numbered in the order of its shards.
 
-    A shard is indexed, and checked against the manifest, when it is first touched. Nothing is kept open, so a reader may be
-    forked, pickled and shared between threads.
+    A shard is indexed, and checked against the manifest, when it is first touched. Nothing is kept open, so a reader
+    may be forked, pickled and shared between threads.
     """
 
     def __init__(self, url: str | os.PathLike[str], manifest: Manifest | None = None) -> None:
@@ -193,9 +204,11 @@ class ShardReader:
         return keys
 
     def read(self, index: int, kinds: Container[str] | None = None) -> tuple[str, dict[str, bytes]]:
-        """The key and the members of sample `index`, 0 <= index < len; those of `kinds` alone where given, and no more bytes than they need.
+        """The key and the members of sample `index`, 0 <= index < len; those of `kinds` alone where given, and no more
+        bytes than they need.
 
-        Raises IndexError outside that, FileNotFoundError for a missing shard and InputError for one that is not what the manifest says.
+        Raises IndexError outside that, FileNotFoundError for a missing shard and InputError for one that is not what
+        the manifest says.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.url}")
@@ -203,7 +216,8 @@ class ShardReader:
         return self._index(shard_index).read(index - self._starts[shard_index], kinds)
 
     def views(self) -> Iterator[tuple[str, dict[str, memoryview]]]:
-        """Every sample in order as `read` gives it, but the bytes stay in the shards' files on this machine: all its processes share them. Read-only.
+        """Every sample in order as `read` gives it, but the bytes stay in the shards' files on this machine: all its
+        processes share them. Read-only.
 
         Raises as `read` does, and OSError where the node's cache has no room for a shard of object storage.
         """
@@ -223,18 +237,22 @@ class ShardReader:
         return self._places[key]
 
     def fetch(self, shard_index: int) -> None:
-        """Brings a shard near, so that reading from it does not wait: into the node's cache, from object storage. Raises as `read` does."""
+        """Brings a shard near, so that reading from it does not wait: into the node's cache, from object storage.
+        Raises as `read` does.
+        """
         self._index(shard_index)
 
     def _index(self, shard_index: int) -> _ShardIndex:
         index = self._indexes[shard_index]
         if index is None:
-            index = _ShardIndex(storage.join(self.url, self.manifest.shards[shard_index].name), self.manifest.shards[shard_index])
+            index = _ShardIndex(storage.join(self.url, self.manifest.shards[shard_index].name),
+                                self.manifest.shards[shard_index])
             self._indexes[shard_index] = index
         return index
 
 
-def verify(url: str | os.PathLike[str], *, watch: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter) -> Manifest:
+def verify(url: str | os.PathLike[str], *,
+           watch: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter) -> Manifest:
     """Read every shard of a data set and compare sizes, sample counts and SHA-256 with the manifest, which is returned.
 
     Args: `watch` wraps the shards on their way, to show progress.
@@ -247,7 +265,8 @@ def verify(url: str | os.PathLike[str], *, watch: Callable[[Sequence[ShardInfo]]
         found = storage.open_content(place, sha256=shard.sha256).digest()  # first: it mends a damaged copy in the cache
         _ShardIndex(place, shard)  # before the hash is looked at: where a shard was cut, that is the better word
         if found != shard.sha256:
-            raise InputError(f"shard {place}: SHA-256 is {found[:12]}..., the manifest says {shard.sha256[:12]}...; it was changed, "
+            raise InputError(f"shard {place}: SHA-256 is {found[:12]}..., the manifest says {shard.sha256[:12]}...; it "
+                             "was changed, "
                              "convert or copy it again")
     reader.keys()
     return reader.manifest
@@ -300,7 +319,8 @@ class _ShardFile:
         self._stack.__exit__(kind, error, trace)
 
     def info(self) -> ShardInfo:
-        return ShardInfo(name=self.name, num_samples=len(self._keys), num_bytes=self.num_bytes, sha256=self._hash.hexdigest(),
+        return ShardInfo(name=self.name, num_samples=len(self._keys), num_bytes=self.num_bytes,
+                         sha256=self._hash.hexdigest(),
                          persons=sum(self._persons) if self._persons else None)
 
 
@@ -314,23 +334,28 @@ class _ShardIndex:
         with self.content.open() as stream:
             found_bytes = stream.seek(0, os.SEEK_END)
             if found_bytes != info.num_bytes:
-                raise InputError(f"shard {place}: {found_bytes} bytes, the manifest says {info.num_bytes}; it was cut or changed, "
+                raise InputError(f"shard {place}: {found_bytes} bytes, the manifest says {info.num_bytes}; it was cut "
+                                 "or changed, "
                                  "convert or copy it again")
             for name, offset, num_bytes in _walk_tar(stream, found_bytes, place):
                 key, _, extension = name.partition(".")
                 if not is_key(key):  # keys become names of files and words on pages
-                    raise InputError(f"shard {place}: member {name!r:.120} is called as no sample is; it was changed, convert or copy it again")
+                    raise InputError(f"shard {place}: member {name!r:.120} is called as no sample is; it was changed, "
+                                     "convert or copy it again")
                 if not self.keys or key != self.keys[-1]:
                     self.keys.append(key)
                     self.members.append({})
                 elif extension in self.members[-1]:
-                    raise InputError(f"shard {place}: member {name} is there twice; it was changed, convert or copy it again")
+                    raise InputError(f"shard {place}: member {name} is there twice; it was changed, convert or copy it "
+                                     "again")
                 self.members[-1][extension] = (offset, num_bytes)
         if len(self.keys) != info.num_samples:
-            raise InputError(f"shard {place}: {len(self.keys)} samples, the manifest says {info.num_samples}; convert or copy it again")
+            raise InputError(f"shard {place}: {len(self.keys)} samples, the manifest says {info.num_samples}; convert "
+                             "or copy it again")
 
     def read(self, index: int, kinds: Container[str] | None) -> tuple[str, dict[str, bytes]]:
-        members = {extension: place for extension, place in self.members[index].items() if kinds is None or extension in kinds}
+        members = {extension: place
+                   for extension, place in self.members[index].items() if kinds is None or extension in kinds}
         start = min((offset for offset, _ in members.values()), default=0)
         end = max((offset + num_bytes for offset, num_bytes in members.values()), default=0)
         # Members of a sample are adjacent: one read fetches them all.
@@ -344,11 +369,14 @@ class _ShardIndex:
         with storage.local_file(self.place).open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         for key, members in zip(self.keys, self.members, strict=True):
-            yield key, {extension: data[offset : offset + num_bytes] for extension, (offset, num_bytes) in members.items()}
+            yield key, {extension: data[offset : offset + num_bytes]
+                        for extension, (offset, num_bytes) in members.items()}
 
 
 def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size in bytes of each file of a ustar archive; a missing end mark is an error, which tar readers overlook."""
+    """Name, offset and size in bytes of each file of a ustar archive; a missing end mark is an error, which tar readers
+    overlook.
+    """
     position = 0
     while True:
         stream.seek(position)
@@ -362,8 +390,10 @@ def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[st
             num_bytes, checksum = _octal(header[124:136]), _octal(header[148:156])
         except ValueError:
             checksum, name, num_bytes = -1, "", 0
-        if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or header[156:157] != b"0" or header[345:346] != b"\0":
-            raise InputError(f"shard {place}: no tar header of ours at byte {position}; it was changed, convert or copy it again")
+        if (checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) or header[156:157] != b"0"
+            or header[345:346] != b"\0"):
+            raise InputError(f"shard {place}: no tar header of ours at byte {position}; it was changed, convert or "
+                             "copy it again")
         if position + _BLOCK_BYTES + num_bytes > end:
             raise InputError(f"shard {place}: member {name} ends beyond the file; it was cut, convert or copy it again")
         yield name, position + _BLOCK_BYTES, num_bytes
@@ -371,7 +401,9 @@ def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[st
 
 
 def _octal(field: bytes) -> int:
-    """A number of a tar header. Raises ValueError for anything but digits: `int` takes signs too, and a size below 0 leads back to where it stands."""
+    """A number of a tar header. Raises ValueError for anything but digits: `int` takes signs too, and a size below 0
+    leads back to where it stands.
+    """
     digits = field.rstrip(b"\0 ")
     if not digits.isdigit():
         raise ValueError(digits)
@@ -388,10 +420,14 @@ def _padded(num_bytes: int) -> int:
 
 
 def is_key(text: str) -> bool:
-    """Whether a sample may be called so: a key is a name of a file and words on a page, of one folder and without anything that acts."""
-    return 0 < len(text.encode("utf-8", "replace")) <= MAX_KEY_BYTES and text.isprintable() and not set(text) & set("./\\")
+    """Whether a sample may be called so: a key is a name of a file and words on a page, of one folder and without
+    anything that acts.
+    """
+    return (0 < len(text.encode("utf-8", "replace")) <= MAX_KEY_BYTES and text.isprintable()
+            and not set(text) & set("./\\"))
 
 
 def _check_key(key: str) -> None:
     if not is_key(key):
-        raise InputError(f"not a key: {key!r}; give 1 to {MAX_KEY_BYTES} bytes without dots, slashes and control characters")
+        raise InputError(f"not a key: {key!r}; give 1 to {MAX_KEY_BYTES} bytes without dots, slashes and control "
+                         "characters")

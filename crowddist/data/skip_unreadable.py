@@ -16,7 +16,8 @@ from crowddist.errors import InputError
 
 
 def readable(url: str, folder: str, *, closed: bool, say: Callable[[str], None]) -> str:
-    """URL of a data set whose samples can all be decoded: this one, or a copy without those that cannot, which are listed in `skipped.json` beside it.
+    """URL of a data set whose samples can all be decoded: this one, or a copy without those that cannot, which are
+    listed in `skipped.json` beside it.
 
     Every sample is decoded once; what was found is kept in `folder`, by the set's digest.
 
@@ -74,7 +75,9 @@ def _copy(reader: ShardReader, url: str, bad: list[dict[str, str]], *, closed: b
             if key not in left_out:
                 copied: dict[str, Member] = {**members}
                 if closed and "json" in members:
-                    copied["json"] = {name: value for name, value in decode_scene(key, {"json": members["json"]}).items() if name not in LABEL_FACTS}
+                    copied["json"] = {name: value
+                                      for name, value in decode_scene(key, {"json": members["json"]}).items()
+                                      if name not in LABEL_FACTS}
                 writer.add(key, copied)
         storage.write_json(storage.join(staging, SKIPPED), bad)
 

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 STRIDE = 8
 """Pixels of the image along one side of a cell of the density map, unless a network has other cells."""
 OVERSIZE = 2
-"""Images are kept at up to this many times the largest size a crop can need: shrunk to that size itself, then cut, crops would be softer
-than whole images, which are resized once (ours)."""
+"""Images are kept at up to this many times the largest size a crop can need: shrunk to that size itself, then cut,
+crops would be softer than whole images, which are resized once (ours)."""
 
 
 class CropDataset(torch.utils.data.Dataset):
@@ -126,7 +126,8 @@ class CropDataset(torch.utils.data.Dataset):
         """The sample, shrunk where it has far more pixels than a crop can need."""
         key, members = self.images.read(index)
         masks = {name: data for name, data in members.items() if name == "mask.png" and self.with_masks}
-        facts = {name: data for name, data in members.items() if name != "mask.png"} if self.open_points else pixels_only(members)
+        facts = ({name: data for name, data in members.items() if name != "mask.png"} if self.open_points
+                 else pixels_only(members))
         # Patches that labels chose are cut at the size the image was labelled at.
         largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
         longest_px = OVERSIZE * self.config.image_size * largest
@@ -135,9 +136,11 @@ class CropDataset(torch.utils.data.Dataset):
             labels = decode_labels(*self.labels.read(self.labels.index_of(key)))
             sample = replace(sample, labels=replace(labels, spread=None))  # nobody trains on it
         if self.open_points and self.labels is None and sample.points is None:
-            raise InputError(f"sample {key} of {self.images.url} has no points, so nothing can be learnt from it; give a labelled data set")
+            raise InputError(f"sample {key} of {self.images.url} has no points, so nothing can be learnt from it; give "
+                             "a labelled data set")
         if self.with_masks and sample.mask is None:
-            raise InputError(f"sample {key} of {self.images.url} has no mask of persons while others of its data set have; convert the data set again")
+            raise InputError(f"sample {key} of {self.images.url} has no mask of persons while others of its data set "
+                             "have; convert the data set again")
         if self.with_boxes:
             _require_boxes(sample, self.images.url)
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
@@ -219,10 +222,12 @@ class MixedDataset(torch.utils.data.Dataset):
 
 
 def cell_density(heads: np.ndarray, cells: tuple[int, int], config: StreamConfig, stride: int = STRIDE) -> np.ndarray:
-    """Density of heads at the network's resolution: persons per cell of `stride` x `stride` px, summing to their number.
+    """Density of heads at the network's resolution: persons per cell of `stride` x `stride` px, summing to their
+    number.
 
     Args:
-        heads: N x 2 x, y in pixels, all inside the frame, or N x 3 with their sizes in px, where `config.sigma_of_size` asks for them.
+        heads: N x 2 x, y in pixels, all inside the frame, or N x 3 with their sizes in px, where `config.sigma_of_size`
+            asks for them.
         cells: (height, width) of the map.
     """
     return density_map(cell_places(heads, cells, stride), cells, kernel_px(heads, config) / stride)
@@ -234,8 +239,10 @@ def cell_places(heads: np.ndarray, cells: tuple[int, int], stride: int = STRIDE)
     return np.clip((heads[:, :2] + 0.5) / stride - 0.5, 0, [cells[1] - 1, cells[0] - 1])
 
 
-def densest_cell(images: ShardReader, kept: Iterable[int], config: StreamConfig, *, stride: int, scale: float = 1.0) -> float:
-    """Most persons of a cell in whole images of a labelled data set, as the counter sees them: what density regularisation sets the limit to.
+def densest_cell(images: ShardReader, kept: Iterable[int], config: StreamConfig, *, stride: int,
+                 scale: float = 1.0) -> float:
+    """Most persons of a cell in whole images of a labelled data set, as the counter sees them: what density
+    regularisation sets the limit to.
 
     Source: Wang et al., CVPR 2019 (density regularisation), there of the density maps at the images' own size.
 
@@ -259,12 +266,16 @@ def densest_cell(images: ShardReader, kept: Iterable[int], config: StreamConfig,
 
 
 def kernel_px(heads: np.ndarray, config: StreamConfig) -> Any:
-    """Standard deviation of the heads' Gaussians in px: one number, or (N,) numbers where they follow the heads' sizes."""
+    """Standard deviation of the heads' Gaussians in px: one number, or (N,) numbers where they follow the heads'
+    sizes.
+    """
     return config.sigma_of_size * heads[:, 2] if config.sigma_of_size else config.sigma_px
 
 
 def known_sizes(sample: Sample) -> np.ndarray:
-    """(N,) sizes of a labelled sample's heads in px: of their boxes' squares, or else as `ops.scales` guesses them from the points."""
+    """(N,) sizes of a labelled sample's heads in px: of their boxes' squares, or else as `ops.scales` guesses them from
+    the points.
+    """
     if sample.boxes is not None:
         return np.sqrt(sample.boxes[:, 2] * sample.boxes[:, 3])
     assert sample.points is not None  # labelled, by the caller
@@ -278,7 +289,8 @@ def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
 
 def _require_boxes(sample: Sample, url: str) -> None:
     if sample.boxes is None:
-        raise InputError(f"sample {sample.key} of {url} has no boxes while others of its data set have; convert the data set again")
+        raise InputError(f"sample {sample.key} of {url} has no boxes while others of its data set have; convert the "
+                         "data set again")
     if not (sample.boxes[:, 2:] > 0).all():
         raise InputError(f"sample {sample.key} of {url} has boxes without an area; convert the data set again")
 
@@ -306,7 +318,8 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
     labels = sample.labels
 
     def moved(heads: np.ndarray) -> np.ndarray:
-        return np.column_stack([resize_points(heads[:, :2], size[1] / width, size[0] / height), heads[:, 2] * scale, heads[:, 3]])
+        return np.column_stack([resize_points(heads[:, :2], size[1] / width, size[0] / height), heads[:, 2] * scale,
+                                heads[:, 3]])
 
     if labels is not None:
         labels = replace(labels, detections=moved(labels.detections), doubtful=moved(labels.doubtful))
@@ -331,7 +344,8 @@ def collate(crops: list[dict]) -> Batch:
             return None
         if len(held) < len(crops):
             missing = next(crop["key"] for crop in crops if name not in crop)
-            raise InputError(f"sample {missing} has no {name} while others of its data set have; convert the data set again")
+            raise InputError(f"sample {missing} has no {name} while others of its data set have; convert the data set "
+                             "again")
         return torch.from_numpy(np.ascontiguousarray(np.stack(held)))[:, None].float()
 
     def each(name: str) -> list[Tensor] | None:
@@ -358,7 +372,8 @@ def batches(
         list(rank_positions(step * global_batch, global_batch, rank, world_size)) for step in range(first_step, steps)
     ]
     loader = torch.utils.data.DataLoader(
-        dataset, batch_sampler=plan, num_workers=dataset.config.num_readers, collate_fn=collate  # type: ignore[arg-type]
+        dataset, batch_sampler=plan, num_workers=dataset.config.num_readers,
+        collate_fn=collate  # type: ignore[arg-type]
     )
     return iter(loader)
 

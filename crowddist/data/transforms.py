@@ -27,12 +27,16 @@ def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndar
 
 
 def resize_boxes(boxes: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """Boxes after the image was resized. Args: N x 4 left, top, width, height as edges, pixel j covers [j, j + 1). Returns: N x 4."""
+    """Boxes after the image was resized. Args: N x 4 left, top, width, height as edges, pixel j covers [j, j + 1).
+    Returns: N x 4.
+    """
     return (boxes * np.array([scale_x, scale_y, scale_x, scale_y])).astype(np.float32)
 
 
 def flip_points(points: np.ndarray, size: tuple[int, int], *, axis: str) -> np.ndarray:
-    """Points after a flip. Args: N x 2 or more columns, x and y first; size (height, width); axis "horizontal" or "vertical". Raises: ValueError."""
+    """Points after a flip. Args: N x 2 or more columns, x and y first; size (height, width); axis "horizontal" or
+    "vertical". Raises: ValueError.
+    """
     if axis not in ("horizontal", "vertical"):
         raise ValueError(f"axis is horizontal or vertical, got {axis!r}")
     column, extent = (0, size[1]) if axis == "horizontal" else (1, size[0])
@@ -62,17 +66,19 @@ def crop_points(points: np.ndarray, window: tuple[float, float, float, float], s
     return np.concatenate([np.clip(moved, 0, [size[1] - 1, size[0] - 1]), sizes], axis=1).astype(np.float32)
 
 
-def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """An image, or a window of it, resized to (height, width) px: filtered against aliasing where it shrinks, interpolated where it grows.
+def resize_pixels(image: np.ndarray, size: tuple[int, int],
+                  box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """An image, or a window of it, resized to (height, width) px: filtered against aliasing where it shrinks,
+    interpolated where it grows.
 
-    Training crops and whole images come through here alike, once: a counter is very sensitive to how sharp its images are, and one
-    that trains on softer crops than the images it counts takes the fine grain of those for heads.
+    Training crops and whole images come through here alike, once: a counter is very sensitive to how sharp its images
+    are, and one that trains on softer crops than the images it counts takes the fine grain of those for heads.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
         size: of the result.
-        box: (top, left, bottom, right) of the window as edges in px, inside the image; None means all of it. The window of a resized
-            image and the resized window of an image are the same, but for the rounding of grey levels.
+        box: (top, left, bottom, right) of the window as edges in px, inside the image; None means all of it. The window
+            of a resized image and the resized window of an image are the same, but for the rounding of grey levels.
     """
     import PIL.Image
 
@@ -80,19 +86,23 @@ def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, fl
         return image
     top, left, bottom, right = box or (0, 0, *image.shape[:2])
     shrinks = size[0] * size[1] < (bottom - top) * (right - left)
-    # Pillow, because it resizes a window alone: a quarter of OpenCV's time for the whole image, which has to be cut afterwards.
+    # Pillow, because it resizes a window alone: a quarter of OpenCV's time for the whole image, which has to be cut
+    # afterwards.
     resample = PIL.Image.Resampling.HAMMING if shrinks else PIL.Image.Resampling.BILINEAR
     return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0]), resample, (left, top, right, bottom)))
 
 
-def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], softness: float = 1.0) -> np.ndarray:
+def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
+                softness: float = 1.0) -> np.ndarray:
     """The window, resized to the given size; what lies outside the image is `PAD_VALUE`.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
-        window: (top, left, height, width) as edges, px; it is moved to whole pixels of the resized image, where `draw_window` puts it.
+        window: (top, left, height, width) as edges, px; it is moved to whole pixels of the resized image, where
+            `draw_window` puts it.
         size: (height, width) of the result.
-        softness: >= 1; the crop is made this many times smaller first, and then grown, as a photograph of fewer pixels would be.
+        softness: >= 1; the crop is made this many times smaller first, and then grown, as a photograph of fewer pixels
+            would be.
     """
     import cv2
 
@@ -105,7 +115,8 @@ def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], si
     if rows[0] >= rows[1] or columns[0] >= columns[1]:
         return np.full((*size, *image.shape[2:]), PAD_VALUE if image.ndim == 3 else 0, np.uint8)
     pixel_y, pixel_x = image.shape[0] / resized[0], image.shape[1] / resized[1]
-    box = (rows[0] * pixel_y, columns[0] * pixel_x, min(rows[1] * pixel_y, image.shape[0]), min(columns[1] * pixel_x, image.shape[1]))
+    box = (rows[0] * pixel_y, columns[0] * pixel_x, min(rows[1] * pixel_y, image.shape[0]),
+           min(columns[1] * pixel_x, image.shape[1]))
     shape = (rows[1] - rows[0], columns[1] - columns[0])
     if softness > 1:
         inside = resize_pixels(resize_pixels(image, scaled_size(shape, 1 / softness, 1 / softness), box), shape)
@@ -123,7 +134,8 @@ def scaled_size(size: tuple[int, ...], scale_y: float, scale_x: float) -> tuple[
 
 
 def crop_mass(
-    grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], extent: tuple[float, float] | None = None
+    grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
+    extent: tuple[float, float] | None = None
 ) -> np.ndarray:
     """Cuts a window out of a map of persons per cell and redistributes it over new cells; persons are kept exactly.
 
@@ -133,7 +145,8 @@ def crop_mass(
         grid: (h, w) persons per cell.
         window: (top, left, height, width) in cells, as edges; what lies outside the map is empty.
         size: (height, width) of the result.
-        extent: (height, width) of the image in cells, where the last cells reach beyond it: what they hold lies inside. None: they do not.
+        extent: (height, width) of the image in cells, where the last cells reach beyond it: what they hold lies inside.
+            None: they do not.
 
     Returns:
         float32 (height, width); its sum is the number of persons inside the window.
@@ -145,9 +158,12 @@ def crop_mass(
 
 
 def covered_area(
-    chosen: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int], extent: tuple[float, float] | None = None
+    chosen: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
+    extent: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """How much of each new cell of a window is covered by chosen cells, in areas of old cells. Args: chosen (h, w) bool, others as `crop_mass`."""
+    """How much of each new cell of a window is covered by chosen cells, in areas of old cells. Args: chosen (h, w)
+    bool, others as `crop_mass`.
+    """
     chosen, window, extent = _touched(chosen, window, extent)
     rows, columns = _overlaps(chosen.shape, window, size, extent)
     return (rows @ chosen.astype(np.float32) @ columns.T).astype(np.float32)
@@ -158,7 +174,8 @@ def _touched(
 ) -> tuple[np.ndarray, tuple[float, float, float, float], tuple[float, float]]:
     """The part of the map that the window touches, with the window and the image's extent as seen from there."""
     top, left, height, width = window
-    first_row, first_column = (min(max(math.floor(start), 0), cells) for start, cells in zip((top, left), grid.shape, strict=True))
+    first_row, first_column = (min(max(math.floor(start), 0), cells)
+                               for start, cells in zip((top, left), grid.shape, strict=True))
     last_row, last_column = (max(math.ceil(end), 0) for end in (top + height, left + width))
     ends = extent or grid.shape
     part = grid[first_row:last_row, first_column:last_column]
@@ -171,7 +188,8 @@ def _overlaps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns, each (new, old): the length of each old cell, as far as the image goes, inside each new one."""
     ends = extent or cells
-    return (_overlap(cells[0], window[0], window[2], size[0], ends[0]), _overlap(cells[1], window[1], window[3], size[1], ends[1]))
+    return (_overlap(cells[0], window[0], window[2], size[0], ends[0]),
+            _overlap(cells[1], window[1], window[3], size[1], ends[1]))
 
 
 def _overlap(num_old: int, start: float, length: float, num_new: int, end: float) -> np.ndarray:
@@ -182,8 +200,10 @@ def _overlap(num_old: int, start: float, length: float, num_new: int, end: float
     return np.clip(upper - lower, 0, None).astype(np.float32)
 
 
-def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random window of the image, (top, left, height, width) as edges in px: a crop of the image resized by a random scale.
+def draw_window(size: tuple[int, int], config: StreamConfig,
+                rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random window of the image, (top, left, height, width) as edges in px: a crop of the image resized by a random
+    scale.
 
     The crop's edges are whole pixels of the resized image. An image smaller than the crop lies anywhere in it.
     """
@@ -206,7 +226,8 @@ def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Gener
     brightness, contrast, saturation = rng.uniform(1 - config.colour_jitter, 1 + config.colour_jitter, size=3)
     if rng.random() < config.grey_share:
         saturation = 0.0
-    # One 3x4 colour matrix: saturation mixes with the luminance, contrast scales around mid grey, brightness scales all.
+    # One 3x4 colour matrix: saturation mixes with the luminance, contrast scales around mid grey, brightness scales
+    # all.
     luminance = np.array([0.299, 0.587, 0.114])
     mix = saturation * np.eye(3) + (1 - saturation) * luminance[None, :]
     matrix = brightness * contrast * mix

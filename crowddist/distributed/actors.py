@@ -19,7 +19,9 @@ MAX_LOST_LOADING = 3
 
 
 class UnitActor:
-    """A `JobWorker` in an actor of its own; loading is a call, so that what it raises is more to the driver than a dead actor."""
+    """A `JobWorker` in an actor of its own; loading is a call, so that what it raises is more to the driver than a dead
+    actor.
+    """
 
     def load(self, checkpoint_url: str, data_url: str, device: str, threads: int) -> None:
         """Loads the model and opens the data."""
@@ -39,12 +41,14 @@ class UnitActor:
 
 
 class UnitActors:
-    """Actors with one checkpoint and one data set, as a context: they come up when it begins and are gone when it ends, however it ends.
+    """Actors with one checkpoint and one data set, as a context: they come up when it begins and are gone when it ends,
+    however it ends.
 
     An actor gets work when it has loaded, so those for whom the cluster has no room yet hold nothing up.
     """
 
-    def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int, use_gpu: bool = False) -> None:
+    def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int,
+                 use_gpu: bool = False) -> None:
         self._data = ShardReader(data_url)
         self._arguments = (checkpoint_url, data_url, "cuda" if use_gpu else "cpu", threads)
         self._class: Any = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, scheduling_strategy="SPREAD")(UnitActor)
@@ -71,14 +75,16 @@ class UnitActors:
     def run(self, job: Job) -> list[Any]:
         """Does a job, which is of these actors' checkpoint and data set, on every unit of the data set.
 
-        A unit whose actor dies is given to another one, and a new actor takes the dead one's place. Images that kill actors are set aside, see `Work`.
+        A unit whose actor dies is given to another one, and a new actor takes the dead one's place. Images that kill
+        actors are set aside, see `Work`.
 
         Returns:
             The results in the order of the units, whatever order they were done in.
 
         Raises:
             RuntimeError: actors keep dying, over a unit or while loading.
-            InputError, FileNotFoundError: what the work or the loading itself raised, or too little memory for one image.
+            InputError, FileNotFoundError: what the work or the loading itself raised, or too little memory for one
+                image.
         """
         work = Work(work_units(len(self._data)), data=self._data.url, key=lambda image: self._data.read(image, ())[0])
         results: dict[int, Any] = {}
@@ -132,7 +138,8 @@ class UnitActors:
         except RayError as error:
             self._num_lost_loading += 1
             if self._num_lost_loading >= MAX_LOST_LOADING:
-                raise RuntimeError(f"{self._num_lost_loading} actors died while loading {self._arguments[0]}: {error}") from error
+                raise RuntimeError(
+                    f"{self._num_lost_loading} actors died while loading {self._arguments[0]}: {error}") from error
             self._replace(actor)
 
     def _replace(self, actor: Any) -> None:
@@ -149,5 +156,6 @@ def _start(actor: Any, taken: Unit | Probe, job: Job) -> ray.ObjectRef:
 
 def run_job(job: Job, *, num_actors: int, threads: int, use_gpu: bool = False) -> list[Any]:
     """`UnitActors.run` on actors that are made for it."""
-    with UnitActors(job.checkpoint_url, job.images_url, num_actors=num_actors, threads=threads, use_gpu=use_gpu) as actors:
+    with UnitActors(job.checkpoint_url, job.images_url, num_actors=num_actors, threads=threads,
+                    use_gpu=use_gpu) as actors:
         return actors.run(job)

@@ -1,4 +1,6 @@
-"""Conversion on a cluster: Ray tasks read, check and shrink raw images wherever there is room, and the driver writes them in their order."""
+"""Conversion on a cluster: Ray tasks read, check and shrink raw images wherever there is room, and the driver writes
+them in their order.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,10 @@ from crowddist.data.convert.base import ITEMS_AHEAD, Item, Made
 from crowddist.distributed.runtime import connect, prepare_environment
 
 
-def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made], num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
-    """As `convert.base.in_order` with tasks of the cluster in the place of threads; a task whose worker dies is done again by another.
+def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made],
+                        num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
+    """As `convert.base.in_order` with tasks of the cluster in the place of threads; a task whose worker dies is done
+    again by another.
 
     Every node must find the images at their paths.
 

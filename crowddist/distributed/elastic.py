@@ -34,8 +34,10 @@ class StopReasons:
         num_groups: that share the cluster.
     """
 
-    def __init__(self, termination: Termination, *, size: int, sizes: Sequence[int], num_groups: int, use_gpu: bool) -> None:
-        self._termination, self._size, self._sizes, self._num_groups, self._use_gpu = termination, size, sizes, num_groups, use_gpu
+    def __init__(self, termination: Termination, *, size: int, sizes: Sequence[int], num_groups: int,
+                 use_gpu: bool) -> None:
+        self._termination, self._size, self._sizes, self._num_groups, self._use_gpu = (
+            termination, size, sizes, num_groups, use_gpu)
         self._room_since = math.inf
 
     def __call__(self, nodes: Collection[str]) -> str:
@@ -44,7 +46,8 @@ class StopReasons:
             return self._termination.signal
         leaving = draining_nodes() & set(nodes)
         if leaving:
-            return f"{', '.join(sorted(node['NodeManagerHostname'] for node in ray.nodes() if node['NodeID'] in leaving))} is being drained"
+            names = sorted(node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in leaving)
+            return f"{', '.join(names)} is being drained"
         if self._size == self._sizes[-1]:
             return ""
         larger = group_size(self._sizes, num_places(use_gpu=self._use_gpu) // self._num_groups)

@@ -81,12 +81,15 @@ def start_watch() -> Any:
 
 
 class Pulse:
-    """A worker's side: a thread that tells where the worker is, hears whether to stop, and ends the process when told to leave."""
+    """A worker's side: a thread that tells where the worker is, hears whether to stop, and ends the process when told
+    to leave.
+    """
 
     def __init__(self, watch: Any, group: str, rank: int) -> None:
         self.stopping = False
         self._watch, self._group = watch, group
-        self._facts = {"rank": rank, "host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
+        self._facts = {"rank": rank, "host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id(),
+                       "pid": os.getpid()}
         self._place: tuple[int, str, float] = (0, "starting", time.monotonic())
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
@@ -110,7 +113,8 @@ class Pulse:
 
 
 class Monitor:
-    """The driver's side while a group trains, as a context: asks it to stop where there is a reason to, and names who holds it up.
+    """The driver's side while a group trains, as a context: asks it to stop where there is a reason to, and names who
+    holds it up.
 
     Args:
         reason_to_stop: is asked about once a second with the machines of the workers; "" for none.
@@ -119,7 +123,8 @@ class Monitor:
         size: how many there are.
     """
 
-    def __init__(self, watch: Any, group: str, name: str, reason_to_stop: Callable[[Collection[str]], str], *, record: Path, size: int) -> None:
+    def __init__(self, watch: Any, group: str, name: str, reason_to_stop: Callable[[Collection[str]], str], *,
+                 record: Path, size: int) -> None:
         self.reason = ""
         """Why the group was asked to stop; "" while it was not."""
         self._record, self._size = record, size
@@ -154,7 +159,8 @@ class Monitor:
         beats = self.beats()
         if len(beats) == self._size and not self._record.exists():
             self._record.parent.mkdir(parents=True, exist_ok=True)
-            self._record.write_text(json.dumps([{"rank": beat.rank, "host": beat.host, "pid": beat.pid} for beat in beats]))
+            self._record.write_text(json.dumps([{"rank": beat.rank, "host": beat.host, "pid": beat.pid}
+                                                for beat in beats]))
         if self._stall.seen(beats, time.monotonic()):
             logger.warning("%s: no step for %.0f s; %s", self._name, self._stall.seconds, suspects(beats))
         if not self.reason:
@@ -188,16 +194,20 @@ class Stall:
 
 
 def suspects(beats: Sequence[Beat]) -> str:
-    """In words, whom the others wait for: those that are silent, else those behind, else those that do something else than most, else all."""
+    """In words, whom the others wait for: those that are silent, else those behind, else those that do something else
+    than most, else all.
+    """
     if not beats:
         return "no worker has been heard of"
     silent = [beat for beat in beats if beat.ago_s > SILENT_S]
     if silent:
-        return "; ".join(f"{_who(beat)} has been silent for {beat.ago_s:.0f} s, when last heard of {beat.doing} at step {beat.step}" for beat in silent)
+        return ("; ".join(f"{_who(beat)} has been silent for {beat.ago_s:.0f} s, when last heard of {beat.doing} at "
+                          f"step {beat.step}" for beat in silent))
     behind = [beat for beat in beats if beat.step < max(other.step for other in beats)]
     idle = [beat for beat in beats if beat.doing != "computing"]
     waited_for = behind or (idle if len(idle) < len(beats) else []) or list(beats)
-    return "; ".join(f"{_who(beat)} has been {beat.doing} at step {beat.step} for {beat.since_s:.0f} s" for beat in waited_for)
+    return "; ".join(f"{_who(beat)} has been {beat.doing} at step {beat.step} for {beat.since_s:.0f} s"
+                     for beat in waited_for)
 
 
 def named(rank: int, beats: Sequence[Beat]) -> str:

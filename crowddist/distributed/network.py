@@ -14,8 +14,8 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 class GroupConfig(TorchConfig):
     """Ray's, for machines whose own names lead to themselves as well.
 
-    Gloo tells its peers the address that a machine's name stands for. On many machines that is a loopback address, or none: then workers of other machines
-    look for it on their own.
+    Gloo tells its peers the address that a machine's name stands for. On many machines that is a loopback address, or
+    none: then workers of other machines look for it on their own.
     """
 
     @property
@@ -32,7 +32,9 @@ class GroupConfig(TorchConfig):
 
 
 def use_ray_interface() -> None:
-    """Has Gloo use the interface of Ray's address where this machine's name leads nowhere else, and nobody has chosen one."""
+    """Has Gloo use the interface of Ray's address where this machine's name leads nowhere else, and nobody has chosen
+    one.
+    """
     import ray
 
     name = needed_interface(ray.util.get_node_ip_address(), _address_of_name())
@@ -54,7 +56,8 @@ def interface_of(address: str) -> str:
     """The network interface that has an IP address; "" where none has."""
     import psutil
 
-    return next((name for name, addresses in psutil.net_if_addrs().items() if any(each.address == address for each in addresses)), "")
+    return next((name for name,
+                 addresses in psutil.net_if_addrs().items() if any(each.address == address for each in addresses)), "")
 
 
 def _address_of_name() -> str:

@@ -19,7 +19,9 @@ CONNECT_S = 5.0
 
 
 def look_at_nodes(expected: Expected) -> list[Row]:
-    """Joins the cluster, or starts a private Ray, asks every node, and leaves it. Returns: the rows of Ray itself, then those of the nodes."""
+    """Joins the cluster, or starts a private Ray, asks every node, and leaves it. Returns: the rows of Ray itself, then
+    those of the nodes.
+    """
     joined = looked("Ray", _address(), lambda: _join(expected), advice="start the cluster, or correct RAY_ADDRESS")
     if joined.state != "ok":
         return [joined]
@@ -34,7 +36,9 @@ def look_at_nodes(expected: Expected) -> list[Row]:
 
 
 def node_rows(expected: Expected, *, timeout_s: float = NODES_S) -> list[Row]:
-    """The rows of every node of the cluster that this process is in; a node that says nothing in time has one that failed."""
+    """The rows of every node of the cluster that this process is in; a node that says nothing in time has one that
+    failed.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -45,7 +49,8 @@ def node_rows(expected: Expected, *, timeout_s: float = NODES_S) -> list[Row]:
     for node in usable_nodes():
         where = name_of(node)
         place = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        asked.append((where, task.options(scheduling_strategy=place).remote(expected, where, int(node["Resources"].get("GPU", 0)))))
+        asked.append((where, task.options(scheduling_strategy=place).remote(expected, where,
+                                                                            int(node["Resources"].get("GPU", 0)))))
     rows: list[Row] = []
     end = time.monotonic() + timeout_s
     for where, answer in asked:
@@ -66,10 +71,12 @@ def _answer(where: str, answer: Any, timeout_s: float) -> list[Row]:
         return ray.get(answer, timeout=timeout_s)
     except GetTimeoutError:
         ray.cancel(answer, force=True)
-        return [Row("node", where, "FAILED", f"no answer within {NODES_S:.0f} s: look at its Ray logs, its load and its disk")]
+        return [Row("node", where, "FAILED",
+                    f"no answer within {NODES_S:.0f} s: look at its Ray logs, its load and its disk")]
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        return [Row("node", where, "FAILED", f"cannot look at itself: {reason}; start Ray there with the same Python, and crowddist installed")]
+        return [Row("node", where, "FAILED",
+                    f"cannot look at itself: {reason}; start Ray there with the same Python, and crowddist installed")]
 
 
 def _join(expected: Expected) -> str:
@@ -82,7 +89,8 @@ def _join(expected: Expected) -> str:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         except OSError as error:
-            raise InputError(f"no Ray answers at RAY_ADDRESS {address} ({error.strerror or error}): start the cluster, or correct the address") from None
+            raise InputError(f"no Ray answers at RAY_ADDRESS {address} ({error.strerror or error}): start the cluster, "
+                             "or correct the address") from None
     prepare_environment()  # before the import of ray
     import ray
 
@@ -93,7 +101,8 @@ def _join(expected: Expected) -> str:
     try:
         connect(wanted, fewest)
     except (RuntimeError, ValueError) as error:  # of another version, or a token that is not the cluster's
-        raise InputError(f"the Ray at {address or 'this machine'} cannot be joined: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"the Ray at {address or 'this machine'} cannot be joined: {str(error).splitlines()[0]}") from error
     return f"version {ray.__version__}, {len(usable_nodes())} nodes"
 
 
@@ -110,9 +119,11 @@ def enough(has: Mapping[str, float], fewest: int, num_workers: int) -> str:
     """
     cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
     if cpus < fewest:
-        raise InputError(f"the cluster has {cpus} CPUs for {fewest} workers, and the work would wait: add nodes, or give fewer --num-workers")
+        raise InputError(f"the cluster has {cpus} CPUs for {fewest} workers, and the work would wait: add nodes, or "
+                         "give fewer --num-workers")
     if 0 < gpus < fewest:
-        raise InputError(f"the cluster has {gpus} GPUs for {fewest} workers, and all would run on CPUs: give --num-workers {gpus}, or add GPUs")
+        raise InputError(f"the cluster has {gpus} GPUs for {fewest} workers, and all would run on CPUs: give "
+                         f"--num-workers {gpus}, or add GPUs")
     return f"{cpus} CPUs and {gpus} GPUs for {num_workers} workers"
 
 

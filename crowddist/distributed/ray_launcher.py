@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from crowddist.search.trials import Search
 
 MAX_FAILURES = 3
-"""Times in a row that a training group is started again after the loss of a worker without having come to another checkpoint."""
+"""Times in a row that a training group is started again after the loss of a worker without having come to another
+checkpoint."""
 MISTAKES = (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
-"""What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees a RuntimeError."""
+"""What a worker raises that another start would only raise again. A dead worker is none of these, and a peer of it sees
+a RuntimeError."""
 ROOM_S = 20
 """How long there may be no room for a group that can have fewer workers, before it is tried with fewer."""
 MOST_REASON = 120
@@ -80,8 +82,10 @@ class RayLauncher:
         self._left_behind = False
         """A thread that waits for a trainer could not be ended."""
         self._watch: Any = None
-        os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(config.patience_s))  # of a worker that is frozen, which no peer can tell
-        if len(self.group_sizes) > 1:  # how long machines that are lost, which Ray takes a while to notice, are waited for
+        # of a worker that is frozen, which no peer can tell
+        os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(config.patience_s))
+        # how long machines that are lost, which Ray takes a while to notice, are waited for
+        if len(self.group_sizes) > 1:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_S))
         logging.getLogger("ray.train").setLevel(logging.WARNING)
 
@@ -104,7 +108,8 @@ class RayLauncher:
     def _train(self, chains: Sequence[Sequence[StageData]]) -> None:
         if self._watch is None:
             self._watch = start_watch()
-        # Of all chains, also those that are done: a resumed run has as many threads as an unbroken one, and so the same bits.
+        # Of all chains, also those that are done: a resumed run has as many threads as an unbroken one, and so the same
+        # bits.
         at_once = min(room_for(self.config.num_workers, use_gpu=self.use_gpu), len(chains))
         waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
         if at_once == 1 or len(waiting) == 1:
@@ -142,7 +147,9 @@ class RayLauncher:
                 raise
 
     def _end(self, threads: Sequence[threading.Thread]) -> None:
-        """Ends the trainers that these threads wait for, and with them the threads: Ray may only end when no thread is in it, see `close`."""
+        """Ends the trainers that these threads wait for, and with them the threads: Ray may only end when no thread is
+        in it, see `close`.
+        """
         with contextlib.suppress(RayError):
             ray.get(self._watch.leave.remote(), timeout=LONGEST_FAREWELL_S)
         last = time.monotonic() + LONGEST_FAREWELL_S
@@ -152,7 +159,8 @@ class RayLauncher:
         self._left_behind = any(thread.is_alive() for thread in threads)
 
     @staticmethod
-    def _next(ended: queue.SimpleQueue[BaseException | None], threads: Sequence[threading.Thread]) -> BaseException | None:
+    def _next(ended: queue.SimpleQueue[BaseException | None],
+              threads: Sequence[threading.Thread]) -> BaseException | None:
         """What the next chain ended with; None also where none is left to end."""
         while True:
             try:
@@ -162,7 +170,9 @@ class RayLauncher:
                     return None
 
     def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
-        """Starts a chain's group until all of its stages are done: again after a loss, after a request to stop, and with more or fewer workers."""
+        """Starts a chain's group until all of its stages are done: again after a loss, after a request to stop, and
+        with more or fewer workers.
+        """
         names = " and ".join(data.stage.name for data in stages)
         num_lost, largest = 0, self.config.num_workers
         while not (self._leaving or self.termination.requested or all(read_done(data.folder) for data in stages)):
@@ -172,9 +182,11 @@ class RayLauncher:
             if size < largest:
                 logger.warning("%s: training with %d of %d workers", names, size, largest)
             group = f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}"
-            reasons = StopReasons(self.termination, size=size, sizes=self.group_sizes, num_groups=at_once, use_gpu=self.use_gpu)
+            reasons = StopReasons(self.termination, size=size, sizes=self.group_sizes, num_groups=at_once,
+                                  use_gpu=self.use_gpu)
             before = [_newest(data.folder) for data in stages]
-            with Monitor(self._watch, group, names, reasons, record=self._scratch / group / WORKERS, size=size) as monitor:
+            with Monitor(self._watch, group, names, reasons, record=self._scratch / group / WORKERS,
+                         size=size) as monitor:
                 loss = self._fit(stages, group, size, at_once)
                 beats = monitor.beats() if loss else []
             if self._leaving or self.termination.requested:
@@ -182,20 +194,25 @@ class RayLauncher:
             if loss is None:
                 if monitor.reason:
                     logger.warning("%s: stopped at a checkpoint: %s", names, monitor.reason)
-            elif isinstance(loss, ControllerError) and isinstance(loss.controller_failure, WorkerGroupStartupTimeoutError):
+            elif isinstance(loss, ControllerError) and isinstance(loss.controller_failure,
+                                                                  WorkerGroupStartupTimeoutError):
                 largest = max((smaller for smaller in self.group_sizes if smaller < size), default=largest)
                 logger.warning("%s: the cluster has no room for %d workers yet", names, size)
             else:
                 num_lost = num_lost + 1 if [_newest(data.folder) for data in stages] == before else 1
                 if num_lost > MAX_FAILURES:
-                    raise RuntimeError(f"{names}: workers were lost {num_lost} times without another checkpoint, the last time as above") from loss
-                logger.warning("%s: a worker was lost: %s; all start again from the last checkpoint", names, explain(loss, beats))
+                    raise RuntimeError(f"{names}: workers were lost {num_lost} times without another checkpoint, the "
+                                       "last time as above") from loss
+                logger.warning("%s: a worker was lost: %s; all start again from the last checkpoint", names,
+                               explain(loss, beats))
 
     def _fit(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> Loss | None:
-        """One start of a chain's group. Returns: the loss of a worker, or what kept it from starting; None where all ended by themselves.
+        """One start of a chain's group. Returns: the loss of a worker, or what kept it from starting; None where all
+        ended by themselves.
 
         Raises:
-            InputError, OSError, FloatingPointError, ControllerError: as `train`, and what else another start would only raise again.
+            InputError, OSError, FloatingPointError, ControllerError: as `train`, and what else another start would only
+                raise again.
         """
         try:
             with _interruptible():
@@ -216,8 +233,9 @@ class RayLauncher:
     def _trainer(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> TorchTrainer:
         """One start. Our own checkpoints decide what is resumed, so every start gets a new name in Ray.
 
-        Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker. Its storage path may lie on the driver's machine
-        alone, where its controller is: workers look for it only with checkpoints of Ray's, and there are none.
+        Ray's own restarts are off: it would repeat a wrong input as if it were the loss of a worker. Its storage path
+        may lie on the driver's machine alone, where its controller is: workers look for it only with checkpoints of
+        Ray's, and there are none.
         """
         config, threads, watch = self.config, self._threads(at_once * self.config.num_workers), self._watch
 
@@ -242,14 +260,16 @@ class RayLauncher:
             run_config=RayRunConfig(
                 name=group,
                 storage_path=str(self._scratch),
-                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0,
+                                             controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
 
     def run(self, job: Job) -> list[Any]:
         """See `Launcher.run`."""
         with _interruptible():
-            return run_job(job, num_actors=self.num_labellers, threads=self._threads(self.num_labellers), use_gpu=self.use_gpu)
+            return run_job(job, num_actors=self.num_labellers, threads=self._threads(self.num_labellers),
+                           use_gpu=self.use_gpu)
 
     def try_values(self, search: Search, plan: Plan) -> None:
         """See `Launcher.try_values`."""
@@ -265,15 +285,16 @@ class RayLauncher:
     def close(self) -> None:
         """Leaves the cluster; a private Ray ends with it.
 
-        Ray ends the whole program, without a word and with a code of its own, where one thread asks it for something when another one has left:
-        where a trainer could not be ended, Ray is left when the program ends.
+        Ray ends the whole program, without a word and with a code of its own, where one thread asks it for something
+        when another one has left: where a trainer could not be ended, Ray is left when the program ends.
         """
         if not self._left_behind:
             ray.shutdown()
 
 
 def mistake_among(failures: Mapping[int, Exception]) -> Exception | None:
-    """What the lowest rank raised that another start would only raise again; None where workers died or lost their peers.
+    """What the lowest rank raised that another start would only raise again; None where workers died or lost their
+    peers.
 
     Args:
         failures: rank -> what it raised, or what Ray says of its death.
@@ -290,7 +311,8 @@ def explain(loss: Loss, beats: Sequence[Beat]) -> str:
     dead = [rank for rank, failure in sorted(failures.items()) if isinstance(failure, RayError)]
     if dead:
         return " and ".join(named(rank, beats) for rank in dead) + " died"
-    seen: Exception = loss.controller_failure if isinstance(loss, ControllerError) else min(failures.items())[1] if failures else loss
+    seen: Exception = (loss.controller_failure if isinstance(loss, ControllerError) else min(failures.items())[1]
+                       if failures else loss)
     return f"{suspects(beats)} ({(str(seen).strip() or type(seen).__name__).splitlines()[0][:MOST_REASON]})"
 
 
@@ -306,8 +328,8 @@ def _newest(folder: str) -> str:
 def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt within, and Ctrl-C does so afterwards.
 
-    Ray makes exit code 1 of every SystemExit that a signal raises while it waits. Ray Train answers Ctrl-C by ending its workers and then
-    the driver, with another code, and would do so for the rest of the program's life.
+    Ray makes exit code 1 of every SystemExit that a signal raises while it waits. Ray Train answers Ctrl-C by ending
+    its workers and then the driver, with another code, and would do so for the rest of the program's life.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's

@@ -28,8 +28,9 @@ OBJECT_STORE_BYTES = 512 * 2**20
 def prepare_environment() -> None:
     """Settings that Ray reads when it is imported, so this comes before its first import.
 
-    Ray executes what whoever reaches its ports sends, so a token is asked for everywhere, unless RAY_AUTH_MODE says otherwise. A private Ray gets one of
-    its own, which is not left in the home folder; that of a cluster is the user's to give.
+    Ray executes what whoever reaches its ports sends, so a token is asked for everywhere, unless RAY_AUTH_MODE says
+    otherwise. A private Ray gets one of its own, which is not left in the home folder; that of a cluster is the user's
+    to give.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this a worker's report waits up to 2 s for the controller's next look.
@@ -39,7 +40,8 @@ def prepare_environment() -> None:
     # A thread that asks Ray for something while the program ends would otherwise start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ and not os.environ.get("RAY_ADDRESS"):
+    if (os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ
+        and not os.environ.get("RAY_ADDRESS")):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
@@ -47,7 +49,8 @@ def connect(num_workers: int = 1, fewest: int = 0) -> None:
     """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
 
     Args:
-        num_workers: that are to run at once, each counted as one CPU: a private Ray has room for them whatever the machine.
+        num_workers: that are to run at once, each counted as one CPU: a private Ray has room for them whatever the
+            machine.
         fewest: of them that can do the work; 0: all.
 
     Raises:
@@ -62,13 +65,17 @@ def connect(num_workers: int = 1, fewest: int = 0) -> None:
         if address:
             try:
                 ray.init(address=address, log_to_driver=False)
-            except (AuthenticationError, ConnectionError):  # of a wrong token Ray says after a while that it cannot connect
-                raise InputError(f"no Ray at {address}, or no token for it, or not its own: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one that all of "
+            # of a wrong token Ray says after a while that it cannot connect
+            except (AuthenticationError, ConnectionError):
+                raise InputError(f"no Ray at {address}, or no token for it, or not its own: set RAY_AUTH_TOKEN or "
+                                 "RAY_AUTH_TOKEN_PATH to the one that all of "
                                  "its machines were started with") from None
             if os.environ.get("RAY_AUTH_MODE") != "disabled" and is_open(ray.get_runtime_context().gcs_address):
                 ray.shutdown()
-                raise InputError(f"the Ray at {address} takes work from anybody who reaches it: start it with RAY_AUTH_MODE=token and a RAY_AUTH_TOKEN on "
-                                 "all machines (or set RAY_AUTH_MODE=disabled for this job, where nobody else reaches them)")
+                raise InputError(f"the Ray at {address} takes work from anybody who reaches it: start it with "
+                                 "RAY_AUTH_MODE=token and a RAY_AUTH_TOKEN on "
+                                 "all machines (or set RAY_AUTH_MODE=disabled for this job, where nobody else reaches "
+                                 "them)")
         else:
             # "local": without it Ray would join whatever `ray start` has left on this machine.
             ray.init(
@@ -79,11 +86,13 @@ def connect(num_workers: int = 1, fewest: int = 0) -> None:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        if callable(sigterm) and signal.getsignal(signal.SIGTERM) is not sigterm:  # Ray sets its own, but how a job ends is the job's to say
+        # Ray sets its own, but how a job ends is the job's to say
+        if callable(sigterm) and signal.getsignal(signal.SIGTERM) is not sigterm:
             signal.signal(signal.SIGTERM, sigterm)
     num_cpus = ray.cluster_resources().get("CPU", 0)
     if num_cpus < (fewest or num_workers):
-        logger.warning("the cluster has %d CPUs for %d workers: the work waits until more join", num_cpus, fewest or num_workers)
+        logger.warning("the cluster has %d CPUs for %d workers: the work waits until more join", num_cpus,
+                       fewest or num_workers)
 
 
 def is_open(gcs_address: str) -> bool:
@@ -108,7 +117,8 @@ def has_gpus(num_workers: int) -> bool:
 
     num_gpus = ray.cluster_resources().get("GPU", 0)
     if 0 < num_gpus < num_workers:
-        logger.warning("%d GPUs for %d workers: all run on CPUs; start as many workers as there are GPUs to use them", num_gpus, num_workers)
+        logger.warning("%d GPUs for %d workers: all run on CPUs; start as many workers as there are GPUs to use them",
+                       num_gpus, num_workers)
     return num_gpus >= num_workers
 
 
@@ -125,18 +135,21 @@ def num_places(*, use_gpu: bool) -> int:
 
 
 def averaged(module: nn.Module) -> nn.Module:
-    """The module in DistributedDataParallel, so that a training that was resumed goes on with the bits of an unbroken one, for any number of workers.
+    """The module in DistributedDataParallel, so that a training that was resumed goes on with the bits of an unbroken
+    one, for any number of workers.
 
-    Buffers are not broadcast: each worker's running statistics are those of the whole batch. By default gradients are laid out anew after a start's first
-    step, and three workers or more add in an order that depends on where in memory a gradient lies; where unused parameters are looked for, which there
-    are none of, the layout stays.
+    Buffers are not broadcast: each worker's running statistics are those of the whole batch. By default gradients are
+    laid out anew after a start's first step, and three workers or more add in an order that depends on where in memory
+    a gradient lies; where unused parameters are looked for, which there are none of, the layout stays.
     """
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
     return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def cores_of_machines() -> list[int]:
-    """Cores of each machine that takes workers, as they are now: what Ray may use there, which in a container is less than the machine has."""
+    """Cores of each machine that takes workers, as they are now: what Ray may use there, which in a container is less
+    than the machine has.
+    """
     from crowddist.distributed.heartbeat import usable_nodes
 
     return [cores for node in usable_nodes() if (cores := int(node["Resources"].get("CPU", 0)))]

@@ -44,7 +44,9 @@ class _Trial(tune.Trainable):
 
 
 class _Planned(Searcher):
-    """Hands the trials of a plan to Tune: those that have no row yet, so many at once, and a batch when the one before it has ended."""
+    """Hands the trials of a plan to Tune: those that have no row yet, so many at once, and a batch when the one before
+    it has ended.
+    """
 
     def __init__(self, plan: Plan, search: Search, num_at_once: int) -> None:
         super().__init__(metric="score", mode="max")
@@ -82,7 +84,8 @@ class _Planned(Searcher):
 
 
 def run_trials(search: Search, plan: Plan, *, num_at_once: int) -> None:
-    """See `Launcher.try_values`. Tune's own files are never read again: a search that was stopped goes on from the rows.
+    """See `Launcher.try_values`. Tune's own files are never read again: a search that was stopped goes on from the
+    rows.
 
     Raises:
         InputError: what a trial raised.
@@ -90,7 +93,8 @@ def run_trials(search: Search, plan: Plan, *, num_at_once: int) -> None:
     """
     tuner = tune.Tuner(
         tune.with_parameters(_Trial, search=search),
-        tune_config=tune.TuneConfig(search_alg=_Planned(plan, search, num_at_once), num_samples=plan.number, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=_Planned(plan, search, num_at_once), num_samples=plan.number,
+                                    reuse_actors=True),
         run_config=tune.RunConfig(
             name=str(time.time_ns()),
             storage_path=str(storage.scratch_folder(storage.join(search.folder, ".ray-tune"))),

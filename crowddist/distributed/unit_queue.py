@@ -80,7 +80,8 @@ class Work:
         elif work.num_lost < MAX_TRIES:
             self.waiting.appendleft(work)
         elif work.probed:
-            raise RuntimeError(f"{work.num_lost} actors died over {self._named(work)}, over none of them alone: {error}") from error
+            raise RuntimeError(
+                f"{work.num_lost} actors died over {self._named(work)}, over none of them alone: {error}") from error
         else:
             logger.warning("%d actors died over %s: they are tried one by one", work.num_lost, self._named(work))
             work.num_lost, work.probed, work.num_probes = 0, True, len(work.images)
@@ -103,7 +104,8 @@ class Work:
         probe.unit.skip = tuple(sorted((*probe.unit.skip, probe.image)))
         key, num_set_aside = self._key(probe.image), sum(len(unit.skip) for unit in self.units)
         if num_set_aside > max(1, MOST_SET_ASIDE * self._num_images):
-            raise RuntimeError(f"actors die over {num_set_aside} images of {self._data}, the last of them {key}: {error}") from error
+            raise RuntimeError(f"actors die over {num_set_aside} images of {self._data}, the last of them {key}: "
+                               f"{error}") from error
         logger.warning("image %s of %s is set aside: actors die over it", key, self._data)
         self.probed(probe)
 

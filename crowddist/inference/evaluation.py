@@ -1,4 +1,6 @@
-"""Evaluation: the only place where target labels are opened; every image once, sums rather than averages of averages."""
+"""Evaluation: the only place where target labels are opened; every image once, sums rather than averages of
+averages.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from crowddist.ops.metrics import psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
 
 WHOLE_IMAGES = "gcc"
-"""The converter whose images are counted whole: its regions are where people were placed, who reach beyond them (Wang et al., CVPR 2019)."""
+"""The converter whose images are counted whole: its regions are where people were placed, who reach beyond them (Wang
+et al., CVPR 2019)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,9 @@ class _Region:
 
 
 def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
-    """Counts the images of these indexes, in order. Raises: InputError for an image without points, or whose region of interest is none."""
+    """Counts the images of these indexes, in order. Raises: InputError for an image without points, or whose region of
+    interest is none.
+    """
     results = []
     whole_images = _counts_whole(data)
     for first in range(0, len(unit), CHUNK):
@@ -43,7 +48,8 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) 
         predictions = predictor.predict_many([sample.image for sample in chunk])
         for sample, prediction in zip(chunk, predictions, strict=True):
             if sample.points is None:
-                raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled data set")
+                raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled "
+                                 "data set")
             region = None if whole_images else _region(sample)
             results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride, region))
     return results
@@ -54,7 +60,8 @@ def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
     return evaluate_unit(predictor, data, range(len(data)))
 
 
-def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int, region: _Region | None = None) -> ImageResult:
+def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
+             region: _Region | None = None) -> ImageResult:
     from crowddist.ops.ssim import ssim
 
     assert sample.points is not None  # checked by the caller
@@ -68,7 +75,8 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
         # Persons beyond the outline reach into the true density as they do into the predicted one.
         density, true_density, cells = density * shares, true_density * shares, shares > 0
         count = float(density.sum(dtype=np.float64))
-        parts = {name: inside for name, part in parts.items() if (inside := _part_inside(part, region, shares)) is not None}
+        parts = {name: inside
+                 for name, part in parts.items() if (inside := _part_inside(part, region, shares)) is not None}
     compared: Any = ... if cells is None else cells
     return ImageResult(
         key=sample.key,
@@ -95,16 +103,20 @@ class Truth:
 
 
 def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, stride: int) -> Truth:
-    """What the labels of the image `key` say, in the cells of a prediction of it. Raises: InputError where there is no such image, or it has no points."""
+    """What the labels of the image `key` say, in the cells of a prediction of it. Raises: InputError where there is no
+    such image, or it has no points.
+    """
     sample = decode(*data.read(data.index_of(key)))
     if sample.points is None:
         raise InputError(f"sample {key} of {data.url} has no points; give a labelled data set")
     if sample.scene.get("roi") and not _counts_whole(data):
-        raise InputError(f"sample {key} of {data.url} has a region of interest, which a search cannot judge by; give images that count whole")
+        raise InputError(f"sample {key} of {data.url} has a region of interest, which a search cannot judge by; give "
+                         "images that count whole")
     return Truth(points=sample.points, density=_true_density(sample, seen.size, seen.density.shape, config, stride))
 
 
-def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...], config: StreamConfig, stride: int) -> np.ndarray:
+def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...], config: StreamConfig,
+                  stride: int) -> np.ndarray:
     """(h, w) persons per cell of an image that was seen at `size` (height, width) px."""
     assert sample.points is not None  # checked by the caller
     scale_y, scale_x = (seen / given for seen, given in zip(size, sample.image.shape, strict=False))
@@ -126,20 +138,26 @@ def _region(sample: Sample) -> _Region | None:
     try:
         pixels = polygon_pixels(polygon, sample.image.shape[:2])
     except (TypeError, ValueError) as error:
-        raise InputError(f"sample {sample.key}: no region of interest: {' '.join(str(error).split())}; convert the data set again") from None
+        raise InputError(f"sample {sample.key}: no region of interest: {' '.join(str(error).split())}; convert the "
+                         "data set again") from None
     if not pixels.any():
-        raise InputError(f"sample {sample.key}: its region of interest {polygon} lies outside the image; convert the data set again")
+        raise InputError(f"sample {sample.key}: its region of interest {polygon} lies outside the image; convert the "
+                         "data set again")
     return _Region(polygon=np.asarray(polygon, np.float64), pixels=pixels)
 
 
 def _cell_shares(pixels: np.ndarray, cells: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
-    """(h, w), the share of each cell's part of the image that lies in the region, 0 to 1; a cell is `cell` (height, width) px of the image."""
+    """(h, w), the share of each cell's part of the image that lies in the region, 0 to 1; a cell is `cell` (height,
+    width) px of the image.
+    """
     window = (0.0, 0.0, cells[0] * cell[0], cells[1] * cell[1])
     return covered_area(pixels, window, cells) / covered_area(np.ones_like(pixels), window, cells)
 
 
 def _part_inside(part: Part, region: _Region, shares: np.ndarray) -> Part | None:
-    """What a part says of the region: its points there, or its density; None of a part that gives nothing but a count."""
+    """What a part says of the region: its points there, or its density; None of a part that gives nothing but a
+    count.
+    """
     if part.points is not None:
         points = part.points[points_inside(part.points, region.polygon)]
         return Part(count=float(len(points)), points=points)

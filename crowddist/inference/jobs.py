@@ -34,10 +34,14 @@ class Job(Protocol):
         """The data set."""
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> Any:
-        """Does one unit of images, but for those in `skip`. Returns: its record; a unit that was done before is not done again."""
+        """Does one unit of images, but for those in `skip`. Returns: its record; a unit that was done before is not
+        done again.
+        """
 
     def show(self, predictor: Predictor, image: np.ndarray) -> None:
-        """Shows one image to the networks, as `run` does, and leaves nothing: whoever dies of it alone, dies of the image."""
+        """Shows one image to the networks, as `run` does, and leaves nothing: whoever dies of it alone, dies of the
+        image.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,8 @@ class LabelJob:
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `Job.run`."""
-        labeller = predictor.with_config(with_values(predictor.method.config, self.thresholds)) if self.thresholds else predictor
+        labeller = (predictor.with_config(with_values(predictor.method.config, self.thresholds)) if self.thresholds
+                    else predictor)
         known = ShardReader(self.predictions_url) if self.predictions_url else None
         return label_unit(labeller, images, unit, self.labels_url, skip, known=known)
 
@@ -109,7 +114,8 @@ class EvaluateJob:
     checkpoint_url: str
     images_url: str
 
-    def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> list[ImageResult]:
+    def run(self, predictor: Predictor, images: ShardReader, unit: range,
+            skip: Collection[int] = ()) -> list[ImageResult]:
         """See `Job.run`."""
         return evaluate_unit(predictor, images, [index for index in unit if index not in skip])
 

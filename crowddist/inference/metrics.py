@@ -1,4 +1,6 @@
-"""The table of metrics: what each is called, how it is shown, and how it is made of what an evaluation says of all images."""
+"""The table of metrics: what each is called, how it is shown, and how it is made of what an evaluation says of all
+images.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ RADII_PX = (4.0, 8.0, 16.0)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResult:
-    """One labelled image and what the counter said of it; where the image has a region of interest, all but the uncertainty is inside it."""
+    """One labelled image and what the counter said of it; where the image has a region of interest, all but the
+    uncertainty is inside it.
+    """
 
     key: str
     true_count: float
@@ -107,7 +111,8 @@ def _errors_and_uncertainties(results: Sequence[ImageResult]) -> tuple[np.ndarra
 def scene_errors(results: Sequence[ImageResult]) -> dict[str, float]:
     """Mean absolute error of each scene, by its name; {} where an image does not tell its scene."""
     scenes = sorted({result.scene for result in results})
-    return {} if "" in scenes else {scene: _mae([result for result in results if result.scene == scene]) for scene in scenes}
+    return ({} if "" in scenes
+            else {scene: _mae([result for result in results if result.scene == scene]) for scene in scenes})
 
 
 METRICS: tuple[Metric, ...] = (
@@ -116,9 +121,12 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="target/rmse", heading="rmse", unit="people", of=_rmse, in_notes=True),
     Metric(key="target/bias", heading="bias", unit="people", of=_bias, in_notes=True),
     Metric(key="target/map", heading="mAP", unit="%", digits=1, scale=100, of=_map, in_notes=True),
-    Metric(key="target/psnr", heading="PSNR", unit="dB", of=lambda results: float(np.mean([result.psnr_db for result in results]))),
-    Metric(key="target/ssim", heading="SSIM", digits=3, of=lambda results: float(np.mean([result.ssim for result in results]))),
-    Metric(key="target/calibration_error", heading="calibration error", unit="of the error", of=_calibration_error, at_terminal=False),
+    Metric(key="target/psnr", heading="PSNR", unit="dB",
+           of=lambda results: float(np.mean([result.psnr_db for result in results]))),
+    Metric(key="target/ssim", heading="SSIM", digits=3,
+           of=lambda results: float(np.mean([result.ssim for result in results]))),
+    Metric(key="target/calibration_error", heading="calibration error", unit="of the error", of=_calibration_error,
+           at_terminal=False),
     Metric(key="target/ause", heading="AUSE", digits=3, of=_ause, at_terminal=False),
     Metric(key="labels/kept_mass", heading="labels keep", unit="% of people", digits=1, scale=100),
     Metric(key="labels/mean_count", heading="labels count", unit="people an image", digits=1, at_terminal=False),
@@ -132,15 +140,16 @@ METRICS: tuple[Metric, ...] = (
 def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_PX) -> dict[str, float]:
     """The metrics of a data set: those of the table that an evaluation makes, and families of them.
 
-    PSNR (dB) and SSIM are means over images of the density maps at the network's resolution; `target/bias` is the mean of
-    predicted minus true count, which tells over- from under-counting. `target/calibration_error` and `target/ause` say how well the uncertainty
-    of the count knows its error, see `ops.calibration`.
+    PSNR (dB) and SSIM are means over images of the density maps at the network's resolution; `target/bias` is the mean
+    of predicted minus true count, which tells over- from under-counting. `target/calibration_error` and `target/ause`
+    say how well the uncertainty of the count knows its error, see `ops.calibration`.
 
-    Families: `target/precision_8px` and its kin are of the head points within 8 px, one of `radii_px`, one truth to a point.
-    `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it gives points, `_map` are what a part of
-    the method (`regression`, `detection`) would have got alone. `target/count/010-049/mae`, `/bias` and `/num_images` are of the images that truly
-    show 10 to 49 persons, and so on. Where all images tell their scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean
-    over scenes, as WorldExpo'10 is reported.
+    Families: `target/precision_8px` and its kin are of the head points within 8 px, one of `radii_px`, one truth to a
+    point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it gives
+    points, `_map` are what a part of the method (`regression`, `detection`) would have got alone.
+    `target/count/010-049/mae`, `/bias` and `/num_images` are of the images that truly show 10 to 49 persons, and so on.
+    Where all images tell their scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean over
+    scenes, as WorldExpo'10 is reported.
 
     Raises:
         InputError: without any image.
@@ -148,7 +157,8 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
     if not results:
         raise InputError("the evaluation data set holds no image")
     said, true = counts(results)
-    metrics = {metric.key: value for metric in METRICS if metric.of is not None and (value := metric.of(results)) is not None}
+    metrics = {metric.key: value
+               for metric in METRICS if metric.of is not None and (value := metric.of(results)) is not None}
     metrics |= {"target/mean_count": float(np.mean(said)), "target/num_images": float(len(results))}
     points, truths = [result.points for result in results], [result.truth for result in results]
     metrics |= _errors("target/points_", [len(found) for found in points], true)
@@ -165,12 +175,14 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
     for name, errors in count_errors_by_range(said, true).items():
         metrics |= {f"target/count/{name}/{noun}": value for noun, value in errors.items()}
     # MLflow takes no other characters in the names of metrics.
-    return metrics | {f"target/scene/{re.sub(r'[^A-Za-z0-9_-]', '_', scene)}/mae": error for scene, error in scene_errors(results).items()}
+    return metrics | {f"target/scene/{re.sub(r'[^A-Za-z0-9_-]', '_', scene)}/mae": error
+                      for scene, error in scene_errors(results).items()}
 
 
 def _errors(prefix: str, predicted: Sequence[float], true: Sequence[float]) -> dict[str, float]:
     errors = count_errors(predicted, true)
-    return {f"{prefix}mae": errors["mae"], f"{prefix}rmse": errors["rmse"], f"{prefix}bias": float(np.mean(np.subtract(predicted, true)))}
+    return {f"{prefix}mae": errors["mae"], f"{prefix}rmse": errors["rmse"],
+            f"{prefix}bias": float(np.mean(np.subtract(predicted, true)))}
 
 
 def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:

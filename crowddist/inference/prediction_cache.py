@@ -1,4 +1,6 @@
-"""Cached predictions: what the networks say of every image, kept exactly, so that other thresholds are tried without asking them again."""
+"""Cached predictions: what the networks say of every image, kept exactly, so that other thresholds are tried without
+asking them again.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ class CachedPrediction:
     """(height, width) of the image as given, px."""
 
 
-def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: str, config: RunConfig, skip: Collection[int] = ()) -> dict[str, Any]:
-    """Shows every image of a unit of work to the networks once, as for labels: writes one shard, then its record; an existing record is returned.
+def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: str, config: RunConfig,
+                 skip: Collection[int] = ()) -> dict[str, Any]:
+    """Shows every image of a unit of work to the networks once, as for labels: writes one shard, then its record; an
+    existing record is returned.
 
     Args:
         unit: indexes of the images, consecutive.
@@ -34,7 +38,8 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
         skip: indexes of images that are set aside.
 
     Returns:
-        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), and `set_aside`, the keys of those set aside.
+        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), and `set_aside`,
+            the keys of those set aside.
     """
     name = f"predictions-{unit.start:06d}-{unit.stop:06d}"
     record_url = storage.join(url, f"{name}.done.json")
@@ -46,9 +51,11 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
     def samples() -> Iterator[tuple[str, dict[str, Member]]]:
         for first in range(0, len(shown), CHUNK):
             chunk = [open_pixels(images, index) for index in shown[first : first + CHUNK]]
-            for sample, seen in zip(chunk, lowest.see([sample.image for sample in chunk], lowest.method.label_views()), strict=True):
+            for sample, seen in zip(chunk, lowest.see([sample.image for sample in chunk], lowest.method.label_views()),
+                                    strict=True):
                 height, width = sample.image.shape[:2]
-                yield sample.key, {**encode_seen(seen), "json": {"id": sample.key, "height": height, "width": width, "seen": list(seen.size)}}
+                yield sample.key, {**encode_seen(seen), "json": {"id": sample.key, "height": height, "width": width,
+                                                                 "seen": list(seen.size)}}
 
     info = asdict(write_shard(url, f"{name}.tar", samples())) if shown else None
     record = {"shard": info, "set_aside": [images.read(index, ())[0] for index in skip]}
@@ -63,13 +70,17 @@ def publish_predictions(url: str, images: ShardReader, records: list[dict[str, A
         ValueError: there are not as many predictions as images.
     """
     shards, set_aside = whole_set(url, images, records, "predictions")
-    manifest = Manifest(name=name, split=images.manifest.split, kind="predictions", labelled=False, shards=shards, converter="predictions",
-                        statistics={"predictions_of": images.manifest.digest, **({"set_aside": set_aside} if set_aside else {})})
+    manifest = Manifest(name=name, split=images.manifest.split, kind="predictions", labelled=False, shards=shards,
+                        converter="predictions",
+                        statistics={"predictions_of": images.manifest.digest,
+                                    **({"set_aside": set_aside} if set_aside else {})})
     publish_manifest(url, manifest)
 
 
 def read_predictions(url: str) -> Iterator[CachedPrediction]:
-    """Every prediction of a set, in order. Their arrays lie in the shards' files on this machine, which all of its processes share; read-only."""
+    """Every prediction of a set, in order. Their arrays lie in the shards' files on this machine, which all of its
+    processes share; read-only.
+    """
     for key, members in ShardReader(url).views():
         yield _decode(key, members)
 

@@ -21,8 +21,8 @@ from crowddist.ops.views import merge_heads, merge_views
 from crowddist.run import checkpoint
 
 TILE_PX = 1536
-"""Images of more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is seen with its surroundings,
-which is work done twice: 1080p is below, for whole it takes 0.8 of the time."""
+"""Images of more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is
+seen with its surroundings, which is work done twice: 1080p is below, for whole it takes 0.8 of the time."""
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 
@@ -67,11 +67,13 @@ class Predictor:
         self.method, self.image_size, self.device = method, image_size, torch.device(device)
         self.stride = method.output_stride
         self.one_at_a_time = False
-        """Whether images are looked at one by one also where some are equally large: less memory, the same but for rounding."""
+        """Whether images are looked at one by one also where some are equally large: less memory, the same but for
+        rounding."""
         method.networks().to(self.device)
 
     @classmethod
-    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu", one_pass: bool = False) -> Predictor:
+    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu",
+                        one_pass: bool = False) -> Predictor:
         """The predictor of a checkpoint's counter; `image_size` None means the one it was trained with.
 
         Batch normalisation is folded into the convolutions: the same answers but for rounding, in less time.
@@ -90,7 +92,8 @@ class Predictor:
             method = load_method(config, content)
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's checkpoints folder") from error
+            raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's "
+                             "checkpoints folder") from error
         for network in fold_norms(method.networks()).modules():
             if isinstance(network, Counter):
                 network.one_pass = one_pass
@@ -116,7 +119,8 @@ class Predictor:
             yield judge(self.method, seen, image.shape[:2])
 
     def see(self, images: Sequence[np.ndarray], scales: Sequence[float] = (1.0,)) -> Iterator[Seen]:
-        """What the networks say of images at several sizes, relative to `image_size`, merged as `ops.views` says; `judge` concludes from it.
+        """What the networks say of images at several sizes, relative to `image_size`, merged as `ops.views` says;
+        `judge` concludes from it.
 
         Cells and `size` are those of `image_size`; the members' counts deviate as those of all views alike.
         """
@@ -163,9 +167,12 @@ class Predictor:
 
     def _see_whole(self, images: torch.Tensor) -> list[Seen]:
         prediction = self.method.predict(images.to(self.device))
-        # In one piece, as when they are read back from a file: a sum over a window of a larger map adds up in another order.
-        density, spread = (np.ascontiguousarray(part.cpu().numpy()[:, 0]) for part in (prediction.density, prediction.spread))
-        counts = prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None else density.sum((1, 2))[:, None]
+        # In one piece, as when they are read back from a file: a sum over a window of a larger map adds up in another
+        # order.
+        density, spread = (np.ascontiguousarray(part.cpu().numpy()[:, 0])
+                           for part in (prediction.density, prediction.spread))
+        counts = (prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None
+                  else density.sum((1, 2))[:, None])
         counts = np.ascontiguousarray(counts, np.float64)
         size = (images.shape[2], images.shape[3])
         return [
@@ -204,14 +211,17 @@ class Predictor:
                     found = getattr(seen, name)
                     if found is not None:
                         moved = found + np.array([outer_left, outer_top, 0, 0], np.float32)
-                        moved[:, :2] = np.clip(moved[:, :2], 0, [width - 1, height - 1])  # the last cells reach beyond the image
+                        # the last cells reach beyond the image
+                        moved[:, :2] = np.clip(moved[:, :2], 0, [width - 1, height - 1])
                         x, y = moved[:, 0] + 0.5, moved[:, 1] + 0.5
                         parts.append(moved[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
         joined = {name: np.concatenate(parts) if parts else None for name, parts in heads.items()}
         return Seen(size=(height, width), density=density, spread=spread, member_counts=np.asarray(counts), **joined)
 
     def _to_cells(self, grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-        """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum stays."""
+        """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum
+        stays.
+        """
         rows, columns = (-(-extent // self.stride) for extent in new_size)
         window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
         return crop_mass(grid, window, (rows, columns), (size[0] / self.stride, size[1] / self.stride))
@@ -242,7 +252,8 @@ def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
         sizes=None if verdict.sizes is None else verdict.sizes * scale,
         taught=with_sizes(verdict.taught),
         doubtful=with_sizes(verdict.doubtful),
-        parts={name: part if part.points is None else replace(part, points=in_image(part.points)) for name, part in verdict.parts.items()},
+        parts={name: part if part.points is None else replace(part, points=in_image(part.points))
+               for name, part in verdict.parts.items()},
     )
 
 
@@ -256,7 +267,8 @@ def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int
 def load_method(config: RunConfig, content: dict) -> Method:
     """The method of a configuration with the weights of a checkpoint's content."""
     if content["method"].get("trained"):
-        raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that result.json names")
+        raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that "
+                         "result.json names")
     method = build_method(config, weights="none")
     method.load_state_dict(content["method"], optimizers=False)
     return method

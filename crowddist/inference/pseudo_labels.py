@@ -18,9 +18,11 @@ from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 
 
 def label_unit(
-    predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *, known: ShardReader | None = None
+    predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *,
+    known: ShardReader | None = None
 ) -> dict[str, Any]:
-    """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is returned as it is.
+    """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is
+    returned as it is.
 
     Args:
         unit: indexes of the images, consecutive.
@@ -28,8 +30,9 @@ def label_unit(
         known: what these networks say of the images, where that is kept, see `prediction_cache`; None: they are asked.
 
     Returns:
-        The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over its images: `persons`,
-        `kept_persons`, `cells`, `kept_cells`, `spread_persons`; and `set_aside`, the keys of those set aside.
+        The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over
+        its images: `persons`, `kept_persons`, `cells`, `kept_cells`, `spread_persons`; and `set_aside`, the keys of
+            those set aside.
     """
     name = f"labels-{unit.start:06d}-{unit.stop:06d}"
     record_url = storage.join(labels_url, f"{name}.done.json")
@@ -70,13 +73,15 @@ def label_unit(
     record: dict[str, Any] = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
     if shown:
         info = write_shard(labels_url, f"{name}.tar", samples())
-        record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes, "sha256": info.sha256}
+        record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes,
+                  "sha256": info.sha256}
     record |= {**sums, "set_aside": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 
 
-def _predicted(predictor: Predictor, images: ShardReader, indexes: Sequence[int]) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
+def _predicted(predictor: Predictor, images: ShardReader,
+               indexes: Sequence[int]) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
     """Key, size and prediction of images that the networks are shown."""
     for first in range(0, len(indexes), CHUNK):
         chunk = [open_pixels(images, index) for index in indexes[first : first + CHUNK]]
@@ -100,12 +105,17 @@ def _recalled(
 
 
 def _heads(heads: np.ndarray | None) -> np.ndarray:
-    """Heads as label shards hold them: x, y, size, score in px of the image as given; none where the method tells none."""
+    """Heads as label shards hold them: x, y, size, score in px of the image as given; none where the method tells
+    none.
+    """
     return np.zeros((0, 4), np.float32) if heads is None else heads
 
 
-def training_patches(method: Method, prediction: ImagePrediction, size: tuple[int, int], key: str) -> dict[str, np.ndarray]:
-    """The patches of an image of `size` (height, width) px to train on, by purpose, in cells. Args: `key` decides what is random."""
+def training_patches(method: Method, prediction: ImagePrediction, size: tuple[int, int],
+                     key: str) -> dict[str, np.ndarray]:
+    """The patches of an image of `size` (height, width) px to train on, by purpose, in cells. Args: `key` decides what
+    is random.
+    """
     detected = prediction.parts.get("detection")
     found = prediction.points if detected is None or detected.points is None else detected.points
     seen = crop_points(found[:, :2], (0, 0, *size), prediction.size)
@@ -113,7 +123,9 @@ def training_patches(method: Method, prediction: ImagePrediction, size: tuple[in
 
 
 def kept_cells(prediction: ImagePrediction, windows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The cells that are trained on, (h, w) bool: those that any of the patches covers, or, where there are none, those certain enough."""
+    """The cells that are trained on, (h, w) bool: those that any of the patches covers, or, where there are none, those
+    certain enough.
+    """
     if not windows:
         return prediction.keep
     keep = np.zeros(prediction.density.shape, bool)
@@ -130,8 +142,10 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     """
     num_labelled, set_aside = sum(record["num_samples"] for record in records), set_aside_in(records)
     if num_labelled + len(set_aside) != len(images):
-        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(set_aside)} of them set aside")
-    total = {key: sum(record[key] for record in records) for key in ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")}
+        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(set_aside)} of them "
+                         "set aside")
+    total = {key: sum(record[key] for record in records)
+             for key in ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")}
     metrics = {
         "labels/kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
         "labels/kept_cells": total["kept_cells"] / max(total["cells"], 1.0),
@@ -139,7 +153,8 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
         "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }
     infos = tuple(
-        ShardInfo(name=r["name"], num_samples=r["num_samples"], num_bytes=r["num_bytes"], sha256=r["sha256"], persons=r["persons"])
+        ShardInfo(name=r["name"], num_samples=r["num_samples"], num_bytes=r["num_bytes"], sha256=r["sha256"],
+                  persons=r["persons"])
         for r in records if r["num_samples"]
     )
     publish_manifest(
@@ -164,7 +179,8 @@ def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> f
         if key in set_aside:
             continue
         before = decode_labels(*previous.read(previous.index_of(key)))
-        moved, persons = change_sums(*(_blocks(part.density, block_cells) for part in (before, decode_labels(key, members))))
+        moved, persons = change_sums(*(_blocks(part.density, block_cells)
+                                       for part in (before, decode_labels(key, members))))
         change, total = change + moved, total + persons
     return ratio_of_sums(change, total)
 

@@ -1,4 +1,6 @@
-"""Translation of a data set: a unit of images in, a shard of translated ones with the same labels out, and the set published at the end."""
+"""Translation of a data set: a unit of images in, a shard of translated ones with the same labels out, and the set
+published at the end.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ from crowddist.inference.units import whole_set
 def translate_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     """An image of the source as the target would show it, in as many pixels: (H, W, 3) uint8.
 
-    It is translated at the size that whole images are counted at, in one piece, because what is done in one place depends on all others
-    (instance normalisation). Where that is another size than its own, the change is resized and added, so that the image stays as sharp as
-    it was (ours): counters take fine grain that they were not trained on for heads.
+    It is translated at the size that whole images are counted at, in one piece, because what is done in one place
+    depends on all others (instance normalisation). Where that is another size than its own, the change is resized and
+    added, so that the image stays as sharp as it was (ours): counters take fine grain that they were not trained on for
+    heads.
     """
     import cv2
 
@@ -35,16 +38,18 @@ def translate_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image + change), 0, 255).astype(np.uint8)
 
 
-def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: str, skip: Collection[int] = ()) -> dict[str, Any]:
-    """Translates every image of a unit of work once: writes one shard, then its record; an existing record is returned as it is.
+def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: str,
+                   skip: Collection[int] = ()) -> dict[str, Any]:
+    """Translates every image of a unit of work once: writes one shard, then its record; an existing record is returned
+    as it is.
 
     Args:
         unit: indexes of the images, consecutive.
         skip: those of them that are set aside.
 
     Returns:
-        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), `change`, the sum over the images of their mean
-        change in grey levels, and `set_aside`, the keys of those set aside.
+        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), `change`, the
+        sum over the images of their mean change in grey levels, and `set_aside`, the keys of those set aside.
     """
     import simplejpeg
 
@@ -63,7 +68,8 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
             translated = translate_image(predictor, image)
             change += float(np.abs(translated.astype(np.int16) - image).mean())
             data = simplejpeg.encode_jpeg(translated, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
-            yield key, {"jpg": data, **{extension: member for extension, member in members.items() if extension not in ("jpg", "png")}}
+            yield key, {"jpg": data, **{extension: member
+                                        for extension, member in members.items() if extension not in ("jpg", "png")}}
 
     info = asdict(write_shard(url, f"{name}.tar", samples())) if shown else None
     record = {"shard": info, "change": change, "set_aside": [images.read(index, ())[0] for index in skip]}
@@ -72,7 +78,8 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
 
 
 def publish_translation(url: str, images: ShardReader, records: list[dict[str, Any]]) -> dict[str, float]:
-    """Writes the manifest of a whole translated set, which is labelled as the images are. Returns: the translation's metrics.
+    """Writes the manifest of a whole translated set, which is labelled as the images are. Returns: the translation's
+    metrics.
 
     Raises:
         ValueError: there are not as many translated images as images.

@@ -19,7 +19,8 @@ def open_pixels(images: ShardReader, index: int) -> Sample:
     return decode(key, pixels_only(members))
 
 
-def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]], what: str) -> tuple[tuple[ShardInfo, ...], list[str]]:
+def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]],
+              what: str) -> tuple[tuple[ShardInfo, ...], list[str]]:
     """The shards of a set that was made unit by unit, and the keys of the images that it was made without.
 
     Args:
@@ -30,7 +31,8 @@ def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]
         ValueError: there are not as many as images.
     """
     records = list(records)
-    shards, set_aside = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"]), set_aside_in(records)
+    shards, set_aside = tuple(ShardInfo(**record["shard"])
+                              for record in records if record["shard"]), set_aside_in(records)
     number = sum(shard.num_samples for shard in shards)
     if number + len(set_aside) != len(images):
         raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(set_aside)} of them set aside")

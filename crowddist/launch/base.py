@@ -1,4 +1,6 @@
-"""What every launcher does, and what its workers share: how many threads they have, training, and what to say when memory runs out."""
+"""What every launcher does, and what its workers share: how many threads they have, training, and what to say when
+memory runs out.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Launcher(Protocol):
     """What the last bits of its predictions depend on, see `arithmetic`."""
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
-        """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one under way is resumed.
+        """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one
+        under way is resumed.
 
         Raises:
             SystemExit: the process was asked to stop; a checkpoint is written.
@@ -45,12 +48,14 @@ class Launcher(Protocol):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of its GPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return (isinstance(error, MemoryError | torch.OutOfMemoryError)
+            or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
 
 
 def out_of_memory(what: str, option: str) -> InputError:
     """What to say of work that there is too little memory for."""
-    return InputError(f"out of memory over {what}: give a smaller --{option}, fewer workers a machine (--num-workers, --num-labellers), or more memory")
+    return (InputError(f"out of memory over {what}: give a smaller --{option}, fewer workers a machine (--num-workers, "
+                       "--num-labellers), or more memory"))
 
 
 def arithmetic(device: str, threads: int) -> str:
@@ -87,4 +92,5 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory(f"a step of {' and '.join(data.stage.name for data in stages)}", "train.batch-size or --stream.crop-size") from error
+        raise out_of_memory(f"a step of {' and '.join(data.stage.name for data in stages)}",
+                            "train.batch-size or --stream.crop-size") from error

@@ -30,7 +30,8 @@ def generator_loss(made: Tensor) -> Tensor:
 def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
     """What a discriminator pays for its mistakes: half of the mean of (D(y) - 1)^2 plus the mean of D(G(x))^2.
 
-    Source: Zhu et al., ICCV 2017, Sec. 4; the half, by which it learns more slowly than the generator, is in the appendix (P).
+    Source: Zhu et al., ICCV 2017, Sec. 4; the half, by which it learns more slowly than the generator, is in the
+    appendix (P).
 
     Args:
         real: the answers to images of the domain, any shape.
@@ -46,7 +47,8 @@ def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
 
 
 def discriminator_accuracy(real: Tensor, made: Tensor) -> Tensor:
-    """The share of answers on the right side of undecided, real and made images alike: 1/2 is chance, 1 a generator that deceives nobody.
+    """The share of answers on the right side of undecided, real and made images alike: 1/2 is chance, 1 a generator
+    that deceives nobody.
 
     Args: see `discriminator_loss`. Returns: scalar 0 to 1, without a gradient.
     """
@@ -57,8 +59,9 @@ def discriminator_accuracy(real: Tensor, made: Tensor) -> Tensor:
 def domain_loss(logits: Tensor, source: bool) -> Tensor:
     """Cross-entropy of "these come from the source": the mean of -log p, or of -log(1 - p) where they do not.
 
-    Source: Han et al., ICASSP 2020: source = 1, target = 0 for the discriminator; Eq. 10 is this loss of the target's logits with
-    `source=True`, summed there over patches and here their mean, so that its weight does not depend on the size of crops.
+    Source: Han et al., ICASSP 2020: source = 1, target = 0 for the discriminator; Eq. 10 is this loss of the target's
+    logits with `source=True`, summed there over patches and here their mean, so that its weight does not depend on the
+    size of crops.
 
     Args:
         logits: any shape, not empty; p = sigmoid(logits) is the probability of "source".

@@ -13,7 +13,8 @@ FLOOR_PERSONS_CELL = 1e-3
 FLOOR_PERSONS_BLOCK = 0.1
 """Added to the persons of a cell and of a block before they are divided by. ours."""
 LARGEST_PULL = 4.0
-"""A block that misses more than this many times what it predicts pulls no harder. ours: else a few dense crops drown all others."""
+"""A block that misses more than this many times what it predicts pulls no harder. ours: else a few dense crops drown
+all others."""
 
 
 def count_map_loss(
@@ -26,10 +27,11 @@ def count_map_loss(
 ) -> Tensor:
     """Error of cells, which learns where heads are, plus the error of the counts of blocks, which learns how many.
 
-    Source: ours; with `squared` and block_weight 0, the squared error of CVPR 2022, stages 1 and 2 (there over the kept cells).
-    Persons in a cell are counts, so by default the error of a cell is the deviance of a Poisson count: it weighs an error by what
-    is predicted there, so dense crowds do not drown sparse ones, and its minimum is at the mean, whatever the size of the cells.
-    The block term has the same slope, (p - y) / p, at the block's predicted count p and true count y.
+    Source: ours; with `squared` and block_weight 0, the squared error of CVPR 2022, stages 1 and 2 (there over the kept
+    cells). Persons in a cell are counts, so by default the error of a cell is the deviance of a Poisson count: it
+    weighs an error by what is predicted there, so dense crowds do not drown sparse ones, and its minimum is at the
+    mean, whatever the size of the cells. The block term has the same slope, (p - y) / p, at the block's predicted count
+    p and true count y.
 
     For an image with K kept cells, p and y their persons, P and Y the sums of a block's kept cells:
     (sum over cells of error + block_weight * sum over blocks of pull * (P - Y)) / K, where
@@ -52,22 +54,26 @@ def count_map_loss(
         ValueError: shapes differ or are not (N, 1, h, w) with N >= 1, or block or block_weight is out of range.
     """
     if prediction.ndim != 4 or prediction.shape[1] != 1 or prediction.numel() == 0 or prediction.shape != target.shape:
-        raise ValueError(f"prediction and target must be (N, 1, h, w) and not empty, got {tuple(prediction.shape)}, {tuple(target.shape)}")
+        raise ValueError(f"prediction and target must be (N, 1, h, w) and not empty, got {tuple(prediction.shape)}, "
+                         f"{tuple(target.shape)}")
     if keep is not None and keep.shape != prediction.shape:
-        raise ValueError(f"keep must have the shape of the prediction {tuple(prediction.shape)}, got {tuple(keep.shape)}")
+        raise ValueError(f"keep must have the shape of the prediction {tuple(prediction.shape)}, got "
+                         f"{tuple(keep.shape)}")
     if block < 1 or block_weight < 0:
         raise ValueError(f"block must be at least 1 and block_weight not negative, got {block} and {block_weight}")
     kept = torch.ones_like(prediction) if keep is None else keep.to(prediction.dtype)
     difference = (prediction - target) * kept
     cells = difference.square() if cell_error == "squared" else poisson_deviance(prediction, target) * kept
     block_error = _block_sums(difference, block)
-    pull = (block_error / (FLOOR_PERSONS_BLOCK + _block_sums(prediction * kept, block))).clamp(min=-LARGEST_PULL).detach()
+    pull = (block_error / (FLOOR_PERSONS_BLOCK
+                           + _block_sums(prediction * kept, block))).clamp(min=-LARGEST_PULL).detach()
     errors = cells.sum((1, 2, 3)) + block_weight * (pull * block_error).sum((1, 2, 3))
     return (errors / kept.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def poisson_deviance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Half the deviance of Poisson counts, cell by cell: p - y - y log(p / y), with p and y each `FLOOR_PERSONS_CELL` larger.
+    """Half the deviance of Poisson counts, cell by cell: p - y - y log(p / y), with p and y each `FLOOR_PERSONS_CELL`
+    larger.
 
     Args:
         prediction: p, any shape, persons per cell >= 0.

@@ -35,9 +35,10 @@ class DetectionTargets(NamedTuple):
 def detection_targets(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> DetectionTargets:
     """The maps that heads ask of a detector.
 
-    Source: Liu et al., CVPR 2019 (CSP), Eq. 3 and its released code (C): a Gaussian of sigma 0.15 s + 0.35 for a head of s cells, cut at
-    the head's border; sizes in the 5 x 5 cells round the centre. Where heads overlap, a cell takes the nearest one's size, and smaller heads count
-    as `SMALLEST_SIZE_PX` large: the error of the logarithm is relative, so it must stay well above 0 (ours).
+    Source: Liu et al., CVPR 2019 (CSP), Eq. 3 and its released code (C): a Gaussian of sigma 0.15 s + 0.35 for a head
+    of s cells, cut at the head's border; sizes in the 5 x 5 cells round the centre. Where heads overlap, a cell takes
+    the nearest one's size, and smaller heads count as `SMALLEST_SIZE_PX` large: the error of the logarithm is relative,
+    so it must stay well above 0 (ours).
 
     Args:
         heads: for each image (M, 3) x, y, size in px; M may be 0.
@@ -77,16 +78,19 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
 
 
 def reach(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
-    """(N, 1, h, w) bool: the cells that heads would change the targets of, inside them or near their centres. Args: see `detection_targets`."""
+    """(N, 1, h, w) bool: the cells that heads would change the targets of, inside them or near their centres. Args: see
+    `detection_targets`.
+    """
     targets = detection_targets(heads, cells, stride)
     return (targets.closeness > 0) | (targets.near > 0)
 
 
-def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | float, *, doubtful: Tensor | None = None) -> Tensor:
+def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | float, *,
+                doubtful: Tensor | None = None) -> Tensor:
     """Focal cross-entropy of the centres, over the number of heads.
 
-    Source: Liu et al., CVPR 2019 (CSP), Eqs. 4 and 5: with confidence p, (1 - p)^2 * -log p where a centre is, and elsewhere
-    (1 - G)^4 p^2 * -log(1 - p), G the closeness.
+    Source: Liu et al., CVPR 2019 (CSP), Eqs. 4 and 5: with confidence p, (1 - p)^2 * -log p where a centre is, and
+    elsewhere (1 - G)^4 p^2 * -log(1 - p), G the closeness.
 
     Args:
         logits: (N, 1, h, w), p before the sigmoid.
@@ -108,11 +112,13 @@ def size_loss(log_size: Tensor, targets: DetectionTargets, num_heads: Tensor | f
 
     Args:
         log_size: (N, 1, h, w).
-        num_heads: 1 / 25 of the largest number of cells that can be near so many heads (C divides by the cells themselves).
+        num_heads: 1 / 25 of the largest number of cells that can be near so many heads (C divides by the cells
+            themselves).
     """
     error = (log_size - targets.log_size) / targets.log_size.clamp(min=1e-3)
     cells = (2 * SIZE_REACH + 1) ** 2
-    return (functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none") * targets.near).sum() / (cells * num_heads)
+    return (functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
+            * targets.near).sum() / (cells * num_heads)
 
 
 def offset_loss(offset: Tensor, targets: DetectionTargets, num_heads: Tensor | float) -> Tensor:

@@ -14,10 +14,12 @@ SMALLEST_COMPLEMENT = 1e-7
 def background_bce(logits_or_probabilities: Any, box_mask: Any, from_logits: bool = False) -> Any:
     """Binary cross-entropy of a person mask outside the person boxes: the mean over the background of -log(1 - z).
 
-    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. A box holds person and background alike, so inside it the term is exactly 0.
+    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. A box holds person and background alike, so inside it the term is
+    exactly 0.
 
     Args:
-        logits_or_probabilities: z, the probability of "person" 0..1, any shape, NumPy or torch; with `from_logits` the values before the sigmoid.
+        logits_or_probabilities: z, the probability of "person" 0..1, any shape, NumPy or torch; with `from_logits` the
+            values before the sigmoid.
         box_mask: same shape, bool or 0/1: 1 = inside a person box.
         from_logits: how the first argument is to be read; never guessed from its values.
 
@@ -32,7 +34,8 @@ def background_bce(logits_or_probabilities: Any, box_mask: Any, from_logits: boo
         return float(background_bce(torch.as_tensor(values), torch.as_tensor(box_mask), from_logits))
     box_mask = torch.as_tensor(box_mask, device=values.device)
     if values.shape != box_mask.shape:
-        raise ValueError(f"the prediction and box_mask must have one shape, got {tuple(values.shape)} and {tuple(box_mask.shape)}")
+        raise ValueError(f"the prediction and box_mask must have one shape, got {tuple(values.shape)} and "
+                         f"{tuple(box_mask.shape)}")
     if from_logits:
         # -log(1 - sigmoid(x)) = softplus(x): stable for any x.
         cost = functional.softplus(values)

@@ -14,12 +14,14 @@ from crowddist.ops.ssim import EMPTY_PEAK, ms_ssim_dilated
 def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False, empty_peak: float = EMPTY_PEAK) -> Any:
     """1 minus the dilated multi-scale structural similarity.
 
-    Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7. Our readings: as `ms_ssim_dilated`.
+    Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7. Our readings: as
+    `ms_ssim_dilated`.
 
     Args:
         prediction: maps, (h, w), (N, h, w) or (N, C, h, w), unbounded; NumPy or torch.
         target: the maps wanted, same shape, >= 0; one that is empty is allowed.
-        pool: whether maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the paper.
+        pool: whether maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the
+            paper.
         empty_peak: what an empty target is scaled by, in units of the maps: the peak of one head; 1 for 0-1 maps.
 
     Returns:
@@ -34,8 +36,9 @@ def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False, empty_peak: 
 def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:
     """Focal mean squared error: the squared error of every pixel, less of it where the pixel is easy or empty.
 
-    Source: Liu et al., MM 2020, Eqs. 4-6: mean of alpha_i (1 - p_i)^gamma (M_i - Phi_i)^2, with p_i = sigmoid(Phi_i) and alpha_i = 1 where
-    M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. The gradient flows through p_i too (our reading).
+    Source: Liu et al., MM 2020, Eqs. 4-6: mean of alpha_i (1 - p_i)^gamma (M_i - Phi_i)^2, with p_i = sigmoid(Phi_i)
+    and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. The gradient flows through
+    p_i too (our reading).
 
     Args:
         prediction: Phi, any shape, unbounded (the sigmoid is only taken for p); NumPy or torch.
@@ -58,8 +61,9 @@ def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2
 def focal_cross_entropy(logits: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:
     """Focal cross-entropy: the logarithmic loss of every pixel, less of it where the pixel is easy or empty.
 
-    Source: Liu et al., MM 2020, Table 4 (L_Focal-CE), after Lin et al., ICCV 2017: mean of -alpha_i (1 - p_i)^gamma log p_i, with p_i and
-    alpha_i as in Eqs. 5-6. It is not written out there (our reading); the gradient flows through p_i wherever it stands.
+    Source: Liu et al., MM 2020, Table 4 (L_Focal-CE), after Lin et al., ICCV 2017: mean of -alpha_i (1 - p_i)^gamma log
+    p_i, with p_i and alpha_i as in Eqs. 5-6. It is not written out there (our reading); the gradient flows through p_i
+    wherever it stands.
 
     Args:
         logits: Phi, any shape, unbounded; NumPy or torch. Its sigmoid is the localisation map that is read out.
@@ -84,7 +88,8 @@ def _checked(prediction: Tensor, target: Any, alpha: float, gamma: float) -> tup
     """Prediction and target, in floating point on one device, and where heads are."""
     target = torch.as_tensor(target, device=prediction.device)
     if prediction.shape != target.shape or prediction.numel() == 0:
-        raise ValueError(f"prediction and target must have one shape with a pixel, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+        raise ValueError(f"prediction and target must have one shape with a pixel, got {tuple(prediction.shape)} and "
+                         f"{tuple(target.shape)}")
     if not (alpha >= 0 and gamma >= 0):
         raise ValueError(f"alpha and gamma must not be negative, got {alpha} and {gamma}")
     prediction = prediction if prediction.is_floating_point() else prediction.float()

@@ -31,8 +31,8 @@ class Stream:
     """What a stage reads in every step."""
 
     data: Literal["source", "target", "labelled_target", "boxes", "translated"]
-    """Which data set of the run; `translated` is the source as the newest networks show it, and `labelled_target`, the target with its true labels,
-    is for `supervised` alone."""
+    """Which data set of the run; `translated` is the source as the newest networks show it, and `labelled_target`, the
+    target with its true labels, is for `supervised` alone."""
     batch_size: int
     """Crops of a step, over all workers."""
     labels: bool = False
@@ -59,7 +59,8 @@ class Stream:
 class Stage:
     """A piece of training with one optimisation problem.
 
-    Stages of one round that train different networks do not wait for each other; all others run in order, each from the one before.
+    Stages of one round that train different networks do not wait for each other; all others run in order, each from the
+    one before.
     """
 
     name: str
@@ -110,17 +111,23 @@ class Runtime(Protocol):
         """Notes what the worker is about to do, so that one that is waited for can be named; costs nothing."""
 
     def stop_requested(self) -> bool:
-        """Whether training is to stop after this step: all workers are told the same, so every one calls it in every step."""
+        """Whether training is to stop after this step: all workers are told the same, so every one calls it in every
+        step.
+        """
 
 
 class Method(ABC):
-    """An adaptation method. It owns its networks and optimizers; engine, labeller and evaluation know no more than this."""
+    """An adaptation method. It owns its networks and optimizers; engine, labeller and evaluation know no more than
+    this.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
 
     def with_config(self, config: RunConfig) -> Method:
-        """The same networks under another configuration, whose networks and data are alike: to conclude and select by other thresholds."""
+        """The same networks under another configuration, whose networks and data are alike: to conclude and select by
+        other thresholds.
+        """
         other = copy.copy(self)
         other.config = config
         return other
@@ -140,16 +147,22 @@ class Method(ABC):
     @property
     @abstractmethod
     def margin_px(self) -> int:
-        """Context that a tile of a large image is seen with on every side, px: about as far as the networks look; a multiple of 32."""
+        """Context that a tile of a large image is seen with on every side, px: about as far as the networks look; a
+        multiple of 32.
+        """
 
     @property
     def settling_px(self) -> int:
-        """Side of the blocks, px, whose persons are compared from one set of labels to the next to see whether they settle."""
+        """Side of the blocks, px, whose persons are compared from one set of labels to the next to see whether they
+        settle.
+        """
         return self.output_stride
 
     @abstractmethod
     def predict(self, images: Tensor) -> Prediction:
-        """What the networks say of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without gradients."""
+        """What the networks say of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without
+        gradients.
+        """
 
     def conclude(self, seen: Seen) -> Verdict:
         """The count and the heads of a whole image, of what its tiles were predicted to hold."""
@@ -161,13 +174,15 @@ class Method(ABC):
         )
 
     def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray | None:
-        """The count that `conclude` would come to at every least confidence of a detection, all else as configured, in one pass.
+        """The count that `conclude` would come to at every least confidence of a detection, all else as configured, in
+        one pass.
 
         Args:
             thresholds: (T,), above 0.
 
         Returns:
-            (T,) float64, persons; None where there is no such confidence, or no way to all these counts at once that is exact.
+            (T,) float64, persons; None where there is no such confidence, or no way to all these counts at once that is
+            exact.
         """
         del seen, thresholds
         return None
@@ -177,7 +192,8 @@ class Method(ABC):
         """The cells of a whole image that are good enough to be labels: (h, w) bool of two (h, w) maps."""
 
     def windows(self, density: np.ndarray, points: np.ndarray, key: str) -> dict[str, np.ndarray]:
-        """Purpose -> K x 4 top, left, height, width in cells: the patches of an image that labels are trained on; none means anywhere.
+        """Purpose -> K x 4 top, left, height, width in cells: the patches of an image that labels are trained on; none
+        means anywhere.
 
         Args:
             density: (h, w) persons per cell.
@@ -207,11 +223,15 @@ class Method(ABC):
         return (1.0,)
 
     def translate(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images of the source in [0, 1] as the target would show them; for methods whose plan reads `translated` data."""
+        """(N, 3, H, W) images of the source in [0, 1] as the target would show them; for methods whose plan reads
+        `translated` data.
+        """
         raise NotImplementedError(f"{type(self).__name__} translates no images")
 
     def limit_density(self, persons: float) -> None:
-        """From now on, no cell of a prediction holds more than so many persons: what would is taken to hold none. For counters."""
+        """From now on, no cell of a prediction holds more than so many persons: what would is taken to hold none. For
+        counters.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no limit of its density")
 
     @abstractmethod
@@ -223,7 +243,9 @@ class Method(ABC):
         """The optimizers of the stage under way, by name; empty before the first `start`."""
 
     def state_dict(self, trained: str = "") -> dict[str, Any]:
-        """Networks and optimizers, as plain containers of tensors. Args: `trained` as `Stage.trains`; the other networks are left out."""
+        """Networks and optimizers, as plain containers of tensors. Args: `trained` as `Stage.trains`; the other
+        networks are left out.
+        """
         networks = {name: tensor for name, tensor in self.networks().state_dict().items() if belongs_to(name, trained)}
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()}
         return {"trained": trained, "networks": networks, "optimizers": optimizers}
@@ -237,7 +259,8 @@ class Method(ABC):
             RuntimeError: the state is of other networks.
         """
         trained = state.get("trained", "")  # checkpoints of former versions hold everything
-        others = {name: tensor for name, tensor in self.networks().state_dict().items() if not belongs_to(name, trained)}
+        others = {name: tensor
+                  for name, tensor in self.networks().state_dict().items() if not belongs_to(name, trained)}
         self.networks().load_state_dict({**others, **state["networks"]})
         if optimizers:
             for name, optimizer in self.optimizers().items():
@@ -301,18 +324,22 @@ def _anneal(start: float, end: float, share: float) -> float:
 
 
 def make_optimizer(
-    network: nn.Module, parameters: list[nn.Parameter], train: TrainConfig, *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+    network: nn.Module, parameters: list[nn.Parameter], train: TrainConfig, *, weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
-    """AdamW for some of a network's parameters, which are no longer frozen, but for those that keep the weights they came with.
+    """AdamW for some of a network's parameters, which are no longer frozen, but for those that keep the weights they
+    came with.
 
-    Those with pretrained weights are a group of their own, which learns more slowly. `set_learning_rate` sets the rates.
+    Those with pretrained weights are a group of their own, which learns more slowly. `set_learning_rate` sets the
+    rates.
     """
     frozen = first_pretrained_parameters(network, train.frozen_px)
     parameters = [parameter for parameter in parameters if parameter not in frozen]
     for parameter in parameters:
         parameter.requires_grad_(True)
     pretrained = pretrained_parameters(network) if train.pretrained_share < 1 else set()
-    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in parameters if parameter not in pretrained], "share": 1.0}]
+    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in parameters if parameter not in pretrained],
+                                     "share": 1.0}]
     slow = [parameter for parameter in parameters if parameter in pretrained]
     if slow:
         groups.append({"params": slow, "share": train.pretrained_share})

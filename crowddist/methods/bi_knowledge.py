@@ -14,7 +14,14 @@ from crowddist.data.sample import Part, Prediction, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Constant, Method, OneCycle, Runtime, Stage, Stream, make_optimizer, set_learning_rate
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
-from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, log_sizes, read_heads
+from crowddist.methods.parts.detecting import (
+    DetectionObjective,
+    confidence_weight,
+    distinct,
+    fused_counts,
+    log_sizes,
+    read_heads,
+)
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
@@ -40,14 +47,17 @@ FROZEN_SHARE = 0.2
 
 
 class BiKnowledge(Method):
-    """Regressor R, detector D and transformer Phi, made on the source; then cycles of fused labels and fine-tuning on the target."""
+    """Regressor R, detector D and transformer Phi, made on the source; then cycles of fused labels and fine-tuning on
+    the target.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.regressor = build_dssinet(config.regressor)
         self.detector = build_detector(config.detector)
         self.localiser = build_localiser(config.localiser)
-        self._networks = nn.ModuleDict({"regressor": self.regressor, "detector": self.detector, "localiser": self.localiser})
+        self._networks = nn.ModuleDict({"regressor": self.regressor, "detector": self.detector,
+                                        "localiser": self.localiser})
         self._optimizer: torch.optim.Optimizer | None = None
 
     @property
@@ -104,17 +114,20 @@ class BiKnowledge(Method):
             ("localiser", "localiser", settings.localiser_steps, some),
         ]
         stages = [
-            Stage(name=f"source/{name}", trains=network, steps=steps, streams=streams, title="no adaptation", num_round=0)
+            Stage(name=f"source/{name}", trains=network, steps=steps, streams=streams, title="no adaptation",
+                  num_round=0)
             for name, network, steps, streams in source
             if steps
         ]
         for cycle in range(1, settings.cycles + 1):
             for network in ("regressor", "detector"):
                 with_heads = network == "detector"
-                patches = Stream(data="target", batch_size=settings.batch_size, labels=True, windows=network, stride=stride, heads=with_heads)
+                patches = Stream(data="target", batch_size=settings.batch_size, labels=True, windows=network,
+                                 stride=stride, heads=with_heads)
                 streams = {"target": patches}
                 if settings.source_batch_size:
-                    streams["source"] = Stream(data="source", batch_size=settings.source_batch_size, stride=stride, heads=with_heads)
+                    streams["source"] = Stream(data="source", batch_size=settings.source_batch_size, stride=stride,
+                                               heads=with_heads)
                 stages.append(
                     Stage(
                         name=f"cycle-{cycle}/{network}",
@@ -146,13 +159,15 @@ class BiKnowledge(Method):
         objectives = {
             "regressor": lambda: RegressionObjective(self.regressor, settings, self.config.train),
             "detector": lambda: DetectionObjective(self.detector),
-            "localiser": lambda: LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride, settings.localiser_blur_px),
+            "localiser": lambda: LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride,
+                                                       settings.localiser_blur_px),
         }
         network.to(runtime.device)
         self._stage, self._network = stage, network
         peak = rates[stage.trains, adapts]
         self._schedule = Constant(peak) if settings.schedule == "constant" else OneCycle(peak, stage.steps)
-        self._optimizer = make_optimizer(network, trained, self.config.train, weight_decay=self.config.train.weight_decay)
+        self._optimizer = make_optimizer(network, trained, self.config.train,
+                                         weight_decay=self.config.train.weight_decay)
         self._objective = runtime.wrap(objectives[stage.trains]())
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -160,7 +175,8 @@ class BiKnowledge(Method):
         assert self._optimizer is not None  # start() comes first
         self._objective.train()
         set_learning_rate(self._optimizer, self._schedule.at(step))
-        with frozen_norm(self._network, frozen=self._stage.needs_labels or step >= (1 - FROZEN_SHARE) * self._stage.steps):
+        with frozen_norm(self._network,
+                         frozen=self._stage.needs_labels or step >= (1 - FROZEN_SHARE) * self._stage.steps):
             losses = self._objective(batches)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -186,13 +202,15 @@ class BiKnowledge(Method):
             cells = np.clip((places + 0.5) / stride, 0, [log_size.shape[3] - 1, log_size.shape[2] - 1]).astype(np.int64)
             sizes = np.exp(log_size[index, 0][cells[:, 1], cells[:, 0]])
             transformed.append(np.column_stack([places, sizes, values[rows, columns]]).astype(np.float32))
-        return Prediction(density=density, spread=torch.zeros_like(density), detections=read_heads(maps, stride, settings), transformed=transformed)
+        return Prediction(density=density, spread=torch.zeros_like(density),
+                          detections=read_heads(maps, stride, settings), transformed=transformed)
 
     def conclude(self, seen: Seen) -> Verdict:
-        """The heads: union of both and non-maximum suppression. The density, whose sum is the count: as `BiKnowledgeConfig.fusion` says.
+        """The heads: union of both and non-maximum suppression. The density, whose sum is the count: as
+        `BiKnowledgeConfig.fusion` says.
 
-        The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours). The labels leave open what
-        only one of them sees, unless it is sure or joins a crowd (ours).
+        The two estimates of the density are an ensemble of two: their standard deviation is the spread (ours). The
+        labels leave open what only one of them sees, unless it is sure or joins a crowd (ours).
         """
         assert seen.detections is not None and seen.transformed is not None  # of predict()
         settings, regressed = self.settings, seen.density
@@ -203,7 +221,8 @@ class BiKnowledge(Method):
         heads, density, detected = detections, regressed, np.ones(len(detections), bool)
         transformed = self.transformed_points(seen.transformed)
         if settings.fusion != "none":
-            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]], settings.nms_share * detections[:, 2])
+            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]],
+                                settings.nms_share * detections[:, 2])
             heads = np.concatenate([detections, transformed])[kept]
             detected = kept < len(detections)
             near = num_near(heads[:, :2], settings.crowd_px)
@@ -234,13 +253,17 @@ class BiKnowledge(Method):
         )
 
     def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray | None:
-        """See `Method.count_by_confidence`: where Eq. 8 fuses. Merged heads must be merged anew for each threshold; a regressor alone has none."""
+        """See `Method.count_by_confidence`: where Eq. 8 fuses. Merged heads must be merged anew for each threshold; a
+        regressor alone has none.
+        """
         if self.settings.fusion != "confidence":
             return None
         return fused_counts(seen, thresholds, self.settings, self.stream, self.output_stride)
 
     def transformed_points(self, peaks: np.ndarray) -> np.ndarray:
-        """Phi's heads of its P x 4 peaks, best first: those of the least value, and of those within one square the best. Scores are at most 1."""
+        """Phi's heads of its P x 4 peaks, best first: those of the least value, and of those within one square the
+        best. Scores are at most 1.
+        """
         strong = peaks[peaks[:, 3] >= self.settings.localiser_threshold]
         cells = np.column_stack([np.rint((strong[:, :2] + 0.5) / self.output_stride - 0.5), strong[:, 3]])
         heads = strong[clear_squares(cells, max(self.settings.merge_px // self.output_stride, 1))]
@@ -265,13 +288,16 @@ class BiKnowledge(Method):
         return keep
 
     def windows(self, density: np.ndarray, points: np.ndarray, key: str) -> dict[str, np.ndarray]:
-        """Patches of medium density, drawn at random, for R; patches of the highest mean confidence of detection for D."""
+        """Patches of medium density, drawn at random, for R; patches of the highest mean confidence of detection for
+        D.
+        """
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
         patches = patch_grid(density.shape, self.stream.crop_size / stride)
         number = min(settings.num_patches, len(patches))
         if settings.patches == "random":
-            return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))] for network in ("regressor", "detector")}
+            return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))]
+                    for network in ("regressor", "detector")}
         medium = self._medium(density, patches)
         drawn = np.sort(rng.choice(medium, min(number, len(medium)), replace=False))
         x, y = ((points[:, axis] + 0.5) / stride for axis in (0, 1))

@@ -1,4 +1,6 @@
-"""What the networks of bi-knowledge transfer minimise, but for the detector: the objectives of its regressor and of its transformer."""
+"""What the networks of bi-knowledge transfer minimise, but for the detector: the objectives of its regressor and of its
+transformer.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class RegressionObjective(nn.Module):
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name, the mean over the streams; `loss` is what is minimised."""
         losses = {name: self._loss(batch) for name, batch in batches.items()}
-        return {"loss": torch.stack(list(losses.values())).mean(), **{f"{name}_loss": loss for name, loss in losses.items()}}
+        return {"loss": torch.stack(list(losses.values())).mean(),
+                **{f"{name}_loss": loss for name, loss in losses.items()}}
 
     def _loss(self, batch: Batch) -> Tensor:
         assert batch.density is not None  # by the stage's plan
@@ -49,7 +52,8 @@ class RegressionObjective(nn.Module):
         if self.settings.count_weight:
             factor = COUNT_CELL_PX // self.regressor.output_stride
             predicted, target = _pooled(predicted, factor), _pooled(batch.density, factor)
-            error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
+            error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight,
+                                   cell_error=self.train_config.cell_error)
             loss = loss + self.settings.count_weight * error
         return loss
 
@@ -57,8 +61,8 @@ class RegressionObjective(nn.Module):
 class LocalisationObjective(nn.Module):
     """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7.
 
-    The densities are made softer at random first (ours): those of a regressor are, and a transformer that only ever saw Gaussians finds
-    hardly a head in them.
+    The densities are made softer at random first (ours): those of a regressor are, and a transformer that only ever saw
+    Gaussians finds hardly a head in them.
     """
 
     def __init__(self, localiser: NestedUnet, loss: str, stride: int, blur_px: float = 0.0) -> None:
@@ -86,7 +90,9 @@ class LocalisationObjective(nn.Module):
 
 
 def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
-    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. Args: heads (M, 2 or more) x, y in px for each image."""
+    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. Args: heads (M, 2 or more) x, y in px for each
+    image.
+    """
     truth = torch.zeros(len(heads), 1, *cells, device=heads[0].device)
     for one, points in zip(truth, heads, strict=True):
         column, row = (((points[:, axis] + 0.5) / stride).long().clamp(0, cells[1 - axis] - 1) for axis in (0, 1))

@@ -1,4 +1,6 @@
-"""The combination that none of the papers has: one counter that learns orientation and semantics, and labels fused from its ensemble and a detector."""
+"""The combination that none of the papers has: one counter that learns orientation and semantics, and labels fused from
+its ensemble and a detector.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from crowddist.data.sample import Part, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective, LabelObjective, Trained
-from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, read_heads, sure_and_doubtful
+from crowddist.methods.parts.detecting import (
+    DetectionObjective,
+    confidence_weight,
+    distinct,
+    fused_counts,
+    read_heads,
+    sure_and_doubtful,
+)
 from crowddist.methods.parts.semantics import SegmenterObjective, Semantics
 from crowddist.methods.parts.shared_losses import orientation_terms
 from crowddist.models.backbones.table import BACKBONES
@@ -48,11 +57,14 @@ class AlignmentObjective(CountingObjective):
         density = self.density_loss(source, source_features)
         weighted, terms = self.semantics.loss(source, target, source_features, target_features)
         terms |= orientation_terms(self.counter, target.images)
-        return {"loss": density + weighted + self.orientation_weight * terms["orientation_loss"], "source_loss": density, **terms}
+        return {"loss": density + weighted + self.orientation_weight * terms["orientation_loss"],
+                "source_loss": density, **terms}
 
 
 class Combined(CountingMethod):
-    """Self-supervision, semantic consistency and bi-knowledge transfer in one; every setting is that of the method it comes from."""
+    """Self-supervision, semantic consistency and bi-knowledge transfer in one; every setting is that of the method it
+    comes from.
+    """
 
     counter: Counter
 
@@ -60,11 +72,15 @@ class Combined(CountingMethod):
         super().__init__(config)
         self.semantics = Semantics(self.counter, config)
         self.detector = build_detector(config.detector)
-        self._networks = nn.ModuleDict({"counter": self.counter, "semantics": self.semantics, "detector": self.detector})
+        self._networks = nn.ModuleDict({"counter": self.counter, "semantics": self.semantics,
+                                        "detector": self.detector})
 
     def plan(self) -> tuple[Stage, ...]:
-        """Counter, detector and segmenter on the source; alignment; then K rounds of fused labels for counter and detector."""
-        config, rounds, semantic, heads_of = self.config, self.config.self_supervision, self.config.semantic_consistency, self.config.bi_knowledge
+        """Counter, detector and segmenter on the source; alignment; then K rounds of fused labels for counter and
+        detector.
+        """
+        config, rounds, semantic, heads_of = (self.config, self.config.self_supervision,
+                                              self.config.semantic_consistency, self.config.bi_knowledge)
         source, made = self.source_stream(), semantic.target_masks == "made"
         masks, heads = replace(source, masks=True), replace(source, heads=True)
         boxes = {"boxes": replace(masks, data="boxes")} if config.boxes else {}
@@ -74,10 +90,12 @@ class Combined(CountingMethod):
             Stage(name="source/detector", steps=heads_of.detector_steps, streams={"source": heads}, **none),
         ]
         if made:
-            stages.append(Stage(name="source/segmenter", steps=semantic.segmenter_steps, streams={"source": masks, **boxes}, **none))
+            stages.append(Stage(name="source/segmenter", steps=semantic.segmenter_steps,
+                                streams={"source": masks, **boxes}, **none))
         target = Stream(data="target", batch_size=semantic.target_batch_size, masks=not made, stride=self.output_stride)
         stages.append(
-            Stage(name="alignment", steps=semantic.steps, streams={"source": masks, "target": target}, title="alignment", num_round=1)
+            Stage(name="alignment", steps=semantic.steps, streams={"source": masks, "target": target},
+                  title="alignment", num_round=1)
         )
         labelled = Stream(
             data="target",
@@ -91,7 +109,8 @@ class Combined(CountingMethod):
             streams = {"source": source, "target": labelled}
             with_heads = {name: replace(stream, heads=True) for name, stream in streams.items()}
             stages.append(Stage(name=f"labels-{number}/counter", steps=rounds.round_steps, streams=streams, **row))
-            stages.append(Stage(name=f"labels-{number}/detector", steps=heads_of.cycle_steps, streams=with_heads, **row))
+            stages.append(Stage(name=f"labels-{number}/detector", steps=heads_of.cycle_steps, streams=with_heads,
+                                **row))
         return tuple(stages)
 
     def objective(self, stage: Stage) -> nn.Module:
@@ -104,7 +123,8 @@ class Combined(CountingMethod):
             case "alignment":
                 return AlignmentObjective(self.counter, self.semantics, self.config)
         if stage.needs_labels:
-            return LabelObjective(self.counter, self.config.train, target_weight=self.config.self_supervision.target_weight)
+            return LabelObjective(self.counter, self.config.train,
+                                  target_weight=self.config.self_supervision.target_weight)
         return CountingObjective(self.counter, self.config.train)
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
@@ -145,13 +165,15 @@ class Combined(CountingMethod):
         self.detector.eval()
         with torch.inference_mode():
             maps = self.detector(images)
-        return replace(super().predict(images), detections=read_heads(maps, self.detector.output_stride, self.config.bi_knowledge))
+        return replace(super().predict(images),
+                       detections=read_heads(maps, self.detector.output_stride, self.config.bi_knowledge))
 
     def conclude(self, seen: Seen) -> Verdict:
-        """The density of both, by Eq. 8 with W scaled by the ensemble's relative uncertainty (ours), whose sum is the count.
+        """The density of both, by Eq. 8 with W scaled by the ensemble's relative uncertainty (ours), whose sum is the
+        count.
 
-        The heads are the detector's and, where it has none, the peaks of the counter's density, of both the surest, as many as are counted (ours).
-        Labels teach the sure detections; weaker ones and those peaks they leave open.
+        The heads are the detector's and, where it has none, the peaks of the counter's density, of both the surest, as
+        many as are counted (ours). Labels teach the sure detections; weaker ones and those peaks they leave open.
         """
         assert seen.detections is not None  # of predict()
         settings, stride = self.config.bi_knowledge, self.output_stride

@@ -1,4 +1,6 @@
-"""Self-supervision: an orientation pretext on the target, then rounds of certain pseudo-labels (Liu et al., CVPR 2022)."""
+"""Self-supervision: an orientation pretext on the target, then rounds of certain pseudo-labels (Liu et al., CVPR
+2022).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ class SelfSupervision(CountingMethod):
         train, settings = self.config.train, self.settings
         source = self.source_stream()
         target = Stream(data="target", batch_size=settings.target_batch_size)
-        stages = [Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation", num_round=0)]
+        stages = [Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation",
+                        num_round=0)]
         if settings.orientation_steps:
             stages.append(
                 Stage(
@@ -93,8 +96,11 @@ class SelfSupervision(CountingMethod):
         return CountingObjective(self.counter, train)
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
-        """The training's rate on the source alone, the adaptation's afterwards; the orientation head only where the stage uses it."""
+        """The training's rate on the source alone, the adaptation's afterwards; the orientation head only where the
+        stage uses it.
+        """
         adapts = "target" in stage.streams
         uses_head = adapts and not stage.needs_labels
         parameters = list(self.counter.parameters()) if uses_head else self.density_parameters()
-        return {"counter": self.one_cycle(parameters, stage, self.settings.learning_rate if adapts else self.config.train.learning_rate)}
+        return {"counter": self.one_cycle(parameters, stage,
+                                          self.settings.learning_rate if adapts else self.config.train.learning_rate)}

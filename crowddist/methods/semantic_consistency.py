@@ -1,4 +1,6 @@
-"""Semantic consistency: features that tell persons from background alike in source and target (Han et al., ICASSP 2020, SE+FD)."""
+"""Semantic consistency: features that tell persons from background alike in source and target (Han et al., ICASSP 2020,
+SE+FD).
+"""
 
 from __future__ import annotations
 
@@ -55,15 +57,20 @@ class SemanticConsistency(CountingMethod):
         """Source; a segmenter, unless the target has masks of its own; then all losses together."""
         settings, source = self.settings, self.source_stream()
         masks = replace(source, masks=True)
-        stages = [Stage(name="source/counter", steps=self.config.train.steps, streams={"source": source}, title="no adaptation", num_round=0)]
+        stages = [Stage(name="source/counter", steps=self.config.train.steps, streams={"source": source},
+                        title="no adaptation", num_round=0)]
         if settings.target_masks == "made":
-            streams = {"source": masks, "boxes": replace(masks, data="boxes")} if self.config.boxes else {"source": masks}
+            streams = ({"source": masks, "boxes": replace(masks, data="boxes")} if self.config.boxes
+                       else {"source": masks})
             stages.append(
-                Stage(name="source/segmenter", steps=settings.segmenter_steps, streams=streams, title="no adaptation", num_round=0)
+                Stage(name="source/segmenter", steps=settings.segmenter_steps, streams=streams, title="no adaptation",
+                      num_round=0)
             )
-        target = Stream(data="target", batch_size=settings.target_batch_size, masks=settings.target_masks == "given", stride=self.output_stride)
+        target = Stream(data="target", batch_size=settings.target_batch_size, masks=settings.target_masks == "given",
+                        stride=self.output_stride)
         streams = {"source": masks, "target": target}
-        stages.append(Stage(name="semantic", steps=settings.steps, streams=streams, title="semantic consistency", num_round=1))
+        stages.append(Stage(name="semantic", steps=settings.steps, streams=streams, title="semantic consistency",
+                            num_round=1))
         return tuple(stages)
 
     def objective(self, stage: Stage) -> nn.Module:
@@ -83,7 +90,8 @@ class SemanticConsistency(CountingMethod):
                 "discriminator": self.semantics.trained_discriminator(),
             }
         if stage.streams["source"].masks:
-            return {"segmenter": self.one_cycle(list(self.semantics.own_segmenter.parameters()), stage, self.settings.segmenter_rate)}
+            return {"segmenter": self.one_cycle(list(self.semantics.own_segmenter.parameters()), stage,
+                                                self.settings.segmenter_rate)}
         return {"counter": self.one_cycle(self.density_parameters(), stage, self.config.train.learning_rate)}
 
     def networks(self) -> nn.Module:

@@ -12,7 +12,8 @@ class SourceOnly(CountingMethod):
     def plan(self) -> tuple[Stage, ...]:
         """One stage."""
         streams = {"source": self.source_stream()}
-        return (Stage(name="source", steps=self.config.train.steps, streams=streams, title="no adaptation", num_round=0),)
+        return (Stage(name="source", steps=self.config.train.steps, streams=streams, title="no adaptation",
+                      num_round=0),)
 
     def objective(self, stage: Stage) -> CountingObjective:
         """The density loss on the source."""

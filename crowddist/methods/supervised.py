@@ -1,4 +1,6 @@
-"""Supervised: the counter as the target's own labels make it, the ceiling of every adaptation and no adaptation itself."""
+"""Supervised: the counter as the target's own labels make it, the ceiling of every adaptation and no adaptation
+itself.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ class Supervised(CountingMethod):
         """One stage."""
         train = self.config.train
         streams = {"source": Stream(data="labelled_target", batch_size=train.batch_size, stride=self.output_stride)}
-        return (Stage(name="supervised", steps=train.steps, streams=streams, title="supervised (the target's labels)", num_round=0),)
+        return (Stage(name="supervised", steps=train.steps, streams=streams, title="supervised (the target's labels)",
+                      num_round=0),)
 
     def objective(self, stage: Stage) -> CountingObjective:
         """The density loss on the target."""

@@ -15,7 +15,8 @@ def build_method(config: RunConfig, *, weights: Loaded = "all") -> Method:
     """The method that a run's configuration names, with fresh networks.
 
     Args:
-        weights: which of the weights that the networks start from are loaded; "none" for networks that a checkpoint fills.
+        weights: which of the weights that the networks start from are loaded; "none" for networks that a checkpoint
+            fills.
 
     Raises:
         InputError, FileNotFoundError: weights that cannot be had, or belong to other networks.

@@ -65,7 +65,8 @@ def search_space(config: RunConfig) -> tuple[Parameter, ...]:
             return (KEPT_SHARE, confidence, WEIGHT_EXPONENT)
         case "self_supervision":
             return (KEPT_SHARE,)
-    raise InputError(f"{config.method} makes no labels that a threshold decides; give a counter of self_supervision, bi_knowledge or combined")
+    raise InputError(f"{config.method} makes no labels that a threshold decides; give a counter of self_supervision, "
+                     "bi_knowledge or combined")
 
 
 def own_values(config: RunConfig) -> dict[str, float]:
@@ -88,7 +89,8 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
         part, _, field = name.partition(".")
         owner = getattr(config, part, None)
         if not dataclasses.is_dataclass(owner) or not hasattr(owner, field):
-            raise InputError(f"no threshold is called {name}; known: {', '.join(parameter.name for parameter in search_space(config))}")
+            raise InputError(f"no threshold is called {name}; known: "
+                             f"{', '.join(parameter.name for parameter in search_space(config))}")
         before = getattr(owner, field)
         after: object = round(value) if isinstance(before, int) else value
         if isinstance(before, tuple):
@@ -106,7 +108,8 @@ def lowest_thresholds(config: RunConfig) -> RunConfig:
 
 
 def trial_values(config: RunConfig, number: int) -> list[dict[str, float]]:
-    """The values of every trial: first the configuration's own, then others that fill the space evenly; the same for every call.
+    """The values of every trial: first the configuration's own, then others that fill the space evenly; the same for
+    every call.
 
     One parameter is tried at even steps, several at the points of Halton's sequence (1960).
 
@@ -122,5 +125,6 @@ def trial_values(config: RunConfig, number: int) -> list[dict[str, float]]:
 
         # Its first point is a corner of the space.
         shares = qmc.Halton(len(space), scramble=False).random(others + 1)[1:].tolist()
-    tried = [{parameter.name: parameter.at(share) for parameter, share in zip(space, point, strict=True)} for point in shares]
+    tried = [{parameter.name: parameter.at(share) for parameter, share in zip(space, point, strict=True)}
+             for point in shares]
     return [own_values(config), *tried]

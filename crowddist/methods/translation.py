@@ -33,10 +33,11 @@ STEADY_SHARE = 0.5
 class TranslationObjective(nn.Module):
     """All losses of the four networks as one module, so that a wrapped (DDP) forward is called once a step.
 
-    Source: Zhu et al., ICCV 2017, Eqs. 1 to 3 by least squares; with a structure weight, Wang et al., CVPR 2019 (SE CycleGAN): the cycle also
-    keeps the SSIM. The generators' losses pass through frozen discriminators and the discriminators see detached images, so one backward
-    pass gives each network its own gradient, and both sides step from where they stood. Discriminators see the newest images alone: the
-    history of 50 that the authors draw from would have to be kept with every checkpoint (ours).
+    Source: Zhu et al., ICCV 2017, Eqs. 1 to 3 by least squares; with a structure weight, Wang et al., CVPR 2019 (SE
+    CycleGAN): the cycle also keeps the SSIM. The generators' losses pass through frozen discriminators and the
+    discriminators see detached images, so one backward pass gives each network its own gradient, and both sides step
+    from where they stood. Discriminators see the newest images alone: the history of 50 that the authors draw from
+    would have to be kept with every checkpoint (ours).
     """
 
     def __init__(self, translator: Translator, settings: TranslationConfig) -> None:
@@ -44,7 +45,9 @@ class TranslationObjective(nn.Module):
         self.translator, self.settings = translator, settings
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, each the sum over both domains, and the share of patches that the discriminators tell right."""
+        """The losses by name, each the sum over both domains, and the share of patches that the discriminators tell
+        right.
+        """
         settings = self.settings
         generators, discriminators = self.translator.generators, self.translator.discriminators
         real = {domain: batches[domain].images for domain in ("source", "target")}
@@ -54,7 +57,8 @@ class TranslationObjective(nn.Module):
         told_real = {domain: discriminators[domain](real[domain]) for domain in real}
         parts = {
             "cycle_loss": _total(functional.l1_loss(cycled[domain].float(), real[domain]) for domain in real),
-            "adversarial_loss": _total(generator_loss(frozen_forward(discriminators[domain], made[domain])) for domain in real),
+            "adversarial_loss": _total(generator_loss(frozen_forward(discriminators[domain], made[domain]))
+                                       for domain in real),
             "discriminator_loss": _total(discriminator_loss(told_real[domain], told_made[domain]) for domain in real),
         }
         loss = settings.cycle_weight * parts["cycle_loss"] + parts["adversarial_loss"] + parts["discriminator_loss"]
@@ -62,7 +66,8 @@ class TranslationObjective(nn.Module):
             parts["structure_loss"] = _total(1 - ssim(cycled[domain], real[domain], peak=1.0) for domain in real)
             loss = loss + settings.structure_weight * parts["structure_loss"]
         if settings.identity_weight:
-            parts["identity_loss"] = _total(functional.l1_loss(generators[domain](real[domain]).float(), real[domain]) for domain in real)
+            parts["identity_loss"] = _total(functional.l1_loss(generators[domain](real[domain]).float(), real[domain])
+                                            for domain in real)
             loss = loss + settings.identity_weight * parts["identity_loss"]
         accuracy = _total(discriminator_accuracy(told_real[domain], told_made[domain]) for domain in real) / len(real)
         return {"loss": loss, **parts, "discriminator_accuracy": accuracy}
@@ -74,7 +79,8 @@ class PooledObjective(CountingObjective):
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The loss, of one forward pass, so that both kinds of crops are normalised together."""
         parts = list(batches.values())
-        densities = [batch.density for batch in parts if batch.density is not None]  # all are labelled, by the stage's plan
+        # all are labelled, by the stage's plan
+        densities = [batch.density for batch in parts if batch.density is not None]
         pooled = replace(
             parts[0],
             images=torch.cat([batch.images for batch in parts]),
@@ -85,7 +91,9 @@ class PooledObjective(CountingObjective):
 
 
 class Translation(CountingMethod):
-    """A counter on the source; four networks on source and target; then the counter on the source as one of them translated it."""
+    """A counter on the source; four networks on source and target; then the counter on the source as one of them
+    translated it.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
@@ -98,11 +106,14 @@ class Translation(CountingMethod):
         return self.config.translation
 
     def plan(self) -> tuple[Stage, ...]:
-        """Source; then, in one round, the translator on plain crops of both domains, and the counter on what it makes of the source."""
+        """Source; then, in one round, the translator on plain crops of both domains, and the counter on what it makes
+        of the source.
+        """
         train, settings = self.config.train, self.settings
         source = self.source_stream()
         crops = Stream(
-            data="source", batch_size=settings.batch_size, scale_jitter=settings.scale_jitter, crop_size=settings.crop_size, plain=True
+            data="source", batch_size=settings.batch_size, scale_jitter=settings.scale_jitter,
+            crop_size=settings.crop_size, plain=True
         )
         translated = {"translated": replace(source, data="translated")}
         if settings.joint:
@@ -137,10 +148,13 @@ class Translation(CountingMethod):
 
     def objective(self, stage: Stage) -> nn.Module:
         """The losses of the four networks, or the density loss on whatever the stage reads."""
-        return TranslationObjective(self.translator, self.settings) if stage.trains == "translator" else PooledObjective(self.counter, self.config.train)
+        return (TranslationObjective(self.translator, self.settings) if stage.trains == "translator"
+                else PooledObjective(self.counter, self.config.train))
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
-        """Generators and discriminators, each by an optimizer of their own, or the counter: on the source at the training's rate."""
+        """Generators and discriminators, each by an optimizer of their own, or the counter: on the source at the
+        training's rate.
+        """
         if stage.trains == "translator":
             schedule = SteadyThenFalling(self.settings.learning_rate, stage.steps)
             return {

@@ -29,16 +29,18 @@ class CounterConfig:
     """The counter's networks; equal configs and equal checkpoints give equal counters."""
 
     backbone: CounterBackbone = "compact"
-    """The encoder. The efficientnet ones are for a CPU, VGG and ResNet, with the published decoder, for a GPU; `compact` has no weights."""
+    """The encoder. The efficientnet ones are for a CPU, VGG and ResNet, with the published decoder, for a GPU;
+    `compact` has no weights."""
     decoder: DecoderName = "usual"
-    """What turns features into density: `usual` is that of CVPR 2022 (small behind encoders for a CPU), `upsampling` that of ICASSP 2020 as
-    printed, behind features of stride 16, so that its cells are pixels, and `upsampling_large` the same with the kernels of its authors' later
-    code."""
+    """What turns features into density: `usual` is that of CVPR 2022 (small behind encoders for a CPU), `upsampling`
+    that of ICASSP 2020 as printed, behind features of stride 16, so that its cells are pixels, and `upsampling_large`
+    the same with the kernels of its authors' later code."""
     weights: str = "none"
-    """What it starts from: `none` (random), `imagenet` (of an installed package, torch's cache or a download), or a path or URL of a file of the
-    encoder's weights, or of a run's folder or checkpoint, whose whole counter is taken."""
+    """What it starts from: `none` (random), `imagenet` (of an installed package, torch's cache or a download), or a
+    path or URL of a file of the encoder's weights, or of a run's folder or checkpoint, whose whole counter is taken."""
     ensemble: Ensemble = "masksembles"
-    """What the members of the ensemble are: fixed masks over the channels, fixed dropouts, networks of their own (`deep`), or one network alone."""
+    """What the members of the ensemble are: fixed masks over the channels, fixed dropouts, networks of their own
+    (`deep`), or one network alone."""
     num_masks: int = 3
     """How many members the ensemble has (masks, dropouts at inference, or networks)."""  # P: n = 3.
     mask_scale: float = 2.0
@@ -61,7 +63,8 @@ class CounterConfig:
         if self.mask_seed < 0:
             raise InputError(f"counter mask_seed is {self.mask_seed}; it must not be negative")
         if not 0.0 < self.dropout < 1.0:
-            raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no dropout")
+            raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no "
+                             "dropout")
 
     @property
     def upsamples(self) -> bool:
@@ -120,23 +123,28 @@ class LocaliserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TranslatorConfig:
-    """CycleGAN's networks, which show the source as the target would look (translation). They are always trained from scratch."""
+    """CycleGAN's networks, which show the source as the target would look (translation). They are always trained from
+    scratch.
+    """
 
     backbone: TranslatorBackbone = "compact"
-    """`published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`: of width 16 with 4, which say what to change of
-    the image, patches of 34 px."""
+    """`published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`: of width 16 with 4,
+    which say what to change of the image, patches of 34 px."""
 
     def __post_init__(self) -> None:
         _choice("translator backbone", self.backbone, get_args(TranslatorBackbone))
 
 
 def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
-    _choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder", backbone, names_for(use))
+    _choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder", backbone,
+            names_for(use))
     if not weights:
-        raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or of a run")
+        raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or "
+                         "of a run")
     if weights == "imagenet" and BACKBONES[backbone].weights is None:
         others = ", ".join(name for name in names_for(use) if BACKBONES[name].weights)
-        raise InputError(f"the {network} backbone {backbone} has no imagenet weights; use weights none, or one of the backbones {others}")
+        raise InputError(f"the {network} backbone {backbone} has no imagenet weights; use weights none, or one of the "
+                         f"backbones {others}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

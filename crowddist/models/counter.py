@@ -25,12 +25,14 @@ from crowddist.models.weights import load_start
 class Counter(nn.Module):
     """A crowd counter with an ensemble in its decoder and, where asked for, an orientation head.
 
-    Images of any size are padded at the right and the bottom to multiples of the encoder's stride. A density is persons per cell of
-    `output_stride` px, 8 but for the upsampling decoders; its sum is the count. The published x8 upsampling is left to whoever needs a map of
-    the image's size, because a sum survives only if the upsampled map is divided by 64.
+    Images of any size are padded at the right and the bottom to multiples of the encoder's stride. A density is persons
+    per cell of `output_stride` px, 8 but for the upsampling decoders; its sum is the count. The published x8 upsampling
+    is left to whoever needs a map of the image's size, because a sum survives only if the upsampled map is divided by
+    64.
     """
 
-    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None, dropout: float | None = None,
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None,
+                 dropout: float | None = None,
                  num_members: int = 1, orientation: OrientationHead | None = None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
@@ -38,7 +40,8 @@ class Counter(nn.Module):
         self.orientation_head = orientation
         self.output_stride = encoder.stride // decoder.upsampling
         self.one_pass = False
-        """Whether `members` is one map alone, by the mean of the masks: no uncertainty, and no more computation than a single network."""
+        """Whether `members` is one map alone, by the mean of the masks: no uncertainty, and no more computation than a
+        single network."""
 
     def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
         """`density(encode(images), members)`."""
@@ -57,8 +60,9 @@ class Counter(nn.Module):
 
         Args:
             features: (N, C, h, w) of `encode`.
-            members: (N,) int64 indexes of masks, as `member_indexes` gives them; None where the ensemble has no masks. With dropout,
-                channels are dropped in training mode only, from torch's own generator, which the caller seeds.
+            members: (N,) int64 indexes of masks, as `member_indexes` gives them; None where the ensemble has no masks.
+                With dropout, channels are dropped in training mode only, from torch's own generator, which the caller
+                seeds.
 
         Returns:
             (N, 1, h, w) float, not negative; with an upsampling decoder the last cells may lie wholly beyond the image.
@@ -67,7 +71,8 @@ class Counter(nn.Module):
             ValueError: `members` are missing where the ensemble has masks, or given where it has none.
         """
         if (members is None) != (self.masks is None):
-            raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes gives")
+            raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes "
+                             "gives")
         trunk = self.decoder.trunk(features)
         if self.dropout is not None:
             trunk = functional.dropout2d(trunk, self.dropout, self.training)
@@ -78,8 +83,8 @@ class Counter(nn.Module):
     def members(self, features: Tensor) -> Tensor:
         """Persons per cell by every member for every image.
 
-        What comes before the masks runs once, what follows once a member, one after the other: peak memory does not grow with the
-        members, and each map equals `density` with that mask bit for bit. With dropout,
+        What comes before the masks runs once, what follows once a member, one after the other: peak memory does not
+        grow with the members, and each map equals `density` with that mask bit for bit. With dropout,
         a member drops the same channels of every image, whatever ran before, so labels do not depend on their order.
 
         Args:
@@ -101,17 +106,23 @@ class Counter(nn.Module):
         return torch.stack(maps)
 
     def _kept_channels(self, member: int) -> Tensor:
-        """(C, 1, 1) factors of a member of a dropout ensemble: 0 for a dropped channel, 1 / (1 - dropout) for a kept one."""
+        """(C, 1, 1) factors of a member of a dropout ensemble: 0 for a dropped channel, 1 / (1 - dropout) for a kept
+        one.
+        """
         assert self.dropout is not None  # by the caller
         kept = torch.rand(self.decoder.channels, generator=torch.Generator().manual_seed(member)) >= self.dropout
         return (kept / (1 - self.dropout))[:, None, None]
 
     def member_indexes(self, draws: Tensor) -> Tensor | None:
-        """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has no masks."""
+        """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has
+        no masks.
+        """
         return None if self.masks is None else draws.remainder(self.num_members)
 
     def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
-        """(N, 1, h, w) persons per cell, each sample by the member that its random number draws. Args: `draws` (N,) int64."""
+        """(N, 1, h, w) persons per cell, each sample by the member that its random number draws. Args: `draws` (N,)
+        int64.
+        """
         return self.density(features, self.member_indexes(draws))
 
     def orientation_parameters(self) -> list[nn.Parameter]:
@@ -145,14 +156,17 @@ def build_counter(config: CounterConfig) -> Counter:
     masks = None
     if config.ensemble == "masksembles":
         masks = Masksembles(decoder.channels, config.num_masks, config.mask_scale, config.mask_seed)
-    counter = Counter(encoder=encoder, decoder=decoder, masks=masks, dropout=config.dropout if config.ensemble == "dropout" else None,
+    counter = Counter(encoder=encoder, decoder=decoder, masks=masks,
+                      dropout=config.dropout if config.ensemble == "dropout" else None,
                       num_members=config.num_members, orientation=orientation)
     load_start(counter, encoder, name="counter", weights=config.weights, backbone=backbone)
-    # ours: a training step of the compact counter on a CPU takes three quarters of the time that the default layout takes.
+    # ours: a training step of the compact counter on a CPU takes three quarters of the time that the default layout
+    # takes.
     return counter.to(memory_format=torch.channels_last)
 
 
 def _build_decoder(config: CounterConfig, encoder: Encoder) -> Decoder:
     if config.upsamples:
-        return upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING, large=config.decoder == "upsampling_large")
+        return upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING,
+                                  large=config.decoder == "upsampling_large")
     return {"small": small_decoder, "published": published_decoder}[BACKBONES[config.backbone].heads](encoder.channels)

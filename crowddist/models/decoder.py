@@ -23,12 +23,16 @@ SMALL_WIDTHS = (96, 64)  # ours
 SMALL_ORIENTATION = (64, 64, 32)  # ours
 UPSAMPLING = 2 ** len(UPSAMPLING_KERNELS)
 DILATION = 2  # C; taken over by the small decoder.
-INITIAL_DENSITY = 0.05  # ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
-ORIENTATION_GRID = (8, 4)  # ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
+# ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
+INITIAL_DENSITY = 0.05
+# ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
+ORIENTATION_GRID = (8, 4)
 
 
 class Decoder(nn.Module):
-    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density, and `trunk` is the same for all members."""
+    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density, and `trunk` is the same for all
+    members.
+    """
 
     def __init__(self, trunk: nn.Sequential, rest: nn.Sequential, *, channels: int, upsampling: int = 1) -> None:
         super().__init__()
@@ -42,7 +46,8 @@ class Decoder(nn.Module):
 def published_decoder(in_channels: int) -> Decoder:
     """The decoder of the paper: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
 
-    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022, and its released model.py.
+    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022, and its released
+    model.py.
     """
     trunk = nn.Sequential(_dilated(in_channels, PUBLISHED_TRUNK), nn.ReLU(inplace=True))
     layers: list[nn.Module] = []
@@ -51,9 +56,11 @@ def published_decoder(in_channels: int) -> Decoder:
         layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
         channels = width
     density = nn.Conv2d(channels, 1, 1)
-    decoder = Decoder(trunk, nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU()), channels=PUBLISHED_TRUNK)
+    decoder = Decoder(trunk, nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU()),
+                      channels=PUBLISHED_TRUNK)
     init_normal(decoder)
-    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no gradient.
+    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no
+    # gradient.
     fill_bias(density, INITIAL_DENSITY)
     return decoder
 
@@ -68,34 +75,40 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
     """
     first, *others = LARGE_KERNELS if large else UPSAMPLING_KERNELS
     layers: list[nn.Module] = [nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True)] if large else []
-    trunk = nn.Sequential(*layers, nn.Conv2d(in_channels, UPSAMPLING_TRUNK, first, padding=first // 2), nn.ReLU(inplace=True))
+    trunk = nn.Sequential(*layers, nn.Conv2d(in_channels, UPSAMPLING_TRUNK, first, padding=first // 2),
+                          nn.ReLU(inplace=True))
     layers, channels = [_doubled()], UPSAMPLING_TRUNK
     for width, kernel in zip(UPSAMPLING_WIDTHS, others, strict=True):
         layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(inplace=True), _doubled()]
         channels = width
     density = nn.Conv2d(channels, 1, 1)
-    decoder = Decoder(trunk, nn.Sequential(*layers, density, nn.ReLU()), channels=UPSAMPLING_TRUNK, upsampling=UPSAMPLING)
+    decoder = Decoder(trunk, nn.Sequential(*layers, density, nn.ReLU()), channels=UPSAMPLING_TRUNK,
+                      upsampling=UPSAMPLING)
     init_normal(decoder)
     fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
     return decoder
 
 
 def small_decoder(in_channels: int) -> Decoder:
-    """A small decoder to train from scratch: three dilated convolutions with batch normalisation, 1x1, softplus (ours)."""
+    """A small decoder to train from scratch: three dilated convolutions with batch normalisation, 1x1, softplus
+    (ours).
+    """
     trunk = nn.Sequential(*_dilated_norm(in_channels, SMALL_TRUNK))
     layers: list[nn.Module] = []
     channels = SMALL_TRUNK
     for width in SMALL_WIDTHS:
         layers += _dilated_norm(channels, width)
         channels = width
-    # Weights stay as torch draws them: behind a last layer of N(0, 0.01), as published, the others learn no places for hundreds of steps.
+    # Weights stay as torch draws them: behind a last layer of N(0, 0.01), as published, the others learn no places for
+    # hundreds of steps.
     density = nn.Conv2d(channels, 1, 1)
     fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
     return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=SMALL_TRUNK)
 
 
 class OrientationHead(nn.Module):
-    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a small grid, linear (D_aux of the paper).
+    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a small grid, linear (D_aux
+    of the paper).
 
     Its convolutions have no normalisation, so it does not mind in which mode the rest of the network is.
     """

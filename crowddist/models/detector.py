@@ -37,10 +37,12 @@ class DetectorMaps(NamedTuple):
 
 
 class Detector(nn.Module):
-    """CSP: three levels of an encoder, brought to stride 4, normalised and joined, answer where a head's centre is and how large it is.
+    """CSP: three levels of an encoder, brought to stride 4, normalised and joined, answer where a head's centre is and
+    how large it is.
 
-    Source: Liu et al., High-level Semantic Feature Detection, CVPR 2019 (CSP), and its released code (C). The size is that of a square
-    head in px, where CSP has the height in cells: its logarithm must be positive for the relative error (ours).
+    Source: Liu et al., High-level Semantic Feature Detection, CVPR 2019 (CSP), and its released code (C). The size is
+    that of a square head in px, where CSP has the height in cells: its logarithm must be positive for the relative
+    error (ours).
 
     Images of any size are padded at the right and the bottom to multiples of the encoder's coarsest stride.
 
@@ -95,7 +97,9 @@ def build_detector(config: DetectorConfig) -> Detector:
 
 
 def _raise(in_channels: int, channels: int, factor: int) -> nn.Module:
-    """Features at stride 4 of features at `factor` times that: a deconvolution of kernel 4 (C), or a convolution where none is needed."""
+    """Features at stride 4 of features at `factor` times that: a deconvolution of kernel 4 (C), or a convolution where
+    none is needed.
+    """
     if factor == 1:
         return nn.Conv2d(in_channels, channels, 3, padding=1)
     return nn.ConvTranspose2d(in_channels, channels, 4, stride=factor, padding=(4 - factor) // 2)

@@ -1,4 +1,6 @@
-"""Discriminator: tells the features of source images from those of target images (the feature discriminator D of SE+FD)."""
+"""Discriminator: tells the features of source images from those of target images (the feature discriminator D of
+SE+FD).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ SMALL_WIDTHS = (32, 64)  # ours: three in all, so that crops of 64 px will do.
 
 
 class FeatureDiscriminator(nn.Module):
-    """Convolutions of stride 2 with leaky ReLU, the last of which gives the logit of "source" for every patch of the features.
+    """Convolutions of stride 2 with leaky ReLU, the last of which gives the logit of "source" for every patch of the
+    features.
 
     Source: Han et al., ICASSP 2020, Eq. 3; Tsai et al., CVPR 2018.
     """
@@ -37,7 +40,8 @@ class FeatureDiscriminator(nn.Module):
             ValueError: the features are smaller than `least_cells`.
         """
         if min(features.shape[2:]) < self.least_cells:
-            raise ValueError(f"features of {tuple(features.shape[2:])} cells are too few for the discriminator: it needs {self.least_cells} a side")
+            raise ValueError(f"features of {tuple(features.shape[2:])} cells are too few for the discriminator: it "
+                             f"needs {self.least_cells} a side")
         return self.layers(features)
 
 

@@ -19,7 +19,8 @@ from crowddist.models.weights import load_start
 
 PYRAMID = (2.0, 1.0, 0.5)  # P: the sizes of the image; C: resized bilinearly.
 NUM_LEVELS = 4  # C: conv1_2, conv2_2, conv3_3 and conv4_3 of VGG-16.
-NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2  # resolutions at which features of several sizes meet, and the coarsest: five decoders.
+# resolutions at which features of several sizes meet, and the coarsest: five decoders.
+NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2
 MEAN_FIELD_STEPS = 2  # C
 HIDDEN: dict[HeadWidth, int] = {"published": 128, "small": 32}
 """Channels between the two convolutions of a decoder; C, and ours."""
@@ -29,18 +30,19 @@ INITIAL_DENSITY = 0.05 / 64  # ours, persons per px, as the counters of `models.
 class Dssinet(nn.Module):
     """Deep structured scale integration network: image pyramid, message passing, five decoders from coarse to fine.
 
-    Source: Liu et al., Crowd Counting with Deep Structured Scale Integration Network, ICCV 2019, and its released CRFVGG.py (C).
-    One stack of blocks reads the image at twice, once and half its size. Block l of the image of size s gives features of stride
-    2^l / s, so up to three sizes meet at every stride; there each hears the others by a conditional random field of two mean-field
-    steps, and what was heard goes on through the blocks. A decoder at each stride makes a density of what is there, corrected by the
-    coarser one.
+    Source: Liu et al., Crowd Counting with Deep Structured Scale Integration Network, ICCV 2019, and its released
+    CRFVGG.py (C). One stack of blocks reads the image at twice, once and half its size. Block l of the image of size s
+    gives features of stride 2^l / s, so up to three sizes meet at every stride; there each hears the others by a
+    conditional random field of two mean-field steps, and what was heard goes on through the blocks. A decoder at each
+    stride makes a density of what is there, corrected by the coarser one.
 
-    Images of any size are padded at the right and the bottom to multiples of 16 cells. A map has ceil(H / stride) x ceil(W / stride)
-    cells and holds persons per cell; its sum is the count.
+    Images of any size are padded at the right and the bottom to multiples of 16 cells. A map has ceil(H / stride) x
+    ceil(W / stride) cells and holds persons per cell; its sum is the count.
 
     Args:
-        encoder: of `NUM_LEVELS` levels; each halves the resolution of its input, but for the first, which divides it by the output stride.
-            They are called with (features, index of the size in `PYRAMID`) and give features that nothing has activated yet.
+        encoder: of `NUM_LEVELS` levels; each halves the resolution of its input, but for the first, which divides it by
+            the output stride. They are called with (features, index of the size in `PYRAMID`) and give features that
+            nothing has activated yet.
         hidden: channels between the convolutions of a decoder.
         activation: of the final density: it must not be negative.
     """
@@ -49,8 +51,10 @@ class Dssinet(nn.Module):
         super().__init__()
         self.encoder, self.output_stride, widths = encoder, encoder.stride, encoder.widths
         meeting = [[widths[level] for _, level in _members(place)] for place in range(NUM_DENSITIES)]
-        self.messages = nn.ModuleList([MessagePassing(channels) if len(channels) > 1 else nn.ReLU() for channels in meeting])
-        self.decoders = nn.ModuleList([nn.Sequential(nn.Conv2d(sum(channels), hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, 1, 3, padding=1))
+        self.messages = nn.ModuleList([MessagePassing(channels) if len(channels) > 1 else nn.ReLU()
+                                       for channels in meeting])
+        self.decoders = nn.ModuleList([nn.Sequential(nn.Conv2d(sum(channels), hidden, 1), nn.ReLU(inplace=True),
+                                                     nn.Conv2d(hidden, 1, 3, padding=1))
                                        for channels in meeting])
         self.corrections = nn.ModuleList([nn.Conv2d(1, 1, 3, padding=1) for _ in range(NUM_DENSITIES - 1)])
         self.density_activation = nn.PReLU()
@@ -85,7 +89,8 @@ class Dssinet(nn.Module):
     def last_two_layers(self) -> list[nn.Parameter]:
         """The parameters of the two convolutions of every decoder.
 
-        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; which ones is our reading.
+        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; which ones is our
+        reading.
         """
         return list(self.decoders.parameters())
 
@@ -106,8 +111,10 @@ class MessagePassing(nn.Module):
         """(N, C_i, h, w) each -> the same shapes, not negative."""
         hidden = list(features)
         for _ in range(MEAN_FIELD_STEPS):
-            heard = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i) for i in range(len(hidden))]
-            hidden = [functional.relu(own + self.activation(message)) for own, message in zip(hidden, heard, strict=True)]
+            heard = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i)
+                     for i in range(len(hidden))]
+            hidden = [functional.relu(own + self.activation(message))
+                      for own, message in zip(hidden, heard, strict=True)]
         return hidden
 
 
@@ -126,10 +133,11 @@ def build_dssinet(config: RegressorConfig) -> Dssinet:
         for part in (network.messages, network.decoders, network.corrections):
             init_normal(part)
     if backbone.weights is not None:
-        # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six, less than zero everywhere;
-        # EfficientNet's are as strong, and softplus lets less than zero pass.
+        # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six,
+        # less than zero everywhere; EfficientNet's are as strong, and softplus lets less than zero pass.
         for last in (network.decoders[0][-1], network.corrections[0]):  # type: ignore[index]
-            nn.init.normal_(last.weight, std=NORMAL_STD * (INITIAL_DENSITY if published else 1))  # type: ignore[arg-type]
+            strength = INITIAL_DENSITY if published else 1
+            nn.init.normal_(last.weight, std=NORMAL_STD * strength)  # type: ignore[arg-type]
     if not published:
         start = math.log(math.expm1(start))  # what softplus makes that density of
     # ours: with a bias of 0 a last ReLU may begin below zero everywhere, where it passes no gradient.
@@ -139,7 +147,9 @@ def build_dssinet(config: RegressorConfig) -> Dssinet:
 
 
 def _members(place: int) -> list[tuple[int, int]]:
-    """(index of the size, level) of the features that meet at a place: the larger image's deeper level with the smaller one's shallower."""
+    """(index of the size, level) of the features that meet at a place: the larger image's deeper level with the smaller
+    one's shallower.
+    """
     return [(size, place + 1 - size) for size in range(len(PYRAMID)) if 0 <= place + 1 - size < NUM_LEVELS]
 
 

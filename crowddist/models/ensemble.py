@@ -31,7 +31,8 @@ class DeepEnsemble(nn.Module):
 
     def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
         """(M * N, 1, h, w) persons per cell: the maps of all samples by the first member, then by the next."""
-        return torch.cat([counter.training_maps(own, draws) for counter, own in zip(self._members(), features, strict=True)])
+        return torch.cat([counter.training_maps(own, draws)
+                          for counter, own in zip(self._members(), features, strict=True)])
 
     def members(self, features: Tensor) -> Tensor:
         """(M, N, 1, h, w) persons per cell by every member."""
@@ -50,7 +51,9 @@ class DeepEnsemble(nn.Module):
 
 
 def build_networks(config: CounterConfig) -> Counter | DeepEnsemble:
-    """The counter that `config` describes, or `num_masks` of them for a deep ensemble. Raises as `build_counter` does."""
+    """The counter that `config` describes, or `num_masks` of them for a deep ensemble. Raises as `build_counter`
+    does.
+    """
     if config.ensemble != "deep":
         return build_counter(config)
     single = replace(config, ensemble="none")

@@ -13,7 +13,8 @@ from crowddist.models.norm import SyncBatchNorm2d
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """Folds every batch normalisation that follows a convolution in a sequence, in place; answers stay the same but for rounding.
+    """Folds every batch normalisation that follows a convolution in a sequence, in place; answers stay the same but for
+    rounding.
 
     Only for a network that is never trained again, nor saved: its parameters are no longer those it was built with.
 

@@ -11,9 +11,9 @@ from crowddist.ops.masksembles import make_masks
 class Masksembles(nn.Module):
     """Keeps the channels of one mask per sample and zeroes the rest, without rescaling.
 
-    The masks are a persistent buffer: a checkpoint carries them, so a reloaded network has the members it was trained with, whatever
-    the seed it was built from. Source: Durasov et al., Masksembles, CVPR 2021; a mask per sample as in the paper, not per contiguous
-    part of the batch as in its library.
+    The masks are a persistent buffer: a checkpoint carries them, so a reloaded network has the members it was trained
+    with, whatever the seed it was built from. Source: Durasov et al., Masksembles, CVPR 2021; a mask per sample as in
+    the paper, not per contiguous part of the batch as in its library.
     """
 
     masks: Tensor
@@ -38,7 +38,8 @@ class Masksembles(nn.Module):
             ValueError: `members` is not an int64 vector of the batch's length.
         """
         if members.shape != features.shape[:1] or members.dtype != torch.int64:
-            raise ValueError(f"members must be {len(features)} int64 indexes, got {members.dtype} of shape {tuple(members.shape)}")
+            raise ValueError(f"members must be {len(features)} int64 indexes, got {members.dtype} of shape "
+                             f"{tuple(members.shape)}")
         return features * self.masks[members].to(features.dtype)[:, :, None, None]
 
     def mean(self, features: Tensor) -> Tensor:

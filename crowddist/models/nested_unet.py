@@ -17,14 +17,16 @@ from crowddist.models.weights import load_start
 
 DILATIONS = (2, 2, 2)  # C (CSRNet): the dilated convolutions behind VGG's ten; ours: three of its six.
 USUAL_PEAK = 0.01
-"""Persons per px at the peak of a head of sigma 4 px; ours: densities are divided by it, as VGG expects numbers of about 1."""
+"""Persons per px at the peak of a head of sigma 4 px; ours: densities are divided by it, as VGG expects numbers of
+about 1."""
 
 
 class NestedUnet(nn.Module):
-    """UNet++ with a dilated VGG-16 encoder: every level's features are refined by those of the level below, again and again.
+    """UNet++ with a dilated VGG-16 encoder: every level's features are refined by those of the level below, again and
+    again.
 
-    Source: Liu et al., MM 2020, Sec. 3.3; Zhou et al., UNet++, DLMIA 2018: X(i, j) = block([X(i, 0), ..., X(i, j-1), up(X(i+1, j-1))]).
-    Maps of any size are padded at the right and the bottom to multiples of 8 cells.
+    Source: Liu et al., MM 2020, Sec. 3.3; Zhou et al., UNet++, DLMIA 2018: X(i, j) = block([X(i, 0), ..., X(i, j-1),
+    up(X(i+1, j-1))]). Maps of any size are padded at the right and the bottom to multiples of 8 cells.
 
     Args:
         blocks: of the encoder, from fine to coarse, each of half the resolution of the one before.
@@ -40,18 +42,22 @@ class NestedUnet(nn.Module):
         self.answer = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, density: Tensor, stride: int) -> Tensor:
-        """Phi: (N, 1, h, w) persons per cell of `stride` x `stride` px -> (N, 1, h, w), about 1 in the cell of a head and 0 elsewhere."""
+        """Phi: (N, 1, h, w) persons per cell of `stride` x `stride` px -> (N, 1, h, w), about 1 in the cell of a head
+        and 0 elsewhere.
+        """
         height, width = density.shape[-2:]
         multiple = 2 ** (len(self.blocks) - 1)
         scaled = density / (USUAL_PEAK * stride**2)
-        features = functional.pad(scaled, (0, -width % multiple, 0, -height % multiple)).contiguous(memory_format=torch.channels_last)
+        features = functional.pad(scaled, (0, -width % multiple, 0,
+                                           -height % multiple)).contiguous(memory_format=torch.channels_last)
         rows: list[list[Tensor]] = []
         for index, block in enumerate(self.blocks):
             features = block(features if index == 0 else functional.max_pool2d(features, 2))
             rows.append([features])
         for column in range(1, len(self.blocks)):
             for row in range(len(self.blocks) - column):
-                below = functional.interpolate(rows[row + 1][column - 1], scale_factor=2.0, mode="bilinear", align_corners=False)
+                below = functional.interpolate(rows[row + 1][column - 1], scale_factor=2.0, mode="bilinear",
+                                               align_corners=False)
                 rows[row].append(self.nodes[f"{row}_{column}"](torch.cat([*rows[row], below], dim=1)))
         return self.answer(rows[0][-1])[..., :height, :width]
 

@@ -17,10 +17,10 @@ EPSILON = 1e-5  # ours: torch's default, which torchvision's weights were traine
 class SyncBatchNorm2d(nn.Module):
     """Batch normalisation with the statistics of the whole batch, whichever workers hold its parts.
 
-    Inside a torch.distributed group of several workers, sums travel once in the forward pass and once in the backward pass; outside,
-    it is torch's batch normalisation. torch.nn.SyncBatchNorm does the same, but on GPUs only. All workers call it equally often, with
-    gradients averaged over them (DistributedDataParallel). In eval mode, or inside `frozen_norm`, the running statistics are used and
-    kept, and nothing travels.
+    Inside a torch.distributed group of several workers, sums travel once in the forward pass and once in the backward
+    pass; outside, it is torch's batch normalisation. torch.nn.SyncBatchNorm does the same, but on GPUs only. All
+    workers call it equally often, with gradients averaged over them (DistributedDataParallel). In eval mode, or inside
+    `frozen_norm`, the running statistics are used and kept, and nothing travels.
     """
 
     running_mean: Tensor
@@ -41,11 +41,13 @@ class SyncBatchNorm2d(nn.Module):
         """(N, channels, H, W) -> the same shape, normalised, scaled by `weight` and shifted by `bias`."""
         if self.uses_batch and _num_workers() > 1:
             # Sums over all workers' images need more digits than mixed precision's images have.
-            output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias, self.epsilon)
+            output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias,
+                                                       self.epsilon)
             self.running_mean.lerp_(mean, MOMENTUM)
             self.running_var.lerp_(variance, MOMENTUM)
             return output.to(images.dtype)
-        return functional.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias, self.uses_batch, MOMENTUM, self.epsilon)
+        return functional.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias,
+                                     self.uses_batch, MOMENTUM, self.epsilon)
 
     @property
     def uses_batch(self) -> bool:
@@ -65,7 +67,8 @@ class _SyncedNorm(torch.autograd.Function):
     """Batch normalisation over all workers' images -> (normalised images, mean, unbiased variance)."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor,
+                epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         # On a CPU this takes a sixth of the time of torch.var_mean; what it normalises itself is thrown away.
         _, own_mean, own_inverse = torch.native_batch_norm(images, None, None, None, None, True, 0.0, epsilon)
         own_mean, own_var = own_mean.double(), own_inverse.double() ** -2 - epsilon
@@ -84,7 +87,8 @@ class _SyncedNorm(torch.autograd.Function):
         return functional.batch_norm(images, mean, variance, weight, bias, False, 0.0, epsilon), mean, unbiased
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor,
+                                                                    None]:  # type: ignore[override]
         images, weight, mean, variance, size = ctx.saved_tensors
         # With the statistics fixed: slope * weight / sd, and the sums over this worker's images.
         image_slope, weight_slope, bias_slope = torch.ops.aten.native_batch_norm_backward(
@@ -93,7 +97,8 @@ class _SyncedNorm(torch.autograd.Function):
         sums = torch.cat([weight_slope, bias_slope])
         torch.distributed.all_reduce(sums)
         of_weight, of_bias = (sums / size).to(weight.dtype).chunk(2)
-        # What all images owe to their moving the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd, linear in x.
+        # What all images owe to their moving the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd,
+        # linear in x.
         inverse = (variance + ctx.epsilon).rsqrt()
         rise = -weight * inverse.square() * of_weight
         level = -weight * inverse * of_bias - rise * mean
@@ -103,15 +108,17 @@ class _SyncedNorm(torch.autograd.Function):
 
 
 def _num_workers() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+    return (torch.distributed.get_world_size() if torch.distributed.is_available()
+            and torch.distributed.is_initialized() else 1)
 
 
 @contextmanager
 def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
-    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and keeps them, whatever mode it is in.
+    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and keeps them, whatever mode
+    it is in.
 
-    For images of another domain (the target) that pass through a network in training: gradients flow as usual, but neither their
-    statistics nor the network's memory of the source's are mixed.
+    For images of another domain (the target) that pass through a network in training: gradients flow as usual, but
+    neither their statistics nor the network's memory of the source's are mixed.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, SyncBatchNorm2d)]
     before = [layer.frozen for layer in layers]
@@ -125,11 +132,14 @@ def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
 
 
 def sync_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d inside `module` by a SyncBatchNorm2d with the same weights and statistics; returns `module`."""
+    """Replace every BatchNorm2d inside `module` by a SyncBatchNorm2d with the same weights and statistics; returns
+    `module`.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             layer = SyncBatchNorm2d(child.num_features, child.eps)
-            layer.load_state_dict({key: tensor for key, tensor in child.state_dict().items() if key != "num_batches_tracked"})
+            layer.load_state_dict({key: tensor
+                                   for key, tensor in child.state_dict().items() if key != "num_batches_tracked"})
             setattr(module, name, layer)
         else:
             sync_batch_norms(child)

@@ -28,7 +28,8 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, multiple: int) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> the same, normalised, with sides that are multiples of `multiple`, channels last.
+        """(N, 3, H, W) images in [0, 1] -> the same, normalised, with sides that are multiples of `multiple`, channels
+        last.
 
         Raises:
             ValueError: `images` is not a batch of RGB images.

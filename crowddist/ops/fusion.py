@@ -18,8 +18,9 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
         regressed: R(I), the density by regression, any shape; persons per cell, NumPy or torch.
         detected: Psi(D(I)), the density drawn from detections, same shape and kind.
         weight: W, the confidence of detection, 0 to 1; a number, or a map of the same shape and kind.
-        out: where to write the fused density: a contiguous map of its shape, kind and type, `regressed` itself if need be. Fresh memory
-            costs more than the mixing, so that many large maps are fused faster into one place. Gradients need None.
+        out: where to write the fused density: a contiguous map of its shape, kind and type, `regressed` itself if need
+            be. Fresh memory costs more than the mixing, so that many large maps are fused faster into one place.
+            Gradients need None.
 
     Returns:
         The fused density, shape and kind of `regressed`, in floating point; `out` where that is given.
@@ -38,7 +39,8 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
     regressed, detected = np.asarray(regressed), np.asarray(detected)
     dtype = np.result_type(regressed, detected, np.float32)
     fused = np.empty(shape, dtype) if out is None else _checked_out(out, shape, dtype)
-    # torch mixes in one pass over the maps where they lie, NumPy in three; torch takes no read-only or reversed arrays, so those are copied.
+    # torch mixes in one pass over the maps where they lie, NumPy in three; torch takes no read-only or reversed arrays,
+    # so those are copied.
     maps = [torch.from_numpy(np.require(v, dtype, ["C", "W"])) for v in (regressed, detected, weight)]
     torch.lerp(maps[0], maps[1], _checked_weight(maps[2]), out=torch.from_numpy(fused))
     return fused
@@ -47,10 +49,11 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
 def uncertainty_weight(
     weight: np.ndarray, density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
 ) -> np.ndarray:
-    """W of Eq. 8, less where the regressing ensemble is surer than it usually is: a detection says nothing new where all members agree.
+    """W of Eq. 8, less where the regressing ensemble is surer than it usually is: a detection says nothing new where
+    all members agree.
 
-    Source: ours. r = G(spread) / (G(density) + epsilon), G a Gaussian mean, as in `ops.views`; the result is W min(r / r', 1), r' the mean
-    of r over the persons counted. Without any spread, as of one network alone, W stays as it is.
+    Source: ours. r = G(spread) / (G(density) + epsilon), G a Gaussian mean, as in `ops.views`; the result is W min(r /
+    r', 1), r' the mean of r over the persons counted. Without any spread, as of one network alone, W stays as it is.
 
     Args:
         weight: W, the confidence of detection, (h, w), 0 to 1.
@@ -65,8 +68,10 @@ def uncertainty_weight(
     from scipy.ndimage import gaussian_filter
 
     if not weight.shape == density.shape == spread.shape:
-        raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and {spread.shape}")
-    near_spread, near_density = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest") for part in (spread, density))
+        raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and "
+                         f"{spread.shape}")
+    near_spread, near_density = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
+                                 for part in (spread, density))
     relative = near_spread / (near_density + EPSILON_PERSONS)
     persons = float(density.sum(dtype=np.float64))
     usual = float((relative * density).sum()) / persons if persons else 0.0
@@ -74,19 +79,22 @@ def uncertainty_weight(
 
 
 def sweep_counts(
-    regressed: np.ndarray, weight: np.ndarray, scores: Any, shares: Any, thresholds: Any, *, exponent: float = 1.0, scale: np.ndarray | None = None
+    regressed: np.ndarray, weight: np.ndarray, scores: Any, shares: Any, thresholds: Any, *, exponent: float = 1.0,
+    scale: np.ndarray | None = None
 ) -> np.ndarray:
     """The sum of the fused density of Eq. 8 for every least confidence of a detection, in one pass.
 
-    Source: ours. W is the largest score of the windows that cover a cell, so with the detections below a threshold left out it stays as it is where
-    it reaches the threshold, and is 0 elsewhere: the sum of W R over the cells is a histogram over W. As long as each detection's Gaussian lies in
-    its own window, what it adds to the sum of W Psi does not depend on the threshold either.
+    Source: ours. W is the largest score of the windows that cover a cell, so with the detections below a threshold left
+    out it stays as it is where it reaches the threshold, and is 0 elsewhere: the sum of W R over the cells is a
+    histogram over W. As long as each detection's Gaussian lies in its own window, what it adds to the sum of W Psi does
+    not depend on the threshold either.
 
     Args:
         regressed: R(I), (h, w) persons per cell.
         weight: W of all detections, (h, w), 0 to 1, before the exponent.
         scores: (D,) confidence of each detection, 0 to 1.
-        shares: (D,) the mean of W^exponent times `scale` under each detection's Gaussian, see `ops.density.kernel_means`.
+        shares: (D,) the mean of W^exponent times `scale` under each detection's Gaussian, see
+            `ops.density.kernel_means`.
         thresholds: (T,), above 0: detections of at least this confidence are taken.
         exponent: the power of W.
         scale: (h, w), 0 to 1, what W is multiplied with; None: nothing.
@@ -98,9 +106,12 @@ def sweep_counts(
         ValueError: the shapes differ, or a threshold is not above 0.
     """
     # Scores are compared in the type of W, which is made of them, as where a trial leaves detections out.
-    scores, shares, thresholds = (np.asarray(part, kind) for part, kind in ((scores, weight.dtype), (shares, np.float64), (thresholds, np.float64)))
-    if regressed.shape != weight.shape or scores.shape != shares.shape or (scale is not None and scale.shape != weight.shape):
-        raise ValueError(f"the maps and the detections must fit, got {regressed.shape}, {weight.shape}, {scores.shape} and {shares.shape}")
+    scores, shares, thresholds = (np.asarray(part, kind) for part,
+                                  kind in ((scores, weight.dtype), (shares, np.float64), (thresholds, np.float64)))
+    if regressed.shape != weight.shape or scores.shape != shares.shape or (scale is not None
+                                                                           and scale.shape != weight.shape):
+        raise ValueError(f"the maps and the detections must fit, got {regressed.shape}, {weight.shape}, {scores.shape} "
+                         f"and {shares.shape}")
     if not (thresholds > 0).all():
         raise ValueError(f"thresholds must be above 0, got {thresholds.min()}")
     covered = np.flatnonzero(weight)
@@ -108,7 +119,8 @@ def sweep_counts(
     replaced = regressed.ravel()[covered] * (confidence.astype(np.float64) ** exponent)
     if scale is not None:
         replaced *= scale.ravel()[covered]
-    return regressed.sum(dtype=np.float64) - _sums_from(confidence, replaced, thresholds) + _sums_from(scores, shares, thresholds)
+    return regressed.sum(dtype=np.float64) - _sums_from(confidence, replaced,
+                                                        thresholds) + _sums_from(scores, shares, thresholds)
 
 
 def _sums_from(places: np.ndarray, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -131,7 +143,9 @@ def _checked_weight(weight: Any) -> Any:
 def _checked_out(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     if out is None:
         return None
-    contiguous = out.is_contiguous() if hasattr(out, "is_contiguous") else out.flags.c_contiguous and out.flags.writeable
+    contiguous = (out.is_contiguous() if hasattr(out, "is_contiguous") else out.flags.c_contiguous
+                  and out.flags.writeable)
     if tuple(out.shape) != shape or out.dtype != dtype or not contiguous:
-        raise ValueError(f"out must be contiguous, of the shape {shape} and {dtype}, got {tuple(out.shape)} and {out.dtype}")
+        raise ValueError(f"out must be contiguous, of the shape {shape} and {dtype}, got {tuple(out.shape)} and "
+                         f"{out.dtype}")
     return out

@@ -1,4 +1,6 @@
-"""Localisation: average precision of predicted head points at every distance, and precision and recall of a one-to-one match."""
+"""Localisation: average precision of predicted head points at every distance, and precision and recall of a one-to-one
+match.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-def mean_average_precision(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], max_distance_px: int = 100) -> float:
+def mean_average_precision(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike],
+                           max_distance_px: int = 100) -> float:
     """The mean over c = 1..max_distance_px of `average_precisions`.
 
     Source: Liu et al., MM 2020, Sec. 4.2.
@@ -26,16 +29,17 @@ def mean_average_precision(predictions: Sequence[ArrayLike], truths: Sequence[Ar
     return float(average_precisions(predictions, truths, max_distance_px).mean())
 
 
-def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], max_distance_px: int = 100) -> np.ndarray:
+def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike],
+                       max_distance_px: int = 100) -> np.ndarray:
     """Average precision of head points for every distance c = 1..max_distance_px.
 
-    Source: Liu et al., MM 2020, Sec. 4.2. For a distance c all predictions of the data set are taken in the order of their score; one is
-    a true positive when its nearest truth lies within c (d <= c) and no better prediction has taken that truth. Our readings: the area
-    under the precision-recall curve is interpolated at all points; equal scores keep the order given, and of equally near truths the
-    first counts.
+    Source: Liu et al., MM 2020, Sec. 4.2. For a distance c all predictions of the data set are taken in the order of
+    their score; one is a true positive when its nearest truth lies within c (d <= c) and no better prediction has taken
+    that truth. Our readings: the area under the precision-recall curve is interpolated at all points; equal scores keep
+    the order given, and of equally near truths the first counts.
 
-    The nearest truth and its distance do not depend on c, so a prediction is a true positive exactly for ceil(d) <= c < the least
-    ceil(d') of the better predictions with the same nearest truth: one pass finds every c.
+    The nearest truth and its distance do not depend on c, so a prediction is a true positive exactly for ceil(d) <= c <
+    the least ceil(d') of the better predictions with the same nearest truth: one pass finds every c.
 
     Args:
         predictions: for each image (M, 3) x, y in pixels and score; M may be 0.
@@ -46,7 +50,8 @@ def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayL
         (max_distance_px,) float64, 0 to 1. Without any truth: 1 if nothing was predicted either, else 0 (ours).
 
     Raises:
-        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or max_distance_px is less than 1.
+        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or max_distance_px is less
+            than 1.
     """
     _check_lengths(predictions, truths)
     if max_distance_px < 1:
@@ -69,11 +74,13 @@ def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayL
 def precision_recall(
     predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike], radii_px: Sequence[float],
 ) -> dict[float, dict[str, float]]:
-    """Precision, recall and F1 of head points within every radius, from the largest one-to-one match of predictions and truths.
+    """Precision, recall and F1 of head points within every radius, from the largest one-to-one match of predictions and
+    truths.
 
-    Source: the protocol of NWPU-Crowd (Wang et al., TPAMI 2021) with given radii in the place of box sizes (ours): in every image pairs of
-    a prediction and a truth at most the radius apart are chosen so that none is in two pairs and there are as many as possible (Hopcroft
-    and Karp, SIAM J. Comput. 1973). Pairs and points are added up over all images before anything is divided. The score has no part.
+    Source: the protocol of NWPU-Crowd (Wang et al., TPAMI 2021) with given radii in the place of box sizes (ours): in
+    every image pairs of a prediction and a truth at most the radius apart are chosen so that none is in two pairs and
+    there are as many as possible (Hopcroft and Karp, SIAM J. Comput. 1973). Pairs and points are added up over all
+    images before anything is divided. The score has no part.
 
     Args:
         predictions: for each image (M, 2) x, y in pixels, or (M, 3) with a score behind; M may be 0.
@@ -81,11 +88,12 @@ def precision_recall(
         radii_px: the largest distance of a pair, >= 0, one or more.
 
     Returns:
-        For every radius `precision` = pairs / M, `recall` = pairs / N and `f1` = 2 pairs / (M + N), 0 to 1. Where there is nothing to divide
-        by, all are 1 if there are neither predictions nor truths, and else 0 (ours).
+        For every radius `precision` = pairs / M, `recall` = pairs / N and `f1` = 2 pairs / (M + N), 0 to 1. Where there
+        is nothing to divide by, all are 1 if there are neither predictions nor truths, and else 0 (ours).
 
     Raises:
-        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or a radius is missing, negative or not finite.
+        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or a radius is missing,
+            negative or not finite.
     """
     _check_lengths(predictions, truths)
     if len(radii_px) == 0 or not all(np.isfinite(radius) and radius >= 0 for radius in radii_px):
@@ -93,13 +101,15 @@ def precision_recall(
     points = [checked_points(p, 2, 3, what="predictions")[:, :2] for p in predictions]
     heads = [checked_points(t, 2, what="truths") for t in truths]
     num_predictions, num_truths = (sum(map(len, arrays)) for arrays in (points, heads))
-    num_pairs = sum((_match_sizes(p, t, radii_px) for p, t in zip(points, heads, strict=True)), np.zeros(len(radii_px), np.int64))
+    num_pairs = sum((_match_sizes(p, t, radii_px) for p, t in zip(points, heads, strict=True)),
+                    np.zeros(len(radii_px), np.int64))
 
     def share(part: float, whole: int) -> float:
         return part / whole if whole else float(num_predictions == num_truths)
 
     return {
-        radius: {"precision": share(n, num_predictions), "recall": share(n, num_truths), "f1": share(2 * n, num_predictions + num_truths)}
+        radius: {"precision": share(n, num_predictions), "recall": share(n, num_truths),
+                 "f1": share(2 * n, num_predictions + num_truths)}
         for radius, n in zip(radii_px, num_pairs.tolist(), strict=True)
     }
 
@@ -113,7 +123,8 @@ def _match_sizes(points: np.ndarray, heads: np.ndarray, radii_px: Sequence[float
     from scipy.sparse.csgraph import maximum_bipartite_matching
     from scipy.spatial import KDTree
 
-    # A little farther than asked, so that what lies just on the radius is decided by one rule, d <= r, and not by the tree's rounding.
+    # A little farther than asked, so that what lies just on the radius is decided by one rule, d <= r, and not by the
+    # tree's rounding.
     reach_px = max(radii_px) * (1 + 1e-9)
     near = KDTree(points).sparse_distance_matrix(KDTree(heads), reach_px, output_type="ndarray")
     rows, columns = near["i"], near["j"]
@@ -127,11 +138,14 @@ def _match_sizes(points: np.ndarray, heads: np.ndarray, radii_px: Sequence[float
 
 def _check_lengths(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike]) -> None:
     if len(predictions) != len(truths):
-        raise ValueError(f"predictions and truths must have one entry an image, got {len(predictions)} and {len(truths)}")
+        raise ValueError(f"predictions and truths must have one entry an image, got {len(predictions)} and "
+                         f"{len(truths)}")
 
 
 def _nearest_truths(points: list[np.ndarray], heads: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """For all predictions in the order given: the index of the nearest truth in the data set, and its distance, infinite without one."""
+    """For all predictions in the order given: the index of the nearest truth in the data set, and its distance,
+    infinite without one.
+    """
     from scipy.spatial import KDTree
 
     nearest, distance, offset = [], [], 0
@@ -153,7 +167,9 @@ def _nearest_truths(points: list[np.ndarray], heads: list[np.ndarray]) -> tuple[
 
 
 def _taken_from(nearest: np.ndarray, first: np.ndarray, never: int) -> np.ndarray:
-    """For predictions in score order: the least `first` of the better predictions with the same nearest truth, else `never`."""
+    """For predictions in score order: the least `first` of the better predictions with the same nearest truth, else
+    `never`.
+    """
     by_truth = np.argsort(nearest, kind="stable")
     group = np.cumsum(np.diff(nearest[by_truth], prepend=nearest[by_truth[0]]) > 0)
     # Each group's values lie below all of the group before, so the running minimum starts afresh with it.
@@ -165,7 +181,9 @@ def _taken_from(nearest: np.ndarray, first: np.ndarray, never: int) -> np.ndarra
 
 
 def _areas(first: np.ndarray, end: np.ndarray, num_truths: int, max_distance_px: int) -> np.ndarray:
-    """The all-point-interpolated area for every c, from the range of c in which each prediction (in score order) is true."""
+    """The all-point-interpolated area for every c, from the range of c in which each prediction (in score order) is
+    true.
+    """
     rank = np.flatnonzero(first < end)
     first, end, num_tried = first[rank], end[rank], rank + 1.0
     changes = set(first.tolist()) | set(end.tolist())

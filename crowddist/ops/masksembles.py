@@ -1,4 +1,6 @@
-"""Masksembles: fixed binary masks over channels whose overlap is set by one scale, the members of an ensemble in one network."""
+"""Masksembles: fixed binary masks over channels whose overlap is set by one scale, the members of an ensemble in one
+network.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ LARGEST_NUM_DRAWS = 100_000
 def make_masks(channels: int, num_masks: int, scale: float, seed: int) -> np.ndarray:
     """Binary masks over channels, one a member of the ensemble, which overlap less the larger the scale.
 
-    Source: Durasov et al., CVPR 2021, Sec. 3, in the way of their library (C): every mask has m ones among int(m * s) positions,
-    positions no mask uses are dropped, the masks are drawn again until the width left is the expected m * s * (1 - (1 - 1/s)^M), and a
-    bisection on s makes that width exactly `channels`; m follows from the scale asked for. Ours: a seeded generator of our own, and m
-    raised to channels / num_masks where fewer ones could not cover all channels.
+    Source: Durasov et al., CVPR 2021, Sec. 3, in the way of their library (C): every mask has m ones among int(m * s)
+    positions, positions no mask uses are dropped, the masks are drawn again until the width left is the expected m * s
+    * (1 - (1 - 1/s)^M), and a bisection on s makes that width exactly `channels`; m follows from the scale asked for.
+    Ours: a seeded generator of our own, and m raised to channels / num_masks where fewer ones could not cover all
+    channels.
 
     Args:
         channels: the number of channels C the masks cover, >= 1.
@@ -33,7 +36,8 @@ def make_masks(channels: int, num_masks: int, scale: float, seed: int) -> np.nda
         ValueError: channels or num_masks is less than 1, or scale is not a finite number >= 1.
     """
     if channels < 1 or num_masks < 1 or not (math.isfinite(scale) and scale >= 1):
-        raise ValueError(f"make_masks needs channels >= 1, num_masks >= 1 and scale >= 1, got {channels}, {num_masks} and {scale}")
+        raise ValueError(f"make_masks needs channels >= 1, num_masks >= 1 and scale >= 1, got {channels}, {num_masks} "
+                         f"and {scale}")
     if scale == 1 or num_masks == 1:
         return np.ones((num_masks, channels), bool)
     ones = max(int(channels / _expected_width(1, num_masks, scale)), -(-channels // num_masks))
@@ -46,7 +50,8 @@ def make_masks(channels: int, num_masks: int, scale: float, seed: int) -> np.nda
             masks = np.zeros((num_masks, channels), bool)
             masks[np.arange(num_masks)[:, None], columns.reshape(drawn.shape)] = True
             return masks
-    raise ValueError(f"no {num_masks} masks of scale {scale} cover exactly {channels} channels in {LARGEST_NUM_DRAWS} draws")
+    raise ValueError(f"no {num_masks} masks of scale {scale} cover exactly {channels} channels in {LARGEST_NUM_DRAWS} "
+                     "draws")
 
 
 def _expected_width(ones: int, num_masks: int, scale: float) -> float:
@@ -55,7 +60,9 @@ def _expected_width(ones: int, num_masks: int, scale: float) -> float:
 
 
 def _scale_for_width(channels: int, ones: int, num_masks: int) -> float:
-    """The scale at which the expected width is `channels`, by bisection: the width rises with the scale from m to m * M."""
+    """The scale at which the expected width is `channels`, by bisection: the width rises with the scale from m to m *
+    M.
+    """
     low, high = 1.0, LARGEST_SCALE
     while high - low > 1e-12 * high:
         middle = (low + high) / 2

@@ -1,4 +1,6 @@
-"""Merging of detections with what a density says: the weight that they have in its fusion, and the union of the points of both."""
+"""Merging of detections with what a density says: the weight that they have in its fusion, and the union of the points
+of both.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ from crowddist.ops.points import checked_points
 
 
 def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.ndarray:
-    """W of Eq. 8: the confidence of detections, spread evenly over the k x k area round each centre; where areas overlap, the largest.
+    """W of Eq. 8: the confidence of detections, spread evenly over the k x k area round each centre; where areas
+    overlap, the largest.
 
-    Source: Liu et al., MM 2020, Sec. 3.4: "within each k x k (same k for the Gaussian kernel) area of a detection center, the weights are
-    set the same to the center weight".
+    Source: Liu et al., MM 2020, Sec. 3.4: "within each k x k (same k for the Gaussian kernel) area of a detection
+    center, the weights are set the same to the center weight".
 
     Args:
         detections: (D, 3) x, y in cells and score in 0..1; D may be 0.
@@ -25,7 +28,8 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
         (height, width) float32; 0 where no detection reaches.
 
     Raises:
-        ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative or not finite.
+        ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative or not
+            finite.
     """
     points = checked_points(detections, 3)
     if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
@@ -62,11 +66,12 @@ def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
 
 
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
-    """Which of the points of detection and of the transformed density stay: the union of both, after non-maximum suppression.
+    """Which of the points of detection and of the transformed density stay: the union of both, after non-maximum
+    suppression.
 
-    Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our reading: detections go
-    first, and a transformed point stays where none of them is near, because the two scores are of different kinds and only detections
-    have sizes of their own.
+    Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our
+    reading: detections go first, and a transformed point stays where none of them is near, because the two scores are
+    of different kinds and only detections have sizes of their own.
 
     Args:
         detections: (D, 3) x, y in px and score.

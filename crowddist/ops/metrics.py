@@ -1,4 +1,6 @@
-"""Metrics of counting: errors of counts, also by how many persons there are, and the peak signal-to-noise ratio of density maps."""
+"""Metrics of counting: errors of counts, also by how many persons there are, and the peak signal-to-noise ratio of
+density maps.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,10 @@ def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
     return {"mae": float(np.abs(error).mean()), "rmse": math.sqrt(float(np.square(error).mean()))}
 
 
-def count_errors_by_range(predicted: ArrayLike, true: ArrayLike, starts: Sequence[int] = RANGE_STARTS) -> dict[str, dict[str, float]]:
-    """Mean absolute error and bias of the images in each range of the true count: the mean over all images is mostly that of the crowded ones.
+def count_errors_by_range(predicted: ArrayLike, true: ArrayLike,
+                          starts: Sequence[int] = RANGE_STARTS) -> dict[str, dict[str, float]]:
+    """Mean absolute error and bias of the images in each range of the true count: the mean over all images is mostly
+    that of the crowded ones.
 
     Args:
         predicted: length-N predicted counts, persons.
@@ -46,15 +50,16 @@ def count_errors_by_range(predicted: ArrayLike, true: ArrayLike, starts: Sequenc
         starts: persons at which the ranges begin, in ascending order.
 
     Returns:
-        For each range that holds an image, in order and called "010-049" or "500-up" so that names sort: {"mae": persons, "bias": mean of
-        predicted minus true, persons, "num_images"}, plain floats.
+        For each range that holds an image, in order and called "010-049" or "500-up" so that names sort: {"mae":
+        persons, "bias": mean of predicted minus true, persons, "num_images"}, plain floats.
 
     Raises:
         ValueError: as `count_errors`, ranges out of order, or a true count below the first.
     """
     estimate, truth = _checked_counts(predicted, true)
     if not starts or list(starts) != sorted(set(starts)) or truth.min() < starts[0]:
-        raise ValueError(f"ranges must begin in ascending order and hold every true count, got {list(starts)} and counts from {truth.min():g}")
+        raise ValueError(f"ranges must begin in ascending order and hold every true count, got {list(starts)} and "
+                         f"counts from {truth.min():g}")
     digits = len(str(starts[-1]))
     ends = [f"{start - 1:0{digits}d}" for start in starts[1:]] + ["up"]
     places = np.searchsorted(starts, truth, side="right") - 1
@@ -62,14 +67,16 @@ def count_errors_by_range(predicted: ArrayLike, true: ArrayLike, starts: Sequenc
     for place in np.unique(places):
         error = (estimate - truth)[places == place]
         name = f"{starts[place]:0{digits}d}-{ends[place]}"
-        errors[name] = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()), "num_images": float(len(error))}
+        errors[name] = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()),
+                        "num_images": float(len(error))}
     return errors
 
 
 def _checked_counts(predicted: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     estimate, truth = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if estimate.ndim != 1 or estimate.shape != truth.shape:
-        raise ValueError(f"predicted and true counts must be lists of one length, got the shapes {estimate.shape} and {truth.shape}")
+        raise ValueError(f"predicted and true counts must be lists of one length, got the shapes {estimate.shape} and "
+                         f"{truth.shape}")
     if len(estimate) == 0:
         raise ValueError("count errors need at least one image, got none")
     if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
@@ -78,11 +85,12 @@ def _checked_counts(predicted: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, 
 
 
 def psnr(predicted: Any, true: Any) -> float:
-    """Peak signal-to-noise ratio of two density maps in dB, each first divided by its own maximum, so that the peak is 1.
+    """Peak signal-to-noise ratio of two density maps in dB, each first divided by its own maximum, so that the peak is
+    1.
 
-    Source: the protocol of CP-CNN and CSRNet (Li et al., CVPR 2018, Sec. 4.3), where both maps are normalised: it compares shapes, not
-    counts. Normalising by the maximum is our reading. A map without a positive value stays as it is (ours), and the value is at most
-    `LARGEST_PSNR_DB`, which equal maps get, two empty ones too.
+    Source: the protocol of CP-CNN and CSRNet (Li et al., CVPR 2018, Sec. 4.3), where both maps are normalised: it
+    compares shapes, not counts. Normalising by the maximum is our reading. A map without a positive value stays as it
+    is (ours), and the value is at most `LARGEST_PSNR_DB`, which equal maps get, two empty ones too.
 
     Args:
         predicted, true: density maps of one shape; NumPy or torch.
@@ -92,7 +100,8 @@ def psnr(predicted: Any, true: Any) -> float:
     """
     estimate, truth = _normalised(predicted), _normalised(true)
     if estimate.shape != truth.shape or estimate.size == 0:
-        raise ValueError(f"the maps must have one shape with at least one pixel, got {estimate.shape} and {truth.shape}")
+        raise ValueError(
+            f"the maps must have one shape with at least one pixel, got {estimate.shape} and {truth.shape}")
     error = float(np.square(estimate - truth).mean())
     return LARGEST_PSNR_DB if error == 0 else min(-10.0 * math.log10(error), LARGEST_PSNR_DB)
 

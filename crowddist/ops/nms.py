@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
     """Greedy non-maximum suppression of points: the best score wins, others within the radius of a kept point go.
 
-    Source: Neubeck and Van Gool, ICPR 2006 (greedy), with the distance of points in the place of overlap, as MM 2020 Sec. 3.4 needs for the
-    union of detections and transformed densities (ours). Equal scores: the earlier point wins.
+    Source: Neubeck and Van Gool, ICPR 2006 (greedy), with the distance of points in the place of overlap, as MM 2020
+    Sec. 3.4 needs for the union of detections and transformed densities (ours). Equal scores: the earlier point wins.
 
     Args:
         points_xys: (N, 3) x, y in pixels and score; N may be 0.
-        radius_px: a point at this distance or nearer to a better kept one is suppressed, >= 0; one number, or one for each point, which
-            is how far it clears its neighbourhood when it is kept.
+        radius_px: a point at this distance or nearer to a better kept one is suppressed, >= 0; one number, or one for
+            each point, which is how far it clears its neighbourhood when it is kept.
 
     Returns:
         (M,) int64 indexes of the points kept, best score first.
@@ -33,7 +33,8 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
     points = checked_points(points_xys, 3, what="points_xys")
     radius = np.asarray(radius_px, np.float64)
     if not (np.isfinite(radius).all() and (radius >= 0).all()) or radius.shape not in ((), (len(points),)):
-        raise ValueError(f"radius_px must be one finite number >= 0, or one for each of {len(points)} points, got {radius}")
+        raise ValueError(f"radius_px must be one finite number >= 0, or one for each of {len(points)} points, got "
+                         f"{radius}")
     order = np.argsort(-points[:, 2], kind="stable")
     if len(order) < 2:
         return order
@@ -41,7 +42,8 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
 
     places = points[order, :2]
     tree = KDTree(places, compact_nodes=False, balanced_tree=False)
-    pairs = _pairs_within(places, radius[order], tree) if radius.ndim else tree.query_pairs(float(radius), output_type="ndarray")
+    pairs = (_pairs_within(places, radius[order], tree) if radius.ndim
+             else tree.query_pairs(float(radius), output_type="ndarray"))
     alive = bytearray(b"\x01") * len(order)
     # In the order of the better point of each pair, whose own fate is settled by then.
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]

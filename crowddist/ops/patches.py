@@ -18,7 +18,8 @@ def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
 
     Args:
         size: (height, width) of the image, in any unit.
-        patch: side of a patch, same unit, > 0; an image narrower than that has one patch across, which reaches beyond it on both sides.
+        patch: side of a patch, same unit, > 0; an image narrower than that has one patch across, which reaches beyond
+            it on both sides.
 
     Returns:
         (P, 4) float64 windows top, left, height, width, row by row; P >= 1.
@@ -36,9 +37,9 @@ def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
 def medium_density(persons: ArrayLike, low: float = MEDIUM_DENSITY[0], high: float = MEDIUM_DENSITY[1]) -> np.ndarray:
     """The patches whose density lies between two percentiles of their image's.
 
-    Source: Liu et al., MM 2020, Sec. 3.4: "randomly selecting from the density ranges 50% - 70%". Our reading: patches are ranked by the
-    persons in them; patch i of P, from the sparsest, stands for the ranks i / P to (i + 1) / P, and is taken where these overlap the
-    range. So an image always has one.
+    Source: Liu et al., MM 2020, Sec. 3.4: "randomly selecting from the density ranges 50% - 70%". Our reading: patches
+    are ranked by the persons in them; patch i of P, from the sparsest, stands for the ranks i / P to (i + 1) / P, and
+    is taken where these overlap the range. So an image always has one.
 
     Args:
         persons: (P,) in each patch, P >= 1.
@@ -49,7 +50,8 @@ def medium_density(persons: ArrayLike, low: float = MEDIUM_DENSITY[0], high: flo
     """
     values = np.asarray(persons, np.float64)
     if values.ndim != 1 or not len(values) or not 0 <= low < high <= 1:
-        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low} and {high}")
+        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low} and "
+                         f"{high}")
     order = np.argsort(values, kind="stable")
     rank = np.arange(len(values))
     return order[(rank + 1 > low * len(values) + 1e-9) & (rank < high * len(values) - 1e-9)]

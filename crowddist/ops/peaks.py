@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 DENSE_SHARE = 1 / 32
-"""Above this share of candidate pixels a filter over the whole map is faster than a look at each candidate. ours: measured at 1080p."""
+"""Above this share of candidate pixels a filter over the whole map is faster than a look at each candidate. ours:
+measured at 1080p."""
 SMALLEST_SCORE = 1e-6
 """Score of a point the count demands where hardly any density stands. ours."""
 FILTER_SHARE = 2 / 3
-"""Sigma of the filter a density map is searched with, over that of a head: 1 is best in noise, less tells close heads apart. ours: the
-best or near it on true, blurred and noisy maps of ShanghaiTech A and B."""
+"""Sigma of the filter a density map is searched with, over that of a head: 1 is best in noise, less tells close heads
+apart. ours: the best or near it on true, blurred and noisy maps of ShanghaiTech A and B."""
 TRUNCATE = 4.0
 """Half the kernel of a head in standard deviations, as in `ops.density`. C (CSRNet)."""
 
@@ -20,9 +21,10 @@ TRUNCATE = 4.0
 def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -> np.ndarray:
     """Head points of a localisation map: strong local maxima, of which each clears the square around it.
 
-    Source: Liu et al., MM 2020, Sec. 3.3: threshold 0.2, then redundant pixels within 10 x 10 are merged. Our reading: the candidates are
-    the pixels >= threshold that none of their 8 neighbours exceeds; taken by value, highest first (equal ones row by row from the top
-    left), each one that stands becomes a point and removes the others at most merge_px / 2 away from it in both x and y.
+    Source: Liu et al., MM 2020, Sec. 3.3: threshold 0.2, then redundant pixels within 10 x 10 are merged. Our reading:
+    the candidates are the pixels >= threshold that none of their 8 neighbours exceeds; taken by value, highest first
+    (equal ones row by row from the top left), each one that stands becomes a point and removes the others at most
+    merge_px / 2 away from it in both x and y.
 
     Args:
         localisation: (h, w) map, about 1 at heads and 0 elsewhere; NumPy or torch.
@@ -68,8 +70,8 @@ def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
 def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int, threshold: float) -> np.ndarray:
     """Heads of a detector's maps: strong local maxima of the confidence, with their sizes.
 
-    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4 (confidence above a threshold, size and offset from the other maps); only local maxima
-    of the 8-neighbourhood are taken, where CSP leaves that to non-maximum suppression (ours).
+    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4 (confidence above a threshold, size and offset from the other maps);
+    only local maxima of the 8-neighbourhood are taken, where CSP leaves that to non-maximum suppression (ours).
 
     Args:
         confidence: (h, w), 0 to 1; NumPy or torch.
@@ -112,7 +114,8 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     if len(found) > DENSE_SHARE * flat.size:
         import cv2
 
-        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & strong.reshape(values.shape))
+        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8)))
+                                   & strong.reshape(values.shape))
         return rows, columns
     # Those that fall out are not looked at again: the first two neighbours leave few.
     for step in (1, -1, width, -width, width + 1, -width - 1, width - 1, 1 - width):
@@ -142,10 +145,10 @@ def _neighbourhood(values: np.ndarray, row: int, column: int) -> np.ndarray:
 def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> np.ndarray:
     """Head points of a counter's density map: as many as it counts, strongest first.
 
-    Source: ours (matching pursuit, Mallat and Zhang 1993). The map is smoothed a little; the highest cell becomes a point and one head,
-    smoothed alike, is taken away there, until round(count) points are found. So the local maxima come first, and a place that holds more
-    than one head's mass is visited again. A cell gives at most one point; where there are more than half as many heads as cells, the
-    cells are first cut in four, down to single pixels.
+    Source: ours (matching pursuit, Mallat and Zhang 1993). The map is smoothed a little; the highest cell becomes a
+    point and one head, smoothed alike, is taken away there, until round(count) points are found. So the local maxima
+    come first, and a place that holds more than one head's mass is visited again. A cell gives at most one point; where
+    there are more than half as many heads as cells, the cells are first cut in four, down to single pixels.
 
     Args:
         density: (h, w) persons per cell; NumPy or torch.
@@ -153,7 +156,8 @@ def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> n
         sigma_px: standard deviation of the kernel the density was learnt from, in pixels of the image, > 0.
 
     Returns:
-        (M, 3) float32 x, y in pixels of the image and score in (0, 1]: how much of one head still stood there, at most 1.
+        (M, 3) float32 x, y in pixels of the image and score in (0, 1]: how much of one head still stood there, at most
+        1.
 
     Raises:
         ValueError: the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.

@@ -16,18 +16,20 @@ FARTHEST_PX = 1e6
 
 
 def polygon_pixels(polygon: ArrayLike, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a polygon, those that its outline runs through included; its vertices are moved to the pixels they lie in (ours).
+    """The pixels of a polygon, those that its outline runs through included; its vertices are moved to the pixels they
+    lie in (ours).
 
     Args:
-        polygon: K x 2 x, y of the vertices in pixels (pixel j has its centre at j), K >= 3, the last joined to the first; a place that it
-            goes round twice lies outside.
+        polygon: K x 2 x, y of the vertices in pixels (pixel j has its centre at j), K >= 3, the last joined to the
+            first; a place that it goes round twice lies outside.
         size: (height, width) of the image, which cuts the polygon off.
 
     Returns:
         bool (height, width).
 
     Raises:
-        ValueError: fewer than three vertices, another shape, or a vertex that is not finite or farther out than `FARTHEST_PX`.
+        ValueError: fewer than three vertices, another shape, or a vertex that is not finite or farther out than
+            `FARTHEST_PX`.
     """
     import cv2
 

@@ -24,9 +24,9 @@ PEER_QUANTILE = 0.25
 def head_sizes(points: ArrayLike) -> np.ndarray:
     """The side of each head's square, from the distance to its nearest neighbour.
 
-    Source: MM 2020 Sec. 4.2 refers to PSDDN (Liu et al., CVPR 2019) for boxes made of points: the nearest neighbour's distance, with
-    boxes of one row kept alike. In a sparse crowd that distance says nothing of the head, so ours takes the smaller of it and the first
-    quartile of that distance among the `NUM_PEERS` heads nearest in y.
+    Source: MM 2020 Sec. 4.2 refers to PSDDN (Liu et al., CVPR 2019) for boxes made of points: the nearest neighbour's
+    distance, with boxes of one row kept alike. In a sparse crowd that distance says nothing of the head, so ours takes
+    the smaller of it and the first quartile of that distance among the `NUM_PEERS` heads nearest in y.
 
     Args:
         points: (N, 2) x, y in px; N may be 0.
@@ -38,7 +38,8 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
         ValueError: points are not finite or of the wrong shape.
     """
     given = checked_points(points, 2)
-    xy, place_of = np.unique(given, axis=0, return_inverse=True)  # a point that is annotated twice is no neighbour of itself
+    # a point that is annotated twice is no neighbour of itself
+    xy, place_of = np.unique(given, axis=0, return_inverse=True)
     if len(xy) < 2:
         return np.full(len(given), LONE_SIZE_PX, np.float32)
     distance = neighbour_distances(xy, 1)
@@ -53,7 +54,9 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
 
 
 def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
-    """The mean distance of each point to its nearest neighbours. Args: (N, 2), N >= 2; as many neighbours as there are, at most. Returns: (N,)."""
+    """The mean distance of each point to its nearest neighbours. Args: (N, 2), N >= 2; as many neighbours as there are,
+    at most. Returns: (N,).
+    """
     from scipy.spatial import KDTree
 
     xy = checked_points(points, 2)
@@ -63,10 +66,11 @@ def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
 
 
 def transformed_sizes(points: ArrayLike, detector_sizes: ArrayLike, height: float) -> np.ndarray:
-    """Sizes of points that a density was transformed to: the detector's in the lower half of the image, the neighbours' in the upper half.
+    """Sizes of points that a density was transformed to: the detector's in the lower half of the image, the neighbours'
+    in the upper half.
 
-    Source: Liu et al., MM 2020, Sec. 3.4: "using the original scale map M^S from D_t in the lower half of the image and nearest neighbor
-    distances in the upper half", where heads are far, small and dense.
+    Source: Liu et al., MM 2020, Sec. 3.4: "using the original scale map M^S from D_t in the lower half of the image and
+    nearest neighbor distances in the upper half", where heads are far, small and dense.
 
     Args:
         points: (N, 2) x, y in px, of all heads found, for the neighbours.

@@ -1,4 +1,6 @@
-"""Selection of pseudo-labels: which cells of a predicted density map are certain enough to train on, and when rounds have settled."""
+"""Selection of pseudo-labels: which cells of a predicted density map are certain enough to train on, and when rounds
+have settled.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import numpy as np
 EPSILON_PERSONS = 1e-6
 """Added to the density in the relative uncertainty, so that empty cells have one. ours."""
 BACKGROUND_MASS = 0.01
-"""The sparsest cells that together hold this share of an image's count are its background. ours: needs no absolute threshold."""
+"""The sparsest cells that together hold this share of an image's count are its background. ours: needs no absolute
+threshold."""
 NUM_STRATA = 10
 """Density strata of the occupied cells of an image. ours."""
 SMALLEST_STRATUM_CELLS = 8
@@ -20,12 +23,13 @@ SMALLEST_STRATUM_CELLS = 8
 def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int = NUM_STRATA) -> Any:
     """Keep the given share of each image's cells: those the ensemble agrees on most, at every level of density.
 
-    Source: CVPR 2022, stage 2 (in words only); the rule is ours. Ranking all cells by spread keeps only empty background, because
-    density 0 has spread 0: the labels would then teach nothing but emptiness. Ranking by spread / density alone errs the other way and
-    keeps crowds only. So cells are compared within strata of similar density: the cells holding the last `BACKGROUND_MASS` of the count
-    are one stratum, the others are cut into `num_strata` equally large ones by density. Each stratum keeps its `share` of cells with the
-    least spread / (density + epsilon), so the kept share of the count is near `share` too. Equal cells (an exactly empty background) are
-    taken in a fixed order that is scattered over the map, not from the top row down.
+    Source: CVPR 2022, stage 2 (in words only); the rule is ours. Ranking all cells by spread keeps only empty
+    background, because density 0 has spread 0: the labels would then teach nothing but emptiness. Ranking by spread /
+    density alone errs the other way and keeps crowds only. So cells are compared within strata of similar density: the
+    cells holding the last `BACKGROUND_MASS` of the count are one stratum, the others are cut into `num_strata` equally
+    large ones by density. Each stratum keeps its `share` of cells with the least spread / (density + epsilon), so the
+    kept share of the count is near `share` too. Equal cells (an exactly empty background) are taken in a fixed order
+    that is scattered over the map, not from the top row down.
 
     Args:
         density: (N, 1, h, w) or (h, w), persons per cell >= 0, mean over the ensemble; NumPy or torch.
@@ -34,17 +38,21 @@ def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int =
         num_strata: the most strata the occupied cells of an image are cut into, >= 1.
 
     Returns:
-        bool, shape and kind (NumPy, or torch on the same device) of `density`; each image keeps `share` of its cells, to the nearest cell.
+        bool, shape and kind (NumPy, or torch on the same device) of `density`; each image keeps `share` of its cells,
+        to the nearest cell.
 
     Raises:
-        ValueError: shapes differ or are neither of the two, values are negative or not finite, or share or num_strata is out of range.
+        ValueError: shapes differ or are neither of the two, values are negative or not finite, or share or num_strata
+            is out of range.
     """
     if not 0 <= share <= 1 or num_strata < 1:
         raise ValueError(f"share must lie in 0..1 and num_strata be at least 1, got {share} and {num_strata}")
     mean, deviations = _as_array(density), _as_array(spread)
     if mean.shape != deviations.shape or not (mean.ndim == 2 or (mean.ndim == 4 and mean.shape[1] == 1)):
-        raise ValueError(f"density and spread must both be (N, 1, h, w) or (h, w), got {mean.shape} and {deviations.shape}")
-    if not (np.isfinite(mean).all() and np.isfinite(deviations).all() and (mean >= 0).all() and (deviations >= 0).all()):
+        raise ValueError(f"density and spread must both be (N, 1, h, w) or (h, w), got {mean.shape} and "
+                         f"{deviations.shape}")
+    if not (np.isfinite(mean).all() and np.isfinite(deviations).all() and (mean >= 0).all()
+            and (deviations >= 0).all()):
         raise ValueError("density and spread must be finite and not negative")
     images = mean.reshape(-1, mean.shape[-2] * mean.shape[-1])
     deviations = deviations.reshape(images.shape)
@@ -61,21 +69,24 @@ def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int =
 
 
 def kept_shares(density: Any, keep: Any) -> dict[str, float]:
-    """How much a selection kept: `kept_pixels`, the share of cells, and `kept_mass`, the share of the count, over all maps given.
+    """How much a selection kept: `kept_pixels`, the share of cells, and `kept_mass`, the share of the count, over all
+    maps given.
 
     Args:
         density: any shape, persons per cell >= 0; NumPy or torch.
         keep: bool or 0/1, same shape.
 
     Returns:
-        Both shares, 0 to 1. Where the count is 0, `kept_mass` is the share of cells: what an evenly vanishing density tends to (ours).
+        Both shares, 0 to 1. Where the count is 0, `kept_mass` is the share of cells: what an evenly vanishing density
+        tends to (ours).
 
     Raises:
         ValueError: the shapes differ or there is no cell.
     """
     mass, kept = _as_array(density), _as_array(keep).astype(bool)
     if mass.shape != kept.shape or mass.size == 0:
-        raise ValueError(f"density and keep must have one shape with at least one cell, got {mass.shape} and {kept.shape}")
+        raise ValueError(f"density and keep must have one shape with at least one cell, got {mass.shape} and "
+                         f"{kept.shape}")
     kept_pixels = float(kept.mean())
     total = float(mass.sum())
     return {"kept_pixels": kept_pixels, "kept_mass": float(mass[kept].sum()) / total if total > 0 else kept_pixels}
@@ -97,12 +108,15 @@ def change_sums(previous: Any, current: Any) -> tuple[float, float]:
 
 
 def relative_change(previous: Any, current: Any) -> float:
-    """How far the predictions moved in one round: mean |y_k - y_{k-1}| / mean y_{k-1}; needs no label, so it may stop the rounds.
+    """How far the predictions moved in one round: mean |y_k - y_{k-1}| / mean y_{k-1}; needs no label, so it may stop
+    the rounds.
 
-    Source: ours (CVPR 2022 says "until predictions settle"). For data in several places add up `change_sums` and call `ratio_of_sums`.
+    Source: ours (CVPR 2022 says "until predictions settle"). For data in several places add up `change_sums` and call
+    `ratio_of_sums`.
 
     Args:
-        previous, current: one map each, or sequences of equally many maps (of any sizes); persons per cell, NumPy or torch.
+        previous, current: one map each, or sequences of equally many maps (of any sizes); persons per cell, NumPy or
+            torch.
 
     Returns:
         >= 0; 0 if both rounds are empty, infinity if only the previous one is.
@@ -139,7 +153,8 @@ def _scattered(num_cells: int) -> np.ndarray:
     return (np.arange(num_cells, dtype=np.uint64) * np.uint64(2654435769)) & np.uint64(0xFFFFFFFF)
 
 
-def _kept_cells(density: np.ndarray, spread: np.ndarray, share: float, num_strata: int, scatter: np.ndarray) -> np.ndarray:
+def _kept_cells(density: np.ndarray, spread: np.ndarray, share: float, num_strata: int,
+                scatter: np.ndarray) -> np.ndarray:
     """The flat indexes of the cells of one image to keep."""
     by_density = np.lexsort((scatter, density))
     mass = np.cumsum(density[by_density])
@@ -153,4 +168,5 @@ def _kept_cells(density: np.ndarray, spread: np.ndarray, share: float, num_strat
     # Rounding the running total, not each stratum, makes the image's own share exact to half a cell.
     bounds = np.concatenate(([0], ends))
     quotas = np.floor(share * bounds + 0.5).astype(np.int64)
-    return np.concatenate([ranked[start:start + quota] for start, quota in zip(bounds[:-1], np.diff(quotas), strict=True)])
+    return np.concatenate([ranked[start:start + quota]
+                           for start, quota in zip(bounds[:-1], np.diff(quotas), strict=True)])

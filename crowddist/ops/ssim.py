@@ -19,36 +19,43 @@ DILATIONS = (1, 2, 3, 6, 9)
 LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponent of each level. P (Wang et al., 2003), kept by DSSINet (C)."""
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01**2, 0.03**2
-"""C1 and C2 for maps scaled to a peak of 1. P; DSSINet scales to 255 and multiplies both by 255^2 (C), which is the same."""
+"""C1 and C2 for maps scaled to a peak of 1. P; DSSINet scales to 255 and multiplies both by 255^2 (C), which is the
+same."""
 EMPTY_PEAK = 1 / (2 * math.pi * 4.0**2)
-"""Scale where the truth is empty, unless the caller says what a head's peak is: that of one drawn with a sigma of 4 cells. ours."""
+"""Scale where the truth is empty, unless the caller says what a head's peak is: that of one drawn with a sigma of 4
+cells. ours."""
 SMALLEST_LEVEL = 1e-6
-"""Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a finite one. ours."""
+"""Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a
+finite one. ours."""
 
 
 def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = None) -> Any:
-    """Mean structural similarity of predicted to true density maps, or, with `peak` 1, of images in [0, 1], channel by channel.
+    """Mean structural similarity of predicted to true density maps, or, with `peak` 1, of images in [0, 1], channel by
+    channel.
 
-    Source: Wang et al., TIP 2004, Eq. 13, Gaussian window 11 x 11 of sigma 1.5, population variances, only where the window lies inside.
-    Both maps are divided by the maximum of the true one, so its data range is 1; `EMPTY_PEAK` stands in where that is 0. On a map
-    smaller than the window, the window is the largest odd square that fits (ours).
+    Source: Wang et al., TIP 2004, Eq. 13, Gaussian window 11 x 11 of sigma 1.5, population variances, only where the
+    window lies inside. Both maps are divided by the maximum of the true one, so its data range is 1; `EMPTY_PEAK`
+    stands in where that is 0. On a map smaller than the window, the window is the largest odd square that fits (ours).
 
     Args:
         a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
         b: true density, same shape.
-        inside: (h, w) bool, the places whose mean is taken, those that the window cannot lie round only where there are no others (ours);
-            None: all.
-        peak: what both maps are divided by in the place of that maximum, > 0: of images, whose white is the same whatever they show.
+        inside: (h, w) bool, the places whose mean is taken, those that the window cannot lie round only where there are
+            no others (ours); None: all.
+        peak: what both maps are divided by in the place of that maximum, > 0: of images, whose white is the same
+            whatever they show.
 
     Returns:
         The mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
 
     Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or none inside, or peak is not positive.
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or none inside, or peak is
+            not positive.
     """
     prediction, truth = _stacked(a, b, peak=peak)
     if inside is not None and (inside.shape != truth.shape[-2:] or not inside.any()):
-        raise ValueError(f"inside must be {tuple(truth.shape[-2:])} as the maps and hold a place, got {inside.shape} with {int(inside.sum())} of them")
+        raise ValueError(f"inside must be {tuple(truth.shape[-2:])} as the maps and hold a place, got {inside.shape} "
+                         f"with {int(inside.sum())} of them")
     side = min(SSIM_WINDOW, *truth.shape[-2:])
     weights = _gaussian(side - 1 + side % 2, SSIM_SIGMA)
     height, width = truth.shape[-2:]
@@ -65,22 +72,25 @@ def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = 
 def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPTY_PEAK) -> Any:
     """Dilated multi-scale structural similarity: the product over levels of SSIM with an ever wider, dilated window.
 
-    Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the maximum of the true one,
-    zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; a level below `SMALLEST_LEVEL` counts as that and
-    passes no gradient; `empty_peak` scales where the truth is empty. The loss of the paper is 1 minus this.
+    Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the
+    maximum of the true one, zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; a
+    level below `SMALLEST_LEVEL` counts as that and passes no gradient; `empty_peak` scales where the truth is empty.
+    The loss of the paper is 1 minus this.
 
     Args:
         a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
         b: true density, same shape.
-        pool: whether both maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the paper; an odd
-            last row or column is left out, and maps that would become smaller than one pixel stay as they are.
+        pool: whether both maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not
+            in the paper; an odd last row or column is left out, and maps that would become smaller than one pixel stay
+            as they are.
         empty_peak: what a true map that holds nobody is scaled by, in units of the maps, > 0: the peak of one head.
 
     Returns:
         The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
 
     Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or empty_peak is not positive.
+        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or empty_peak is not
+            positive.
     """
     prediction, truth = _stacked(a, b, empty_peak)
     weights = _gaussian(DILATED_WINDOW, DILATED_SIGMA)

@@ -9,7 +9,8 @@ BAND = 0.01
 
 
 def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
-    """An image whose channels have the values of another's as often: exact specification by the cumulative distributions.
+    """An image whose channels have the values of another's as often: exact specification by the cumulative
+    distributions.
 
     Source: Gonzalez and Woods, Digital Image Processing, Sec. 3.3 (histogram matching), channel by channel.
 
@@ -34,7 +35,8 @@ def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
 
 
 def swap_amplitude(image: np.ndarray, style: np.ndarray, band: float = BAND) -> np.ndarray:
-    """An image with the amplitudes of another's lowest frequencies, and its own phases: its coarse light, as the other has it.
+    """An image with the amplitudes of another's lowest frequencies, and its own phases: its coarse light, as the other
+    has it.
 
     Source: Yang and Soatto, CVPR 2020 (FDA), Eq. 1 to 3.
 

@@ -9,7 +9,8 @@ import numpy as np
 from crowddist.ops.nms import suppress_points
 
 NEIGHBOURHOOD_CELLS = 6.0
-"""Standard deviation of the Gaussian that a view's certainty is averaged over: as heads of a place are of one size (ours)."""
+"""Standard deviation of the Gaussian that a view's certainty is averaged over: as heads of a place are of one size
+(ours)."""
 SMALLEST_UNCERTAINTY = 1e-6
 """Added to the relative uncertainty, so that views without any spread weigh alike (ours)."""
 EPSILON_PERSONS = 1e-4
@@ -19,13 +20,14 @@ EPSILON_PERSONS = 1e-4
 def merge_views(
     densities: Sequence[np.ndarray], spreads: Sequence[np.ndarray], neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of several predictions of one image, each weighted by the inverse of its relative variance near by.
+    """Mean and spread of several predictions of one image, each weighted by the inverse of its relative variance near
+    by.
 
-    Source: ours, after "the densities the network is most certain of" (CVPR 2022, stage 2): heads of a size that the counter knows
-    are those its ensemble agrees on, so of several sizes of an image the right one differs from place to place.
-    u_v = G(spread_v) / (G(density_v) + epsilon), G a Gaussian mean; w_v = u_v^-2 / sum over views of u^-2;
-    density = sum of w_v density_v; spread^2 = sum of w_v (spread_v^2 + density_v^2) - density^2, the law of total variance: views that
-    disagree make a place uncertain as members that disagree do.
+    Source: ours, after "the densities the network is most certain of" (CVPR 2022, stage 2): heads of a size that the
+    counter knows are those its ensemble agrees on, so of several sizes of an image the right one differs from place to
+    place. u_v = G(spread_v) / (G(density_v) + epsilon), G a Gaussian mean; w_v = u_v^-2 / sum over views of u^-2;
+    density = sum of w_v density_v; spread^2 = sum of w_v (spread_v^2 + density_v^2) - density^2, the law of total
+    variance: views that disagree make a place uncertain as members that disagree do.
 
     Args:
         densities: V maps (h, w), persons per cell >= 0, moved to the cells of one grid.
@@ -40,7 +42,8 @@ def merge_views(
     """
     from scipy.ndimage import gaussian_filter
 
-    if not len(densities) or len({np.shape(part) for part in (*densities, *spreads)}) != 1 or len(densities) != len(spreads):
+    if not len(densities) or len({np.shape(part)
+                                  for part in (*densities, *spreads)}) != 1 or len(densities) != len(spreads):
         raise ValueError("densities and spreads must be equally many maps of one shape, at least one of each")
     if neighbourhood_cells <= 0:
         raise ValueError(f"neighbourhood_cells must be positive, got {neighbourhood_cells}")
@@ -57,9 +60,9 @@ def merge_views(
 def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:
     """The heads of several views of one image, each as sure as the views are together.
 
-    Source: weighted boxes fusion (Solovyev et al., 2021), which lowers the score of a box that some of the models did not find; here with points,
-    which stay where the surest view has them. A head's score is the mean over all views of the surest detection within its size, 0 where a view
-    has none.
+    Source: weighted boxes fusion (Solovyev et al., 2021), which lowers the score of a box that some of the models did
+    not find; here with points, which stay where the surest view has them. A head's score is the mean over all views of
+    the surest detection within its size, 0 where a view has none.
 
     Args:
         views: V arrays D x 4, x, y, size in px and score, moved to one image's pixels.

@@ -1,4 +1,6 @@
-"""The dry run: whether storage, data, weights, name, MLflow, GPUs and versions are as a run needs them, before hours of work. Nothing is changed."""
+"""The dry run: whether storage, data, weights, name, MLflow, GPUs and versions are as a run needs them, before hours of
+work. Nothing is changed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 HERE = "here"
 LABELS_OPENED: tuple[str, ...] = ("source", "boxes")
 """Roles of the data sets whose labels may be looked at; those of the target are the evaluation's alone."""
-NETWORKS: dict[str, tuple[str, ...]] = {"bi_knowledge": ("regressor", "detector", "localiser"), "combined": ("counter", "detector")}
+NETWORKS: dict[str, tuple[str, ...]] = {"bi_knowledge": ("regressor", "detector", "localiser"),
+                                        "combined": ("counter", "detector")}
 """Method -> the networks with weights that it has; the others have a counter."""
 HASTE = {"CROWDDIST_S3_ATTEMPTS": "2", "CROWDDIST_S3_PATIENCE_S": "0", "CROWDDIST_S3_CONNECT_TIMEOUT_S": "5"}
 """How long object storage is waited for here, where nobody has said so: a run has more patience."""
@@ -70,15 +73,19 @@ def check(config: RunConfig, nodes: Nodes | None, *, say: Callable[[str], None] 
         rows += nodes(expected) if nodes else []
     failures = [row for row in rows if row.state == "FAILED"]
     say(table(rows))
-    say(f"{len(failures)} of {len(rows)} checks failed: mend what the lines marked FAILED say" if failures else f"all {len(rows)} checks are ok")
+    say(f"{len(failures)} of {len(rows)} checks failed: mend what the lines marked FAILED say" if failures
+        else f"all {len(rows)} checks are ok")
     return not failures
 
 
 def look_here(config: RunConfig, *, storage_ok: bool = True) -> tuple[list[Row], Expected]:
-    """The rows of this machine without that of storage, and what nodes must find likewise. Where storage failed, the name is not asked for."""
+    """The rows of this machine without that of storage, and what nodes must find likewise. Where storage failed, the
+    name is not asked for.
+    """
     rows, shards = [], {}
     name = f"run name {run_name(config)}"
-    rows.append(looked(name, HERE, lambda: _name(config)) if storage_ok else Row(name, HERE, "skipped", "storage must be there first"))
+    rows.append(looked(name, HERE, lambda: _name(config)) if storage_ok
+                else Row(name, HERE, "skipped", "storage must be there first"))
     begun = False
     if storage_ok:
         with suppress(InputError, OSError):
@@ -96,10 +103,12 @@ def look_here(config: RunConfig, *, storage_ok: bool = True) -> tuple[list[Row],
 
         rows.append(looked("scenes", HERE, lambda: f"rule {find_rule(config.stream.scenes).name}"))
     mine = versions()
-    rows += [mlflow_row(config), versions_row(mine, mine, HERE), disk_row(_folders(config, storage_ok=storage_ok), HERE)]
+    rows += [mlflow_row(config), versions_row(mine, mine, HERE),
+             disk_row(_folders(config, storage_ok=storage_ok), HERE)]
     if config.launcher == "local":  # with Ray the nodes tell, of which this machine is one or not
         rows += [gpu_row(None, HERE), *([shared_memory_row(HERE)] if config.stream.num_readers else [])]
-    return rows, Expected(config=config, shards=shards, weights=bool(weights) and all(row.state == "ok" for row in weights), versions=mine)
+    return rows, Expected(config=config, shards=shards,
+                          weights=bool(weights) and all(row.state == "ok" for row in weights), versions=mine)
 
 
 def look_at_node(expected: Expected, where: str, num_gpus: int) -> list[Row]:
@@ -112,12 +121,15 @@ def look_at_node(expected: Expected, where: str, num_gpus: int) -> list[Row]:
     with hasty():
         config, rows = expected.config, []
         if expected.probe_url:
-            rows.append(looked("storage", where, lambda: _shared(expected), advice="the storage must be the same place for every node"))
+            rows.append(looked("storage", where, lambda: _shared(expected),
+                               advice="the storage must be the same place for every node"))
         if expected.shards:
-            rows.append(looked("data sets", where, lambda: _same_data(expected), advice="copy or mount the data on every node, or give an s3:// address"))
+            rows.append(looked("data sets", where, lambda: _same_data(expected),
+                               advice="copy or mount the data on every node, or give an s3:// address"))
         rows += weights_rows(config, where) if expected.weights else []
         rows.append(versions_row(expected.versions, versions(), where))
-        rows += [gpu_row(num_gpus, where), disk_row(_folders(config, storage_ok=bool(expected.probe_url)), where), shared_memory_row(where)]
+        rows += [gpu_row(num_gpus, where), disk_row(_folders(config, storage_ok=bool(expected.probe_url)), where),
+                 shared_memory_row(where)]
         return rows
 
 
@@ -135,7 +147,9 @@ def hasty() -> Iterator[None]:
 
 @contextmanager
 def _probe(config: RunConfig) -> Iterator[tuple[Row, str, bytes]]:
-    """Writes a small file where runs will be; yields what became of that, its URL ("" where it failed) and its content, and removes it."""
+    """Writes a small file where runs will be; yields what became of that, its URL ("" where it failed) and its content,
+    and removes it.
+    """
     content, url, where = os.urandom(16), "", config.storage
 
     def write() -> str:
@@ -147,12 +161,15 @@ def _probe(config: RunConfig) -> Iterator[tuple[Row, str, bytes]]:
             raise OSError(f"what was written to {place} reads back otherwise")
         url = place
         shown = storage.shown(config.storage)
-        return f"{shown}: " + ("" if _is_there(config) else f"will be made below {storage.shown(base)}; there ") + "a small file was written, read"
+        below = "" if _is_there(config) else f"will be made below {storage.shown(base)}; there "
+        return f"{shown}: {below}a small file was written, read"
 
-    row = looked("storage", HERE, write, advice=f"make {where} a place that this user may write to, or give another --storage")
+    row = looked("storage", HERE, write,
+                 advice=f"make {where} a place that this user may write to, or give another --storage")
     failed: Row | None = None
     try:
-        if url:  # removing is part of the check, and nodes need the file: whether it can be removed is tried with another
+        # removing is part of the check, and nodes need the file: whether it can be removed is tried with another
+        if url:
             spare = storage.join(_base(config), temporary_name("check"))
 
             def remove() -> str:
@@ -171,7 +188,9 @@ def _probe(config: RunConfig) -> Iterator[tuple[Row, str, bytes]]:
 
 
 def _base(config: RunConfig) -> str:
-    """Where the small file goes: the storage, or the nearest folder above one that is not there yet; a file in the way is for the writer to refuse."""
+    """Where the small file goes: the storage, or the nearest folder above one that is not there yet; a file in the way
+    is for the writer to refuse.
+    """
     url = storage.normalise(config.storage)
     if not storage.is_local(url):
         return url
@@ -190,10 +209,12 @@ def _shared(expected: Expected) -> str:
     try:
         found = storage.read_bytes(expected.probe_url)
     except FileNotFoundError:
-        raise InputError(f"this node does not see what the driver wrote to {expected.config.storage}: mount the same folder on every node, "
+        raise InputError(f"this node does not see what the driver wrote to {expected.config.storage}: mount the same "
+                         "folder on every node, "
                          "or give an s3:// address") from None
     if found != expected.probe:
-        raise InputError(f"this node finds other bytes in {expected.config.storage} than the driver wrote: mount the same folder on every node")
+        raise InputError(f"this node finds other bytes in {expected.config.storage} than the driver wrote: mount the "
+                         "same folder on every node")
     own = storage.join(expected.probe_url.rpartition("/")[0], temporary_name("check"))
     storage.write_bytes(own, expected.probe)
     storage.remove_file(own)
@@ -206,7 +227,8 @@ def _same_data(expected: Expected) -> str:
     for name, (url, digest) in expected.shards.items():
         manifest = read_manifest(url)
         if manifest.digest != digest:
-            raise InputError(f"the {name} at {url} is another than the driver's: copy it again, or mount the same folder on every node")
+            raise InputError(f"the {name} at {url} is another than the driver's: copy it again, or mount the same "
+                             "folder on every node")
         _require_shards(url, manifest)
     return f"{', '.join(expected.shards)} as here"
 
@@ -236,7 +258,9 @@ def weights_rows(config: RunConfig, where: str) -> list[Row]:
 
 
 def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
-    """Builds the networks, with weights from files where `load`, and none are downloaded. Returns also the roles whose images must have masks."""
+    """Builds the networks, with weights from files where `load`, and none are downloaded. Returns also the roles whose
+    images must have masks.
+    """
     from crowddist.methods.table import build_method  # imports torch
 
     masked: set[str] = set()
@@ -250,7 +274,8 @@ def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
 
 
 def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool, boxes: bool) -> tuple[Row, tuple[str, str] | None]:
-    """Whether a data set resolves, and its first image decodes; of the target's and the evaluation's no label is opened.
+    """Whether a data set resolves, and its first image decodes; of the target's and the evaluation's no label is
+    opened.
 
     Returns: the row; URL and digest where it is shards.
     """
@@ -283,17 +308,20 @@ def _shards(url: str, role: Role, *, masks: bool, boxes: bool) -> tuple[Manifest
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     key, members = reader.read(0, None if role in LABELS_OPENED else ("jpg", "png"))
     if masks and role in LABELS_OPENED and "mask.png" not in members:
-        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the renderer and CrowdHuman have some")
+        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the "
+                         "renderer and CrowdHuman have some")
     if boxes and not masks and "boxes.npy" not in members:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
     decode(key, members)
-    return reader.manifest, f"{reader.manifest.name}, {len(reader)} images in {len(reader.manifest.shards)} shards; the first decodes"
+    return (reader.manifest,
+            f"{reader.manifest.name}, {len(reader)} images in {len(reader.manifest.shards)} shards; the first decodes")
 
 
 def _require_shards(url: str, manifest: Manifest) -> None:
     missing = sorted({shard.name for shard in manifest.shards} - set(storage.list_files(url)))
     if missing:
-        raise InputError(f"the data set at {url} lacks {missing[0]}{f' and {len(missing) - 1} more shards' if missing[1:] else ''}; copy it again")
+        raise InputError(f"the data set at {url} lacks "
+                         f"{missing[0]}{f' and {len(missing) - 1} more shards' if missing[1:] else ''}; copy it again")
 
 
 def _raw(spec: DataSpec, role: Role) -> str:
@@ -334,7 +362,8 @@ def mlflow_row(config: RunConfig) -> Row:
         uri, name = tracking_address(config), config.experiment or config.recipe
         state = experiment_state(uri, name)
         if state == "deleted":
-            raise InputError(f"experiment {name} was deleted in {uri}; restore it (mlflow experiments restore), or give another --experiment")
+            raise InputError(f"experiment {name} was deleted in {uri}; restore it (mlflow experiments restore), or "
+                             "give another --experiment")
         return f"{uri}, experiment {name} {'is there' if state else 'will be made'}"
 
     return looked("MLflow", HERE, look, advice="correct --tracking-uri or MLFLOW_TRACKING_URI")

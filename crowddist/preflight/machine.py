@@ -23,19 +23,23 @@ LIBRARIES = ("torch", "torchvision", "ray", "mlflow")
 LEAST_DISK_BYTES = 2 * 2**30
 """ours: checkpoints, labels and converted shards of the smallest published run."""
 LEAST_SHARED_BYTES = 512 * 2**20
-"""ours: of /dev/shm. Ray's object store and reader processes live there; containers have 64 MiB of it unless they are told otherwise."""
+"""ours: of /dev/shm. Ray's object store and reader processes live there; containers have 64 MiB of it unless they are
+told otherwise."""
 GPU_S = 40
 """How long torch may take to look for GPUs."""
 _GPU_FACTS = """
 import json, torch
 nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
-print(json.dumps({"num_gpus": torch.cuda.device_count() if torch.cuda.is_available() else 0, "cuda": torch.version.cuda,
-    "nccl": nccl, "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []}))
+number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print(json.dumps({"num_gpus": number, "cuda": torch.version.cuda, "nccl": nccl,
+                  "names": [torch.cuda.get_device_name(i) for i in range(number)]}))
 """
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of the libraries that must agree on all nodes ("" where one is missing), and of crowddist with its code's hash."""
+    """Of Python, of the libraries that must agree on all nodes ("" where one is missing), and of crowddist with its
+    code's hash.
+    """
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -51,8 +55,10 @@ def versions_row(wanted: Mapping[str, str], found: Mapping[str, str], where: str
     def look() -> str:
         missing = [name for name, version in found.items() if not version]
         if missing:
-            raise InputError(f"{', '.join(missing)} cannot be found there: install crowddist's requirements for {sys.executable}")
-        other = [f"{name} {found.get(name) or 'missing'}, the driver has {version}" for name, version in wanted.items() if found.get(name) != version]
+            raise InputError(f"{', '.join(missing)} cannot be found there: install crowddist's requirements for "
+                             f"{sys.executable}")
+        other = [f"{name} {found.get(name) or 'missing'}, the driver has {version}"
+                 for name, version in wanted.items() if found.get(name) != version]
         if other:
             raise InputError(f"{'; '.join(other)}: install the same on every node")
         return ", ".join(f"{name} {version}" for name, version in found.items())
@@ -74,7 +80,8 @@ def disk_row(folders: Mapping[str, Path], where: str, *, least: int = LEAST_DISK
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             free = shutil.disk_usage(there).free
             if free < least:
-                raise InputError(f"{free / 2**30:.1f} GiB are free at {there} for {purpose}, {least / 2**30:.1f} are needed: make room, "
+                raise InputError(f"{free / 2**30:.1f} GiB are free at {there} for {purpose}, {least / 2**30:.1f} are "
+                                 "needed: make room, "
                                  "or choose another place")
             told.append(f"{purpose} {free / 2**30:.0f} GiB free")
         return ", ".join(told)
@@ -90,7 +97,8 @@ def shared_memory_row(where: str, *, folder: str = "/dev/shm", least: int = LEAS
             return f"no {folder} on this system"
         size = shutil.disk_usage(folder).total
         if size < least:
-            raise InputError(f"{folder} has {size / 2**20:.0f} MiB, {least / 2**20:.0f} are needed: start the container with --shm-size=2g, "
+            raise InputError(f"{folder} has {size / 2**20:.0f} MiB, {least / 2**20:.0f} are needed: start the "
+                             "container with --shm-size=2g, "
                              "or mount a memory-backed volume there")
         return f"{size / 2**30:.1f} GiB"
 
@@ -130,7 +138,8 @@ def gpu_detail(num_promised: int, promise: str, facts: Mapping[str, Any]) -> str
         return "none here: the work is done on CPUs"
     if facts["num_gpus"] < num_promised:
         built = f"was built for CUDA {facts['cuda']}" if facts["cuda"] else "was built without CUDA"
-        raise InputError(f"{promise} {num_promised} GPUs, torch sees {facts['num_gpus']} (it {built}): look at nvidia-smi and the driver's version, "
+        raise InputError(f"{promise} {num_promised} GPUs, torch sees {facts['num_gpus']} (it {built}): look at "
+                         "nvidia-smi and the driver's version, "
                          "and whether the container was given its GPUs")
     if not facts["nccl"]:
         raise InputError("this torch has no NCCL, by which workers on GPUs talk: install a build of torch that has")
@@ -141,18 +150,24 @@ def promised_here() -> tuple[int, str]:
     """How many GPUs this machine should have, and who says so."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")]), f"CUDA_VISIBLE_DEVICES={visible} names"
+        return len([name for name in visible.split(",")
+                    if name.strip() not in ("", "-1")]), f"CUDA_VISIBLE_DEVICES={visible} names"
     return len(list(Path("/dev").glob("nvidia[0-9]*"))), "the system has"
 
 
 def gpu_facts(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What torch sees, asked in a process of its own: `num_gpus`, `cuda`, `nccl`, `names`. Raises: InputError where that fails."""
+    """What torch sees, asked in a process of its own: `num_gpus`, `cuda`, `nccl`, `names`. Raises: InputError where
+    that fails.
+    """
     try:
-        done = subprocess.run([sys.executable, "-c", _GPU_FACTS], env=dict(environment), capture_output=True, text=True, timeout=GPU_S, check=False)
+        done = subprocess.run([sys.executable, "-c", _GPU_FACTS], env=dict(environment), capture_output=True, text=True,
+                              timeout=GPU_S, check=False)
     except subprocess.TimeoutExpired:
-        raise InputError(f"torch did not say within {GPU_S} s what GPUs there are: look at nvidia-smi and the driver") from None
+        raise InputError(
+            f"torch did not say within {GPU_S} s what GPUs there are: look at nvidia-smi and the driver") from None
     if done.returncode:
-        raise InputError(f"torch cannot look for GPUs ({(done.stderr.strip() or '?').splitlines()[-1]}): install it anew")
+        raise InputError(f"torch cannot look for GPUs ({(done.stderr.strip() or '?').splitlines()[-1]}): install it "
+                         "anew")
     return json.loads(done.stdout.splitlines()[-1])
 
 

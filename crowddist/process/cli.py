@@ -20,7 +20,8 @@ Arguments = TypeVar("Arguments")
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what users and their machines cause into one line on stderr; a traceback is a bug of ours. No secret is in either, nor in warnings.
+    """Turns what users and their machines cause into one line on stderr; a traceback is a bug of ours. No secret is in
+    either, nor in warnings.
 
     Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
     """
@@ -43,7 +44,8 @@ def one_line_errors() -> Iterator[None]:
 def read_arguments(read: Callable[[], Arguments]) -> Arguments:
     """What `read` (a call of tyro) makes of the command line.
 
-    tyro shows every ValueError in a box of several lines and exits; a value that one of our configurations refuses raises its InputError here.
+    tyro shows every ValueError in a box of several lines and exits; a value that one of our configurations refuses
+    raises its InputError here.
     """
     words = io.StringIO()
     try:
@@ -60,7 +62,9 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks, secrets and what acts on a terminal; of the system's own its words and the file."""
+    """What an error says, without line breaks, secrets and what acts on a terminal; of the system's own its words and
+    the file.
+    """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"

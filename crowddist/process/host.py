@@ -20,9 +20,12 @@ KEPT_BYTES = 2**30
 
 
 def started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; "" where the system does not tell; None where it is gone, also as a zombie."""
+    """When a process began, in the kernel's ticks; "" where the system does not tell; None where it is gone, also as a
+    zombie.
+    """
     try:
-        # The name, in parentheses, may hold anything; the fields after it are fixed: the state is the 1st, the start the 20th.
+        # The name, in parentheses, may hold anything; the fields after it are fixed: the state is the 1st, the start
+        # the 20th.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
@@ -40,14 +43,17 @@ def started(pid: int) -> str | None:
 def is_alive(pid: int, began: str) -> bool:
     """Whether the process of this number that began at `began` (as `started` said then) still runs.
 
-    Numbers are given out again, and after a container's restart the very same ones: the start tells two such processes apart.
+    Numbers are given out again, and after a container's restart the very same ones: the start tells two such processes
+    apart.
     """
     now = started(pid)
     return now is not None and (now == began or "" in (now, began))
 
 
 def versions() -> dict[str, str]:
-    """`crowddist_version`, and `git_sha` (with -dirty after it where files were changed) when running from a checkout."""
+    """`crowddist_version`, and `git_sha` (with -dirty after it where files were changed) when running from a
+    checkout.
+    """
     root = Path(crowddist.__file__).resolve().parents[1]
     facts = {"crowddist_version": crowddist.__version__}
     if (root / ".git").exists() and shutil.which("git"):
@@ -59,8 +65,8 @@ def versions() -> dict[str, str]:
 
 
 def keep_freed_memory() -> bool:
-    """Keeps what the program frees for what it allocates next, up to 1 GiB, as networks on a CPU need: else every large map is new memory, whose
-    pages the system fills with zeros first.
+    """Keeps what the program frees for what it allocates next, up to 1 GiB, as networks on a CPU need: else every large
+    map is new memory, whose pages the system fills with zeros first.
 
     Returns:
         Whether it could be set: glibc alone knows how.
@@ -75,9 +81,11 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Within the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at once.
+    """Within the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at
+    once.
 
-    Outside the main thread, where Python allows no signal handlers, and where the program has one of its own, it changes nothing.
+    Outside the main thread, where Python allows no signal handlers, and where the program has one of its own, it
+    changes nothing.
     """
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:

@@ -12,7 +12,8 @@ LINE_EVERY_S = 10.0
 
 
 def watched(items: Iterable[T], noun: str = "images", *, number: int | None = None) -> Iterator[T]:
-    """The items, with their progress shown: a bar on stderr, or a line on stdout every `LINE_EVERY_S` where stderr is no terminal.
+    """The items, with their progress shown: a bar on stderr, or a line on stdout every `LINE_EVERY_S` where stderr is
+    no terminal.
 
     Args:
         number: how many items there are; None: as many as their length says.

@@ -21,7 +21,9 @@ _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def redacted(text: str) -> str:
-    """The text without passwords and signatures of addresses, and without the values of this process's secret variables."""
+    """The text without passwords and signatures of addresses, and without the values of this process's secret
+    variables.
+    """
     text = _PARAMETER.sub(rf"\g<name>={HIDDEN}", _USER.sub(_without_password, text))
     for value in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
@@ -29,7 +31,9 @@ def redacted(text: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a text is or holds an address with a password, a token in the place of a user, or a signature; or the value of a secret variable."""
+    """Whether a text is or holds an address with a password, a token in the place of a user, or a signature; or the
+    value of a secret variable.
+    """
     return redacted(text) != text
 
 
@@ -39,7 +43,9 @@ def is_secret_name(name: str) -> bool:
 
 
 def readable(text: str) -> str:
-    r"""The text with \x1b and the like in the place of control characters, of what turns the direction of writing, and of bytes that are no text."""
+    r"""The text with \x1b and the like in the place of control characters, of what turns the direction of writing, and
+    of bytes that are no text.
+    """
     return "".join(char.encode("unicode_escape").decode() if _acts(char) else char for char in text)
 
 

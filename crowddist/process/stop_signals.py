@@ -1,4 +1,6 @@
-"""SIGTERM and SIGUSR1 as a request to stop: training writes a checkpoint after its step, and the program leaves with the code that asks for another start."""
+"""SIGTERM and SIGUSR1 as a request to stop: training writes a checkpoint after its step, and the program leaves with
+the code that asks for another start.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again. What Slurm's batch script and Kubernetes' failure policy look for."""
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again. What Slurm's batch script and Kubernetes' failure policy
+look for."""
 ECHO_S = 2.0
-"""Schedulers send a signal to a process and to its group, or two kinds at once: what comes so soon after the first says nothing new."""
+"""Schedulers send a signal to a process and to its group, or two kinds at once: what comes so soon after the first says
+nothing new."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -41,7 +45,8 @@ class Termination:
         """Within the block a signal only sets `requested`: the block is expected to see it and to end within `grace_s`.
 
         Raises:
-            SystemExit: EXIT_CODE, at the block's end where a signal came; in its midst when the time is over, or at a second signal.
+            SystemExit: EXIT_CODE, at the block's end where a signal came; in its midst when the time is over, or at a
+                second signal.
         """
         if self.requested:
             sys.exit(EXIT_CODE)
@@ -58,7 +63,9 @@ class Termination:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block, of the main thread, both signals are heard; outside of `deferred` they raise SystemExit(EXIT_CODE)."""
+        """Within the block, of the main thread, both signals are heard; outside of `deferred` they raise
+        SystemExit(EXIT_CODE).
+        """
         before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         try:
             yield

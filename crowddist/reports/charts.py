@@ -51,7 +51,8 @@ def rounds_chart(
     """One metric by round, with the value at each point and round 0 (no adaptation) as a dashed line.
 
     Args:
-        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the metric is left out.
+        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the
+            metric is left out.
         name: the metric.
         label: what it is, with its unit.
         title: shown above.
@@ -67,9 +68,11 @@ def rounds_chart(
         raise ValueError(f"no round has the metric {name}")
     figure, axes = _chart(title, "round", label)
     rounds = sorted(entry for entry in known if isinstance(entry[0], int))
-    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2, color="#1f5fa8")
+    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2,
+              color="#1f5fa8")
     for number, value in rounds:
-        axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
+        axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center",
+                      fontsize=12)
         if number == 0:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
     titles = {row["round"]: row.get("title", "no adaptation" if row["round"] == 0 else "") for row in rows}
@@ -84,7 +87,8 @@ def rounds_chart(
 
 
 def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> np.ndarray:
-    """How well an uncertainty knows the error: the error against it, and what leaving out the most uncertain images does.
+    """How well an uncertainty knows the error: the error against it, and what leaving out the most uncertain images
+    does.
 
     Args:
         counters: name -> predicted minus true count of each image, persons, and the uncertainty of each, persons.
@@ -106,11 +110,13 @@ def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[flo
         colour = COLOURS[number % len(COLOURS)]
         left.plot(curve[:, 0], curve[:, 1], marker="o", linewidth=2.0, color=colour, label=name)
         right.plot(shares, by_spread, linewidth=2.0, color=colour)
-        right.plot(shares, oracle, linewidth=1.5, color=colour, linestyle=":", label=None if number else "right: by the error itself, the best there is")
+        right.plot(shares, oracle, linewidth=1.5, color=colour, linestyle=":",
+                   label=None if number else "right: by the error itself, the best there is")
         tops.append(curve[:, :2].max(axis=0))
     across, up = np.maximum(1.1 * np.max(tops, axis=0), 1e-9)
     top = max(across, up)
-    left.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1.2, label="left: calibrated; right: at random")
+    left.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1.2,
+              label="left: calibrated; right: at random")
     left.set_xlim(0, across)
     left.set_ylim(0, top)
     right.axhline(1, color="#888888", linestyle="--", linewidth=1.2)
@@ -120,7 +126,8 @@ def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[flo
 
 
 def trials_chart(trials: Sequence[Mapping[str, float]], truths: Sequence[Mapping[str, float]] = ()) -> np.ndarray:
-    """The scores of a search against each threshold; the chosen trial and the configuration's own, the first, are marked.
+    """The scores of a search against each threshold; the chosen trial and the configuration's own, the first, are
+    marked.
 
     Args:
         trials: as a search leaves them; thresholds have a dot in their names.
@@ -145,17 +152,21 @@ def trials_chart(trials: Sequence[Mapping[str, float]], truths: Sequence[Mapping
         heights = scores if up == "score" else [truth["score"] for truth in truths]
         _dress(place, "", across, up)
         place.scatter(values, heights, s=26, color="#1f5fa8", alpha=0.7, label="trials")
-        place.scatter([values[0]], [heights[0]], s=110, marker="s", facecolors="none", edgecolors="#555555", linewidths=2, label="as configured")
-        place.scatter([values[chosen]], [heights[chosen]], s=150, marker="o", facecolors="none", edgecolors="#c4362c", linewidths=2.4, label="chosen")
+        place.scatter([values[0]], [heights[0]], s=110, marker="s", facecolors="none", edgecolors="#555555",
+                      linewidths=2, label="as configured")
+        place.scatter([values[chosen]], [heights[chosen]], s=150, marker="o", facecolors="none", edgecolors="#c4362c",
+                      linewidths=2.4, label="chosen")
     axes[0].legend(frameon=False, loc="best")
     return _rendered(figure)
 
 
 def sweep_chart(sweep: Sequence[Mapping[str, float]], *, own: float, chosen: float) -> np.ndarray:
-    """People an image by the least confidence of a detection, and, where it is known, the mean absolute error of the count beside it.
+    """People an image by the least confidence of a detection, and, where it is known, the mean absolute error of the
+    count beside it.
 
     Args:
-        sweep: as a search leaves it: rows of the threshold, which has a dot in its name, `mean_count`, and `mae` where it is known.
+        sweep: as a search leaves it: rows of the threshold, which has a dot in its name, `mean_count`, and `mae` where
+            it is known.
         own, chosen: the least confidences that are configured and that the search has chosen, which are marked.
 
     Returns:

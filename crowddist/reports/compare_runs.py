@@ -27,8 +27,9 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "A->B": {"bi_knowledge": (21.65, 13.38)},
     "B->A": {"bi_knowledge": (148.94, 112.24)},
 }
-"""Pair of data sets -> method -> MAE without and with adaptation, on the whole test set, by networks with ImageNet weights (P): CVPR 2022, Table 1,
-which has the rows of the others too, and MM 2020, Table 1. Translation is SE CycleGAN; supervised has no adaptation: both numbers stand side by side."""
+"""Pair of data sets -> method -> MAE without and with adaptation, on the whole test set, by networks with ImageNet
+weights (P): CVPR 2022, Table 1, which has the rows of the others too, and MM 2020, Table 1. Translation is SE CycleGAN;
+supervised has no adaptation: both numbers stand side by side."""
 PAIRS = {
     "renderer_to_sha": "GCC->SHA",
     "gcc_to_sha": "GCC->SHA",
@@ -43,11 +44,14 @@ PAIRS = {
 }
 """Recipe -> the published pair that is nearest to it."""
 """In the folder of a round: what its counter said of every image of the evaluation."""
-HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper", "paper's change")
+HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper",
+            "paper's change")
 
 
 def read_result(place: str) -> dict[str, Any]:
-    """What a run left in its `result.json`. Args: `place` the run's folder. Raises: InputError: there is none, or it was not evaluated."""
+    """What a run left in its `result.json`. Args: `place` the run's folder. Raises: InputError: there is none, or it
+    was not evaluated.
+    """
     url = storage.join(storage.normalise(place), RESULT)
     if not storage.exists(url):
         raise InputError(f"no {RESULT} in {place}: give the folder of a run that has ended")
@@ -58,13 +62,16 @@ def read_result(place: str) -> dict[str, Any]:
 
 
 def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row an image of a run's round, the largest error first; none where nothing was evaluated. Args: `folder` URL of the run, `row` of `rounds`."""
+    """A row an image of a run's round, the largest error first; none where nothing was evaluated. Args: `folder` URL of
+    the run, `row` of `rounds`.
+    """
     url = storage.join(folder, row["stage"], IMAGES)
     return storage.read_json(url) if storage.exists(url) else []
 
 
 def read_uncertainties(place: str) -> dict[str, list[float]]:
-    """What the last counter of a run said of its evaluation: `errors`, predicted minus true count, and `uncertainties`, both persons, an image each.
+    """What the last counter of a run said of its evaluation: `errors`, predicted minus true count, and `uncertainties`,
+    both persons, an image each.
 
     {} where the counter has no ensemble. Args: `place` the run's folder, of which `read_result` has a result.
     """
@@ -75,7 +82,8 @@ def read_uncertainties(place: str) -> dict[str, list[float]]:
 
 
 def calibration_table(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """A line a run, as plain text: how large the uncertainty of the count is beside its error, and how well it tells one image from another.
+    """A line a run, as plain text: how large the uncertainty of the count is beside its error, and how well it tells
+    one image from another.
 
     Args:
         runs: name -> as `read_uncertainties` gives it.
@@ -83,17 +91,19 @@ def calibration_table(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     lines = [("run", "images", "rmse", "uncertainty", "calibration error", "AUSE")]
     for name, found in runs.items():
         errors, spreads = found["errors"], found["uncertainties"]
-        error, spread = (math.sqrt(sum(value * value for value in values) / len(values)) for values in (errors, spreads))
+        error, spread = (math.sqrt(sum(value * value for value in values) / len(values))
+                         for values in (errors, spreads))
         ence, ause = calibration_error(reliability(errors, spreads)), sparsification_error(errors, spreads)
         lines.append((name, str(len(errors)), f"{error:.1f}", f"{spread:.1f}", f"{ence:.2f}", f"{ause:.3f}"))
     return _table(lines)
 
 
 def compare(results: Sequence[Mapping[str, Any]]) -> str:
-    """A line a run, as plain text: MAE / rmse of the counter without adaptation and at the end, as it came, and the paper's of the same method.
+    """A line a run, as plain text: MAE / rmse of the counter without adaptation and at the end, as it came, and the
+    paper's of the same method.
 
-    Where a run's count is that of several networks together, the one without adaptation is that of the counter (or regressor) alone, as papers
-    have it. Errors compare where data, seed and number of steps are the same.
+    Where a run's count is that of several networks together, the one without adaptation is that of the counter (or
+    regressor) alone, as papers have it. Errors compare where data, seed and number of steps are the same.
 
     Args:
         results: as `read_result` gives them.

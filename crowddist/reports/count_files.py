@@ -19,17 +19,21 @@ COLUMNS = ("file", "count", "uncertainty", "points")
 
 
 def predict_files(
-    predictor: Predictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False, say: Callable[[str], None] = print
+    predictor: Predictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False,
+    say: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Counts every image among `inputs` (files and folders) and writes `counts.csv` and one overlay PNG each to `output`.
+    """Counts every image among `inputs` (files and folders) and writes `counts.csv` and one overlay PNG each to
+    `output`.
 
-    Unless `skip_bad`, every file is read once before the first is counted: a bad one is found at once, and nothing is written.
+    Unless `skip_bad`, every file is read once before the first is counted: a bad one is found at once, and nothing is
+    written.
 
     Returns:
         A row an image: file, count and uncertainty in persons, number of head points.
 
     Raises:
-        InputError, FileNotFoundError: an input that is not there, holds no image, lies in `output`, or cannot be read (unless `skip_bad`).
+        InputError, FileNotFoundError: an input that is not there, holds no image, lies in `output`, or cannot be read
+            (unless `skip_bad`).
     """
     import cv2
 
@@ -53,10 +57,12 @@ def predict_files(
             continue
         found = predictor.predict(image)
         name = _cell(path)
-        rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
+        rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2),
+                     "points": len(found.points)})
         title = readable(path.name)
         drawn = overlay(
-            image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points, sizes=found.sizes, title=title
+            image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points,
+            sizes=found.sizes, title=title
         )
         _, png = cv2.imencode(".png", drawn[:, :, ::-1])
         storage.write_bytes(storage.join(place, _free_name(path.stem, names)), png.tobytes())
@@ -99,7 +105,9 @@ def _require_elsewhere(files: Sequence[Path], place: str) -> None:
 
 
 def _cell(path: Path) -> str:
-    """A path as text can hold it, whatever bytes the file system has; none is a formula, which spreadsheets would compute."""
+    """A path as text can hold it, whatever bytes the file system has; none is a formula, which spreadsheets would
+    compute.
+    """
     name = readable(str(path))
     return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
 

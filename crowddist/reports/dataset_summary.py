@@ -39,7 +39,8 @@ class Description:
         num_bytes = sum(shard.num_bytes for shard in manifest.shards)
         noun = NOUNS[manifest.kind]
         lines = [
-            f"{manifest.name} ({manifest.split}): {manifest.num_samples:,} {noun}, {len(manifest.shards)} shards, {num_bytes / 1e6:,.1f} MB",
+            f"{manifest.name} ({manifest.split}): {manifest.num_samples:,} {noun}, {len(manifest.shards)} shards, "
+            f"{num_bytes / 1e6:,.1f} MB",
             f"at {self.url}, written by {manifest.converter}, digest {manifest.digest[:12]}",
         ]
         if self.sizes:
@@ -49,7 +50,8 @@ class Description:
         if not len(self.counts):
             return [*lines, "unlabelled"]
         low, middle, high = np.quantile(self.counts, [0, 0.5, 1])
-        lines.append(f"persons: {self.counts.sum():,.0f}; an image {low:,.0f} to {high:,.0f}, mean {self.counts.mean():,.1f}, median {middle:,.1f}")
+        lines.append(f"persons: {self.counts.sum():,.0f}; an image {low:,.0f} to {high:,.0f}, mean "
+                     f"{self.counts.mean():,.1f}, median {middle:,.1f}")
         return [*lines, *histogram(self.counts)]
 
 
@@ -74,7 +76,8 @@ def describe(url: str, *, watch: Callable[[Sequence[int]], Iterable[int]] = iter
         persons = num_persons(members)
         if persons is not None:
             counts.append(persons)
-    return Description(url=reader.url, manifest=reader.manifest, sizes=dict(sizes.most_common()), counts=np.asarray(counts))
+    return Description(url=reader.url, manifest=reader.manifest, sizes=dict(sizes.most_common()),
+                       counts=np.asarray(counts))
 
 
 def histogram(counts: np.ndarray, starts: Sequence[int] = RANGE_STARTS) -> list[str]:
@@ -84,7 +87,8 @@ def histogram(counts: np.ndarray, starts: Sequence[int] = RANGE_STARTS) -> list[
         counts: (N,) persons >= 0, N >= 1.
         starts: persons at which the ranges begin, in ascending order, from 0 on.
     """
-    names = [f"{low:,}" if low == high else f"{low:,} to {high:,}" for low, high in zip(starts, [start - 1 for start in starts[1:]], strict=False)]
+    names = [f"{low:,}" if low == high else f"{low:,} to {high:,}"
+             for low, high in zip(starts, [start - 1 for start in starts[1:]], strict=False)]
     names.append(f"{starts[-1]:,} and more")
     numbers = np.bincount(np.searchsorted(starts, np.floor(counts), side="right") - 1, minlength=len(starts))
     shown = range(int(np.flatnonzero(numbers)[0]), int(np.flatnonzero(numbers)[-1]) + 1)
@@ -94,7 +98,9 @@ def histogram(counts: np.ndarray, starts: Sequence[int] = RANGE_STARTS) -> list[
 
 
 def samples_of(description: Description, number: int) -> list[int]:
-    """Samples for a sheet: evenly spread over the images in the order of their counts, or as they come where there are none."""
+    """Samples for a sheet: evenly spread over the images in the order of their counts, or as they come where there are
+    none.
+    """
     total = description.manifest.num_samples
     order = np.argsort(description.counts, kind="stable") if len(description.counts) == total else np.arange(total)
     places = np.unique(np.linspace(0, total - 1, min(number, total)).round().astype(int))
@@ -119,7 +125,8 @@ def write_sheet(description: Description, place: str, *, number: int = 12) -> st
     from crowddist.reports.sheets import samples_sheet
 
     if description.manifest.kind != "images":
-        raise InputError(f"{description.url} holds {NOUNS[description.manifest.kind]}, which are no images; leave the sheet out")
+        raise InputError(f"{description.url} holds {NOUNS[description.manifest.kind]}, which are no images; leave the "
+                         "sheet out")
     reader = ShardReader(description.url, description.manifest)
     samples = [decode(*reader.read(index)) for index in samples_of(description, number)]
     heading = f"{description.manifest.name} ({description.manifest.split})"

@@ -46,14 +46,16 @@ def heat_colours(level: np.ndarray) -> np.ndarray:
     import cv2
 
     # ours: the square root shows a single head beside a dense crowd; 0.12 skips the end that is black on a dark street.
-    return cv2.applyColorMap(np.round((0.12 + 0.88 * np.sqrt(level)) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return cv2.applyColorMap(np.round((0.12 + 0.88 * np.sqrt(level)) * 255).astype(np.uint8),
+                             cv2.COLORMAP_TURBO)[..., ::-1]
 
 
 def spread_colours(level: np.ndarray) -> np.ndarray:
     """(h, w, 3) RGB of (h, w) levels in [0, 1]: violet to yellow, so that nobody takes it for a density."""
     import cv2
 
-    return cv2.applyColorMap(np.round((0.15 + 0.85 * np.sqrt(level)) * 255).astype(np.uint8), cv2.COLORMAP_PLASMA)[..., ::-1]
+    return cv2.applyColorMap(np.round((0.15 + 0.85 * np.sqrt(level)) * 255).astype(np.uint8),
+                             cv2.COLORMAP_PLASMA)[..., ::-1]
 
 
 def step_px(image_px: int, cells: int) -> float:
@@ -65,14 +67,17 @@ def step_px(image_px: int, cells: int) -> float:
 
 
 def stretched(cells: np.ndarray, image_shape: Sequence[int], canvas: np.ndarray, *, smooth: bool) -> np.ndarray:
-    """A map (h, w) of an image brought to the size of `canvas`, which shows that image: each cell over the pixels it stands for."""
+    """A map (h, w) of an image brought to the size of `canvas`, which shows that image: each cell over the pixels it
+    stands for.
+    """
     import cv2
 
     full = []
     for axis in (0, 1):
         covered = cells.shape[axis] * step_px(image_shape[axis], cells.shape[axis]) / image_shape[axis]
         full.append(max(round(covered * canvas.shape[axis]), canvas.shape[axis]))
-    large = cv2.resize(cells.astype(np.float32), (full[1], full[0]), interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+    large = cv2.resize(cells.astype(np.float32), (full[1], full[0]),
+                       interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
     return large[: canvas.shape[0], : canvas.shape[1]]
 
 
@@ -95,9 +100,11 @@ def chosen(canvas: np.ndarray, keep: np.ndarray, image_shape: Sequence[int], col
 
 
 def mark(
-    canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "square", "cross", "dot"], colour: Colour, radius_px: int | np.ndarray
+    canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "square", "cross", "dot"], colour: Colour,
+    radius_px: int | np.ndarray
 ) -> None:
-    """Draws at points (x, y) of the canvas's pixels: rings and squares with a dark rim that shows on any ground, bare crosses that fit inside, or dots.
+    """Draws at points (x, y) of the canvas's pixels: rings and squares with a dark rim that shows on any ground, bare
+    crosses that fit inside, or dots.
 
     Args:
         radius_px: of all marks, or of each: half the side of a square.
@@ -131,7 +138,9 @@ def font(size_px: int, bold: bool = False) -> FreeTypeFont:
 
 
 def caption(width: int, size_px: int, title: str, line: str = "") -> np.ndarray:
-    """A white strip with a bold title and a line below it, smaller where they would not fit; an empty one takes no room."""
+    """A white strip with a bold title and a line below it, smaller where they would not fit; an empty one takes no
+    room.
+    """
     from PIL import Image, ImageDraw
 
     parts = [(text, bold) for text, bold in ((title, True), (line, False)) if text]

@@ -1,4 +1,6 @@
-"""The report of a run: one HTML file with its rounds, charts, images, data and costs, made from what the run has left on storage."""
+"""The report of a run: one HTML file with its rounds, charts, images, data and costs, made from what the run has left
+on storage.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ PICTURE_WIDTH_PX = 1440
 def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     """Writes the report of a run that has ended into its folder. Returns: its URL.
 
-    Nothing but what the run has left is read, and, where it is still there, its evaluation data, of which the images with the largest and the smallest
-    errors are shown: pixels and counts, no labels.
+    Nothing but what the run has left is read, and, where it is still there, its evaluation data, of which the images
+    with the largest and the smallest errors are shown: pixels and counts, no labels.
 
     Args:
         folder: URL of the run's folder.
@@ -94,7 +96,8 @@ def _columns(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 def _cells(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     """Number, title and figures of a round."""
     cells = [str(row["round"]), row["title"]]
-    return [*cells, *(figure(row.get(metric.key), metric) for metric in METRICS if any(metric.key in other for other in rounds))]
+    return [*cells, *(figure(row.get(metric.key), metric)
+                      for metric in METRICS if any(metric.key in other for other in rounds))]
 
 
 def _paper(result: Mapping[str, Any]) -> dict[str, str] | None:
@@ -103,7 +106,8 @@ def _paper(result: Mapping[str, Any]) -> dict[str, str] | None:
     published = PUBLISHED.get(pair, {}).get(result["method"])
     if published is None:
         return None
-    return {"pair": pair, "before": f"{published[0]:g}", "after": f"{published[1]:g}", "change": f"{published[1] / published[0] - 1:+.0%}"}
+    return {"pair": pair, "before": f"{published[0]:g}", "after": f"{published[1]:g}",
+            "change": f"{published[1] / published[0] - 1:+.0%}"}
 
 
 def _charts(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -111,15 +115,19 @@ def _charts(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rounds = result["rounds"]
     charts = []
     if any("target/mae" in row for row in rounds):
-        charts.append(("Error on the target by round. The dashed line is the counter without adaptation.", rounds_chart(rounds)))
-    lines = {name: [(point["step"], point["loss"]) for point in read_curve(storage.join(folder, name, CURVE)) if "loss" in point]
+        charts.append(("Error on the target by round. The dashed line is the counter without adaptation.",
+                       rounds_chart(rounds)))
+    lines = {name: [(point["step"], point["loss"])
+                    for point in read_curve(storage.join(folder, name, CURVE)) if "loss" in point]
              for row in rounds for name in row["stages"]}
     if any(lines.values()):
-        charts.append(("Loss of every stage. Losses of different stages are not of one kind.", curves(lines, title="Learning curves", label="loss")))
+        charts.append(("Loss of every stage. Losses of different stages are not of one kind.",
+                       curves(lines, title="Learning curves", label="loss")))
     images = read_images(folder, result["final"])
     uncertainties = [row["uncertainty"] for row in images]
     if any(uncertainties):
-        caption = ("How well the last round's uncertainty knows its error. Left: on the dashed line they are equal; above it the counter is too sure of "
+        caption = ("How well the last round's uncertainty knows its error. Left: on the dashed line they are equal; "
+                   "above it the counter is too sure of "
                    "itself. Right: the lower the blue line, the better the uncertainty tells which images to doubt.")
         charts.append((caption, calibration_chart({"images": ([row["error"] for row in images], uncertainties)})))
     return [(caption, _embedded(picture)) for caption, picture in charts]
@@ -137,9 +145,11 @@ def _searches(folder: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "title": row["title"],
                 "objective": found["objective"],
                 "number": len(found["trials"]),
-                "rows": [(name.rpartition(".")[2].replace("_", " "), f"{found['own'][name]:.3g}", f"{found['best'][name]:.3g}") for name in names],
+                "rows": [(name.rpartition(".")[2].replace("_", " "), f"{found['own'][name]:.3g}",
+                          f"{found['best'][name]:.3g}") for name in names],
                 "scores": (f"{found['own']['score']:.3f}", f"{found['best']['score']:.3f}"),
-                "ranking": [(name.replace("_", " "), f"{value:.3g}") for name, value in found.get("ranking", {}).items()],
+                "ranking": [(name.replace("_", " "), f"{value:.3g}")
+                            for name, value in found.get("ranking", {}).items()],
                 "picture": _embedded(trials_chart(found["trials"], found.get("truth", ()))),
                 "sweep": _sweep(found),
             })
@@ -147,15 +157,20 @@ def _searches(folder: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sweep(found: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Caption and picture of how the count depends on the least confidence of a detection; None of a search that has not looked at it."""
+    """Caption and picture of how the count depends on the least confidence of a detection; None of a search that has
+    not looked at it.
+    """
     sweep = found.get("sweep")
     if not sweep:
         return None
     name = next(name for name in sweep[0] if "." in name)
-    caption = ("A detector is more or less sure of each head. How many people an image would be counted on average, over the images of the search, if "
-               "detections below a least confidence were left out, with all other thresholds as chosen; no label is needed for that.")
+    caption = ("A detector is more or less sure of each head. How many people an image would be counted on average, "
+               "over the images of the search, if "
+               "detections below a least confidence were left out, with all other thresholds as chosen; no label is "
+               "needed for that.")
     if "mae" in sweep[0]:
-        caption += (" Right: how wrong the count would then be on the evaluation's images, whose labels were opened only when the threshold had been "
+        caption += (" Right: how wrong the count would then be on the evaluation's images, whose labels were opened "
+                    "only when the threshold had been "
                     "chosen: the lower, the better.")
     return caption, _embedded(sweep_chart(sweep, own=found["own"][name], chosen=found["best"][name]))
 
@@ -167,13 +182,15 @@ def _extremes(folder: str, result: Mapping[str, Any], say: Callable[[str], None]
     if not rows or data is None:
         return []
     number = min(NUM_EXTREMES, len(rows) // 2) or 1
-    groups = [("The largest errors", rows[:number]), ("The smallest errors", rows[::-1][:number] if len(rows) > 1 else [])]
+    groups = [("The largest errors", rows[:number]),
+              ("The smallest errors", rows[::-1][:number] if len(rows) > 1 else [])]
     try:
         from crowddist.inference.predictor import Predictor
 
         images, predictor = ShardReader(data["url"]), Predictor.from_checkpoint(result["checkpoint"])
         return [
-            {"title": title, "pictures": [(_words(row), _embedded(_overlay(predictor, images, row))) for row in some]} for title, some in groups if some
+            {"title": title, "pictures": [(_words(row), _embedded(_overlay(predictor, images, row))) for row in some]}
+            for title, some in groups if some
         ]
     except (OSError, ValueError) as error:
         say(f"the report shows no images of the evaluation: {error}")
@@ -190,7 +207,8 @@ def _overlay(predictor: Any, images: ShardReader, row: Mapping[str, Any]) -> np.
     key, members = images.read(images.index_of(row["image"]))
     image = decode(key, pixels_only(members)).image
     found = predictor.predict(image)
-    return overlay(image, found.density, count=row["count"], uncertainty=row["uncertainty"], points=found.points, sizes=found.sizes,
+    return overlay(image, found.density, count=row["count"], uncertainty=row["uncertainty"], points=found.points,
+                   sizes=found.sizes,
                    truth=row["true_count"], title=key)
 
 
@@ -201,7 +219,8 @@ def _shown(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     pictures = []
     for name in storage.list_files(place) if storage.is_folder(place) else ():
         if name.endswith(f"/{last}"):
-            pictures.append((name.partition("/")[0], _embedded(read_png(storage.read_bytes(storage.join(place, name))))))
+            pictures.append((name.partition("/")[0],
+                             _embedded(read_png(storage.read_bytes(storage.join(place, name))))))
     return pictures
 
 
@@ -216,8 +235,10 @@ def _stages(folder: str, result: Mapping[str, Any], config: Mapping[str, Any]) -
             if done is not None:
                 found.append({"name": name, "steps": done.get("steps"), "seconds": done["seconds"], "workers": workers})
     total = sum(stage["seconds"] for stage in found)
-    rows = [{"name": stage["name"], "steps": f"{stage['steps']:,}" if stage["steps"] else "", "seconds": f"{stage['seconds']:,.0f}",
-             "share": f"{stage['seconds'] / total:.0%}" if total else "", "cost": f"{stage['seconds'] * stage['workers'] / 3600:.2f}"} for stage in found]
+    rows = [{"name": stage["name"], "steps": f"{stage['steps']:,}" if stage["steps"] else "",
+             "seconds": f"{stage['seconds']:,.0f}",
+             "share": f"{stage['seconds'] / total:.0%}" if total else "",
+             "cost": f"{stage['seconds'] * stage['workers'] / 3600:.2f}"} for stage in found]
     cost = sum(stage["seconds"] * stage["workers"] for stage in found) / 3600
     return [*rows, {"name": "all", "steps": "", "seconds": f"{total:,.0f}", "share": "", "cost": f"{cost:.2f}"}]
 
@@ -230,7 +251,8 @@ def _changed(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if recipe is None:
         return []
     usual, own = flat(json.loads(to_json(recipe()))), flat(config)
-    return [(name, str(usual.get(name, "")), str(own[name])) for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name")]
+    return [(name, str(usual.get(name, "")), str(own[name]))
+            for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name")]
 
 
 def _embedded(picture: np.ndarray) -> str:

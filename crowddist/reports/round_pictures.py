@@ -29,12 +29,14 @@ def chosen_images(data: ShardReader, number: int = NUM_PICTURES) -> list[int]:
 
 
 def round_pictures(
-    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, results: Mapping[str, ImageResult], *, skip: Collection[str] = ()
+    checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, results: Mapping[str, ImageResult], *,
+    skip: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """Draws the chosen images as a stage's counter sees them, and keeps them as PNG below the run's `pictures`.
 
     Args:
-        results: key -> what the evaluation saw, whose count and true heads may be those of a part of the image; no label is opened here.
+        results: key -> what the evaluation saw, whose count and true heads may be those of a part of the image; no
+            label is opened here.
         skip: keys of images that are set aside.
 
     Returns:
@@ -68,7 +70,8 @@ def round_pictures(
 
 
 def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Collection[str] = ()) -> np.ndarray:
-    """Draws a few images of the source beside their translation, and some of the target, and keeps it as PNG in the run's `pictures`.
+    """Draws a few images of the source beside their translation, and some of the target, and keeps it as PNG in the
+    run's `pictures`.
 
     Args:
         urls: of the data sets `source`, `translated` and `target`.
@@ -79,7 +82,8 @@ def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Colle
     source, translated, target = (ShardReader(urls[name]) for name in ("source", "translated", "target"))
     keys = [key for index in chosen_images(source, NUM_TRANSLATED) if (key := source.read(index, ())[0]) not in skip]
     beside = [target.read(index, ())[0] for index in chosen_images(target, NUM_TRANSLATED)]
-    picture = translation_sheet(*([_image(data, key) for key in shown] for data, shown in ((source, keys), (translated, keys), (target, beside))))
+    picture = translation_sheet(*([_image(data, key) for key in shown]
+                                  for data, shown in ((source, keys), (translated, keys), (target, beside))))
     _keep(picture, run_folder, "translation.png")
     return picture
 
@@ -91,24 +95,28 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
         rows: as in result.json.
 
     Returns:
-        `curves`, `rounds` and, where a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3) uint8 each; one that there is
-        nothing to draw for is left out.
+        `curves`, `rounds` and, where a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3)
+        uint8 each; one that there is nothing to draw for is left out.
     """
     from crowddist.reports.charts import curves, rounds_chart
 
     points = {
-        row["title"] if len(row["stages"]) == 1 else f"{row['title']}, {name.rpartition('/')[2]}": read_curve(storage.join(run_folder, name, CURVE))
+        row["title"] if len(row["stages"]) == 1
+        else f"{row['title']}, {name.rpartition('/')[2]}": read_curve(storage.join(run_folder, name, CURVE))
         for row in rows
         for name in row["stages"]
     }
     losses = {title: _values(curve, "loss") for title, curve in points.items()}
-    told = sorted({name for curve in points.values() for point in curve for name in point if name.endswith("_accuracy")})
-    accuracies = {f"{title}: {name.removesuffix('_accuracy')}": _values(curve, name) for title, curve in points.items() for name in told}
+    told = sorted({name for curve in points.values() for point in curve
+                   for name in point if name.endswith("_accuracy")})
+    accuracies = {f"{title}: {name.removesuffix('_accuracy')}": _values(curve, name) for title, curve in points.items()
+                  for name in told}
     pictures = {}
     if any(losses.values()):
         pictures["curves"] = curves(losses, title="Learning curves", label="loss")
     if any(accuracies.values()):
-        pictures["accuracies"] = curves(accuracies, title="What classifiers tell right (1/2 is chance)", label="share told right")
+        pictures["accuracies"] = curves(accuracies, title="What classifiers tell right (1/2 is chance)",
+                                        label="share told right")
     if any("target/mae" in row for row in rows):
         pictures["rounds"] = rounds_chart(rows)
     for name, picture in pictures.items():

@@ -42,7 +42,8 @@ def overlay(
         sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
         truth: persons really there, where known.
         title: shown first, e.g. the file's name and the round.
-        peak: the density of the hottest colour, persons per cell, to compare pictures; the map's own maximum without it.
+        peak: the density of the hottest colour, persons per cell, to compare pictures; the map's own maximum without
+            it.
 
     Returns:
         RGB uint8: the image, its longer side brought to 960-1920 px, between two strips of text.
@@ -121,7 +122,8 @@ def round_sheet(
     return np.concatenate([drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth)), row])
 
 
-def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> np.ndarray:
+def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndarray],
+                      target: Sequence[np.ndarray]) -> np.ndarray:
     """Images of the source beside their translation, one a row, and images of the target beside them for comparison.
 
     Args:
@@ -135,10 +137,13 @@ def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndar
         ValueError: there is no row, as many are not there of each, or what is given is no image.
     """
     if not source or len(source) != len(translated):
-        raise ValueError(f"as many images of the source as translated ones are needed, at least one, got {len(source)} and {len(translated)}")
+        raise ValueError(f"as many images of the source as translated ones are needed, at least one, got {len(source)} "
+                         f"and {len(translated)}")
     columns = [list(source), list(translated), list(target)[: len(source)]]
-    scaled = [[_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1]) for image in column] for column in columns]
-    parts = [[drawing.caption(_PANEL_WIDTH_PX, 26, heading)] for heading in ("Source", "Source, translated", "Target (other places)")]
+    scaled = [[_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1]) for image in column]
+              for column in columns]
+    parts = [[drawing.caption(_PANEL_WIDTH_PX, 26, heading)]
+             for heading in ("Source", "Source, translated", "Target (other places)")]
     for row in range(len(source)):
         height = max(column[row].shape[0] for column in scaled if row < len(column)) + _GAP_PX
         for column, part in zip(scaled, parts, strict=True):
@@ -150,11 +155,13 @@ def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndar
     return np.concatenate([part for column in parts for part in (np.concatenate(column), gap)][:-1], axis=1)
 
 
-def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str, columns: int = 3) -> np.ndarray:
+def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str,
+                  columns: int = 3) -> np.ndarray:
     """Images of a data set with their heads, each below its name and its number of persons.
 
     Args:
-        samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels or None where they are not known; at least one.
+        samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels or None where they are not known;
+            at least one.
         title: shown above all.
         columns: images in a row, at most.
 
@@ -198,7 +205,8 @@ def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Metric]) -
     lines = [["round", *(column.heading for column in columns)], ["", *(column.unit for column in columns)]]
     for row in rows:
         title = row.get("title", "no adaptation" if row["round"] == 0 else "")
-        lines.append([f"{row['round']} ({title})" if title else str(row["round"]), *(figure(row.get(column.key), column) for column in columns)])
+        lines.append([f"{row['round']} ({title})" if title else str(row["round"]),
+                      *(figure(row.get(column.key), column) for column in columns)])
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns) + 1)]
     text = []
     for label, *cells in lines:
@@ -221,7 +229,8 @@ def _count_words(count: float, uncertainty: float | None, truth: float | None) -
 def _density_bar(image: np.ndarray, density: np.ndarray, peak: float | None) -> Bar:
     height, width = (drawing.step_px(image.shape[axis], density.shape[axis]) for axis in (0, 1))
     cell = "pixel" if height == width == 1 else f"{width:.3g} x {height:.3g} px cell"
-    return Bar(peak=float(density.max()) if peak is None else peak, unit=f"people per {cell}", colours=drawing.heat_colours)
+    return Bar(peak=float(density.max()) if peak is None else peak, unit=f"people per {cell}",
+               colours=drawing.heat_colours)
 
 
 def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
@@ -231,13 +240,18 @@ def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
 
 
 def _mark_heads(
-    canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str, sizes: np.ndarray | None = None
+    canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str,
+    sizes: np.ndarray | None = None
 ) -> Mark:
-    """Marks points of the image on the canvas, with squares where sizes are known, and returns their entry in the legend."""
+    """Marks points of the image on the canvas, with squares where sizes are known, and returns their entry in the
+    legend.
+    """
     if points.ndim != 2 or points.shape[1] < 2 or (sizes is not None and sizes.shape != (len(points),)):
-        raise ValueError(f"{name} points must be N x 2 or wider, and sizes as many, got {points.shape}, {None if sizes is None else sizes.shape}")
+        raise ValueError(f"{name} points must be N x 2 or wider, and sizes as many, got {points.shape}, "
+                         f"{None if sizes is None else sizes.shape}")
     places = (np.asarray(points[:, :2], np.float64) + 0.5) * scale - 0.5
-    shape, radius = ("square", sizes * scale / 2) if sizes is not None else (shape, max(4, round(min(canvas.shape[:2]) / 110)))
+    shape, radius = ("square",
+                     sizes * scale / 2) if sizes is not None else (shape, max(4, round(min(canvas.shape[:2]) / 110)))
     drawing.mark(canvas, places, shape, colour, radius)
     return Mark(shape=shape, colour=colour, text=f"{name} ({len(points)})")
 

@@ -17,13 +17,15 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
     from crowddist.reports.sheets import rounds_table
 
     columns = [metric for metric in METRICS if metric.at_terminal]
-    lines = ["", f"{result['recipe']}, method {result['method']}, run {result['run']}", rounds_table(result["rounds"], _held(columns, result))]
+    lines = ["", f"{result['recipe']}, method {result['method']}, run {result['run']}",
+             rounds_table(result["rounds"], _held(columns, result))]
     parts = _held(_part_columns(), result)
     if len(parts) > 2:  # every method marks heads
         lines += ["", "the parts alone, and the number of heads that are marked", rounds_table(result["rounds"], parts)]
     lines += _outcome(result)
     place = storage.shown(folder)
-    lines += ["", f"report    {place}/report.html", f"result    {place}/result.json", f"pictures  {place}/pictures", f"counter   {result['checkpoint']}"]
+    lines += ["", f"report    {place}/report.html", f"result    {place}/result.json", f"pictures  {place}/pictures",
+              f"counter   {result['checkpoint']}"]
     if how_to_open:
         lines.append(f"MLflow    {how_to_open}")
     return "\n".join(lines)
@@ -31,7 +33,8 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
 
 def run_note(result: Mapping[str, Any]) -> str:
     """What MLflow shows with a run that has ended: markdown, the outcome first, for the rest is folded away."""
-    data = ", ".join(f"{role} {facts['name']} ({facts['num_images']:,} images)" for role, facts in result["data"].items())
+    data = ", ".join(f"{role} {facts['name']} ({facts['num_images']:,} images)"
+                     for role, facts in result["data"].items())
     from crowddist.inference.metrics import METRICS
     from crowddist.reports.sheets import figure
 
@@ -42,7 +45,9 @@ def run_note(result: Mapping[str, Any]) -> str:
     for row in result["rounds"] if held else []:
         cells = [figure(row.get(metric.key), metric) for metric in held]
         lines.append(f"| {row['round']} {row.get('title', '')} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "Each round is a child run, on whose page its pictures are. `report.html` and all settings are under *Artifacts*."])
+    return "\n".join([*lines, "",
+                      "Each round is a child run, on whose page its pictures are. `report.html` and all settings are "
+                      "under *Artifacts*."])
 
 
 def round_note(title: str, metrics: Mapping[str, float], run: str) -> str:
@@ -63,7 +68,8 @@ def _outcome(result: Mapping[str, Any]) -> list[str]:
     if "target/mae" in first and len(result["rounds"]) > 1:
         before, after = first["target/mae"], last["target/mae"]
         change = f" ({after / before - 1:+.0%})" if before else ""
-        lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images set aside")
+        lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images set "
+                     "aside")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
     for name, keys in result["set_aside"].items():

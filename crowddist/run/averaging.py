@@ -1,4 +1,6 @@
-"""WeightAverage: the exponential moving average of a network's weights, which is what counts and labels once a stage has ended."""
+"""WeightAverage: the exponential moving average of a network's weights, which is what counts and labels once a stage
+has ended.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 class WeightAverage:
     """Follows a network's weights and running statistics, step by step.
 
-    The average begins as the weights themselves: at step t it keeps min(decay, (1 + t) / (10 + t)) of what it was, so that it has forgotten them
-    before it matters. It is a pure function of the weights of all steps, so workers that train alike average alike.
+    The average begins as the weights themselves: at step t it keeps min(decay, (1 + t) / (10 + t)) of what it was, so
+    that it has forgotten them before it matters. It is a pure function of the weights of all steps, so workers that
+    train alike average alike.
 
     Args:
         network: to be followed, on its device.
@@ -32,7 +35,8 @@ class WeightAverage:
         now = self.network.state_dict()
         averaged = [name for name in now if name in self._learned or name.endswith(("running_mean", "running_var"))]
         torch._foreach_lerp_([self.values[name] for name in averaged], [now[name] for name in averaged], 1 - kept)
-        for name in now.keys() - set(averaged):  # masks and limits, of which there is no mean: a limit begins at infinity
+        # masks and limits, of which there is no mean: a limit begins at infinity
+        for name in now.keys() - set(averaged):
             self.values[name].copy_(now[name])
 
     def load(self, values: Mapping[str, Tensor]) -> None:

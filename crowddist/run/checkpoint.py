@@ -28,8 +28,8 @@ def save(folder: str, step: int, content: dict[str, Any], *, loss: float | None 
     Args:
         folder: URL of the stage's checkpoints.
         step: optimisation steps done.
-        loss: mean of the stage's own loss, which no label of the target has a part in, over the steps since the checkpoint before; the one of the
-            lowest is kept beside the newest.
+        loss: mean of the stage's own loss, which no label of the target has a part in, over the steps since the
+            checkpoint before; the one of the lowest is kept beside the newest.
 
     Returns:
         The checkpoint's URL.
@@ -38,7 +38,9 @@ def save(folder: str, step: int, content: dict[str, Any], *, loss: float | None 
 
 
 class Saver:
-    """Writes a stage's checkpoints while its training goes on: the content is taken at once, and written in a thread."""
+    """Writes a stage's checkpoints while its training goes on: the content is taken at once, and written in a
+    thread.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -95,7 +97,8 @@ def load_latest(folder: str) -> dict[str, Any] | None:
         except (InputError, FileNotFoundError) as error:
             damage.append(str(error))
     if damage:
-        raise InputError(f"no checkpoint in {folder} can be read: {'; '.join(damage)}; remove the folder to train the stage again")
+        raise InputError(f"no checkpoint in {folder} can be read: {'; '.join(damage)}; remove the folder to train the "
+                         "stage again")
     return None
 
 
@@ -128,7 +131,8 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
 
 
 def join(folder: str, parts: Sequence[str], *, stage: str) -> str:
-    """One checkpoint of all networks, of checkpoints that each hold some; a later part's networks go before an earlier one's.
+    """One checkpoint of all networks, of checkpoints that each hold some; a later part's networks go before an earlier
+    one's.
 
     Args:
         folder: URL of the joined checkpoint's folder; one that lies there is returned as it is.
@@ -148,13 +152,16 @@ def join(folder: str, parts: Sequence[str], *, stage: str) -> str:
 
 
 def _history(folder: str) -> list[dict[str, Any]]:
-    """The entries of `latest.json`, [] before the first checkpoint. Raises: InputError where it is not what `_write` writes."""
+    """The entries of `latest.json`, [] before the first checkpoint. Raises: InputError where it is not what `_write`
+    writes.
+    """
     url = storage.join(folder, LATEST)
     if not storage.exists(url):
         return []
     found = storage.read_json(url)
     entries = found.get("checkpoints") if isinstance(found, dict) else None
-    if not (isinstance(entries, list) and all(isinstance(entry, dict) and isinstance(entry.get("file"), str) and isinstance(entry.get("sha256"), str)
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) and isinstance(entry.get("file"), str)
+                                              and isinstance(entry.get("sha256"), str)
                                               and isinstance(entry.get("step"), int) for entry in entries)):
         raise InputError(f"{url} is not what a training writes; remove {folder} to train the stage again")
     return entries

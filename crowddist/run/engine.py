@@ -98,8 +98,10 @@ def fit(
     checkpoint ends with the same bits as an unbroken one.
 
     Args:
-        method: its weights are where the stage starts, unless `data.initial` or a checkpoint of the stage says otherwise.
-        record: the run's configuration as JSON, kept in every checkpoint so that a counter can be rebuilt from it alone.
+        method: its weights are where the stage starts, unless `data.initial` or a checkpoint of the stage says
+            otherwise.
+        record: the run's configuration as JSON, kept in every checkpoint so that a counter can be rebuilt from it
+            alone.
 
     Returns:
         Whether to go on: False where it was asked to stop.
@@ -111,7 +113,8 @@ def fit(
     stage, started = data.stage, time.time()
     folder = storage.join(data.folder, CHECKPOINTS)
     if engine.precision == "bfloat16" and runtime.rank == 0 and not _has_bfloat16(runtime.device):
-        logger.warning("this CPU computes bfloat16 without instructions for it, several times slower than float32: use --engine.precision float32")
+        logger.warning("this CPU computes bfloat16 without instructions for it, several times slower than float32: use "
+                       "--engine.precision float32")
     torch.manual_seed(derive(seed, stage.name, "start"))
     if data.initial:
         method.load_state_dict(checkpoint.load(data.initial)["method"], optimizers=False)
@@ -128,7 +131,8 @@ def fit(
     if data.density_limit is not None:
         method.limit_density(data.density_limit)
     loaders = {
-        name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step) for name in stage.streams
+        name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step)
+        for name in stage.streams
     }
     curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
     losses: list[float] = []
@@ -153,8 +157,10 @@ def fit(
                 runtime.at(step, "writing a checkpoint")
                 if runtime.rank == 0:
                     seconds = seconds_before + time.time() - started
-                    content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1), "method": _method_state(method, stage, average)}
-                    saver.save(step + 1, {**content, "config": record, "seconds": seconds}, loss=math.fsum(losses) / len(losses))
+                    content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1),
+                               "method": _method_state(method, stage, average)}
+                    saver.save(step + 1, {**content, "config": record, "seconds": seconds},
+                               loss=math.fsum(losses) / len(losses))
                 losses.clear()
                 runtime.report(step + 1, curve.newest)
                 if stopping:
@@ -164,26 +170,33 @@ def fit(
         average.apply()  # what the next stage begins with is what this one is judged by
     if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
-        storage.write_json(storage.join(data.folder, DONE), {**done, "seconds": round(seconds_before + time.time() - started, 1)})
+        storage.write_json(storage.join(data.folder, DONE),
+                           {**done, "seconds": round(seconds_before + time.time() - started, 1)})
     return not stopping
 
 
 def _method_state(method: Method, stage: Stage, average: WeightAverage | None) -> dict[str, Any]:
-    """What a checkpoint holds of a method: `networks` are those that count, and `unaveraged`, where they differ, those that training goes on with."""
+    """What a checkpoint holds of a method: `networks` are those that count, and `unaveraged`, where they differ, those
+    that training goes on with.
+    """
     state = method.state_dict(stage.trains)
     if average is None:
         return state
-    return {**state, "networks": {name: average.values[name] for name in state["networks"]}, "unaveraged": state["networks"]}
+    return {**state, "networks": {name: average.values[name] for name in state["networks"]},
+            "unaveraged": state["networks"]}
 
 
-def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfig, seed: int, first_step: int) -> Iterator[Batch]:
+def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfig, seed: int,
+            first_step: int) -> Iterator[Batch]:
     use = data.stage.streams[name]
     if use.batch_size % runtime.world_size:
-        raise InputError(f"batch size {use.batch_size} of stream {name} cannot be shared equally by {runtime.world_size} workers")
+        raise InputError(f"batch size {use.batch_size} of stream {name} cannot be shared equally by "
+                         f"{runtime.world_size} workers")
     dataset: CropDataset | MixedDataset
     if use.data == "source" and data.shares:
         first = _dataset(name, "source", use, data, stream, seed, 1 - sum(data.shares.values()))
-        others = [_dataset(f"{name}/{other}", other, use, data, stream, seed, share) for other, share in data.shares.items()]
+        others = [_dataset(f"{name}/{other}", other, use, data, stream, seed, share)
+                  for other, share in data.shares.items()]
         dataset = MixedDataset([first, *others], list(data.shares.values()))
     else:
         dataset = _dataset(name, use.data, use, data, stream, seed)
@@ -198,7 +211,8 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
 
 
 def _dataset(
-    name: str, source: str, use: Stream, data: StageData, stream: StreamConfig, seed: int, memory_share: Fraction | int = 1
+    name: str, source: str, use: Stream, data: StageData, stream: StreamConfig, seed: int,
+    memory_share: Fraction | int = 1
 ) -> CropDataset:
     """The crops of one data set, called `source` in `data.urls`, for a stream of that name."""
     config = _stream_of(use, stream)
@@ -223,7 +237,8 @@ def _stream_of(use: Stream, stream: StreamConfig) -> StreamConfig:
     """The run's way from samples to crops, with what one stream does its own way."""
     if use.plain:
         stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0)
-    return replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter, crop_size=use.crop_size or stream.crop_size)
+    return replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,
+                   crop_size=use.crop_size or stream.crop_size)
 
 
 def _samples_seen(stage: Stage, step: int) -> dict[str, int]:
@@ -236,7 +251,8 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or not x86 or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
-def _precision(device: torch.device, precision: Literal["float32", "bfloat16"]) -> contextlib.AbstractContextManager[Any]:
+def _precision(device: torch.device,
+               precision: Literal["float32", "bfloat16"]) -> contextlib.AbstractContextManager[Any]:
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
@@ -268,7 +284,9 @@ class _Curve:
 
 
 def read_curve(url: str) -> list[dict[str, Any]]:
-    """The points of a stage's curve so far: `step`, and the scalars' means; a line being written, or left unfinished, is passed over."""
+    """The points of a stage's curve so far: `step`, and the scalars' means; a line being written, or left unfinished,
+    is passed over.
+    """
     points = []
     for line in storage.read_bytes(url).splitlines() if storage.exists(url) else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -285,8 +303,8 @@ def fit_stages(
     seed: int,
     record: str,
 ) -> None:
-    """Fits consecutive stages in one go, each from the weights of the one before; stages that are done are skipped, and none is begun after a request
-    to stop.
+    """Fits consecutive stages in one go, each from the weights of the one before; stages that are done are skipped, and
+    none is begun after a request to stop.
     """
     torch.use_deterministic_algorithms(runtime.device.type == "cpu")
     torch.manual_seed(derive(seed, "networks"))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from crowddist.methods.base import Method
 
 FREE_TO_CHANGE = (
-    "storage", "num_workers", "min_workers", "num_labellers", "launcher", "threads", "grace_s", "patience_s", "tracking_uri", "experiment",
+    "storage", "num_workers", "min_workers", "num_labellers", "launcher", "threads", "grace_s", "patience_s",
+    "tracking_uri", "experiment",
 )
 """What a run may be resumed with differently: it decides where and how fast, not what is computed."""
 
@@ -36,7 +37,8 @@ def run_folder(config: RunConfig) -> str:
 
 def data_specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
     """Name of each data set of the run -> what it is used as, and what the user named."""
-    texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation, "boxes": config.boxes}
+    texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation,
+                              "boxes": config.boxes}
     if config.method == "supervised":
         texts = {"labelled_target": config.target, "evaluation": config.evaluation}
     named: dict[str, tuple[Role, DataSpec]] = {role: (role, parse_data(text)) for role, text in texts.items() if text}
@@ -55,8 +57,10 @@ def more_sources(config: RunConfig) -> list[tuple[str, str]]:
 def require_same_config(config: RunConfig, folder: str) -> None:
     """A run that was begun computes what this configuration says."""
     mine = json.loads(to_json(config))
-    recorded = json.loads(to_json(from_json(json.dumps(_recorded(folder, CONFIG, mine)))))  # what was not there yet is as by default
-    differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE and mine.get(name) != recorded.get(name))
+    # what was not there yet is as by default
+    recorded = json.loads(to_json(from_json(json.dumps(_recorded(folder, CONFIG, mine)))))
+    differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE
+                    and mine.get(name) != recorded.get(name))
     if differ:
         raise InputError(
             f"run {run_name(config)} exists with another configuration (it differs in {', '.join(differ)}): "
@@ -81,8 +85,10 @@ def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scen
             storage.write_json(storage.join(folder, name), content)
 
 
-def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> float | None:
-    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None without density regularisation.
+def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared],
+                  scenes: SceneRule | None) -> float | None:
+    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None
+    without density regularisation.
 
     The run's folder keeps it: all images are read for it.
     """

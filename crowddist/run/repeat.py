@@ -55,7 +55,8 @@ def differences(original: str, repeated: str) -> list[str]:
     if not records[0][CONFIG] or not records[1][RESULT]:
         raise InputError(f"no run in {original}, or none that has ended in {repeated}")
     before, after = records
-    lines = [f"setting {line}" for line in _changes(flat(before[CONFIG]), flat(after[CONFIG]), (*FREE_TO_CHANGE, "run_name"))]
+    lines = [f"setting {line}"
+             for line in _changes(flat(before[CONFIG]), flat(after[CONFIG]), (*FREE_TO_CHANGE, "run_name"))]
     lines += [f"data {line}" for line in _changes(before[DATA], after[DATA], (), shown=12)]
     if not before[RESULT]:
         return [*lines, "the run that was repeated has not ended: its figures are not known"]
@@ -66,7 +67,8 @@ def differences(original: str, repeated: str) -> list[str]:
         if first is None or second is None:
             lines.append(f"round {number} is there in {'the repetition' if first is None else 'the original'} alone")
             continue
-        one, other = ({name: value for name, value in row.items() if isinstance(value, int | float)} for row in (first, second))
+        one, other = ({name: value for name, value in row.items() if isinstance(value, int | float)}
+                      for row in (first, second))
         lines += [f"round {number} {line}" for line in _changes(one, other, VOLATILE)]
     return lines
 
@@ -76,7 +78,8 @@ def _read(folder: str, name: str) -> dict[str, Any]:
     return storage.read_json(url) if storage.exists(url) else {}
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[str, ...], *, shown: int = 60) -> list[str]:
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[str, ...], *,
+             shown: int = 60) -> list[str]:
     """`name: one -> other` of everything that is not the same."""
     changes = []
     for name in [*before, *(name for name in after if name not in before)]:

@@ -26,7 +26,8 @@ def sweep_confidence(
     evaluated: Iterable[CachedPrediction] = (),
     labelled: ShardReader | None = None,
 ) -> list[dict[str, float]]:
-    """What would be counted at every least confidence of a detection, from cached predictions of which one at a time is held.
+    """What would be counted at every least confidence of a detection, from cached predictions of which one at a time is
+    held.
 
     Args:
         checkpoint_url: the counter whose predictions they are.
@@ -35,8 +36,9 @@ def sweep_confidence(
         evaluated, labelled: predictions of labelled images, and where their labels are; None: nothing is opened.
 
     Returns:
-        A row a threshold, in rising order: the threshold by its name; `mean_count`, persons an image, of `images`; and, with labelled ones, `mae`, the
-        mean absolute error of the count, of `evaluated`. No row where the method has no such count, see `Method.count_by_confidence`.
+        A row a threshold, in rising order: the threshold by its name; `mean_count`, persons an image, of `images`; and,
+        with labelled ones, `mae`, the mean absolute error of the count, of `evaluated`. No row where the method has no
+        such count, see `Method.count_by_confidence`.
 
     Raises:
         InputError: as `evaluation.read_truth`.
@@ -48,7 +50,8 @@ def sweep_confidence(
     parameter = next((one for one in search_space(method.config) if one.name == CONFIDENCE), None)
     if parameter is None:
         return []
-    method = method.with_config(with_values(method.config, {name: value for name, value in values.items() if "." in name}))
+    method = method.with_config(with_values(method.config,
+                                            {name: value for name, value in values.items() if "." in name}))
     thresholds = [parameter.at(share) for share in np.linspace(0, 1, NUM_THRESHOLDS).tolist()]
     total, num_images = np.zeros(NUM_THRESHOLDS), 0
     for cached in images:
@@ -56,7 +59,8 @@ def sweep_confidence(
         if counts is None:
             return []
         total, num_images = total + counts, num_images + 1
-    rows = [{CONFIDENCE: threshold, "mean_count": count} for threshold, count in zip(thresholds, (total / num_images).tolist(), strict=True)]
+    rows = [{CONFIDENCE: threshold, "mean_count": count}
+            for threshold, count in zip(thresholds, (total / num_images).tolist(), strict=True)]
     if labelled is None:
         return rows
     errors, num_images = np.zeros(NUM_THRESHOLDS), 0

@@ -22,9 +22,11 @@ SEED = 0
 
 
 def in_the_style_of(target_url: str, source_url: str, work: str, *, say: Callable[[str], None]) -> str:
-    """The labelled images of a data set, each with the colours and the coarse light of some image of the target; made now unless it is there.
+    """The labelled images of a data set, each with the colours and the coarse light of some image of the target; made
+    now unless it is there.
 
-    First the histograms are matched, then the lowest frequencies exchanged, see `ops.style`. Of the target nothing but pixels is read.
+    First the histograms are matched, then the lowest frequencies exchanged, see `ops.style`. Of the target nothing but
+    pixels is read.
 
     Args:
         source_url: labelled images that the counter was not trained on.
@@ -43,8 +45,10 @@ def in_the_style_of(target_url: str, source_url: str, work: str, *, say: Callabl
         if storage.exists(storage.join(url, FILE_NAME)):
             return url
         say(f"showing {len(source)} labelled images in the style of the target")
-        with ShardWriter(url, name=f"{source.manifest.name}-as-{target.manifest.name}"[:100], split=source.manifest.split,
-                         labelled=source.manifest.labelled, converter=source.manifest.converter,  # which says whether images count whole
+        with ShardWriter(url, name=f"{source.manifest.name}-as-{target.manifest.name}"[:100],
+                         split=source.manifest.split,
+                         # which says whether images count whole
+                         labelled=source.manifest.labelled, converter=source.manifest.converter,
                          statistics={"shown_as": target.manifest.digest}) as writer:
             for index in watched(range(len(source))):
                 writer.add(*_styled(source, index, target))
@@ -58,5 +62,6 @@ def _styled(source: ShardReader, index: int, target: ShardReader) -> tuple[str, 
     image = decode(key, pixels_only(members)).image
     style = open_pixels(target, int(generator(SEED, "style", key).integers(len(target)))).image
     shown = swap_amplitude(match_histograms(image, style), style)
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(shown), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(shown), quality=JPEG_QUALITY, colorspace="RGB",
+                                  colorsubsampling="444")
     return key, {"jpg": data, **{name: member for name, member in members.items() if name not in ("jpg", "png")}}

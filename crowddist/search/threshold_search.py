@@ -1,4 +1,6 @@
-"""Search of thresholds for pseudo-labels: a trial concludes anew from predictions that are cached once, and an objective says what its labels are worth."""
+"""Search of thresholds for pseudo-labels: a trial concludes anew from predictions that are cached once, and an
+objective says what its labels are worth.
+"""
 
 from __future__ import annotations
 
@@ -56,27 +58,31 @@ def search_thresholds(
         plan: what to try; the others have to beat the first.
         target_url: the target's images, whose labels, should there be any, stay closed.
         labelled_url: labelled images, for the objectives that need some.
-        evaluation_url: labelled images of the target that are opened when all is decided, to say how well the objective ranks the trials; "": none.
+        evaluation_url: labelled images of the target that are opened when all is decided, to say how well the objective
+            ranks the trials; "": none.
         work: the folder of all runs; predictions and trials are kept in its `data` folder.
 
     Returns:
-        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them; `predictions`, their URL; with an
-        evaluation, `truth`, its trials, and `ranking`, see `ranking`; and, of methods that have one, `sweep`, see `sweep_confidence`, at the best
-        trial's other values.
+        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them;
+        `predictions`, their URL; with an evaluation, `truth`, its trials, and `ranking`, see `ranking`; and, of methods
+        that have one, `sweep`, see `sweep_confidence`, at the best trial's other values.
 
     Raises:
         InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
     """
     from crowddist.search.styled_source import in_the_style_of  # imports torch
 
-    images = {"agreement": target_url, "labelled": labelled_url}.get(objective) or in_the_style_of(target_url, labelled_url, work, say=say)
+    images = ({"agreement": target_url, "labelled": labelled_url}.get(objective)
+              or in_the_style_of(target_url, labelled_url, work, say=say))
     predictions, trials = _tried(runner, checkpoint_url, plan, images, work, labelled=objective != "agreement", say=say)
-    found: dict[str, Any] = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials), "predictions": predictions}
+    found: dict[str, Any] = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials),
+                             "predictions": predictions}
     evaluation: dict[str, Any] = {}
     if evaluation_url:
         names = [parameter.name for parameter in search_space(recorded_config(checkpoint_url))]
         values = [{name: trial[name] for name in names} for trial in trials]
-        true_predictions, truth = _tried(runner, checkpoint_url, Listed(values=values), evaluation_url, work, labelled=True, say=say)
+        true_predictions, truth = _tried(runner, checkpoint_url, Listed(values=values), evaluation_url, work,
+                                         labelled=True, say=say)
         found |= {"truth": truth, "ranking": ranking(trials, truth)}
         evaluation = {"evaluated": looked_at(true_predictions), "labelled": ShardReader(evaluation_url)}
     if rows := sweep_confidence(checkpoint_url, found["best"], looked_at(predictions), **evaluation):
@@ -85,7 +91,8 @@ def search_thresholds(
 
 
 def _tried(
-    runner: Runner, checkpoint_url: str, plan: Plan, images_url: str, work: str, *, labelled: bool, say: Callable[[str], None]
+    runner: Runner, checkpoint_url: str, plan: Plan, images_url: str, work: str, *, labelled: bool,
+    say: Callable[[str], None]
 ) -> tuple[str, list[dict[str, float]]]:
     """Does what is left of a plan. Returns: the URL of the predictions, and the rows of the trials in order.
 
@@ -96,7 +103,8 @@ def _tried(
     predictions = cached_predictions(runner, checkpoint_url, images_url, work, say=say)
     kind = f"{predictions} {ShardReader(images_url).manifest.digest if labelled else ''}"
     folder = storage.join(storage.normalise(work), "data", "searches", hashlib.sha256(kind.encode()).hexdigest()[:24])
-    search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=images_url if labelled else "", folder=folder)
+    search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions,
+                    labelled_url=images_url if labelled else "", folder=folder)
     with storage.exclusive(folder):
         num_done = len(tried(plan, search.row))
         say(f"{plan.number} trials" + (f", {num_done} of them done before" if num_done else ""))
@@ -105,16 +113,20 @@ def _tried(
     return predictions, [row for values in tried(plan, search.row) if (row := search.row(values)) is not None]
 
 
-def cached_predictions(runner: Runner, checkpoint_url: str, images_url: str, work: str, *, say: Callable[[str], None]) -> str:
+def cached_predictions(runner: Runner, checkpoint_url: str, images_url: str, work: str, *,
+                       say: Callable[[str], None]) -> str:
     """The set that holds a checkpoint's predictions for a data set, made now unless it is there. Returns: its URL.
 
-    Its place is named by the bytes of the checkpoint and of the data and by what the last bits of a prediction depend on: other ones never meet.
+    Its place is named by the bytes of the checkpoint and of the data and by what the last bits of a prediction depend
+    on: other ones never meet.
 
     Args:
-        work: the folder of all runs; predictions lie below its `data` folder, and a set that was begun is taken up again.
+        work: the folder of all runs; predictions lie below its `data` folder, and a set that was begun is taken up
+            again.
 
     Raises:
-        FileNotFoundError, InputError: there is no such checkpoint or data, its method has no thresholds, or another process makes the same predictions.
+        FileNotFoundError, InputError: there is no such checkpoint or data, its method has no thresholds, or another
+            process makes the same predictions.
     """
     from crowddist.config import to_json
     from crowddist.inference.jobs import PredictJob
@@ -131,14 +143,17 @@ def cached_predictions(runner: Runner, checkpoint_url: str, images_url: str, wor
         else:
             say(f"predicting {len(images)} images")
             records = runner.run(
-                PredictJob(checkpoint_url=checkpoint_url, images_url=images_url, predictions_url=url, config_json=lowest)
+                PredictJob(checkpoint_url=checkpoint_url, images_url=images_url, predictions_url=url,
+                           config_json=lowest)
             )
             publish_predictions(url, images, records, name=f"{images.manifest.name}-predictions"[:100])
     return url
 
 
 def recorded_config(checkpoint_url: str) -> RunConfig:
-    """The configuration that a checkpoint was made with. Raises: InputError where it is none of a counter whose labels thresholds decide."""
+    """The configuration that a checkpoint was made with. Raises: InputError where it is none of a counter whose labels
+    thresholds decide.
+    """
     from crowddist.config import from_json
     from crowddist.run import checkpoint
 
@@ -148,7 +163,9 @@ def recorded_config(checkpoint_url: str) -> RunConfig:
 
 
 def best_trial(trials: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The trial of largest score; of equal ones the first, which is the configuration's own where that is among them."""
+    """The trial of largest score; of equal ones the first, which is the configuration's own where that is among
+    them.
+    """
     return max(trials, key=lambda trial: trial["score"])
 
 
@@ -160,9 +177,10 @@ def ranking(trials: Sequence[dict[str, float]], truths: Sequence[dict[str, float
         truths: the same values, judged by the labels of images that the search has not seen.
 
     Returns:
-        `rank_correlation`, Spearman's, of the scores; `regret`, how much worse in truth the chosen trial is than the best one, and `own_regret`, likewise
-        of the configuration's own; `mae`, `own_mae` and `best_mae`, the mean error of the count of the chosen, the own and the best trial; and
-        `mae_rank_correlation`, of the scores with less error, where the error depends on the values. 0 where all scores are equal.
+        `rank_correlation`, Spearman's, of the scores; `regret`, how much worse in truth the chosen trial is than the
+        best one, and `own_regret`, likewise of the configuration's own; `mae`, `own_mae` and `best_mae`, the mean error
+        of the count of the chosen, the own and the best trial; and `mae_rank_correlation`, of the scores with less
+        error, where the error depends on the values. 0 where all scores are equal.
 
     Raises:
         ValueError: the trials are not the same.
@@ -177,7 +195,8 @@ def ranking(trials: Sequence[dict[str, float]], truths: Sequence[dict[str, float
         ranks = [rankdata(np.round(values, 9)) for values in (one, other)]
         return float(np.corrcoef(*ranks)[0, 1]) if all(len(set(part)) > 1 for part in ranks) else 0.0
 
-    scores, worth, error = ([row[name] for row in rows] for rows, name in ((trials, "score"), (truths, "score"), (truths, "mae")))
+    scores, worth, error = ([row[name] for row in rows]
+                            for rows, name in ((trials, "score"), (truths, "score"), (truths, "mae")))
     chosen = trials.index(best_trial(trials))
     found = {
         "rank_correlation": correlation(scores, worth),

@@ -1,4 +1,6 @@
-"""Which values the trials of a search have: a list, or one that a search algorithm goes on with as the scores come in."""
+"""Which values the trials of a search have: a list, or one that a search algorithm goes on with as the scores come
+in.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from crowddist.methods.config import Algorithm
 
 BATCH = 8
-"""Trials that a search algorithm chooses together: as many may run at once, and it does not matter in what order they end. ours."""
+"""Trials that a search algorithm chooses together: as many may run at once, and it does not matter in what order they
+end. ours."""
 
 Values = dict[str, float]
 """Of a trial, by the names of the parameters."""
@@ -24,14 +27,18 @@ Rows = Callable[[Mapping[str, float]], Mapping[str, float] | None]
 
 
 class Plan(Protocol):
-    """What a search tries. It holds no state: whoever asks again gets the same, so that a search which was stopped repeats no trial."""
+    """What a search tries. It holds no state: whoever asks again gets the same, so that a search which was stopped
+    repeats no trial.
+    """
 
     @property
     def number(self) -> int:
         """Of trials."""
 
     def batches(self, rows: Rows) -> Iterator[list[Values]]:
-        """The values of all trials, in order; the next batch may be asked for when the trials of all before it are done."""
+        """The values of all trials, in order; the next batch may be asked for when the trials of all before it are
+        done.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,9 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Suggested:
-    """Tree-structured Parzen estimators (Bergstra et al., 2011), by Optuna: first the configuration's own values, then suggestions."""
+    """Tree-structured Parzen estimators (Bergstra et al., 2011), by Optuna: first the configuration's own values, then
+    suggestions.
+    """
 
     space: tuple[Parameter, ...]
     own: Values
@@ -67,13 +76,15 @@ class Suggested:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=self.seed))
         space: dict[str, optuna.distributions.BaseDistribution] = {
             parameter.name: optuna.distributions.FloatDistribution(
-                parameter.low, parameter.high, log=parameter.scale == "log", step=1.0 if parameter.scale == "whole" else None
+                parameter.low, parameter.high, log=parameter.scale == "log",
+                step=1.0 if parameter.scale == "whole" else None
             )
             for parameter in self.space
         }
         yield [self.own]
         if all(parameter.low <= self.own[parameter.name] <= parameter.high for parameter in self.space):
-            study.add_trial(optuna.trial.create_trial(params=self.own, distributions=space, value=_score(rows, self.own)))
+            study.add_trial(optuna.trial.create_trial(params=self.own, distributions=space,
+                                                      value=_score(rows, self.own)))
         for first in range(1, self.number, BATCH):
             asked = [study.ask(space) for _ in range(first, min(first + BATCH, self.number))]
             batch = [dict(trial.params) for trial in asked]
@@ -92,7 +103,8 @@ def _score(rows: Rows, values: Values) -> float:
 def require_algorithm(algorithm: str) -> None:
     """Raises: InputError where the package that an algorithm needs is not there."""
     if algorithm == "optuna" and importlib.util.find_spec("optuna") is None:
-        raise InputError("the search algorithm optuna needs the package optuna: install crowddist[optuna], or choose even")
+        raise InputError("the search algorithm optuna needs the package optuna: install crowddist[optuna], or choose "
+                         "even")
 
 
 def make_plan(config: RunConfig, algorithm: Algorithm, number: int) -> Plan:

@@ -38,13 +38,15 @@ class Search:
     predictions_url: str
     """What it says, see `cached_predictions`."""
     labelled_url: str = ""
-    """Labelled images, of which the predictions are; "": nothing but the predictions is ever read, neither images nor labels."""
+    """Labelled images, of which the predictions are; "": nothing but the predictions is ever read, neither images nor
+    labels."""
     folder: str
     """Of the rows."""
 
     def row_url(self, values: Mapping[str, float]) -> str:
         """Where the trial of these values leaves its row."""
-        return storage.join(self.folder, f"{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]}.json")
+        return storage.join(self.folder,
+                            f"{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]}.json")
 
     def row(self, values: Mapping[str, float]) -> dict[str, float] | None:
         """The row of a trial; None of one that is not done."""
@@ -61,7 +63,9 @@ def looked_at(predictions_url: str) -> Iterator[CachedPrediction]:
 
 
 class Trials:
-    """Tries values on the predictions of one checkpoint; it holds them, and what was concluded last, so that the next trial costs little."""
+    """Tries values on the predictions of one checkpoint; it holds them, and what was concluded last, so that the next
+    trial costs little.
+    """
 
     def __init__(self, search: Search) -> None:
         from crowddist.inference.evaluation import read_truth
@@ -69,11 +73,13 @@ class Trials:
 
         self._search = search
         self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
-        self._select_only = {parameter.name for parameter in search_space(self._method.config) if parameter.selects_only}
+        self._select_only = {parameter.name
+                             for parameter in search_space(self._method.config) if parameter.selects_only}
         self._cached = list(looked_at(search.predictions_url))
         stream, stride = self._method.stream, self._method.output_stride
         labelled = ShardReader(search.labelled_url) if search.labelled_url else None
-        self._truths = [read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached] if labelled else []
+        self._truths = ([read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached]
+                        if labelled else [])
         self._concluded: dict[str, float] | None = None
         self._judged: list[ImagePrediction] = []
 
@@ -84,7 +90,8 @@ class Trials:
             The values; `score`, larger is better; and what it is made of, see `scored`.
 
         Raises:
-            InputError: a value is out of range, or the predictions hold nobody, or no spread where nothing else tells labels apart.
+            InputError: a value is out of range, or the predictions hold nobody, or no spread where nothing else tells
+                labels apart.
         """
         from crowddist.inference.predictor import judge
         from crowddist.inference.pseudo_labels import kept_cells, training_patches
@@ -102,7 +109,8 @@ class Trials:
             # What is drawn at random is drawn alike in every trial.
             windows = training_patches(method, judged, cached.size, cached.key)
             keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.spread)
-            sums = {"images": 1.0, **kept_sums(judged.density, judged.spread, keep), **_disagreement(method, judged, cached.size)}
+            sums = {"images": 1.0, **kept_sums(judged.density, judged.spread, keep),
+                    **_disagreement(method, judged, cached.size)}
             if self._truths:
                 sums |= _errors(judged, self._truths[number], keep)
             for name, value in sums.items():
@@ -110,14 +118,17 @@ class Trials:
         if self._truths:
             from crowddist.ops.localization import mean_average_precision
 
-            total["map"] = mean_average_precision([judged.points for judged in self._judged], [truth.points for truth in self._truths])
+            total["map"] = mean_average_precision([judged.points for judged in self._judged],
+                                                  [truth.points for truth in self._truths])
         row = scored(dict(values), total)
         storage.write_json(self._search.row_url(values), row)
         return row
 
 
 def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]) -> dict[str, float]:
-    """How far the parts that give heads are from the part that gives a density, see `ops.agreement.disagreement_sums`."""
+    """How far the parts that give heads are from the part that gives a density, see
+    `ops.agreement.disagreement_sums`.
+    """
     regressed = judged.parts.get("regression")
     if regressed is None or regressed.density is None:
         return {}
@@ -126,7 +137,8 @@ def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]
     for part in judged.parts.values():
         if part.points is not None:
             places = (part.points[:, :2] + 0.5) * cells_per_px[::-1]
-            for name, value in disagreement_sums(regressed.density, places, max(BLOCK_PX // method.output_stride, 1)).items():
+            for name, value in disagreement_sums(regressed.density, places,
+                                                 max(BLOCK_PX // method.output_stride, 1)).items():
                 total[name] = total.get(name, 0.0) + value
     return total
 
@@ -144,12 +156,14 @@ def _errors(judged: ImagePrediction, truth: Truth, keep: np.ndarray) -> dict[str
 def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, float]:
     """A trial's row: its values, its score, and what that is made of.
 
-    Source: ours. Without labels (`agreement`): the share of the persons that is kept, less that of the ensemble's spread kept with it, less how far
-    regression and detection are apart. With labels (`proxy`, `labelled`): the mean average precision of the heads, less the mean error of the count
-    over the mean count, and the share of the persons that is kept, less that of the density's error kept with it.
+    Source: ours. Without labels (`agreement`): the share of the persons that is kept, less that of the ensemble's
+    spread kept with it, less how far regression and detection are apart. With labels (`proxy`, `labelled`): the mean
+    average precision of the heads, less the mean error of the count over the mean count, and the share of the persons
+    that is kept, less that of the density's error kept with it.
 
     Args:
-        total: sums over the data of `ops.agreement.kept_sums` and `disagreement_sums`, and, with labels, of errors, and `map`.
+        total: sums over the data of `ops.agreement.kept_sums` and `disagreement_sums`, and, with labels, of errors, and
+            `map`.
 
     Raises:
         InputError: nobody is seen in any image by any part, or there is neither spread nor a second opinion.
@@ -168,9 +182,11 @@ def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, fl
     if "map" in total:
         row["map"], row["mae"] = total["map"], total["count_error"] / total["images"]
         row["kept_error"] = total["kept_error"] / max(total["error"], 1e-9)
-        score = row["map"] - total["count_error"] / max(total["true_persons"], 1.0) + row["kept_mass"] - row["kept_error"]
+        score = row["map"] - total["count_error"] / max(total["true_persons"],
+                                                        1.0) + row["kept_mass"] - row["kept_error"]
     elif agreed is None and "disagreement" not in row:
-        raise InputError("the counter's predictions have no spread: it has no ensemble; give a counter with masksembles, or another objective")
+        raise InputError("the counter's predictions have no spread: it has no ensemble; give a counter with "
+                         "masksembles, or another objective")
     else:
         score = (agreed or 0.0) - row.get("disagreement", 0.0)
     return {**values, "score": score, **row}

@@ -20,8 +20,10 @@ from crowddist.storage.local import LocalContent, LocalPlace
 from crowddist.storage.names import join, normalise, path_of_file_url
 
 __all__ = [
-    "Content", "append_line", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join", "list_files", "local_copy", "local_file",
-    "local_folder", "normalise", "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown",
+    "Content", "append_line", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join",
+    "list_files", "local_copy", "local_file",
+    "local_folder", "normalise", "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree",
+    "scratch_folder", "shown",
     "staged_folder", "stamps", "upload", "write_bytes", "write_json",
 ]
 
@@ -104,7 +106,8 @@ def read_bytes(url: str | os.PathLike[str]) -> bytes:
 def open_content(url: str | os.PathLike[str], *, sha256: str) -> Content:
     """A file to be read at random; from object storage it comes through the node's cache, where its hash names it.
 
-    Raises FileNotFoundError where there is none. What is downloaded must have the hash, or reading raises InputError; a local file is taken as it is.
+    Raises FileNotFoundError where there is none. What is downloaded must have the hash, or reading raises InputError; a
+    local file is taken as it is.
     """
     place = _place(url)
     if isinstance(place, LocalPlace):
@@ -115,7 +118,9 @@ def open_content(url: str | os.PathLike[str], *, sha256: str) -> Content:
 
 
 def open_write(url: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
-    """A binary stream whose content appears at `url`, whole, when the block ends; after an exception nothing appears."""
+    """A binary stream whose content appears at `url`, whole, when the block ends; after an exception nothing
+    appears.
+    """
     return _place(url).open_write()
 
 
@@ -141,7 +146,8 @@ def write_json(url: str | os.PathLike[str], value: Any) -> None:
 
 
 def append_line(url: str | os.PathLike[str], text: str) -> None:
-    """Append one line to a small text file that has one writer; a line that a killed writer left unfinished is ended first.
+    """Append one line to a small text file that has one writer; a line that a killed writer left unfinished is ended
+    first.
 
     Object storage cannot append: there the file is read and published again, whole.
     Raises ValueError when `text` holds a line break.
@@ -177,18 +183,22 @@ def local_folder(url: str | os.PathLike[str]) -> Path:
 
 
 def scratch_folder(url: str | os.PathLike[str]) -> Path:
-    """A local folder for what a library keeps on its own account beside a run: that place itself for file://, else a temporary folder, the same
-    for the same place until this process ends."""
+    """A local folder for what a library keeps on its own account beside a run: that place itself for file://, else a
+    temporary folder, the same for the same place until this process ends."""
     return _place(url).scratch_folder()
 
 
 def local_copy(url: str | os.PathLike[str]) -> AbstractContextManager[Path]:
-    """The local path of a folder while the block lasts: the folder itself for file://, else a temporary download of all its files."""
+    """The local path of a folder while the block lasts: the folder itself for file://, else a temporary download of all
+    its files.
+    """
     return _place(url).local_copy()
 
 
 def fingerprint(url: str | os.PathLike[str]) -> str:
-    """SHA-256, in hex, of a place and the files in it as `stamps` tells them: a folder that gains, loses or changes a file has another."""
+    """SHA-256, in hex, of a place and the files in it as `stamps` tells them: a folder that gains, loses or changes a
+    file has another.
+    """
     digest = hashlib.sha256(normalise(url).encode())
     if is_folder(url):
         for stamp in stamps(url):
@@ -200,17 +210,18 @@ def fingerprint(url: str | os.PathLike[str]) -> str:
 def staged_folder(url: str | os.PathLike[str], *, overwrite: bool = False, job: str = "") -> Iterator[str]:
     """A temporary sibling folder that takes the place of `url` when the block ends; after an exception it is removed.
 
-    With `overwrite`, a folder that `remove_tree` would remove is replaced; the old one disappears only when the new one is whole.
-    With `job`, letters and digits that no other work at this place shares, the folder stays after an exception that is no InputError, and the
-    same job finds in it what it left there; one process at a time holds it.
-    Raises InputError when something is at `url` already: any file, or a folder that is not empty and not to be overwritten; or where another
-    process is at the same job.
+    With `overwrite`, a folder that `remove_tree` would remove is replaced; the old one disappears only when the new one
+    is whole. With `job`, letters and digits that no other work at this place shares, the folder stays after an
+    exception that is no InputError, and the same job finds in it what it left there; one process at a time holds it.
+    Raises InputError when something is at `url` already: any file, or a folder that is not empty and not to be
+    overwritten; or where another process is at the same job.
     """
     with _place(url).staged(overwrite=overwrite, job=job) as staging:
         yield staging.url
 
 
-def exclusive(url: str | os.PathLike[str], *, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+def exclusive(url: str | os.PathLike[str], *,
+              waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
     """Holds a folder for this process alone; the hold ends with the process, however it ends.
 
     Where another process holds it, `waiting` is called and this one waits; without `waiting`, InputError is raised.
@@ -219,7 +230,9 @@ def exclusive(url: str | os.PathLike[str], *, waiting: Callable[[], None] | None
 
 
 def holder(url: str | os.PathLike[str]) -> str:
-    """Who holds a folder, see `exclusive`, in words; "" where nobody does. Nothing is changed, and nobody is waited for."""
+    """Who holds a folder, see `exclusive`, in words; "" where nobody does. Nothing is changed, and nobody is waited
+    for.
+    """
     return _place(url).holder()
 
 

@@ -1,4 +1,6 @@
-"""The node's cache of downloaded files: named by content, whole or absent, shared by all processes, the least used go first."""
+"""The node's cache of downloaded files: named by content, whole or absent, shared by all processes, the least used go
+first.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,19 @@ class Cache:
 
     @classmethod
     def from_environment(cls) -> Cache:
-        """CROWDDIST_CACHE, else `crowddist` in the user's cache folder; CROWDDIST_CACHE_BYTES. Raises InputError where that is no number."""
+        """CROWDDIST_CACHE, else `crowddist` in the user's cache folder; CROWDDIST_CACHE_BYTES. Raises InputError where
+        that is no number.
+        """
         base = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
         limit = os.environ.get("CROWDDIST_CACHE_BYTES", str(LIMIT_BYTES))
         if not limit.isdecimal():
             raise InputError(f"CROWDDIST_CACHE_BYTES must be a whole number of bytes, got {limit!r}")
-        return cls(folder=Path(os.environ.get("CROWDDIST_CACHE", "") or Path(base) / "crowddist").absolute(), limit_bytes=int(limit))
+        return cls(folder=Path(os.environ.get("CROWDDIST_CACHE", "") or Path(base) / "crowddist").absolute(),
+                   limit_bytes=int(limit))
 
     def fetch(self, name: str, num_bytes: int, fill: Callable[[BinaryIO], None]) -> Path:
-        """The path of the file called `name`, which `fill` downloads where it is missing; of many processes one does, and the others wait.
+        """The path of the file called `name`, which `fill` downloads where it is missing; of many processes one does,
+        and the others wait.
 
         The file may be removed for others as soon as it is not the newest: open it, or be ready to fetch it again.
 
@@ -61,7 +67,8 @@ class Cache:
         except OSError as error:
             if error.errno is None:  # of the download, not of this machine's file system
                 raise
-            raise CacheError(f"the cache {self.folder} cannot take {num_bytes / 2**20:.1f} MiB: {error.strerror}; make room, or set CROWDDIST_CACHE "
+            raise CacheError(f"the cache {self.folder} cannot take {num_bytes / 2**20:.1f} MiB: {error.strerror}; make "
+                             "room, or set CROWDDIST_CACHE "
                              "to a folder on another disk") from None
         return path
 
@@ -94,7 +101,9 @@ class Cache:
             raise
 
     def _reserve(self, partial: Path, num_bytes: int) -> None:
-        """A file of the full size, for which older ones make room: what is under way in other processes counts with its whole size."""
+        """A file of the full size, for which older ones make room: what is under way in other processes counts with its
+        whole size.
+        """
         with self._lock_file("room"):
             entries = [(facts.st_mtime_ns, facts.st_size, path) for path, facts in self._files()]
             used = sum(size for _, size, _ in entries)

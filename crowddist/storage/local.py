@@ -46,7 +46,8 @@ class LocalPlace:
             folders[:] = [] if real in entered else sorted(folders)
             for name in () if real in entered else sorted(names):
                 path = os.path.join(folder, name)
-                facts = os.stat(path, follow_symlinks=os.path.exists(path))  # a dangling link is for the reader to refuse
+                # a dangling link is for the reader to refuse
+                facts = os.stat(path, follow_symlinks=os.path.exists(path))
                 yield f"{os.path.relpath(path, self.path)}\0{facts.st_size}\0{facts.st_mtime_ns}\0"
             entered.add(real)
 
@@ -85,7 +86,8 @@ class LocalPlace:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise InputError(f"no folder can be made at {self.url}: a file is in the way; remove it, or choose another place") from None
+            raise InputError(f"no folder can be made at {self.url}: a file is in the way; remove it, or choose another "
+                             "place") from None
         return self.path
 
     def scratch_folder(self) -> Path:
@@ -128,7 +130,8 @@ class LocalPlace:
             lock.acquire(timeout=0)
         except Timeout:
             if waiting is None:
-                raise InputError(f"another process is at work in {self.url}; wait for it, or choose another name") from None
+                raise InputError(
+                    f"another process is at work in {self.url}; wait for it, or choose another name") from None
             waiting()
             lock.acquire()
         try:
@@ -168,7 +171,8 @@ class LocalPlace:
         ours = is_temporary(path.name) or any((path / marker).is_file() for marker in REMOVABLE_MARKERS)
         if len(path.parts) < 3 or path == Path.home() or path.is_symlink() or not path.is_dir() or not ours:
             markers = " or ".join(REMOVABLE_MARKERS)
-            raise InputError(f"will not remove {path}: it is not a folder with {markers} at least two levels below the root; remove it by hand")
+            raise InputError(f"will not remove {path}: it is not a folder with {markers} at least two levels below the "
+                             "root; remove it by hand")
 
     def _require_vacant(self) -> None:
         if self.path.is_symlink() or (self.path.exists() and (not self.path.is_dir() or self._is_full())):

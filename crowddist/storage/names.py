@@ -1,4 +1,6 @@
-"""What places are called: URLs and their parts, names of what is still being written, and what marks a folder as ours."""
+"""What places are called: URLs and their parts, names of what is still being written, and what marks a folder as
+ours.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ _S3 = re.compile(r"^s3://([A-Za-z0-9._-]+)(?:/(.*))?$", re.IGNORECASE | re.DOTAL
 
 
 def normalise(place: str | os.PathLike[str]) -> str:
-    """The absolute URL of `place`: a plain path, `~/path` or `file:///path` becomes file://..., `s3://bucket/prefix` stays.
+    """The absolute URL of `place`: a plain path, `~/path` or `file:///path` becomes file://..., `s3://bucket/prefix`
+    stays.
 
-    A trailing slash and `.` or `..` are resolved away, and in file:// characters that a URL cannot hold are percent-encoded: equal places, equal
-    URLs. Raises InputError for an empty place, an unknown scheme, a file URL of another host or an S3 URL that names no bucket.
+    A trailing slash and `.` or `..` are resolved away, and in file:// characters that a URL cannot hold are
+    percent-encoded: equal places, equal URLs. Raises InputError for an empty place, an unknown scheme, a file URL of
+    another host or an S3 URL that names no bucket.
     """
     text = os.fspath(place)
     if not text or "\0" in text:
@@ -89,7 +93,8 @@ def is_temporary(name: str) -> bool:
 def _s3_url(text: str) -> str:
     match = _S3.match(text)
     if match is None:  # Never repeated as it is: some tools have a key and its secret in the address.
-        raise InputError("not an S3 address: write s3://bucket/prefix, the bucket of letters, digits, '.', '_' and '-'; keys belong in the environment")
+        raise InputError("not an S3 address: write s3://bucket/prefix, the bucket of letters, digits, '.', '_' and "
+                         "'-'; keys belong in the environment")
     pieces: list[str] = []
     for piece in (match.group(2) or "").split("/"):
         if piece == "..":

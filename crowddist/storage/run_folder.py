@@ -1,8 +1,10 @@
 """The folder of a run: what everything in it is called, and where the counter is that it has left.
 
-    <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html  pictures/
+    <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html
+                                pictures/
     <storage>/<run>/<stage>/    checkpoints/ (with latest.json)  curve.jsonl  DONE.json
-    <storage>/<run>/<round>/    labels/  translated/ (each with a DONE.json)  joined/  search.json  images.json  evaluation.json
+    <storage>/<run>/<round>/    labels/  translated/ (each with a DONE.json)  joined/  search.json  images.json
+                                evaluation.json
 """
 
 from __future__ import annotations

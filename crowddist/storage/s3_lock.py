@@ -1,4 +1,6 @@
-"""A hold on a place in object storage: an object that only one process can make, that it renews, and that runs out when it is dead."""
+"""A hold on a place in object storage: an object that only one process can make, that it renews, and that runs out when
+it is dead.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,9 @@ class LockPlace(Protocol):
 def held(place: LockPlace, folder: str, *, waiting: Callable[[], None] | None) -> Iterator[None]:
     """Holds `folder` by the object at `place`, see `storage.exclusive`.
 
-    A holder on this machine that is dead gives way at once, one elsewhere within `EXPIRY_S`; so long at most it takes to say that a holder is alive.
-    A process that finds its hold taken (it was stopped for longer than `EXPIRY_S`) gets a SIGTERM, which ends a job as `host.sigterm_as_exit` says.
+    A holder on this machine that is dead gives way at once, one elsewhere within `EXPIRY_S`; so long at most it takes
+    to say that a holder is alive. A process that finds its hold taken (it was stopped for longer than `EXPIRY_S`) gets
+    a SIGTERM, which ends a job as `host.sigterm_as_exit` says.
     """
     hold = _Hold(place, folder)
     hold.acquire(waiting)
@@ -72,7 +75,8 @@ def holder(place: LockPlace) -> str:
 class _Hold:
     def __init__(self, place: LockPlace, folder: str) -> None:
         self.place, self.folder = place, folder
-        self.owner = {"owner": secrets.token_hex(16), "host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(),
+        self.owner = {"owner": secrets.token_hex(16), "host": socket.gethostname(), "pid": os.getpid(),
+                      "machine": _machine(),
                       "began": host.started(os.getpid()) or ""}
         self.num_beats = 0
         self.etag = ""
@@ -93,7 +97,8 @@ class _Hold:
                         return
                     continue
                 if waiting is None and etag != first:  # it was renewed while we looked
-                    raise InputError(f"another process ({owner.get('host')}, pid {owner.get('pid')}) is at work in {self.folder}; "
+                    raise InputError(f"another process ({owner.get('host')}, pid {owner.get('pid')}) is at work in "
+                                     f"{self.folder}; "
                                      "wait for it, or choose another name")
                 if waiting is not None and not told:
                     told = True
@@ -104,13 +109,17 @@ class _Hold:
             time.sleep(LOOK_S)
 
     def renew(self) -> None:
-        """Until the block ends. A server that does not answer for a while takes nothing away: nobody else reaches it either, or the hold is lost."""
+        """Until the block ends. A server that does not answer for a while takes nothing away: nobody else reaches it
+        either, or the hold is lost.
+        """
         while not self.ended.wait(BEAT_S):
             with suppress(OSError, InputError):
                 if not (self._mine() and self._write(etag=self.etag)) and not self._mine():
-                    logger.error("the hold on %s was lost: another process has taken it over while this one stood still", self.folder)
+                    logger.error("the hold on %s was lost: another process has taken it over while this one stood "
+                                 "still", self.folder)
                     while not self.ended.is_set():  # the first may be answered by going on for a while
-                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)  # Ctrl-C is ignored in the background
+                        # Ctrl-C is ignored in the background
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                         self.ended.wait(2 * ECHO_S)
                     return
 
@@ -130,7 +139,8 @@ class _Hold:
     def _is_ours(self) -> bool:
         """Also where the server took a condition for nothing: then who wrote last, and waited, has it."""
         if self.place.write_if(self._content(), new=True):
-            logger.warning("%s ignores conditions: two processes that begin in the same second on %s may hold it both", self.place.endpoint, self.folder)
+            logger.warning("%s ignores conditions: two processes that begin in the same second on %s may hold it both",
+                           self.place.endpoint, self.folder)
             time.sleep(SETTLE_S)
         return self._mine()
 

@@ -43,7 +43,8 @@ class S3Object:
         try:
             self.key.encode()
         except UnicodeEncodeError:
-            raise InputError(f"the name {os.fsencode(self.key)!r} is not UTF-8, which object storage needs; rename the file") from None
+            raise InputError(f"the name {os.fsencode(self.key)!r} is not UTF-8, which object storage needs; rename the "
+                             "file") from None
 
     @property
     def endpoint(self) -> str:
@@ -51,10 +52,13 @@ class S3Object:
         return endpoint(self.url)
 
     def find(self) -> Version | None:
-        """Of the object; None where there is none. By a listing: what is refused to a HEAD is refused without a reason."""
+        """Of the object; None where there is none. By a listing: what is refused to a HEAD is refused without a
+        reason.
+        """
         if not self.key:
             return None
-        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.key, MaxKeys=1).get("Contents", [])
+        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.key,
+                         MaxKeys=1).get("Contents", [])
         return Version(listed[0]["Size"], _bare(listed[0]["ETag"])) if listed and listed[0]["Key"] == self.key else None
 
     def read_version(self) -> tuple[bytes, Version]:
@@ -73,7 +77,8 @@ class S3Object:
         """A part of one version; shorter where that ends before. Raises InputError where it was replaced."""
         data = bytearray(num_bytes)
         try:
-            version = self._read(start, start + num_bytes, etag, lambda place, part: data.__setitem__(slice(place - start, place - start + len(part)), part))
+            version = self._read(start, start + num_bytes, etag, lambda place,
+                                 part: data.__setitem__(slice(place - start, place - start + len(part)), part))
         except _ChangedError:
             raise InputError(f"{self.url} was replaced while it was read; give the same command again") from None
         return bytes(data[: max(version.num_bytes - start, 0)])
@@ -92,7 +97,8 @@ class S3Object:
         """The whole content of one version, in parts side by side where it is large.
 
         Args:
-            begin: is told the size in bytes and says where the parts go; again, where the object was replaced meanwhile.
+            begin: is told the size in bytes and says where the parts go; again, where the object was replaced
+                meanwhile.
 
         Raises:
             FileNotFoundError: there is none. OSError: it is replaced all the time, or as `request`.
@@ -122,7 +128,8 @@ class S3Object:
         return version
 
     def _read(self, start: int, end: int, etag: str, sink: Sink, answer: dict[str, Any] | None = None) -> Version:
-        """The bytes from `start` to `end`, or to the object's; a body that breaks off is asked for again from where it broke, which boto3 never does.
+        """The bytes from `start` to `end`, or to the object's; a body that breaks off is asked for again from where it
+        broke, which boto3 never does.
 
         Raises _ChangedError where the object has another version than `etag`.
         """
@@ -152,14 +159,16 @@ class S3Object:
                 return version
             answer, num_tries = None, num_tries + 1 if position == before else 1
             if num_tries >= attempts:
-                raise ConnectionError(f"{self.endpoint} breaks off {self.url} at byte {position} again and again ({reason}); try again later")
+                raise ConnectionError(f"{self.endpoint} breaks off {self.url} at byte {position} again and again "
+                                      f"({reason}); try again later")
             time.sleep(pause_s(num_tries))
 
     def _get(self, start: int, end: int, etag: str) -> dict[str, Any] | None:
         """An answer whose body holds the bytes from `start` on; None where the object has none there."""
         condition = {"IfMatch": f'"{etag}"'} if etag else {}
         try:
-            return self._call("get_object", expected=(*_NOTHING_THERE, *_CHANGED), Range=f"bytes={start}-{end - 1}", **condition)
+            return self._call("get_object", expected=(*_NOTHING_THERE, *_CHANGED), Range=f"bytes={start}-{end - 1}",
+                              **condition)
         except ClientError as error:
             if code_of(error) in _CHANGED:
                 raise _ChangedError from None
@@ -192,7 +201,9 @@ class S3Object:
 
     @contextmanager
     def open_write(self) -> Iterator[BinaryIO]:
-        """See `storage.open_write`. Nothing is sent before the block has ended: what is large waits in a file in $TMPDIR."""
+        """See `storage.open_write`. Nothing is sent before the block has ended: what is large waits in a file in
+        $TMPDIR.
+        """
         part_bytes = S3Config.from_environment().part_mib * 2**20
         with tempfile.SpooledTemporaryFile(max_size=part_bytes) as stream:
             yield cast(BinaryIO, stream)
@@ -203,19 +214,24 @@ class S3Object:
             else:
                 stream.rollover()
                 stream.flush()
-                self._upload(stream.fileno(), num_bytes, max(part_bytes, _LEAST_PART_BYTES, -(-num_bytes // _MOST_PARTS)))
+                self._upload(stream.fileno(), num_bytes,
+                             max(part_bytes, _LEAST_PART_BYTES, -(-num_bytes // _MOST_PARTS)))
 
     def _upload(self, descriptor: int, num_bytes: int, part_bytes: int) -> None:
-        """In parts, of which nothing is seen before the last request joins them. A killed process leaves parts, which the bucket's rules should end."""
+        """In parts, of which nothing is seen before the last request joins them. A killed process leaves parts, which
+        the bucket's rules should end.
+        """
         upload = {"UploadId": self._call("create_multipart_upload")["UploadId"]}
 
         def send(number: int) -> dict[str, Any]:
             part = os.pread(descriptor, part_bytes, (number - 1) * part_bytes)
-            return {"PartNumber": number, "ETag": self._call("upload_part", **upload, PartNumber=number, Body=part)["ETag"]}
+            return {"PartNumber": number,
+                    "ETag": self._call("upload_part", **upload, PartNumber=number, Body=part)["ETag"]}
 
         try:
             with workers(S3Config.from_environment().streams) as submit:
-                parts = [part.result() for part in [submit(send, number + 1) for number in range(-(-num_bytes // part_bytes))]]
+                parts = [part.result()
+                         for part in [submit(send, number + 1) for number in range(-(-num_bytes // part_bytes))]]
             self._join(upload, parts, num_bytes)
         except BaseException:
             with suppress(OSError, InputError):
@@ -224,7 +240,8 @@ class S3Object:
 
     def _join(self, upload: dict[str, str], parts: list[dict[str, Any]], num_bytes: int) -> None:
         try:
-            self._call("complete_multipart_upload", expected=("NoSuchUpload",), **upload, MultipartUpload={"Parts": parts})
+            self._call("complete_multipart_upload", expected=("NoSuchUpload",), **upload,
+                       MultipartUpload={"Parts": parts})
         except ClientError:  # an earlier try did it, and its answer was lost
             version = self.find()
             if version is None or version.num_bytes != num_bytes or not version.etag.endswith(f"-{len(parts)}"):

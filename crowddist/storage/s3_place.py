@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 class S3Place(S3Object):
-    """An object, or a folder: the objects whose keys begin with its key and a slash. What each method does, `storage.Place` says."""
+    """An object, or a folder: the objects whose keys begin with its key and a slash. What each method does,
+    `storage.Place` says.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -61,7 +63,9 @@ class S3Place(S3Object):
         self.write_bytes(before + text.encode() + b"\n")
 
     def local_file(self, sha256: str = "") -> Path:
-        """A copy in the cache, called by its hash where that is given, else by where it is and which version. Raises InputError for another hash."""
+        """A copy in the cache, called by its hash where that is given, else by where it is and which version. Raises
+        InputError for another hash.
+        """
         cache = Cache.from_environment()
         path = cache.find(sha256) if sha256 else None
         if path is not None:
@@ -76,13 +80,15 @@ class S3Place(S3Object):
                 with open(stream.name, "rb") as written:
                     self.require(sha256, hashlib.file_digest(written, "sha256").hexdigest())
 
-        name = sha256 or hashlib.sha256(f"{self.endpoint}\0{self.url}\0{version.etag}\0{version.num_bytes}".encode()).hexdigest()
+        name = (sha256 or hashlib.sha256(
+            f"{self.endpoint}\0{self.url}\0{version.etag}\0{version.num_bytes}".encode()).hexdigest())
         return cache.fetch(name, version.num_bytes, fill)
 
     def require(self, wanted: str, found: str) -> None:
         """Raises InputError unless the hash of what was read is the one wanted."""
         if found != wanted:
-            raise InputError(f"{self.url}: SHA-256 is {found[:12]}..., the manifest says {wanted[:12]}...; it was changed, convert or copy it again")
+            raise InputError(f"{self.url}: SHA-256 is {found[:12]}..., the manifest says {wanted[:12]}...; it was "
+                             "changed, convert or copy it again")
 
     def local_folder(self) -> Path:
         raise InputError(f"a folder on this machine is needed, got {self.url}; give a path")
@@ -165,13 +171,17 @@ class S3Place(S3Object):
                 raise OSError(f"{self.endpoint} does not remove s3://{self.bucket}/{refused['Key']}: {refused['Code']}")
 
     def _require_removable(self) -> None:
-        ours = is_temporary(self.key.rpartition("/")[2]) or any(self._below(marker).find() for marker in REMOVABLE_MARKERS)
+        ours = (is_temporary(self.key.rpartition("/")[2])
+                or any(self._below(marker).find() for marker in REMOVABLE_MARKERS))
         if not self.key or not ours or self.find() is not None:
             markers = " or ".join(REMOVABLE_MARKERS)
-            raise InputError(f"will not remove {self.url}: it is not a folder with {markers} below a bucket; remove it by hand")
+            raise InputError(f"will not remove {self.url}: it is not a folder with {markers} below a bucket; remove it "
+                             "by hand")
 
     def _require_vacant(self, staging: S3Place | None = None) -> None:
-        """But for what the same job, which was killed when it copied, has copied here from its staging folder; what marks a folder comes last."""
+        """But for what the same job, which was killed when it copied, has copied here from its staging folder; what
+        marks a folder comes last.
+        """
         if staging is None:
             taken = self.exists()
         else:
@@ -186,11 +196,14 @@ class S3Place(S3Object):
 
     def _below(self, name: str) -> S3Place:
         if any(piece in ("", ".", "..") for piece in name.split("/")):
-            raise InputError(f"the key {self._prefix + name!r} of bucket {self.bucket} can be no file's name; rename the object")
+            raise InputError(f"the key {self._prefix + name!r} of bucket {self.bucket} can be no file's name; rename "
+                             "the object")
         return S3Place(f"s3://{self.bucket}/{self._prefix}{name}")
 
     def _listing(self) -> Iterator[tuple[str, Version]]:
-        """Names and versions of all objects of the folder, page by page; markers of empty folders, which other tools make, are none."""
+        """Names and versions of all objects of the folder, page by page; markers of empty folders, which other tools
+        make, are none.
+        """
         token: dict[str, Any] = {}
         while True:
             page = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self._prefix, **token)
@@ -203,7 +216,9 @@ class S3Place(S3Object):
 
 
 class S3Content:
-    """An object that is read at random by way of the cache, or directly where that cannot take it; `storage.Content` says what each method does."""
+    """An object that is read at random by way of the cache, or directly where that cannot take it; `storage.Content`
+    says what each method does.
+    """
 
     def __init__(self, url: str, sha256: str) -> None:
         self.place, self.sha256 = S3Place(url), sha256
@@ -272,7 +287,8 @@ def _warn(reason: CacheError) -> None:
     """Once in a process, whatever the number of files."""
     if not _warned:
         _warned.append(True)
-        logger.warning("%s; until then data in object storage is read directly, every sample anew in every epoch", reason)
+        logger.warning("%s; until then data in object storage is read directly, every sample anew in every epoch",
+                       reason)
 
 
 _warned: list[bool] = []

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Tracker:
     """MLflow at the configured address, or beside the runs; `none` tracks nothing.
 
-    Where runs are in object storage, which holds no database, MLflow's lies in the current folder of this machine, and the user is told so.
+    Where runs are in object storage, which holds no database, MLflow's lies in the current folder of this machine, and
+    the user is told so.
     """
     from crowddist.tracking.journal import JournalTracker
     from crowddist.tracking.tracker import MlflowTracker, NullTracker
@@ -41,5 +42,7 @@ def tracking_address(config: RunConfig) -> str:
 
 
 def _database(config: RunConfig) -> Path:
-    """MLflow's own, where no other is named: beside the runs, or in the current folder where those are in object storage."""
+    """MLflow's own, where no other is named: beside the runs, or in the current folder where those are in object
+    storage.
+    """
     return (Path(storage.shown(config.storage)) if storage.is_local(config.storage) else Path.cwd()) / "mlflow.db"

@@ -74,7 +74,8 @@ class _Follower:
     def show(self, data: StageData, step: int, point: dict[str, float]) -> None:
         steps = data.stage.steps
         left_s = (steps - step) * point["seconds_per_step"]
-        text = f"{data.stage.name}: step {step}/{steps}, loss {point['loss']:.4g}, {point['seconds_per_step']:.2f} s a step, {left_s:.0f} s left"
+        text = (f"{data.stage.name}: step {step}/{steps}, loss {point['loss']:.4g}, {point['seconds_per_step']:.2f} s "
+                f"a step, {left_s:.0f} s left")
         if sys.stderr.isatty():
             filled = 24 * step // steps
             end = "\n" if step >= steps else ""

@@ -35,11 +35,12 @@ LAST_RETRY_S = 2.0
 class JournalTracker:
     """An MlflowTracker whose server may be away for a while; what each method does, `Tracker` says.
 
-    Nothing of it waits for a server that is away, but for the end of the run, `LAST_WAIT_S` at most. What was not told by then lies in the journal,
-    and the same run, started again, tells it first. `MlflowTracker` takes everything twice without doubling it, so a journal that was told in part
-    when its process died may be told again.
+    Nothing of it waits for a server that is away, but for the end of the run, `LAST_WAIT_S` at most. What was not told
+    by then lies in the journal, and the same run, started again, tells it first. `MlflowTracker` takes everything twice
+    without doubling it, so a journal that was told in part when its process died may be told again.
 
-    Beside that it tells what the machine does, see `SystemMetrics`, as long as the server answers: MLflow would give later points the wrong time.
+    Beside that it tells what the machine does, see `SystemMetrics`, as long as the server answers: MLflow would give
+    later points the wrong time.
     """
 
     def __init__(self, tracker: MlflowTracker, say: Callable[[str], None]) -> None:
@@ -57,7 +58,8 @@ class JournalTracker:
         """The address of the store."""
         return self.tracker.uri
 
-    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
+    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
+              state_url: str) -> None:
         """See Tracker. Raises InputError where the server cannot be reached: a run begins with one."""
         self.tracker.start(experiment=experiment, run_name=run_name, config=config, tags=tags, state_url=state_url)
         self._journal = state_url.removesuffix(".json") + "-journal.jsonl"
@@ -95,7 +97,8 @@ class JournalTracker:
 
     def table(self, round: int | None, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         """See Tracker."""
-        self._tell("table", round=round, name=name, rows=[{key: mlflow_store.cell(value) for key, value in row.items()} for row in rows])
+        self._tell("table", round=round, name=name,
+                   rows=[{key: mlflow_store.cell(value) for key, value in row.items()} for row in rows])
 
     def artifact(self, name: str, content: dict[str, Any] | str) -> None:
         """See Tracker."""
@@ -116,7 +119,8 @@ class JournalTracker:
         self._at_last(lambda: self.tracker.finish(status))
         self.tracker.leave()
         if self._waiting:
-            self.say(f"{len(self._waiting)} entries for MLflow wait in {self._journal}: the same command tells them when {self.uri} answers again")
+            self.say(f"{len(self._waiting)} entries for MLflow wait in {self._journal}: the same command tells them "
+                     f"when {self.uri} answers again")
 
     def how_to_open(self) -> str:
         """See Tracker."""
@@ -130,7 +134,8 @@ class JournalTracker:
                 self._tell_waiting()
             if self._waiting and self._journal:  # what is left could not be told now
                 if not behind:
-                    self.say(f"MLflow at {self.uri} does not answer: the run goes on, and tells it later from {self._journal}")
+                    self.say(f"MLflow at {self.uri} does not answer: the run goes on, and tells it later from "
+                             f"{self._journal}")
                 storage.append_line(self._journal, _line(self._waiting[-1]))
                 self._written = True
 
@@ -202,7 +207,9 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _read(url: str) -> list[dict[str, Any]]:
-    """The entries of a journal: whoever can write to the run's folder can write one, so nothing but what is told may be called."""
+    """The entries of a journal: whoever can write to the run's folder can write one, so nothing but what is told may be
+    called.
+    """
     entries = []
     for line in storage.read_bytes(url).splitlines():
         try:
@@ -210,7 +217,8 @@ def _read(url: str) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):  # being written when its process died
             continue
         if not isinstance(entry, dict) or entry.get("call") not in TOLD:
-            raise InputError(f"not what the tracker keeps: a line of {url} is none of {', '.join(TOLD)}; remove the file to go on without it")
+            raise InputError(f"not what the tracker keeps: a line of {url} is none of {', '.join(TOLD)}; remove the "
+                             "file to go on without it")
         if "image" in entry:
             entry["image"] = read_png(base64.b64decode(entry["image"]))
         entries.append(entry)

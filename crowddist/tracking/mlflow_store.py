@@ -36,11 +36,13 @@ NOTE = "mlflow.note.content"
 """The tag whose markdown MLflow shows as a description."""
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # or MLflow's pages take it for one about language models
-    NOTE: "Each run adapts a crowd counter to unlabelled images. Its children are its rounds (`tags.kind = 'round'`), to be compared by `target/mae`; "
+    NOTE: "Each run adapts a crowd counter to unlabelled images. Its children are its rounds (`tags.kind = 'round'`), "
+          "to be compared by `target/mae`; "
     "theirs are the trials of a search of thresholds (`tags.kind = 'trial'`).",
 }
 _MODEL_NOTE = (
-    "Counts people in photographs: takes images as (N, H, W, 3) uint8 RGB, returns `count` and `uncertainty` (its standard deviation, persons) of each. "
+    "Counts people in photographs: takes images as (N, H, W, 3) uint8 RGB, returns `count` and `uncertainty` (its "
+    "standard deviation, persons) of each. "
     "Every version is the counter that an adaptation ended with; the source run says how good it is."
 )
 
@@ -54,22 +56,30 @@ _ADDRESS = re.compile(r"^(sqlite:///|https?://|(postgresql|mysql|mssql)(\+\w+)?:
 
 
 def resolve_uri(argument: str, default_path: str | os.PathLike[str]) -> str:
-    """The tracking address: the argument, else MLFLOW_TRACKING_URI, else SQLite at `default_path`; SQLite paths become absolute.
+    """The tracking address: the argument, else MLFLOW_TRACKING_URI, else SQLite at `default_path`; SQLite paths become
+    absolute.
 
-    Raises InputError for a plain folder or file, where MLflow no longer writes, and for an address with a password, which messages and config.json show.
+    Raises InputError for a plain folder or file, where MLflow no longer writes, and for an address with a password,
+    which messages and config.json show.
     """
-    uri = argument or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{quote(str(Path(default_path).absolute()))}"
+    uri = (argument or os.environ.get("MLFLOW_TRACKING_URI", "")
+           or f"sqlite:///{quote(str(Path(default_path).absolute()))}")
     if not _ADDRESS.match(uri):
-        raise InputError(f"not a tracking address: {redacted(uri)}; give sqlite:///path/to/mlflow.db or the http(s):// address of an MLflow server")
+        raise InputError(f"not a tracking address: {redacted(uri)}; give sqlite:///path/to/mlflow.db or the http(s):// "
+                         "address of an MLflow server")
     if holds_secret(uri):
-        raise InputError("the tracking address holds a password or a token, which messages and config.json would show: leave it out, and set "
-                         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or what the database's client reads (e.g. PGPASSWORD)")
+        raise InputError("the tracking address holds a password or a token, which messages and config.json would show: "
+                         "leave it out, and set "
+                         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or what the database's "
+                         "client reads (e.g. PGPASSWORD)")
     database = _sqlite_path(uri)
     return uri if database is None else f"sqlite:///{quote(str(database))}"
 
 
 def how_to_open(uri: str, page: str = "") -> str:
-    """One line for people: the address of a server, or the command that shows what a database holds; then straight to `page`."""
+    """One line for people: the address of a server, or the command that shows what a database holds; then straight to
+    `page`.
+    """
     if uri.startswith(("http:", "https:")):
         return f"{uri.rstrip('/')}/{page}"
     # The script beside this Python, where the shell would not find it by its name.
@@ -164,7 +174,9 @@ class Store:
             self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS_PER_BATCH])
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int, *, replace: bool) -> None:
-        """Those metrics that have no value at `step` yet; with `replace` also those that have another one, and MLflow shows the later."""
+        """Those metrics that have no value at `step` yet; with `replace` also those that have another one, and MLflow
+        shows the later.
+        """
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
@@ -183,13 +195,15 @@ class Store:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(name, float(value), now_ms, step) for name, value in values.items()])
+        self._client.log_batch(run_id,
+                               metrics=[Metric(name, float(value), now_ms, step) for name, value in values.items()])
 
     def _history(self, run_id: str, name: str) -> dict[int, float]:
         key = (run_id, name)
         if key not in self._metrics:
             past = [] if run_id in self._created else self._client.get_metric_history(run_id, name)
-            self._metrics[key] = {metric.step: metric.value for metric in sorted(past, key=lambda metric: metric.timestamp)}
+            self._metrics[key] = {metric.step: metric.value
+                                  for metric in sorted(past, key=lambda metric: metric.timestamp)}
         return self._metrics[key]
 
     def log_picture(self, run_id: str, name: str, image: np.ndarray, step: int) -> None:
@@ -202,7 +216,9 @@ class Store:
         self._client.log_text(run_id, text, name)
 
     def log_table(self, run_id: str, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """A table as MLflow shows them; one of the same name is replaced, where MLflow's own `log_table` would append."""
+        """A table as MLflow shows them; one of the same name is replaced, where MLflow's own `log_table` would
+        append.
+        """
         columns = list(dict.fromkeys(column for row in rows for column in row))
         entry = {"path": f"tables/{name}.json", "type": "table"}
         content = {"columns": columns, "data": [[cell(row.get(column)) for column in columns] for row in rows]}
@@ -216,12 +232,14 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source_type = url.partition(":")[0]
-        dataset = Dataset(name=name, digest=digest[:_MAX_DIGEST_LENGTH], source_type=source_type, source=json.dumps({"url": url}))
+        dataset = Dataset(name=name, digest=digest[:_MAX_DIGEST_LENGTH], source_type=source_type,
+                          source=json.dumps({"url": url}))
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         self._client.set_tag(run_id, f"data.{context}.digest", digest)
 
     def register(self, run_id: str, checkpoint_file: Path, name: str) -> str:
-        """The URI `models:/<name>/<version>` of the counter in `checkpoint_file`; the same file of the same run is one version.
+        """The URI `models:/<name>/<version>` of the counter in `checkpoint_file`; the same file of the same run is one
+        version.
 
         `models:/<name>@newest` is the one that was registered last.
         """
@@ -238,10 +256,13 @@ class Store:
             self._client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        made = self._client.create_model_version(name, logged.artifact_location, run_id=run_id, tags=facts, model_id=logged.model_id)
+        made = self._client.create_model_version(name, logged.artifact_location, run_id=run_id, tags=facts,
+                                                 model_id=logged.model_id)
         self._client.set_registered_model_alias(name, NEWEST, made.version)
         # As `mlflow.register_model` does, for the page of the run.
-        self._client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(made.version)}])})
+        self._client.set_logged_model_tags(logged.model_id,
+                                           {"mlflow.modelVersions": json.dumps(
+                                               [{"name": name, "version": int(made.version)}])})
         return f"models:/{name}/{made.version}"
 
 
@@ -288,7 +309,8 @@ def _require_answer(uri: str) -> None:
     except (requests.exceptions.SSLError, requests.exceptions.ReadTimeout):
         return  # Somebody is there; MLflow has its own settings for certificates and patience.
     except requests.exceptions.RequestException as error:
-        raise InputError(f"no MLflow server answers at {uri} ({type(error).__name__}); start it or correct the tracking address") from error
+        raise InputError(f"no MLflow server answers at {uri} ({type(error).__name__}); start it or correct the "
+                         "tracking address") from error
 
 
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
@@ -312,7 +334,8 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
 
 
 def experiment_state(uri: str, name: str) -> str:
-    """What there is of an experiment: "active", "deleted", or "" where there is none yet. Nothing is made, also no database.
+    """What there is of an experiment: "active", "deleted", or "" where there is none yet. Nothing is made, also no
+    database.
 
     Raises:
         InputError: the store cannot be reached, or refuses.
@@ -324,7 +347,8 @@ def experiment_state(uri: str, name: str) -> str:
         if database is not None:
             if not database.exists():
                 return ""
-            with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=_CONNECT_TIMEOUT_S)) as connection:
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True,
+                                         timeout=_CONNECT_TIMEOUT_S)) as connection:
                 row = connection.execute("SELECT lifecycle_stage FROM experiments WHERE name = ?", (name,)).fetchone()
             return row[0] if row else ""
         found = _connect(uri).get_experiment_by_name(name)
@@ -335,8 +359,10 @@ def experiment_state(uri: str, name: str) -> str:
 
 def _refusal(error: Exception, uri: str) -> InputError:
     if "failed with error code 401" in str(error):
-        return InputError(f"the tracking store {uri} does not let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a user of it")
-    return InputError(f"the tracking store {uri} refuses: {_first_line(error)}; correct the tracking address, or mend the store")
+        return (InputError(f"the tracking store {uri} does not let us in: set MLFLOW_TRACKING_USERNAME and "
+                           "MLFLOW_TRACKING_PASSWORD to those of a user of it"))
+    return (InputError(f"the tracking store {uri} refuses: {_first_line(error)}; correct the tracking address, or mend "
+                       "the store"))
 
 
 def _unless_there(create: Callable[[], object]) -> None:

@@ -1,4 +1,6 @@
-"""What the driver's machine does while a run is tracked: processor, memory, disk, network and GPUs, under MLflow's own names."""
+"""What the driver's machine does while a run is tracked: processor, memory, disk, network and GPUs, under MLflow's own
+names.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ LAST_WAIT_S = 5.0
 class SystemMetrics:
     """A thread that hands over a point of every system metric each INTERVAL_S, and a last one when it is stopped.
 
-    MLflow's monitors measure, but its SystemMetricsMonitor does not run: that one gives up for good at the first call the store does not answer,
-    logs past our tracker, which allows one call at a time, and lets the end of a run wait for as long as a server hangs.
-    $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns it off.
+    MLflow's monitors measure, but its SystemMetricsMonitor does not run: that one gives up for good at the first call
+    the store does not answer, logs past our tracker, which allows one call at a time, and lets the end of a run wait
+    for as long as a server hangs. $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns it off.
 
     Args:
         tell: takes the values by name; what it raises is told once, and harms nobody.
@@ -42,7 +44,9 @@ class SystemMetrics:
             self._thread.start()
 
     def stop(self) -> None:
-        """Tells the last point and ends; waits LAST_WAIT_S at most. Does nothing the second time, nor where it never began."""
+        """Tells the last point and ends; waits LAST_WAIT_S at most. Does nothing the second time, nor where it never
+        began.
+        """
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(LAST_WAIT_S)
@@ -95,7 +99,8 @@ def _monitors() -> list[BaseMetricsMonitor]:
         try:
             monitors.append(kind())
             break
-        except Exception:  # MLflow's way to say that there is no such GPU, or no library (nvidia-ml-py, pyrsmi) that could ask it
+        # MLflow's way to say that there is no such GPU, or no library (nvidia-ml-py, pyrsmi) that could ask it
+        except Exception:
             continue
     # The load is that since it was asked for last, by the same thread; the first answer is always 0.
     monitors[0].collect_metrics()

@@ -32,23 +32,27 @@ class Tracker(Protocol):
     again after a restart: what is there already is neither doubled nor lost.
     """
 
-    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
+    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
+              state_url: str) -> None:
         """Opens the adaptation's run, or takes it up again where `state_url` (a JSON object on storage) names one."""
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
-        """Points of learning curves, of a round or (None) of the whole adaptation; a name's step that is there already stays as it is.
+        """Points of learning curves, of a round or (None) of the whole adaptation; a name's step that is there already
+        stays as it is.
 
         Raises ValueError for NaN or infinity.
         """
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
-        """The final figures of a round, under the same names every round: on the round's run, and on the parent with step = round.
+        """The final figures of a round, under the same names every round: on the round's run, and on the parent with
+        step = round.
 
         Raises ValueError for NaN or infinity.
         """
 
     def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """The trials of a round's search, best or not: each a child of the round's run, what has a dot in its name as a parameter, the rest as metrics.
+        """The trials of a round's search, best or not: each a child of the round's run, what has a dot in its name as a
+        parameter, the rest as metrics.
 
         Raises ValueError for NaN or infinity.
         """
@@ -69,7 +73,9 @@ class Tracker(Protocol):
         """A data set the adaptation reads; `context` is its use: source, target, evaluation."""
 
     def register(self, checkpoint_file: Path, *, name: str) -> str:
-        """Registers the final counter as a model and returns its URI, "" where nothing is tracked; the same file is registered once."""
+        """Registers the final counter as a model and returns its URI, "" where nothing is tracked; the same file is
+        registered once.
+        """
 
     def finish(self, status: Ending) -> None:
         """Ends the run and its rounds; a round whose result is known is FINISHED in any case."""
@@ -82,7 +88,9 @@ class Tracker(Protocol):
 def tracked_run(
     tracker: Tracker, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str
 ) -> Iterator[Tracker]:
-    """A started tracker, ended however the block is left: FINISHED, FAILED (an exception) or KILLED (SIGTERM, Ctrl-C, exit)."""
+    """A started tracker, ended however the block is left: FINISHED, FAILED (an exception) or KILLED (SIGTERM, Ctrl-C,
+    exit).
+    """
     with host.sigterm_as_exit():
         try:
             tracker.start(experiment=experiment, run_name=run_name, config=config, tags=tags, state_url=state_url)
@@ -99,7 +107,8 @@ def tracked_run(
 class NullTracker:
     """Writes nothing, and refuses the same values as MlflowTracker."""
 
-    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
+    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
+              state_url: str) -> None:
         """See Tracker."""
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
@@ -152,10 +161,12 @@ class MlflowTracker:
         self._page = ""
         self._made_s, self._system_step = 0.0, -1
 
-    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str) -> None:
+    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
+              state_url: str) -> None:
         """See Tracker. Raises InputError where the store cannot be reached or refuses."""
         self._store = mlflow_store.Store(self.uri, experiment)
-        self._process = {"host": socket.gethostname(), "pid": str(os.getpid()), "pid_started": host.started(os.getpid()) or ""}
+        self._process = {"host": socket.gethostname(), "pid": str(os.getpid()),
+                         "pid_started": host.started(os.getpid()) or ""}
         self._active: set[str] = set()  # rounds' runs that this process has RUNNING
         self._seen: set[str] = set()  # rounds' runs that are known to exist
         self._state_url = state_url
@@ -202,10 +213,12 @@ class MlflowTracker:
         if self._state["trials"].get(str(round)) == digest:
             return
         for number, row in enumerate(rows):
-            tags = {"kind": "trial", "round": str(round), "trial": str(number), "mlflow.parentRunId": parent, **self._process}
+            tags = {"kind": "trial", "round": str(round), "trial": str(number), "mlflow.parentRunId": parent,
+                    **self._process}
             run_id = self._store.create(f"trial-{number:03d}", tags, unique=["mlflow.parentRunId", "trial"])
             self._store.log_params(run_id, {name: f"{value:.6g}" for name, value in row.items() if "." in name})
-            self._store.log_metrics(run_id, {name: value for name, value in row.items() if "." not in name}, 0, replace=True)
+            self._store.log_metrics(run_id, {name: value for name, value in row.items() if "." not in name}, 0,
+                                    replace=True)
             self._store.end(run_id, "FINISHED")
         self._write_state(trials={**self._state["trials"], str(round): digest})
 
@@ -266,7 +279,8 @@ class MlflowTracker:
 
     def _read_state(self) -> dict[str, Any]:
         """The ids kept on storage, unless the store no longer has that run: then a new adaptation begins."""
-        fresh: dict[str, Any] = {"adaptation": secrets.token_hex(8), "attempts": 0, "config": "", "done": [], "parent": "", "pictures": {}, "rounds": {},
+        fresh: dict[str, Any] = {"adaptation": secrets.token_hex(8), "attempts": 0, "config": "", "done": [],
+                                 "parent": "", "pictures": {}, "rounds": {},
                                  "trials": {}}
         if not storage.exists(self._state_url):
             return fresh
@@ -274,7 +288,8 @@ class MlflowTracker:
         if isinstance(state, dict):
             state.setdefault("trials", {})  # former versions had none
         if not isinstance(state, dict) or set(state) != set(fresh):
-            raise InputError(f"not what the tracker keeps: {self._state_url}; remove the file to begin a new MLflow run")
+            raise InputError(
+                f"not what the tracker keeps: {self._state_url}; remove the file to begin a new MLflow run")
         if state["parent"]:
             if self._store.find(state["parent"]) is None:
                 return fresh
@@ -287,14 +302,17 @@ class MlflowTracker:
 
     def _open_parent(self, run_name: str, tags: Mapping[str, str]) -> None:
         facts = {**tags, **self._process, **host.versions()}
-        facts |= {"kind": "adaptation", "adaptation": self._state["adaptation"], "attempt": str(self._state["attempts"])}
+        facts |= {"kind": "adaptation", "adaptation": self._state["adaptation"],
+                  "attempt": str(self._state["attempts"])}
         if not self._state["parent"]:
             # `unique`: a process killed after making the run and before keeping its id left one to be found.
             self._write_state(parent=self._store.create(run_name, facts, unique=["adaptation"]))
         self._store.set_running(self._state["parent"], facts)
 
     def _log_config(self, config: dict[str, Any]) -> None:
-        """As parameters and a file the first time; parameters cannot be changed, so another attempt's other settings are another file."""
+        """As parameters and a file the first time; parameters cannot be changed, so another attempt's other settings
+        are another file.
+        """
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
         if self._state["config"] == digest:
             return
@@ -331,7 +349,8 @@ class MlflowTracker:
         pictures = {key: digest for key, digest in self._state["pictures"].items() if not key.startswith(f"{round}/")}
         trials = {key: digest for key, digest in self._state["trials"].items() if key != str(round)}
         done = [number for number in self._state["done"] if number != round]
-        self._write_state(rounds={**self._state["rounds"], str(round): run_id}, done=done, pictures=pictures, trials=trials)
+        self._write_state(rounds={**self._state["rounds"], str(round): run_id}, done=done, pictures=pictures,
+                          trials=trials)
         return run_id
 
     def _end_done_rounds(self) -> None:
@@ -347,7 +366,9 @@ class MlflowTracker:
         own = {self._state["parent"], *self._state["rounds"].values()}
         for found in list(self._store.running(self._process["host"])):
             pid = found.data.tags.get("pid", "")
-            if found.info.run_id not in own and pid.isdigit() and not host.is_alive(int(pid), found.data.tags.get("pid_started", "")):
+            if found.info.run_id not in own and pid.isdigit() and not host.is_alive(int(pid),
+                                                                                    found.data.tags.get(
+                                                                                        "pid_started", "")):
                 self._store.end(found.info.run_id, "KILLED")
 
     def _abandon(self) -> None:
@@ -361,7 +382,8 @@ def require_finite(values: Mapping[str, float], where: str) -> None:
     """Raises ValueError for a metric that is NaN or infinite."""
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out what is not defined")
+            raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out what is "
+                             "not defined")
 
 
 def require_picture(name: str, image: np.ndarray) -> None:

@@ -1,4 +1,6 @@
-"""Side-by-side timing: two ways of one piece of work, interleaved in one process on one thread, compared by the median of their ratios."""
+"""Side-by-side timing: two ways of one piece of work, interleaved in one process on one thread, compared by the median
+of their ratios.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def compare(
     peer_share: float = 1.0,
     clock: Callable[[], float] = time.process_time,
 ) -> Comparison:
-    """Time `peer` and `ours` in turn, the order swapped each round, after one run of each that also compares what they return.
+    """Time `peer` and `ours` in turn, the order swapped each round, after one run of each that also compares what they
+    return.
 
     Absolute times move with the load of the machine; a ratio of two neighbours in time hardly does.
 
@@ -46,8 +49,10 @@ def compare(
         ours: our way.
         rounds: how often each is timed.
         agree: says whether the two results are the same; None where the peer does only a part of the work.
-        peer_share: the share of the work that `peer` does, where all of it would take too long: its times are divided by this.
-        clock: the time of the process, which waits for no other; `time.perf_counter` for work that reads files or has other processes.
+        peer_share: the share of the work that `peer` does, where all of it would take too long: its times are divided
+            by this.
+        clock: the time of the process, which waits for no other; `time.perf_counter` for work that reads files or has
+            other processes.
 
     Raises:
         AssertionError: the results do not agree.

@@ -3,8 +3,8 @@
     python tests/benchmarks/scale_model.py
     python tests/benchmarks/scale_model.py --step-s 0.4 --gradient-mb 65 --network-gbit 25 --node-mtbf-h 500
 
-Every figure is computed from the assumptions that are printed above the table; none was measured on so many GPUs. Put in your own: the time of a step
-without synchronisation, the network, how often machines are lost.
+Every figure is computed from the assumptions that are printed above the table; none was measured on so many GPUs. Put
+in your own: the time of a step without synchronisation, the network, how often machines are lost.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Assumptions:
     store_gbit: float = 100.0
     """What the object store gives all machines together, Gbit/s."""
     cached_share: float = 0.0
-    """Part of the reads that the nodes' caches answer: 0 in the first epoch, near 1 afterwards where a data set fits a node's disk."""
+    """Part of the reads that the nodes' caches answer: 0 in the first epoch, near 1 afterwards where a data set fits a
+    node's disk."""
     checkpoint_mb: float = 195.0
     """Networks and Adam's moments, MB: 195 for VGG-16 with its decoder."""
     checkpoint_every: int = 1000
@@ -86,25 +87,30 @@ class Row:
 def all_reduce_s(num_gpus: int, megabytes: float, given: Assumptions) -> float:
     """Time of a ring within machines and a ring between them, each GPU with its part of the gradient.
 
-    Within: 2 (g - 1) / g of the bytes by each GPU; between: 2 (n - 1) / n of the bytes by each machine, as its GPUs share its network.
+    Within: 2 (g - 1) / g of the bytes by each GPU; between: 2 (n - 1) / n of the bytes by each machine, as its GPUs
+    share its network.
     """
     within = min(num_gpus, given.gpus_per_node)
     num_nodes = -(-num_gpus // given.gpus_per_node)
     seconds = 2 * (within - 1) / within * megabytes / (given.nvlink_gbyte_s * 1e3)
     if num_nodes > 1:
-        seconds += 2 * (num_nodes - 1) / num_nodes * megabytes / (given.network_gbit * 1e3 / 8) + 2 * (num_nodes - 1) * given.latency_us * 1e-6
+        seconds += 2 * (num_nodes - 1) / num_nodes * megabytes / (given.network_gbit * 1e3
+                                                                  / 8) + 2 * (num_nodes - 1) * given.latency_us * 1e-6
     return seconds
 
 
 def slowest(num_gpus: int, spread: float) -> float:
-    """The slowest of so many steps, relative to the mean: the expected largest of normal variables, by Blom's approximation."""
+    """The slowest of so many steps, relative to the mean: the expected largest of normal variables, by Blom's
+    approximation.
+    """
     from scipy.stats import norm
 
     return 1 + spread * float(norm.ppf((num_gpus - 0.375) / (num_gpus + 0.25)))
 
 
 def failure_share(num_nodes: int, interval_s: float, given: Assumptions) -> float:
-    """Part of the time that failures take, simulated: machines are lost at random, and work since the last checkpoint is done again.
+    """Part of the time that failures take, simulated: machines are lost at random, and work since the last checkpoint
+    is done again.
 
     Args:
         interval_s: from one checkpoint to the next, their writing included.
@@ -159,11 +165,13 @@ def report(given: Assumptions) -> str:
     """The assumptions and the table."""
     lines = ["Assumptions (none of the figures below was measured):"]
     lines += [f"  {field.name:17} {getattr(given, field.name):g}" for field in fields(given)]
-    lines += ["", "GPUs   step ms  gradients ms  checkpoints  failures  samples/s that stay  efficiency  what costs most"]
+    lines += ["", "GPUs   step ms  gradients ms  checkpoints  failures  samples/s that stay  efficiency  what costs "
+                  "most"]
     for num_gpus in (8, 16, 32, 64, 128, 256, 512):
         found = row(num_gpus, given)
         lines.append(
-            f"{num_gpus:4}  {1e3 * found.step_s:8.0f}  {1e3 * found.sync_s:12.1f}  {found.checkpoint_share:11.1%}  {found.failure_share:8.1%}"
+            f"{num_gpus:4}  {1e3 * found.step_s:8.0f}  {1e3 * found.sync_s:12.1f}  {found.checkpoint_share:11.1%}  "
+            f"{found.failure_share:8.1%}"
             f"  {found.goodput:19,.0f}  {found.efficiency:10.0%}  {found.limit}"
         )
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""Density of a 1080p map and of a crop, against a loop over local windows and against one filter of the whole image a head."""
+"""Density of a 1080p map and of a crop, against a loop over local windows and against one filter of the whole image a
+head.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def window_loop(points, sigmas, size):
 
 
 def cached_window_loop(points, sigmas, size):
-    """The fastest loop in use: heads at whole pixels, windows of 3 sigma either way, kernels kept by a tenth of a pixel of sigma.
+    """The fastest loop in use: heads at whole pixels, windows of 3 sigma either way, kernels kept by a tenth of a pixel
+    of sigma.
 
     So did the data scripts of DSSINet; its map differs by these roundings.
     """
@@ -98,7 +101,8 @@ def test_crop_against_window_loop_over_the_full_map(num_heads):
     sigmas = csrnet_sigma(points)
     window = (300, 640, 480, 640)
     place = np.s_[300:780, 640:1280]
-    result = compare(lambda: cached_window_loop(points, sigmas, SIZE), lambda: density_crop(points, SIZE, sigmas, window),
+    result = compare(lambda: cached_window_loop(points, sigmas, SIZE),
+                     lambda: density_crop(points, SIZE, sigmas, window),
                      agree=lambda _, ours: (density_map(points, SIZE, sigmas)[place] == ours).all())
     print(f"\ndensity crop 480x640, {num_heads} heads, cached_window_loop over 1080p / ours: {result}")
     assert result.ratio >= 8

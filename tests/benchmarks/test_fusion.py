@@ -44,12 +44,14 @@ def comparisons() -> dict[str, Comparison]:
 def test_fusion_of_1080p_maps(mapped_bytes: int, memory: str, goals: dict[str, float]) -> None:
     """In a process of its own, as what allocation costs depends on what was freed before.
 
-    In fresh memory the system clears every map's pages, as in a process that never freed a larger array: most of what NumPy takes. In used
-    memory all three maps lie in the cache, and one pass over them is what can be saved.
+    In fresh memory the system clears every map's pages, as in a process that never freed a larger array: most of what
+    NumPy takes. In used memory all three maps lie in the cache, and one pass over them is what can be saved.
     """
-    settings = {"MALLOC_MMAP_THRESHOLD_": str(mapped_bytes), "MALLOC_TRIM_THRESHOLD_": str(256 << 20), "PYTHONPATH": str(ROOT)}
+    settings = {"MALLOC_MMAP_THRESHOLD_": str(mapped_bytes), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+                "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.benchmarks.test_fusion"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=ROOT, env=os.environ | settings).stdout
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, cwd=ROOT,
+                            env=os.environ | settings).stdout
     results = {place: Comparison(**values) for place, values in json.loads(answer).items()}
     for place, result in results.items():
         print(f"\nEq. 8 at 1080p, {memory} memory, into {place}, NumPy / ours: {result}")

@@ -40,7 +40,8 @@ def test_two_actors_do_twice_the_work(
     from crowddist.distributed.actors import UnitActors
     from crowddist.inference.jobs import LabelJob
 
-    counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE), self_supervision=SelfSupervisionConfig(label_views=(1.0,)))
+    counter = make_checkpoint(tmp_path / "counter", image_size=max(SIZE),
+                              self_supervision=SelfSupervisionConfig(label_views=(1.0,)))
     images = make_images(tmp_path / "images", count=NUM_IMAGES, labelled=False, size=SIZE)
 
     def seconds(actors: UnitActors, name: str) -> float:
@@ -51,7 +52,8 @@ def test_two_actors_do_twice_the_work(
         return took
 
     times = np.empty((ROUNDS + 1, 2))
-    with UnitActors(counter, images, num_actors=1, threads=1) as one, UnitActors(counter, images, num_actors=2, threads=1) as two:
+    with UnitActors(counter, images, num_actors=1,
+                    threads=1) as one, UnitActors(counter, images, num_actors=2, threads=1) as two:
         one.wait()
         two.wait()
         for number in range(ROUNDS + 1):
@@ -60,5 +62,6 @@ def test_two_actors_do_twice_the_work(
     times = times[1:]  # the first round warms up
     efficiency = float(np.median(times[:, 0] / times[:, 1])) / 2
     one_s, two_s = np.median(times, axis=0)
-    print(f"\n{NUM_IMAGES} images of {SIZE[1]} x {SIZE[0]}: one actor {one_s:.2f} s, two {two_s:.2f} s, efficiency {efficiency:.2f}")
+    print(f"\n{NUM_IMAGES} images of {SIZE[1]} x {SIZE[0]}: one actor {one_s:.2f} s, two {two_s:.2f} s, efficiency "
+          f"{efficiency:.2f}")
     assert efficiency >= LEAST_EFFICIENCY

@@ -1,4 +1,6 @@
-"""Shards to cropped batches: our reader against WebDataset decoding with PIL, photographs that are shrunk, and the memory of a long epoch."""
+"""Shards to cropped batches: our reader against WebDataset decoding with PIL, photographs that are shrunk, and the
+memory of a long epoch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ NUM_SAMPLES, MOST_GROWTH_BYTES = 10_000, 16 * 2**20
 
 
 def picture(generator: np.random.Generator) -> np.ndarray:
-    """Like a photograph to a JPEG decoder: noise that is weaker the finer it is, fine noise in some places only, and a little grain."""
+    """Like a photograph to a JPEG decoder: noise that is weaker the finer it is, fine noise in some places only, and a
+    little grain.
+    """
 
     def noise(cell_px: int) -> np.ndarray:
         cells = generator.standard_normal((SIZE[0] // cell_px + 2, SIZE[1] // cell_px + 2, 3), np.float32)
@@ -41,12 +45,15 @@ def picture(generator: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1080p JPEGs of quality 90, chroma halved, about 500 KB each, in shards; they are six pictures, each rolled by another distance."""
+    """1080p JPEGs of quality 90, chroma halved, about 500 KB each, in shards; they are six pictures, each rolled by
+    another distance.
+    """
     generator = np.random.default_rng(0)
     drawn = [picture(generator) for _ in range(6)]
     folder = tmp_path_factory.mktemp("pictures")
     sizes = []
-    with ShardWriter(folder, name="pictures", split="all", labelled=False, converter="test", max_shard_bytes=13_000_000) as writer:
+    with ShardWriter(folder, name="pictures", split="all", labelled=False, converter="test",
+                     max_shard_bytes=13_000_000) as writer:
         for index in range(NUM_IMAGES):
             rolled = np.roll(drawn[index % 6], 97 * index, axis=1)
             jpg = simplejpeg.encode_jpeg(np.ascontiguousarray(rolled), quality=90, colorsubsampling="420")
@@ -84,7 +91,8 @@ def crops_by_us(reader: ShardReader, indexes: range) -> Iterator[np.ndarray]:
     """What a stream does for a sample before it is augmented."""
     for index in indexes:
         top, left = corner(index)
-        yield decode(*reader.read(index)).image[top:top + CROP[0], left:left + CROP[1]].copy()  # a view would keep the whole image
+        # a view would keep the whole image
+        yield decode(*reader.read(index)).image[top:top + CROP[0], left:left + CROP[1]].copy()
 
 
 @pytest.mark.benchmark
@@ -108,7 +116,8 @@ def test_shard_to_cropped_batch(pictures: Path) -> None:
         return all(np.array_equal(a, b) for a, b in zip(peer, ours, strict=True))
 
     result = compare(peer, ours, rounds=5 * num_shards, agree=agree)
-    print(f"\n{NUM_IMAGES} JPEGs of 1080p to batches of {CROP[1]} x {CROP[0]}, pixels identical, WebDataset with PIL / ours: {result}")
+    print(f"\n{NUM_IMAGES} JPEGs of 1080p to batches of {CROP[1]} x {CROP[0]}, pixels identical, WebDataset with PIL / "
+          f"ours: {result}")
     assert result.ratio >= LEAST_RATIO
 
 
@@ -136,10 +145,12 @@ def test_memory_stays_the_same(tmp_path: Path) -> None:
 
     resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # noqa: E731
     generator = np.random.default_rng(0)
-    with ShardWriter(tmp_path, name="small", split="all", labelled=True, converter="test", max_shard_bytes=2**23) as writer:
+    with ShardWriter(tmp_path, name="small", split="all", labelled=True, converter="test",
+                     max_shard_bytes=2**23) as writer:
         for index in range(2000):
             jpg = simplejpeg.encode_jpeg(generator.integers(0, 256, (96, 128, 3), dtype=np.uint8))
-            writer.add(f"{index:04d}", {"jpg": jpg, "points.npy": generator.uniform(0, 90, (20, 2)), "json": {"height": 96, "width": 128}})
+            writer.add(f"{index:04d}", {"jpg": jpg, "points.npy": generator.uniform(0, 90, (20, 2)),
+                                        "json": {"height": 96, "width": 128}})
     config = StreamConfig(image_size=128, crop_size=64, cache_bytes=20 * 2**20)
     dataset = CropDataset(storage.normalise(tmp_path), config, plan_seed=0, name="source")
     for position in range(2 * len(dataset.images)):

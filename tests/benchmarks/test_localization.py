@@ -60,7 +60,9 @@ def test_mean_average_precision_of_1000_heads():
 
 
 def peaks_by_pooling(values, share):
-    """Peaks the way FIDTM reads them: keep what 3 x 3 max-pooling leaves, cut at a share of the maximum, count, look for what is left."""
+    """Peaks the way FIDTM reads them: keep what 3 x 3 max-pooling leaves, cut at a share of the maximum, count, look
+    for what is left.
+    """
     maps = torch.from_numpy(values)[None, None]
     highest = torch.max(maps).item()
     kept = (functional.max_pool2d(maps, 3, stride=1, padding=1) == maps).float() * maps
@@ -107,6 +109,7 @@ def test_merging(num_points, goal, radii):
     generator = np.random.default_rng(0)
     points = np.c_[generator.uniform(0, SIZE[::-1], (num_points, 2)), generator.random(num_points)]
     radius = 10.0 if radii == "one" else generator.uniform(5, 15, num_points)
-    result = compare(lambda: merge_by_loop(points, radius), lambda: suppress_points(points, radius), rounds=5, agree=np.array_equal)
+    result = compare(lambda: merge_by_loop(points, radius), lambda: suppress_points(points, radius), rounds=5,
+                     agree=np.array_equal)
     print(f"\nmerging {num_points} points within 10 px, {radii}, greedy loop / ours: {result}")
     assert result.ratio >= goal

@@ -64,7 +64,8 @@ def _light() -> Counter:
     encoder = Encoder(BACKBONES["vgg16"], "counter")
     trunk = nn.Sequential(nn.Conv2d(encoder.channels, 128, 3, padding=1), nn.ReLU())
     rest = nn.Sequential(nn.Conv2d(128, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 1), nn.ReLU())
-    counter = Counter(encoder=encoder, decoder=Decoder(trunk, rest, channels=128), masks=Masksembles(128, 8, 2.0, 0), num_members=8)
+    counter = Counter(encoder=encoder, decoder=Decoder(trunk, rest, channels=128), masks=Masksembles(128, 8, 2.0, 0),
+                      num_members=8)
     return counter.to(memory_format=torch.channels_last).eval()
 
 
@@ -85,16 +86,19 @@ def _num_flops(run: Callable[[Counter, Tensor], Tensor], counter: Counter, image
 @pytest.mark.parametrize(("build", "size", "least_ratio"), [
     pytest.param(_compact, (256, 320), 1.0, id="compact-3"), pytest.param(_light, (128, 160), 5.0, id="light-8"),
 ])
-def test_encoder_once_is_as_fast_as_its_operations(build: Callable[[], Counter], size: tuple[int, int], least_ratio: float) -> None:
+def test_encoder_once_is_as_fast_as_its_operations(build: Callable[[], Counter], size: tuple[int, int],
+                                                   least_ratio: float) -> None:
     counter, images = build(), torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
     def agree(peer: Tensor, ours: Tensor) -> bool:
-        same = torch.equal(peer.mean(0), ours.mean(0)) and torch.equal(peer.std(0, correction=0), ours.std(0, correction=0))
+        same = (torch.equal(peer.mean(0), ours.mean(0))
+                and torch.equal(peer.std(0, correction=0), ours.std(0, correction=0)))
         return same and bool(ours.std(0).max() > 0)
 
     with torch.inference_mode():
         flop_ratio = _num_flops(_full_forwards, counter, images) / _num_flops(_encoder_once, counter, images)
-        comparison = compare(lambda: _full_forwards(counter, images), lambda: _encoder_once(counter, images), rounds=7, agree=agree)
+        comparison = compare(lambda: _full_forwards(counter, images), lambda: _encoder_once(counter, images), rounds=7,
+                             agree=agree)
     print(f"{comparison}; ratio of operations {flop_ratio:.2f}")
     assert comparison.ratio >= SHARE_OF_FLOPS * flop_ratio
     assert comparison.ratio >= least_ratio
@@ -105,5 +109,6 @@ def test_encoder_once_takes_the_memory_of_one_image() -> None:
     for way in ("members", "tiled"):
         command = [sys.executable, "-c", MEMORY_CODE.replace("{tiles}", str(NUM_TILES)), way]
         growth[way] = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
-    print(f"peak memory grows by {growth['members'] / 1024:.0f} MiB, by {growth['tiled'] / 1024:.0f} MiB with the batch tiled")
+    print(f"peak memory grows by {growth['members'] / 1024:.0f} MiB, by {growth['tiled'] / 1024:.0f} MiB with the "
+          "batch tiled")
     assert growth["members"] <= LARGEST_MEMORY * growth["tiled"]

@@ -1,4 +1,6 @@
-"""What pretrained encoders cost: a training step and a large image beside the compact counter's, and what folding and one pass save."""
+"""What pretrained encoders cost: a training step and a large image beside the compact counter's, and what folding and
+one pass save.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def trained(counter: CounterConfig) -> Callable[[], dict[str, torch.Tensor]]:
     (stage,) = method.plan()
     method.start(stage, LocalRuntime())
     generator = torch.Generator().manual_seed(0)
-    batch = Batch(images=torch.rand(8, 3, 256, 256, generator=generator), density=torch.rand(8, 1, 32, 32, generator=generator) / 20,
+    batch = Batch(images=torch.rand(8, 3, 256, 256, generator=generator),
+                  density=torch.rand(8, 1, 32, 32, generator=generator) / 20,
                   draws=torch.arange(8))
     return lambda: method.step(0, {"source": batch})
 
@@ -105,7 +108,9 @@ def test_one_pass_beside_all_masks() -> None:
 
 
 def test_the_peak_memory_of_a_training_step() -> None:
-    script = "from tests.benchmarks.test_networks import *\nimport resource\nkeep_freed_memory()\nstep = trained(LITE0)\nfor _ in range(3): step()\n"
-    shown = subprocess.run([sys.executable, "-c", script + PEAK], capture_output=True, text=True, check=True, timeout=600).stdout
+    script = ("from tests.benchmarks.test_networks import *\nimport resource\nkeep_freed_memory()\nstep = "
+              "trained(LITE0)\nfor _ in range(3): step()\n")
+    shown = subprocess.run([sys.executable, "-c", script + PEAK], capture_output=True, text=True, check=True,
+                           timeout=600).stdout
     print(f"\npeak memory: {shown.strip()} MB")
     assert int(shown.split()[-1]) < MOST_STEP_MB

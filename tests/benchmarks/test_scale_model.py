@@ -27,7 +27,9 @@ def test_the_slowest_is_that_of_drawn_steps(num_gpus: int) -> None:
 
 @pytest.mark.parametrize(("num_nodes", "interval_s"), [(1, 300), (64, 300), (64, 3600)])
 def test_failures_in_closed_form(num_nodes: int, interval_s: float) -> None:
-    """Losses at a constant rate: the work since the last checkpoint is M - T e / (1 - e) on average, e = exp(-T / M)."""
+    """Losses at a constant rate: the work since the last checkpoint is M - T e / (1 - e) on average, e = exp(-T /
+    M).
+    """
     given = replace(GIVEN, node_mtbf_h=200)
     mean_s = given.node_mtbf_h * 3600 / num_nodes
     left = np.exp(-interval_s / mean_s)
@@ -49,4 +51,5 @@ def test_what_costs_most_is_named() -> None:
 
 def test_the_report_has_its_assumptions_above_a_row_for_each_size() -> None:
     text = report(GIVEN)
-    assert "node_mtbf_h       1000" in text and [line.split()[0] for line in text.splitlines()[-7:]] == ["8", "16", "32", "64", "128", "256", "512"]
+    assert ("node_mtbf_h       1000" in text
+            and [line.split()[0] for line in text.splitlines()[-7:]] == ["8", "16", "32", "64", "128", "256", "512"])

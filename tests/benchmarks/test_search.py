@@ -1,4 +1,6 @@
-"""The search of thresholds: a trial on cached predictions against asking the networks again, all thresholds in one pass, and Tune's own cost."""
+"""The search of thresholds: a trial on cached predictions against asking the networks again, all thresholds in one
+pass, and Tune's own cost.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +39,23 @@ def crowd(method: Any, index: int) -> Seen:
     places = rng.uniform([0, 0], [SIZE[1] - 1, SIZE[0] - 1], (NUM_HEADS, 2))
     density = density_map((places + 0.5) / stride - 0.5, cells, method.stream.sigma_px / stride)
     seen, peaks = places[rng.random(NUM_HEADS) < 0.7], np.rint(places / stride) * stride + (stride - 1) / 2
-    detections = np.column_stack([seen, rng.uniform(10, 30, len(seen)), rng.uniform(0.25, 1, len(seen))]).astype(np.float32)
-    transformed = np.column_stack([peaks.clip(0, [SIZE[1] - 1, SIZE[0] - 1]), rng.uniform(10, 30, NUM_HEADS), rng.uniform(0.1, 1, NUM_HEADS)])
-    return Seen(size=SIZE, density=density, spread=0 * density, member_counts=np.array([density.sum()], np.float64), detections=detections,
+    detections = np.column_stack([seen, rng.uniform(10, 30, len(seen)),
+                                  rng.uniform(0.25, 1, len(seen))]).astype(np.float32)
+    transformed = np.column_stack([peaks.clip(0, [SIZE[1] - 1, SIZE[0] - 1]), rng.uniform(10, 30, NUM_HEADS),
+                                   rng.uniform(0.1, 1, NUM_HEADS)])
+    return Seen(size=SIZE, density=density, spread=0 * density, member_counts=np.array([density.sum()], np.float64),
+                detections=detections,
                 transformed=transformed.astype(np.float32))
 
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("networks", "fusion", "goal"), [("compact", "heads", 200), ("compact", "confidence", 200), ("published", "confidence", 500)])
+@pytest.mark.parametrize(("networks", "fusion", "goal"),
+                         [("compact", "heads", 200), ("compact", "confidence", 200), ("published", "confidence", 500)])
 def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion: Any, goal: float) -> None:
     torch.manual_seed(0)
-    compact = RunConfig(recipe="benchmark", source="source", target="target", method="bi_knowledge", launcher="local", stream=StreamConfig(image_size=960))
+    compact = RunConfig(recipe="benchmark", source="source", target="target", method="bi_knowledge", launcher="local",
+                        stream=StreamConfig(image_size=960))
     usual = compact if networks == "compact" else mm2020_shb_to_sha()
     settings = replace(usual.bi_knowledge, fusion=fusion, boxes_steps=0, enlarge=1.0)
     config = replace(usual, stream=compact.stream, boxes="", bi_knowledge=settings)
@@ -59,8 +66,10 @@ def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion:
     predictor = Predictor(tried, image_size=960)
     assert predictor.predict(images[0]).density.shape == cached[0].density.shape
 
-    result = compare(lambda: [predictor.predict(image) for image in images], lambda: [judge(tried, seen, SIZE) for seen in cached], rounds=5)
-    print(f"\na trial on cached predictions of {number} images of 960x544 px, fusion by {fusion}; the {networks} networks again / ours: {result}")
+    result = compare(lambda: [predictor.predict(image) for image in images],
+                     lambda: [judge(tried, seen, SIZE) for seen in cached], rounds=5)
+    print(f"\na trial on cached predictions of {number} images of 960x544 px, fusion by {fusion}; the {networks} "
+          f"networks again / ours: {result}")
     assert result.ratio >= goal
 
 
@@ -76,7 +85,8 @@ def test_all_thresholds_of_eq_8_in_one_pass() -> None:
     def trial(threshold: float) -> float:
         kept = scores >= np.float32(threshold)
         weight = confidence_map(np.column_stack([points[kept], scores[kept]]), cells, reach[kept])
-        return float(fuse_density(regressed, density_map(points[kept], cells, sigma[kept]), weight).sum(dtype=np.float64))
+        return float(fuse_density(regressed, density_map(points[kept], cells, sigma[kept]),
+                                  weight).sum(dtype=np.float64))
 
     def sweep() -> np.ndarray:
         weight = confidence_map(np.column_stack([points, scores]), cells, reach)
@@ -91,7 +101,9 @@ def test_all_thresholds_of_eq_8_in_one_pass() -> None:
 @pytest.mark.benchmark
 @pytest.mark.timeout(900)
 def test_32_trials_of_tune(private_ray: None, tiny_checkpoint: str, tiny_target: str, tmp_path: Path) -> None:
-    """Actors that are kept against a function that Tune starts anew for each trial; wall time, Ray and the predictions are there before."""
+    """Actors that are kept against a function that Tune starts anew for each trial; wall time, Ray and the predictions
+    are there before.
+    """
     from ray import tune
 
     from crowddist.distributed.tune import run_trials
@@ -120,5 +132,6 @@ def test_32_trials_of_tune(private_ray: None, tiny_checkpoint: str, tiny_target:
         run()
         seconds.append(time.perf_counter() - started)
     assert [ours.row(point) for point in values] == [theirs.row(point) for point in values]
-    print(f"\n32 trials of Tune, two at a time: a function each {seconds[1]:.1f} s, actors that are kept {seconds[0]:.1f} s, {seconds[1] / seconds[0]:.1f}x")
+    print(f"\n32 trials of Tune, two at a time: a function each {seconds[1]:.1f} s, actors that are kept "
+          f"{seconds[0]:.1f} s, {seconds[1] / seconds[0]:.1f}x")
     assert seconds[1] >= 8 * seconds[0]

@@ -38,11 +38,13 @@ def serve(ports: Any, content: bytes, bytes_per_s: float) -> None:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 asked = re.search(rb"range: bytes=(\d+)-(\d*)", head, re.IGNORECASE)
-                first, last = (int(asked.group(1)), min(int(asked.group(2) or len(content)), len(content) - 1)) if asked else (0, len(content) - 1)
+                first, last = (int(asked.group(1)), min(int(asked.group(2) or len(content)),
+                                                        len(content) - 1)) if asked else (0, len(content) - 1)
                 status = f"206 Partial\r\nContent-Range: bytes {first}-{last}/{len(content)}" if asked else "200 OK"
                 await asyncio.sleep(FIRST_BYTE_S if bytes_per_s else 0)
                 begun = loop.time()
-                facts = f'Content-Length: {last + 1 - first}\r\nETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nAccept-Ranges: bytes'
+                facts = (f'Content-Length: {last + 1 - first}\r\nETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 '
+                         'GMT\r\nAccept-Ranges: bytes')
                 writer.write(f"HTTP/1.1 {status}\r\n{facts}\r\n\r\n".encode())
                 for start in range(first, last + 1, BLOCK_BYTES) if head.startswith(b"GET") else ():
                     writer.write(memoryview(content)[start : min(start + BLOCK_BYTES, last + 1)])
@@ -70,8 +72,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], bytes]]
         ports, content = context.Queue(), os.urandom(OBJECT_BYTES)
         servers.append(context.Process(target=serve, args=(ports, content, bytes_per_s), daemon=True))
         servers[-1].start()
-        settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports.get()}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-        for name, value in {**settings, "AWS_DEFAULT_REGION": "us-east-1", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}.items():
+        settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports.get()}", "AWS_ACCESS_KEY_ID": "a",
+                    "AWS_SECRET_ACCESS_KEY": "b"}
+        for name, value in {**settings, "AWS_DEFAULT_REGION": "us-east-1",
+                            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}.items():
             monkeypatch.setenv(name, value)
         s3_requests._client.cache_clear()
         return content
@@ -98,9 +102,11 @@ def test_parts_side_by_side(store: Callable[[float], bytes], tmp_path: Path, byt
             S3Place("s3://b/k").download_to(stream)
         return tmp_path / "parts"
 
-    found = compare(one_stream, ours, rounds=9, agree=lambda first, second: first.read_bytes() == second.read_bytes() == content, clock=time.perf_counter)
+    found = compare(one_stream, ours, rounds=9, agree=lambda first,
+                    second: first.read_bytes() == second.read_bytes() == content, clock=time.perf_counter)
     pace = f"{bytes_per_s / 1e6:.0f} MB/s a connection" if bytes_per_s else "a store without a limit"
-    print(f"\n96 MiB to a file, 8 parts at once against one stream, {pace}: {found}; {OBJECT_BYTES / found.ours_s / 1e6:.0f} MB/s")
+    print(f"\n96 MiB to a file, 8 parts at once against one stream, {pace}: {found}; "
+          f"{OBJECT_BYTES / found.ours_s / 1e6:.0f} MB/s")
     assert found.ratio >= least
 
 
@@ -112,7 +118,8 @@ def test_cpu_of_the_client(store: Callable[[float], bytes], tmp_path: Path) -> N
     spent: dict[str, list[float]] = {"aws": [], "ours": []}
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        piped = subprocess.run(["aws", "s3", "cp", "--no-progress", "s3://b/k", "-"], check=True, capture_output=True).stdout
+        piped = subprocess.run(["aws", "s3", "cp", "--no-progress", "s3://b/k", "-"], check=True,
+                               capture_output=True).stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent["aws"].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         started = time.process_time()

@@ -18,15 +18,18 @@ def maps_of(num_maps, size):
     generator = np.random.default_rng(0)
     heads = [generator.uniform(0, size[::-1], (generator.integers(20, 200), 2)) for _ in range(num_maps)]
     truth = np.stack([density_map(points, size, 4.0) for points in heads])[:, None]
-    smooth = np.stack([density_map(points + generator.normal(0, 3, points.shape), size, 6.0) for points in heads])[:, None]
+    smooth = np.stack([density_map(points + generator.normal(0, 3, points.shape), size, 6.0)
+                       for points in heads])[:, None]
     said = smooth * generator.uniform(0.7, 1.3, truth.shape) + 1e-4 * generator.random(truth.shape)
     return torch.from_numpy(said.astype(np.float32)), torch.from_numpy(truth)
 
 
 def convolved_loss(prediction: Tensor, target: Tensor, pool: bool) -> Tensor:
-    """As DSSINet computes it: a 5 x 5 convolution each for the means, the squares and the product, and a contrast term that nobody reads.
+    """As DSSINet computes it: a 5 x 5 convolution each for the means, the squares and the product, and a contrast term
+    that nobody reads.
 
-    The peak is that of each map and so is the product over levels, as with ours; all products of these maps are positive.
+    The peak is that of each map and so is the product over levels, as with ours; all products of these maps are
+    positive.
     """
     offsets = torch.arange(5.0) - 2
     line = torch.exp(-offsets.square() / 2)
@@ -39,7 +42,8 @@ def convolved_loss(prediction: Tensor, target: Tensor, pool: bool) -> Tensor:
         mean_a, mean_b, square_a, square_b, product = (
             functional.conv2d(v, window, padding=2 * dilation, dilation=dilation) for v in (a, b, a * a, b * b, a * b)
         )
-        variance_a, variance_b, covariance = square_a - mean_a.pow(2), square_b - mean_b.pow(2), product - mean_a * mean_b
+        variance_a, variance_b, covariance = square_a - mean_a.pow(
+            2), square_b - mean_b.pow(2), product - mean_a * mean_b
         similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
         similarity = similarity / ((mean_a.pow(2) + mean_b.pow(2) + c1) * (variance_a + variance_b + c2))
         levels.append(similarity.mean((1, 2, 3)))
@@ -67,6 +71,8 @@ def test_loss_and_gradient(num_maps, size, rounds, goal, pool):
         loss.backward()
         return float(loss.detach()), said.grad
 
-    result = compare(lambda: there_and_back(convolved_loss), lambda: there_and_back(dms_ssim_loss), rounds=rounds, agree=same)
-    print(f"\nDMS-SSIM and its gradient, {num_maps} maps of {size[1]} x {size[0]}, {'pooled' if pool else 'plain'}, convolutions / ours: {result}")
+    result = compare(lambda: there_and_back(convolved_loss), lambda: there_and_back(dms_ssim_loss), rounds=rounds,
+                     agree=same)
+    print(f"\nDMS-SSIM and its gradient, {num_maps} maps of {size[1]} x {size[0]}, {'pooled' if pool else 'plain'}, "
+          f"convolutions / ours: {result}")
     assert result.ratio >= goal

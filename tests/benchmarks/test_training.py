@@ -44,7 +44,8 @@ def time_steps(rank: int, source: str, folder: str) -> None:
     def step(synchronised: bool) -> None:
         with contextlib.nullcontext() if synchronised else network.no_sync():
             outputs = network(images)
-            tensors = [part for part in (outputs if isinstance(outputs, tuple | list) else [outputs]) if torch.is_tensor(part)]
+            tensors = [part for part in (outputs if isinstance(outputs, tuple | list) else [outputs])
+                       if torch.is_tensor(part)]
             torch.stack([part.float().square().mean() for part in tensors]).sum().backward()
         if synchronised:  # as the engine asks after every step
             torch.distributed.all_reduce(torch.tensor(0), torch.distributed.ReduceOp.MAX)
@@ -68,21 +69,24 @@ def test_a_step_of_two_workers_against_one_without_the_exchange(tiny_source: str
     found = np.load(tmp_path / "times.npz")
     ratio = float(np.median(found["times"][:, 1] / found["times"][:, 0]))
     without, shared = np.median(found["times"], axis=0)
-    print(f"\n{found['num_bytes'] / 1e6:.0f} MB of gradients: a step {shared:.2f} s, without the exchange {without:.2f} s, {ratio:.2f}x")
+    print(f"\n{found['num_bytes'] / 1e6:.0f} MB of gradients: a step {shared:.2f} s, without the exchange "
+          f"{without:.2f} s, {ratio:.2f}x")
     assert ratio <= MOST_STEP_COST
 
 
 def a_batch(num_crops: int, side_px: int) -> Batch:
     """Crops of noise with a few persons."""
     images, draws = torch.rand(num_crops, 3, side_px, side_px), torch.zeros(num_crops, dtype=torch.int64)
-    return Batch(images=images, density=torch.full((num_crops, 1, side_px // STRIDE, side_px // STRIDE), 0.01), keep=None, draws=draws)
+    return Batch(images=images, density=torch.full((num_crops, 1, side_px // STRIDE, side_px // STRIDE), 0.01),
+                 keep=None, draws=draws)
 
 
 @pytest.mark.parametrize("backbone", ["compact", "vgg16"])
 def test_checkpoints_at_the_default_interval(tiny_source: str, tmp_path: Path, backbone: str) -> None:
     """As if all waited for the whole of it; the engine waits until the content is taken."""
     torch.set_num_threads(1)
-    config = published(tiny_source) if backbone == "vgg16" else RunConfig(recipe="compact", source=tiny_source, target=tiny_source, method="source_only")
+    config = (published(tiny_source) if backbone == "vgg16"
+              else RunConfig(recipe="compact", source=tiny_source, target=tiny_source, method="source_only"))
     method = build_method(config)
     stage = method.plan()[0]
     method.start(stage, LocalRuntime())
@@ -103,6 +107,7 @@ def test_checkpoints_at_the_default_interval(tiny_source: str, tmp_path: Path, b
     interval_s = EngineConfig().checkpoint_every * float(np.median(steps[1:]))
     cost = float(np.median(written)) / interval_s
     megabytes = max(path.stat().st_size for path in tmp_path.glob("*.pt")) / 1e6
-    print(f"\n{backbone}: {megabytes:.0f} MB taken in {np.median(taken):.2f} s, written in {np.median(written):.2f} s, {cost:.2%} of "
+    print(f"\n{backbone}: {megabytes:.0f} MB taken in {np.median(taken):.2f} s, written in {np.median(written):.2f} s, "
+          f"{cost:.2%} of "
           f"{EngineConfig().checkpoint_every} steps of {np.median(steps[1:]):.2f} s")
     assert cost < MOST_CHECKPOINT_COST

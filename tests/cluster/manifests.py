@@ -1,4 +1,6 @@
-"""What the Kubernetes manifests must agree on, each as a function that raises AssertionError. A document is a dict, as YAML reads it."""
+"""What the Kubernetes manifests must agree on, each as a function that raises AssertionError. A document is a dict, as
+YAML reads it.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,21 @@ def of_kind(documents: list[Document], kind: str) -> list[Document]:
 
 def clusters(documents: list[Document]) -> list[Document]:
     """The specifications of the standing cluster and of the job's own."""
-    return [each["spec"] for each in of_kind(documents, "RayCluster")] + [each["spec"]["rayClusterSpec"] for each in of_kind(documents, "RayJob")]
+    return [each["spec"] for each in of_kind(documents, "RayCluster")] + [each["spec"]["rayClusterSpec"]
+                                                                          for each in of_kind(documents, "RayJob")]
 
 
 def templates(documents: list[Document]) -> list[Document]:
     """The templates of all pods."""
-    found = [group["template"] for cluster in clusters(documents) for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    found = [group["template"] for cluster in clusters(documents)
+             for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     return found + [each["spec"]["template"] for each in of_kind(documents, "Deployment")]
 
 
 def containers(documents: list[Document]) -> list[Document]:
     """All containers, without the autoscaler's, which KubeRay makes."""
-    return [each for template in templates(documents) for each in (*template["spec"].get("initContainers", ()), *template["spec"]["containers"])]
+    return [each for template in templates(documents)
+            for each in (*template["spec"].get("initContainers", ()), *template["spec"]["containers"])]
 
 
 def entrypoint(documents: list[Document]) -> list[str]:
@@ -117,8 +122,10 @@ def check_the_run(documents: list[Document]) -> None:
     for name in ("storage", "target"):
         assert known[option(words, f"--{name}").removeprefix("$")].startswith("s3://")
     assert spec["backoffLimit"] > 0 and "jobId" not in spec and "clusterSelector" not in spec
-    assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] > 0 and spec["activeDeadlineSeconds"] > 0
-    assert "submitterPodTemplate" not in spec and spec["submissionMode"] == "HTTPMode", "a submitter's pod would need the settings of all others"
+    assert (spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] > 0
+            and spec["activeDeadlineSeconds"] > 0)
+    assert ("submitterPodTemplate" not in spec
+            and spec["submissionMode"] == "HTTPMode"), "a submitter's pod would need the settings of all others"
 
 
 def check_the_clusters(documents: list[Document]) -> None:
@@ -140,7 +147,8 @@ def check_the_clusters(documents: list[Document]) -> None:
             assert any(each["key"] == "nvidia.com/gpu" for each in group["template"]["spec"]["tolerations"])
     wanted = int(option(entrypoint(documents), "--num-workers"))
     assert cpus >= wanted
-    assert gpus >= wanted or not any("num-gpus" in group["rayStartParams"] for group in own["workerGroupSpecs"]), "training would run on CPUs"
+    assert (gpus >= wanted or not any("num-gpus" in group["rayStartParams"]
+                                      for group in own["workerGroupSpecs"])), "training would run on CPUs"
 
 
 def check_secrets(documents: list[Document]) -> None:
@@ -156,7 +164,8 @@ def check_secrets(documents: list[Document]) -> None:
             if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
                 named.add(reference["name"])
                 assert f"\n{reference['key']}=\n" in (FOLDER / "mlflow.example.env").read_text()
-            assert "value" not in variable or not re.search("KEY|SECRET|TOKEN|PASSWORD|URI", variable["name"]), variable["name"]
+            assert ("value" not in variable
+                    or not re.search("KEY|SECRET|TOKEN|PASSWORD|URI", variable["name"])), variable["name"]
     readme = (FOLDER / "README.md").read_text()
     made = dict(re.findall(r"create secret generic (\S+) (--from-\S+)", readme))
     assert set(made) == named, (set(made), named)
@@ -165,19 +174,25 @@ def check_secrets(documents: list[Document]) -> None:
         if example.name.endswith(".example.env"):
             assert not re.search(r"^[^#\n]+=.+$", example.read_text(), re.M), f"{example.name} holds a value"
     for text in strings(documents):
-        assert not re.search(r"://[^/\s]*:[^/\s]*@|AKIA[A-Z0-9]{16}|BEGIN .*PRIVATE KEY", text), "a document holds a secret"
+        assert not re.search(r"://[^/\s]*:[^/\s]*@|AKIA[A-Z0-9]{16}|BEGIN .*PRIVATE KEY",
+                             text), "a document holds a secret"
     assert not [key for key in settings(documents) if re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY", key)]
 
 
 def check_ports(documents: list[Document]) -> None:
-    """MLflow is asked at the name and port where it is, under a name that it answers to, and all ports of Ray's are those it has."""
+    """MLflow is asked at the name and port where it is, under a name that it answers to, and all ports of Ray's are
+    those it has.
+    """
     (service,), (server,) = of_kind(documents, "Service"), of_kind(documents, "Deployment")
     container = server["spec"]["template"]["spec"]["containers"][0]
-    port, name, space = service["spec"]["ports"][0]["port"], service["metadata"]["name"], service["metadata"]["namespace"]
+    port, name, space = service[
+        "spec"]["ports"][0]["port"], service["metadata"]["name"], service["metadata"]["namespace"]
     assert settings(documents)["MLFLOW_TRACKING_URI"] == f"http://{name}:{port}"
     assert f"--port={port}" in container["args"]
-    assert [(each["name"], each["containerPort"]) for each in container["ports"]] == [(service["spec"]["ports"][0]["targetPort"], port)]
-    hosts = next(each for each in container["args"] if each.startswith("--allowed-hosts=")).removeprefix("--allowed-hosts=").split(",")
+    assert [(each["name"], each["containerPort"])
+            for each in container["ports"]] == [(service["spec"]["ports"][0]["targetPort"], port)]
+    hosts = next(each for each in container["args"]
+                 if each.startswith("--allowed-hosts=")).removeprefix("--allowed-hosts=").split(",")
     assert {f"{name}:{port}", f"{name}.{space}.svc.cluster.local:{port}"} <= set(hosts) and "*" not in hosts
     policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(documents, "NetworkPolicy")}
     assert [each["ports"][0]["port"] for each in policies["ray"]["egress"] if "ports" in each] == [port]
@@ -197,10 +212,14 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def check_labels(documents: list[Document]) -> None:
-    """Whatever selects pods selects some; nothing is open to a pod by mistake, and none is left without a policy of its own."""
+    """Whatever selects pods selects some; nothing is open to a pod by mistake, and none is left without a policy of its
+    own.
+    """
     labels = [each["metadata"]["labels"] for each in templates(documents)]
     policies = of_kind(documents, "NetworkPolicy")
-    selectors = [each["spec"]["podSelector"] for each in policies] + [each["spec"]["selector"] for each in of_kind(documents, "PodDisruptionBudget")]
+    selectors = [each["spec"]["podSelector"] for each in policies] + [each["spec"]["selector"]
+                                                                      for each in of_kind(documents,
+                                                                                          "PodDisruptionBudget")]
     selectors += [{"matchLabels": each["spec"]["selector"]} for each in of_kind(documents, "Service")]
     for policy in policies:
         for rule in (*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())):
@@ -214,7 +233,8 @@ def check_labels(documents: list[Document]) -> None:
     deny = denials[0]
     assert set(deny["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in deny and "egress" not in deny
     for each in labels:
-        own = [policy for policy in policies if policy["spec"]["podSelector"] and selects(policy["spec"]["podSelector"], each)]
+        own = [policy for policy in policies if policy["spec"]["podSelector"]
+               and selects(policy["spec"]["podSelector"], each)]
         assert {"dns", "s3"} < {policy["metadata"]["name"] for policy in own}, each
     for server in of_kind(documents, "Deployment"):
         assert selects(server["spec"]["selector"], server["spec"]["template"]["metadata"]["labels"])
@@ -229,32 +249,40 @@ def check_security(documents: list[Document]) -> None:
     accounts = {each["metadata"]["name"]: each for each in of_kind(documents, "ServiceAccount")}
     for template in templates(documents):
         spec = template["spec"]
-        assert spec["automountServiceAccountToken"] is False and accounts[spec["serviceAccountName"]]["automountServiceAccountToken"] is False
+        assert (spec["automountServiceAccountToken"] is False
+                and accounts[spec["serviceAccountName"]]["automountServiceAccountToken"] is False)
         context = spec["securityContext"]
-        assert context["runAsNonRoot"] is True and context["runAsUser"] > 0 and context["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not set(spec) & {"hostNetwork", "hostPID", "hostIPC"} and not [each for each in spec["volumes"] if "hostPath" in each]
+        assert (context["runAsNonRoot"] is True and context["runAsUser"] > 0
+                and context["seccompProfile"] == {"type": "RuntimeDefault"})
+        assert (not set(spec) & {"hostNetwork", "hostPID", "hostIPC"}
+                and not [each for each in spec["volumes"] if "hostPath" in each])
     for container in (*containers(documents), *(each["autoscalerOptions"] for each in clusters(documents))):
         context = container["securityContext"]
-        assert context["allowPrivilegeEscalation"] is False and context["readOnlyRootFilesystem"] is True and context["runAsNonRoot"] is True
+        assert (context["allowPrivilegeEscalation"] is False and context["readOnlyRootFilesystem"] is True
+                and context["runAsNonRoot"] is True)
         assert context["capabilities"] == {"drop": ["ALL"]} and context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert "privileged" not in context
         assert "/tmp" in {each["mountPath"] for each in container["volumeMounts"]}
     for container in containers(documents):
-        assert "kubernetes" not in {each["name"] for each in container["volumeMounts"]}, "the autoscaler alone talks to Kubernetes"
+        assert "kubernetes" not in {each["name"]
+                                    for each in container["volumeMounts"]}, "the autoscaler alone talks to Kubernetes"
         assert all(probe in container for probe in PROBES)
-    assert of_kind(documents, "Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert of_kind(documents,
+                   "Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def check_room(documents: list[Document]) -> None:
     """Memory asked for is memory had; shared memory holds the object store, and the disk what is written."""
-    groups = [group for cluster in clusters(documents) for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    groups = [group for cluster in clusters(documents)
+              for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     for container in (*containers(documents), *(each["autoscalerOptions"] for each in clusters(documents))):
         requests, limits = container["resources"]["requests"], container["resources"]["limits"]
         assert requests["memory"] == limits["memory"] and requests["cpu"]
         assert requests.get("ephemeral-storage") == limits.get("ephemeral-storage")
     for template in templates(documents):
         volumes = {each["name"] for each in template["spec"]["volumes"]}
-        assert {mount["name"] for container in template["spec"]["containers"] for mount in container["volumeMounts"]} <= volumes
+        assert {mount["name"] for container in template["spec"]["containers"]
+                for mount in container["volumeMounts"]} <= volumes
     for group in groups:
         spec = group["template"]["spec"]
         (container,) = spec["containers"]
@@ -271,12 +299,14 @@ def check_room(documents: list[Document]) -> None:
 
 
 CHECKS = (
-    check_versions, check_the_image, check_the_run, check_the_clusters, check_secrets, check_ports, check_labels, check_security, check_room,
+    check_versions, check_the_image, check_the_run, check_the_clusters, check_secrets, check_ports, check_labels,
+    check_security, check_room,
 )
 
 
 def pods_as_a_cluster(documents: list[Document]) -> Document:
     """A cluster whose head is the pod of MLflow: KubeRay's schema holds that of pods, which judges it so."""
     cluster = copy.deepcopy(of_kind(documents, "RayCluster")[0])
-    cluster["spec"]["headGroupSpec"]["template"] = copy.deepcopy(of_kind(documents, "Deployment")[0]["spec"]["template"])
+    cluster["spec"]["headGroupSpec"]["template"] = copy.deepcopy(of_kind(documents,
+                                                                         "Deployment")[0]["spec"]["template"])
     return cluster

@@ -1,4 +1,6 @@
-"""The compose file agrees with itself, with the image, with its README and with the manifests for Kubernetes; each check is shown a file that fails it."""
+"""The compose file agrees with itself, with the image, with its README and with the manifests for Kubernetes; each
+check is shown a file that fails it.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def seconds(text: str) -> float:
 
 def folders(service: Document) -> dict[str, int]:
     """The folders in memory and their sizes."""
-    return {each.split(":")[0]: size(re.search(r"size=(\w+)", each)[1]) for each in service.get("tmpfs", ())}  # type: ignore[index]
+    return {each.split(":")[0]: size(re.search(r"size=(\w+)", each)[1])
+            for each in service.get("tmpfs", ())}  # type: ignore[index]
 
 
 def kuberay(name: str) -> list[Document]:
@@ -76,11 +79,13 @@ def check_ports(document: Document) -> None:
     """This machine alone sees ports; who asks for one finds it; they are those of the manifests for Kubernetes."""
     services = document["services"]
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"head": ["127.0.0.1:8265:8265"], "mlflow": ["127.0.0.1:5000:5000"], "s3": ["127.0.0.1:8333:8333"]}
+    assert published == {"head": ["127.0.0.1:8265:8265"], "mlflow": ["127.0.0.1:5000:5000"],
+                         "s3": ["127.0.0.1:8333:8333"]}
     (cluster,) = kuberay("cluster.yaml")
     (container,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
     ports = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
-    assert option(services["head"], "port") == ports["gcs-server"] and option(services["worker"], "address") == f"head:{ports['gcs-server']}"
+    assert (option(services["head"], "port") == ports["gcs-server"]
+            and option(services["worker"], "address") == f"head:{ports['gcs-server']}")
     assert option(services["head"], "dashboard-port") == ports["dashboard"]
     alias = document["services"]["head"]["networks"]["inside"]["aliases"][0]
     assert f"getent hosts {alias} " in services["head"]["command"][2], "the workers could not reach the head"
@@ -92,18 +97,22 @@ def check_ports(document: Document) -> None:
         assert f"http://127.0.0.1:{probe['port']}{probe['path']}" in service["healthcheck"]["test"][-1]
     for name in ("head", "worker", "submit"):
         assert services[name]["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
-        assert services[name]["environment"]["AWS_ENDPOINT_URL"] == services["mlflow"]["environment"]["AWS_ENDPOINT_URL"] == "http://s3:8333"
+        assert (services[name]["environment"]["AWS_ENDPOINT_URL"]
+                == services["mlflow"]["environment"]["AWS_ENDPOINT_URL"] == "http://s3:8333")
 
 
 def check_mlflow(document: Document) -> None:
     """The command is that of Kubernetes, but for the names it answers to."""
     server = document["services"]["mlflow"]
     (there,) = kuberay("mlflow.yaml")[0]["spec"]["template"]["spec"]["containers"]
-    assert [*there["command"][2:], *(each for each in there["args"] if "allowed-hosts" not in each)] == [each for each in words(server) if "hosts" not in each]
+    assert [*there["command"][2:],
+            *(each for each in there["args"]
+              if "allowed-hosts" not in each)] == [each for each in words(server) if "hosts" not in each]
     hosts = option(server, "allowed-hosts").split(",")
     assert "mlflow:5000" in hosts and "*" not in hosts
     assert {each["name"] for each in there["env"]} <= set(server["environment"])
-    address = re.fullmatch(r"postgresql://(\w+):\$\{POSTGRES_PASSWORD:\?.*\}@postgres:5432/(\w+)", server["environment"]["MLFLOW_BACKEND_STORE_URI"])
+    address = re.fullmatch(r"postgresql://(\w+):\$\{POSTGRES_PASSWORD:\?.*\}@postgres:5432/(\w+)",
+                           server["environment"]["MLFLOW_BACKEND_STORE_URI"])
     database = document["services"]["postgres"]["environment"]
     assert address and (address[1], address[2]) == (database["POSTGRES_USER"], database["POSTGRES_DB"])
 
@@ -126,8 +135,10 @@ def check_secrets(document: Document) -> None:
 def check_security(document: Document) -> None:
     """No container can write to its image, become more than it is, or is root."""
     for name, service in document["services"].items():
-        assert service["read_only"] is True and service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
-        assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices", "userns_mode"} & set(service), name
+        assert (service["read_only"] is True and service["cap_drop"] == ["ALL"]
+                and service["security_opt"] == ["no-new-privileges:true"]), name
+        assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices",
+                    "userns_mode"} & set(service), name
         assert "/tmp" in folders(service) and service["mem_limit"], name
         assert name not in ("postgres", "s3") or re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), name
         assert "user" not in service or name in ("postgres", "s3"), "the image's user is not root"
@@ -149,7 +160,8 @@ def check_health(document: Document) -> None:
         assert services[name]["healthcheck"]["test"][0] == "CMD" and services[name]["restart"] == "unless-stopped", name
     for name, service in services.items():
         for needed, how in service.get("depends_on", {}).items():
-            assert how["condition"] == ("service_healthy" if needed in SERVERS else "service_completed_successfully"), f"{name} on {needed}"
+            assert how["condition"] == ("service_healthy" if needed in SERVERS
+                                        else "service_completed_successfully"), f"{name} on {needed}"
     assert set(services) == set(SERVERS) | {"submit", "bucket"} and services["submit"]["profiles"] == ["submit"]
 
 
@@ -159,13 +171,16 @@ def check_room(document: Document) -> None:
         service = document["services"][name]
         assert int(option(service, "object-store-memory")) < size(service["shm_size"])
         assert int(service["environment"]["CROWDDIST_CACHE_BYTES"]) * 2 < folders(service)["/tmp"]
-        assert folders(service)["/tmp"] + size(service["shm_size"]) < size(service["mem_limit"].split(":-")[1].rstrip("}"))
+        assert (folders(service)["/tmp"] + size(service["shm_size"])
+                < size(service["mem_limit"].split(":-")[1].rstrip("}")))
         drain_s = float(service["environment"]["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
         assert seconds(service["stop_grace_period"]) > max(drain_s, RECIPES[0]().grace_s)
-    assert option(document["services"]["head"], "num-cpus") == "0" and document["services"]["worker"]["deploy"]["replicas"] == 2
+    assert (option(document["services"]["head"], "num-cpus") == "0"
+            and document["services"]["worker"]["deploy"]["replicas"] == 2)
 
 
-CHECKS = (check_the_image, check_ports, check_mlflow, check_secrets, check_security, check_networks, check_health, check_room)
+CHECKS = (check_the_image, check_ports, check_mlflow, check_secrets, check_security, check_networks, check_health,
+          check_room)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -174,15 +189,19 @@ def test_agreement(check: Callable[[Document], None]) -> None:
 
 
 def test_the_readme() -> None:
-    """Its job is understood, asks for no more workers than there are, and each variable of the file is in the example."""
+    """Its job is understood, asks for no more workers than there are, and each variable of the file is in the
+    example.
+    """
     text = (FOLDER / "README.md").read_text()
     (command,) = re.findall(r"ray job submit -- python \S+/adapt\.py ((?:.*\\\n)*.*)", text)
     found = shlex.split(command.replace("\\\n", " "))
-    config: RunConfig = tyro.extras.overridable_config_cli({recipe.__name__: (summary(recipe), recipe()) for recipe in RECIPES}, args=found)
+    config: RunConfig = tyro.extras.overridable_config_cli({recipe.__name__: (summary(recipe), recipe())
+                                                            for recipe in RECIPES}, args=found)
     document = compose()
     worker = document["services"]["worker"]
     assert config.num_workers <= worker["deploy"]["replicas"] * int(option(worker, "num-cpus"))
-    assert config.storage == document["services"]["head"]["environment"]["CROWDDIST_STORAGE"] and f"runs/{config.run_name}/report.html" in text
+    assert (config.storage == document["services"]["head"]["environment"]["CROWDDIST_STORAGE"]
+            and f"runs/{config.run_name}/report.html" in text)
     variables = set(re.findall(r"\$\{(\w+)", (FOLDER / "compose.yaml").read_text()))
     assert variables == set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", (FOLDER / ".env.example").read_text(), re.M))
     assert all(len(line) <= 160 for path in FOLDER.iterdir() for line in path.read_text().splitlines())
@@ -190,9 +209,11 @@ def test_the_readme() -> None:
 
 def test_without_secrets_it_does_not_start() -> None:
     """As Docker reads the file, where it is there."""
-    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60).returncode:
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True,
+                                                    timeout=60).returncode:
         pytest.skip("Docker has no compose here")
-    words = ["docker", "compose", "--env-file", "/dev/null", "--file", str(FOLDER / "compose.yaml"), "config", "--quiet"]
+    words = ["docker", "compose", "--env-file", "/dev/null", "--file", str(FOLDER / "compose.yaml"), "config",
+             "--quiet"]
     keys = ("RAY_AUTH_TOKEN", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     clean = {key: value for key, value in os.environ.items() if key not in keys}
     assert subprocess.run(words, env={**clean, **dict.fromkeys(keys, "x")}, timeout=60).returncode == 0
@@ -207,15 +228,20 @@ def service(document: Document, name: str) -> Any:
 
 BREAKS: tuple[tuple[str, str, Callable[[Document], Any]], ...] = (
     ("check_the_image", "another image", lambda d: service(d, "worker").update(image="crowddist:0.0.9")),
-    ("check_the_image", "a tag that moves", lambda d: service(d, "s3").update(image="${S3_IMAGE:-chrislusf/seaweedfs:latest}")),
+    ("check_the_image", "a tag that moves",
+     lambda d: service(d, "s3").update(image="${S3_IMAGE:-chrislusf/seaweedfs:latest}")),
     ("check_ports", "a port for all", lambda d: service(d, "head").update(ports=["8265:8265"])),
     ("check_ports", "the database's port", lambda d: service(d, "postgres").update(ports=["127.0.0.1:5432:5432"])),
-    ("check_ports", "another head", lambda d: service(d, "worker").update(command=["ray", "start", "--address=master:6379"])),
-    ("check_ports", "another MLflow", lambda d: service(d, "head")["environment"].update(MLFLOW_TRACKING_URI="http://mlflow:5001")),
-    ("check_mlflow", "answers to any name", lambda d: service(d, "mlflow")["command"].__setitem__(-1, "--allowed-hosts=*")),
+    ("check_ports", "another head",
+     lambda d: service(d, "worker").update(command=["ray", "start", "--address=master:6379"])),
+    ("check_ports", "another MLflow",
+     lambda d: service(d, "head")["environment"].update(MLFLOW_TRACKING_URI="http://mlflow:5001")),
+    ("check_mlflow", "answers to any name",
+     lambda d: service(d, "mlflow")["command"].__setitem__(-1, "--allowed-hosts=*")),
     ("check_mlflow", "another database", lambda d: service(d, "postgres")["environment"].update(POSTGRES_DB="other")),
     ("check_secrets", "a literal", lambda d: service(d, "s3")["environment"].update(AWS_SECRET_ACCESS_KEY="x")),
-    ("check_secrets", "a default", lambda d: service(d, "head")["environment"].update(RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-x}")),
+    ("check_secrets", "a default",
+     lambda d: service(d, "head")["environment"].update(RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-x}")),
     ("check_secrets", "no token", lambda d: service(d, "worker")["environment"].update(RAY_AUTH_MODE="disabled")),
     ("check_security", "a writable image", lambda d: service(d, "mlflow").update(read_only=False)),
     ("check_security", "root", lambda d: service(d, "postgres").update(user="0:0")),
@@ -226,7 +252,8 @@ BREAKS: tuple[tuple[str, str, Callable[[Document], Any]], ...] = (
     ("check_health", "no healthcheck", lambda d: service(d, "worker").pop("healthcheck")),
     ("check_health", "does not come back", lambda d: service(d, "head").pop("restart")),
     ("check_room", "too little shared memory", lambda d: service(d, "head").update(shm_size="256mb")),
-    ("check_room", "a cache beyond its folder", lambda d: service(d, "worker")["environment"].update(CROWDDIST_CACHE_BYTES=str(2**40))),
+    ("check_room", "a cache beyond its folder",
+     lambda d: service(d, "worker")["environment"].update(CROWDDIST_CACHE_BYTES=str(2**40))),
     ("check_room", "killed while it drains", lambda d: service(d, "worker").update(stop_grace_period="10s")),
 )
 

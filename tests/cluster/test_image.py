@@ -1,4 +1,6 @@
-"""What the Dockerfile promises, read from its text. `make test-image` builds the image and runs it (test_image_run.py)."""
+"""What the Dockerfile promises, read from its text. `make test-image` builds the image and runs it
+(test_image_run.py).
+"""
 
 from __future__ import annotations
 
@@ -66,12 +68,14 @@ def test_a_target(target: str) -> None:
     assert of(target, "ENTRYPOINT") == ['["tini", "--"]'] and of(target, "STOPSIGNAL") == ["SIGTERM"]
     assert {word for word, _ in stages()[target][1]} == {"COPY", "ARG", "LABEL"}
     copies = [rest for word, rest in stages()[target][1] if word == "COPY"]
-    assert copies == [f"--from=packages-{target} /opt/crowddist /opt/crowddist", "--from=project /project /", "jobs /home/crowddist/jobs"]
+    assert copies == [f"--from=packages-{target} /opt/crowddist /opt/crowddist", "--from=project /project /",
+                      "jobs /home/crowddist/jobs"]
     (labels,) = of(target, "LABEL")
     assert set(re.findall(r"org\.opencontainers\.image\.(\w+)=", labels)) == LABELS
     assert f"VERSION={PROJECT['project']['version']}" in of(target, "ARG")
     assert f'licenses="{PROJECT["project"]["license"]}"' in labels
-    assert not [each for each in of(target, "ENV") + of(target, "ARG") if re.search("TOKEN|SECRET|PASSWORD|KEY|INDEX|CERT", each)]
+    assert not [each for each in of(target, "ENV") + of(target, "ARG")
+                if re.search("TOKEN|SECRET|PASSWORD|KEY|INDEX|CERT", each)]
 
 
 def test_every_package_is_hashed() -> None:
@@ -99,7 +103,8 @@ def test_nothing_else_goes_to_the_builder() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*" and "**/__pycache__" in lines
     allowed = {line[1:] for line in lines if line.startswith("!")}
-    copies = [rest.split() for _, instructions in stages().values() for word, rest in instructions if word == "COPY" and not rest.startswith("--from")]
+    copies = [rest.split() for _, instructions in stages().values()
+              for word, rest in instructions if word == "COPY" and not rest.startswith("--from")]
     copied = {source for words in copies for source in words[:-1]}
     assert allowed == {"cluster/image/*.lock" if source.startswith("cluster/") else source for source in copied}
 
@@ -115,7 +120,8 @@ def test_no_address_and_no_tool_to_build_with() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
-    [(["--help"], 0, "BASE_IMAGE=NAME"), (["tpu"], 2, "no target tpu: cuda or cpu"), (["cuda", "--quiet"], 2, "come after --")],
+    [(["--help"], 0, "BASE_IMAGE=NAME"), (["tpu"], 2, "no target tpu: cuda or cpu"),
+     (["cuda", "--quiet"], 2, "come after --")],
 )
 def test_the_script_says_what_it_wants(arguments: list[str], code: int, words: str) -> None:
     ended = subprocess.run([str(BUILD), *arguments], capture_output=True, text=True, timeout=60)

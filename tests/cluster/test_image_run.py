@@ -1,6 +1,8 @@
-"""The image, built and run as a cluster would run it: not root, with a root file system that cannot be written to (`make test-image`).
+"""The image, built and run as a cluster would run it: not root, with a root file system that cannot be written to
+(`make test-image`).
 
-CROWDDIST_IMAGE names an image that is there already; else it is built. CROWDDIST_CONTAINERS is the program, `docker` or `podman`, with what it needs.
+CROWDDIST_IMAGE names an image that is there already; else it is built. CROWDDIST_CONTAINERS is the program, `docker` or
+`podman`, with what it needs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import pytest
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(7200)]
 ROOT = Path(__file__).resolve().parents[2]
-SAFE = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--network", "none", "--shm-size", "1g",
+SAFE = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--network", "none", "--shm-size",
+        "1g",
         "--tmpfs", "/tmp:size=4g,mode=1777", "--env", "HOME=/tmp")
 
 
@@ -40,7 +43,8 @@ def image(program: list[str]) -> str:
     """The image's name."""
     if name := os.environ.get("CROWDDIST_IMAGE"):
         return name
-    subprocess.run([str(ROOT / "cluster/image/build.sh")], check=True, timeout=5400, env={"BUILDER": Path(program[-1]).name, **os.environ})
+    subprocess.run([str(ROOT / "cluster/image/build.sh")], check=True, timeout=5400,
+                   env={"BUILDER": Path(program[-1]).name, **os.environ})
     return "crowddist:" + tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
@@ -63,14 +67,18 @@ def name(program: list[str]) -> Iterator[str]:
 
 def command(program: list[str], image: str, runs: Path, *words: str, name: str = "") -> list[str]:
     """The words that run a command in the image."""
-    return [*program, "run", *(["--name", name] if name else ["--rm"]), *SAFE, "--volume", f"{runs}:/runs", image, *words]
+    return [*program, "run", *(["--name", name] if name else ["--rm"]), *SAFE, "--volume", f"{runs}:/runs", image,
+            *words]
 
 
 def test_who_and_what_is_in_it(program: list[str], image: str, runs: Path) -> None:
-    check = "id -u; for tool in uv gcc pytest ruff mypy; do command -v $tool && exit 1; done; touch /home/crowddist/x 2>/dev/null && exit 1; cat /proc/1/comm"
-    ended = subprocess.run(command(program, image, runs, "sh", "-c", check), capture_output=True, text=True, timeout=300)
+    check = ("id -u; for tool in uv gcc pytest ruff mypy; do command -v $tool && exit 1; done; touch /home/crowddist/x "
+             "2>/dev/null && exit 1; cat /proc/1/comm")
+    ended = subprocess.run(command(program, image, runs, "sh", "-c", check), capture_output=True, text=True,
+                           timeout=300)
     assert ended.returncode == 0 and ended.stdout.split() == ["1000", "tini"], ended.stdout + ended.stderr
-    compiled = "import crowddist.config, ray, sys; sys.exit(not all(m.__cached__ and open(m.__cached__) for m in (crowddist.config, ray)))"
+    compiled = ("import crowddist.config, ray, sys; sys.exit(not all(m.__cached__ and open(m.__cached__) for m in "
+                "(crowddist.config, ray)))")
     assert subprocess.run(command(program, image, runs, "python", "-c", compiled), timeout=300).returncode == 0
 
 
@@ -85,9 +93,11 @@ def test_smoke(program: list[str], image: str, runs: Path) -> None:
 def test_told_to_stop_it_leaves_a_checkpoint_and_code_75(program: list[str], image: str, runs: Path, name: str) -> None:
     """tini hands the signal on; with a Ray of its own."""
     words = ("python", "jobs/adapt.py", "quickstart", "--storage", "/runs", "--run-name", "stopped")
-    running = subprocess.Popen(command(program, image, runs, *words, name=name), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(command(program, image, runs, *words, name=name), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
     until = time.monotonic() + 1200
-    while not list(runs.glob("stopped/source/checkpoints/*.pt")) and running.poll() is None and time.monotonic() < until:
+    while (not list(runs.glob("stopped/source/checkpoints/*.pt")) and running.poll() is None
+           and time.monotonic() < until):
         time.sleep(1)
     assert running.poll() is None, running.stdout and running.stdout.read()[-3000:]
     subprocess.run([*program, "kill", "--signal", "TERM", name], check=True, timeout=60)
@@ -97,7 +107,8 @@ def test_told_to_stop_it_leaves_a_checkpoint_and_code_75(program: list[str], ima
 
 def test_mlflow_answers(program: list[str], image: str, runs: Path, name: str) -> None:
     """The image is also MLflow's server."""
-    server = ("mlflow", "server", "--host=127.0.0.1", "--port=5000", "--workers=1", "--backend-store-uri=sqlite:////tmp/mlflow.db")
+    server = ("mlflow", "server", "--host=127.0.0.1", "--port=5000", "--workers=1",
+              "--backend-store-uri=sqlite:////tmp/mlflow.db")
     words = command(program, image, runs, *server, name=name)
     words.insert(words.index("run") + 1, "--detach")
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, timeout=120)
@@ -105,5 +116,7 @@ def test_mlflow_answers(program: list[str], image: str, runs: Path, name: str) -
     until, said = time.monotonic() + 300, ""
     while said != "OK" and time.monotonic() < until:
         time.sleep(3)
-        said = subprocess.run([*program, "exec", name, "python", "-c", ask], capture_output=True, text=True, timeout=60).stdout.strip()
-    assert said == "OK", subprocess.run([*program, "logs", name], capture_output=True, text=True, timeout=60).stdout[-3000:]
+        said = subprocess.run([*program, "exec", name, "python", "-c", ask], capture_output=True, text=True,
+                              timeout=60).stdout.strip()
+    assert said == "OK", subprocess.run([*program, "logs", name], capture_output=True, text=True,
+                                        timeout=60).stdout[-3000:]

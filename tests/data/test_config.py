@@ -26,14 +26,18 @@ from crowddist.errors import InputError
         ("folder:file:///photos", {"format": "folder", "place": "file:///photos"}),
         ("renderer:source:12", {"format": "renderer", "look": "source", "num_images": 12}),
         ("renderer:target:3:7", {"format": "renderer", "look": "target", "num_images": 3, "seed": 7}),
-        ("renderer:broad:1000:0:180", {"format": "renderer", "look": "broad", "num_images": 1000, "seed": 0, "height_px": 180}),
+        ("renderer:broad:1000:0:180",
+         {"format": "renderer", "look": "broad", "num_images": 1000, "seed": 0, "height_px": 180}),
         ("shanghaitech:/data/part_A", {"format": "shanghaitech", "place": "/data/part_A", "split": "all"}),
         ("shanghaitech:/data/part_A:val", {"format": "shanghaitech", "place": "/data/part_A", "split": "val"}),
         ("shanghaitech:/data/part_A:", {"format": "shanghaitech", "place": "/data/part_A", "split": "all"}),
-        ("shanghaitech:file:///data/part_A", {"format": "shanghaitech", "place": "file:///data/part_A", "split": "all"}),
-        ("shanghaitech:file:///data/part_A:train", {"format": "shanghaitech", "place": "file:///data/part_A", "split": "train"}),
+        ("shanghaitech:file:///data/part_A",
+         {"format": "shanghaitech", "place": "file:///data/part_A", "split": "all"}),
+        ("shanghaitech:file:///data/part_A:train",
+         {"format": "shanghaitech", "place": "file:///data/part_A", "split": "train"}),
         ("gcc:$DATA/gcc:camera-test", {"format": "gcc", "place": "$DATA/gcc", "split": "camera-test"}),
-        ("ucf_qnrf:/data/UCF-QNRF_ECCV18:val", {"format": "ucf_qnrf", "place": "/data/UCF-QNRF_ECCV18", "split": "val"}),
+        ("ucf_qnrf:/data/UCF-QNRF_ECCV18:val",
+         {"format": "ucf_qnrf", "place": "/data/UCF-QNRF_ECCV18", "split": "val"}),
         ("ucf_cc_50:/data/cc50:fold-3-test", {"format": "ucf_cc_50", "place": "/data/cc50", "split": "fold-3-test"}),
         ("worldexpo10:/data/expo:val", {"format": "worldexpo10", "place": "/data/expo", "split": "val"}),
         ("nwpu_crowd:/data/nwpu:test", {"format": "nwpu_crowd", "place": "/data/nwpu", "split": "test"}),
@@ -44,15 +48,18 @@ def test_data_sets_are_named_in_one_line(text: str, fields: dict[str, Any]) -> N
     assert parse_data(text) == DataSpec(**fields)
 
 
-@pytest.mark.parametrize("text, share", [("0.2 renderer:broad:5", Fraction(1, 5)), (" 1/3  renderer:broad:5 ", Fraction(1, 3))])
+@pytest.mark.parametrize("text, share",
+                         [("0.2 renderer:broad:5", Fraction(1, 5)), (" 1/3  renderer:broad:5 ", Fraction(1, 3))])
 def test_a_share_of_a_data_set(text: str, share: Fraction) -> None:
     assert parse_share(text) == (share, DataSpec(format="renderer", look="broad", num_images=5))
     assert parse_share("0.5 my photos") == (Fraction(1, 2), DataSpec(format="place", place="my photos"))
 
 
-@pytest.mark.parametrize("text", ["renderer:broad:5", "0.2", "0.2 ", "0 /photos", "1 /photos", "-0.1 /photos", "1/0 /photos", "nan /photos", "half /photos"])
+@pytest.mark.parametrize("text", ["renderer:broad:5", "0.2", "0.2 ", "0 /photos", "1 /photos", "-0.1 /photos",
+                                  "1/0 /photos", "nan /photos", "half /photos"])
 def test_no_share_of_a_data_set_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r'give "SHARE DATA", e\.g\. "0\.2 renderer:broad:200", the share above 0 and below 1'):
+    with pytest.raises(InputError,
+                       match=r'give "SHARE DATA", e\.g\. "0\.2 renderer:broad:200", the share above 0 and below 1'):
         parse_share(text)
 
 
@@ -68,7 +75,8 @@ def test_a_data_set_without_a_place_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    ["", ":", ":source", ":source:", ":source:0", ":source:-3", ":source:3.5", ":source:many", ":moon:3", ":source:3:4:180:9", ":source:3::180"],
+    ["", ":", ":source", ":source:", ":source:0", ":source:-3", ":source:3.5", ":source:many", ":moon:3",
+     ":source:3:4:180:9", ":source:3::180"],
 )
 def test_a_rendered_data_set_that_cannot_be_drawn_is_refused(rest: str) -> None:
     message = r"give renderer:LOOK:NUM_IMAGES\[:SEED\[:HEIGHT_PX\]\], LOOK one of broad, source, target"

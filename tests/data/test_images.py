@@ -1,4 +1,6 @@
-"""Image files of every kind that users have: which bytes are kept, which are encoded anew, and what is refused before it is decoded."""
+"""Image files of every kind that users have: which bytes are kept, which are encoded anew, and what is refused before
+it is decoded.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT",
+                                                                 zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "ü ñ 中.png"])
@@ -75,7 +78,8 @@ ALPHA = np.dstack([RGB, np.full((24, 40), 255, np.uint8)])
         ("palette.png", palette("opaque"), np.asarray(palette("opaque").convert("RGB"))),
         ("alpha.png", Image.fromarray(ALPHA), RGB),
         ("greyalpha.png", Image.fromarray(ALPHA[..., [0, 3]], "LA"), np.repeat(RGB[..., :1], 3, axis=2)),
-        ("bilevel.png", Image.fromarray(RGB[..., 0] > 100), np.repeat(((RGB[..., :1] > 100) * 255).astype(np.uint8), 3, axis=2)),
+        ("bilevel.png", Image.fromarray(RGB[..., 0] > 100),
+         np.repeat(((RGB[..., :1] > 100) * 255).astype(np.uint8), 3, axis=2)),
         ("a.bmp", Image.fromarray(RGB), RGB),
         ("a.tif", Image.fromarray(RGB), RGB),
         ("16bit.tif", Image.fromarray(SIXTEEN_BIT), np.repeat(RGB[..., :1], 3, axis=2)),
@@ -125,9 +129,11 @@ def test_rotation_tags_turn_photographs_and_never_data_sets(tmp_path, rotation, 
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")).astype(int)
     assert np.abs(read_pixels(path).astype(int) - expected).max() == 0
     turned = store_image(path, upright=True)
-    assert turned.size == turned.source_size == expected.shape[:2] == ((40, 24) if rotation in (5, 6, 7, 8) else (24, 40))
+    assert turned.size == turned.source_size == expected.shape[:2] == ((40, 24) if rotation in (5, 6, 7, 8)
+                                                                       else (24, 40))
     assert np.abs(stored_pixels(turned) - expected).max() <= 12
-    assert Image.open(io.BytesIO(turned.data)).getexif().get(0x0112, 1) == (1 if 2 <= rotation <= 8 or ending == "webp" else rotation)
+    assert Image.open(io.BytesIO(turned.data)).getexif().get(0x0112, 1) == (1 if 2 <= rotation <= 8
+                                                                            or ending == "webp" else rotation)
     as_stored = store_image(path, upright=False)
     assert as_stored.size == (24, 40)
     if ending != "webp":
@@ -236,7 +242,8 @@ def names(tmp_path, paths):
 
 
 def test_find_images_is_recursive_and_sorted(tmp_path):
-    for name in ("b.JPG", "a/z.png", "a/c/d.tiff", "a.jpeg", "notes.txt", ".hidden.jpg", "._a.jpg", ".cache/x.jpg", "é/1.webp", "noending"):
+    for name in ("b.JPG", "a/z.png", "a/c/d.tiff", "a.jpeg", "notes.txt", ".hidden.jpg", "._a.jpg", ".cache/x.jpg",
+                 "é/1.webp", "noending"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     found, refused = find_images(tmp_path)
@@ -246,7 +253,8 @@ def test_find_images_is_recursive_and_sorted(tmp_path):
 def test_find_images_names_what_it_cannot_read(tmp_path):
     (tmp_path / "a.HEIC").write_text("")
     found, refused = find_images(tmp_path)
-    assert found == [] and names(tmp_path, [refused[0][0]]) == ["a.HEIC"] and "HEIC images are not read" in refused[0][1]
+    assert (found == [] and names(tmp_path, [refused[0][0]]) == ["a.HEIC"]
+            and "HEIC images are not read" in refused[0][1])
     with pytest.raises(FileNotFoundError):
         find_images(tmp_path / "a.HEIC")
 

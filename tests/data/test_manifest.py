@@ -18,7 +18,8 @@ SHARDS = (
     ShardInfo(name="a-000001.tar", num_samples=4, num_bytes=20480, sha256="f" * 64, persons=None),
 )
 MANIFEST = Manifest(
-    name="a", split="train", kind="images", labelled=True, shards=SHARDS, statistics={"x": [1, 2.5, "ü"]}, converter="test 1"
+    name="a", split="train", kind="images", labelled=True, shards=SHARDS, statistics={"x": [1, 2.5, "ü"]},
+    converter="test 1"
 )
 
 
@@ -29,7 +30,8 @@ def test_round_trip_through_storage(tmp_path):
 
 
 def test_digest_is_the_hash_of_the_canonical_json():
-    text = json.dumps(json.loads(json.dumps(MANIFEST.to_json())), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(json.loads(json.dumps(MANIFEST.to_json())), sort_keys=True, separators=(",", ":"),
+                      ensure_ascii=False)
     assert MANIFEST.digest == hashlib.sha256(text.encode()).hexdigest()
     assert replace(MANIFEST, split="val").digest != MANIFEST.digest
 

@@ -29,7 +29,8 @@ def test_nothing_mixed_in_changes_nothing() -> None:
     assert [mixed_position(position, []) for position in range(3)] == [(0, 0), (0, 1), (0, 2)]
 
 
-shares = st.lists(st.fractions(Fraction(1, 50), Fraction(49, 50), max_denominator=50), min_size=1, max_size=4).filter(lambda parts: sum(parts) < 1)
+shares = st.lists(st.fractions(Fraction(1, 50), Fraction(49, 50), max_denominator=50), min_size=1,
+                  max_size=4).filter(lambda parts: sum(parts) < 1)
 
 
 @given(shares, st.integers(1, 400))
@@ -50,15 +51,18 @@ def mixture(make_images: Callable[..., str], tmp_path: Path) -> MixedDataset:
 
 def test_a_mixture_holds_the_crops_of_its_data_sets(mixture: MixedDataset) -> None:
     many, few = mixture.datasets
-    for position, (dataset, own) in enumerate([(many, 0), (many, 1), (many, 2), (few, 0), (many, 3), (many, 4), (many, 5), (few, 1)]):
+    for position, (dataset, own) in enumerate([(many, 0), (many, 1), (many, 2), (few, 0), (many, 3), (many, 4),
+                                               (many, 5), (few, 1)]):
         crop, wanted = mixture[position], dataset[own]
-        assert crop["key"] == wanted["key"] and crop["draw"] == wanted["draw"] and (crop["image"] == wanted["image"]).all()
+        assert (crop["key"] == wanted["key"] and crop["draw"] == wanted["draw"]
+                and (crop["image"] == wanted["image"]).all())
 
 
 @pytest.mark.parametrize("readers", [0, 2])
 def test_any_world_size_and_readers_read_the_same_mixture(mixture: MixedDataset, readers: int) -> None:
     def draws(dataset: MixedDataset, first: int, steps: int, world_size: int) -> list[int]:
-        ranks = [list(batches(dataset, first_step=first, steps=steps, global_batch=8, rank=rank, world_size=world_size)) for rank in range(world_size)]
+        ranks = [list(batches(dataset, first_step=first, steps=steps, global_batch=8, rank=rank, world_size=world_size))
+                 for rank in range(world_size)]
         return [int(draw) for parts in zip(*ranks, strict=True) for part in parts for draw in part.draws]
 
     whole = draws(mixture, 0, 4, 1)

@@ -23,7 +23,8 @@ def test_an_epoch_holds_every_sample_once(shard_sizes: list[int], seed: int, epo
 def test_order_depends_on_seed_name_and_epoch_and_on_nothing_else() -> None:
     plan = Plan([50, 50], seed=1, name="a")
     assert np.array_equal(plan.epoch_order(3), Plan([50, 50], seed=1, name="a").epoch_order(3))
-    for other in (Plan([50, 50], seed=2, name="a").epoch_order(3), Plan([50, 50], seed=1, name="b").epoch_order(3), plan.epoch_order(4)):
+    for other in (Plan([50, 50], seed=2, name="a").epoch_order(3), Plan([50, 50], seed=1, name="b").epoch_order(3),
+                  plan.epoch_order(4)):
         assert not np.array_equal(plan.epoch_order(3), other)
 
 
@@ -70,7 +71,8 @@ def test_any_world_size_reads_the_same_global_order_and_resumes_exactly(
     plan, batch = Plan(shard_sizes, seed=7, name="s"), 8
 
     def read(first: int, steps: int, size: int) -> list[int]:
-        positions = [p for step in range(first, first + steps) for rank in range(size) for p in rank_positions(step * batch, batch, rank, size)]
+        positions = [p for step in range(first, first + steps) for rank in range(size)
+                     for p in rank_positions(step * batch, batch, rank, size)]
         return [plan.sample_at(position) for position in positions]
 
     whole = read(0, steps_before + steps_after, 1)
@@ -95,7 +97,8 @@ def test_no_sample_is_refused() -> None:
 
 def test_a_plan_can_be_sent_to_another_process() -> None:
     plan = Plan([3, 4], seed=1, name="s")
-    assert [pickle.loads(pickle.dumps(plan)).sample_at(position) for position in range(20)] == [plan.sample_at(position) for position in range(20)]
+    assert [pickle.loads(pickle.dumps(plan)).sample_at(position)
+            for position in range(20)] == [plan.sample_at(position) for position in range(20)]
 
 
 @given(st.integers(0, 1000))

@@ -88,7 +88,8 @@ def test_shards_that_were_changed_are_refused(tmp_path: Path, make_images) -> No
 @pytest.mark.parametrize("form", ["", "folder:"])
 def test_a_folder_of_photographs_is_a_target(photos: Path, tmp_path: Path, form: str) -> None:
     found, lines = prepared(f"{form}{photos}", tmp_path / "runs", "target")
-    assert found.url.startswith(f"file://{tmp_path}/runs/data/{'folder' if form else 'place'}-my-photos-all-unlabelled-")
+    assert (found.url.startswith(
+        f"file://{tmp_path}/runs/data/{'folder' if form else 'place'}-my-photos-all-unlabelled-"))
     assert not found.manifest.labelled and keys(found) == ["0", "1", "2"]
     assert lines == [f"target: converting {photos} to {found.url}", "target: my photos, 3 images"]
 
@@ -116,7 +117,8 @@ def test_a_folder_may_be_written_in_any_way_and_hold_links(photos: Path, tmp_pat
     (photos / "camera").symlink_to(tmp_path / "camera")
     (photos / "round").symlink_to(photos)
     place = photos.as_uri() if as_url else f"{photos}/../{photos.name}"
-    first = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)  # the loop is left out
+    # the loop is left out
+    first = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
     assert keys(first) == ["0", "1", "2", "camera_0"]
     write_photograph(tmp_path / "camera" / "1.jpg", 6)
     second = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
@@ -124,9 +126,11 @@ def test_a_folder_may_be_written_in_any_way_and_hold_links(photos: Path, tmp_pat
 
 
 def test_two_runs_convert_one_after_the_other(photos: Path, tmp_path: Path) -> None:
-    code = "import sys; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.read()"
+    code = ("import sys; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', "
+            "flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", code, str(tmp_path / "runs" / "data")]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(storage.__file__).parents[1])})
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              env={**os.environ, "PYTHONPATH": str(Path(storage.__file__).parents[1])})
     lines: list[str] = []
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
@@ -139,7 +143,8 @@ def test_two_runs_convert_one_after_the_other(photos: Path, tmp_path: Path) -> N
     finally:
         holder.kill()
         holder.communicate()
-    assert keys(found) == ["0", "1", "2"] and lines[0].startswith("waiting for another run") and "converting" in lines[1]
+    assert (keys(found) == ["0", "1", "2"] and lines[0].startswith("waiting for another run")
+            and "converting" in lines[1])
 
 
 def test_what_cannot_be_read_stops_or_is_left_out(photos: Path, tmp_path: Path) -> None:
@@ -148,7 +153,8 @@ def test_what_cannot_be_read_stops_or_is_left_out(photos: Path, tmp_path: Path) 
         prepared(str(photos), tmp_path / "runs", "target")
     lines: list[str] = []
     found = prepare(parse_data(str(photos)), str(tmp_path / "runs"), role="target", say=lines.append, skip_bad=True)
-    assert keys(found) == ["0", "1", "2"] and lines[1] == f"target: 1 files left out, listed in {found.url}/skipped.json"
+    assert (keys(found) == ["0", "1", "2"]
+            and lines[1] == f"target: 1 files left out, listed in {found.url}/skipped.json")
     with pytest.raises(InputError, match=r"torn\.jpg"):  # asked for all of them, nobody gets a set with some left out
         prepared(str(photos), tmp_path / "runs", "target")
 
@@ -197,7 +203,8 @@ def test_boxes_need_boxes(tmp_path: Path, tiny_source: str) -> None:
 
 
 def test_splits_are_conversions_of_their_own(part_a: Path, tmp_path: Path) -> None:
-    train, val, whole = (prepared(f"shanghaitech:{part_a}{split}", tmp_path / "runs", "evaluation")[0] for split in (":train", ":val", ""))
+    train, val, whole = (prepared(f"shanghaitech:{part_a}{split}", tmp_path / "runs", "evaluation")[0]
+                         for split in (":train", ":val", ""))
     assert len({found.url for found in (train, val, whole)}) == 3
     assert keys(train) and keys(val) and not set(keys(train)) & set(keys(val))
     assert sorted(keys(train) + keys(val)) == sorted(keys(whole)) and len(keys(whole)) == 10
@@ -230,15 +237,19 @@ def test_a_killed_renderer_is_started_again(tmp_path: Path, monkeypatch: pytest.
     assert not raw.with_name(f"{raw.name}.partial").exists()
 
 
-def test_places_are_filled_in_from_the_environment(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_are_filled_in_from_the_environment(photos: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_CAMERAS", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     plain, _ = prepared(str(photos), tmp_path / "runs", "target")
     for text in ("$MY_CAMERAS/my photos", "${MY_CAMERAS}/my photos", "~/my photos"):
         assert prepared(text, tmp_path / "runs", "target")[0] == plain
     monkeypatch.delenv("MY_CAMERAS")
-    for text in ("$MY_CAMERAS/my photos", "${MY_CAMERAS}/my photos", "folder:$MY_CAMERAS", "shanghaitech:$MY_CAMERAS/part_A:val"):
-        with pytest.raises(InputError, match=r"\$MY_CAMERAS is not set; set it, or give the data with --source, --target and --evaluation"):
+    for text in ("$MY_CAMERAS/my photos", "${MY_CAMERAS}/my photos", "folder:$MY_CAMERAS",
+                 "shanghaitech:$MY_CAMERAS/part_A:val"):
+        with pytest.raises(InputError,
+                           match=r"\$MY_CAMERAS is not set; set it, or give the data with --source, --target and "
+                                 r"--evaluation"):
             prepared(text, tmp_path / "runs", "target")
 
 
@@ -258,7 +269,8 @@ def test_places_are_filled_in_from_the_environment(photos: Path, tmp_path: Path,
         ("renderer:source:1:0:8", "source", "size must be"),
     ],
 )
-def test_bad_places_get_one_line_and_leave_no_data_set(photos: Path, tmp_path: Path, text: str, role: Role, message: str) -> None:
+def test_bad_places_get_one_line_and_leave_no_data_set(photos: Path, tmp_path: Path, text: str, role: Role,
+                                                       message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("a file")
     with pytest.raises((InputError, FileNotFoundError), match=message) as caught:
@@ -290,21 +302,25 @@ def spoil(url: str, *numbers: int) -> None:
 
     reader, manifest = ShardReader(url), read_manifest(url)
     samples = [reader.read(index) for index in range(len(reader))]
-    changed = [(key, {**held, "png": b"not a picture"} if index in numbers else held) for index, (key, held) in enumerate(samples)]
+    changed = [(key, {**held, "png": b"not a picture"} if index in numbers else held)
+               for index, (key, held) in enumerate(samples)]
     (shard,) = manifest.shards
     storage.remove_file(storage.join(url, "manifest.json"))
     publish_manifest(url, replace(manifest, shards=(write_shard(url, shard.name, changed),)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("role", ["source", "evaluation", "target"])
-def test_samples_of_shards_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, make_images, role: Role) -> None:  # type: ignore[no-untyped-def]
+def test_samples_of_shards_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, make_images,
+                                                                        role: Role) -> None:  # type: ignore[no-untyped-def]
     url = make_images(tmp_path / "set", count=6, facts=[{"count": 5, "hour": number} for number in range(6)])
     spoil(url, 1, 4)
     lines: list[str] = []
     found = prepare(parse_data(url), str(tmp_path / "runs"), role=role, say=lines.append, skip_bad=True)
-    assert keys(found) == ["image-000", "image-002", "image-003", "image-005"] and found.manifest.labelled == (role != "target")
+    assert (keys(found) == ["image-000", "image-002", "image-003", "image-005"]
+            and found.manifest.labelled == (role != "target"))
     skipped = storage.read_json(storage.join(found.url, "skipped.json"))
-    assert [entry["sample"] for entry in skipped] == ["image-001", "image-004"] and "png is damaged: not a PNG image" in skipped[0]["reason"]
+    assert ([entry["sample"] for entry in skipped] == ["image-001", "image-004"]
+            and "png is damaged: not a PNG image" in skipped[0]["reason"])
     assert found.summary()["num_skipped"] == 2 and found.summary()["num_images"] == 4
     assert f"{role}: 2 of 6 samples cannot be read and are left out, listed in {found.url}/skipped.json" in lines
     scene = decode(*ShardReader(found.url).read(1)).scene
@@ -331,7 +347,8 @@ def test_shards_of_which_nothing_can_be_read(tmp_path: Path, make_images) -> Non
         prepare(parse_data(url), str(tmp_path / "runs"), role="source", say=print, skip_bad=True)
 
 
-def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path: Path, make_images, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path: Path, make_images,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     url = make_images(tmp_path / "set", count=3)
     spoil(url, 1)
 

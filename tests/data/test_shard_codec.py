@@ -15,7 +15,8 @@ from crowddist.data.shard_codec import decode, decode_labels, encode, num_person
 from crowddist.errors import InputError
 
 SMOOTH = np.stack(
-    [np.add.outer(np.arange(24), np.arange(40)), np.full((24, 40), 90), np.multiply.outer(np.arange(24), np.full(40, 5))], 2
+    [np.add.outer(np.arange(24), np.arange(40)), np.full((24, 40), 90),
+     np.multiply.outer(np.arange(24), np.full(40, 5))], 2
 ).astype(np.uint8)
 JPG = simplejpeg.encode_jpeg(SMOOTH, quality=98, colorsubsampling="444")
 PNG = cv2.imencode(".png", SMOOTH[..., ::-1])[1].tobytes()
@@ -66,13 +67,15 @@ def test_jpg_pixels_are_those_of_an_independent_decoder():
 
 @pytest.mark.parametrize(
     ("longest_px", "size"),
-    [(np.inf, (241, 322)), (161.5, (241, 322)), (161, (121, 161)), (90, (121, 161)), (80.5, (61, 81)), (41, (61, 81)), (40, (31, 41)), (1, (31, 41))],
+    [(np.inf, (241, 322)), (161.5, (241, 322)), (161, (121, 161)), (90, (121, 161)), (80.5, (61, 81)), (41, (61, 81)),
+     (40, (31, 41)), (1, (31, 41))],
 )
 def test_a_large_jpg_is_decoded_at_the_part_of_its_size_that_is_asked_for(longest_px, size):
     rows, columns = np.mgrid[0:241, 0:322]
     pixels = np.stack([rows, columns / 2, 255 - rows], axis=2).astype(np.uint8)
     points, mask = np.array([[300, 20]], np.float32), np.ones((241, 322), np.uint8)
-    members = {"jpg": simplejpeg.encode_jpeg(pixels, quality=95), "points.npy": encode("points.npy", points), "mask.png": encode("mask.png", mask),
+    members = {"jpg": simplejpeg.encode_jpeg(pixels, quality=95), "points.npy": encode("points.npy", points),
+               "mask.png": encode("mask.png", mask),
                "json": encode("json", {"height": 241, "width": 322})}
     sample = decode("k", members, longest_px=longest_px)
     assert sample.image.shape == (*size, 3) and sample.frame == (None if size == (241, 322) else (241, 322))
@@ -95,7 +98,8 @@ def test_grey_images_become_rgb():
         {"png": cv2.imencode(".png", grey)[1].tobytes()},
     ):
         image = decode("k", members).image
-        assert image.shape == (24, 40, 3) and (image == image[..., :1]).all() and np.abs(image[..., 0].astype(int) - grey).max() <= 3
+        assert (image.shape == (24, 40, 3) and (image == image[..., :1]).all()
+                and np.abs(image[..., 0].astype(int) - grey).max() <= 3)
 
 
 def test_labels():
@@ -185,7 +189,8 @@ def test_no_member_outside_the_table_is_ever_decoded(tmp_path, monkeypatch, exte
 
 
 @pytest.mark.parametrize(
-    "extension", ["points.npy", "boxes.npy", "density.npy", "spread.npy", "detections.npy", "doubtful.npy", "json", "mask.png", "keep.png"]
+    "extension", ["points.npy", "boxes.npy", "density.npy", "spread.npy", "detections.npy", "doubtful.npy", "json",
+                  "mask.png", "keep.png"]
 )
 def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extension):
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,8 @@ def data_set(tmp_path):
     """Ten samples in several shards."""
     url = storage.join(tmp_path, "ä set")
     with ShardWriter(
-        url, name="noise", split="train", labelled=True, converter="test 1", max_shard_bytes=20_000, statistics={"made": "here"}
+        url, name="noise", split="train", labelled=True, converter="test 1", max_shard_bytes=20_000,
+        statistics={"made": "here"}
     ) as writer:
         for index, key in enumerate(keys_of(10)):
             writer.add(key, members_of(index))
@@ -74,8 +75,10 @@ def test_some_members_are_read_without_the_others(data_set):
     reader = ShardReader(data_set)
     for index in (0, 9):
         key, members = reader.read(index)
-        assert reader.read(index, kinds=("json", "points.npy")) == (key, {kind: members[kind] for kind in ("json", "points.npy")})
-        assert reader.read(index, kinds=("jpg", "png")) == (key, {"jpg": members["jpg"]}) and reader.read(index, kinds=("png",)) == (key, {})
+        assert reader.read(index, kinds=("json", "points.npy")) == (key, {kind: members[kind]
+                                                                          for kind in ("json", "points.npy")})
+        assert (reader.read(index, kinds=("jpg", "png")) == (key, {"jpg": members["jpg"]})
+                and reader.read(index, kinds=("png",)) == (key, {}))
 
 
 def test_manifest_tells_what_was_written(data_set):
@@ -108,7 +111,8 @@ def test_shard_ranges_cover_the_set(data_set):
 def test_equal_input_gives_equal_bytes(tmp_path):
     samples = [(key, members_of(index)) for index, key in enumerate(keys_of(4))]
     backwards = [(key, dict(reversed(members.items()))) for key, members in samples]
-    infos = [write_shard(tmp_path / place, "s.tar", part) for place, part in (("a", samples), ("b", backwards), ("c", samples[::-1]))]
+    infos = [write_shard(tmp_path / place, "s.tar", part)
+             for place, part in (("a", samples), ("b", backwards), ("c", samples[::-1]))]
     assert infos[0] == infos[1] != infos[2]
     assert (tmp_path / "a" / "s.tar").read_bytes() == (tmp_path / "b" / "s.tar").read_bytes()
 
@@ -118,7 +122,8 @@ def test_python_tarfile_agrees_with_our_walk(data_set):
     with tarfile.open(shard_path(data_set, 0)) as archive:
         found = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}
         assert {member.mtime for member in archive.getmembers()} == {0}
-    ours = {f"{key}.{extension}": data for key, members in map(reader.read, reader.shard_range(0)) for extension, data in members.items()}
+    ours = {f"{key}.{extension}": data for key, members in map(reader.read, reader.shard_range(0))
+            for extension, data in members.items()}
     assert found == ours
 
 
@@ -152,7 +157,8 @@ def test_a_truncated_tar_is_found(data_set, cut):
     with tarfile.open(path) as archive:
         last = archive.getmembers()[-1]
     end_of_data = last.offset_data + -(-last.size // 512) * 512
-    num_bytes = {"header": last.offset, "data": last.offset_data + 10, "end mark": end_of_data, "one block": len(whole) - 512}[cut]
+    num_bytes = {"header": last.offset, "data": last.offset_data + 10, "end mark": end_of_data,
+                 "one block": len(whole) - 512}[cut]
     path.write_bytes(whole[:num_bytes])
     for call in (lambda: ShardReader(data_set).read(0), lambda: ShardReader(data_set).keys(), lambda: verify(data_set)):
         with pytest.raises(InputError, match=path.name):
@@ -162,11 +168,13 @@ def test_a_truncated_tar_is_found(data_set, cut):
         import webdataset
 
         samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
-        assert 0 < len(samples) <= read_manifest(data_set).shards[0].num_samples  # what a stock reader makes of it: no error
+        # what a stock reader makes of it: no error
+        assert 0 < len(samples) <= read_manifest(data_set).shards[0].num_samples
     if cut != "one block":
         # Also where the manifest was made of the cut file.
         manifest = read_manifest(data_set)
-        lying = replace(manifest, shards=(replace(manifest.shards[0], num_bytes=num_bytes, sha256="0" * 64), *manifest.shards[1:]))
+        lying = replace(manifest, shards=(replace(manifest.shards[0], num_bytes=num_bytes, sha256="0" * 64),
+                                          *manifest.shards[1:]))
         with pytest.raises(InputError, match="cut"):
             ShardReader(data_set, lying).read(0)
 
@@ -191,7 +199,8 @@ def test_a_broken_header_is_found_at_reading(data_set):
 
 def test_a_wrong_number_of_samples_is_found(data_set):
     manifest = read_manifest(data_set)
-    lying = replace(manifest, shards=(replace(manifest.shards[0], num_samples=manifest.shards[0].num_samples + 1), *manifest.shards[1:]))
+    lying = replace(manifest, shards=(replace(manifest.shards[0], num_samples=manifest.shards[0].num_samples + 1),
+                                      *manifest.shards[1:]))
     with pytest.raises(InputError, match="samples, the manifest says"):
         ShardReader(data_set, lying).read(0)
 
@@ -269,14 +278,17 @@ def test_a_generator_that_fails_leaves_no_shard(tmp_path):
         write_shard(tmp_path, "s.tar", samples())
     with pytest.raises(InputError, match="no sample"):
         write_shard(tmp_path, "s.tar", [])
-    with pytest.raises(InputError, match="at least one sample"), ShardWriter(tmp_path, name="n", split="s", labelled=True, converter="c"):
+    with pytest.raises(InputError,
+                       match="at least one sample"), ShardWriter(tmp_path, name="n", split="s", labelled=True,
+                                                                 converter="c"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_data_set_is_not_written_over(data_set):
     before = read_manifest(data_set)
-    with pytest.raises(InputError, match="already"), ShardWriter(data_set, name="n", split="s", labelled=True, converter="c"):
+    with pytest.raises(InputError, match="already"), ShardWriter(data_set, name="n", split="s", labelled=True,
+                                                                 converter="c"):
         pass
     assert verify(data_set) == before
 
@@ -306,12 +318,14 @@ def test_repeated_keys(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "drop", [[], ["points.npy"], ["points.npy", "mask.png"], ["points.npy", "boxes.npy"], ["points.npy", "boxes.npy", "mask.png"]]
+    "drop", [[], ["points.npy"], ["points.npy", "mask.png"], ["points.npy", "boxes.npy"],
+             ["points.npy", "boxes.npy", "mask.png"]]
 )
 def test_an_unlabelled_set_tells_nothing_of_labels(tmp_path, drop):
     labelled = {**members_of(3), "boxes.npy": np.ones((3, 4))}
     members = {extension: value for extension, value in labelled.items() if extension not in drop}
-    with pytest.raises(InputError, match="unlabelled"), ShardWriter(tmp_path, name="n", split="s", labelled=False, converter="c") as writer:
+    with pytest.raises(InputError, match="unlabelled"), ShardWriter(tmp_path, name="n", split="s", labelled=False,
+                                                                    converter="c") as writer:
         writer.add("a", members)
     members = {"jpg": members_of(3)["jpg"], "json": {"height": 24, "width": 40}}
     with ShardWriter(tmp_path, name="n", split="s", labelled=False, converter="c") as writer:
@@ -321,7 +335,8 @@ def test_an_unlabelled_set_tells_nothing_of_labels(tmp_path, drop):
 
 
 def test_a_labelled_set_needs_points(tmp_path):
-    with pytest.raises(InputError, match="no points"), ShardWriter(tmp_path, name="n", split="s", labelled=True, converter="c") as writer:
+    with pytest.raises(InputError, match="no points"), ShardWriter(tmp_path, name="n", split="s", labelled=True,
+                                                                   converter="c") as writer:
         writer.add("a", {"jpg": members_of(0)["jpg"]})
 
 
@@ -342,7 +357,8 @@ def test_a_foreign_member_is_read_as_bytes_but_never_decoded(tmp_path):
         "converter": "c",
         "statistics": {},
         "shards": [
-            {"name": "s.tar", "num_samples": 1, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "persons": None}
+            {"name": "s.tar", "num_samples": 1, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+             "persons": None}
         ],
     }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

@@ -89,7 +89,8 @@ def test_masks_cover_people_and_not_the_place():
     """The picture differs from the one without people inside of the mask, far more than outside of it."""
     from crowddist.data.simulator import render as module
 
-    config = replace(SMALL, look=replace(LOOKS["source"], noise=(1e-6, 1e-6), blur_px=(0.0, 0.0), weather_weights=(0, 0, 0, 0, 0, 1, 0)))
+    config = replace(SMALL, look=replace(LOOKS["source"], noise=(1e-6, 1e-6), blur_px=(0.0, 0.0),
+                                         weather_weights=(0, 0, 0, 0, 0, 1, 0)))
     look = config.drawn_look
     location, number = module._draw_place(config, look, 0)
     scene = module.build_scene(config.seed, location, number, look, config.size)
@@ -167,17 +168,20 @@ def test_looks_show_different_places_seen_from_different_heights():
     source = [render_image(replace(SMALL, images_per_scene=1), index).scene for index in range(4)]
     target = [render_image(replace(SMALL, images_per_scene=1, look="target"), index).scene for index in range(4)]
     assert max(scene["location"] for scene in source) < 60 <= min(scene["location"] for scene in target)
-    assert np.mean([scene["camera_height_m"] for scene in source]) < np.mean([scene["camera_height_m"] for scene in target])
+    assert np.mean([scene["camera_height_m"]
+                    for scene in source]) < np.mean([scene["camera_height_m"] for scene in target])
 
 
-@pytest.mark.parametrize("changes", [{"num_images": 0}, {"size": (20, 200)}, {"seed": -1}, {"look": "sepia"}, {"images_per_scene": 0}])
+@pytest.mark.parametrize("changes", [{"num_images": 0}, {"size": (20, 200)}, {"seed": -1}, {"look": "sepia"},
+                                     {"images_per_scene": 0}])
 def test_bad_configs_are_refused_in_one_line(changes: dict):
     with pytest.raises(InputError, match="must be") as caught:
         replace(SMALL, **changes)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"locations": (50, 50)}, {"level_weights": (1.0,)}, {"hour_weights": (0.0,) * 24}, {"noise": (0.2, 0.1)}])
+@pytest.mark.parametrize("changes", [{"locations": (50, 50)}, {"level_weights": (1.0,)}, {"hour_weights": (0.0,) * 24},
+                                     {"noise": (0.2, 0.1)}])
 def test_bad_looks_are_refused(changes: dict):
     with pytest.raises(InputError):
         replace(Look(), **changes)

@@ -40,8 +40,10 @@ def test_a_crop_depends_on_its_position_alone(tiny_source: str) -> None:
 def test_ranks_and_readers_cut_the_same_batches(tiny_source: str, num_readers: int) -> None:
     config = StreamConfig(image_size=96, crop_size=64, num_readers=num_readers)
     dataset = CropDataset(tiny_source, config, plan_seed=0, name="a")
-    whole = list(batches(CropDataset(tiny_source, CONFIG, plan_seed=0, name="a"), first_step=0, steps=3, global_batch=4, rank=0, world_size=1))
-    parts = [list(batches(dataset, first_step=1, steps=3, global_batch=4, rank=rank, world_size=2)) for rank in range(2)]
+    whole = list(batches(CropDataset(tiny_source, CONFIG, plan_seed=0, name="a"), first_step=0, steps=3, global_batch=4,
+                         rank=0, world_size=1))
+    parts = [list(batches(dataset, first_step=1, steps=3, global_batch=4, rank=rank, world_size=2))
+             for rank in range(2)]
     for step in (1, 2):
         joined = torch.cat([parts[rank][step - 1].images for rank in range(2)])
         assert torch.equal(joined, whole[step].images)
@@ -54,9 +56,12 @@ MORNINGS = SceneRule(name="mornings", hours=(5, 11))
 
 @pytest.fixture(scope="module")
 def hourly(tmp_path_factory: pytest.TempPathFactory, make_images) -> str:  # type: ignore[no-untyped-def]
-    """Fourteen images of the hours 0, 5, 10, 15, 20, 1, 6, ... in several shards, the first of which holds nights alone."""
+    """Fourteen images of the hours 0, 5, 10, 15, 20, 1, 6, ... in several shards, the first of which holds nights
+    alone.
+    """
     hours = [0, 1, 2, *(5 * index % 24 for index in range(1, 12))]
-    return make_images(tmp_path_factory.mktemp("hourly"), count=14, facts=[{"hour": hour} for hour in hours], max_shard_bytes=70_000)
+    return make_images(tmp_path_factory.mktemp("hourly"), count=14, facts=[{"hour": hour} for hour in hours],
+                       max_shard_bytes=70_000)
 
 
 def read_keys(dataset: CropDataset, first: int, last: int) -> list[str]:
@@ -78,18 +83,23 @@ def test_a_rule_keeps_its_scenes_alone(hourly: str) -> None:
     assert 2 < len(kept) < 8 and images.manifest.shards[0].num_samples < 4
     dataset = CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS)
     epochs = [read_keys(dataset, epoch * len(kept), (epoch + 1) * len(kept)) for epoch in range(4)]
-    assert all(sorted(epoch) == kept for epoch in epochs) and len(set(map(tuple, epochs))) > 1, "each of them once an epoch"
-    assert [key for epoch in epochs for key in epoch] == read_keys(CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS), 0, 4 * len(kept))
+    assert (all(sorted(epoch) == kept for epoch in epochs)
+            and len(set(map(tuple, epochs))) > 1), "each of them once an epoch"
+    assert [key for epoch in epochs
+            for key in epoch] == read_keys(CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS), 0,
+                                           4 * len(kept))
     half = CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=MORNINGS, share=0.5)
     assert set(read_keys(half, 0, 20)) < set(kept) and len(set(read_keys(half, 0, 20))) == round(len(kept) / 2)
     everything = CropDataset(hourly, CONFIG, plan_seed=3, name="a", scenes=SceneRule(name="all"))
-    assert all(crops_equal(everything[position], CropDataset(hourly, CONFIG, plan_seed=3, name="a")[position]) for position in range(3))
+    assert all(crops_equal(everything[position], CropDataset(hourly, CONFIG, plan_seed=3, name="a")[position])
+               for position in range(3))
 
 
 @pytest.mark.parametrize("num_readers", [0, 2])
 def test_ranks_and_readers_cut_the_same_kept_scenes(hourly: str, num_readers: int) -> None:
     def rows(first_step: int, rank: int, world_size: int, readers: int = num_readers) -> list:
-        dataset = CropDataset(hourly, replace(CONFIG, num_readers=readers), plan_seed=0, name="a", scenes=MORNINGS, share=0.8)
+        dataset = CropDataset(hourly, replace(CONFIG, num_readers=readers), plan_seed=0, name="a", scenes=MORNINGS,
+                              share=0.8)
         return list(batches(dataset, first_step=first_step, steps=4, global_batch=4, rank=rank, world_size=world_size))
 
     whole, parts = rows(0, 0, 1, readers=0), [rows(2, rank, 2) for rank in range(2)]
@@ -99,7 +109,9 @@ def test_ranks_and_readers_cut_the_same_kept_scenes(hourly: str, num_readers: in
 
 
 def test_a_rule_without_its_facts_is_refused(tiny_source: str, hourly: str) -> None:
-    with pytest.raises(InputError, match=r"scene rule mornings cannot judge sample image-000 of .*: scene regularisation needs the hour"):
+    with pytest.raises(InputError,
+                       match=r"scene rule mornings cannot judge sample image-000 of .*: scene regularisation needs the "
+                             r"hour"):
         CropDataset(tiny_source, CONFIG, plan_seed=0, name="a", scenes=MORNINGS)
     with pytest.raises(InputError, match=r"scene rule nine keeps none of the 14 images"):
         CropDataset(hourly, CONFIG, plan_seed=0, name="a", scenes=SceneRule(name="nine", hours=(9, 9)))
@@ -117,7 +129,8 @@ def test_density_counts_the_points_of_the_crop(tiny_source: str) -> None:
 
 
 def test_density_lies_where_the_heads_are(tiny_source: str) -> None:
-    config = StreamConfig(image_size=96, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, sigma_px=4.0)
+    config = StreamConfig(image_size=96, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0,
+                          sigma_px=4.0)
     dataset, compared = CropDataset(tiny_source, config, plan_seed=0, name="a"), 0
     for position in range(12):
         crop = dataset[position]
@@ -141,14 +154,16 @@ def label_set(folder: Path, images_url: str) -> str:
         for key in reversed(images.keys()):  # another order and shard cut than the images'
             density, keep = np.zeros((9, 12), np.float32), np.zeros((9, 12), np.uint8)
             density[:, :6], keep[:, 6:] = 1 / 54, 255
-            members = {"density.npy": density.astype(np.float16), "keep.png": keep, "detections.npy": np.zeros((0, 4), np.float32)}
+            members = {"density.npy": density.astype(np.float16), "keep.png": keep,
+                       "detections.npy": np.zeros((0, 4), np.float32)}
             writer.add(key, {**members, "json": {"id": key}})
     return folder.as_uri()
 
 
 def test_pseudo_labels_follow_the_crop(tiny_target: str, tmp_path: Path) -> None:
     config = StreamConfig(image_size=64, crop_size=64, scale_jitter=(1.0, 1.0))
-    dataset = CropDataset(tiny_target, config, labels_url=label_set(tmp_path / "labels", tiny_target), plan_seed=0, name="a", open_points=False)
+    dataset = CropDataset(tiny_target, config, labels_url=label_set(tmp_path / "labels", tiny_target), plan_seed=0,
+                          name="a", open_points=False)
     flips = set()
     for position in range(10):
         crop = dataset[position]
@@ -161,7 +176,8 @@ def test_pseudo_labels_follow_the_crop(tiny_target: str, tmp_path: Path) -> None
 
 
 def test_pseudo_labels_lie_where_points_would(tmp_path: Path) -> None:
-    # An image of 116 x 89 px has 14.5 x 11.125 cells: if 15 x 12 cells covered it exactly, this head would lie 5 px off.
+    # An image of 116 x 89 px has 14.5 x 11.125 cells: if 15 x 12 cells covered it exactly, this head would lie 5 px
+    # off.
     import cv2
 
     place = np.array([[100.0, 72.0]], np.float32)
@@ -171,20 +187,25 @@ def test_pseudo_labels_lie_where_points_would(tmp_path: Path) -> None:
         writer.add("a", {"png": pixels, "points.npy": place, "json": scene})
     size = whole_image(np.zeros((100, 130, 3), np.uint8), 116).shape[:2]
     cells = cell_density(resize_points(place, size[1] / 130, size[0] / 100), (12, 15), StreamConfig(sigma_px=4.0))
-    with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True, converter="test") as writer:
+    with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True,
+                     converter="test") as writer:
         keep = np.full(cells.shape, 255, np.uint8)
-        writer.add("a", {"density.npy": cells, "keep.png": keep, "json": {"id": "a", "extent": [size[0] / 8, size[1] / 8]}})
+        writer.add("a", {"density.npy": cells, "keep.png": keep,
+                         "json": {"id": "a", "extent": [size[0] / 8, size[1] / 8]}})
     config = StreamConfig(image_size=116, crop_size=64, scale_jitter=(1.0, 1.0), sigma_px=4.0)
     url = (tmp_path / "images").as_uri()
-    true, labelled = (CropDataset(url, config, labels_url=labels, plan_seed=0, name="a") for labels in ("", (tmp_path / "labels").as_uri()))
+    true, labelled = (CropDataset(url, config, labels_url=labels, plan_seed=0, name="a")
+                      for labels in ("", (tmp_path / "labels").as_uri()))
     compared = 0
     for position in range(120):
         from_points, from_labels = true[position]["density"], labelled[position]["density"]
-        if from_points.sum() > 0.99 and from_points[[0, -1]].sum() + from_points[:, [0, -1]].sum() < 0.05:  # wholly inside the crop
+        # wholly inside the crop
+        if from_points.sum() > 0.99 and from_points[[0, -1]].sum() + from_points[:, [0, -1]].sum() < 0.05:
             compared += 1
             assert from_labels.sum() == pytest.approx(1, abs=0.02)
             for axis in (0, 1):
-                centres = [float((density.sum(axis) @ np.arange(8)) / density.sum()) * 8 for density in (from_points, from_labels)]
+                centres = [float((density.sum(axis) @ np.arange(8)) / density.sum()) * 8
+                           for density in (from_points, from_labels)]
                 assert centres[0] == pytest.approx(centres[1], abs=1.0)  # px
     assert compared > 5
 
@@ -206,7 +227,8 @@ def test_images_without_points_teach_nothing(tiny_target: str) -> None:
 def test_boxes_that_are_none_are_refused(tmp_path: Path, boxes: list | None, message: str) -> None:
     with ShardWriter(tmp_path, name="boxes", split="all", labelled=True, converter="test") as shards:
         _, png = cv2.imencode(".png", np.zeros((80, 96, 3), np.uint8))
-        members = {"png": png.tobytes(), "json": {"id": "a", "height": 80, "width": 96}, "points.npy": np.array([[5, 5]], np.float32)}
+        members = {"png": png.tobytes(), "json": {"id": "a", "height": 80, "width": 96},
+                   "points.npy": np.array([[5, 5]], np.float32)}
         shards.add("a", members if boxes is None else {**members, "boxes.npy": np.array(boxes, np.float32)})
     with pytest.raises(InputError, match=f"sample a of .* {message}"):
         CropDataset(tmp_path.as_uri(), CONFIG, plan_seed=0, name="boxes", with_heads=True, with_boxes=True)[0]
@@ -225,8 +247,10 @@ def test_crops_are_as_sharp_as_whole_images(tmp_path: Path) -> None:
 
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     with ShardWriter(tmp_path / "noise", name="n", split="all", labelled=False, converter="test") as writer:
-        writer.add("a", {"png": cv2.imencode(".png", pixels)[1].tobytes(), "json": {"id": "a", "height": 480, "width": 640}})
-    config = StreamConfig(image_size=128, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+        writer.add("a", {"png": cv2.imencode(".png", pixels)[1].tobytes(),
+                         "json": {"id": "a", "height": 480, "width": 640}})
+    config = StreamConfig(image_size=128, crop_size=64, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0,
+                          soft_share=0.0)
     dataset = CropDataset((tmp_path / "noise").as_uri(), config, plan_seed=0, name="a", open_points=False)
     crops = np.stack([dataset[position]["image"] for position in range(20)])
     assert crops.std() == pytest.approx(whole_image(pixels, 128).std(), rel=0.08)
@@ -234,26 +258,32 @@ def test_crops_are_as_sharp_as_whole_images(tmp_path: Path) -> None:
 
 
 def test_large_jpgs_give_the_crops_that_other_images_give(tmp_path: Path) -> None:
-    # Decoded at a quarter of their size: heads, boxes, masks and pseudo-labels must lie where they lie in the whole image.
+    # Decoded at a quarter of their size: heads, boxes, masks and pseudo-labels must lie where they lie in the whole
+    # image.
     import simplejpeg
 
     rng = np.random.default_rng(0)
     pixels = cv2.GaussianBlur(rng.integers(0, 256, (481, 642, 3), dtype=np.uint8), (0, 0), 6) * 3
     boxes = np.column_stack([rng.uniform(0, 600, 40), rng.uniform(0, 450, 40), np.full((40, 2), 30)]).astype(np.float32)
-    known = {"points.npy": boxes[:, :2] + 14.5, "boxes.npy": boxes, "mask.png": (pixels[:, :, 0] > 180).astype(np.uint8),
+    known = {"points.npy": boxes[:, :2] + 14.5, "boxes.npy": boxes,
+             "mask.png": (pixels[:, :, 0] > 180).astype(np.uint8),
              "json": {"id": "a", "height": 481, "width": 642}}
-    images = {"png": cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes(), "jpg": simplejpeg.encode_jpeg(pixels, quality=98, colorsubsampling="444")}
+    images = {"png": cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes(),
+              "jpg": simplejpeg.encode_jpeg(pixels, quality=98, colorsubsampling="444")}
     config = StreamConfig(image_size=64, crop_size=32, scale_jitter=(0.7, 1.2), colour_jitter=0.0, grey_share=0.0)
     for name, image in images.items():
         with ShardWriter(tmp_path / name, name="n", split="all", labelled=True, converter="test") as writer:
             writer.add("a", {name: image, **known})
-    with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True, converter="test") as writer:
+    with ShardWriter(tmp_path / "labels", name="l", split="all", kind="labels", labelled=True,
+                     converter="test") as writer:
         density = rng.random((7, 9)).astype(np.float16)
         heads = np.array([[300, 200, 20, 0.9]], np.float32)
-        writer.add("a", {"density.npy": density, "keep.png": np.ones((7, 9), np.uint8), "detections.npy": heads, "json": {"id": "a", "extent": [6.5, 8.7]}})
+        writer.add("a", {"density.npy": density, "keep.png": np.ones((7, 9), np.uint8), "detections.npy": heads,
+                         "json": {"id": "a", "extent": [6.5, 8.7]}})
     for labels_url in ("", (tmp_path / "labels").as_uri()):
         of_png, of_jpg = (
-            CropDataset((tmp_path / name).as_uri(), config, labels_url=labels_url, plan_seed=0, name="a", with_heads=True, with_masks=True) for name in images
+            CropDataset((tmp_path / name).as_uri(), config, labels_url=labels_url, plan_seed=0, name="a",
+                        with_heads=True, with_masks=True) for name in images
         )
         assert of_jpg._read(0).image.shape == of_png._read(0).image.shape and of_jpg._read(0).frame is None
         num_heads = 0
@@ -293,9 +323,11 @@ def test_whole_images_have_the_asked_longest_side() -> None:
     assert to_tensor(np.full((2, 3, 3), 255, np.uint8)).shape == (1, 3, 2, 3)
 
 
-def test_masks_are_read_where_they_are_asked_for_and_open_nothing_else(tiny_source: str, make_images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_masks_are_read_where_they_are_asked_for_and_open_nothing_else(tiny_source: str, make_images,
+                                                                       tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def crop(url: str, **options: bool) -> dict:
-        whole = StreamConfig(image_size=96, crop_size=96, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+        whole = StreamConfig(image_size=96, crop_size=96, scale_jitter=(1.0, 1.0), colour_jitter=0.0, grey_share=0.0,
+                             soft_share=0.0)
         return CropDataset(url, whole, plan_seed=0, name="a", **options)[0]  # type: ignore[arg-type]
 
     assert "mask" not in crop(tiny_source) and "density" in crop(tiny_source)

@@ -44,7 +44,8 @@ def test_boxes_are_resized_with_the_pixels_they_cover_and_with_their_centres() -
     boxes = np.array([[0, 0, 40, 20], [10, 4, 3, 6]], np.float32)
     resized = resize_boxes(boxes, 0.5, 2)
     np.testing.assert_array_equal(resized, [[0, 0, 20, 40], [5, 8, 1.5, 12]])
-    np.testing.assert_array_equal(resized[:, :2] + resized[:, 2:] / 2 - 0.5, resize_points(boxes[:, :2] + boxes[:, 2:] / 2 - 0.5, 0.5, 2))
+    np.testing.assert_array_equal(resized[:, :2] + resized[:, 2:] / 2 - 0.5,
+                                  resize_points(boxes[:, :2] + boxes[:, 2:] / 2 - 0.5, 0.5, 2))
     assert resized.dtype == np.float32 and resize_boxes(boxes[:0], 0.5, 2).shape == (0, 4)
 
 
@@ -92,7 +93,8 @@ def test_a_crop_is_cut_from_the_image_as_it_is_counted(size: tuple[int, int], sc
         window = draw_window(size, config, rng)
         row, column = round(window[0] * whole.shape[0] / size[0]) + 64, round(window[1] * whole.shape[1] / size[1]) + 64
         difference = crop_pixels(image, window, (64, 64)).astype(int) - shown[row : row + 64, column : column + 64]
-        assert abs(difference).max() <= 2 and abs(difference).mean() < 0.1  # rows and columns are each rounded to a grey level
+        # rows and columns are each rounded to a grey level
+        assert abs(difference).max() <= 2 and abs(difference).mean() < 0.1
 
 
 def test_softness_loses_detail_and_nothing_else() -> None:
@@ -187,7 +189,8 @@ def test_noise_is_white_as_strong_as_drawn_and_on_its_share_of_the_crops() -> No
     assert strengths.max() < 12.5 and 5.3 < strengths.mean() < 6.7  # uniform from 0 to 12
     strong = max(noisy, key=lambda crop: crop.std()).astype(float) - 128
     assert abs(strong.mean()) < 0.5 and abs(np.corrcoef(strong[:, :-1].ravel(), strong[:, 1:].ravel())[0, 1]) < 0.05
-    assert add_noise(np.zeros((8, 8, 3), np.uint8), StreamConfig(noisy_share=1.0), rng).max() < 60  # cut off, not wrapped around
+    # cut off, not wrapped around
+    assert add_noise(np.zeros((8, 8, 3), np.uint8), StreamConfig(noisy_share=1.0), rng).max() < 60
 
 
 def test_without_noise_nothing_is_drawn() -> None:

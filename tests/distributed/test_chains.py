@@ -31,7 +31,8 @@ from crowddist.process.cli import one_line_errors
 from crowddist.distributed.runtime import prepare_environment
 prepare_environment()
 import ray
-ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False, logging_level="WARNING")
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False,
+         logging_level="WARNING")
 from crowddist.config import from_json
 from crowddist.distributed.ray_launcher import RayLauncher
 from tests.distributed.test_chains import chains
@@ -51,8 +52,9 @@ def chains(config: RunConfig, folder: Path) -> list[list[StageData]]:
 def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunConfig, tmp_path: Path) -> None:
     """Room for two workers, three networks: two are under way at the same time, the third waits. Then a shard is cut.
 
-    Whichever reads it first fails: the job ends with one line and code 2, the other network's training is ended in mid-step, and no worker is
-    left behind. With the shard as it was, the same command goes on, and ends with the bits of one training after the other, undisturbed.
+    Whichever reads it first fails: the job ends with one line and code 2, the other network's training is ended in
+    mid-step, and no worker is left behind. With the shard as it was, the same command goes on, and ends with the bits
+    of one training after the other, undisturbed.
     """
     import psutil
 
@@ -72,7 +74,8 @@ def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunC
     command = [sys.executable, "-c", JOB, str(tmp_path / "config.json"), str(tmp_path / "ray")]
     private = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     private |= {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
-    begun = [tmp_path / "ray" / "source" / network / "checkpoints" / "latest.json" for network in ("regressor", "detector")]
+    begun = [tmp_path / "ray" / "source" / network / "checkpoints" / "latest.json"
+             for network in ("regressor", "detector")]
     shard = sorted(source.glob("*.tar"))[0]
     whole = shard.read_bytes()
     with (tmp_path / "log").open("wb") as log:
@@ -81,8 +84,10 @@ def test_chains_run_at_once_and_one_that_fails_ends_the_others(tiny_config: RunC
             deadline = time.monotonic() + LONGEST_S
             while not all(path.exists() for path in begun) and job.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
-            assert all(path.exists() for path in begun), f"two networks are under way at once: {(tmp_path / 'log').read_text()[-2000:]}"
-            workers = [child for child in psutil.Process(job.pid).children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())]
+            log = (tmp_path / "log").read_text()[-2000:]
+            assert all(path.exists() for path in begun), f"two networks are under way at once: {log}"
+            workers = [child for child in psutil.Process(job.pid).children(recursive=True)
+                       if "RayTrainWorker" in " ".join(child.cmdline())]
             os.truncate(shard, len(whole) // 2)
             job.wait(LONGEST_S)
         finally:

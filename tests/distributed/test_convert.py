@@ -1,4 +1,6 @@
-"""Conversion by the tasks of a real Ray: the bytes of threads, the errors of threads, and nothing lost with a worker."""
+"""Conversion by the tasks of a real Ray: the bytes of threads, the errors of threads, and nothing lost with a
+worker.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 def photos(tmp_path: Path) -> Path:
     (tmp_path / "photos").mkdir()
     for index in range(30):
-        assert cv2.imwrite(str(tmp_path / "photos" / f"{index}.jpg"), np.random.default_rng(index).integers(0, 255, (40, 56, 3), dtype=np.uint8))
+        assert cv2.imwrite(str(tmp_path / "photos" / f"{index}.jpg"),
+                           np.random.default_rng(index).integers(0, 255, (40, 56, 3), dtype=np.uint8))
     return tmp_path / "photos"
 
 
@@ -55,5 +58,6 @@ def test_the_task_of_a_dead_worker_is_done_again(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return number * number
 
-    found = [(item, made()) for item, made in in_order_on_cluster(range(20), make, 2)]  # type: ignore[type-var, arg-type]
+    found = [(item, made())
+             for item, made in in_order_on_cluster(range(20), make, 2)]  # type: ignore[type-var, arg-type]
     assert found == [(number, number * number) for number in range(20)] and died.exists()

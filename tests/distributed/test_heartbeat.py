@@ -13,15 +13,20 @@ from crowddist.process.stop_signals import Termination
 
 
 def beat(rank: int, step: int = 7, doing: str = "computing", since_s: float = 3, ago_s: float = 0) -> Beat:
-    return Beat(rank=rank, host=f"n{rank}", node=f"id{rank}", pid=100 + rank, step=step, doing=doing, since_s=since_s, ago_s=ago_s)
+    return Beat(rank=rank, host=f"n{rank}", node=f"id{rank}", pid=100 + rank, step=step, doing=doing, since_s=since_s,
+                ago_s=ago_s)
 
 
 @pytest.mark.parametrize(("beats", "said"), [
     ([], "no worker has been heard of"),
-    ([beat(0), beat(1, ago_s=SILENT_S + 31)], "rank 1 (pid 101 on n1) has been silent for 41 s, when last heard of computing at step 7"),
+    ([beat(0), beat(1, ago_s=SILENT_S + 31)],
+     "rank 1 (pid 101 on n1) has been silent for 41 s, when last heard of computing at step 7"),
     ([beat(0), beat(1, step=6)], "rank 1 (pid 101 on n1) has been computing at step 6 for 3 s"),
-    ([beat(0), beat(1, doing="reading samples", since_s=70)], "rank 1 (pid 101 on n1) has been reading samples at step 7 for 70 s"),
-    ([beat(0), beat(1)], "rank 0 (pid 100 on n0) has been computing at step 7 for 3 s; rank 1 (pid 101 on n1) has been computing at step 7 for 3 s"),
+    ([beat(0), beat(1, doing="reading samples", since_s=70)],
+     "rank 1 (pid 101 on n1) has been reading samples at step 7 for 70 s"),
+    ([beat(0), beat(1)],
+     "rank 0 (pid 100 on n0) has been computing at step 7 for 3 s; rank 1 (pid 101 on n1) has been computing at step 7 "
+     "for 3 s"),
 ])
 def test_whom_the_others_wait_for(beats: list[Beat], said: str) -> None:
     assert suspects(beats) == said
@@ -29,7 +34,8 @@ def test_whom_the_others_wait_for(beats: list[Beat], said: str) -> None:
 
 def test_a_standstill_is_told_once_and_slow_steps_are_none() -> None:
     stall = Stall()
-    assert not any(stall.seen([beat(0, step=0)], now) for now in range(0, 500, 10))  # the first step may wait for anything
+    # the first step may wait for anything
+    assert not any(stall.seen([beat(0, step=0)], now) for now in range(0, 500, 10))
     assert not any(stall.seen([beat(0, step=step), beat(1, step=step)], 500 + step) for step in range(1, 10))
     told = [now for now in range(510, 800, 10) if stall.seen([beat(0, step=10), beat(1, step=9)], now)]
     assert told == [570] and stall.seconds == pytest.approx(61)  # the slower one stands at step 9 since 509
@@ -42,7 +48,8 @@ def test_a_standstill_is_told_once_and_slow_steps_are_none() -> None:
 
 def test_workers_and_driver_meet() -> None:
     watch = Watch()
-    facts: dict[str, Any] = {"rank": 1, "host": "n1", "node": "id", "pid": 5, "step": 3, "doing": "computing", "since_s": 0.5}
+    facts: dict[str, Any] = {"rank": 1, "host": "n1", "node": "id", "pid": 5, "step": 3, "doing": "computing",
+                             "since_s": 0.5}
     assert watch.beat("a", facts) == watch.beat("b", {**facts, "rank": 0}) == "go on"
     watch.stop("a")
     assert watch.beat("a", {**facts, "step": 4}) == "stop" and watch.beat("b", {**facts, "rank": 0}) == "go on"
@@ -64,7 +71,8 @@ class Cluster:
         self.places, self.draining, self.now = 2, set[str](), 0.0
         monkeypatch.setattr(elastic, "num_places", lambda use_gpu: self.places)
         monkeypatch.setattr(elastic, "draining_nodes", lambda: self.draining)
-        monkeypatch.setattr(elastic.ray, "nodes", lambda: [{"NodeID": f"id{rank}", "NodeManagerHostname": f"n{rank}"} for rank in range(3)])
+        monkeypatch.setattr(elastic.ray, "nodes",
+                            lambda: [{"NodeID": f"id{rank}", "NodeManagerHostname": f"n{rank}"} for rank in range(3)])
         monkeypatch.setattr(elastic.time, "monotonic", lambda: self.now)
 
 
@@ -77,7 +85,8 @@ def test_why_a_group_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.draining = {"id1", "id2"}
     assert reasons({"id0", "id1"}) == "n1 is being drained"
     cluster.draining = set()
-    for now, places, reason in ((0, 3, ""), (10, 4, ""), (25, 4, ""), (28, 3, ""), (30, 4, ""), (49, 5, ""), (51, 4, "there is room for 4 workers now")):
+    for now, places, reason in ((0, 3, ""), (10, 4, ""), (25, 4, ""), (28, 3, ""), (30, 4, ""), (49, 5, ""),
+                                (51, 4, "there is room for 4 workers now")):
         cluster.now, cluster.places = now, places
         assert reasons({"id0", "id1"}) == reason, now
     termination.signal = "SIGUSR1"

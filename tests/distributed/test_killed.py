@@ -24,9 +24,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray, pytest.mark
 def test_killed_while_labelling_it_goes_on_and_tracks_one_run(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    command = [sys.executable, "jobs/adapt.py", "smoke", "--launcher", "ray", "--storage", str(tmp_path / "runs"), "--threads", "1"]
+    command = [sys.executable, "jobs/adapt.py", "smoke", "--launcher", "ray", "--storage", str(tmp_path / "runs"),
+               "--threads", "1"]
     command += ["--self-supervision.orientation-steps", "0", "--self-supervision.rounds", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path), "RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path),
+                   "RAY_AUTH_TOKEN": "a-token-of-this-test-only-0123456789"}
     environment.pop("RAY_ADDRESS", None)
     run = tmp_path / "runs" / "smoke"
     labels = run / "labels-1" / "labels"
@@ -34,14 +36,16 @@ def test_killed_while_labelling_it_goes_on_and_tracks_one_run(tmp_path: Path) ->
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + LONGEST_S
-        while not (labels / "labels-000001-000002.done.json").exists() and driver.poll() is None and time.monotonic() < deadline:
+        while (not (labels / "labels-000001-000002.done.json").exists() and driver.poll() is None
+               and time.monotonic() < deadline):
             time.sleep(0.002)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
     assert labels.exists() and not (run / "result.json").exists(), (tmp_path / "log").read_text()[-2000:]
     kept = {path: path.stat().st_mtime_ns for path in (run / "source" / "DONE.json", *labels.glob("*.done.json"))}
 
-    ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=2 * LONGEST_S, check=False)
+    ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=2 * LONGEST_S,
+                           check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "source: done before" in ended.stdout
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was done is not done again"

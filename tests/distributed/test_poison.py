@@ -34,16 +34,18 @@ def poison():
         return decode(key, *arguments, **named)
     shard_codec.decode = deadly
 
-ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False, logging_level="ERROR",
-         runtime_env={"worker_process_setup_hook": poison})
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False,
+         logging_level="ERROR", runtime_env={"worker_process_setup_hook": poison})
 from crowddist.distributed.actors import run_job
 from crowddist.inference.jobs import LabelJob
-records = run_job(LabelJob(checkpoint_url=sys.argv[1], images_url=sys.argv[2], labels_url=sys.argv[3]), num_actors=2, threads=1)
+job = LabelJob(checkpoint_url=sys.argv[1], images_url=sys.argv[2], labels_url=sys.argv[3])
+records = run_job(job, num_actors=2, threads=1)
 Path(sys.argv[4]).write_text(json.dumps(records))  # not printed: Ray, too, prints there what it has noticed
 """
 
 
-def test_an_image_over_which_actors_die_is_set_aside(tiny_checkpoint: str, tmp_path: Path, make_images: Callable[..., str]) -> None:
+def test_an_image_over_which_actors_die_is_set_aside(tiny_checkpoint: str, tmp_path: Path,
+                                                     make_images: Callable[..., str]) -> None:
     images, labels = make_images(tmp_path / "images", count=40, labelled=False), (tmp_path / "labels").as_uri()
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     environment |= {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}

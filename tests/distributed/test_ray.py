@@ -34,10 +34,11 @@ from crowddist.run.record import run_folder
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
 NUM_STAGES: dict[Any, int] = {"self_supervision": 2, "bi_knowledge": 3}
-"""Stages of a method that need no labels; the gradients of all methods are compared in tests/methods/test_two_workers.py, without Ray."""
+"""Stages of a method that need no labels; the gradients of all methods are compared in
+tests/methods/test_two_workers.py, without Ray."""
 MOST_DIFFERENCE = 1e-2
-"""Largest relative difference of statistics and of Adam's first moments, two workers against one: sums of float32 in another order
-(1e-4 seen)."""
+"""Largest relative difference of statistics and of Adam's first moments, two workers against one: sums of float32 in
+another order (1e-4 seen)."""
 MOST_WEIGHT_DIFFERENCE = 5e-6
 """The same of weights (4e-7 seen), of which six steps move about a hundredth."""
 
@@ -56,12 +57,14 @@ def actors_alive(class_name: str) -> list[int]:
 
 def stages(config: RunConfig, folder: Path) -> list[StageData]:
     urls = {"source": config.source, "target": config.target}
-    return [StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls) for stage in build_method(config).plan()[: NUM_STAGES[config.method]]]
+    return [StageData(stage=stage, folder=(folder / stage.name).as_uri(), urls=urls)
+            for stage in build_method(config).plan()[: NUM_STAGES[config.method]]]
 
 
 def chains(stages: Sequence[StageData]) -> list[list[StageData]]:
     """Stages that train one network, together."""
-    return [[data for data in stages if data.stage.trains == trained] for trained in dict.fromkeys(data.stage.trains for data in stages)]
+    return [[data for data in stages if data.stage.trains == trained]
+            for trained in dict.fromkeys(data.stage.trains for data in stages)]
 
 
 def difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
@@ -77,7 +80,8 @@ def assert_equal_states(shared: dict[str, Any], alone: dict[str, Any], *, name: 
         names = [tensor for tensor in theirs if ("running" in tensor) == (kind == "statistics")]
         if not names:  # the transformer of densities has no statistics
             continue
-        assert difference([ours[tensor] for tensor in names], [theirs[tensor] for tensor in names]) < limit, f"{name}: {kind}"
+        assert difference([ours[tensor] for tensor in names],
+                          [theirs[tensor] for tensor in names]) < limit, f"{name}: {kind}"
     mine, reference = (
         [moments["exp_avg"] for optimizer in state["optimizers"].values() for moments in optimizer["state"].values()]
         for state in (shared, alone)
@@ -90,13 +94,15 @@ def assert_equal_states(shared: dict[str, Any], alone: dict[str, Any], *, name: 
 
 @pytest.mark.parametrize("method", ["self_supervision", pytest.param("bi_knowledge", marks=pytest.mark.slow)])
 def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_path: Path, method: Any) -> None:
-    """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of one start.
+    """Same global batch, same order, same draws: equal counters and equal gradients so far, after each of two stages of
+    one start.
 
-    The source stage normalises by batches, the others by the running statistics. Each stage of the one worker begins where the two began
-    it, and the rate is low: Adam divides by the gradient's size, so a difference in the seventh digit is a large one some steps later.
-    No crop reaches beyond its image, and gradients are compared loosely: where the inputs of a pooling are equal but for rounding, as all
-    are over the flat grey beside an image, which of them is the largest moves a whole slope. In one process, float32 against float64,
-    gradients differ by up to 3 % with such crops, and by 3e-6, at times 2e-3, without.
+    The source stage normalises by batches, the others by the running statistics. Each stage of the one worker begins
+    where the two began it, and the rate is low: Adam divides by the gradient's size, so a difference in the seventh
+    digit is a large one some steps later. No crop reaches beyond its image, and gradients are compared loosely: where
+    the inputs of a pooling are equal but for rounding, as all are over the flat grey beside an image, which of them is
+    the largest moves a whole slope. In one process, float32 against float64, gradients differ by up to 3 % with such
+    crops, and by 3e-6, at times 2e-3, without.
     """
     from crowddist.distributed.ray_launcher import RayLauncher
 
@@ -109,27 +115,35 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
     for data in stages(tiny_config, tmp_path / "one"):
         LocalLauncher(tiny_config).train([[replace(data, initial=initial)]])
         ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("two", "one")]
-        assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end), name=data.stage.name)
-        initial = ends[0]["checkpoint"] if ends[0] and not data.stage.trains else ""  # the stages of one network follow each other
+        assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end),
+                            name=data.stage.name)
+        # the stages of one network follow each other
+        initial = ends[0]["checkpoint"] if ends[0] and not data.stage.trains else ""
 
 
-def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_config: RunConfig,
+                                                        tmp_path: Path) -> None:
     """A cycle of bi-knowledge transfer, from the same labels: two layers of the regressor, and all of the detector."""
     from crowddist.distributed.ray_launcher import RayLauncher
 
     slow = replace(tiny_config.bi_knowledge, regressor_cycle_rate=1e-5, detector_cycle_rate=1e-5)
-    config = replace(tiny_config, method="bi_knowledge", bi_knowledge=slow, stream=replace(tiny_config.stream, scale_jitter=(0.9, 1.6)))
+    config = replace(tiny_config, method="bi_knowledge", bi_knowledge=slow,
+                     stream=replace(tiny_config.stream, scale_jitter=(0.9, 1.6)))
     source = stages(config, tmp_path / "one")
     local = LocalLauncher(config)
     local.train(chains(source))
     trained = [end["checkpoint"] for data in source if (end := read_done(data.folder))]
-    whole, labels = checkpoint.join((tmp_path / "whole").as_uri(), trained, stage="source"), (tmp_path / "labels").as_uri()
-    publish_labels(labels, ShardReader(config.target), local.run(LabelJob(checkpoint_url=whole, images_url=config.target, labels_url=labels)), name="labels")
+    whole, labels = checkpoint.join((tmp_path / "whole").as_uri(), trained,
+                                    stage="source"), (tmp_path / "labels").as_uri()
+    publish_labels(labels, ShardReader(config.target),
+                   local.run(LabelJob(checkpoint_url=whole, images_url=config.target, labels_url=labels)),
+                   name="labels")
 
     def cycle(side: str) -> list[StageData]:
         plan = [stage for stage in build_method(config).plan() if stage.round_name == "cycle-1"]
         return [
-            replace(source[0], stage=stage, folder=(tmp_path / side / stage.name).as_uri(), labels_url=labels, initial=whole) for stage in plan
+            replace(source[0], stage=stage, folder=(tmp_path / side / stage.name).as_uri(), labels_url=labels,
+                    initial=whole) for stage in plan
         ]
 
     local.train(chains(cycle("one")))
@@ -137,13 +151,16 @@ def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_
     RayLauncher(two).train(chains(cycle("two")))
     for shared, alone in zip(cycle("two"), cycle("one"), strict=True):
         ends = [read_done(data.folder) for data in (shared, alone)]
-        assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end), name=alone.stage.name)
+        assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end),
+                            name=alone.stage.name)
 
 
 def test_labelling_survives_the_death_of_an_actor(
     private_ray: None, tiny_checkpoint: str, tmp_path: Path, make_images: Callable[..., str]
 ) -> None:
-    """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run says."""
+    """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run
+    says.
+    """
     from crowddist.distributed.actors import run_job
 
     images = make_images(tmp_path / "images", count=400, labelled=False)
@@ -165,12 +182,14 @@ def test_labelling_survives_the_death_of_an_actor(
     watcher.start()
     labels = (tmp_path / "labels").as_uri()
     # Three actors on two CPUs: the third finds room when one has died.
-    records = run_job(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels), num_actors=3, threads=1)
+    records = run_job(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels), num_actors=3,
+                      threads=1)
     watcher.join(timeout=5)
     assert killed, "the test must have killed an actor"
     publish_labels(labels, reader, records, name="labels")
     assert ShardReader(labels).keys() == reader.keys()
-    undisturbed = LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=(tmp_path / "undisturbed").as_uri())
+    undisturbed = LabelJob(checkpoint_url=tiny_checkpoint, images_url=images,
+                           labels_url=(tmp_path / "undisturbed").as_uri())
     worker = JobWorker(tiny_checkpoint, images, threads=1)
     again = [worker.run(undisturbed, unit) for unit in worker.units()]
     assert [record["sha256"] for record in records] == [record["sha256"] for record in again]
@@ -181,8 +200,10 @@ def test_actors_translate_as_one_process_does(private_ray: None, tiny_config: Ru
 
     config = replace(tiny_config, method="translation", launcher="ray", num_labellers=2)
     torch.manual_seed(0)
-    trained = checkpoint.save((tmp_path / "trained").as_uri(), 1, {"method": build_method(config).state_dict(), "config": to_json(config)})
-    jobs = [TranslateJob(checkpoint_url=trained, images_url=config.source, translated_url=(tmp_path / name).as_uri()) for name in ("actors", "alone")]
+    trained = checkpoint.save((tmp_path / "trained").as_uri(), 1,
+                              {"method": build_method(config).state_dict(), "config": to_json(config)})
+    jobs = [TranslateJob(checkpoint_url=trained, images_url=config.source, translated_url=(tmp_path / name).as_uri())
+            for name in ("actors", "alone")]
     records = RayLauncher(config).run(jobs[0])
     assert records == LocalLauncher(config).run(jobs[1])
     publish_translation(jobs[0].translated_url, ShardReader(config.source), records)
@@ -195,7 +216,8 @@ def test_actors_translate_as_one_process_does(private_ray: None, tiny_config: Ru
     ("label", "", FileNotFoundError, "no file at"),
 ], ids=["work", "loading", "missing"])
 def test_what_a_unit_or_the_loading_raises_comes_out_and_no_actor_stays(
-    private_ray: None, request: pytest.FixtureRequest, tiny_target: str, tmp_path: Path, call: str, counter: str, error: type[Exception], message: str
+    private_ray: None, request: pytest.FixtureRequest, tiny_target: str, tmp_path: Path, call: str, counter: str,
+    error: type[Exception], message: str
 ) -> None:
     from crowddist.distributed.actors import run_job
 
@@ -217,8 +239,11 @@ def starts(config: RunConfig) -> list[Path]:
     return [path for path in (storage.local_folder(run_folder(config)) / ".ray-train").iterdir() if path.is_dir()]
 
 
-def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
-    """SIGKILL of a training worker: all start again from the last checkpoint and end with the bits of an unbroken training."""
+def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_config: RunConfig,
+                                                       tmp_path: Path) -> None:
+    """SIGKILL of a training worker: all start again from the last checkpoint and end with the bits of an unbroken
+    training.
+    """
     from crowddist.distributed.ray_launcher import RayLauncher
 
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=60))
@@ -238,7 +263,8 @@ def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_c
     RayLauncher(config).train([stages(config, tmp_path / "broken")[:1]])
     watcher.join(timeout=5)
     assert killed and len(starts(config)) == 2
-    ends = [checkpoint.load_latest((tmp_path / name / "source" / "checkpoints").as_uri()) for name in ("unbroken", "broken")]
+    ends = [checkpoint.load_latest((tmp_path / name / "source" / "checkpoints").as_uri())
+            for name in ("unbroken", "broken")]
     for name, value in ends[0]["method"]["networks"].items():
         assert torch.equal(value, ends[1]["method"]["networks"][name]), name
 
@@ -260,7 +286,8 @@ def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
     assert len(starts(config)) == 1
 
 
-def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None, tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None, tiny_config: RunConfig,
+                                                              tmp_path: Path) -> None:
     from crowddist.distributed.ray_launcher import RayLauncher
 
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=100_000))
@@ -296,7 +323,8 @@ def test_mistakes_are_told_from_lost_workers(failures: dict[int, Exception], mis
 @pytest.mark.parametrize(("failures", "told"), [
     ({0: RuntimeError("Connection reset by peer\nand more"), 1: ActorDiedError()}, "rank 1 (pid 12 on n1) died"),
     ({1: ActorDiedError(), 2: ActorUnavailableError("away", None)}, "rank 1 (pid 12 on n1) and rank 2 died"),
-    ({0: RuntimeError("Timed out\nand more")}, "rank 1 (pid 12 on n1) has been reading samples at step 6 for 40 s (Timed out)"),
+    ({0: RuntimeError("Timed out\nand more")},
+     "rank 1 (pid 12 on n1) has been reading samples at step 6 for 40 s (Timed out)"),
 ])
 def test_a_loss_is_explained(failures: dict[int, Exception], told: str) -> None:
     from ray.train import WorkerGroupError

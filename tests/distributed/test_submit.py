@@ -35,10 +35,13 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     environment.pop("RAY_ADDRESS", None)
-    command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={PORT}", "--num-cpus=2", "--dashboard-host=127.0.0.1"]
-    command += [f"--dashboard-port={DASHBOARD_PORT}", f"--temp-dir={short}", "--object-store-memory=150000000", "--include-dashboard=true"]
+    command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={PORT}", "--num-cpus=2",
+               "--dashboard-host=127.0.0.1"]
+    command += [f"--dashboard-port={DASHBOARD_PORT}", f"--temp-dir={short}", "--object-store-memory=150000000",
+                "--include-dashboard=true"]
     log = tmp_path / "head.log"
-    process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT,
+                               start_new_session=True)
     wait_for_dashboard(process, log)
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}"}
     # --block ends its children with it; only this head's processes are touched.
@@ -63,8 +66,11 @@ def wait_for_dashboard(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def test_the_main_job_can_be_submitted(head: dict[str, str], tmp_path: Path) -> None:
-    """Two training workers, then two labelling actors, then the workers on their labels, all on a head that was there before."""
-    entrypoint = f"{sys.executable} jobs/adapt.py smoke --launcher ray --num-workers 2 --self-supervision.orientation-steps 0 --self-supervision.rounds 1"
+    """Two training workers, then two labelling actors, then the workers on their labels, all on a head that was there
+    before.
+    """
+    entrypoint = (f"{sys.executable} jobs/adapt.py smoke --launcher ray --num-workers 2 "
+                  "--self-supervision.orientation-steps 0 --self-supervision.rounds 1")
     entrypoint += f" --storage {tmp_path}/runs --tracking-uri none"
     command = ["ray", "job", "submit", "--working-dir", ".", "--", *entrypoint.split()]
     deadline = time.monotonic() + START_S

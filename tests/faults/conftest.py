@@ -48,4 +48,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if ROWS:
         terminalreporter.write_line("\n| fault | promise | seen | s |\n|---|---|---|---|")
         for fault, promise, seen, seconds in ROWS:
-            terminalreporter.write_line(f"| {fault} | {promise} | {seen} | {'' if seconds is None else f'{seconds:.0f}'} |")
+            terminalreporter.write_line(f"| {fault} | {promise} | {seen} | "
+                                        f"{'' if seconds is None else f'{seconds:.0f}'} |")

@@ -1,4 +1,6 @@
-"""Three machines on this one, with a real Ray between them, that can be killed, cut off and started again; and the job that runs on them."""
+"""Three machines on this one, with a real Ray between them, that can be killed, cut off and started again; and the job
+that runs on them.
+"""
 
 from __future__ import annotations
 
@@ -45,22 +47,28 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "MLFLOW_", "CROWDDIST_"))}
+        kept = {name: value for name,
+                value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "MLFLOW_", "CROWDDIST_"))}
         return kept | {
-            "PYTHONPATH": str(PROJECT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0",
-            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CROWDDIST_CACHE": str(self.folder / "cache"), **self.settings,
+            "PYTHONPATH": str(PROJECT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CROWDDIST_CACHE": str(self.folder / "cache"),
+            **self.settings,
         }
 
     def boot(self, *names: str) -> None:
         """Starts machines; whether they are up `wait_for_nodes` tells."""
         for name in names:
             address = f"{SUBNET}.{name[1:]}"
-            ray = [str(Path(sys.executable).with_name("ray")), "start", f"--node-ip-address={address}", "--num-cpus=1", "--block",
+            ray = [str(Path(sys.executable).with_name("ray")), "start", f"--node-ip-address={address}", "--num-cpus=1",
+                   "--block",
                    f"--object-store-memory={80 * 2**20}"]
-            ray += ["--head", f"--port={PORT}", "--include-dashboard=false"] if name == "n1" else [f"--address={SUBNET}.1:{PORT}"]
+            ray += ["--head", f"--port={PORT}",
+                    "--include-dashboard=false"] if name == "n1" else [f"--address={SUBNET}.1:{PORT}"]
             command = [str(SCRIPT), "boot", BRIDGE, name, f"{address}/24", str(self.folder / name), *ray]
             log = (self.folder / f"{name}.log").open("ab")
-            self.machines[name] = subprocess.Popen(command, env=self.environment, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
+            self.machines[name] = subprocess.Popen(command, env=self.environment, cwd=PROJECT, stdout=log, stderr=log,
+                                                   start_new_session=True)
 
     def kill(self, *names: str) -> None:
         """A machine loses its power: all of its processes are gone at once."""
@@ -96,7 +104,8 @@ class Cluster:
         """How many machines Ray knows to be alive; 0 where it does not answer."""
         if not self.is_up("n1"):
             return 0
-        code = f"import ray; ray.init(address='{SUBNET}.1:{PORT}', log_to_driver=False, logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+        code = (f"import ray; ray.init(address='{SUBNET}.1:{PORT}', log_to_driver=False, logging_level='ERROR'); "
+                "print(sum(n['Alive'] for n in ray.nodes()))")
         command = self.on("n1", sys.executable, "-c", code)
         with contextlib.suppress(subprocess.TimeoutExpired):
             environment = self.environment | {"HOME": str(self.folder / "n1" / "home")}
@@ -105,7 +114,9 @@ class Cluster:
         return 0
 
     def make_whole(self, *names: str) -> None:
-        """Boots the machines of these names that are gone, ends the others, and waits until Ray knows the right number."""
+        """Boots the machines of these names that are gone, ends the others, and waits until Ray knows the right
+        number.
+        """
         for name in ("n1", "n2", "n3"):
             if self.is_up(name) and name not in names:
                 self.kill(name)
@@ -139,14 +150,19 @@ class Job:
         return self.shown / self.name
 
     def start(self) -> Job:
-        command = [sys.executable, str(PROJECT / "jobs" / "adapt.py"), "smoke", "--launcher", "ray", "--storage", self.storage, "--run-name", self.name,
-                   "--threads", "1", "--num-workers", "3", "--num-labellers", "3", "--train.batch-size", "6", "--train.steps", "300",
-                   "--self-supervision.target-batch-size", "6", "--self-supervision.orientation-steps", "0", "--self-supervision.rounds", "1",
+        command = [sys.executable, str(PROJECT / "jobs" / "adapt.py"), "smoke", "--launcher", "ray", "--storage",
+                   self.storage, "--run-name", self.name,
+                   "--threads", "1", "--num-workers", "3", "--num-labellers", "3", "--train.batch-size", "6",
+                   "--train.steps", "300",
+                   "--self-supervision.target-batch-size", "6", "--self-supervision.orientation-steps", "0",
+                   "--self-supervision.rounds", "1",
                    "--engine.checkpoint-every", "25", "--tracking-uri", "none", *self.options]
-        environment = self.cluster.environment | {"RAY_ADDRESS": f"{SUBNET}.1:{PORT}", "HOME": str(self.cluster.folder / "n1" / "home")}
+        environment = self.cluster.environment | {"RAY_ADDRESS": f"{SUBNET}.1:{PORT}",
+                                                  "HOME": str(self.cluster.folder / "n1" / "home")}
         with self.log.open("ab") as log:
             # nsenter forks for the new process space: the driver is its child.
-            self.process = subprocess.Popen(self.cluster.on("n1", *command), env=environment, cwd=PROJECT, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.cluster.on("n1", *command), env=environment, cwd=PROJECT, stdout=log,
+                                            stderr=log)
         return self
 
     def driver(self) -> psutil.Process:
@@ -236,7 +252,9 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """What a run has left that must not depend on what happened to it: weights, moments, samples seen, labels, and the figures of its rounds."""
+    """What a run has left that must not depend on what happened to it: weights, moments, samples seen, labels, and the
+    figures of its rounds.
+    """
     from crowddist.run import checkpoint
 
     found: dict[str, Any] = {}
@@ -247,7 +265,8 @@ def left(folder: Path) -> dict[str, Any]:
     for record in sorted(folder.glob("*/labels/*.done.json")):
         found[record.name] = json.loads(record.read_text())
     rounds = json.loads((folder / "result.json").read_text())["rounds"]
-    found["rounds"] = [{name: value for name, value in row.items() if name not in ("train/seconds", "checkpoint")} for row in rounds]
+    found["rounds"] = [{name: value for name, value in row.items() if name not in ("train/seconds", "checkpoint")}
+                       for row in rounds]
     return found
 
 

@@ -14,10 +14,13 @@ STEPS = 200
 
 
 def test_one_two_and_three_machines(three: Cluster, storage: str) -> None:
-    """All machines share this one's cores, so more of them than cores give nothing: what is seen is what their talking costs."""
+    """All machines share this one's cores, so more of them than cores give nothing: what is seen is what their talking
+    costs.
+    """
     print(f"\n{STEPS} steps of 6 crops of 128 x 128")
     for num_workers in (1, 2, 3):
-        options = ("--method", "source_only", "--train.steps", str(STEPS), "--stream.crop-size", "128", "--num-workers", str(num_workers))
+        options = ("--method", "source_only", "--train.steps", str(STEPS), "--stream.crop-size", "128", "--num-workers",
+                   str(num_workers))
         job = Job(three, storage, f"cost-{num_workers}", *options).start()
         assert job.wait() == 0, job.said()[-3000:]
         points = [json.loads(line) for line in (job.folder / "source" / "curve.jsonl").read_text().splitlines()]

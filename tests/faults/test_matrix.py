@@ -48,8 +48,10 @@ def until_further(job: Job) -> float:
     return seconds
 
 
-@pytest.mark.parametrize(("rank", "fault"), [(1, "a training worker is killed"), (0, "rank 0, which writes the checkpoints, is killed")])
-def test_a_training_worker_is_killed(three: Cluster, storage: str, unbroken: dict[str, Any], rank: int, fault: str) -> None:
+@pytest.mark.parametrize(("rank", "fault"),
+                         [(1, "a training worker is killed"), (0, "rank 0, which writes the checkpoints, is killed")])
+def test_a_training_worker_is_killed(three: Cluster, storage: str, unbroken: dict[str, Any], rank: int,
+                                     fault: str) -> None:
     job = Job(three, storage, f"worker-{rank}", *SOURCE_ONLY).start()
     in_mid_stage(job)
     job.worker(rank)[1].kill()
@@ -104,7 +106,8 @@ def test_a_machine_is_lost_for_good(three: Cluster, storage: str, unbroken: dict
     assert "training with 2 of 3 workers" in job.said()
     mine = left(job.folder)["source"]
     assert mine["step"] == 300 and mine["samples_seen"] == unbroken["source"]["samples_seen"]
-    note("a machine is lost for good, `--min-workers 1`", seconds, "goes on with two workers; the same samples once", "both")
+    note("a machine is lost for good, `--min-workers 1`", seconds, "goes on with two workers; the same samples once",
+         "both")
 
 
 def test_a_machine_is_added(three: Cluster, storage: str) -> None:
@@ -118,7 +121,8 @@ def test_a_machine_is_added(three: Cluster, storage: str) -> None:
     assert job.wait() == 0, job.said()[-3000:]
     assert "there is room for 3 workers now" in job.said()
     assert left(job.folder)["source"]["samples_seen"] == {"source": 7200}
-    note("a machine is added in mid-run, `--min-workers 1`", seconds, "goes on with three workers; the same samples once", "both")
+    note("a machine is added in mid-run, `--min-workers 1`", seconds,
+         "goes on with three workers; the same samples once", "both")
 
 
 def test_the_head_is_lost(three: Cluster, storage: str, unbroken: dict[str, Any]) -> None:
@@ -195,9 +199,11 @@ def test_a_machine_is_drained(three: Cluster, storage: str, unbroken: dict[str, 
     job = Job(three, storage, "drain", *SOURCE_ONLY, "--engine.checkpoint-every", "1000").start()
     job.until(lambda: job.curve() >= 20, "a few steps")
     head = f"{SUBNET}.1:{PORT}"
-    code = f"import ray; ray.init('{head}', log_to_driver=False); print(*(n['NodeID'] for n in ray.nodes() if n['Alive'] and 'n3' in n['NodeManagerHostname']))"
+    code = (f"import ray; ray.init('{head}', log_to_driver=False); print(*(n['NodeID'] for n in ray.nodes() if "
+            "n['Alive'] and 'n3' in n['NodeManagerHostname']))")
     environment = three.environment | {"HOME": str(three.folder / "n1" / "home")}
-    node = subprocess.run(three.on("n1", sys.executable, "-c", code), env=environment, capture_output=True, text=True, check=True).stdout.split()[-1]
+    node = subprocess.run(three.on("n1", sys.executable, "-c", code), env=environment, capture_output=True, text=True,
+                          check=True).stdout.split()[-1]
     drain = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", head, "--node-id", node, "--reason",
              "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken away", "--deadline-remaining-seconds", "60"]
     fault = time.monotonic()
@@ -211,7 +217,8 @@ def test_a_machine_is_drained(three: Cluster, storage: str, unbroken: dict[str, 
     assert job.wait() == 0, job.said()[-3000:]
     assert "stopped at a checkpoint: n3 is being drained" in job.said()
     assert_same_bits(job, unbroken)
-    note("a machine is drained, taken away after 60 s, and replaced", seconds, f"a checkpoint before; {SAME_BITS}", f"after {to_checkpoint:.0f} s; {SAME_BITS}")
+    note("a machine is drained, taken away after 60 s, and replaced", seconds, f"a checkpoint before; {SAME_BITS}",
+         f"after {to_checkpoint:.0f} s; {SAME_BITS}")
 
 
 def test_the_disk_is_full(machines: Cluster, unbroken: dict[str, Any], storage: str) -> None:
@@ -235,14 +242,16 @@ def test_the_disk_is_full(machines: Cluster, unbroken: dict[str, Any], storage: 
         assert job.start().wait() == 0, job.said()[-3000:]
         assert_same_bits(job, unbroken)
         machines.make_whole()
-    note("the disk of the runs is full; there is room again, and the same command is given", None, f"one line, exit code 2; then {SAME_BITS}", "both")
+    note("the disk of the runs is full; there is room again, and the same command is given", None,
+         f"one line, exit code 2; then {SAME_BITS}", "both")
 
 
 def test_the_shared_memory_is_full(three: Cluster, storage: str, unbroken: dict[str, Any]) -> None:
     job = Job(three, storage, "shm").start()
     in_mid_stage(job)
     for name in ("n1", "n2", "n3"):
-        filled = subprocess.run(three.on(name, "dd", "if=/dev/zero", "of=/dev/shm/filler", "bs=1M"), capture_output=True, text=True, check=False)
+        filled = subprocess.run(three.on(name, "dd", "if=/dev/zero", "of=/dev/shm/filler", "bs=1M"),
+                                capture_output=True, text=True, check=False)
         assert "No space left" in filled.stderr
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
@@ -267,7 +276,8 @@ def test_the_last_checkpoint_is_damaged(three: Cluster, storage: str, unbroken: 
     damage(max((job.folder / "source" / "checkpoints").glob("step-*.pt")))
     assert job.start().wait() == 0, job.said()[-3000:]
     assert_same_bits(job, unbroken)
-    note("the newest checkpoint is damaged while the job is down", None, f"goes on from the one before; {SAME_BITS}", SAME_BITS)
+    note("the newest checkpoint is damaged while the job is down", None, f"goes on from the one before; {SAME_BITS}",
+         SAME_BITS)
 
 
 def test_a_shard_is_damaged(three: Cluster, storage: str, unbroken: dict[str, Any], tmp_path: Path) -> None:
@@ -284,16 +294,19 @@ def test_a_shard_is_damaged(three: Cluster, storage: str, unbroken: dict[str, An
     shard.write_bytes(whole)
     assert job.start().wait() == 0, job.said()[-3000:]
     assert_same_bits(job, unbroken)
-    note("a shard is cut while it is read; it is mended, and the same command is given", None, f"one line that names it, exit code 2; then {SAME_BITS}", "both")
+    note("a shard is cut while it is read; it is mended, and the same command is given", None,
+         f"one line that names it, exit code 2; then {SAME_BITS}", "both")
 
 
 def test_a_loss_is_not_finite(three: Cluster, storage: str) -> None:
-    job = Job(three, storage, "nan", *SOURCE_ONLY, "--train.learning-rate", "1e18", "--engine.checkpoint-every", "1").start()
+    job = Job(three, storage, "nan", *SOURCE_ONLY, "--train.learning-rate", "1e18", "--engine.checkpoint-every",
+              "1").start()
     assert job.wait() == 1, job.said()[-3000:]
     assert job.error().startswith("error: loss of stage source is ") and "; samples: " in job.error()
     step = int(job.error().partition(" at step ")[2].partition(";")[0])
     assert job.steps() == step  # that of the step before it
-    note("a loss is not finite (a learning rate of 1e18)", None, "one line with stage, step and samples, exit code 1; the last checkpoint stays", "both")
+    note("a loss is not finite (a learning rate of 1e18)", None,
+         "one line with stage, step and samples, exit code 1; the last checkpoint stays", "both")
 
 
 def test_two_drivers(three: Cluster, storage: str, unbroken: dict[str, Any]) -> None:
@@ -307,7 +320,8 @@ def test_two_drivers(three: Cluster, storage: str, unbroken: dict[str, Any]) -> 
     assert "is at work in" in second.error(), second.said()[-3000:]
     assert job.wait() == 0, job.said()[-3000:]
     assert_same_bits(job, unbroken)
-    note("a second driver of the same run", seconds, f"it ends with one line, exit code 2; the first: {SAME_BITS}", "both")
+    note("a second driver of the same run", seconds, f"it ends with one line, exit code 2; the first: {SAME_BITS}",
+         "both")
 
 
 def test_the_object_store_is_away(three: Cluster, storage: str, unbroken: dict[str, Any], tmp_path: Path) -> None:
@@ -319,7 +333,8 @@ def test_the_object_store_is_away(three: Cluster, storage: str, unbroken: dict[s
     (tmp_path / "store" / "crowd").mkdir(parents=True)
     with socket.create_server((HERE, 0)) as found:
         port = found.getsockname()[1]
-    command = [program, "serve", "s3", "--addr", f"{HERE}:{port}", "--auth-key", "AKIDTEST,SECRETTEST", "--config", os.devnull, str(tmp_path / "store")]
+    command = [program, "serve", "s3", "--addr", f"{HERE}:{port}", "--auth-key", "AKIDTEST,SECRETTEST", "--config",
+               os.devnull, str(tmp_path / "store")]
     keys = {"AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "SECRETTEST", "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": f"http://{HERE}:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
     three.make_whole()
@@ -352,17 +367,20 @@ def test_mlflow_is_away(three: Cluster, storage: str, tmp_path: Path) -> None:
 
     with socket.create_server((HERE, 0)) as found:
         port = found.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HERE, "--port", str(port), "--workers", "1", "--backend-store-uri",
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HERE, "--port", str(port), "--workers", "1",
+               "--backend-store-uri",
                f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/artifacts"]
 
     def serve() -> subprocess.Popen[bytes]:
-        served = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        served = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                  start_new_session=True)
         wait_for(lambda: not socket.socket().connect_ex((HERE, port)), 120, "MLflow's server is up")
         return served
 
     server = serve()
     try:
-        job = Job(three, storage, "mlflow", *SOURCE_ONLY, "--tracking-uri", f"http://{HERE}:{port}", "--train.steps", "600").start()
+        job = Job(three, storage, "mlflow", *SOURCE_ONLY, "--tracking-uri", f"http://{HERE}:{port}", "--train.steps",
+                  "600").start()
         in_mid_stage(job)
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -377,7 +395,8 @@ def test_mlflow_is_away(three: Cluster, storage: str, tmp_path: Path) -> None:
         (experiment,) = [found for found in client.search_experiments() if found.name == "smoke"]
         runs = client.search_runs([experiment.experiment_id])
         points = [metric for run in runs for metric in client.get_metric_history(run.info.run_id, "train/loss")]
-        assert [point.step for point in points] == list(range(2, 601, 2)) and {run.info.status for run in runs} == {"FINISHED"}
+        assert ([point.step for point in points] == list(range(2, 601, 2))
+                and {run.info.status for run in runs} == {"FINISHED"})
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -21,7 +21,8 @@ from crowddist.inference.predictor import ImagePrediction, Predictor
 
 
 def result(
-    key: str = "a", *, true: float, count: float, points: list | None = None, truth: list | None = None, scene: str = "", **others: float
+    key: str = "a", *, true: float, count: float, points: list | None = None, truth: list | None = None,
+    scene: str = "", **others: float
 ) -> ImageResult:
     return ImageResult(
         key=key,
@@ -56,20 +57,25 @@ def test_metrics_by_hand() -> None:
 def test_errors_by_range_and_by_scene() -> None:
     told = [("a", 8, 10), ("b", 60, 53), ("a", 4, 3), ("b", 99, 100), ("c 1/2", 70, 76)]
     metrics = summarise([result(scene=scene, true=true, count=count) for scene, true, count in told])
-    ranges = {name.removeprefix("target/count/"): value for name, value in metrics.items() if name.startswith("target/count/")}
+    ranges = {name.removeprefix("target/count/"): value
+              for name, value in metrics.items() if name.startswith("target/count/")}
     assert ranges == pytest.approx({
-        "000-009/mae": 1.5, "000-009/bias": 0.5, "000-009/num_images": 2, "050-099/mae": 14 / 3, "050-099/bias": 0, "050-099/num_images": 3
+        "000-009/mae": 1.5, "000-009/bias": 0.5, "000-009/num_images": 2, "050-099/mae": 14 / 3, "050-099/bias": 0,
+        "050-099/num_images": 3
     })
     scenes = {name: value for name, value in metrics.items() if "scene" in name}
     assert scenes == pytest.approx({
-        "target/scene/a/mae": 1.5, "target/scene/b/mae": 4, "target/scene/c_1_2/mae": 6, "target/mae_by_scene": (1.5 + 4 + 6) / 3
+        "target/scene/a/mae": 1.5, "target/scene/b/mae": 4, "target/scene/c_1_2/mae": 6,
+        "target/mae_by_scene": (1.5 + 4 + 6) / 3
     })
     assert metrics["target/mae"] == pytest.approx(17 / 5) and all(type(value) is float for value in metrics.values())
-    assert not any("scene" in name for name in summarise([result(true=3, count=4), result(scene="a", true=3, count=4)])), "not all tell it"
+    assert not any("scene" in name for name in summarise([result(true=3, count=4),
+                                                          result(scene="a", true=3, count=4)])), "not all tell it"
 
 
 def test_a_part_that_says_nothing_of_some_images_is_left_out() -> None:
-    whole = replace(result(true=8, count=10), parts={"regression": Part(count=6), "detection": Part(count=5, points=np.zeros((5, 3), np.float32))})
+    whole = replace(result(true=8, count=10), parts={"regression": Part(count=6),
+                                                     "detection": Part(count=5, points=np.zeros((5, 3), np.float32))})
     inside = replace(whole, parts={"detection": Part(count=7, points=np.zeros((7, 3), np.float32))})
     metrics = summarise([whole, inside])
     assert metrics["target/detection_mae"] == 2 and "target/detection_map" in metrics
@@ -82,9 +88,11 @@ def test_nothing_cannot_be_summarised() -> None:
 
 
 def test_the_largest_error_comes_first() -> None:
-    rows = image_rows([result("a", true=5, count=5.004), result("b", true=9, count=2.5, uncertainty=1.23456), result("c", true=1, count=3)])
+    rows = image_rows([result("a", true=5, count=5.004), result("b", true=9, count=2.5, uncertainty=1.23456),
+                       result("c", true=1, count=3)])
     assert [row["image"] for row in rows] == ["b", "c", "a"] and [row["error"] for row in rows] == [-6.5, 2, 0]
-    assert rows[0] == {"image": "b", "true_count": 9, "count": 2.5, "error": -6.5, "uncertainty": 1.235, "psnr_db": 20, "ssim": 0.5}
+    assert rows[0] == {"image": "b", "true_count": 9, "count": 2.5, "error": -6.5, "uncertainty": 1.235, "psnr_db": 20,
+                       "ssim": 0.5}
 
 
 def test_every_image_counts_once(tmp_path: Path, make_images: Callable[..., str], tiny_checkpoint: str) -> None:
@@ -105,14 +113,16 @@ def test_every_image_counts_once(tmp_path: Path, make_images: Callable[..., str]
 
 
 def test_an_unlabelled_image_is_refused(tiny_target: str, tiny_checkpoint: str) -> None:
-    with pytest.raises(InputError, match=r"sample image-000 of file:.* has no points; an evaluation needs a labelled data set"):
+    with pytest.raises(InputError,
+                       match=r"sample image-000 of file:.* has no points; an evaluation needs a labelled data set"):
         evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_target))
 
 
 def test_an_image_without_people_is_evaluated(tmp_path: Path, tiny_evaluation: str, tiny_checkpoint: str) -> None:
     _, members = ShardReader(tiny_evaluation).read(0)
     with ShardWriter(tmp_path, name="empty", split="all", labelled=True, converter="test") as writer:
-        writer.add("empty", {"png": members["png"], "points.npy": np.zeros((0, 2), np.float32), "json": {"id": "empty"}})
+        writer.add("empty", {"png": members["png"], "points.npy": np.zeros((0, 2), np.float32),
+                             "json": {"id": "empty"}})
     metrics = summarise(evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tmp_path)))
     assert metrics["target/mae"] == metrics["target/mean_count"] > 0
     storage.write_json((tmp_path / "metrics.json").as_uri(), metrics)  # refuses what is not finite
@@ -122,7 +132,8 @@ def naive_density(points: np.ndarray, cells: tuple[int, int], sigma_cells: float
     """Each person as a Gaussian over the cells' centres, made to sum to 1 inside the map."""
     total = np.zeros(cells)
     for x, y in points:
-        weights = np.array([[math.exp(-((j - x) ** 2 + (i - y) ** 2) / (2 * sigma_cells**2)) for j in range(cells[1])] for i in range(cells[0])])
+        weights = np.array([[math.exp(-((j - x) ** 2 + (i - y) ** 2) / (2 * sigma_cells**2)) for j in range(cells[1])]
+                            for i in range(cells[0])])
         total += weights / weights.sum()
     return total
 
@@ -131,8 +142,10 @@ def naive_density(points: np.ndarray, cells: tuple[int, int], sigma_cells: float
 POINTS = np.array([[20.5, 30.5], [100, 70], [101, 72], [180.5, 20.5], [60.2, 110.7]], np.float32)
 
 
-def compare(density: np.ndarray, points: np.ndarray = POINTS, roi: list | None = None, **others) -> ImageResult:  # type: ignore[no-untyped-def]
-    sample = Sample(key="a", image=np.zeros((138, 200, 3), np.uint8), points=points, scene={"roi": roi, "scene": "104207"} if roi else {})
+def compare(density: np.ndarray, points: np.ndarray = POINTS, roi: list | None = None,
+            **others) -> ImageResult:  # type: ignore[no-untyped-def]
+    sample = Sample(key="a", image=np.zeros((138, 200, 3), np.uint8), points=points,
+                    scene={"roi": roi, "scene": "104207"} if roi else {})
     prediction = ImagePrediction(
         count=float(density.sum()),
         uncertainty=0.0,
@@ -166,7 +179,8 @@ def test_people_at_the_border_are_part_of_the_truth() -> None:
     assert found.psnr_db > 60 and found.ssim > 0.9999 and found.count == pytest.approx(found.true_count, rel=1e-4)
 
 
-# Columns 32 to 99 and rows 0 to 87: of cells of 16 px two columns to the left of it, 4 px of the seventh, 8 px of the sixth row.
+# Columns 32 to 99 and rows 0 to 87: of cells of 16 px two columns to the left of it, 4 px of the seventh, 8 px of the
+# sixth row.
 ROI = [[32, 0], [99, 0], [99, 87], [32, 87]]
 
 
@@ -178,14 +192,17 @@ def test_inside_a_region_by_hand() -> None:
         "detection": Part(count=5.0, points=heads),
         "told": Part(count=3.0),
     }
-    found = compare(density, np.array([[20.5, 30.5], [40, 70], [98.5, 72], [99.5, 20], [60, 110]], np.float32), ROI, found=heads, parts=parts)
+    found = compare(density, np.array([[20.5, 30.5], [40, 70], [98.5, 72], [99.5, 20], [60, 110]], np.float32), ROI,
+                    found=heads, parts=parts)
     assert found.true_count == 2 and found.truth.tolist() == [[40, 70], [98.5, 72]] and found.scene == "104207"
     assert found.points.tolist() == heads[[1, 2]].tolist()
     shares = np.zeros((9, 13))
     shares[:5, 2:6], shares[5, 2:6], shares[:5, 6], shares[5, 6] = 1, 0.5, 0.25, 0.125
-    assert found.count == pytest.approx((density * shares).sum()) and found.parts["regression"].count == pytest.approx(found.count)
+    assert (found.count == pytest.approx((density * shares).sum())
+            and found.parts["regression"].count == pytest.approx(found.count))
     assert found.parts["detection"].count == 2 and found.parts["detection"].points is not None
-    assert found.parts["detection"].points.tolist() == heads[[1, 2]].tolist() and set(found.parts) == {"regression", "detection"}, "a count cannot be cut"
+    assert (found.parts["detection"].points.tolist() == heads[[1, 2]].tolist()
+            and set(found.parts) == {"regression", "detection"}), "a count cannot be cut"
     assert all(part.density is None for part in found.parts.values())
 
 
@@ -195,14 +212,16 @@ def test_maps_are_compared_inside_the_region() -> None:
     outside[:, 8:] = 3 * np.random.default_rng(0).random((9, 5))
     whole, inside = compare(outside), compare(outside, roi=ROI)
     assert whole.psnr_db < 30 and inside.psnr_db > 60 and whole.ssim < 0.9 and inside.ssim > 0.9999
-    assert inside.true_count == 0 and inside.count == pytest.approx(compare(truth, roi=ROI).count), "all five lie outside"
+    assert (inside.true_count == 0
+            and inside.count == pytest.approx(compare(truth, roi=ROI).count)), "all five lie outside"
     assert compare(np.roll(truth, 1, axis=1), roi=ROI).psnr_db < 30
 
 
 def test_a_region_of_the_whole_frame_changes_nothing() -> None:
     density = np.random.default_rng(1).random((9, 13)).astype(np.float32)
     heads = np.array([[0, 0, 0.9], [199, 137, 0.8]], np.float32)
-    parts = {"regression": Part(count=float(density.sum(dtype=np.float64)), density=density), "detection": Part(count=2.0, points=heads)}
+    parts = {"regression": Part(count=float(density.sum(dtype=np.float64)), density=density),
+             "detection": Part(count=2.0, points=heads)}
     whole = compare(density, found=heads, parts=parts)
     framed = compare(density, roi=[[0, 0], [199, 0], [199, 137], [0, 137]], found=heads, parts=parts)
     assert summarise([replace(framed, scene="")]) == pytest.approx(summarise([whole]), rel=1e-6)
@@ -225,7 +244,8 @@ def test_a_region_that_is_none_is_one_line(roi: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(("converter", "counted"), [("worldexpo10 0.1.0", 0.25), ("gcc 0.1.0", 1.0)])
-def test_regions_bound_the_count_but_of_gccs(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str, converter: str, counted: float) -> None:
+def test_regions_bound_the_count_but_of_gccs(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str, converter: str,
+                                             counted: float) -> None:
     """GCC's regions are where people were placed: its images are counted whole, as published."""
     _, members = ShardReader(tiny_evaluation).read(0)
     points = np.array([[10, 10], [40, 30], [80, 60]], np.float32)
@@ -236,6 +256,7 @@ def test_regions_bound_the_count_but_of_gccs(tmp_path: Path, tiny_checkpoint: st
     (found,) = evaluate_data(predictor, data)
     prediction = predictor.predict(decode(*data.read(0)).image)
     assert prediction.density.shape == (9, 12)
-    expected = prediction.density.sum() if counted == 1 else prediction.density[:4, :6].sum() + prediction.density[4, :6].sum() / 2
+    expected = (prediction.density.sum() if counted == 1
+                else prediction.density[:4, :6].sum() + prediction.density[4, :6].sum() / 2)
     assert found.count == pytest.approx(expected, rel=1e-4) and found.true_count == (3 if counted == 1 else 2)
     assert summarise([found])["target/mae_by_scene"] == pytest.approx(abs(found.count - found.true_count))

@@ -1,4 +1,6 @@
-"""Heads on their way: from a network's pixels through tiles to those of the image, into label shards, and into the crops of a detector."""
+"""Heads on their way: from a network's pixels through tiles to those of the image, into label shards, and into the
+crops of a detector.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class BrightHeads(BiKnowledge):
         for image in images.numpy():
             _, _, _, centres = cv2.connectedComponentsWithStats((image[0] > 0.6).astype(np.uint8))
             scores = [0.9 if image[1, int(y), int(x)] > 0.8 else 0.2 for x, y in centres[1:]]
-            found.append(np.column_stack([centres[1:], np.full(len(scores), 8.0), scores]).astype(np.float32).reshape(-1, 4))
+            found.append(np.column_stack([centres[1:], np.full(len(scores), 8.0),
+                                          scores]).astype(np.float32).reshape(-1, 4))
         return Prediction(density=density, spread=density, detections=found, transformed=[one[:0] for one in found])
 
 
@@ -45,12 +48,14 @@ def photograph(height: int, width: int, heads: np.ndarray, num_red: int = 0) -> 
 
 
 def method(config: RunConfig) -> BrightHeads:
-    return BrightHeads(replace(config, method="bi_knowledge", bi_knowledge=replace(config.bi_knowledge, confidence=0.3, sure_confidence=0.38)))
+    return BrightHeads(replace(config, method="bi_knowledge",
+                               bi_knowledge=replace(config.bi_knowledge, confidence=0.3, sure_confidence=0.38)))
 
 
 def test_tiles_give_every_head_once_where_it_is(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a seam, in a corner, and where the last cells reach beyond the image."""
-    heads = np.array([[10, 10], [127, 60], [128, 100], [129, 140], [255, 256], [256, 30], [60, 128], [300, 255], [414, 292], [4, 294]])
+    heads = np.array([[10, 10], [127, 60], [128, 100], [129, 140], [255, 256], [256, 30], [60, 128], [300, 255],
+                      [414, 292], [4, 294]])
     monkeypatch.setattr(predictor, "TILE_PX", 128)
     found = Predictor(method(tiny_config), image_size=0).predict(photograph(299, 419, heads))
     assert found.sizes is not None and len(found.points) == len(heads) and (found.sizes == 8).all()
@@ -84,24 +89,29 @@ def test_heads_pixels_and_density_stay_together_from_labels_to_crops(tiny_config
             heads = rng.permutation(places)[:16] + rng.integers(-4, 5, (16, 2))
             truths.append(heads)
             _, png = cv2.imencode(".png", photograph(141, 193, heads, num_red=4))
-            shards.add(f"image-{index}", {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": 141, "width": 193}})
+            shards.add(f"image-{index}",
+                       {"png": png.tobytes(), "json": {"id": f"image-{index}", "height": 141, "width": 193}})
     images = ShardReader((tmp_path / "images").as_uri())
     large = replace(tiny_config.stream, image_size=288, soft_share=0.0, colour_jitter=0.0, grey_share=0.0)
     made = method(replace(tiny_config, stream=large))
     labels = (tmp_path / "run" / "cycle-1" / "labels").as_uri()
-    publish_labels(labels, images, [label_unit(Predictor(made, image_size=made.stream.image_size), images, range(6), labels)], name="labels")
+    publish_labels(labels, images, [label_unit(Predictor(made, image_size=made.stream.image_size), images, range(6),
+                                               labels)], name="labels")
 
     reader = ShardReader(labels)
     for index, heads in enumerate(truths):
         label = decode_labels(*reader.read(index))
-        assert len(label.detections) == 12 and len(label.doubtful) == 4 and label.extent == pytest.approx((210 / 2, 288 / 2), abs=0.5)
+        assert (len(label.detections) == 12 and len(label.doubtful) == 4
+                and label.extent == pytest.approx((210 / 2, 288 / 2), abs=0.5))
         for some, truth in ((label.detections, heads[:12]), (label.doubtful, heads[12:])):
             for head in truth:
                 assert np.abs(some[:, :2] - head).max(1).min() < 0.5, "pixels of the image as given"
             assert some[:, 2] == pytest.approx(8 / (288 / 193), rel=0.01)
-        assert {"regressor", "detector"} <= label.windows.keys() and all((part[:, 2:] == 32).all() for part in label.windows.values()), "cells"
+        assert ({"regressor", "detector"} <= label.windows.keys()
+                and all((part[:, 2:] == 32).all() for part in label.windows.values())), "cells"
 
-    dataset = CropDataset(images.url, made.stream, labels_url=labels, plan_seed=0, name="a", open_points=False, stride=2, windows="detector",
+    dataset = CropDataset(images.url, made.stream, labels_url=labels, plan_seed=0, name="a", open_points=False,
+                          stride=2, windows="detector",
                           with_heads=True)
     places, num_heads, num_doubtful = set(), 0, 0
     for position in range(96):
@@ -116,9 +126,11 @@ def test_heads_pixels_and_density_stay_together_from_labels_to_crops(tiny_config
         for centre in sure:
             assert np.abs(crop["heads"][:, :2] - centre).max(1).min() < 1.0, position
             column, row = ((centre + 0.5) / 2).astype(int)
-            assert crop["density"][row - 1 : row + 2, column - 1 : column + 2].max() == pytest.approx(crop["density"].max(), rel=0.2)
+            assert crop["density"][row - 1 : row + 2,
+                                   column - 1 : column + 2].max() == pytest.approx(crop["density"].max(), rel=0.2)
         assert len(crop["heads"]) >= len(sure) and len(crop["doubtful"]) >= len(doubtful)
-        assert crop["heads"][:, 2] == pytest.approx(8, rel=0.02) and crop["doubtful"][:, 2] == pytest.approx(8, rel=0.02)
+        assert (crop["heads"][:, 2] == pytest.approx(8, rel=0.02)
+                and crop["doubtful"][:, 2] == pytest.approx(8, rel=0.02))
         assert crop["density"].sum() == pytest.approx(len(crop["heads"]), abs=1.5)
         num_heads, num_doubtful = num_heads + len(sure), num_doubtful + len(doubtful)
         places.add(tuple(np.round(crop["heads"][:, 0], 1).tolist()))

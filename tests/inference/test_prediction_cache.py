@@ -43,7 +43,8 @@ def same(ours: ImagePrediction, theirs: ImagePrediction) -> None:
         assert (given is None) == (wanted is None), name
         if wanted is not None:
             np.testing.assert_array_equal(given, wanted, name)
-    assert {name: part.count for name, part in ours.parts.items()} == {name: part.count for name, part in theirs.parts.items()}
+    assert {name: part.count for name, part in ours.parts.items()} == {name: part.count
+                                                                       for name, part in theirs.parts.items()}
 
 
 @pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
@@ -55,15 +56,19 @@ def test_every_threshold_of_the_space(tiny_config: RunConfig, tiny_target: str, 
     networks, images = strong(config), ShardReader(tiny_target)
     predictor = Predictor(networks, image_size=networks.stream.image_size)
     url = (tmp_path / "predictions").as_uri()
-    records = [predict_unit(predictor, images, unit, url, lowest_thresholds(config)) for unit in (range(6), range(6, 10))]
+    records = [predict_unit(predictor, images, unit, url, lowest_thresholds(config))
+               for unit in (range(6), range(6, 10))]
     publish_predictions(url, images, records, name="predictions")
     cached = list(read_predictions(url))
     shown = [decode(*images.read(index)) for index in range(10)]
-    assert [one.key for one in cached] == [sample.key for sample in shown] and ShardReader(url).manifest.kind == "predictions"
+    assert ([one.key for one in cached] == [sample.key for sample in shown]
+            and ShardReader(url).manifest.kind == "predictions")
     counts = set()
     for values in trial_values(config, 5):
         other = networks.with_config(with_values(config, values))
-        said = Predictor(other, image_size=other.stream.image_size).predict_views([sample.image for sample in shown], other.label_views())
+        said = Predictor(other,
+                         image_size=other.stream.image_size).predict_views([sample.image for sample in shown],
+                                                                           other.label_views())
         for one, sample, wanted in zip(cached, shown, said, strict=True):
             same(judge(other, one.seen, one.size), wanted)
             assert one.size == sample.image.shape[:2]
@@ -76,7 +81,8 @@ def test_predictions_share_the_file(tiny_checkpoint: str, tiny_target: str, tmp_
     worker = JobWorker(tiny_checkpoint, tiny_target)
     url = (tmp_path / "predictions").as_uri()
     config = lowest_thresholds(worker.predictor.method.config)
-    publish_predictions(url, worker.images, [predict_unit(worker.predictor, worker.images, unit, url, config) for unit in worker.units()], name="predictions")
+    publish_predictions(url, worker.images, [predict_unit(worker.predictor, worker.images, unit, url, config)
+                                             for unit in worker.units()], name="predictions")
     described = describe(url)
     assert "10 predictions, 10 shards" in described.lines()[0] and described.lines()[-1] == "unlabelled"
     with pytest.raises(InputError, match="holds predictions, which are no images"):
@@ -104,15 +110,18 @@ def test_a_unit_is_done_once(tiny_checkpoint: str, tiny_target: str, tmp_path: P
 
 
 def some_seen() -> Seen:
-    return Seen(size=(20, 30), density=np.ones((3, 4), np.float32), spread=np.zeros((3, 4), np.float32), member_counts=np.array([12.0, 13.0]),
+    return Seen(size=(20, 30), density=np.ones((3, 4), np.float32), spread=np.zeros((3, 4), np.float32),
+                member_counts=np.array([12.0, 13.0]),
                 detections=np.array([[1, 2, 3, 0.5]], np.float32))
 
 
 def test_what_is_encoded_is_decoded() -> None:
-    members = {name: encode(name, value) for name, value in encode_seen(some_seen()).items()} | {"json": b'{"seen": [20, 30]}'}
+    members = {name: encode(name, value)
+               for name, value in encode_seen(some_seen()).items()} | {"json": b'{"seen": [20, 30]}'}
     back = decode_seen("k", members)
     assert back.size == (20, 30) and back.member_counts.tolist() == [12.0, 13.0] and back.transformed is None
-    assert back.detections is not None and back.detections.tolist() == [[1, 2, 3, 0.5]] and back.density.dtype == np.float32
+    assert (back.detections is not None and back.detections.tolist() == [[1, 2, 3, 0.5]]
+            and back.density.dtype == np.float32)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -131,7 +140,9 @@ def test_damaged_members_are_named(change: dict[str, bytes | None], message: str
 
 @pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
 def test_what_the_networks_say_lies_in_one_piece(tiny_config: RunConfig, method: Any) -> None:
-    """As what is read back does: the sum over a window of a larger map has other last bits. Of a size that is no multiple of the networks' stride."""
+    """As what is read back does: the sum over a window of a larger map has other last bits. Of a size that is no
+    multiple of the networks' stride.
+    """
     networks = strong(replace(tiny_config, method=method))
     (seen,) = Predictor(networks, image_size=0).see([np.random.default_rng(0).integers(0, 256, (70, 101, 3), np.uint8)])
     assert all(part.flags.c_contiguous for part in (seen.density, seen.spread, seen.member_counts))

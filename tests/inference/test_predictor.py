@@ -1,4 +1,6 @@
-"""The predictor: counts of the ensemble's members, batches and tiles that change nothing, points in the user's pixels."""
+"""The predictor: counts of the ensemble's members, batches and tiles that change nothing, points in the user's
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def test_count_and_uncertainty_are_those_of_the_members(tiny_checkpoint: str) ->
     maps = member_maps(tiny_checkpoint, image).astype(np.float64)
     counts = maps.sum((1, 2))
     assert counts.std() > 0.5  # else nothing is shown below
-    assert found.count == pytest.approx(counts.mean(), rel=1e-5) and found.count == pytest.approx(found.density.sum(), rel=1e-5)
+    assert (found.count == pytest.approx(counts.mean(), rel=1e-5)
+            and found.count == pytest.approx(found.density.sum(), rel=1e-5))
     assert found.uncertainty == pytest.approx(np.sqrt(np.mean((counts - counts.mean()) ** 2)), rel=1e-5)
     np.testing.assert_allclose(found.density, maps.mean(0), rtol=1e-4)
     np.testing.assert_allclose(found.spread, maps.std(0), rtol=1e-3, atol=1e-6)
@@ -53,7 +56,9 @@ def test_count_and_uncertainty_are_those_of_the_members(tiny_checkpoint: str) ->
 
 
 def test_a_single_network_is_certain(tmp_path: Path, make_checkpoint) -> None:  # type: ignore[no-untyped-def]
-    found = Predictor.from_checkpoint(make_checkpoint(tmp_path, counter=CounterConfig(ensemble="none"))).predict(photograph(72, 96))
+    found = Predictor.from_checkpoint(make_checkpoint(tmp_path,
+                                                      counter=CounterConfig(
+                                                          ensemble="none"))).predict(photograph(72, 96))
     assert found.count > 1 and found.uncertainty == 0 and not found.spread.any()
 
 
@@ -65,7 +70,8 @@ def test_together_or_alone_is_the_same(tiny_checkpoint: str, monkeypatch: pytest
     together = list(counter.predict_many(images))
     monkeypatch.setattr(predictor, "BATCH_PX", 1)
     in_ones = list(counter.predict_many(images))
-    assert len({round(found.count, 3) for found in together}) == len(images)  # no two images could be mistaken for each other
+    # no two images could be mistaken for each other
+    assert len({round(found.count, 3) for found in together}) == len(images)
     for image, first, second in zip(images, together, in_ones, strict=True):
         alone = counter.predict(image)
         for found in (first, second):
@@ -98,7 +104,8 @@ def test_tiles_of_a_large_image_show_no_seam(tiny_checkpoint: str, monkeypatch: 
     assert tiled.density.shape == whole.density.shape == (38, 53) and tiled.size == (300, 420)
     np.testing.assert_allclose(tiled.density, whole.density, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(tiled.spread, whole.spread, rtol=1e-2, atol=1e-5)
-    assert tiled.count == pytest.approx(whole.count, rel=1e-4) and tiled.uncertainty == pytest.approx(whole.uncertainty, rel=0.1)
+    assert (tiled.count == pytest.approx(whole.count, rel=1e-4)
+            and tiled.uncertainty == pytest.approx(whole.uncertainty, rel=0.1))
     assert len(tiled.points) == len(whole.points) == round(whole.count)
     assert tiled.keep.mean() == pytest.approx(0.7, abs=0.02)  # share of cells, taken within levels of density
     # Without a margin every tile is padded at its own border, which is seen there and nowhere else.
@@ -127,7 +134,8 @@ def test_an_image_is_cut_by_its_pixels_not_by_its_longer_side(
     assert seen == shapes
 
 
-def test_points_are_in_the_pixels_of_the_image_as_given(tmp_path: Path, make_checkpoint) -> None:  # type: ignore[no-untyped-def]
+def test_points_are_in_the_pixels_of_the_image_as_given(tmp_path: Path,
+                                                        make_checkpoint) -> None:  # type: ignore[no-untyped-def]
     counter = Predictor.from_checkpoint(make_checkpoint(tmp_path, sigma_px=3.0))
     image = photograph(144, 192)
     found = counter.predict(image)
@@ -142,7 +150,8 @@ def test_points_are_in_the_pixels_of_the_image_as_given(tmp_path: Path, make_che
 def test_points_stay_inside_an_image_that_ends_within_a_cell(tiny_checkpoint: str) -> None:
     for size in ((9, 96), (65, 90), (33, 17)):
         points = Predictor.from_checkpoint(tiny_checkpoint, image_size=0).predict(photograph(*size)).points
-        assert (points[:, :2] >= 0).all() and (points[:, 0] <= size[1] - 1).all() and (points[:, 1] <= size[0] - 1).all()
+        assert (points[:, :2] >= 0).all() and (points[:, 0] <= size[1]
+                                               - 1).all() and (points[:, 1] <= size[0] - 1).all()
 
 
 def test_the_size_looked_at_is_the_trained_one_or_another(tiny_checkpoint: str) -> None:
@@ -162,11 +171,14 @@ def test_a_checkpoint_needs_no_file_of_weights(tmp_path: Path, make_checkpoint) 
     url = make_checkpoint(tmp_path, counter=CounterConfig(weights=str(weights)))
     before = member_maps(url, photograph(72, 96))
     weights.unlink()
-    np.testing.assert_allclose(Predictor.from_checkpoint(url).predict(photograph(72, 96)).density, before.mean(0), rtol=1e-4)
-    assert json.loads(checkpoint.load(url)["config"])["counter"]["weights"] == str(weights)  # what it came from is still told
+    np.testing.assert_allclose(Predictor.from_checkpoint(url).predict(photograph(72, 96)).density, before.mean(0),
+                               rtol=1e-4)
+    # what it came from is still told
+    assert json.loads(checkpoint.load(url)["config"])["counter"]["weights"] == str(weights)
 
 
-def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: str, make_checkpoint) -> None:  # type: ignore[no-untyped-def]
+def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: str,
+                                               make_checkpoint) -> None:  # type: ignore[no-untyped-def]
     content = checkpoint.load(tiny_checkpoint)
     deep = make_checkpoint(tmp_path / "other", counter=CounterConfig(num_masks=5))
     (tmp_path / "text.pt").write_text("not a checkpoint")
@@ -191,18 +203,21 @@ def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: 
 def test_one_view_is_the_usual_count(tiny_checkpoint: str) -> None:
     counter, image = Predictor.from_checkpoint(tiny_checkpoint), photograph(72, 96)
     usual, seen = counter.predict(image), next(counter.predict_views([image], (1.0,)))
-    assert usual.count == seen.count and np.array_equal(usual.density, seen.density) and np.array_equal(usual.keep, seen.keep)
+    assert (usual.count == seen.count and np.array_equal(usual.density, seen.density)
+            and np.array_equal(usual.keep, seen.keep))
 
 
 @pytest.mark.parametrize("size", [(72, 96), (75, 100), (200, 133)])
-def test_views_are_counted_apart_and_merged_on_the_cells_of_the_usual_size(tiny_checkpoint: str, size: tuple[int, int]) -> None:
+def test_views_are_counted_apart_and_merged_on_the_cells_of_the_usual_size(tiny_checkpoint: str,
+                                                                           size: tuple[int, int]) -> None:
     from crowddist.data.stream import whole_image
     from crowddist.ops.views import merge_views
 
     counter, image = Predictor.from_checkpoint(tiny_checkpoint), photograph(*size)  # at 96 px
     usual = whole_image(image, 96).shape[:2]
     seen = next(counter.predict_views([image], (1.0, 1.5)))
-    assert seen.size == usual and seen.density.shape == seen.spread.shape == seen.keep.shape == (-(-usual[0] // 8), -(-usual[1] // 8))
+    assert (seen.size == usual
+            and seen.density.shape == seen.spread.shape == seen.keep.shape == (-(-usual[0] // 8), -(-usual[1] // 8)))
     # Each view again, by itself: as the usual count of an image whose longest side is as large.
     alone = [Predictor.from_checkpoint(tiny_checkpoint, image_size=side).predict(image) for side in (96, 144)]
     rows, columns = seen.density.shape

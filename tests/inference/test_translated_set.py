@@ -35,7 +35,9 @@ def write_checkpoint(config: RunConfig, folder: Path, seed: int = 0) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> ShardReader:
-    """Four images, two of them JPEG, with points, boxes, masks and what else is known of them; the translator sees them at 96 px."""
+    """Four images, two of them JPEG, with points, boxes, masks and what else is known of them; the translator sees them
+    at 96 px.
+    """
     rng = np.random.default_rng(0)
     with ShardWriter(tmp_path / "source", name="streets", split="train", labelled=True, converter="test") as writer:
         for index, (height, width) in enumerate([(72, 96), (50, 64), (150, 190), (41, 200)]):
@@ -53,16 +55,20 @@ def source(tmp_path: Path) -> ShardReader:
     return ShardReader(tmp_path / "source")
 
 
-def test_every_image_is_translated_once_and_keeps_its_labels(source: ShardReader, tiny_config: RunConfig, tmp_path: Path) -> None:
-    worker, url = JobWorker(write_checkpoint(tiny_config, tmp_path / "checkpoint"), source.url), (tmp_path / "translated").as_uri()
+def test_every_image_is_translated_once_and_keeps_its_labels(source: ShardReader, tiny_config: RunConfig,
+                                                             tmp_path: Path) -> None:
+    worker, url = JobWorker(write_checkpoint(tiny_config, tmp_path / "checkpoint"),
+                            source.url), (tmp_path / "translated").as_uri()
     records = [translate_unit(worker.predictor, worker.images, unit, url) for unit in UNITS]
     with pytest.raises(ValueError, match=r"1 translated images in .* for 4 images"):
         publish_translation(url, source, records[1:])
     assert not storage.exists(storage.join(url, "manifest.json"))
     metrics = publish_translation(url, source, records)
     manifest, before = verify(url), source.manifest  # sizes, counts and checksums of all shards
-    assert (manifest.name, manifest.split, manifest.kind, manifest.labelled) == ("streets-translated", "train", "images", True)
-    assert manifest.statistics == {**before.statistics, **metrics, "translated_from": before.digest} and "height_px" in manifest.statistics
+    assert (manifest.name, manifest.split, manifest.kind,
+            manifest.labelled) == ("streets-translated", "train", "images", True)
+    assert (manifest.statistics == {**before.statistics, **metrics, "translated_from": before.digest}
+            and "height_px" in manifest.statistics)
     assert [shard.persons for shard in manifest.shards] == [3, 3]
     translated = ShardReader(url)
     assert translated.keys() == source.keys()
@@ -79,8 +85,10 @@ def test_every_image_is_translated_once_and_keeps_its_labels(source: ShardReader
     assert metrics == {"translation/change_levels": pytest.approx(np.mean(changes))} and np.mean(changes) > 5
 
 
-def test_a_unit_with_a_record_is_not_translated_again(source: ShardReader, tiny_config: RunConfig, tmp_path: Path) -> None:
-    mine, other = (Predictor.from_checkpoint(write_checkpoint(tiny_config, tmp_path / str(seed), seed)) for seed in (0, 1))
+def test_a_unit_with_a_record_is_not_translated_again(source: ShardReader, tiny_config: RunConfig,
+                                                      tmp_path: Path) -> None:
+    mine, other = (Predictor.from_checkpoint(write_checkpoint(tiny_config, tmp_path / str(seed), seed))
+                   for seed in (0, 1))
     url, name = (tmp_path / "translated").as_uri(), "translated-000000-000003"
     record = translate_unit(mine, source, UNITS[0], url)
     shard = tmp_path / "translated" / f"{name}.tar"
@@ -102,12 +110,16 @@ def stand_in(show: Callable[[torch.Tensor], torch.Tensor], image_size: int = 96)
 
 @pytest.mark.parametrize("size", [(72, 96), (150, 190), (300, 400), (30, 41)])
 def test_what_is_not_changed_stays_as_it_was(size: tuple[int, int]) -> None:
-    """Whatever size the translator sees an image at: neither softer nor sharper, and a shift of the colours is one everywhere."""
+    """Whatever size the translator sees an image at: neither softer nor sharper, and a shift of the colours is one
+    everywhere.
+    """
     image = np.random.default_rng(0).integers(30, 200, (*size, 3), dtype=np.uint8)
     np.testing.assert_array_equal(translate_image(stand_in(lambda seen: seen), image), image)
     colours = torch.tensor([10.0, 0, -20])[:, None, None] / 255
-    np.testing.assert_array_equal(translate_image(stand_in(lambda seen: seen + colours), image).astype(int) - image, np.broadcast_to([10, 0, -20], image.shape))
-    assert (translate_image(stand_in(lambda seen: 2 + seen), image) == 255).all() and (translate_image(stand_in(lambda seen: seen - 2), image) == 0).all()
+    np.testing.assert_array_equal(translate_image(stand_in(lambda seen: seen + colours), image).astype(int) - image,
+                                  np.broadcast_to([10, 0, -20], image.shape))
+    assert (translate_image(stand_in(lambda seen: 2 + seen), image)
+            == 255).all() and (translate_image(stand_in(lambda seen: seen - 2), image) == 0).all()
 
 
 def test_a_translation_lies_where_the_image_shows_it() -> None:

@@ -18,7 +18,8 @@ Job = Callable[..., "subprocess.CompletedProcess[str]"]
 def start(tmp_path: Path) -> Job:
     """Runs `python jobs/<name>.py <arguments>` with a home of its own, and returns how it ended."""
 
-    def run(name: str, *arguments: object, timeout: float = 500, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: object, timeout: float = 500,
+            **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, f"jobs/{name}.py", *map(str, arguments)],
             cwd=ROOT,
@@ -37,14 +38,17 @@ def helped() -> Callable[[str], tuple[str, list[str], float]]:
     """What a job answers to --help, the heavy modules it imports for that, and the CPU seconds it takes."""
 
     def ask(name: str) -> tuple[str, list[str], float]:
-        heavy = ["torch", "torchvision", "ray", "mlflow", "scipy", "cv2", "webdataset", "pandas", "matplotlib", "simplejpeg"]
+        heavy = ["torch", "torchvision", "ray", "mlflow", "scipy", "cv2", "webdataset", "pandas", "matplotlib",
+                 "simplejpeg"]
         code = (
             f"import sys, time, runpy\nsys.argv = ['jobs/{name}.py', '--help']\n"
-            f"try: runpy.run_path('jobs/{name}.py', run_name='__main__')\nexcept SystemExit as ending: assert not ending.code\n"
+            f"try: runpy.run_path('jobs/{name}.py', run_name='__main__')\nexcept SystemExit as ending: assert not "
+            "ending.code\n"
             f"print([name for name in {heavy} if name in sys.modules], time.process_time())"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+            text=True, check=True
         )
         text, _, facts = done.stdout.rstrip().rpartition("\n")
         modules, _, seconds = facts.rpartition(" ")

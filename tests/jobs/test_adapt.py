@@ -36,20 +36,23 @@ def tiny(source: str, target: str, evaluation: str, storage: Path) -> list[objec
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def test_help_comes_at_once_and_names_the_recipes(helped: Callable) -> None:
     text, heavy, seconds = helped("adapt")
     assert seconds < 5 and heavy == []
     assert all(recipe.__name__ in text for recipe in RECIPES)
-    assert METHODS.keys() == set(get_args(MethodName)) and all(name in text for name in METHODS) and "ICASSP 2020" in text
+    assert (METHODS.keys() == set(get_args(MethodName)) and all(name in text for name in METHODS)
+            and "ICASSP 2020" in text)
 
 
 def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
     done = start("adapt", "quickstart", "--help")
     assert done.returncode == 0 and done.stderr == ""
-    for option in ("--storage", "--run-name", "--target", "--evaluation", "--num-workers", "--seed", "--self-supervision.rounds"):
+    for option in ("--storage", "--run-name", "--target", "--evaluation", "--num-workers", "--seed",
+                   "--self-supervision.rounds"):
         assert option in done.stdout
 
 
@@ -57,7 +60,8 @@ def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
     ("arguments", "message"),
     [
         (("nosuch",), "no recipe is called 'nosuch'; choose one of quickstart, "),
-        (("smoke", "--target", "renderer:moon:3"), "not a rendered data set: 'renderer:moon:3'; give renderer:LOOK:NUM_IMAGES"),
+        (("smoke", "--target", "renderer:moon:3"),
+         "not a rendered data set: 'renderer:moon:3'; give renderer:LOOK:NUM_IMAGES"),
         (("smoke", "--target", ""), "names no place"),
         (("smoke", "--train.batch-size", "0"), "batch_size must be positive, got 0"),
         (("quickstart", "--train.batch-size", "7"), "train.batch_size 7 cannot be shared equally by 2 workers"),
@@ -68,14 +72,16 @@ def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
         (("smoke", "--stream.crop-size", "100"), "crop_size must be a multiple of 8"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(start: Callable, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_settings_that_cannot_be_are_one_line(start: Callable, tmp_path: Path, arguments: tuple[str, ...],
+                                              message: str) -> None:
     done = start("adapt", *arguments, *(("--storage", tmp_path / "runs") if arguments[0] != "nosuch" else ()))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments", [("smoke", "--speed", "9"), ("smoke", "--seed", "many"), ("smoke", "--method", "magic"), ()])
+@pytest.mark.parametrize("arguments",
+                         [("smoke", "--speed", "9"), ("smoke", "--seed", "many"), ("smoke", "--method", "magic"), ()])
 def test_what_is_no_option_is_explained(start: Callable, arguments: tuple[str, ...]) -> None:
     done = start("adapt", *arguments)
     assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
@@ -89,7 +95,8 @@ def test_bad_places_are_one_line_and_the_name_stays_free(
     runs = tmp_path / "runs"
     for place, message in ((tmp_path / "missing", "no data set at"), ("$NOWHERE/a", "$NOWHERE is not set")):
         done = start("adapt", *tiny(str(place), tiny_target, tiny_evaluation, runs))
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+        assert (done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+                and message in done.stderr)
         assert files(runs) == {}, "neither a run nor a database"
     done = start("adapt", *tiny(tiny_source, tiny_target, tiny_evaluation, runs), "--tracking-uri", "none")
     assert (done.returncode, done.stderr) == (0, "")
@@ -97,14 +104,18 @@ def test_bad_places_are_one_line_and_the_name_stays_free(
     before = files(runs)
     done = start("adapt", *tiny(tiny_source, tiny_target, tiny_evaluation, runs), "--seed", 5, "--stream.crop-size", 32)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and files(runs) == before
-    assert done.stderr.startswith("error: run smoke exists with another configuration (it differs in seed, stream): choose another --run-name, or remove")
+    assert (done.stderr.startswith("error: run smoke exists with another configuration (it differs in seed, stream): "
+                                   "choose another --run-name, or remove"))
 
 
-def test_a_training_that_diverges_is_one_line(start: Callable, tmp_path: Path, tiny_source: str, tiny_target: str) -> None:
-    done = start("adapt", *tiny(tiny_source, tiny_target, "", tmp_path), "--tracking-uri", "none", "--train.learning-rate", 1e30)
+def test_a_training_that_diverges_is_one_line(start: Callable, tmp_path: Path, tiny_source: str,
+                                              tiny_target: str) -> None:
+    done = start("adapt", *tiny(tiny_source, tiny_target, "", tmp_path), "--tracking-uri", "none",
+                 "--train.learning-rate", 1e30)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: loss of stage source is nan at step ") and "; samples: image-" in done.stderr
-    assert not (tmp_path / "smoke" / "result.json").exists() and not (tmp_path / "smoke" / "source" / "DONE.json").exists()
+    assert (not (tmp_path / "smoke" / "result.json").exists()
+            and not (tmp_path / "smoke" / "source" / "DONE.json").exists())
 
 
 def tracked(storage: Path) -> tuple[Any, list[Any]]:
@@ -130,12 +141,15 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
     result = json.loads((runs / "smoke" / "result.json").read_text())
     assert [row["round"] for row in result["rounds"]] == list(range(ROUNDS)) and result["final"] == result["rounds"][-1]
     assert (result["run"], result["recipe"], result["model"]) == ("smoke", "smoke", "models:/crowd-counter/1")
-    assert (runs / "smoke" / "pictures" / "curves.png").exists() and (runs / "smoke" / "pictures" / "rounds.png").exists()
-    for words in ("0 (no adaptation)", "target MAE ", f"{runs}/smoke/result.json", f"{runs}/smoke/pictures", "mlflow ui --backend-store-uri"):
+    assert (runs / "smoke" / "pictures" / "curves.png").exists() and (runs / "smoke" / "pictures"
+                                                                      / "rounds.png").exists()
+    for words in ("0 (no adaptation)", "target MAE ", f"{runs}/smoke/result.json", f"{runs}/smoke/pictures",
+                  "mlflow ui --backend-store-uri"):
         assert words in done.stdout
 
     parent, rounds = tracked(runs)
-    assert [run.info.status for run in (parent, *rounds)] == ["FINISHED"] * (1 + ROUNDS) and parent.info.run_name == "smoke"
+    assert ([run.info.status for run in (parent, *rounds)] == ["FINISHED"] * (1 + ROUNDS)
+            and parent.info.run_name == "smoke")
     assert [run.data.tags["round"] for run in rounds] == [str(number) for number in range(ROUNDS)]
     targets = {name for name in parent.data.metrics if name.startswith("target/")}
     assert {"target/mae", "target/rmse", "target/map", "target/psnr", "target/ssim", "target/bias"} <= targets
@@ -145,17 +159,21 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
         assert run.data.metrics["target/mae"] == row["target/mae"] and "train/loss" in run.data.metrics
         assert ("labels/kept_mass" in run.data.metrics) == (number >= 2)
         assert any(entry.path == "tables/images.json" for entry in client.list_artifacts(run.info.run_id, "tables"))
-    history = sorted((metric.step, metric.value) for metric in client.get_metric_history(parent.info.run_id, "target/mae"))
+    history = sorted((metric.step, metric.value)
+                     for metric in client.get_metric_history(parent.info.run_id, "target/mae"))
     assert history == [(row["round"], row["target/mae"]) for row in result["rounds"]]
     assert {"config.json", "result.json"} <= {entry.path for entry in client.list_artifacts(parent.info.run_id)}
-    shown = [{re.split("[+%]step", entry.path)[0] for entry in client.list_artifacts(run.info.run_id, "images")} for run in rounds]
+    shown = [{re.split("[+%]step", entry.path)[0] for entry in client.list_artifacts(run.info.run_id, "images")}
+             for run in rounds]
     assert shown[0] == shown[1] == shown[2] < shown[3] and len(shown[0]) == 4, "the same few pictures each round"
-    assert sorted(name.rpartition("summary")[2][1:] for name in shown[3] - shown[0]) == ["accuracies", "curves", "rounds"]
+    assert sorted(name.rpartition("summary")[2][1:]
+                  for name in shown[3] - shown[0]) == ["accuracies", "curves", "rounds"]
 
     again = start("adapt", *command)
     assert (again.returncode, again.stderr) == (0, "") and "source and orientation: done before" in again.stdout
     second_parent, second_rounds = tracked(runs)
-    assert [run.info.run_id for run in (second_parent, *second_rounds)] == [run.info.run_id for run in (parent, *rounds)]
+    assert [run.info.run_id for run in (second_parent, *second_rounds)] == [run.info.run_id
+                                                                            for run in (parent, *rounds)]
     assert [run.info.status for run in (second_parent, *second_rounds)] == ["FINISHED"] * (1 + ROUNDS)
     repeated = json.loads((runs / "smoke" / "result.json").read_text())
     assert {**repeated, "seconds_this_start": 0} == {**result, "seconds_this_start": 0}
@@ -163,11 +181,13 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
     wrong = start("adapt", *command, "--seed", 1)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "it differs in seed" in wrong.stderr
     parent, rounds = tracked(runs)
-    assert parent.info.status == "FINISHED" and len(rounds) == ROUNDS and parent.data.tags["attempt"] == "2", "a mistake leaves no trace"
+    assert (parent.info.status == "FINISHED" and len(rounds) == ROUNDS
+            and parent.data.tags["attempt"] == "2"), "a mistake leaves no trace"
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_source: str, tiny_target: str, tiny_evaluation: str) -> None:
+def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_source: str, tiny_target: str,
+                                                          tiny_evaluation: str) -> None:
     """And the same command ends with the bits of a run that nobody stopped."""
     arguments = tiny(tiny_source, tiny_target, tiny_evaluation, tmp_path / "runs")
     options = [*arguments, "--train.steps", 200, "--engine.checkpoint-every", 1000, "--tracking-uri", "none"]
@@ -175,7 +195,8 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
 
     def begin(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "jobs/adapt.py", *map(str, options), "--run-name", name]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True)
 
     unbroken, stopped = begin("unbroken"), begin("stopped")
     curve = tmp_path / "runs" / "stopped" / "source" / "curve.jsonl"
@@ -183,14 +204,16 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
         time.sleep(0.02)
     stopped.send_signal(signal.SIGTERM)
     _, said = stopped.communicate(timeout=300)
-    assert (stopped.returncode, said.splitlines()[-1]) == (75, "stopped by SIGTERM; the same command takes the run up again")
+    assert (stopped.returncode,
+            said.splitlines()[-1]) == (75, "stopped by SIGTERM; the same command takes the run up again")
     latest = json.loads((tmp_path / "runs" / "stopped" / "source" / "checkpoints" / "latest.json").read_text())
     assert 2 <= latest["checkpoints"][-1]["step"] < 200
     again = begin("stopped")
     for job in (unbroken, again):
         _, said = job.communicate(timeout=300)
         assert job.returncode == 0, said
-    ends = [checkpoint.load((tmp_path / "runs" / name / "source" / "checkpoints" / "step-000200.pt").as_uri()) for name in ("unbroken", "stopped")]
+    ends = [checkpoint.load((tmp_path / "runs" / name / "source" / "checkpoints" / "step-000200.pt").as_uri())
+            for name in ("unbroken", "stopped")]
     weights = [end["method"]["networks"] for end in ends]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
@@ -198,7 +221,8 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
 @pytest.mark.slow
 def test_a_run_is_repeated_beside_itself(start: Callable, tiny_config: RunConfig) -> None:
     """From the command line, with a setting changed on the way."""
-    config = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, orientation_steps=0, rounds=1), run_name="first")
+    config = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, orientation_steps=0, rounds=1),
+                     run_name="first")
     adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: None)
     folder = Path(config.storage) / "first"
     done = start("adapt", "--from-run", folder, "--seed", "1")
@@ -211,4 +235,5 @@ def test_a_run_is_repeated_beside_itself(start: Callable, tiny_config: RunConfig
 @pytest.mark.parametrize("place", [(), ("--seed",), ("nothing",)])
 def test_what_is_no_run_cannot_be_repeated(start: Callable, place: tuple[str, ...]) -> None:
     done = start("adapt", "--from-run", *place)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "the folder of a run" in done.stderr
+    assert (done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+            and "the folder of a run" in done.stderr)

@@ -16,18 +16,21 @@ def test_help_comes_at_once(helped: Callable) -> None:
 def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     rounds = [{"round": 0, "stage": "source", "target/mae": 4.0, "target/rmse": 5.0, "target/num_images": 3.0}]
     storage.write_json(
-        storage.join(tmp_path.as_uri(), "result.json"), {"run": "mine", "recipe": "smoke", "method": "source_only", "seed": 1, "rounds": rounds}
+        storage.join(tmp_path.as_uri(), "result.json"),
+        {"run": "mine", "recipe": "smoke", "method": "source_only", "seed": 1, "rounds": rounds}
     )
     done = start("compare", tmp_path)
     assert done.returncode == 0 and "4.0 / 5.0" in done.stdout.splitlines()[2] and "uncertainty" not in done.stdout
     rows = [{"error": 3.0, "uncertainty": 2.0}, {"error": 4.0, "uncertainty": 6.0}]
     storage.write_json(storage.join(tmp_path.as_uri(), "source", "images.json"), rows)
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
-    assert done.returncode == 0 and done.stdout.splitlines()[7].split() == ["mine", "2", "3.5", "4.5", "0.43", "0.000"], done.stdout
+    assert (done.returncode == 0
+            and done.stdout.splitlines()[7].split() == ["mine", "2", "3.5", "4.5", "0.43", "0.000"]), done.stdout
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "source" / "images.json").unlink()
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert done.returncode == 2 and "no run has an uncertainty" in done.stderr
     for runs, words in (((tmp_path / "nowhere",), "no result.json in"), ((), "no run is given")):
         done = start("compare", *runs)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and words in done.stderr
+        assert (done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+                and words in done.stderr)

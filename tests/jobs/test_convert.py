@@ -89,7 +89,8 @@ def test_a_data_set_is_checked_and_described(tmp_path, photos):
     run("folder", photos, tmp_path / "set", "--name", "cam")
     done = run("verify", tmp_path / "set")
     digest = read_manifest(tmp_path / "set").digest[:12]
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"whole: cam (all): 3 samples in 1 shards, digest {digest}\n")
+    assert (done.returncode, done.stderr,
+            done.stdout) == (0, "", f"whole: cam (all): 3 samples in 1 shards, digest {digest}\n")
     done = run("info", tmp_path / "set", "--sheet", tmp_path / "sheet.png")
     assert (done.returncode, done.stderr) == (0, "") and "sizes: 40 x 30 px (3)\nunlabelled\n" in done.stdout
     assert done.stdout.endswith(f"samples: file://{tmp_path}/sheet.png\n")
@@ -100,10 +101,13 @@ def test_a_data_set_is_checked_and_described(tmp_path, photos):
     content[600] ^= 1
     shard.write_bytes(content)
     done = run("verify", tmp_path / "set")
-    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "cam-all-000000.tar: SHA-256 is" in done.stderr
+    assert (done.returncode,
+            done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "cam-all-000000.tar: SHA-256 is" in done.stderr
     for job in ("verify", "info"):
         done = run(job, tmp_path / "nothing")
-        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: no data set at") and done.stderr.count("\n") == 1
+        assert (done.returncode, done.stdout) == (2,
+                                                  "") and done.stderr.startswith(
+                                                      "error: no data set at") and done.stderr.count("\n") == 1
         done = run(job)
         assert (done.returncode, done.stdout) == (2, "") and "the following arguments are required: URL" in done.stderr
 
@@ -134,12 +138,14 @@ def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(tmp_path
     labels.write_text("\n".join(["0--Parade/1.jpg", "4", *boxes]))
     done = run("wider_face", tmp_path / "wider", tmp_path / "set")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "wider-face (train): 1 images, 2 persons, 1 shards, 1 boxes cut at the border, 2 boxes left out, flagged invalid or" in done.stdout
+    assert ("wider-face (train): 1 images, 2 persons, 1 shards, 1 boxes cut at the border, 2 boxes left out, flagged "
+            "invalid or" in done.stdout)
 
     labels.write_text("\n".join(["0--Parade/1.jpg", "4", *boxes[:3], "4 5 six 7 0 0 0 0 0 0"]))
     done = run("wider_face", tmp_path / "wider", tmp_path / "other")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {labels}: line 6 should be the numbers x1 y1 w h") and not (tmp_path / "other").exists()
+    assert (done.stderr.startswith(f"error: {labels}: line 6 should be the numbers x1 y1 w h")
+            and not (tmp_path / "other").exists())
 
 
 @pytest.mark.parametrize(
@@ -156,4 +162,5 @@ def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(tmp_path
 )
 def test_bad_arguments_are_one_line_and_exit_2(arguments):
     done = run(*arguments)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    assert (done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+            and done.stderr.startswith("error: "))

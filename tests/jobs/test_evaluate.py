@@ -21,9 +21,11 @@ def test_help_comes_at_once(helped: Callable) -> None:
         assert word in text
 
 
-def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str) -> None:
+def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_checkpoint: str,
+                                     tiny_evaluation: str) -> None:
     output = tmp_path / "results" / "metrics.json"
-    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_evaluation, "--output", output, "--image-size", 64, "--radii", 3, 12)
+    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_evaluation, "--output", output,
+                 "--image-size", 64, "--radii", 3, 12)
     assert (done.returncode, done.stderr) == (0, "")
     written = json.loads(output.read_text())
     results = evaluate_data(Predictor.from_checkpoint(tiny_checkpoint, image_size=64), ShardReader(tiny_evaluation))
@@ -31,7 +33,8 @@ def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_check
     assert {"target/recall_3px", "target/recall_12px"} <= metrics.keys() and "target/recall_8px" not in metrics
     assert {name: written[name] for name in metrics} == pytest.approx(metrics, rel=1e-4)
     assert [row["image"] for row in written["images"]] == [row["image"] for row in image_rows(results)]
-    assert written["checkpoint"] == tiny_checkpoint and written["data"]["num_images"] == 5 and written["data"]["url"] == tiny_evaluation
+    assert (written["checkpoint"] == tiny_checkpoint and written["data"]["num_images"] == 5
+            and written["data"]["url"] == tiny_evaluation)
     trained = summarise(evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_evaluation)))
     assert written["target/mae"] != pytest.approx(trained["target/mae"], rel=1e-3)  # the size was really another one
     words = done.stdout.splitlines()
@@ -41,14 +44,17 @@ def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_check
 
 
 def test_an_unlabelled_set_is_one_line(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_target: str) -> None:
-    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_target, "--output", tmp_path / "metrics.json")
-    assert done.returncode == 2 and done.stderr == f"error: the evaluation at {tiny_target} has no labels; give a labelled data set\n"
+    done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_target, "--output",
+                 tmp_path / "metrics.json")
+    assert (done.returncode == 2
+            and done.stderr == f"error: the evaluation at {tiny_target} has no labels; give a labelled data set\n")
     assert not (tmp_path / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("radii", [("-1",), ("3", "nan")])
 def test_wrong_radii_are_one_line(start: Callable, radii: tuple[str, ...]) -> None:
-    done = start("evaluate", "--checkpoint", "missing.pt", "--data", "missing", "--output", "metrics.json", "--radii", *radii)
+    done = start("evaluate", "--checkpoint", "missing.pt", "--data", "missing", "--output", "metrics.json", "--radii",
+                 *radii)
     assert done.returncode == 2 and done.stderr.startswith("error: radii must be") and done.stderr.count("\n") == 1
 
 
@@ -65,4 +71,5 @@ def test_it_evaluates_or_reports(start: Callable, options: tuple[str, ...]) -> N
 
 def test_no_report_of_a_run_that_has_not_ended(start: Callable, tmp_path: Path) -> None:
     done = start("evaluate", "--report", tmp_path)
-    assert done.returncode == 2 and done.stderr == f"error: no result.json in {tmp_path.as_uri()}: a report is made of a run that has ended\n"
+    assert (done.returncode == 2 and done.stderr
+            == f"error: no result.json in {tmp_path.as_uri()}: a report is made of a run that has ended\n")

@@ -37,29 +37,34 @@ def test_help_comes_at_once(helped: Callable) -> None:
         assert word in text
 
 
-def test_files_and_folders_become_a_table_and_overlays(start: Callable, photos: Path, tmp_path: Path, tiny_checkpoint: str) -> None:
+def test_files_and_folders_become_a_table_and_overlays(start: Callable, photos: Path, tmp_path: Path,
+                                                       tiny_checkpoint: str) -> None:
     out = tmp_path / "counted"
     (photos / "bad.jpg").write_bytes(b"no image")
-    done = start("predict", "--checkpoint", storage.local_file(tiny_checkpoint), "--input", photos, photos / "b.png", "--output", out, "--skip-bad")
+    done = start("predict", "--checkpoint", storage.local_file(tiny_checkpoint), "--input", photos, photos / "b.png",
+                 "--output", out, "--skip-bad")
     assert (done.returncode, done.stderr) == (0, "")
     with open(out / "counts.csv", newline="") as stream:
         rows = list(csv.reader(stream))
     paths = [photos / "a.jpg", photos / "b.png", photos / "evening" / "a.jpg", photos / "b.png"]
-    assert rows[0] == ["file", "count", "uncertainty", "points"] and [row[0] for row in rows[1:]] == [str(path) for path in paths]
+    assert (rows[0] == ["file", "count", "uncertainty", "points"]
+            and [row[0] for row in rows[1:]] == [str(path) for path in paths])
     counter = Predictor.from_checkpoint(tiny_checkpoint)
     for path, (_, count, uncertainty, points) in zip(paths, rows[1:], strict=True):
         found = counter.predict(read_pixels(path))
         assert (float(count), float(uncertainty)) == pytest.approx((found.count, found.uncertainty), abs=0.006)
         assert int(points) == len(found.points)
     overlays = sorted(path.name for path in out.glob("*.png"))
-    assert overlays == ["a-2.png", "a.png", "b-2.png", "b.png"] and sorted(path.suffix for path in out.iterdir()) == [".csv", *[".png"] * 4]
+    assert (overlays == ["a-2.png", "a.png", "b-2.png", "b.png"]
+            and sorted(path.suffix for path in out.iterdir()) == [".csv", *[".png"] * 4])
     assert all(cv2.imread(str(out / name)) is not None for name in overlays)
     assert "left out: " in done.stdout and "bad.jpg: not an image" in done.stdout
     total = sum(float(row[1]) for row in rows[1:])
     assert done.stdout.splitlines()[-1] == f"4 images, {total:.0f} people: {out}/counts.csv"
 
 
-def test_a_bad_file_is_one_line_and_nothing_is_written(start: Callable, photos: Path, tmp_path: Path, tiny_checkpoint: str) -> None:
+def test_a_bad_file_is_one_line_and_nothing_is_written(start: Callable, photos: Path, tmp_path: Path,
+                                                       tiny_checkpoint: str) -> None:
     (photos / "c.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
     done = start("predict", "--checkpoint", tiny_checkpoint, "--input", photos, "--output", tmp_path / "counted")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith(f"error: {photos}/c.jpg: ")
@@ -77,11 +82,16 @@ def test_a_wrong_flag_is_explained(start: Callable) -> None:
     assert done.returncode == 2 and "--speed" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_counter_of_two_networks_draws_boxes(start: Callable, photos: Path, tmp_path: Path, tiny_config: RunConfig) -> None:
-    """A checkpoint of bi-knowledge transfer whose detector sees heads everywhere: they are counted, and their squares are drawn."""
-    config = replace(tiny_config, method="bi_knowledge", bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.005, nms_share=2.0))
+def test_a_counter_of_two_networks_draws_boxes(start: Callable, photos: Path, tmp_path: Path,
+                                               tiny_config: RunConfig) -> None:
+    """A checkpoint of bi-knowledge transfer whose detector sees heads everywhere: they are counted, and their squares
+    are drawn.
+    """
+    config = replace(tiny_config, method="bi_knowledge",
+                     bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.005, nms_share=2.0))
     torch.manual_seed(0)
-    place = checkpoint.save((tmp_path / "counter").as_uri(), 1, {"method": build_method(config).state_dict(), "config": to_json(config)})
+    place = checkpoint.save((tmp_path / "counter").as_uri(), 1,
+                            {"method": build_method(config).state_dict(), "config": to_json(config)})
     done = start("predict", "--checkpoint", place, "--input", photos / "a.jpg", "--output", tmp_path / "counted")
     assert (done.returncode, done.stderr) == (0, "")
     with open(tmp_path / "counted" / "counts.csv", newline="") as stream:

@@ -26,7 +26,8 @@ from crowddist.run.engine import LocalRuntime, StageData
 def test_what_counts_as_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60, dtype=torch.uint8)
-    assert is_out_of_memory(raised.value) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
+    assert (is_out_of_memory(raised.value) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+            and is_out_of_memory(MemoryError()))
     assert not is_out_of_memory(RuntimeError("a bug")) and not is_out_of_memory(ValueError("can't allocate memory"))
 
 
@@ -46,7 +47,8 @@ def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_unit_is_counted_one_by_one_where_memory_ran_out(
-    tiny_config: RunConfig, tiny_checkpoint: str, room: list[int], caplog: pytest.LogCaptureFixture, make_images: Callable[..., str], tmp_path: Path
+    tiny_config: RunConfig, tiny_checkpoint: str, room: list[int], caplog: pytest.LogCaptureFixture,
+    make_images: Callable[..., str], tmp_path: Path
 ) -> None:
     launcher, images = LocalLauncher(tiny_config), make_images(tmp_path / "images", count=40)
     job = EvaluateJob(checkpoint_url=tiny_checkpoint, images_url=images)
@@ -62,18 +64,24 @@ def test_a_unit_is_counted_one_by_one_where_memory_ran_out(
     assert [result.count for result in alone] == pytest.approx([result.count for result in together], rel=1e-4)
     assert caplog.text.count("from now on one at a time") == 1
     room[:] = [0]
-    with pytest.raises(InputError, match=r"out of memory over images 0 to \d+ of .*, also one at a time: give a smaller --stream.image-size"):
+    with pytest.raises(InputError,
+                       match=r"out of memory over images 0 to \d+ of .*, also one at a time: give a smaller "
+                             r"--stream.image-size"):
         counted()
 
 
-def test_a_step_that_memory_is_too_small_for_is_one_line(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_memory_is_too_small_for_is_one_line(tiny_config: RunConfig, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     def step(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(SelfSupervision, "step", step)
     config = replace(tiny_config, method="self_supervision")
-    data = StageData(stage=build_method(config).plan()[0], folder=(tmp_path / "source").as_uri(), urls={"source": config.source})
-    with pytest.raises(InputError, match=r"out of memory over a step of source: give a smaller --train.batch-size or --stream.crop-size"):
+    data = StageData(stage=build_method(config).plan()[0], folder=(tmp_path / "source").as_uri(),
+                     urls={"source": config.source})
+    with pytest.raises(InputError,
+                       match=r"out of memory over a step of source: give a smaller --train.batch-size or "
+                             r"--stream.crop-size"):
         train_stages(config, [data], LocalRuntime())
 
 

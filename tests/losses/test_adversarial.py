@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.losses.adversarial import discriminator_accuracy, discriminator_loss, domain_accuracy, domain_loss, generator_loss
+from crowddist.losses.adversarial import (
+    discriminator_accuracy,
+    discriminator_loss,
+    domain_accuracy,
+    domain_loss,
+    generator_loss,
+)
 
 
 def answers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -22,7 +28,8 @@ def test_least_squares_by_hand() -> None:
     assert discriminator_loss(torch.tensor([0.5, 2.0]), torch.tensor([0.5, -1.0])).item() == pytest.approx(0.625)
     undecided = torch.full((2, 1, 3, 3), 0.5)
     assert discriminator_loss(undecided, undecided).item() == pytest.approx(0.25)
-    assert generator_loss(torch.ones(2, 1, 3, 3)).item() == 0 == discriminator_loss(torch.ones(4), torch.zeros(9)).item()
+    assert generator_loss(torch.ones(2, 1, 3,
+                                     3)).item() == 0 == discriminator_loss(torch.ones(4), torch.zeros(9)).item()
 
 
 def test_accuracy_by_hand() -> None:
@@ -47,8 +54,10 @@ def test_they_equal_the_naive_reference() -> None:
     real, made = answers(2, 1, 5, 4), answers(3, 1, 2, 6, seed=1)
     x, y = real.numpy(), made.numpy()
     assert generator_loss(made).item() == pytest.approx(np.mean((y - 1) ** 2), rel=1e-12)
-    assert discriminator_loss(real, made).item() == pytest.approx((np.mean((x - 1) ** 2) + np.mean(y**2)) / 2, rel=1e-12)
-    assert discriminator_accuracy(real, made).item() == pytest.approx((np.mean(x > 0.5) + np.mean(y < 0.5)) / 2, rel=1e-6)
+    assert discriminator_loss(real, made).item() == pytest.approx((np.mean((x - 1) ** 2) + np.mean(y**2)) / 2,
+                                                                  rel=1e-12)
+    assert discriminator_accuracy(real, made).item() == pytest.approx((np.mean(x > 0.5) + np.mean(y < 0.5)) / 2,
+                                                                      rel=1e-6)
     p = 1 / (1 + np.exp(-x))
     assert domain_loss(real, source=True).item() == pytest.approx(-np.mean(np.log(p)), rel=1e-12)
     assert domain_loss(real, source=False).item() == pytest.approx(-np.mean(np.log(1 - p)), rel=1e-12)
@@ -93,6 +102,7 @@ def test_mixed_precision_is_summed_in_float32() -> None:
 
 def test_no_answer_at_all_is_refused() -> None:
     empty, some = torch.zeros(0, 1, 2, 2), torch.zeros(1)
-    for call in (lambda: generator_loss(empty), lambda: discriminator_loss(some, empty), lambda: domain_loss(empty, source=True)):
+    for call in (lambda: generator_loss(empty), lambda: discriminator_loss(some, empty),
+                 lambda: domain_loss(empty, source=True)):
         with pytest.raises(ValueError, match="must have answered"):
             call()

@@ -18,7 +18,8 @@ def loss_by_loop(prediction, target, keep, block, weight, cell_error):
         cells = blocks = 0.0
         for row, column in zip(*np.nonzero(kept), strict=True):
             here, truth = p[row, column] + 0.001, y[row, column] + 0.001
-            cells += (here - truth) ** 2 if cell_error == "squared" else here - truth + truth * np.log(truth) - truth * np.log(here)
+            cells += (here - truth) ** 2 if cell_error == "squared" else here - truth + truth * np.log(
+                truth) - truth * np.log(here)
         for top in range(0, p.shape[0], block):
             for left in range(0, p.shape[1], block):
                 place = np.s_[top:top + block, left:left + block]
@@ -32,21 +33,27 @@ def test_squares_by_hand():
     prediction = torch.tensor([[0.0, 0.9, 0, 0], [0, 0, 3.9, 0]])[None, None]
     target = torch.tensor([[1.0, 2.9, 0, 0], [0, -1, 3.9, 4]])[None, None]
     # Cells: 1 + 4 + 1 + 16. Blocks of 2: errors -2 and -4 where 0.9 and 3.9 are predicted, so 4 / 1 and 16 / 4.
-    assert count_map_loss(prediction, target, block=2, block_weight=0.5, cell_error="squared") == pytest.approx((22 + 0.5 * 8) / 8)
+    assert count_map_loss(prediction, target, block=2, block_weight=0.5,
+                          cell_error="squared") == pytest.approx((22 + 0.5 * 8) / 8)
     keep = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])[None, None]
     # Without the 4 the second block has no error left.
-    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5, cell_error="squared") == pytest.approx((6 + 0.5 * 4) / 7)
+    assert count_map_loss(prediction, target, keep, block=2, block_weight=0.5,
+                          cell_error="squared") == pytest.approx((6 + 0.5 * 4) / 7)
 
 
 def test_deviance_by_hand():
-    # p - y - y log(p / y): 2 - 1 - log 2, and 1 - 2 + 2 log 2; an empty cell costs what is seen there, but for the floor of 0.001.
+    # p - y - y log(p / y): 2 - 1 - log 2, and 1 - 2 + 2 log 2; an empty cell costs what is seen there, but for the
+    # floor of 0.001.
     deviance = poisson_deviance(torch.tensor([2.0, 1.0, 0.5, 3.0]), torch.tensor([1.0, 2.0, 0.0, 3.0]))
     assert deviance == pytest.approx(torch.tensor([0.30685, 0.38629, 0.5 - 0.001 * np.log(501), 0.0]), abs=1e-3)
-    assert count_map_loss(torch.full((1, 1, 1, 1), 2.0), torch.ones(1, 1, 1, 1), block_weight=0.0) == pytest.approx(0.30685, abs=1e-3)
+    assert count_map_loss(torch.full((1, 1, 1, 1), 2.0), torch.ones(1, 1, 1, 1),
+                          block_weight=0.0) == pytest.approx(0.30685, abs=1e-3)
 
 
 def test_the_deviance_is_that_of_the_likelihood():
-    """Twice the log of how much likelier a count is under itself than under the prediction, halved; SciPy knows the likelihood."""
+    """Twice the log of how much likelier a count is under itself than under the prediction, halved; SciPy knows the
+    likelihood.
+    """
     from scipy.stats import poisson
 
     counts = torch.tensor([1.0, 3.0, 7.0, 40.0])
@@ -57,7 +64,8 @@ def test_the_deviance_is_that_of_the_likelihood():
 
 def test_a_block_that_saw_nothing_pulls_four_times_and_no_more():
     prediction = torch.zeros(1, 1, 2, 2, requires_grad=True)
-    count_map_loss(prediction, torch.full((1, 1, 2, 2), 2.0), block=2, block_weight=0.5, cell_error="squared").backward()
+    count_map_loss(prediction, torch.full((1, 1, 2, 2), 2.0), block=2, block_weight=0.5,
+                   cell_error="squared").backward()
     # 2 e of the cells, and block_weight * pull = 0.5 * -4, not 0.5 * -8 / 0.1; over 4 cells.
     assert prediction.grad == pytest.approx(torch.full((1, 1, 2, 2), (2 * -2 + 0.5 * -4) / 4))
 
@@ -80,8 +88,10 @@ def test_halves_of_a_batch_average_to_the_whole(cell_error):
     prediction, target, chance = (torch.rand(4, 1, 16, 16, generator=generator, dtype=torch.float64) for _ in range(3))
     # Very different kept shares in the two halves.
     keep = chance < torch.tensor([0.1, 0.2, 0.99, 1.0])[:, None, None, None]
-    halves = [count_map_loss(prediction[i:i + 2], target[i:i + 2], keep[i:i + 2], cell_error=cell_error) for i in (0, 2)]
-    assert count_map_loss(prediction, target, keep, cell_error=cell_error) == pytest.approx(float(sum(halves) / 2), abs=1e-12)
+    halves = [count_map_loss(prediction[i:i + 2], target[i:i + 2], keep[i:i + 2], cell_error=cell_error)
+              for i in (0, 2)]
+    assert count_map_loss(prediction, target, keep,
+                          cell_error=cell_error) == pytest.approx(float(sum(halves) / 2), abs=1e-12)
 
 
 @pytest.mark.parametrize("cell_error", ["poisson", "squared"])
@@ -108,7 +118,9 @@ def test_the_gradient_takes_the_pull_as_given():
 
 @pytest.mark.parametrize("cell_error", ["poisson", "squared"])
 def test_the_mean_is_where_nothing_pulls(cell_error):
-    """Of labels that are 0 or 8 by chance, a constant prediction of their mean has no slope; an absolute error would pull it down to 0."""
+    """Of labels that are 0 or 8 by chance, a constant prediction of their mean has no slope; an absolute error would
+    pull it down to 0.
+    """
     target = torch.zeros(4, 1, 8, 8, dtype=torch.float64)
     target[3] = 8 / 64
     prediction = torch.full_like(target, 2 / 64).requires_grad_()
@@ -127,4 +139,5 @@ def test_the_mean_is_where_nothing_pulls(cell_error):
 ])
 def test_bad_input_is_refused(prediction, target, keep, arguments):
     with pytest.raises(ValueError):
-        count_map_loss(torch.ones(prediction), torch.ones(target), None if keep is None else torch.ones(keep), **arguments)
+        count_map_loss(torch.ones(prediction), torch.ones(target), None if keep is None else torch.ones(keep),
+                       **arguments)

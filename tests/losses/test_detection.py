@@ -16,7 +16,8 @@ STRIDE = 4
 def heads_of(number, size=(60, 84), seed=0):
     """Heads anywhere in an image, its edges and corners included, of 1 to 60 px."""
     generator = np.random.default_rng(seed)
-    heads = np.column_stack([generator.uniform(-0.5, size[1] - 0.5, number), generator.uniform(-0.5, size[0] - 0.5, number),
+    heads = np.column_stack([generator.uniform(-0.5, size[1] - 0.5, number),
+                             generator.uniform(-0.5, size[0] - 0.5, number),
                              np.exp(generator.uniform(0, 4.1, number))])
     heads[:2, :2] = np.array([[-0.5, -0.5], [size[1] - 1, size[0] - 1]])[:number]
     return torch.tensor(heads, dtype=torch.float32)
@@ -35,7 +36,8 @@ def targets_by_loop(heads, cells):
                 distances.setdefault(max(abs(down), abs(across)), set()).add(math.log(size_px))
                 if abs(down) <= size / 2 and abs(across) <= size / 2:
                     sigma = 0.15 * size + 0.35
-                    closeness[0, row, column] = max(closeness[0, row, column], math.exp(-(down**2 + across**2) / (2 * sigma**2)))
+                    closeness[0, row, column] = max(closeness[0, row, column],
+                                                    math.exp(-(down**2 + across**2) / (2 * sigma**2)))
                 if down == across == 0:
                     centres[0, row, column] = 1
                     offset[:, row, column] = y - row - 0.5, x - column - 0.5
@@ -57,7 +59,8 @@ def losses_by_loop(logits, log_size, offset, targets, num_heads):
                 p = 1 / (1 + math.exp(-float(logits[at])))
                 if targets.centres[at]:
                     centre += (1 - p) ** 2 * -math.log(p)
-                    place += sum(smooth(float(offset[image, axis, row, column] - targets.offset[image, axis, row, column])) for axis in (0, 1))
+                    place += sum(smooth(float(offset[image, axis, row, column]
+                                              - targets.offset[image, axis, row, column])) for axis in (0, 1))
                 else:
                     centre += (1 - float(targets.closeness[at])) ** 4 * p**2 * -math.log(1 - p)
                 if targets.near[at]:
@@ -76,7 +79,8 @@ def batch_of(numbers, cells=(15, 21)):
 
 
 def test_the_targets_of_one_head_by_hand():
-    # x = 9.5 and y = 6 lie at 2.5 and 1.625 cells of 4 px: column 2, at its centre, and row 1, an eighth below its centre. 12 px are 3 cells.
+    # x = 9.5 and y = 6 lie at 2.5 and 1.625 cells of 4 px: column 2, at its centre, and row 1, an eighth below its
+    # centre. 12 px are 3 cells.
     targets = detection_targets([torch.tensor([[9.5, 6.0, 12.0]])], (6, 8), 4)
     assert targets.centres.nonzero().tolist() == [[0, 0, 1, 2]]
     assert targets.offset.nonzero().tolist() == [[0, 0, 1, 2]] and targets.offset[0, :, 1, 2].tolist() == [0.125, 0]
@@ -115,7 +119,8 @@ def test_of_overlapping_heads_the_closer_one_counts():
     torch.testing.assert_close(targets.log_size[0, 0, 2].exp(), torch.tensor([40.0, 40, 40, 40, 6, 6, 6, 6, 1]))
     single = [detection_targets([head[None]], (5, 9), STRIDE).closeness for head in heads]
     assert torch.equal(targets.closeness, torch.maximum(*single))
-    # A head of 10 cells reaches the cell 5 from its centre, and no further; the cell between the two lies in the large one alone.
+    # A head of 10 cells reaches the cell 5 from its centre, and no further; the cell between the two lies in the large
+    # one alone.
     assert single[0][0, 0, 2, 7] > 0 and single[0][0, 0, 2, 8] == 0
     assert targets.closeness[0, 0, 2, 3] == single[0][0, 0, 2, 3] > 0 and single[1][0, 0, 2, 3] == 0
 
@@ -139,27 +144,35 @@ def test_an_image_without_heads_asks_for_nothing_and_changes_no_other():
 
 def test_the_order_of_heads_does_not_matter():
     heads = torch.tensor([[9.5, 9.5, 40.0], [30.0, 9.5, 6.0], [52.0, 40.0, 12.0]])
-    for first, second in zip(detection_targets([heads], (15, 21), STRIDE), detection_targets([heads.flip(0)], (15, 21), STRIDE), strict=True):
+    for first, second in zip(detection_targets([heads], (15, 21), STRIDE),
+                             detection_targets([heads.flip(0)], (15, 21), STRIDE), strict=True):
         assert torch.equal(first, second)
 
 
 def test_losses_by_hand():
     centres, near = torch.tensor([1.0, 0, 0, 0])[None, None, None], torch.tensor([1.0, 1, 0, 0])[None, None, None]
-    closeness, log_size = torch.tensor([1.0, 0.5, 0, 0])[None, None, None], torch.tensor([2.0, 2, 0, 0])[None, None, None]
+    closeness, log_size = torch.tensor([1.0, 0.5, 0, 0])[None, None,
+                                                         None], torch.tensor([2.0, 2, 0, 0])[None, None, None]
     offset = torch.tensor([[0.25, 0, 0, 0], [-0.5, 0, 0, 0]])[None, :, None]
     targets = DetectionTargets(centres, closeness, log_size, near, offset)
-    # p = 0.5 at all four: 0.25 log 2 once for the centre, 1/16 of it for the cell that is half a head, and twice for the others.
+    # p = 0.5 at all four: 0.25 log 2 once for the centre, 1/16 of it for the cell that is half a head, and twice for
+    # the others.
     expected = (1 + 1 / 16 + 2) * 0.25 * math.log(2)
     assert centre_loss(torch.zeros(1, 1, 1, 4), targets, 2.0) == pytest.approx(expected / 2)
     # Errors of 3 / 2 - 1 and 6 / 2 - 1: 0.5 * 0.25 and 2 - 0.5; what is far from heads costs nothing.
-    assert size_loss(torch.tensor([3.0, 6, 50, -50])[None, None, None], targets, 2.0) == pytest.approx((0.125 + 1.5) / 50)
+    assert size_loss(torch.tensor([3.0, 6, 50, -50])[None, None, None], targets,
+                     2.0) == pytest.approx((0.125 + 1.5) / 50)
     # Errors of 0.75 down and 1.5 across.
-    assert offset_loss(torch.tensor([[1.0, 9, 9, 9], [1, 9, 9, 9]])[None, :, None], targets, 2.0) == pytest.approx((0.5 * 0.75**2 + 1) / 2)
+    assert offset_loss(torch.tensor([[1.0, 9, 9, 9], [1, 9, 9, 9]])[None, :, None], targets,
+                       2.0) == pytest.approx((0.5 * 0.75**2 + 1) / 2)
 
 
 def test_doubtful_places_are_no_background():
-    """By hand: of the three cells without a centre in the test above, the last costs nothing; centres cost what they did."""
-    centres, closeness = torch.tensor([1.0, 0, 0, 0])[None, None, None], torch.tensor([1.0, 0.5, 0, 0])[None, None, None]
+    """By hand: of the three cells without a centre in the test above, the last costs nothing; centres cost what they
+    did.
+    """
+    centres, closeness = torch.tensor([1.0, 0, 0, 0])[None, None,
+                                                      None], torch.tensor([1.0, 0.5, 0, 0])[None, None, None]
     targets = DetectionTargets(centres, closeness, centres, centres, centres.repeat(1, 2, 1, 1))
     logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
     loss = centre_loss(logits, targets, 2.0, doubtful=torch.tensor([True, False, False, True])[None, None, None])
@@ -167,7 +180,8 @@ def test_doubtful_places_are_no_background():
     loss.backward()
     assert (logits.grad != 0).tolist() == [[[[True, True, True, False]]]]
     nothing = reach([torch.zeros(0, 3)], (1, 4), STRIDE)
-    assert not nothing.any() and torch.equal(centre_loss(logits, targets, 2.0), centre_loss(logits, targets, 2.0, doubtful=nothing))
+    assert (not nothing.any()
+            and torch.equal(centre_loss(logits, targets, 2.0), centre_loss(logits, targets, 2.0, doubtful=nothing)))
 
 
 def test_heads_reach_as_far_as_they_change_targets():
@@ -183,7 +197,8 @@ def test_heads_reach_as_far_as_they_change_targets():
 def test_losses_equal_the_loop(numbers):
     (logits, log_size, offset), targets = batch_of(numbers)
     expected = losses_by_loop(logits, log_size, offset, targets, 7)
-    result = centre_loss(logits, targets, 7.0), size_loss(log_size, targets, 7.0), offset_loss(offset, targets, torch.tensor(7.0))
+    result = centre_loss(logits, targets, 7.0), size_loss(log_size, targets,
+                                                          7.0), offset_loss(offset, targets, torch.tensor(7.0))
     assert [float(loss) for loss in result] == pytest.approx(expected, rel=1e-9)
 
 
@@ -219,5 +234,6 @@ def test_without_heads_only_what_is_invented_costs():
 def test_parts_of_a_batch_add_up_to_the_whole():
     (logits, log_size, offset), targets = batch_of((7, 0, 40))
     for function, answer in ((centre_loss, logits), (size_loss, log_size), (offset_loss, offset)):
-        parts = [function(answer[part], DetectionTargets(*(maps[part] for maps in targets)), 47.0) for part in (slice(0, 1), slice(1, 3))]
+        parts = [function(answer[part], DetectionTargets(*(maps[part] for maps in targets)), 47.0)
+                 for part in (slice(0, 1), slice(1, 3))]
         torch.testing.assert_close(sum(parts), function(answer, targets, 47.0))

@@ -19,12 +19,15 @@ def test_by_hand():
 
 
 def test_equals_the_printed_equations():
-    """Eq. 8 fills the boxes with ones, so that their cross-entropy against the label 1 vanishes; what is left is background."""
+    """Eq. 8 fills the boxes with ones, so that their cross-entropy against the label 1 vanishes; what is left is
+    background.
+    """
     generator = np.random.default_rng(0)
     z, box = generator.uniform(0.01, 0.99, (2, 1, 6, 7)), (generator.random((2, 1, 6, 7)) < 0.4).astype(float)
     filled = z * (1 - box) + box
     terms = [-math.log(v) if b else -math.log(1 - v) for v, b in zip(filled.ravel(), box.ravel(), strict=True)]
-    assert float(background_bce(torch.tensor(z), torch.tensor(box))) == pytest.approx(sum(terms) / (1 - box).sum(), rel=1e-12)
+    assert float(background_bce(torch.tensor(z),
+                                torch.tensor(box))) == pytest.approx(sum(terms) / (1 - box).sum(), rel=1e-12)
     assert background_bce(z, box) == float(background_bce(torch.tensor(z), torch.tensor(box)))  # NumPy in, a float out
 
 
@@ -51,7 +54,8 @@ def test_no_background_is_zero_with_a_gradient(from_logits):
 def test_logits_say_the_same():
     logits = torch.linspace(-5, 5, 12, dtype=torch.float64).reshape(3, 4)
     box = torch.eye(3, 4)
-    assert background_bce(logits, box, from_logits=True) == pytest.approx(float(background_bce(logits.sigmoid(), box)), rel=1e-9)
+    assert background_bce(logits, box, from_logits=True) == pytest.approx(float(background_bce(logits.sigmoid(), box)),
+                                                                          rel=1e-9)
     assert background_bce(torch.tensor([1e4, 50.0]), torch.zeros(2), from_logits=True) == pytest.approx(5025)
 
 
@@ -67,7 +71,8 @@ def test_gradients_are_right(from_logits):
     assert torch.autograd.gradcheck(lambda x: background_bce(x, box, from_logits), z)
 
 
-@pytest.mark.parametrize("values, box", [([0.5, 1.5], [0, 0]), ([-0.1, 0.5], [0, 0]), ([math.nan, 0.5], [0, 0]), ([0.5], [0, 0])])
+@pytest.mark.parametrize("values, box",
+                         [([0.5, 1.5], [0, 0]), ([-0.1, 0.5], [0, 0]), ([math.nan, 0.5], [0, 0]), ([0.5], [0, 0])])
 def test_bad_input_is_refused(values, box):
     with pytest.raises(ValueError):
         background_bce(torch.tensor(values), torch.tensor(box))

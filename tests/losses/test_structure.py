@@ -42,7 +42,8 @@ def test_by_hand():
 def test_cross_entropy_by_hand():
     # At 0 every p is 1/2: a head costs log 2 / 4, an empty pixel a tenth of that.
     assert focal_cross_entropy(torch.zeros(2), torch.tensor([1.0, 0.0])) == pytest.approx(1.1 * math.log(2) / 4 / 2)
-    # A logit of log 3 says p = 3/4 of a head, which costs (1/4)^2 log(4/3), and of an empty pixel 1/4: 0.1 (3/4)^2 log 4.
+    # A logit of log 3 says p = 3/4 of a head, which costs (1/4)^2 log(4/3), and of an empty pixel 1/4: 0.1 (3/4)^2 log
+    # 4.
     logits = np.full(2, math.log(3))
     expected = (math.log(4 / 3) / 16 + 0.1 * 9 / 16 * math.log(4)) / 2
     assert focal_cross_entropy(logits, np.array([1, 0])) == pytest.approx(expected, rel=1e-12)
@@ -67,7 +68,8 @@ def test_whole_numbers_are_no_special_case(loss_of):
 def test_plain_squared_error_is_a_special_case():
     generator = torch.Generator().manual_seed(0)
     prediction, target = torch.randn(3, 5, generator=generator), (torch.rand(3, 5, generator=generator) < 0.3).float()
-    assert focal_mse(prediction, target, alpha=1, gamma=0) == pytest.approx(float((prediction - target).square().mean()), rel=1e-6)
+    assert focal_mse(prediction, target, alpha=1,
+                     gamma=0) == pytest.approx(float((prediction - target).square().mean()), rel=1e-6)
 
 
 def test_plain_cross_entropy_is_a_special_case():
@@ -82,7 +84,8 @@ def test_a_pixel_costs_more_the_worse_it_is_said(loss_of):
     said = np.linspace(1, -6, 30)  # of a head; beyond its 1 a squared error rises again
     losses = [loss_of(np.array([value]), np.array([1.0])) for value in said]
     assert losses == sorted(losses) and losses[0] < losses[-1]
-    assert loss_of(np.array([3.0]), np.array([0.0]), alpha=0.2) == pytest.approx(2 * loss_of(np.array([3.0]), np.array([0.0])))
+    assert loss_of(np.array([3.0]), np.array([0.0]),
+                   alpha=0.2) == pytest.approx(2 * loss_of(np.array([3.0]), np.array([0.0])))
 
 
 @FOCAL
@@ -192,20 +195,24 @@ def test_dms_ssim_at_the_edges_by_value():
 
 
 def test_an_empty_map_is_scaled_by_the_peak_of_a_head():
-    """What is said of nobody costs as much as it is large beside a head: 0-1 maps have a peak of 1, densities a small one."""
+    """What is said of nobody costs as much as it is large beside a head: 0-1 maps have a peak of 1, densities a small
+    one.
+    """
     empty = np.zeros((24, 24))
     for level in (0.01, 0.3):
         assert dms_ssim_loss(np.full((24, 24), level), empty, empty_peak=1.0) == pytest.approx(
             dms_ssim_loss(np.full((24, 24), level / 100), empty, empty_peak=0.01), rel=1e-9
         )
     # Away from the border, where zeros surround the map, each level's similarity is C1 / (0.5^2 + C1).
-    losses = [dms_ssim_loss(np.full((400, 400), 0.5 * peak), np.zeros((400, 400)), empty_peak=peak) for peak in (1.0, 0.01)]
+    losses = [dms_ssim_loss(np.full((400, 400), 0.5 * peak), np.zeros((400, 400)), empty_peak=peak)
+              for peak in (1.0, 0.01)]
     assert losses == pytest.approx([1 - 1e-4 / 0.2501] * 2, abs=3e-3)
     with pytest.raises(ValueError, match="empty_peak must be positive"):
         dms_ssim_loss(empty, empty, empty_peak=0.0)
 
 
-@pytest.mark.parametrize("shapes", [((5, 5), (5, 6)), ((5,), (5,)), ((0, 5), (0, 5)), ((1, 1, 1, 5, 5), (1, 1, 1, 5, 5))])
+@pytest.mark.parametrize("shapes",
+                         [((5, 5), (5, 6)), ((5,), (5,)), ((0, 5), (0, 5)), ((1, 1, 1, 5, 5), (1, 1, 1, 5, 5))])
 def test_dms_ssim_refuses_bad_input(shapes):
     with pytest.raises(ValueError):
         dms_ssim_loss(*(torch.zeros(shape) for shape in shapes))

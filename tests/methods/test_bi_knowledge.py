@@ -1,4 +1,6 @@
-"""Bi-knowledge transfer: the fusion of both, the patches, the losses of its three networks, and what a cycle changes."""
+"""Bi-knowledge transfer: the fusion of both, the patches, the losses of its three networks, and what a cycle
+changes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
 from crowddist.methods.base import OneCycle
 from crowddist.methods.bi_knowledge import BiKnowledge
-from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective, blurred, localisation_map
+from crowddist.methods.bi_knowledge_objectives import (
+    LocalisationObjective,
+    RegressionObjective,
+    blurred,
+    localisation_map,
+)
 from crowddist.methods.parts.detecting import DetectionObjective
 from crowddist.methods.table import build_method
 from crowddist.ops.scales import head_sizes
@@ -34,22 +41,28 @@ def make(config: RunConfig, **settings: Any) -> BiKnowledge:
 
 def seen(density: np.ndarray, detections: list, transformed: list) -> Seen:
     heads = [np.array(part, np.float32).reshape(-1, 4) for part in (detections, transformed)]
-    return Seen(size=SIZE, density=density, spread=0 * density, member_counts=np.array([0.0]), detections=heads[0], transformed=heads[1])
+    return Seen(size=SIZE, density=density, spread=0 * density, member_counts=np.array([0.0]), detections=heads[0],
+                transformed=heads[1])
 
 
 def test_fused_by_hand(tiny_config: RunConfig) -> None:
-    """Persons spread evenly, and one certain head: inside its kernel's window the even ones count by what is left of the weight."""
+    """Persons spread evenly, and one certain head: inside its kernel's window the even ones count by what is left of
+    the weight.
+    """
     method = make(tiny_config, sigma_px=4.0, fusion="confidence")
     even = np.full(CELLS, 0.01, np.float32)
     verdict = method.conclude(seen(even, [[100.5, 80.5, 20, 0.75]], []))
-    # Sigma is 2 cells: kernel and window reach 8 cells from the centre, 17 x 17 of them, so three quarters of the head are there.
+    # Sigma is 2 cells: kernel and window reach 8 cells from the centre, 17 x 17 of them, so three quarters of the head
+    # are there.
     inside = 17 * 17
     expected = 0.01 * (even.size - inside) + 0.25 * 0.01 * inside + 0.75
     assert verdict.density.sum() == pytest.approx(expected, rel=1e-4)
-    assert verdict.parts["regression"].count == pytest.approx(even.sum(), rel=1e-5) and verdict.parts["detection"].count == 1
+    assert (verdict.parts["regression"].count == pytest.approx(even.sum(), rel=1e-5)
+            and verdict.parts["detection"].count == 1)
     np.testing.assert_array_equal(verdict.parts["regression"].density, even)
     assert verdict.uncertainty == pytest.approx((even.sum() - 1) / 2, rel=1e-5)
-    assert verdict.points.tolist() == [[100.5, 80.5, 0.75]] and verdict.sizes is not None and verdict.sizes.tolist() == [20]
+    assert (verdict.points.tolist() == [[100.5, 80.5, 0.75]] and verdict.sizes is not None
+            and verdict.sizes.tolist() == [20])
 
 
 def test_the_drawn_density_follows_the_sizes(tiny_config: RunConfig) -> None:
@@ -65,48 +78,61 @@ def test_the_drawn_density_follows_the_sizes(tiny_config: RunConfig) -> None:
 
 
 def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
-    """A transformed point beside a detection is the same head; others keep the detector's size in the lower half, the neighbours' above."""
+    """A transformed point beside a detection is the same head; others keep the detector's size in the lower half, the
+    neighbours' above.
+    """
     lower, upper = [200, 170, 16, 0.5], [60, 20, 99, 0.5]
     detected = [[30, 20, 20, 0.9], [100, 150, 20, 0.8]]
-    verdict = make(tiny_config, nms_share=0.5, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, [[105, 150, 20, 0.4], lower, upper]))
+    verdict = make(tiny_config, nms_share=0.5, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected,
+                                                                            [[105, 150, 20, 0.4], lower, upper]))
     assert verdict.sizes is not None
     found = {(float(x), float(y)): float(size) for (x, y, _), size in zip(verdict.points, verdict.sizes, strict=True)}
     assert set(found) == {(30, 20), (100, 150), (200, 170), (60, 20)}
     assert found[200, 170] == 16, "lower half: as the scale map says"
     assert found[60, 20] == pytest.approx(30, abs=0.1), "upper half: 30 px to the nearest neighbour"
-    assert verdict.parts["transformed"].count == 3 and verdict.points[:, 2].tolist() == sorted(verdict.points[:, 2], reverse=True)
+    assert (verdict.parts["transformed"].count == 3
+            and verdict.points[:, 2].tolist() == sorted(verdict.points[:, 2], reverse=True))
 
 
 def test_a_crowd_that_is_detected_without_a_mistake_stays_whole(tiny_config: RunConfig) -> None:
-    """Sizes are distances to the nearest neighbour: suppression within the whole of them takes one of every pair that stands closest."""
+    """Sizes are distances to the nearest neighbour: suppression within the whole of them takes one of every pair that
+    stands closest.
+    """
     places = np.random.default_rng(0).uniform(4, [SIZE[1] - 5, SIZE[0] - 5], (150, 2)).astype(np.float32)
     heads = np.column_stack([places, head_sizes(places), np.random.default_rng(1).uniform(0.4, 0.9, 150)])
     nobody = np.zeros(CELLS, np.float32)
-    found = {share: len(make(tiny_config, nms_share=share).conclude(seen(nobody, heads.tolist(), [])).points) for share in (0.7, 1.0)}
+    found = {share: len(make(tiny_config, nms_share=share).conclude(seen(nobody, heads.tolist(), [])).points)
+             for share in (0.7, 1.0)}
     assert found[0.7] >= 0.98 * len(heads) and 0.85 * len(heads) < found[1.0] < 0.95 * len(heads)
 
 
 def test_heads_that_two_tiles_have_seen_count_once(tiny_config: RunConfig) -> None:
-    verdict = make(tiny_config, fusion="none").conclude(seen(np.zeros(CELLS, np.float32), [[100, 80, 20, 0.9], [102, 80, 20, 0.8]], []))
+    verdict = make(tiny_config, fusion="none").conclude(seen(np.zeros(CELLS, np.float32),
+                                                             [[100, 80, 20, 0.9], [102, 80, 20, 0.8]], []))
     assert verdict.parts["detection"].count == len(verdict.points) == 1
 
 
 def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
-    """Five heads within 23 px of one transformed point, three of another, none of a third; the density is that of the heads."""
+    """Five heads within 23 px of one transformed point, three of another, none of a third; the density is that of the
+    heads.
+    """
     detected = [[x, y, 9, 0.9] for x, y in ((30, 40), (50, 40), (40, 30), (40, 50), (75, 40))]
     others = [[40, 40, 9, 0.4], [62, 40, 9, 0.4], [200, 150, 9, 0.9]]
     method = make(tiny_config, crowd_heads=5, crowd_px=23.0, sigma_px=4.0)
     verdict = method.conclude(seen(np.full(CELLS, 0.01, np.float32), detected, others))
     assert sorted(verdict.points[:, :2].tolist()) == sorted([x, y] for x, y, *_ in [*detected, others[0]])
     assert verdict.density.sum() == pytest.approx(6, rel=1e-4) and verdict.parts["transformed"].count == 3
-    np.testing.assert_allclose(verdict.density, method.drawn_density(np.column_stack([verdict.points[:, :2], verdict.sizes]), CELLS))
-    assert len(make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, others)).points) == 8
+    np.testing.assert_allclose(verdict.density,
+                               method.drawn_density(np.column_stack([verdict.points[:, :2], verdict.sizes]), CELLS))
+    assert len(make(tiny_config,
+                    crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, others)).points) == 8
 
 
 def test_a_crowd_that_the_regressor_alone_sees_can_be_left_out(tiny_config: RunConfig) -> None:
     """Two transformed points with four neighbours each: of one three are detections, of the other one is."""
     sure = [[30, 40, 9, 0.9], [50, 40, 9, 0.9], [40, 30, 9, 0.9], [200, 150, 9, 0.9]]
-    others = [[40, 40, 9, 0.4], [40, 55, 9, 0.4], [190, 150, 9, 0.4], [190, 160, 9, 0.4], [190, 140, 9, 0.4], [180, 150, 9, 0.4]]
+    others = [[40, 40, 9, 0.4], [40, 55, 9, 0.4], [190, 150, 9, 0.4], [190, 160, 9, 0.4], [190, 140, 9, 0.4],
+              [180, 150, 9, 0.4]]
 
     def joined(share: float) -> list[list[float]]:
         method = make(tiny_config, crowd_heads=4, crowd_px=15.5, crowd_share=share)
@@ -118,7 +144,8 @@ def test_a_crowd_that_the_regressor_alone_sees_can_be_left_out(tiny_config: RunC
 
 
 def test_crops_of_a_range_of_its_own(tiny_config: RunConfig) -> None:
-    assert make(tiny_config, enlarge=2.0).stream.scale_jitter == tuple(value / 2 for value in tiny_config.stream.scale_jitter)
+    assert make(tiny_config, enlarge=2.0).stream.scale_jitter == tuple(value / 2
+                                                                       for value in tiny_config.stream.scale_jitter)
     assert make(tiny_config, enlarge=2.0, scale_jitter=(0.5, 3.0)).stream.scale_jitter == (0.25, 1.5)
 
 
@@ -131,12 +158,15 @@ def test_a_crowd_that_the_detector_does_not_see_is_counted_all_the_same(tiny_con
 def test_a_transformed_point_does_not_clear_the_image(tiny_config: RunConfig) -> None:
     """The detector's scale map says anything where it saw nobody."""
     detected = [[30 + 20 * index, 40, 16, 0.6] for index in range(6)]
-    verdict = make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, [[80, 60, 500, 0.95], [120, 62, 500, 0.9]]))
+    verdict = make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected,
+                                                             [[80, 60, 500, 0.95], [120, 62, 500, 0.9]]))
     assert len(verdict.points) == 8 and verdict.sizes is not None and verdict.sizes.max() < 50
 
 
 def test_what_labels_teach_and_what_they_leave_open(tiny_config: RunConfig) -> None:
-    """Sure detections and a crowd's points are taught; weaker detections are counted from 0.3 on, open from 0.15 on; a lone point is open."""
+    """Sure detections and a crowd's points are taught; weaker detections are counted from 0.3 on, open from 0.15 on; a
+    lone point is open.
+    """
     detected = [[30, 40, 9, 0.9], [50, 40, 9, 0.37], [40, 30, 9, 0.38], [40, 50, 9, 0.31], [75, 40, 9, 0.2]]
     crowd, lone = [40, 40, 9, 0.25], [200, 150, 9, 0.9]
     settings: dict[str, Any] = {"confidence": 0.3, "crowd_heads": 4, "crowd_px": 23.0}
@@ -150,7 +180,8 @@ def test_what_labels_teach_and_what_they_leave_open(tiny_config: RunConfig) -> N
     assert places(verdict.taught) == sorted([[30, 40], [40, 30], [40, 40]])
     assert places(verdict.doubtful) == sorted([[50, 40], [40, 50], [75, 40], [200, 150]])
     assert verdict.taught is not None and verdict.taught.shape == (3, 4) and verdict.parts["detection"].count == 4
-    published = make(tiny_config, sure_confidence=0.0, **settings).conclude(seen(np.zeros(CELLS, np.float32), detected[:4], [crowd, lone]))
+    published = make(tiny_config, sure_confidence=0.0,
+                     **settings).conclude(seen(np.zeros(CELLS, np.float32), detected[:4], [crowd, lone]))
     assert places(published.taught) == places(published.points) and published.doubtful is None
 
 
@@ -165,9 +196,12 @@ def test_the_detector_tells_what_is_doubtful_only_where_that_is_asked_for(tiny_c
     everything = scores(confidence=1e-6, sure_confidence=0.0)
     weak, strong = float(everything[len(everything) // 3]), float(everything[len(everything) // 3 * 2])
     assert len(everything) > 6 and weak < strong
-    np.testing.assert_array_equal(scores(confidence=strong, sure_confidence=0.0, doubtful_confidence=weak), everything[everything >= strong])
-    np.testing.assert_array_equal(scores(confidence=strong, sure_confidence=0.9, doubtful_confidence=weak), everything[everything >= weak])
-    np.testing.assert_array_equal(scores(confidence=weak, sure_confidence=0.9, doubtful_confidence=strong), everything[everything >= weak])
+    np.testing.assert_array_equal(scores(confidence=strong, sure_confidence=0.0, doubtful_confidence=weak),
+                                  everything[everything >= strong])
+    np.testing.assert_array_equal(scores(confidence=strong, sure_confidence=0.9, doubtful_confidence=weak),
+                                  everything[everything >= weak])
+    np.testing.assert_array_equal(scores(confidence=weak, sure_confidence=0.9, doubtful_confidence=strong),
+                                  everything[everything >= weak])
 
 
 def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
@@ -178,7 +212,9 @@ def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
 
 
 def test_patches_are_chosen_as_published(tiny_config: RunConfig) -> None:
-    """12 patches of 64 px, the i-th with i persons: ranks 50 to 70 % are the 7th to the 9th; the detector gets where it is sure."""
+    """12 patches of 64 px, the i-th with i persons: ranks 50 to 70 % are the 7th to the 9th; the detector gets where it
+    is sure.
+    """
     density = np.zeros(CELLS, np.float32)
     order = np.random.default_rng(0).permutation(12)
     for rank, patch in enumerate(order):
@@ -188,15 +224,20 @@ def test_patches_are_chosen_as_published(tiny_config: RunConfig) -> None:
     method = make(tiny_config)
     windows = method.windows(density, points, "a")
     medium = {(32.0 * (patch // 4), 32.0 * (patch % 4)) for patch in order[6:9]}
-    assert len(windows["regressor"]) == 2 and {(top, left) for top, left, _, _ in windows["regressor"].tolist()} <= medium
-    assert windows["detector"].tolist() == [[0, 0, 32, 32], [64, 96, 32, 32]], "means 0.85 and 0.7; the second patch has 0.575"
+    assert (len(windows["regressor"]) == 2
+            and {(top, left) for top, left, _, _ in windows["regressor"].tolist()} <= medium)
+    assert windows["detector"].tolist() == [[0, 0, 32, 32],
+                                            [64, 96, 32, 32]], "means 0.85 and 0.7; the second patch has 0.575"
     drawn = {tuple(map(tuple, method.windows(density, points, key)["regressor"].tolist())) for key in "abcdefgh"}
-    assert len(drawn) > 1 and all({(top, left) for top, left, _, _ in pair} <= medium for pair in drawn), "two of the three, by the image's name"
-    rounds = {tuple(map(tuple, method.windows(density, points, f"cycle-{cycle}/a")["regressor"].tolist())) for cycle in range(8)}
+    assert (len(drawn) > 1 and all({(top, left) for top, left, _, _ in pair} <= medium
+                                   for pair in drawn)), "two of the three, by the image's name"
+    rounds = {tuple(map(tuple, method.windows(density, points, f"cycle-{cycle}/a")["regressor"].tolist()))
+              for cycle in range(8)}
     assert len(rounds) > 1, "drawn anew in every cycle"
     nobody = method.windows(density, points[:0], "a")
     np.testing.assert_array_equal(nobody["detector"], nobody["regressor"])
-    anywhere = {tuple(window) for key in "abcdefghijklmnop" for window in make(tiny_config, patches="random").windows(density, points, key)["regressor"]}
+    anywhere = {tuple(window) for key in "abcdefghijklmnop"
+                for window in make(tiny_config, patches="random").windows(density, points, key)["regressor"]}
     assert len(anywhere) > 6
     keep = method.select(density, density)
     assert keep.sum() == 3 * 32 * 32 and {(float(y), float(x)) for y, x in np.argwhere(keep) // 32 * 32} == medium
@@ -212,14 +253,17 @@ def batch(stride: int, size: int = 64) -> Batch:
 
 def test_the_regressors_loss_by_the_formula(tiny_config: RunConfig) -> None:
     method, source = make(tiny_config, structure_weight=0.3, count_weight=0.7), batch(2)
-    source = replace(source, density=source.density * torch.tensor([1.0, 0.0])[:, None, None, None])  # an empty crop among them
+    # an empty crop among them
+    source = replace(source, density=source.density * torch.tensor([1.0, 0.0])[:, None, None, None])
     objective = RegressionObjective(method.regressor, method.settings, tiny_config.train).eval()
     predicted = method.regressor(source.images)
-    structure = dms_ssim_loss(predicted, source.density, empty_peak=4 / (2 * np.pi * 4.0**2))  # a head of sigma 4 px, in cells of 2x2 px
+    # a head of sigma 4 px, in cells of 2x2 px
+    structure = dms_ssim_loss(predicted, source.density, empty_peak=4 / (2 * np.pi * 4.0**2))
     cells = [torch.nn.functional.avg_pool2d(part, 4) * 16 for part in (predicted, source.density)]
     expected = 0.3 * structure + 0.7 * count_map_loss(cells[0], cells[1])
     assert objective({"source": source})["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    published = RegressionObjective(method.regressor, replace(method.settings, structure_weight=1.0, count_weight=0.0), tiny_config.train).eval()
+    published = RegressionObjective(method.regressor, replace(method.settings, structure_weight=1.0, count_weight=0.0),
+                                    tiny_config.train).eval()
     assert published({"target": source})["loss"].item() == pytest.approx(structure.item(), rel=1e-5)
 
 
@@ -230,14 +274,19 @@ def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
 
 
 def test_the_detector_learns_nothing_of_what_is_doubtful(tiny_config: RunConfig) -> None:
-    """Where everything is doubtful, only the centres of heads say anything of the confidence; size and offset are learnt as ever."""
+    """Where everything is doubtful, only the centres of heads say anything of the confidence; size and offset are
+    learnt as ever.
+    """
     objective, source = DetectionObjective(make(tiny_config).detector).eval(), batch(2)
     everything = torch.tensor([[32.0, 32.0, 1000.0]])
-    usual, lenient = (objective({"target": replace(source, doubtful=[some] * 2)}) for some in (torch.zeros(0, 3), everything))
+    usual, lenient = (objective({"target": replace(source, doubtful=[some] * 2)})
+                      for some in (torch.zeros(0, 3), everything))
     maps = objective.detector(source.images)
     targets = detection_targets(source.heads, (maps.logits.shape[2], maps.logits.shape[3]), 4)
-    missed = (targets.centres * (1 - maps.logits.sigmoid()) ** 2 * -torch.nn.functional.logsigmoid(maps.logits)).sum() / targets.centres.sum()
-    assert lenient["centre_loss"].item() == pytest.approx(missed.item(), rel=1e-4) and usual["centre_loss"] > lenient["centre_loss"]
+    missed = (targets.centres * (1 - maps.logits.sigmoid()) ** 2 *
+              -torch.nn.functional.logsigmoid(maps.logits)).sum() / targets.centres.sum()
+    assert (lenient["centre_loss"].item() == pytest.approx(missed.item(), rel=1e-4)
+            and usual["centre_loss"] > lenient["centre_loss"])
     assert usual["size_loss"] == lenient["size_loss"] and usual["offset_loss"] == lenient["offset_loss"]
 
 
@@ -252,7 +301,8 @@ def test_the_transformers_losses_of_table_4(tiny_config: RunConfig, loss: str) -
         "focal_cross_entropy": lambda: focal_cross_entropy(answer, truth),
         "focal_mse_dms_ssim": lambda: focal_mse(answer, truth) + dms_ssim_loss(answer, truth, empty_peak=1.0),
     }[loss]()
-    assert LocalisationObjective(method.localiser, loss, 2)({"source": source})["loss"].item() == pytest.approx(reference.item(), rel=1e-5)
+    assert LocalisationObjective(method.localiser, loss,
+                                 2)({"source": source})["loss"].item() == pytest.approx(reference.item(), rel=1e-5)
 
 
 def test_blurred_by_hand_and_person_for_person() -> None:
@@ -263,24 +313,29 @@ def test_blurred_by_hand_and_person_for_person() -> None:
     for index, sigma in ((1, 1.0), (2, 3.0)):
         assert soft[index].sum().item() == pytest.approx(1, rel=1e-5)
         assert soft[index, 0, 20, 20].item() == pytest.approx(1 / (2 * np.pi * sigma**2), rel=0.02)
-        assert soft[index, 0, 20, 22].item() == pytest.approx(soft[index, 0, 20, 20].item() * np.exp(-2 / sigma**2), rel=1e-4)
+        assert soft[index, 0, 20, 22].item() == pytest.approx(soft[index, 0, 20, 20].item() * np.exp(-2 / sigma**2),
+                                                              rel=1e-4)
         assert torch.allclose(soft[index], soft[index].transpose(1, 2))
-    assert torch.allclose(blurred(torch.ones(1, 1, 9, 9), torch.tensor([4.0]), largest=4.0), torch.ones(1, 1, 9, 9)), "nothing is lost at a border"
+    assert torch.allclose(blurred(torch.ones(1, 1, 9, 9), torch.tensor([4.0]), largest=4.0),
+                          torch.ones(1, 1, 9, 9)), "nothing is lost at a border"
 
 
 def test_a_head_is_one_cell_of_the_map() -> None:
     truth = localisation_map([torch.tensor([[0.0, 0, 9], [3, 5, 9], [63, 63, 9]]), torch.zeros(0, 3)], (32, 32), 2)
-    assert sorted(map(tuple, truth[0, 0].nonzero().tolist())) == [(0, 0), (2, 1), (31, 31)] and truth[1].sum() == 0 and truth.sum() == 3
+    assert (sorted(map(tuple, truth[0, 0].nonzero().tolist())) == [(0, 0), (2, 1), (31, 31)] and truth[1].sum() == 0
+            and truth.sum() == 3)
 
 
-@pytest.mark.parametrize(("tuned", "changed"), [("last_two_layers", {"decoders"}), ("all", {"encoder", "messages", "decoders", "corrections"})])
+@pytest.mark.parametrize(("tuned", "changed"), [("last_two_layers", {"decoders"}),
+                                                ("all", {"encoder", "messages", "decoders", "corrections"})])
 def test_what_a_cycle_changes_of_the_regressor(tiny_config: RunConfig, tuned: Any, changed: set[str]) -> None:
     method = make(tiny_config, regressor_tuned=tuned)
     stage = next(stage for stage in method.plan() if stage.name == "cycle-1/regressor")
     before = {name: value.clone() for name, value in method.regressor.state_dict().items()}
     method.start(stage, LocalRuntime())
     method.step(0, {"target": batch(2)})
-    moved = {name.partition(".")[0] for name, value in method.regressor.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name.partition(".")[0]
+             for name, value in method.regressor.state_dict().items() if not torch.equal(value, before[name])}
     assert changed <= moved <= changed | {"density_activation"}
 
 
@@ -303,5 +358,6 @@ def test_learning_rates_run_as_told(tiny_config: RunConfig, schedule: Any) -> No
         method.step(step, {"target": batch(2)})
         rates += [group["lr"] for group in method.optimizers()["regressor"].param_groups]
     peak = method.settings.regressor_cycle_rate
-    expected = [peak] * stage.steps if schedule == "constant" else [OneCycle(peak, stage.steps).at(step) for step in range(stage.steps)]
+    expected = ([peak] * stage.steps if schedule == "constant"
+                else [OneCycle(peak, stage.steps).at(step) for step in range(stage.steps)])
     assert rates == pytest.approx(expected) and len(rates) == stage.steps

@@ -39,7 +39,8 @@ def make(config: RunConfig, **settings: Any) -> Combined:
 
 def seen(density: np.ndarray, spread: np.ndarray, detections: list) -> Seen:
     heads = np.array(detections, np.float32).reshape(-1, 4)
-    return Seen(size=(8 * CELLS[0], 8 * CELLS[1]), density=density, spread=spread, member_counts=np.array([1.0, 3.0]), detections=heads)
+    return Seen(size=(8 * CELLS[0], 8 * CELLS[1]), density=density, spread=spread, member_counts=np.array([1.0, 3.0]),
+                detections=heads)
 
 
 def one_head(x: float, y: float) -> np.ndarray:
@@ -68,7 +69,9 @@ def test_alignment_adds_up_what_it_says(tiny_config: RunConfig) -> None:
 
 
 def test_a_sure_detection_counts_where_the_ensemble_is_not(tiny_config: RunConfig) -> None:
-    """The counter sees half a person at the left and half a person at the right; a detection is on each, but its members agree on the left."""
+    """The counter sees half a person at the left and half a person at the right; a detection is on each, but its
+    members agree on the left.
+    """
     method = make(tiny_config)
     left, right = one_head(44, 92), one_head(212, 92)
     density = 0.5 * (left + right)
@@ -77,7 +80,8 @@ def test_a_sure_detection_counts_where_the_ensemble_is_not(tiny_config: RunConfi
     halves = verdict.density[:, :16].sum(), verdict.density[:, 16:].sum()
     assert halves[0] == pytest.approx(0.5, abs=0.02) and 0.6 < halves[1] < 0.5 + 0.8 * 0.5 + 1e-3
     alike = method.conclude(seen(density, np.zeros(CELLS, np.float32), [[44, 92, 12, 0.8], [212, 92, 12, 0.8]]))
-    assert alike.density[:, :16].sum() == pytest.approx(alike.density[:, 16:].sum(), rel=1e-4)  # without spread it is Eq. 8
+    # without spread it is Eq. 8
+    assert alike.density[:, :16].sum() == pytest.approx(alike.density[:, 16:].sum(), rel=1e-4)
     np.testing.assert_allclose(
         alike.density, fuse_density(density, left + right, (0.8 * ((left + right) > 0)).astype(np.float32)), atol=0.02
     )
@@ -90,9 +94,11 @@ def test_what_labels_teach_and_leave_open(tiny_config: RunConfig) -> None:
     assert verdict.taught is not None and verdict.doubtful is not None
     np.testing.assert_allclose(verdict.taught, [[44, 92, 12, 0.9]])
     np.testing.assert_allclose(verdict.doubtful[:2], [[120, 20, 10, 0.4], [30, 150, 9, 0.2]])
-    assert len(verdict.doubtful) == 3 and verdict.doubtful[2, :2] == pytest.approx([212, 92], abs=8), "a head that the counter alone sees"
+    assert (len(verdict.doubtful) == 3
+            and verdict.doubtful[2, :2] == pytest.approx([212, 92], abs=8)), "a head that the counter alone sees"
     assert verdict.density.sum() == pytest.approx(2.4, abs=0.1)
-    assert verdict.points[:, :2] == pytest.approx(np.array([[212, 92], [44, 92]]), abs=8), "as many as are counted, a peak and a sure detection"
+    assert verdict.points[:, :2] == pytest.approx(np.array([[212, 92], [44, 92]]),
+                                                  abs=8), "as many as are counted, a peak and a sure detection"
     assert verdict.parts["detection"].count == 2 and verdict.parts["regression"].count == pytest.approx(2.0, rel=1e-3)
     np.testing.assert_array_equal(verdict.parts["regression"].density, density)
 
@@ -101,7 +107,8 @@ def test_nobody_is_nobody(tiny_config: RunConfig) -> None:
     empty = np.zeros(CELLS, np.float32)
     verdict = make(tiny_config).conclude(seen(empty, empty, []))
     assert verdict.density.sum() == 0 and len(verdict.points) == 0
-    assert verdict.taught is not None and verdict.doubtful is not None and len(verdict.taught) == len(verdict.doubtful) == 0
+    assert (verdict.taught is not None and verdict.doubtful is not None
+            and len(verdict.taught) == len(verdict.doubtful) == 0)
 
 
 def test_a_counter_without_the_orientation_head_is_refused(tiny_config: RunConfig) -> None:

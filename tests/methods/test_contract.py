@@ -33,10 +33,13 @@ def on_pretrained(config: RunConfig) -> RunConfig:
     )
 
 
-@pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0") for method in get_args(MethodName)],
+@pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0")
+                        for method in get_args(MethodName)],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
-    """A small configuration of each method, on networks from scratch and on those that start from ImageNet's weights."""
+    """A small configuration of each method, on networks from scratch and on those that start from ImageNet's
+    weights.
+    """
     method, backbone = request.param
     config = replace(tiny_config, method=method)
     return config if backbone == "compact" else on_pretrained(config)
@@ -57,8 +60,10 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
         heads = [torch.rand(4, 3, generator=generator) * torch.tensor([64.0, 64.0, 12.0]) for _ in range(size)]
         batches[name] = Batch(
             images=torch.rand(size, 3, 64, 64, generator=generator),
-            density=0.2 * torch.rand(size, 1, cells, cells, generator=generator) * (use.stride / 8) ** 2 if labelled else None,
-            keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels and not use.windows else None,
+            density=0.2 * torch.rand(size, 1, cells, cells, generator=generator) * (use.stride / 8) ** 2 if labelled
+            else None,
+            keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels
+            and not use.windows else None,
             heads=heads if use.heads else None,
             mask=(torch.rand(size, 1, 64, 64, generator=generator) > 0.7).float() if use.masks else None,
             doubtful=[one[:2] + 20 for one in heads] if use.heads and use.labels else None,
@@ -98,7 +103,8 @@ def test_the_plan_has_names_of_its_own_and_begins_without_the_target(config: Run
     for number in set(rounds):
         members = [stage for stage in plan if stage.num_round == number]
         assert len({stage.round_name for stage in members}) == len({stage.title for stage in members}) == 1
-        assert len({stage.needs_labels for stage in members}) == 1, "the stages of a round start from the same labels, or from none"
+        assert len({stage.needs_labels
+                    for stage in members}) == 1, "the stages of a round start from the same labels, or from none"
     children = {name for name, _ in make(config).networks().named_children()}
     assert all(not stage.trains or stage.trains in children for stage in plan)
 
@@ -111,7 +117,8 @@ def test_every_stage_trains_logs_and_resumes_bit_for_bit(config: RunConfig) -> N
         assert equal(method.networks().state_dict(), before), "start() must not move weights"
         scalars = train(method, stage, range(2))
         assert all("loss" in entry and not value.requires_grad for entry in scalars for value in entry.values())
-        changed = {name for name, value in method.networks().state_dict().items() if not torch.equal(value, before[name])}
+        changed = {name for name,
+                   value in method.networks().state_dict().items() if not torch.equal(value, before[name])}
         assert changed, "a stage must train"
         assert all(belongs_to(name, stage.trains) for name in changed), "a stage changes what it says it trains"
         saved = torch.load(_stored(method.state_dict(stage.trains)), weights_only=True)
@@ -135,7 +142,8 @@ def _stored(state: dict[str, Any]) -> Any:
 def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_after(config: RunConfig) -> None:
     ten = replace(config.bi_knowledge, regressor_steps=10, detector_steps=10, localiser_steps=10)
     segmenter = replace(config.semantic_consistency, segmenter_steps=10)
-    method = make(replace(config, train=replace(config.train, steps=10), bi_knowledge=ten, semantic_consistency=segmenter))
+    method = make(replace(config, train=replace(config.train, steps=10), bi_knowledge=ten,
+                          semantic_consistency=segmenter))
 
     def statistics() -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in method.networks().state_dict().items() if "running" in name}
@@ -148,8 +156,10 @@ def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_aft
             train(method, stage, range(2))
             assert equal(statistics(), at_rest)
             continue
-        trained = {name.rpartition(".")[0] for name, value in method.networks().named_parameters() if value.requires_grad}
-        kept = {name for name, layer in method.networks().named_modules() if isinstance(layer, SyncBatchNorm2d) and layer.frozen}
+        trained = {name.rpartition(".")[0]
+                   for name, value in method.networks().named_parameters() if value.requires_grad}
+        kept = {name for name,
+                layer in method.networks().named_modules() if isinstance(layer, SyncBatchNorm2d) and layer.frozen}
         own = [name for name in statistics() if name.rpartition(".")[0] in trained - kept]
         num_with_norms += bool(own)
         train(method, stage, range(7))
@@ -157,7 +167,8 @@ def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_aft
         train(method, stage, range(7, 8))
         at_rest = statistics()
         assert not any(equal(before[name], at_rest[name]) for name in own)
-        assert all(equal(before[name], at_rest[name]) for name in before if name.rpartition(".")[0] in kept), "ImageNet's are kept throughout"
+        assert all(equal(before[name], at_rest[name])
+                   for name in before if name.rpartition(".")[0] in kept), "ImageNet's are kept throughout"
         train(method, stage, range(8, 10))
         assert equal(statistics(), at_rest)
     assert num_with_norms
@@ -176,17 +187,21 @@ def test_predictions_have_the_agreed_shapes_and_leave_training_alone(config: Run
     if prediction.member_counts is not None:
         assert torch.allclose(prediction.member_counts.mean(0), prediction.density.sum((1, 2, 3)), rtol=1e-5)
     for heads in (prediction.detections, prediction.transformed):
-        assert heads is None or (len(heads) == 2 and all(one.shape[1] == 4 and one.dtype == np.float32 for one in heads))
+        assert (heads is None
+                or (len(heads) == 2 and all(one.shape[1] == 4 and one.dtype == np.float32 for one in heads)))
     train(method, stage, range(1, 2))  # still trains
 
 
 def test_conclusions_count_what_they_show(config: RunConfig) -> None:
     method = make(config)
-    density = np.random.default_rng(0).random((-(-50 // method.output_stride), -(-70 // method.output_stride))).astype(np.float32) / 50
+    density = np.random.default_rng(0).random((-(-50 // method.output_stride),
+                                               -(-70 // method.output_stride))).astype(np.float32) / 50
     heads = np.array([[10, 12, 8, 0.9], [40, 30, 10, 0.5], [41, 31, 10, 0.7]], np.float32)
-    seen = Seen(size=(50, 70), density=density, spread=density / 3, member_counts=np.array([2.0, 3.0]), detections=heads, transformed=heads[1:])
+    seen = Seen(size=(50, 70), density=density, spread=density / 3, member_counts=np.array([2.0, 3.0]),
+                detections=heads, transformed=heads[1:])
     verdict = method.conclude(seen)
-    assert verdict.density.shape == verdict.spread.shape == density.shape and (verdict.density >= 0).all() and verdict.uncertainty >= 0
+    assert (verdict.density.shape == verdict.spread.shape == density.shape and (verdict.density >= 0).all()
+            and verdict.uncertainty >= 0)
     assert verdict.points.ndim == 2 and verdict.points.shape[1] == 3
     assert verdict.sizes is None or verdict.sizes.shape == (len(verdict.points),)
     keep = method.select(verdict.density, verdict.spread)
@@ -199,17 +214,20 @@ def test_conclusions_count_what_they_show(config: RunConfig) -> None:
 
 def test_pretrained_layers_learn_more_slowly_and_the_first_ones_not_at_all(tiny_config: RunConfig) -> None:
     start = CounterConfig(backbone="efficientnet_lite0", weights="imagenet")
-    method = make(replace(tiny_config, method="source_only", counter=start, train=replace(tiny_config.train, pretrained_share=0.25)))
+    method = make(replace(tiny_config, method="source_only", counter=start,
+                          train=replace(tiny_config.train, pretrained_share=0.25)))
     before = {name: value.clone() for name, value in method.networks().named_parameters()}
     (stage,) = method.plan()
     method.start(stage, LocalRuntime())
     train(method, stage, range(2))
     (optimizer,) = method.optimizers().values()
     new, pretrained = optimizer.param_groups
-    assert pretrained["lr"] == pytest.approx(0.25 * new["lr"]) and new["lr"] == pytest.approx(OneCycle(2e-3, stage.steps).at(1))
+    assert (pretrained["lr"] == pytest.approx(0.25 * new["lr"])
+            and new["lr"] == pytest.approx(OneCycle(2e-3, stage.steps).at(1)))
     moved = {name for name, value in method.networks().named_parameters() if not torch.equal(value, before[name])}
     assert not any(name.startswith(("encoder.levels.0.stem.", "encoder.levels.0.block3.")) for name in moved)
-    assert {"encoder.levels.0.block4.expand.conv.weight", "encoder.levels.1.block10.project.norm.bias", "encoder.pyramid.laterals.0.weight"} < moved
+    assert {"encoder.levels.0.block4.expand.conv.weight", "encoder.levels.1.block10.project.norm.bias",
+            "encoder.pyramid.laterals.0.weight"} < moved
     assert len(new["params"]) + len(pretrained["params"]) == len(moved)
 
 

@@ -46,13 +46,15 @@ def squared_error(counter: Counter, part: Batch) -> float:
         one = part.images[index : index + 1]
         density = counter(one, counter.member_indexes(part.draws[index : index + 1])).detach().numpy()[0, 0]
         keep = np.ones((8, 8)) if part.keep is None else part.keep[index, 0].numpy()
-        total += sum(keep[i, j] * (density[i, j] - float(part.density[index, 0, i, j])) ** 2 for i in range(8) for j in range(8)) / keep.sum()
+        total += sum(keep[i, j] * (density[i, j] - float(part.density[index, 0, i, j])) ** 2 for i in range(8)
+                     for j in range(8)) / keep.sum()
     return total / 3
 
 
 def test_orientation_by_the_formula(counter: Counter) -> None:
     source, target = batch(1), batch(2, labelled=False)
-    losses = OrientationObjective(counter, AS_PUBLISHED, orientation_weight=0.3).eval()({"source": source, "target": target})
+    losses = OrientationObjective(counter, AS_PUBLISHED,
+                                  orientation_weight=0.3).eval()({"source": source, "target": target})
     entropies, right = [], []
     for image in target.images:
         for upside_down, shown in ((0, image), (1, torch.from_numpy(image.numpy()[:, ::-1].copy()))):
@@ -69,14 +71,16 @@ def test_labels_by_the_formula(counter: Counter) -> None:
     source, target = batch(1), batch(2, kept=True)
     losses = LabelObjective(counter, AS_PUBLISHED, target_weight=0.7).eval()({"source": source, "target": target})
     assert float(losses["target_loss"]) == pytest.approx(squared_error(counter, target), rel=1e-4)
-    assert float(losses["loss"]) == pytest.approx(squared_error(counter, source) + 0.7 * squared_error(counter, target), rel=1e-4)
+    assert float(losses["loss"]) == pytest.approx(squared_error(counter, source) + 0.7 * squared_error(counter, target),
+                                                  rel=1e-4)
 
 
 def test_every_stage_takes_the_error_that_is_configured(counter: Counter) -> None:
     source, target = batch(1), batch(2, kept=True)
     maps = counter(source.images, counter.member_indexes(source.draws))
     for train in (TrainConfig(), TrainConfig(block_weight=0.7), AS_PUBLISHED):
-        expected = float(count_map_loss(maps, source.density, block_weight=train.block_weight, cell_error=train.cell_error))
+        expected = float(count_map_loss(maps, source.density, block_weight=train.block_weight,
+                                        cell_error=train.cell_error))
         alone = CountingObjective(counter, train).eval()({"source": source})
         both = LabelObjective(counter, train, target_weight=1.0).eval()({"source": source, "target": target})
         assert float(alone["loss"]) == pytest.approx(expected, rel=1e-5)

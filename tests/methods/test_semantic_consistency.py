@@ -41,14 +41,17 @@ def losses(method: SemanticConsistency, batches: dict[str, Batch]) -> dict[str, 
 
 
 def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
-    method = make(tiny_config, source_mask_weight=0.3, target_mask_weight=0.2, adversarial_weight=0.1, person_threshold=0.5)
+    method = make(tiny_config, source_mask_weight=0.3, target_mask_weight=0.2, adversarial_weight=0.1,
+                  person_threshold=0.5)
     batches = made_up_batches(method.plan()[-1], 0)
     found = {name: float(value.detach()) for name, value in losses(method, batches).items()}
     source, target = batches["source"], batches["target"]
     with torch.no_grad():
         source_features, target_features = (method.counter.encode(batch.images) for batch in (source, target))
-        z_source, z_target = (method.semantics.head(features).sigmoid().double().numpy() for features in (source_features, target_features))
-        p_source, p_target = (method.semantics.discriminator(features).sigmoid().double().numpy() for features in (source_features, target_features))
+        z_source, z_target = (method.semantics.head(features).sigmoid().double().numpy()
+                              for features in (source_features, target_features))
+        p_source, p_target = (method.semantics.discriminator(features).sigmoid().double().numpy()
+                              for features in (source_features, target_features))
         assert method.semantics.segmenter is not None and source.mask is not None
         persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= method.settings.person_threshold
     truth = mask_cells(source.mask, z_source.shape[2:]).numpy()
@@ -62,7 +65,8 @@ def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
     assert found["target_mask_loss"] == pytest.approx(eq9, rel=1e-5)
     assert found["adversarial_loss"] == pytest.approx(eq10, rel=1e-5)
     assert found["discriminator_loss"] == pytest.approx(discriminator, rel=1e-5)
-    assert found["loss"] == pytest.approx(found["source_loss"] + 0.3 * eq7 + 0.2 * eq9 + 0.1 * eq10 + discriminator, rel=1e-5)
+    assert found["loss"] == pytest.approx(found["source_loss"] + 0.3 * eq7 + 0.2 * eq9 + 0.1 * eq10 + discriminator,
+                                          rel=1e-5)
 
 
 def slopes(network: torch.nn.Module) -> float:
@@ -73,7 +77,8 @@ def test_each_opponent_learns_from_its_own_loss_alone(tiny_config: RunConfig) ->
     method = make(tiny_config)
     found = losses(method, made_up_batches(method.plan()[-1], 0))
     found["adversarial_loss"].backward(retain_graph=True)
-    assert slopes(method.counter.encoder) > 0 and slopes(method.semantics.discriminator) == slopes(method.semantics.head) == slopes(method.counter.decoder) == 0
+    assert (slopes(method.counter.encoder) > 0 and slopes(method.semantics.discriminator)
+            == slopes(method.semantics.head) == slopes(method.counter.decoder) == 0)
     method.networks().zero_grad()
     found["discriminator_loss"].backward(retain_graph=True)
     assert slopes(method.semantics.discriminator) > 0 and slopes(method.counter) == slopes(method.semantics.head) == 0
@@ -117,7 +122,8 @@ def test_the_segmenter_learns_and_then_rests(tiny_config: RunConfig) -> None:
 def test_masks_that_are_given_need_no_segmenter(tiny_config: RunConfig) -> None:
     method = make(tiny_config, target_masks="given")
     assert [stage.name for stage in method.plan()] == ["source/counter", "semantic"]
-    assert method.plan()[-1].streams["target"].masks and not any("segmenter" in name for name in method.networks().state_dict())
+    assert (method.plan()[-1].streams["target"].masks
+            and not any("segmenter" in name for name in method.networks().state_dict()))
     batch = made_up_batches(method.plan()[-1], 0)["target"]
     batch.mask = torch.zeros(4, 1, 64, 64)
     batch.mask[0, 0, 9, 17] = 1
@@ -133,7 +139,8 @@ def test_what_cannot_be_aligned_is_refused(tiny_config: RunConfig) -> None:
         make(replace(tiny_config, stream=replace(tiny_config.stream, crop_size=56)))
 
 
-def test_a_source_without_masks_is_refused_before_anything_is_trained(tiny_config: RunConfig, make_images: Any, tmp_path: Path) -> None:
+def test_a_source_without_masks_is_refused_before_anything_is_trained(tiny_config: RunConfig, make_images: Any,
+                                                                      tmp_path: Path) -> None:
     bare = make_images(tmp_path / "bare", count=4, masks=False)
     config = replace(tiny_config, method="semantic_consistency", source=bare)
     with pytest.raises(InputError, match=r"the source at .* has no masks of persons"):
@@ -154,7 +161,8 @@ def test_a_whole_run_with_masks_of_boxes(tiny_config: RunConfig, make_images: An
 
 def test_the_published_networks_train_and_count_in_pixels(tiny_config: RunConfig) -> None:
     counter = CounterConfig(backbone="vgg16_bn", decoder="upsampling", ensemble="none", orientation=False)
-    stream, train = replace(tiny_config.stream, crop_size=256), replace(tiny_config.train, batch_size=1, cell_error="squared", block_weight=0.0)
+    stream, train = replace(tiny_config.stream, crop_size=256), replace(tiny_config.train, batch_size=1,
+                                                                        cell_error="squared", block_weight=0.0)
     config = replace(tiny_config, method="semantic_consistency", counter=counter, stream=stream, train=train)
     method = make(config, target_masks="given", target_batch_size=1)
     stage = method.plan()[-1]

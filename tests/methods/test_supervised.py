@@ -21,7 +21,8 @@ def run(config: RunConfig) -> dict[str, Any]:
     return adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: None)
 
 
-def test_it_learns_the_targets_labels_and_never_reads_the_source(tiny_config: RunConfig, tiny_evaluation: str, tmp_path: Path) -> None:
+def test_it_learns_the_targets_labels_and_never_reads_the_source(tiny_config: RunConfig, tiny_evaluation: str,
+                                                                 tmp_path: Path) -> None:
     nowhere = (tmp_path / "nowhere").as_uri()
     result = run(replace(tiny_config, method="supervised", source=nowhere, target=tiny_evaluation))
     assert [row["title"] for row in result["rounds"]] == ["supervised (the target's labels)"]

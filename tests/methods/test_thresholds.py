@@ -10,7 +10,14 @@ import pytest
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.methods.config import BiKnowledgeConfig
-from crowddist.methods.thresholds import Parameter, lowest_thresholds, own_values, search_space, trial_values, with_values
+from crowddist.methods.thresholds import (
+    Parameter,
+    lowest_thresholds,
+    own_values,
+    search_space,
+    trial_values,
+    with_values,
+)
 
 
 def configured(config: RunConfig, method: Any, **settings: Any) -> RunConfig:
@@ -26,14 +33,16 @@ def test_the_space_is_what_the_labels_depend_on(tiny_config: RunConfig) -> None:
     assert names(configured(tiny_config, "combined")) == ["kept_share", "confidence", "weight_exponent"]
     of_both = ["confidence", "localiser_threshold", "merge_px"]
     assert names(configured(tiny_config, "bi_knowledge")) == [*of_both, "density_range"]
-    assert names(configured(tiny_config, "bi_knowledge", fusion="confidence", patches="random")) == [*of_both, "weight_exponent"]
+    assert names(configured(tiny_config, "bi_knowledge", fusion="confidence",
+                            patches="random")) == [*of_both, "weight_exponent"]
     assert names(configured(tiny_config, "bi_knowledge", fusion="none")) == ["confidence", "density_range"]
     with pytest.raises(InputError, match="source_only makes no labels"):
         search_space(configured(tiny_config, "source_only"))
 
 
 def test_what_labels_leave_open_is_never_counted(tiny_config: RunConfig) -> None:
-    lowest = {sure: search_space(configured(tiny_config, "bi_knowledge", sure_confidence=sure, doubtful_confidence=0.2))[0].low for sure in (0.0, 0.4)}
+    lowest = {sure: search_space(configured(tiny_config, "bi_knowledge", sure_confidence=sure,
+                                            doubtful_confidence=0.2))[0].low for sure in (0.0, 0.4)}
     assert lowest == {0.0: 0.1, 0.4: 0.2}
 
 
@@ -45,11 +54,15 @@ def test_own_values_change_nothing(tiny_config: RunConfig) -> None:
 
 def test_values_by_hand(tiny_config: RunConfig) -> None:
     config = configured(tiny_config, "bi_knowledge")
-    changed = with_values(config, {"bi_knowledge.merge_px": 11.0, "bi_knowledge.density_range": 0.75, "bi_knowledge.confidence": 0.4}).bi_knowledge
-    assert changed.merge_px == 11 and isinstance(changed.merge_px, int) and changed.density_range == pytest.approx((0.75, 0.95))
+    changed = with_values(config, {"bi_knowledge.merge_px": 11.0, "bi_knowledge.density_range": 0.75,
+                                   "bi_knowledge.confidence": 0.4}).bi_knowledge
+    assert (changed.merge_px == 11 and isinstance(changed.merge_px, int)
+            and changed.density_range == pytest.approx((0.75, 0.95)))
     assert changed.confidence == 0.4 and changed.localiser_threshold == config.bi_knowledge.localiser_threshold
-    assert lowest_thresholds(config).bi_knowledge == replace(config.bi_knowledge, confidence=0.25, localiser_threshold=0.1)
-    assert lowest_thresholds(configured(tiny_config, "bi_knowledge", confidence=0.02)).bi_knowledge.confidence == 0.02, "its own is lower still"
+    assert lowest_thresholds(config).bi_knowledge == replace(config.bi_knowledge, confidence=0.25,
+                                                             localiser_threshold=0.1)
+    assert lowest_thresholds(configured(tiny_config, "bi_knowledge",
+                                        confidence=0.02)).bi_knowledge.confidence == 0.02, "its own is lower still"
 
 
 @pytest.mark.parametrize(("values", "message"), [
@@ -77,10 +90,13 @@ def test_one_parameter_is_tried_at_even_steps(tiny_config: RunConfig) -> None:
 
 
 def test_several_fill_the_space(tiny_config: RunConfig) -> None:
-    """Of 64 points every quarter of every range holds 16, but for one or two; the same for every call, and more trials begin with the fewer."""
+    """Of 64 points every quarter of every range holds 16, but for one or two; the same for every call, and more trials
+    begin with the fewer.
+    """
     config = configured(tiny_config, "bi_knowledge")
     values = trial_values(config, 65)
-    assert values[0] == own_values(config) and values == trial_values(config, 65) and trial_values(config, 9) == values[:9]
+    assert (values[0] == own_values(config) and values == trial_values(config, 65)
+            and trial_values(config, 9) == values[:9])
     for parameter in search_space(config):
         shares = [(point[parameter.name] - parameter.low) / (parameter.high - parameter.low) for point in values[1:]]
         counts = [sum(quarter / 4 <= share < (quarter + 1) / 4 for share in shares) for quarter in range(4)]

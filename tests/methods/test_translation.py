@@ -1,4 +1,6 @@
-"""Translation: the losses by their formulas, each network's own slopes on any number of workers, and what the counter then learns from."""
+"""Translation: the losses by their formulas, each network's own slopes on any number of workers, and what the counter
+then learns from.
+"""
 
 from __future__ import annotations
 
@@ -64,16 +66,19 @@ def test_the_losses_by_their_formulas(weights: tuple[float, float, float]) -> No
     adversarial = (told_y(g(x)) - 1).square().mean() + (told_x(f(y)) - 1).square().mean()
     told = [(told_y(y), told_y(g(x))), (told_x(x), told_x(f(y)))]
     discriminator = sum(((real - 1).square().mean() + made.square().mean()) / 2 for real, made in told)
-    expected = cycle_weight * cycle + structure_weight * structure + identity_weight * identity + adversarial + discriminator
+    expected = (cycle_weight * cycle + structure_weight * structure + identity_weight * identity + adversarial
+                + discriminator)
     torch.testing.assert_close(losses["loss"], expected)
     torch.testing.assert_close(losses["cycle_loss"], cycle)
     torch.testing.assert_close(losses["discriminator_loss"], torch.as_tensor(discriminator))
     assert 0 <= losses["discriminator_accuracy"] <= 1
-    assert ("structure_loss" in losses) == (structure_weight > 0) and ("identity_loss" in losses) == (identity_weight > 0)
+    assert ("structure_loss" in losses) == (structure_weight
+                                            > 0) and ("identity_loss" in losses) == (identity_weight > 0)
 
 
 def slopes(method: Translation) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in method.translator.named_parameters() if parameter.grad is not None}
+    return {name: parameter.grad.clone()
+            for name, parameter in method.translator.named_parameters() if parameter.grad is not None}
 
 
 def stepped(method: Translation, batches: dict[str, Batch], runtime: Any) -> dict[str, torch.Tensor]:
@@ -84,7 +89,9 @@ def stepped(method: Translation, batches: dict[str, Batch], runtime: Any) -> dic
 
 
 def test_each_side_gets_the_slopes_of_its_own_loss_alone() -> None:
-    """Generators by their losses through discriminators that stay; discriminators by theirs on images that stay; as if taken one by one."""
+    """Generators by their losses through discriminators that stay; discriminators by theirs on images that stay; as if
+    taken one by one.
+    """
     mine = stepped(make(), domains(), LocalRuntime())
     method = make()
     network, (x, y) = method.translator, (one.images for one in domains().values())
@@ -95,9 +102,11 @@ def test_each_side_gets_the_slopes_of_its_own_loss_alone() -> None:
     structure = 2 - ssim(f(made_y), x, peak=1.0) - ssim(g(made_x), y, peak=1.0)
     game = (told_y(made_y) - 1).square().mean() + (told_x(made_x) - 1).square().mean()
     reference = dict(zip((f"generators.{name}" for name, _ in network.generators.named_parameters()),
-                         torch.autograd.grad(10 * cycle + structure + game, list(network.generators.parameters())), strict=True))
+                         torch.autograd.grad(10 * cycle + structure + game, list(network.generators.parameters())),
+                         strict=True))
     fixed_y, fixed_x = made_y.detach(), made_x.detach()
-    judged = ((told_y(y) - 1).square().mean() + told_y(fixed_y).square().mean() + (told_x(x) - 1).square().mean() + told_x(fixed_x).square().mean()) / 2
+    judged = ((told_y(y) - 1).square().mean() + told_y(fixed_y).square().mean() + (told_x(x) - 1).square().mean()
+              + told_x(fixed_x).square().mean()) / 2
     reference |= zip((f"discriminators.{name}" for name, _ in network.discriminators.named_parameters()),
                      torch.autograd.grad(judged, list(network.discriminators.parameters())), strict=True)
     assert mine.keys() == reference.keys()
@@ -127,10 +136,12 @@ def test_two_workers_take_the_mean_of_both_sides_slopes(tmp_path: Path) -> None:
     halves = [stepped(make(), part(domains(), slice(start, start + 2)), LocalRuntime()) for start in (0, 2)]
     whole = stepped(make(), domains(), LocalRuntime())
     before, moved = make().translator.state_dict(), 0
-    assert first["slopes"].keys() == whole.keys() and {name.partition(".")[0] for name in whole} == {"generators", "discriminators"}
+    assert (first["slopes"].keys() == whole.keys()
+            and {name.partition(".")[0] for name in whole} == {"generators", "discriminators"})
     for name, slope in first["slopes"].items():
         mean = (halves[0][name] + halves[1][name]) / 2
-        assert not torch.allclose(halves[0][name], mean, rtol=1e-3, atol=1e-7), "the halves differ, or the test would see nothing"
+        assert not torch.allclose(halves[0][name], mean, rtol=1e-3,
+                                  atol=1e-7), "the halves differ, or the test would see nothing"
         torch.testing.assert_close(slope, mean, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(slope, whole[name], rtol=1e-3, atol=1e-6)
         assert torch.equal(slope, second["slopes"][name])
@@ -158,7 +169,8 @@ def test_the_rate_is_steady_then_falls_to_zero() -> None:
     method.start(stages(method)["translation/translator"], LocalRuntime())
     method.step(9, domains())
     groups = [group for optimizer in method.optimizers().values() for group in optimizer.param_groups]
-    assert [group["lr"] for group in groups] == pytest.approx([4e-5, 4e-5]) and {group["betas"] for group in groups} == {(0.5, 0.999)}
+    assert ([group["lr"] for group in groups] == pytest.approx([4e-5, 4e-5])
+            and {group["betas"] for group in groups} == {(0.5, 0.999)})
 
 
 def test_the_translator_learns_to_come_back() -> None:
@@ -166,8 +178,10 @@ def test_the_translator_learns_to_come_back() -> None:
     method = make(steps=40, learning_rate=2e-3)
     method.start(stages(method)["translation/translator"], LocalRuntime())
     noise = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) / 5
-    red, blue = (noise[index] + torch.tensor(colour)[:, None, None] for index, colour in enumerate([(0.7, 0.1, 0.1), (0.1, 0.1, 0.7)]))
-    batches = {name: Batch(images=images, draws=torch.arange(2)) for name, images in (("source", red), ("target", blue))}
+    red, blue = (noise[index] + torch.tensor(colour)[:, None, None]
+                 for index, colour in enumerate([(0.7, 0.1, 0.1), (0.1, 0.1, 0.7)]))
+    batches = {name: Batch(images=images, draws=torch.arange(2))
+               for name, images in (("source", red), ("target", blue))}
     first = method.step(0, batches)
     for step in range(1, 30):
         last = method.step(step, batches)
@@ -179,10 +193,12 @@ def test_the_translator_learns_to_come_back() -> None:
 def test_the_counter_learns_from_the_translated_source_or_from_both() -> None:
     usual, joint = stages(make()), stages(make(joint=True, fresh=True))
     assert [name for name, stage in usual.items() if stage.needs_translation] == ["translation/counter"]
-    assert {name: use.data for name, use in usual["translation/counter"].streams.items()} == {"translated": "translated"}
+    assert {name: use.data
+            for name, use in usual["translation/counter"].streams.items()} == {"translated": "translated"}
     assert not usual["translation/counter"].fresh and joint["translation/counter"].fresh
     both = joint["translation/counter"].streams
-    assert {name: (use.data, use.batch_size) for name, use in both.items()} == {"source": ("source", 4), "translated": ("translated", 4)}
+    assert {name: (use.data, use.batch_size)
+            for name, use in both.items()} == {"source": ("source", 4), "translated": ("translated", 4)}
     for use in usual["translation/translator"].streams.values():
         assert use.plain and use.crop_size == 64 and use.scale_jitter == (0.8, 1.25)
 
@@ -193,7 +209,8 @@ def test_pooled_crops_cost_what_one_batch_of_them_costs() -> None:
     one, other = batch(3, 1, density=True), batch(3, 2, density=True)
     other = replace(other, draws=other.draws + 3)
     assert one.density is not None and other.density is not None
-    whole = Batch(images=torch.cat([one.images, other.images]), density=torch.cat([one.density, other.density]), draws=torch.arange(6))
+    whole = Batch(images=torch.cat([one.images, other.images]), density=torch.cat([one.density, other.density]),
+                  draws=torch.arange(6))
     together = objective({"source": one, "translated": other})["loss"]
     torch.testing.assert_close(together, objective({"translated": whole})["loss"])
 

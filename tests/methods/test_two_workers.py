@@ -1,4 +1,6 @@
-"""The contract on two workers: in every stage of every method, the gradients of two processes' halves are those of the whole batch."""
+"""The contract on two workers: in every stage of every method, the gradients of two processes' halves are those of the
+whole batch.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ from tests.methods.test_contract import made_up_batches, on_pretrained
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
-"""And else 1e-4: largest relative difference (L2) of a network's gradients (3e-6 seen, and 2e-5 of a discriminator that cannot tell the domains
-apart yet; 9e-4 of a translator, whose L1 error pulls by its sign alone: where rounding decides that, a whole slope turns)."""
+"""And else 1e-4: largest relative difference (L2) of a network's gradients (3e-6 seen, and 2e-5 of a discriminator that
+cannot tell the domains apart yet; 9e-4 of a translator, whose L1 error pulls by its sign alone: where rounding decides
+that, a whole slope turns)."""
 
 
 class GlooRuntime(LocalRuntime):
@@ -39,16 +42,20 @@ class GlooRuntime(LocalRuntime):
 
 
 def configs(config: RunConfig) -> dict[str, RunConfig]:
-    """A small configuration of each method on compact networks; on pretrained ones, those two that have every network between them."""
+    """A small configuration of each method on compact networks; on pretrained ones, those two that have every network
+    between them.
+    """
     compact = {method: replace(config, method=method) for method in get_args(MethodName)}
-    return {**compact, **{f"pretrained {method}": on_pretrained(compact[method]) for method in ("bi_knowledge", "combined")}}
+    return {**compact, **{f"pretrained {method}": on_pretrained(compact[method])
+                          for method in ("bi_knowledge", "combined")}}
 
 
 def half(batch: Batch, rank: int) -> Batch:
     """A worker's samples of a batch."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     size = len(batch.images) // NUM_WORKERS
-    return Batch(**{name: None if value is None else value[rank * size : (rank + 1) * size] for name, value in values.items()})
+    return Batch(**{name: None if value is None else value[rank * size : (rank + 1) * size]
+                    for name, value in values.items()})
 
 
 def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[str, torch.Tensor]:
@@ -58,7 +65,8 @@ def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[st
     method.start(stage, runtime)
     batches = made_up_batches(stage, 0)
     torch.manual_seed(7)
-    method.step(0, {name: half(batch, runtime.rank) if runtime.world_size > 1 else batch for name, batch in batches.items()})
+    method.step(0, {name: half(batch, runtime.rank) if runtime.world_size > 1 else batch
+                    for name, batch in batches.items()})
     return {name: value.grad.clone() for name, value in method.networks().named_parameters() if value.grad is not None}
 
 
@@ -85,8 +93,10 @@ def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_pat
             assert all(torch.equal(first[name][one], second[name][one]) for one in alone), f"{name}: workers part"
             for child in {one.partition(".")[0] for one in alone}:
                 parts = [one for one in alone if one.partition(".")[0] == child]
-                ours, theirs = (torch.cat([grads[one].flatten().double() for one in parts]) for grads in (first[name], alone))
-                assert float((ours - theirs).norm() / theirs.norm()) < MOST_DIFFERENCE.get(child, 1e-4), f"{name}: {child}"
+                ours, theirs = (torch.cat([grads[one].flatten().double() for one in parts])
+                                for grads in (first[name], alone))
+                assert float((ours - theirs).norm()
+                             / theirs.norm()) < MOST_DIFFERENCE.get(child, 1e-4), f"{name}: {child}"
 
 
 class StoppingRuntime(GlooRuntime):
@@ -103,7 +113,8 @@ def resume(rank: int, config: RunConfig, folder: str) -> None:
     """Trains a stage at one go, and another with a stop in its midst."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
-    for name, runtime in (("unbroken", GlooRuntime(rank, 3)), ("stopped", StoppingRuntime(rank, 3)), ("stopped", GlooRuntime(rank, 3))):
+    for name, runtime in (("unbroken", GlooRuntime(rank, 3)), ("stopped", StoppingRuntime(rank, 3)),
+                          ("stopped", GlooRuntime(rank, 3))):
         torch.manual_seed(0)
         method = build_method(config)
         data = StageData(stage=method.plan()[0], folder=f"file://{folder}/{name}", urls={"source": config.source})
@@ -115,9 +126,11 @@ def resume(rank: int, config: RunConfig, folder: str) -> None:
 @pytest.mark.slow
 def test_three_workers_resume_with_the_same_bits(tiny_config: RunConfig, tmp_path: Path) -> None:
     """Three add in an order that depends on the layout of the gradients, which must not depend on when a start was."""
-    config = replace(tiny_config, train=replace(tiny_config.train, batch_size=6), engine=replace(tiny_config.engine, checkpoint_every=100))
+    config = replace(tiny_config, train=replace(tiny_config.train, batch_size=6),
+                     engine=replace(tiny_config.engine, checkpoint_every=100))
     torch.multiprocessing.spawn(resume, args=(config, str(tmp_path)), nprocs=3)
     ends = [checkpoint.load_latest((tmp_path / name / "checkpoints").as_uri()) for name in ("unbroken", "stopped")]
     weights = [end["method"]["networks"] for end in ends if end]
-    assert ends[0]["step"] == ends[1]["step"] == 6 and (tmp_path / "stopped" / "checkpoints" / "step-000002.pt").exists()  # type: ignore[index]
+    assert ends[0]["step"] == ends[1]["step"] == 6 and (tmp_path / "stopped" / "checkpoints"
+                                                        / "step-000002.pt").exists()  # type: ignore[index]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

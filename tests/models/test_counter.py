@@ -79,7 +79,8 @@ def test_all_members_equal_full_forwards_bit_for_bit(num_masks: int) -> None:
         together = counter.members(counter.encode(images))
         separate = torch.stack([counter(images, torch.full((2,), member)) for member in range(num_masks)])
     assert torch.equal(together, separate)
-    assert torch.equal(together.mean(0), separate.mean(0)) and torch.equal(together.std(0, correction=0), separate.std(0, correction=0))
+    assert (torch.equal(together.mean(0), separate.mean(0))
+            and torch.equal(together.std(0, correction=0), separate.std(0, correction=0)))
     if num_masks > 1:
         assert together.std(0).min() > 0
 
@@ -132,7 +133,8 @@ def test_gradients_reach_every_parameter(ensemble: str) -> None:
     counter = _counter(ensemble=ensemble)
     features = counter.encode(_images(4, 3, 64, 64))
     density = counter.density(features, counter.member_indexes(torch.tensor([5, 1, 0, 7])))
-    (density.square().sum() + torch.nn.functional.cross_entropy(counter.orientation(features), torch.tensor([0, 1, 0, 1]))).backward()
+    (density.square().sum()
+     + torch.nn.functional.cross_entropy(counter.orientation(features), torch.tensor([0, 1, 0, 1]))).backward()
     gradients = [parameter.grad for parameter in counter.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
@@ -180,7 +182,8 @@ def test_member_indexes_come_from_the_draws() -> None:
     assert _counter().member_indexes(draws).tolist() == [0, 1, 2, 0, 2**62 % 3, 2]
 
 
-@pytest.mark.parametrize("images", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(0, 3, 8, 8), torch.zeros(1, 3, 0, 8)])
+@pytest.mark.parametrize("images", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(0, 3, 8, 8),
+                                    torch.zeros(1, 3, 0, 8)])
 def test_what_is_no_batch_of_images_is_refused(images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="images must be"):
         _counter().encode(images)

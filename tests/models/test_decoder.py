@@ -22,7 +22,8 @@ def test_the_published_decoder() -> None:
     convolutions = [layer for layer in (*decoder.trunk, *decoder.rest) if isinstance(layer, nn.Conv2d)]
     assert all(layer.kernel_size == (3, 3) and layer.dilation == (2, 2) for layer in convolutions[:-1])
     assert convolutions[-1].kernel_size == (1, 1)
-    assert isinstance(decoder.trunk[-1], nn.ReLU) and isinstance(decoder.rest[-1], nn.ReLU) and isinstance(decoder.rest[-3], SpatialEncoder)
+    assert (isinstance(decoder.trunk[-1], nn.ReLU) and isinstance(decoder.rest[-1], nn.ReLU)
+            and isinstance(decoder.rest[-3], SpatialEncoder))
     assert not any(isinstance(layer, SyncBatchNorm2d | nn.BatchNorm2d) for layer in decoder.modules())
     assert convolutions[0].weight.std().item() == pytest.approx(0.01, rel=0.02)
 

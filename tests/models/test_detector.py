@@ -34,7 +34,8 @@ def _resnet_state() -> dict[str, torch.Tensor]:
     from torchvision.models import resnet50
 
     with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in resnet50().state_dict().items() if not key.endswith("num_batches_tracked")}
+        shapes = {key: tensor.shape
+                  for key, tensor in resnet50().state_dict().items() if not key.endswith("num_batches_tracked")}
     return {key: torch.tensor(index / 1000).expand(shape) for index, (key, shape) in enumerate(shapes.items(), 1)}
 
 
@@ -64,9 +65,11 @@ def test_levels_have_their_strides_and_join_at_stride_4_with_one_length(backbone
     network.join.register_forward_pre_hook(lambda module, inputs: joined.append(inputs[0]))
     with torch.no_grad():
         maps = network(_images(2, 3, 35, 44))  # padded to 48 x 48
-    assert [level.shape for level in levels] == [(2, width, 48 // stride, 48 // stride) for width, stride in zip(widths, strides, strict=True)]
+    assert [level.shape for level in levels] == [(2, width, 48 // stride, 48 // stride)
+                                                 for width, stride in zip(widths, strides, strict=True)]
     assert joined[0].shape == (2, 3 * level_channels, 12, 12) and network.join[0].out_channels == head_channels
-    torch.testing.assert_close(joined[0].unflatten(1, (3, level_channels)).norm(dim=2), torch.full((2, 3, 12, 12), 10.0))
+    torch.testing.assert_close(joined[0].unflatten(1, (3, level_channels)).norm(dim=2),
+                               torch.full((2, 3, 12, 12), 10.0))
     assert [part.shape for part in maps] == [(2, 1, 9, 11), (2, 1, 9, 11), (2, 2, 9, 11)]
 
 
@@ -86,9 +89,11 @@ def test_the_lengths_are_learnt_channel_by_channel() -> None:
 def test_the_fifth_stage_of_resnet_is_dilated_in_the_place_of_its_stride() -> None:
     levels = _network("resnet50").encoder.levels
     assert all(layer.stride == (1, 1) for layer in levels[2].modules() if isinstance(layer, nn.Conv2d))
-    # torchvision's stride is that of the first block's own 3x3 convolution, which sees what it always saw; those behind it see twice as densely.
+    # torchvision's stride is that of the first block's own 3x3 convolution, which sees what it always saw; those behind
+    # it see twice as densely.
     assert [block.conv2.dilation for block in levels[2].layer4] == [(1, 1), (2, 2), (2, 2)]
-    assert all(layer.dilation == (1, 1) for level in levels[:2] for layer in level.modules() if isinstance(layer, nn.Conv2d))
+    assert all(layer.dilation == (1, 1) for level in levels[:2]
+               for layer in level.modules() if isinstance(layer, nn.Conv2d))
     assert [len(levels[1].layer3), len(levels[2].layer4)] == [6, 3]
 
 
@@ -107,7 +112,8 @@ def test_the_first_answers_are_the_prior_and_gradients_reach_every_parameter(bac
     assert PRIOR / 2 < maps.logits.sigmoid().mean().item() < 2 * PRIOR and maps.logits.sigmoid().max() < 5 * PRIOR
     assert USUAL_SIZE_PX / 2 < maps.log_size.mean().exp().item() < 2 * USUAL_SIZE_PX and maps.log_size.min() > 0
     sum(part.square().sum() for part in maps).backward()
-    silent = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    silent = [name for name,
+              parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not silent
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
@@ -133,7 +139,8 @@ def test_statistics_are_the_batch_s_only_in_training() -> None:
         assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
         together, alone = network(images), network(images[:1])
     assert not torch.allclose(together.logits[:1], alone.logits, atol=1e-3)
-    assert all(not torch.equal(layer.running_mean, torch.zeros(layer.channels)) for layer in network.modules() if isinstance(layer, SyncBatchNorm2d))
+    assert all(not torch.equal(layer.running_mean, torch.zeros(layer.channels))
+               for layer in network.modules() if isinstance(layer, SyncBatchNorm2d))
 
 
 def test_padding_is_the_mean_colour() -> None:
@@ -177,10 +184,12 @@ def test_the_weights_of_a_file_are_loaded(tmp_path: Path, classifier: bool) -> N
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, r"layer1\.0\.conv1\.weight has shape \(64, 64, 3, 3\), not \(64, 64, 1, 1\)"),
+    ({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)},
+     r"layer1\.0\.conv1\.weight has shape \(64, 64, 3, 3\), not \(64, 64, 1, 1\)"),
     ({"layer4.2.conv3.weight": None}, r"layer4\.2\.conv3\.weight is missing"),
 ])
-def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path, change: dict[str, torch.Tensor | None], message: str) -> None:
+def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path, change: dict[str, torch.Tensor | None],
+                                                                 message: str) -> None:
     state = {key: tensor for key, tensor in {**_resnet_state(), **change}.items() if tensor is not None}
     with pytest.raises(InputError, match=f"not of resnet50: {message}") as error:
         _network("resnet50", weights=_save(state, tmp_path))
@@ -189,7 +198,8 @@ def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path,
 
 def _run_checkpoint(networks: dict[str, torch.nn.Module], folder: Path) -> str:
     """As a run's checkpoint holds them."""
-    state = {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
+    state = {f"{name}.{key}": tensor for name, network in networks.items()
+             for key, tensor in network.state_dict().items()}
     return _save({"format": 1, "method": {"networks": state}}, folder)
 
 

@@ -1,4 +1,6 @@
-"""The regressor: the published features meet at every place, hear each other as published, and give a density that can learn."""
+"""The regressor: the published features meet at every place, hear each other as published, and give a density that can
+learn.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,14 @@ def _images(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def _vgg_state() -> dict[str, torch.Tensor]:
-    """A state_dict with torchvision's names, all of VGG-16's convolutions; every tensor is full of a number of its own."""
+    """A state_dict with torchvision's names, all of VGG-16's convolutions; every tensor is full of a number of its
+    own.
+    """
     from torchvision.models import vgg
 
     state = vgg.make_layers(vgg.cfgs["D"]).state_dict()
-    return {f"features.{key}": torch.tensor(index / 1000).expand(tensor.shape) for index, (key, tensor) in enumerate(state.items(), 1)}
+    return {f"features.{key}": torch.tensor(index / 1000).expand(tensor.shape)
+            for index, (key, tensor) in enumerate(state.items(), 1)}
 
 
 def _save(state: object, folder: Path) -> str:
@@ -83,8 +88,10 @@ def test_the_published_features_meet_at_the_published_resolutions() -> None:
         assert (first.in_channels, first.out_channels, first.kernel_size) == (sum(channels), 128, (1, 1))
         assert (last.in_channels, last.out_channels, last.kernel_size) == (128, 1, (3, 3))
         if len(channels) > 1:
-            pairs = {name: (layer.in_channels, layer.out_channels) for name, layer in network.messages[place].weights.items()}
-            assert pairs == {f"{j}_to_{i}": (channels[j], channels[i]) for i in range(len(channels)) for j in range(len(channels)) if i != j}
+            pairs = {name: (layer.in_channels, layer.out_channels)
+                     for name, layer in network.messages[place].weights.items()}
+            assert pairs == {f"{j}_to_{i}": (channels[j], channels[i]) for i in range(len(channels))
+                             for j in range(len(channels)) if i != j}
     assert [decoder[0].in_channels for decoder in network.decoders] == [192, 448, 896, 768, 512]
     shapes: list[torch.Size] = []
     for decoder in network.decoders:
@@ -97,7 +104,10 @@ def test_the_published_features_meet_at_the_published_resolutions() -> None:
 
 def _by_hand(network: Dssinet, images: torch.Tensor) -> torch.Tensor:
     """The network, feature by feature, for images whose sides need no padding."""
-    resized = lambda maps, scale: functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)  # noqa: E731
+
+    def resized(maps: torch.Tensor, scale: float) -> torch.Tensor:
+        return functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
+
     normalise = network.encoder.normalise
     once = (images - normalise.mean) / normalise.std
     twice, half = resized(once, 2.0), resized(once, 0.5)
@@ -110,7 +120,8 @@ def _by_hand(network: Dssinet, images: torch.Tensor) -> torch.Tensor:
     e = fourth(d[1], 2).relu()
     density = network.density_activation(network.decoders[4](e))
     for place, features in ((3, d), (2, c), (1, b)):
-        density = network.density_activation(network.decoders[place](torch.cat(features, 1)) + network.corrections[place](resized(density, 2.0)))
+        density = network.density_activation(network.decoders[place](torch.cat(features, 1))
+                                             + network.corrections[place](resized(density, 2.0)))
     return network.activation(network.decoders[0](torch.cat(a, 1)) + network.corrections[0](resized(density, 2.0)))
 
 
@@ -156,7 +167,8 @@ def test_messages_equal_the_loop(channels: tuple[int, ...]) -> None:
         for _ in range(2):
             before = [feature.clone() for feature in expected]
             for i in range(len(channels)):
-                for image, row, column in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4)).tolist():
+                for image, row, column in torch.cartesian_prod(torch.arange(2), torch.arange(3),
+                                                               torch.arange(4)).tolist():
                     at = (image, slice(None), row, column)
                     message = torch.zeros(channels[i], dtype=torch.float64)
                     for j in range(len(channels)):
@@ -178,7 +190,8 @@ def test_messages_have_right_gradients() -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_last_two_layers_are_the_convolutions_of_the_decoders(backbone: str) -> None:
     network = _network(backbone)
-    convolutions = [layer for name, layer in network.named_modules() if name.startswith("decoders.") and isinstance(layer, nn.Conv2d)]
+    convolutions = [layer for name,
+                    layer in network.named_modules() if name.startswith("decoders.") and isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 5 * 2
     expected = {id(parameter) for layer in convolutions for parameter in (layer.weight, layer.bias)}
     tuned = network.last_two_layers()
@@ -193,7 +206,8 @@ def test_the_first_density_is_small_and_gradients_reach_every_parameter(backbone
     per_px = density.mean().item() / network.output_stride**2
     assert INITIAL_DENSITY / 2 < per_px < 2 * INITIAL_DENSITY
     density.square().sum().backward()
-    silent = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    silent = [name for name,
+              parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not silent
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
@@ -249,7 +263,8 @@ def test_the_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not of vgg16: features\.2\.weight is missing") as error:
-        _network("vgg16", weights=_save({"features.0.weight": torch.zeros(64, 3, 3, 3), "features.0.bias": torch.zeros(64)}, tmp_path))
+        _network("vgg16", weights=_save({"features.0.weight": torch.zeros(64, 3, 3, 3),
+                                         "features.0.bias": torch.zeros(64)}, tmp_path))
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         _network("vgg16", weights=str(tmp_path / "nowhere.pth"))

@@ -17,7 +17,8 @@ from crowddist.models.norm import SyncBatchNorm2d
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "compact counter": lambda: build_counter(CounterConfig(ensemble="none")),
-    "lite0 counter": lambda: build_counter(CounterConfig(backbone="efficientnet_lite0", weights="imagenet", ensemble="none")),
+    "lite0 counter": lambda: build_counter(CounterConfig(backbone="efficientnet_lite0", weights="imagenet",
+                                                         ensemble="none")),
     "vgg16_bn counter": lambda: build_counter(CounterConfig(backbone="vgg16_bn", ensemble="none")),
     "compact detector": lambda: build_detector(DetectorConfig()),
     "lite0 detector": lambda: build_detector(DetectorConfig(backbone="efficientnet_lite0", weights="imagenet")),

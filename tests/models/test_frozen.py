@@ -11,16 +11,19 @@ from crowddist.models.frozen import frozen_forward
 def networks() -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     maker = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh())
-    return maker, nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 1))
+    return maker, nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.LeakyReLU(0.2),
+                                nn.Conv2d(4, 1, 1))
 
 
 def test_the_output_and_the_inputs_slopes_are_those_of_the_module() -> None:
     _, judge = networks()
-    first, second = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    first, second = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+                     for _ in range(2))
     usual, frozen = judge(first), frozen_forward(judge, second)
     assert torch.equal(usual, frozen)
     usual.square().sum().backward()
-    before = {name: parameter.grad.clone() for name, parameter in judge.named_parameters() if parameter.grad is not None}
+    before = {name: parameter.grad.clone()
+              for name, parameter in judge.named_parameters() if parameter.grad is not None}
     frozen.square().sum().backward()
     assert torch.equal(first.grad, second.grad)
     assert all(torch.equal(parameter.grad, before[name]) for name, parameter in judge.named_parameters())

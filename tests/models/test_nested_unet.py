@@ -1,4 +1,6 @@
-"""The Reg-to-Det transformer: the nodes of UNet++ are wired as published, VGG-16 reads densities, and any stride means the same."""
+"""The Reg-to-Det transformer: the nodes of UNet++ are wired as published, VGG-16 reads densities, and any stride means
+the same.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_vgg_end_to_end() -> None:
 
 
 def _by_definition(network: NestedUnet, density: torch.Tensor) -> torch.Tensor:
-    """X(i, j) from those it is made of, each evaluated again whenever it is needed; for sides that need no padding and a stride of 1."""
+    """X(i, j) from those it is made of, each evaluated again whenever it is needed; for sides that need no padding and
+    a stride of 1.
+    """
 
     def node(row: int, column: int) -> torch.Tensor:
         if column == 0:
@@ -82,7 +86,8 @@ def test_there_are_as_many_nodes_and_channels_as_published(backbone: str) -> Non
     assert network.answer.in_channels == widths[0] and network.answer.out_channels == 1
     convolutions = [[layer for layer in block.modules() if isinstance(layer, nn.Conv2d)] for block in network.blocks]
     assert [block[0].in_channels for block in convolutions] == [1, *widths[:3]]
-    assert all(layer.out_channels == width for block, width in zip(convolutions, widths, strict=True) for layer in block)
+    assert all(layer.out_channels == width for block, width in zip(convolutions, widths, strict=True)
+               for layer in block)
     assert [layer.dilation for layer in convolutions[3]][-3:] == [(2, 2)] * 3
     assert sum(layer.dilation != (1, 1) for block in convolutions for layer in block) == 3
 
@@ -95,7 +100,8 @@ def test_vgg_reads_a_density_as_a_grey_image(tmp_path: Path) -> None:
     torch.testing.assert_close(first.weight[:, 0], sum(state["features.0.weight"][:, colour] for colour in range(3)))
     assert torch.equal(first.bias, state["features.0.bias"])
     density = _density(1, 1, 8, 8)
-    grey = functional.conv2d(density.expand(1, 3, 8, 8), state["features.0.weight"], state["features.0.bias"], padding=1)
+    grey = functional.conv2d(density.expand(1, 3, 8, 8), state["features.0.weight"], state["features.0.bias"],
+                             padding=1)
     torch.testing.assert_close(first(density), grey)
     convolutions = [layer for block in network.blocks for layer in block if isinstance(layer, nn.Conv2d)]
     names = [f"features.{index}" for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)]
@@ -151,7 +157,8 @@ def test_padding_is_an_empty_street() -> None:
 def test_gradients_reach_every_parameter_and_the_density(backbone: str, seed: int) -> None:
     network, density = _network(backbone, seed), _density(2, 1, 16, 16).requires_grad_()
     (network(density, 1) - 1).square().sum().backward()
-    silent = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    silent = [name for name,
+              parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not silent
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
     assert density.grad is not None and density.grad.any()

@@ -63,8 +63,10 @@ def _worker(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     network = _two_layers()
     images, slope = _images(6, 3, 5, 4).double(), _images(6, 4, 5, 4, seed=2).double()
-    parts = _pass(network, images[3 * rank:3 * rank + 3].to(memory_format=torch.channels_last), slope[3 * rank:3 * rank + 3])
-    parts |= {f"slope of {name}": parameter.grad for name, parameter in network.named_parameters()}  # type: ignore[misc]
+    parts = _pass(network, images[3 * rank:3 * rank + 3].to(memory_format=torch.channels_last),
+                  slope[3 * rank:3 * rank + 3])
+    parts |= {f"slope of {name}": parameter.grad
+              for name, parameter in network.named_parameters()}  # type: ignore[misc]
     state = {name: value.clone() for name, value in network.state_dict().items()}
     mixed = _layer(3)
     half = mixed(images[3 * rank:3 * rank + 3].bfloat16())
@@ -74,7 +76,9 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_workers_equal_one(tmp_path: Path) -> None:
-    """Outputs, gradients of images and parameters, and running statistics; parts of unlike brightness, so local statistics would fail."""
+    """Outputs, gradients of images and parameters, and running statistics; parts of unlike brightness, so local
+    statistics would fail.
+    """
     torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     torch.manual_seed(0)
@@ -83,7 +87,8 @@ def test_two_workers_equal_one(tmp_path: Path) -> None:
     for name, value in whole.items():
         torch.testing.assert_close(torch.cat([first[name], second[name]]), value, atol=1e-5, rtol=1e-5)
     for name, parameter in network.named_parameters():
-        torch.testing.assert_close(first[f"slope of {name}"] + second[f"slope of {name}"], parameter.grad, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(first[f"slope of {name}"] + second[f"slope of {name}"], parameter.grad, atol=1e-5,
+                                   rtol=1e-5)
     mixed = _layer(3)
     images = _images(6, 3, 5, 4).bfloat16()
     half = mixed(images.float())

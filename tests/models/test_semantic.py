@@ -1,4 +1,6 @@
-"""The networks of semantic consistency: pyramid head, feature discriminator, segmenter, frozen passes, the upsampling decoders."""
+"""The networks of semantic consistency: pyramid head, feature discriminator, segmenter, frozen passes, the upsampling
+decoders.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def test_every_cell_sees_the_whole_image() -> None:
 def test_the_published_discriminator() -> None:
     network = FeatureDiscriminator(512, PUBLISHED_WIDTHS)
     convolutions = [layer for layer in network.layers if isinstance(layer, torch.nn.Conv2d)]
-    assert [layer.kernel_size for layer in convolutions] == [(4, 4)] * 4 and [layer.stride for layer in convolutions] == [(2, 2)] * 4
+    assert ([layer.kernel_size for layer in convolutions] == [(4, 4)] * 4
+            and [layer.stride for layer in convolutions] == [(2, 2)] * 4)
     assert network(random(1, 512, 30, 40)).shape == (1, 1, 1, 2)  # a crop of 480 x 640 at stride 16
     assert network(random(1, 512, 16, 16)).shape == (1, 1, 1, 1) and network.least_cells == 16
     with pytest.raises(ValueError, match="it needs 16 a side"):
@@ -103,6 +106,7 @@ def test_counters_with_an_upsampling_decoder_have_a_cell_a_pixel(
 @pytest.mark.parametrize("backbone", ["compact", "vgg16", "resnet50", "resnet101", "vgg16_bn_stride16"])
 @pytest.mark.parametrize("decoder", ["upsampling", "upsampling_large"])
 def test_a_backbone_without_features_for_upsampling_decoders_is_refused(backbone: str, decoder: DecoderName) -> None:
-    message = f"counter backbone behind an upsampling decoder is '{backbone}'; choose one of {', '.join(names_for('upsampling'))}"
+    message = (f"counter backbone behind an upsampling decoder is '{backbone}'; choose one of "
+               f"{', '.join(names_for('upsampling'))}")
     with pytest.raises(InputError, match=f"^{message}$"):
         CounterConfig(backbone=backbone, decoder=decoder)

@@ -34,7 +34,8 @@ def _as_published(encoder: SpatialEncoder, features: torch.Tensor) -> torch.Tens
         return functional.conv2d(row, encoder.along_rows.weight[:, :, None], encoder.along_rows.bias, padding=(0, 4))
 
     def passed_column(column: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(column, encoder.along_columns.weight[..., None], encoder.along_columns.bias, padding=(4, 0))
+        return functional.conv2d(column, encoder.along_columns.weight[..., None], encoder.along_columns.bias,
+                                 padding=(4, 0))
 
     features = torch.cat(_both_ways(list(features.split(1, 2)), passed_row), 2)
     return torch.cat(_both_ways(list(features.split(1, 3)), passed_column), 3)

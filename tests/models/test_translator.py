@@ -44,7 +44,9 @@ def test_an_image_is_continued_by_its_last_pixels_where_it_ends() -> None:
 
 
 def test_a_compact_generator_says_what_to_change_of_the_image() -> None:
-    """Nothing to change gives the image, but for the very ends of the scale; the published one gives grey then. Their slopes stay finite."""
+    """Nothing to change gives the image, but for the very ends of the scale; the published one gives grey then. Their
+    slopes stay finite.
+    """
     shown = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16).requires_grad_()
     compact, published = (make(backbone).generators["target"] for backbone in BACKBONES)
     for generator in (compact, published):
@@ -86,13 +88,15 @@ def test_every_parameter_learns(backbone: str) -> None:
     network, shown = make(backbone), images(64, 64)
     for domain in ("source", "target"):
         network.discriminators[domain](network.generators[domain](shown)).square().mean().backward()
-    silent = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    silent = [name for name,
+              parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not silent
 
 
 def test_weights_begin_as_published_and_follow_the_seed() -> None:
     network, twin, other = make("published"), make("published"), make("published", seed=1)
-    weights = torch.cat([parameter.flatten() for name, parameter in network.named_parameters() if name.endswith("weight")])
+    weights = torch.cat([parameter.flatten()
+                         for name, parameter in network.named_parameters() if name.endswith("weight")])
     assert weights.std().item() == pytest.approx(0.02, rel=0.01)
     assert not any(parameter.any() for name, parameter in network.named_parameters() if name.endswith("bias"))
     for name, value in network.state_dict().items():
@@ -111,7 +115,8 @@ def test_images_do_not_mind_each_other(memory_format: torch.memory_format) -> No
         network.zero_grad()
         made = network.generators["source"](shown)
         network.discriminators["source"](made).square().mean((1, 2, 3)).sum().backward()
-        return made.detach(), [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+        return made.detach(), [parameter.grad.clone()
+                               for parameter in network.parameters() if parameter.grad is not None]
 
     together, alone = learnt(pair), [learnt(pair[index : index + 1]) for index in (0, 1)]
     torch.testing.assert_close(together[0], torch.cat([made for made, _ in alone]))

@@ -33,7 +33,8 @@ def _vgg_state(batch_norm: bool = False, convolutions: int = 13) -> State:
     from torchvision.models import vgg
 
     features = vgg.make_layers(vgg.cfgs["D"][:convolutions], batch_norm=batch_norm)
-    return {f"features.{key}": tensor for key, tensor in features.state_dict().items()} | {"classifier.0.weight": torch.zeros(2, 2)}
+    return {f"features.{key}": tensor
+            for key, tensor in features.state_dict().items()} | {"classifier.0.weight": torch.zeros(2, 2)}
 
 
 def _lite_state(naming: int = 0) -> State:
@@ -79,7 +80,8 @@ FORMS: dict[str, Callable[[State], object]] = {
     "under model and state_dict": lambda state: {"model": {"state_dict": state}},
     "of DataParallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
     "with another prefix": lambda state: {f"model.encoder.{name}": tensor for name, tensor in state.items()},
-    "under state_dict with a prefix": lambda state: {"state_dict": {f"module.backbone.{name}": tensor for name, tensor in state.items()}},
+    "under state_dict with a prefix": lambda state: {"state_dict": {f"module.backbone.{name}": tensor
+                                                                    for name, tensor in state.items()}},
 }
 
 
@@ -125,15 +127,18 @@ def test_a_density_map_s_convolution_answers_as_to_a_grey_image(tmp_path: Path) 
 
 
 def test_statistics_of_batch_norms_are_loaded_also_without_their_counters(tmp_path: Path) -> None:
-    state = {key: tensor for key, tensor in _vgg_state(batch_norm=True).items() if not key.endswith("num_batches_tracked")}
+    state = {key: tensor
+             for key, tensor in _vgg_state(batch_norm=True).items() if not key.endswith("num_batches_tracked")}
     state["features.1.running_mean"] = torch.arange(64.0)
     (level,) = _levels(_counter("vgg16_bn", _save(state, tmp_path)))
     assert torch.equal(level[1].running_mean, torch.arange(64.0))
 
 
 def test_what_is_not_in_the_file_stays_as_the_seed_has_it(tmp_path: Path) -> None:
-    first, second = _counter("efficientnet_lite0", "none"), _counter("efficientnet_lite0", _save(_lite_state(), tmp_path))
-    assert all(torch.equal(left, right) for left, right in zip(first.decoder.parameters(), second.decoder.parameters(), strict=True))
+    first, second = _counter("efficientnet_lite0", "none"), _counter("efficientnet_lite0",
+                                                                     _save(_lite_state(), tmp_path))
+    assert all(torch.equal(left, right)
+               for left, right in zip(first.decoder.parameters(), second.decoder.parameters(), strict=True))
 
 
 # Another architecture, another shape, no tensors.
@@ -143,7 +148,8 @@ def test_what_is_not_in_the_file_stays_as_the_seed_has_it(tmp_path: Path) -> Non
     ("vgg16", True, "features.2.weight is missing"), ("vgg16_bn", False, "features.1.weight is missing"),
     ("resnet101", False, "conv1.weight is missing"), ("efficientnet_lite0", False, "_conv_stem.weight is missing"),
 ])
-def test_another_architecture_is_refused_by_its_first_key(tmp_path: Path, backbone: str, batch_norm: bool, key: str) -> None:
+def test_another_architecture_is_refused_by_its_first_key(tmp_path: Path, backbone: str, batch_norm: bool,
+                                                          key: str) -> None:
     place = _save(_vgg_state(batch_norm, convolutions=4), tmp_path)
     with pytest.raises(InputError, match=key) as error:
         _counter(backbone, place)
@@ -154,7 +160,8 @@ def test_another_architecture_is_refused_by_its_first_key(tmp_path: Path, backbo
 def test_every_form_without_one_layer_is_refused_by_its_name(tmp_path: Path, form: str) -> None:
     state = _lite_state()
     del state["_blocks.7._bn1.bias"]
-    with pytest.raises(InputError, match=r"are not of efficientnet_lite0: [\w.]*_blocks\.7\._bn1\.bias is missing") as error:
+    with pytest.raises(InputError,
+                       match=r"are not of efficientnet_lite0: [\w.]*_blocks\.7\._bn1\.bias is missing") as error:
         _counter("efficientnet_lite0", _save(FORMS[form](state), tmp_path))
     assert "\n" not in str(error.value)
 
@@ -204,7 +211,8 @@ def test_a_missing_file_and_a_folder_without_a_run_are_named(tmp_path: Path) -> 
 
 
 def _checkpoint(networks: nn.Module, folder: Path) -> str:
-    state = {name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor for name, tensor in networks.state_dict().items()}
+    state = {name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor
+             for name, tensor in networks.state_dict().items()}
     return _save({"method": {"trained": "", "networks": state}, "config": "{}"}, folder, "step-000001.pt")
 
 
@@ -225,7 +233,7 @@ def test_every_network_starts_as_a_run_left_it(tmp_path: Path, name: str) -> Non
         assert torch.equal(tensor, networks[f"{name}.{key}"]), key
 
 
-def test_a_counter_starts_as_a_method_of_one_counter_left_it_with_or_without_its_orientation_head(tmp_path: Path) -> None:
+def test_a_counter_starts_as_a_run_left_it_with_or_without_its_orientation_head(tmp_path: Path) -> None:
     place = _checkpoint(build_counter(CounterConfig(orientation=True)), tmp_path)
     networks = torch.load(place, weights_only=True)["method"]["networks"]
     for orientation in (True, False):
@@ -239,7 +247,8 @@ def test_a_segmenter_within_the_semantics_of_a_run(tmp_path: Path) -> None:
     semantics = nn.ModuleDict({"segmenter": build_segmenter(CounterConfig())})
     place = _checkpoint(nn.ModuleDict({"counter": build_counter(CounterConfig()), "semantics": semantics}), tmp_path)
     networks = torch.load(place, weights_only=True)["method"]["networks"]
-    assert torch.equal(build_segmenter(CounterConfig(weights=place)).head.fuse.weight, networks["semantics.segmenter.head.fuse.weight"])
+    assert torch.equal(build_segmenter(CounterConfig(weights=place)).head.fuse.weight,
+                       networks["semantics.segmenter.head.fuse.weight"])
 
 
 def test_a_segmenter_starts_with_the_encoder_of_a_run_that_had_none(tmp_path: Path) -> None:
@@ -263,7 +272,8 @@ def test_a_run_s_folder_is_its_final_checkpoint(tmp_path: Path) -> None:
     (CounterConfig(num_masks=5), "size mismatch for masks.masks"), (CounterConfig(ensemble="none"), "masks.masks"),
     (CounterConfig(backbone="vgg16"), "encoder.levels.0.0.bias"),
 ])
-def test_a_counter_of_other_settings_is_refused_by_the_first_difference(tmp_path: Path, config: CounterConfig, difference: str) -> None:
+def test_a_counter_of_other_settings_is_refused_by_the_first_difference(tmp_path: Path, config: CounterConfig,
+                                                                        difference: str) -> None:
     place = _checkpoint(build_counter(CounterConfig()), tmp_path)
     with pytest.raises(InputError, match="holds a counter of another architecture") as error:
         build_counter(replace(config, weights=place))
@@ -279,7 +289,8 @@ def test_a_run_without_the_network_is_refused(tmp_path: Path) -> None:
 # ImageNet's weights: an installed package, then torch's cache, then the download.
 
 
-def _install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, content: bytes = b"weights", digest: str = "") -> Pretrained:
+def _install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, content: bytes = b"weights",
+             digest: str = "") -> Pretrained:
     """A package that holds a file of weights, found as pip's are; importing it fails."""
     digest = digest or hashlib.sha256(content).hexdigest()[:8]
     package, facts = folder / "some_weights", folder / "some_weights-1.0.dist-info"
@@ -289,7 +300,8 @@ def _install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, content: bytes = 
     (package / f"lite-{digest}.pth").write_bytes(content)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: some-weights\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(folder))
-    return Pretrained(url="http://127.0.0.1:9/lite-0aa007d2.pth", package="some-weights", file=f"some_weights/lite-{digest}.pth")
+    return Pretrained(url="http://127.0.0.1:9/lite-0aa007d2.pth", package="some-weights",
+                      file=f"some_weights/lite-{digest}.pth")
 
 
 def _with_pretrained(monkeypatch: pytest.MonkeyPatch, backbone: str, pretrained: Pretrained) -> None:
@@ -302,7 +314,8 @@ def test_an_installed_package_comes_first_and_is_not_imported(tmp_path: Path, mo
     _with_pretrained(monkeypatch, "efficientnet_lite0", _install(tmp_path, monkeypatch, content=content))
     levels = _levels(_counter("efficientnet_lite0", "imagenet"))
     assert torch.equal(levels[0].stem.conv.weight, state["_conv_stem.weight"])
-    assert weights.require_weights("imagenet", "efficientnet_lite0") == "efficientnet_lite0 is in the installed package some-weights"
+    where = weights.require_weights("imagenet", "efficientnet_lite0")
+    assert where == "efficientnet_lite0 is in the installed package some-weights"
 
 
 def test_a_damaged_file_of_a_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +343,8 @@ def test_then_comes_the_cache_of_torch(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn", "resnet101"])
-def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     backbone: str) -> None:
     _without_network(tmp_path, monkeypatch)
     expected = rf"{backbone}.*https://download\.pytorch\.org/models/{backbone}-\w+\.pth.*option weights"
     for attempt in (lambda: _counter(backbone, "imagenet"), lambda: weights.require_weights("imagenet", backbone)):
@@ -341,9 +355,11 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch
 
 def test_without_a_network_the_error_names_the_package_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _without_network(tmp_path, monkeypatch)
-    missing = Pretrained(url="https://127.0.0.1:9/lite-0aa007d2.pth", package="no-such-weights", file="no_such_weights/lite-0aa007d2.pth")
+    missing = Pretrained(url="https://127.0.0.1:9/lite-0aa007d2.pth", package="no-such-weights",
+                         file="no_such_weights/lite-0aa007d2.pth")
     _with_pretrained(monkeypatch, "efficientnet_lite0", missing)
-    with pytest.raises(InputError, match=r"install no-such-weights, or fetch https://127\.0\.0\.1:9/lite-0aa007d2\.pth"):
+    with pytest.raises(InputError,
+                       match=r"install no-such-weights, or fetch https://127\.0\.0\.1:9/lite-0aa007d2\.pth"):
         _counter("efficientnet_lite0", "imagenet")
 
 

@@ -21,14 +21,17 @@ def test_what_is_calibrated_and_what_is_not() -> None:
     spread = generator.uniform(1, 10, 20_000)
     errors = generator.normal(0, spread)
     assert calibration_error(reliability(errors, spread)) < 0.03
-    assert calibration_error(reliability(errors, spread / 4)) == pytest.approx(0.75, abs=0.02), "four times too sure of itself"
-    assert calibration_error(reliability(errors, 0 * spread)) == 1 and calibration_error(reliability([0, 0], [0, 0])) == 0
+    assert calibration_error(reliability(errors,
+                                         spread / 4)) == pytest.approx(0.75, abs=0.02), "four times too sure of itself"
+    assert (calibration_error(reliability(errors, 0 * spread)) == 1
+            and calibration_error(reliability([0, 0], [0, 0])) == 0)
     assert len(reliability([1, 2, 3], [1, 2, 3], 10)) == 3
 
 
 def naive_curve(errors: np.ndarray, rank_by: np.ndarray) -> list[float]:
     order = sorted(range(len(errors)), key=lambda index: rank_by[index])
-    return [float(np.mean([abs(errors[index]) for index in order[: len(order) - out]])) / float(np.abs(errors).mean()) for out in range(len(order))]
+    return [float(np.mean([abs(errors[index]) for index in order[: len(order) - out]])) / float(np.abs(errors).mean())
+            for out in range(len(order))]
 
 
 def test_sparsification_by_hand_and_naively() -> None:
@@ -50,13 +53,17 @@ def test_the_area_tells_a_good_order_from_none() -> None:
     assert sparsification_error(errors, np.abs(errors)) == pytest.approx(0, abs=1e-12)
     nothing, wrong = sparsification_error(errors, noise), sparsification_error(errors, 9 - np.abs(errors))
     assert 0.4 < nothing < 0.6 < wrong
-    assert sparsification_error(errors, np.ones(4000)) == pytest.approx(nothing, abs=0.02), "all alike say as little as noise"
+    assert sparsification_error(errors, np.ones(4000)) == pytest.approx(nothing,
+                                                                        abs=0.02), "all alike say as little as noise"
     order = np.random.default_rng(4).permutation(4000)
-    assert sparsification_error(errors[order], np.ones(4000)) == pytest.approx(sparsification_error(errors, np.ones(4000))), "in whatever order they come"
+    assert sparsification_error(errors[order],
+                                np.ones(4000)) == pytest.approx(
+                                    sparsification_error(errors, np.ones(4000))), "in whatever order they come"
     assert sparsification_error([0, 0], [1, 2]) == 0
 
 
-@pytest.mark.parametrize(("errors", "spreads"), [([], []), ([1, 2], [1]), ([1], [-1]), ([np.nan], [1]), ([1], [np.inf]), ([[1]], [[1]])])
+@pytest.mark.parametrize(("errors", "spreads"),
+                         [([], []), ([1, 2], [1]), ([1], [-1]), ([np.nan], [1]), ([1], [np.inf]), ([[1]], [[1]])])
 def test_bad_input_is_refused(errors: list, spreads: list) -> None:
     for function in (reliability, sparsification):
         with pytest.raises(ValueError):

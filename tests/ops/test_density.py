@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowddist.ops.density import LONE_SIGMA_PX, SMALLEST_SIGMA_PX, TILE_PX, adaptive_sigma, density_crop, density_map, kernel_means
+from crowddist.ops.density import (
+    LONE_SIGMA_PX,
+    SMALLEST_SIGMA_PX,
+    TILE_PX,
+    adaptive_sigma,
+    density_crop,
+    density_map,
+    kernel_means,
+)
 
 
 def map_by_loop(points, size, sigmas):
@@ -43,7 +51,8 @@ def test_equals_a_loop_over_points():
     size = (2 * TILE_PX + 17, 3 * TILE_PX + 5)
     points = generator.uniform(-5, 5 + np.array(size[::-1]), (200, 2))
     sigmas = np.exp(generator.uniform(np.log(0.4), np.log(30), 200))
-    np.testing.assert_allclose(density_map(points, size, sigmas), map_by_loop(points, size, sigmas), atol=2e-6, rtol=1e-5)
+    np.testing.assert_allclose(density_map(points, size, sigmas), map_by_loop(points, size, sigmas), atol=2e-6,
+                               rtol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [1e-8, 0.01, 0.2, 1.0, 15.0, 1e4])
@@ -88,7 +97,8 @@ def test_a_crop_is_the_slice_bit_for_bit(data):
     sigmas = np.exp(generator.uniform(-2, 4, len(points)))
     crop = density_crop(points, (height, width), sigmas, window)
     assert crop.flags.c_contiguous
-    np.testing.assert_array_equal(crop, density_map(points, (height, width), sigmas)[top:top + window[2], left:left + window[3]])
+    np.testing.assert_array_equal(crop, density_map(points, (height, width),
+                                                    sigmas)[top:top + window[2], left:left + window[3]])
 
 
 def test_a_flip_of_the_points_flips_the_map():
@@ -152,7 +162,9 @@ def test_means_under_kernels_are_sums_with_their_maps() -> None:
     generator = np.random.default_rng(7)
     values = generator.random((70, 90)).astype(np.float32)
     points, sigma = generator.uniform([-3, -3], [92, 72], (40, 2)), generator.uniform(0.01, 30, 40)
-    naive = [float((density_map(point[None], values.shape, one) * values.astype(np.float64)).sum()) for point, one in zip(points, sigma, strict=True)]
+    naive = [float((density_map(point[None], values.shape, one) * values.astype(np.float64)).sum())
+             for point, one in zip(points, sigma, strict=True)]
     np.testing.assert_allclose(kernel_means(values, points, sigma), naive, atol=1e-6)
-    assert kernel_means(np.ones((5, 5), np.float32), [[2, 2], [9, 9]], 1.0) == pytest.approx([1, 0]), "of a constant map itself; 0 outside"
+    assert kernel_means(np.ones((5, 5), np.float32), [[2, 2], [9, 9]],
+                        1.0) == pytest.approx([1, 0]), "of a constant map itself; 0 outside"
     assert len(kernel_means(values, np.zeros((0, 2)), 1.0)) == 0

@@ -54,7 +54,8 @@ def test_into_a_place_given(kind):
 
 
 @pytest.mark.parametrize("out", [
-    np.zeros((2, 3), np.float32), np.zeros((2, 2)), np.zeros((2, 4), np.float32)[:, ::2], np.zeros((2, 2), np.float32).T[:, ::-1],
+    np.zeros((2, 3), np.float32), np.zeros((2, 2)), np.zeros((2, 4), np.float32)[:, ::2],
+    np.zeros((2, 2), np.float32).T[:, ::-1],
 ])
 def test_a_place_that_does_not_fit_is_refused(out):
     ones = np.ones((2, 2), np.float32)
@@ -99,7 +100,8 @@ def test_bad_input_is_refused(detected, weight):
 
 
 def test_uncertainty_weight_by_hand():
-    # Two places far apart, with as many persons; the ensemble is twice as unsure of the right one: usual is (1 + 2) / 2 times the left's.
+    # Two places far apart, with as many persons; the ensemble is twice as unsure of the right one: usual is (1 + 2) / 2
+    # times the left's.
     density, spread = np.zeros((1, 200)), np.zeros((1, 200))
     density[0, 20] = density[0, 180] = 5.0
     spread[0, 20], spread[0, 180] = 0.5, 1.0
@@ -126,7 +128,8 @@ def test_uncertainty_weight_against_loops():
 
     relative = blurred(spread) / (blurred(density) + 1e-4)
     expected = weight * np.minimum(relative / ((relative * density).sum() / density.sum()), 1)
-    np.testing.assert_allclose(uncertainty_weight(weight, density, spread, neighbourhood_cells=2.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(uncertainty_weight(weight, density, spread, neighbourhood_cells=2.0), expected,
+                               rtol=1e-5)
 
 
 def test_uncertainty_weight_without_spread_or_persons_and_of_other_shapes():
@@ -152,7 +155,8 @@ def test_one_sweep_counts_as_every_threshold_alone(exponent: float, scaled: bool
         kept = scores >= np.float32(threshold)
         places = np.column_stack([points[kept], scores[kept] ** exponent])
         weight = confidence_map(places, size, np.ceil(TRUNCATE * sigma[kept])) * (1 if scale is None else scale)
-        return float(fuse_density(regressed, density_map(points[kept], size, sigma[kept]), weight).sum(dtype=np.float64))
+        return float(fuse_density(regressed, density_map(points[kept], size, sigma[kept]),
+                                  weight).sum(dtype=np.float64))
 
     weight = confidence_map(np.column_stack([points, scores]), size, np.ceil(TRUNCATE * sigma))
     shares = kernel_means(weight**exponent * (1 if scale is None else scale), points, sigma)
@@ -162,7 +166,9 @@ def test_one_sweep_counts_as_every_threshold_alone(exponent: float, scaled: bool
 
 
 def test_a_sweep_by_hand() -> None:
-    """Two cells of one person each; a detection of confidence 0.5 on the second, all of it in that cell: 1 + 0.5 + 0.5 persons, or 2 without it."""
+    """Two cells of one person each; a detection of confidence 0.5 on the second, all of it in that cell: 1 + 0.5 + 0.5
+    persons, or 2 without it.
+    """
     regressed, weight = np.ones((1, 2), np.float32), np.array([[0, 0.5]], np.float32)
     assert sweep_counts(regressed, weight, [0.5], [0.5], [0.5, 0.6]).tolist() == [2.0, 2.0]
     assert sweep_counts(regressed, weight, [0.5], [0.25], [0.5, 0.6]).tolist() == [1.75, 2.0]
@@ -177,8 +183,10 @@ def test_a_detection_as_sure_as_the_threshold_is_taken(threshold: float) -> None
     assert swept == pytest.approx([1 - threshold + 0.25])
 
 
-@pytest.mark.parametrize("given", [{"thresholds": [0.0]}, {"scores": [0.5, 0.6]}, {"weight": np.zeros((2, 2))}, {"scale": np.ones((2, 1))}])
+@pytest.mark.parametrize("given", [{"thresholds": [0.0]}, {"scores": [0.5, 0.6]}, {"weight": np.zeros((2, 2))},
+                                   {"scale": np.ones((2, 1))}])
 def test_a_sweep_of_bad_input_is_refused(given: dict) -> None:
-    fitting = {"regressed": np.ones((1, 2)), "weight": np.ones((1, 2)), "scores": [0.5], "shares": [0.5], "thresholds": [0.5]}
+    fitting = {"regressed": np.ones((1, 2)), "weight": np.ones((1, 2)), "scores": [0.5], "shares": [0.5],
+               "thresholds": [0.5]}
     with pytest.raises(ValueError, match="must"):
         sweep_counts(**{**fitting, **given})

@@ -1,4 +1,6 @@
-"""Average precision of points against a walk through the definition; precision and recall against the assignment problem."""
+"""Average precision of points against a walk through the definition; precision and recall against the assignment
+problem.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from crowddist.ops.localization import average_precisions, mean_average_precisio
 
 
 def precision_by_walk(predictions, truths, distance):
-    """One distance: predictions in score order, nearest truth, free or not; then the envelope, step by step of recall."""
+    """One distance: predictions in score order, nearest truth, free or not; then the envelope, step by step of
+    recall.
+    """
     rows = [(-p[2], image, p) for image, points in enumerate(predictions) for p in points]
     rows.sort(key=lambda row: row[0])
     taken, hits = set(), []
@@ -34,9 +38,11 @@ def by_walk(predictions, truths, max_distance):
 
 def test_by_hand():
     truths = [[[0, 0], [10, 0]]]
-    # Scores in order: 3 px from the first head; 1 px from it, but taken once c reaches 3; far off; 0.5 px from the second.
+    # Scores in order: 3 px from the first head; 1 px from it, but taken once c reaches 3; far off; 0.5 px from the
+    # second.
     predictions = [[[3, 0, 0.9], [1, 0, 0.8], [100, 100, 0.7], [10.5, 0, 0.6]]]
-    # c = 1, 2: false, true, false, true: 1/2 and 2/4 -> (1/2 + 1/2) / 2. From 3 on: true, false, false, true -> (1 + 2/4) / 2.
+    # c = 1, 2: false, true, false, true: 1/2 and 2/4 -> (1/2 + 1/2) / 2. From 3 on: true, false, false, true -> (1 +
+    # 2/4) / 2.
     np.testing.assert_allclose(average_precisions(predictions, truths, 4), [0.5, 0.5, 0.75, 0.75])
     assert mean_average_precision(predictions, truths, 4) == pytest.approx(0.625)
 
@@ -73,7 +79,8 @@ def test_equals_the_walk_on_real_numbers():
     truths = [generator.uniform(0, 200, (n, 2)) for n in (40, 0, 25)]
     predictions = [np.c_[generator.uniform(0, 200, (n, 2)), generator.random(n)] for n in (50, 6, 0)]
     predictions[0][:30, :2] = truths[0][:30] + generator.normal(0, 8, (30, 2))
-    np.testing.assert_allclose(average_precisions(predictions, truths), by_walk(predictions, truths, 100), atol=1e-12, rtol=0)
+    np.testing.assert_allclose(average_precisions(predictions, truths), by_walk(predictions, truths, 100), atol=1e-12,
+                               rtol=0)
 
 
 def test_order_of_images_and_points_does_not_matter_without_ties():
@@ -81,7 +88,8 @@ def test_order_of_images_and_points_does_not_matter_without_ties():
     truths = [generator.uniform(0, 100, (20, 2)) for _ in range(3)]
     predictions = [np.c_[t + generator.normal(0, 9, t.shape), generator.random(20)] for t in truths]
     shuffled = [p[generator.permutation(20)] for p in predictions[::-1]]
-    assert mean_average_precision(shuffled, truths[::-1]) == pytest.approx(mean_average_precision(predictions, truths), abs=1e-12)
+    assert mean_average_precision(shuffled, truths[::-1]) == pytest.approx(mean_average_precision(predictions, truths),
+                                                                           abs=1e-12)
 
 
 def test_empty_sides():
@@ -106,7 +114,9 @@ def test_bad_input_is_refused(predictions, truths, distance):
 
 
 def pairs_by_assignment(points, heads, radius):
-    """The largest number of pairs at most the radius apart, as an assignment that costs nothing but for pairs farther apart."""
+    """The largest number of pairs at most the radius apart, as an assignment that costs nothing but for pairs farther
+    apart.
+    """
     if len(points) == 0 or len(heads) == 0:
         return 0
     far = np.array([[float(np.hypot(t[0] - p[0], t[1] - p[1])) > radius for t in heads] for p in points])
@@ -114,11 +124,13 @@ def pairs_by_assignment(points, heads, radius):
 
 
 def test_precision_and_recall_by_hand():
-    # The first prediction may take either head within 5 px, the second only the head at 0: the largest match gives both their own.
+    # The first prediction may take either head within 5 px, the second only the head at 0: the largest match gives both
+    # their own.
     predictions = [[[3, 0, 0.9], [-4, 0, 0.8], [50, 50, 0.7]], []]
     truths = [[[0, 0], [8, 0]], [[1, 1]]]
     result = precision_recall(predictions, truths, [2.9, 3, 4.9, 5, 1000])
-    # Up to 4.9 px the head at 8 is out of reach and only the one at 0 can be matched. The head of the second image has no prediction.
+    # Up to 4.9 px the head at 8 is out of reach and only the one at 0 can be matched. The head of the second image has
+    # no prediction.
     expected = {2.9: 0, 3: 1, 4.9: 1, 5: 2, 1000: 2}
     assert list(result) == list(expected)
     for radius, pairs in expected.items():
@@ -126,14 +138,16 @@ def test_precision_and_recall_by_hand():
 
 
 def test_two_predictions_of_one_head_are_one_hit():
-    assert precision_recall([[[0, 0], [1, 0], [0, 1]]], [[[0, 0], [90, 0]]], [5])[5] == pytest.approx({"precision": 1 / 3, "recall": 0.5, "f1": 0.4})
+    assert precision_recall([[[0, 0], [1, 0], [0, 1]]], [[[0, 0], [90, 0]]],
+                            [5])[5] == pytest.approx({"precision": 1 / 3, "recall": 0.5, "f1": 0.4})
 
 
 @given(st.data())
 @settings(max_examples=80, deadline=None)
 def test_pairs_are_as_many_as_the_assignment_finds(data):
     point = st.tuples(st.integers(0, 12), st.integers(0, 12))
-    images = data.draw(st.lists(st.tuples(st.lists(point, max_size=8), st.lists(point, max_size=8)), min_size=1, max_size=3))
+    images = data.draw(st.lists(st.tuples(st.lists(point, max_size=8), st.lists(point, max_size=8)), min_size=1,
+                                max_size=3))
     radii = [0, 1, 1.5, 5, 20]
     predictions, truths = [p for p, _ in images], [t for _, t in images]
     for radius, found in precision_recall(predictions, truths, radii).items():
@@ -141,7 +155,8 @@ def test_pairs_are_as_many_as_the_assignment_finds(data):
         num_predictions, num_truths = (sum(map(len, side)) for side in (predictions, truths))
         if num_predictions and num_truths:
             assert found == pytest.approx({
-                "precision": pairs / num_predictions, "recall": pairs / num_truths, "f1": 2 * pairs / (num_predictions + num_truths),
+                "precision": pairs / num_predictions, "recall": pairs / num_truths,
+                "f1": 2 * pairs / (num_predictions + num_truths),
             })
 
 
@@ -150,7 +165,8 @@ def test_pairs_of_real_numbers_are_as_many_as_the_assignment_finds():
     truths = [generator.uniform(0, 100, (n, 2)) for n in (40, 25)]
     predictions = [np.c_[generator.uniform(0, 100, (n, 2)), generator.random(n)] for n in (50, 20)]
     for radius, found in precision_recall(predictions, truths, (2.0, 7.0, 13.0)).items():
-        assert found["recall"] == sum(pairs_by_assignment(p, t, radius) for p, t in zip(predictions, truths, strict=True)) / 65
+        assert found["recall"] == sum(pairs_by_assignment(p, t, radius)
+                                      for p, t in zip(predictions, truths, strict=True)) / 65
 
 
 def test_a_wider_radius_finds_no_less_and_nothing_depends_on_order_score_or_place():
@@ -175,7 +191,8 @@ def test_precision_and_recall_of_empty_sides():
     assert precision_recall([head], [nothing], [5])[5] == precision_recall([nothing], [head], [5])[5] == zeros
     # Sums over images, not a mean of their ratios: an empty image neither helps nor harms.
     assert precision_recall([head, nothing], [head, nothing], [5])[5] == ones
-    assert precision_recall([head, nothing], [head, head], [5])[5] == pytest.approx({"precision": 1, "recall": 0.5, "f1": 2 / 3})
+    assert precision_recall([head, nothing], [head, head],
+                            [5])[5] == pytest.approx({"precision": 1, "recall": 0.5, "f1": 2 / 3})
 
 
 @pytest.mark.parametrize("predictions, truths, radii", [

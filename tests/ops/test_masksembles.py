@@ -61,7 +61,8 @@ def test_scale_one_is_one_model_and_a_large_scale_an_ensemble():
     assert overlaps == sorted(overlaps, reverse=True)
 
 
-@pytest.mark.parametrize("channels, num_masks, scale", [(0, 3, 2.0), (8, 0, 2.0), (8, 3, 0.9), (8, 3, float("nan")), (8, 3, float("inf"))])
+@pytest.mark.parametrize("channels, num_masks, scale",
+                         [(0, 3, 2.0), (8, 0, 2.0), (8, 3, 0.9), (8, 3, float("nan")), (8, 3, float("inf"))])
 def test_bad_input_is_refused(channels, num_masks, scale):
     with pytest.raises(ValueError):
         make_masks(channels, num_masks, scale, 0)

@@ -43,9 +43,11 @@ def test_the_weight_equals_the_loop_up_to_and_beyond_the_border(reach):
 
 def test_the_order_of_detections_does_not_matter_and_every_cell_of_a_square_is_equal():
     generator = np.random.default_rng(1)
-    detections, reach = np.column_stack([generator.uniform(0, 20, (30, 2)), generator.random(30)]), generator.uniform(0, 6, 30)
+    detections, reach = np.column_stack([generator.uniform(0, 20, (30, 2)),
+                                         generator.random(30)]), generator.uniform(0, 6, 30)
     order = generator.permutation(30)
-    np.testing.assert_array_equal(confidence_map(detections, (20, 20), reach), confidence_map(detections[order], (20, 20), reach[order]))
+    np.testing.assert_array_equal(confidence_map(detections, (20, 20), reach),
+                                  confidence_map(detections[order], (20, 20), reach[order]))
     alone = confidence_map([[10, 10, 0.7]], (20, 20), 3)
     assert np.count_nonzero(alone == np.float32(0.7)) == np.count_nonzero(alone) == 7 * 7
 
@@ -76,20 +78,24 @@ def test_a_weight_of_bad_input_is_refused(detections, reach):
 
 
 def union_by_loop(detections, transformed, radius):
-    """Detections by score, each clearing its neighbourhood; then the transformed points that no detection cleared; all by score."""
+    """Detections by score, each clearing its neighbourhood; then the transformed points that no detection cleared; all
+    by score.
+    """
     radius = np.broadcast_to(radius, len(detections))
     kept = []
     for index in sorted(range(len(detections)), key=lambda i: -detections[i][2]):
         if all(np.hypot(*(np.subtract(detections[index][:2], detections[k][:2]))) > radius[k] for k in kept):
             kept.append(index)
-    free = [j for j, point in enumerate(transformed) if all(np.hypot(*np.subtract(point[:2], detections[k][:2])) > radius[k] for k in kept)]
+    free = [j for j, point in enumerate(transformed)
+            if all(np.hypot(*np.subtract(point[:2], detections[k][:2])) > radius[k] for k in kept)]
     points = [*detections, *transformed]
     return sorted([*kept, *(len(detections) + j for j in free)], key=lambda i: -points[i][2])
 
 
 def test_a_union_by_hand():
     detections, transformed = [[10, 10, 0.9], [50, 50, 0.3]], [[13, 14, 0.8], [50, 52, 0.4], [80, 80, 0.2]]
-    # The first transformed point is 5 from the first detection, the second one 2 from the second, whatever their scores.
+    # The first transformed point is 5 from the first detection, the second one 2 from the second, whatever their
+    # scores.
     np.testing.assert_array_equal(merge_points(detections, transformed, 5), [0, 1, 4])
     np.testing.assert_array_equal(merge_points(detections, transformed, 1), [0, 2, 3, 1, 4])
     np.testing.assert_array_equal(merge_points(detections, transformed, [5, 1]), [0, 3, 1, 4])
@@ -98,7 +104,8 @@ def test_a_union_by_hand():
 @pytest.mark.parametrize("radius", [8, "each"])
 def test_the_union_equals_the_loop(radius):
     generator = np.random.default_rng(0)
-    detections, transformed = (np.column_stack([generator.uniform(0, 60, (number, 2)), generator.random(number)]) for number in (30, 50))
+    detections, transformed = (np.column_stack([generator.uniform(0, 60, (number, 2)), generator.random(number)])
+                               for number in (30, 50))
     radius = generator.uniform(0, 12, 30) if isinstance(radius, str) else radius
     merged = merge_points(detections, transformed, radius)
     assert merged.dtype == np.int64 and 5 < len(merged) < 75
@@ -113,7 +120,8 @@ def test_a_union_with_nothing_is_the_other_one():
     assert merge_points([], [], np.zeros(0)).shape == (0,)
 
 
-@pytest.mark.parametrize("detections, transformed, radius", [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1, 1])])
+@pytest.mark.parametrize("detections, transformed, radius",
+                         [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1, 1])])
 def test_a_union_of_bad_input_is_refused(detections, transformed, radius):
     with pytest.raises(ValueError):
         merge_points(detections, transformed, radius)
@@ -126,7 +134,8 @@ def test_num_near_by_hand_and_against_a_loop() -> None:
     naive = [sum((x - u) ** 2 + (y - v) ** 2 <= 25 for u, v in points.tolist()) - 1 for x, y in points.tolist()]
     assert num_near(points, 5).tolist() == naive and max(naive) > 2
     others = np.random.default_rng(1).integers(0, 40, (30, 2))
-    assert num_near(points, 5, of=others).tolist() == [sum((x - u) ** 2 + (y - v) ** 2 <= 25 for u, v in others.tolist()) for x, y in points.tolist()]
+    assert num_near(points, 5, of=others).tolist() == [sum((x - u) ** 2 + (y - v) ** 2 <= 25
+                                                           for u, v in others.tolist()) for x, y in points.tolist()]
     assert num_near([[1, 2]], 5, of=np.zeros((0, 2))).tolist() == [0]
     with pytest.raises(ValueError, match="points must be finite"):
         num_near([[np.nan, 0]], 5)

@@ -31,7 +31,8 @@ def test_rmse_is_never_below_mae(pairs):
     assert errors["mae"] == pytest.approx(sum(abs(p - t) for p, t in pairs) / len(pairs), abs=1e-9)
 
 
-@pytest.mark.parametrize("predicted, true", [([], []), ([1], [1, 2]), ([1.0, np.nan], [1, 2]), ([1], [np.inf]), ([[1]], [[1]])])
+@pytest.mark.parametrize("predicted, true",
+                         [([], []), ([1], [1, 2]), ([1.0, np.nan], [1, 2]), ([1], [np.inf]), ([[1]], [[1]])])
 def test_count_errors_refuse_bad_input(predicted, true):
     with pytest.raises(ValueError):
         count_errors(predicted, true)
@@ -54,11 +55,13 @@ def test_ranges_by_hand():
 def test_ranges_hold_every_image_once(pairs):
     predicted, true = zip(*pairs, strict=True)
     errors = count_errors_by_range(predicted, true)
-    for name, low, high in (("000-009", 0, 10), ("010-049", 10, 50), ("050-099", 50, 100), ("100-499", 100, 500), ("500-up", 500, math.inf)):
+    for name, low, high in (("000-009", 0, 10), ("010-049", 10, 50), ("050-099", 50, 100), ("100-499", 100, 500),
+                            ("500-up", 500, math.inf)):
         there = [p - t for p, t in pairs if low <= t < high]
         assert (name in errors) == bool(there)
         if there:
-            assert errors[name] == {"mae": pytest.approx(np.abs(there).mean()), "bias": pytest.approx(np.mean(there)), "num_images": len(there)}
+            assert errors[name] == {"mae": pytest.approx(np.abs(there).mean()), "bias": pytest.approx(np.mean(there)),
+                                    "num_images": len(there)}
     total = sum(row["num_images"] * row["mae"] for row in errors.values())
     assert total / len(pairs) == pytest.approx(count_errors(predicted, true)["mae"])
 

@@ -29,7 +29,8 @@ def test_by_hand():
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 5)), max_size=40), st.integers(0, 12))
 @settings(max_examples=100, deadline=None)
 def test_equals_the_loop_with_ties(points, radius):
-    np.testing.assert_array_equal(suppress_points(np.array(points, float).reshape(-1, 3), radius), suppress_by_loop(points, radius))
+    np.testing.assert_array_equal(suppress_points(np.array(points, float).reshape(-1, 3), radius),
+                                  suppress_by_loop(points, radius))
 
 
 def test_large_radius_keeps_one_and_none_keeps_all():
@@ -52,7 +53,8 @@ def test_a_radius_for_each_point_by_hand():
 @settings(max_examples=100, deadline=None)
 def test_a_radius_for_each_point_equals_the_loop_with_ties(points):
     values = np.array(points, float).reshape(-1, 4)
-    np.testing.assert_array_equal(suppress_points(values[:, :3], values[:, 3]), suppress_by_loop(values[:, :3], values[:, 3]))
+    np.testing.assert_array_equal(suppress_points(values[:, :3], values[:, 3]),
+                                  suppress_by_loop(values[:, :3], values[:, 3]))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 300])

@@ -64,7 +64,8 @@ def test_every_number_of_patches_has_a_medium_one():
         assert chosen.tolist() == medium_by_overlap(np.arange(number), 0.5, 0.7) and len(chosen) >= 1
 
 
-@pytest.mark.parametrize("persons, low, high", [([], 0.5, 0.7), ([[1, 2]], 0.5, 0.7), ([1], 0.7, 0.7), ([1], -0.1, 0.5), ([1], 0.5, 1.1)])
+@pytest.mark.parametrize("persons, low, high",
+                         [([], 0.5, 0.7), ([[1, 2]], 0.5, 0.7), ([1], 0.7, 0.7), ([1], -0.1, 0.5), ([1], 0.5, 1.1)])
 def test_medium_density_refuses_bad_input(persons, low, high):
     with pytest.raises(ValueError, match="ranks"):
         medium_density(persons, low, high)

@@ -85,7 +85,8 @@ def detections_by_loop(confidence, log_size, offset, stride, threshold):
             around = confidence[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2]
             if confidence[row, column] >= threshold and confidence[row, column] >= around.max():
                 down, across = (min(max(float(shift), -0.5), 0.5) for shift in offset[:, row, column])
-                found.append(((column + 0.5 + across) * stride - 0.5, (row + 0.5 + down) * stride - 0.5, np.exp(log_size[row, column]),
+                found.append(((column + 0.5 + across) * stride - 0.5, (row + 0.5 + down) * stride - 0.5,
+                              np.exp(log_size[row, column]),
                               confidence[row, column]))
     return np.array(sorted(found, key=lambda head: -head[3]), np.float32).reshape(-1, 4)
 
@@ -94,10 +95,12 @@ def test_detections_by_hand():
     confidence, log_size, offset = np.zeros((5, 6)), np.full((5, 6), np.log(16.0)), np.zeros((2, 5, 6))
     confidence[1, 2], confidence[1, 3], confidence[4, 5], confidence[4, 0] = 0.6, 0.5, 0.9, 0.3
     log_size[1, 2], offset[:, 1, 2], offset[:, 4, 5] = np.log(7.0), (0.25, -0.5), (9.0, -9.0)
-    # Centres of cells of 4 px: row 4 and column 5 at 17.5 and 21.5, row 1 and column 2 at 5.5 and 9.5; offsets of at most half a cell.
+    # Centres of cells of 4 px: row 4 and column 5 at 17.5 and 21.5, row 1 and column 2 at 5.5 and 9.5; offsets of at
+    # most half a cell.
     expected = [[19.5, 19.5, 16, 0.9], [7.5, 6.5, 7, 0.6]]
     np.testing.assert_allclose(read_detections(confidence, log_size, offset, 4, 0.4), expected, rtol=1e-6)
-    np.testing.assert_allclose(read_detections(confidence, log_size, offset, 4, 0.3)[2], [1.5, 17.5, 16, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(read_detections(confidence, log_size, offset, 4, 0.3)[2], [1.5, 17.5, 16, 0.3],
+                               rtol=1e-6)
     nobody = read_detections(confidence, log_size, offset, 4, 0.91)
     assert nobody.shape == (0, 4) and nobody.dtype == np.float32
 
@@ -108,7 +111,8 @@ def test_detections_equal_the_loop(threshold, as_tensors):
     generator = np.random.default_rng(0)
     confidence, log_size = np.round(generator.random((23, 31)), 2), generator.uniform(1, 4, (23, 31))
     maps = [confidence, log_size, generator.normal(0, 0.4, (2, 23, 31))]
-    found = read_detections(*(torch.tensor(part, requires_grad=True) for part in maps) if as_tensors else maps, 4, threshold)
+    found = read_detections(*(torch.tensor(part, requires_grad=True) for part in maps) if as_tensors else maps, 4,
+                            threshold)
     assert found.dtype == np.float32 and len(found) > 1
     np.testing.assert_allclose(found, detections_by_loop(*maps, 4, threshold), rtol=1e-6)
 
@@ -118,10 +122,12 @@ def test_detections_of_true_maps_are_the_heads():
 
     generator = np.random.default_rng(0)
     x, y = (part.ravel() for part in np.meshgrid(np.arange(4, 124, 20), np.arange(4, 90, 20)))
-    heads = np.column_stack([x + generator.uniform(-4, 8, x.size), y + generator.uniform(-4, 8, y.size), generator.uniform(4, 60, x.size)])
+    heads = np.column_stack([x + generator.uniform(-4, 8, x.size), y + generator.uniform(-4, 8, y.size),
+                             generator.uniform(4, 60, x.size)])
     targets = detection_targets([torch.tensor(heads)], (24, 32), 4)
     found = read_detections(targets.centres[0, 0], targets.log_size[0, 0], targets.offset[0], 4, 0.5)
-    np.testing.assert_allclose(sorted(found.tolist()), sorted([*head, 1.0] for head in heads.tolist()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sorted(found.tolist()), sorted([*head, 1.0] for head in heads.tolist()), rtol=1e-4,
+                               atol=1e-4)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -138,7 +144,8 @@ def test_detections_of_true_maps_are_the_heads():
     {"threshold": np.nan},
 ])
 def test_read_detections_refuses_bad_input(arguments):
-    whole = {"confidence": np.zeros((4, 5)), "log_size": np.zeros((4, 5)), "offset": np.zeros((2, 4, 5)), "stride_px": 4, "threshold": 0.5}
+    whole = {"confidence": np.zeros((4, 5)), "log_size": np.zeros((4, 5)), "offset": np.zeros((2, 4, 5)),
+             "stride_px": 4, "threshold": 0.5}
     read_detections(**whole)
     with pytest.raises(ValueError):
         read_detections(**{**whole, **arguments})
@@ -164,7 +171,8 @@ def test_there_are_as_many_points_as_the_count_in_distinct_places(num_heads):
     assert found.shape == (num_heads, 3) and found.dtype == np.float32
     assert len(np.unique(found[:, :2], axis=0)) == num_heads
     assert (found[:, 2] > 0).all() and (found[:, 2] <= 1).all()
-    assert (found[:, 0] >= 0).all() and (found[:, 0] < 320).all() and (found[:, 1] >= 0).all() and (found[:, 1] < 240).all()
+    assert (found[:, 0] >= 0).all() and (found[:, 0] < 320).all() and (found[:, 1]
+                                                                       >= 0).all() and (found[:, 1] < 240).all()
 
 
 def test_points_lie_near_the_heads_they_came_from():

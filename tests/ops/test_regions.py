@@ -39,7 +39,8 @@ def distance(x, y, polygon):
     return nearest
 
 
-@pytest.mark.parametrize(("seed", "reach", "error_px"), [(seed, reach, error) for seed in range(3) for reach, error in ((0, 0.5), (12, 1.5))])
+@pytest.mark.parametrize(("seed", "reach", "error_px"),
+                         [(seed, reach, error) for seed in range(3) for reach, error in ((0, 0.5), (12, 1.5))])
 def test_pixels_are_those_inside_or_by_the_outline(seed, reach, error_px):
     """Where the frame cuts the polygon off, OpenCV is a pixel off."""
     polygon = np.floor(np.random.default_rng(seed).uniform(-reach, 29 + reach, (5, 2)))
@@ -60,12 +61,14 @@ def test_points_inside_are_those_of_the_even_odd_rule(seed):
 
 def test_points_on_the_outline_are_inside():
     triangle = [[1, 1], [3, 3], [1, 3]]
-    points = np.array([[1, 1, 0.9], [2, 2, 0.8], [1, 2.5, 0.7], [2.1, 2, 0.6], [0.9, 2, 0.5], [1.5, 2.5, 0.4], [3, 3, 0.3]])
+    points = np.array([[1, 1, 0.9], [2, 2, 0.8], [1, 2.5, 0.7], [2.1, 2, 0.6], [0.9, 2, 0.5], [1.5, 2.5, 0.4],
+                       [3, 3, 0.3]])
     assert points_inside(points, triangle).tolist() == [True, True, True, False, False, True, True]
     assert points_inside(points[:0], triangle).shape == (0,)
 
 
-@pytest.mark.parametrize("polygon", [[], [[1, 1], [2, 2]], [[1, 1, 1]] * 3, [[1, 1], [2, np.nan], [3, 3]], [[1, 1], [2, 2], [3, 2 * FARTHEST_PX]]])
+@pytest.mark.parametrize("polygon", [[], [[1, 1], [2, 2]], [[1, 1, 1]] * 3, [[1, 1], [2, np.nan], [3, 3]],
+                                     [[1, 1], [2, 2], [3, 2 * FARTHEST_PX]]])
 def test_what_is_no_polygon_is_refused(polygon):
     with pytest.raises(ValueError):
         polygon_pixels(polygon, (4, 5))
@@ -76,4 +79,5 @@ def test_what_is_no_polygon_is_refused(polygon):
 def test_the_farthest_vertices_are_counted_right():
     far = FARTHEST_PX
     assert polygon_pixels([[-far, -far], [far, -far], [far, far], [-far, far]], (6, 9)).all()
-    assert polygon_pixels([[4, -far], [far, -far], [far, far], [4, far]], (6, 9)).tolist() == [[False] * 4 + [True] * 5] * 6
+    assert polygon_pixels([[4, -far], [far, -far], [far, far], [4, far]],
+                          (6, 9)).tolist() == [[False] * 4 + [True] * 5] * 6

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.ops.scales import LARGEST_SIZE_PX, LONE_SIZE_PX, NUM_PEERS, SMALLEST_SIZE_PX, head_sizes, neighbour_distances, transformed_sizes
+from crowddist.ops.scales import (
+    LARGEST_SIZE_PX,
+    LONE_SIZE_PX,
+    NUM_PEERS,
+    SMALLEST_SIZE_PX,
+    head_sizes,
+    neighbour_distances,
+    transformed_sizes,
+)
 
 
 def crowd(number, seed=0, side=400):
@@ -83,7 +91,8 @@ def test_rows_of_a_crowd_in_perspective_have_sizes_of_their_own():
 @pytest.mark.parametrize("neighbours", [1, 3, 100])
 def test_neighbour_distances_equal_the_loop(neighbours):
     points = np.round(crowd(30, side=8))  # some of them coincide
-    np.testing.assert_allclose(neighbour_distances(points, neighbours), distances_by_loop(points, neighbours), atol=1e-9)
+    np.testing.assert_allclose(neighbour_distances(points, neighbours), distances_by_loop(points, neighbours),
+                               atol=1e-9)
 
 
 def test_transformed_sizes_by_hand():

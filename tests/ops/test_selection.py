@@ -21,7 +21,8 @@ def crowd():
 
 
 def test_one_stratum_by_hand():
-    # Eight occupied cells, one stratum; relative uncertainties in order 0.4 0.1 0.3 0.2 0.8 0.7 0.6 0.5: half = the first four.
+    # Eight occupied cells, one stratum; relative uncertainties in order 0.4 0.1 0.3 0.2 0.8 0.7 0.6 0.5: half = the
+    # first four.
     density = np.array([[1.0, 1.1, 1.2, 1.3], [1.4, 1.5, 1.6, 1.7]])
     spread = density * [[0.4, 0.1, 0.3, 0.2], [0.8, 0.7, 0.6, 0.5]]
     np.testing.assert_array_equal(keep_most_certain(density, spread, 0.5), [[True] * 4, [False] * 4])
@@ -40,7 +41,8 @@ def test_every_density_keeps_its_share(crowd):
     density, spread = crowd
     keep = keep_most_certain(density, spread, 0.5)
     occupied = density[density > 0.01]
-    for low, high in zip(np.quantile(occupied, [0, 0.25, 0.5, 0.75]), np.quantile(occupied, [0.25, 0.5, 0.75, 1]), strict=True):
+    for low, high in zip(np.quantile(occupied, [0, 0.25, 0.5, 0.75]), np.quantile(occupied, [0.25, 0.5, 0.75, 1]),
+                         strict=True):
         assert keep[(density >= low) & (density <= high)].mean() == pytest.approx(0.5, abs=0.1)
     by_density = np.argsort(density.ravel(), kind="stable")
     background = by_density[np.cumsum(density.ravel()[by_density]) <= 0.01 * density.sum()]
@@ -78,9 +80,11 @@ def test_none_and_all(share, expected):
 def test_images_are_chosen_one_by_one_and_kinds_agree(crowd):
     density, spread = crowd
     empty = np.zeros_like(density)
-    batch = keep_most_certain(torch.tensor(np.stack([density, empty])[:, None]), torch.tensor(np.stack([spread, empty])[:, None]), 0.4)
+    batch = keep_most_certain(torch.tensor(np.stack([density, empty])[:, None]),
+                              torch.tensor(np.stack([spread, empty])[:, None]), 0.4)
     assert batch.dtype == torch.bool and batch.shape == (2, 1, 64, 64)
-    np.testing.assert_array_equal(batch[0, 0], keep_most_certain(density.astype(np.float32), spread.astype(np.float32), 0.4))
+    np.testing.assert_array_equal(batch[0, 0],
+                                  keep_most_certain(density.astype(np.float32), spread.astype(np.float32), 0.4))
     np.testing.assert_array_equal(batch[1, 0], keep_most_certain(empty, empty, 0.4))
 
 

@@ -30,7 +30,8 @@ def similarity_at(a, b, window, row, column, dilation):
     variance_x, variance_y = (weight * (x - mean_x) ** 2).sum(), (weight * (y - mean_y) ** 2).sum()
     covariance = (weight * (x - mean_x) * (y - mean_y)).sum()
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    return (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+    return (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1)
+                                                                 * (variance_x + variance_y + c2))
 
 
 def naive_ssim(a, b, side=11):
@@ -42,7 +43,8 @@ def naive_ssim(a, b, side=11):
 
 def halved(values):
     """Means of squares of four; an odd last row or column falls out."""
-    return np.array([[values[i:i + 2, j:j + 2].mean() for j in range(0, values.shape[1] - 1, 2)] for i in range(0, values.shape[0] - 1, 2)])
+    return np.array([[values[i:i + 2, j:j + 2].mean() for j in range(0, values.shape[1] - 1, 2)]
+                     for i in range(0, values.shape[0] - 1, 2)])
 
 
 def naive_dilated(a, b, pool=False):
@@ -52,7 +54,8 @@ def naive_dilated(a, b, pool=False):
     for dilation, exponent in zip((1, 2, 3, 6, 9), (0.0448, 0.2856, 0.3001, 0.2363, 0.1333), strict=True):
         if pool and dilation > 1 and min(a.shape) >= 2:
             a, b = halved(a), halved(b)
-        level = np.mean([similarity_at(a, b, window, i, j, dilation) for i in range(a.shape[0]) for j in range(a.shape[1])])
+        level = np.mean([similarity_at(a, b, window, i, j, dilation) for i in range(a.shape[0])
+                         for j in range(a.shape[1])])
         product *= max(level, 1e-6) ** exponent
     return product
 
@@ -74,11 +77,13 @@ def test_ssim_of_some_places_is_their_mean(maps):
     a, b = (255 * part / maps[1].max() for part in maps)
     window = gaussian_window(11, 1.5)
     central = [(i, j) for i, j in np.argwhere(inside).tolist() if 5 <= i < 15 and 5 <= j < 19]
-    assert ssim(*maps, inside) == pytest.approx(np.mean([similarity_at(a, b, window, i, j, 1) for i, j in central]), abs=1e-9)
+    assert ssim(*maps, inside) == pytest.approx(np.mean([similarity_at(a, b, window, i, j, 1) for i, j in central]),
+                                                abs=1e-9)
     assert ssim(*maps, np.ones((20, 24), bool)) == pytest.approx(ssim(*maps), abs=1e-12)
     corner = np.zeros((20, 24), bool)
     corner[:2, 3] = True  # where the window reaches beyond the maps
-    assert ssim(*maps, corner) == pytest.approx(np.mean([similarity_at(a, b, window, i, 3, 1) for i in range(2)]), abs=1e-9)
+    assert ssim(*maps, corner) == pytest.approx(np.mean([similarity_at(a, b, window, i, 3, 1) for i in range(2)]),
+                                                abs=1e-9)
     assert ssim(*map(torch.from_numpy, maps), inside).item() == pytest.approx(ssim(*maps, inside))
     for wrong in (np.zeros((20, 24), bool), np.ones((24, 20), bool)):
         with pytest.raises(ValueError, match="inside must be"):
@@ -92,8 +97,9 @@ def test_dilated_equals_the_definition(maps, pool):
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_dilated_by_hand(pool):
-    # On 2 x 2 pixels of a = 1/2, b = 1 the first window reaches two places along each side, all wider ones the centre alone; pooled, the
-    # second level has one pixel and so have those after it. With a weight w inside, the means are w/2 and w, and the squares alike.
+    # On 2 x 2 pixels of a = 1/2, b = 1 the first window reaches two places along each side, all wider ones the centre
+    # alone; pooled, the second level has one pixel and so have those after it. With a weight w inside, the means are
+    # w/2 and w, and the squares alike.
     line = np.exp(-np.array([4.0, 1, 0, 1, 4]) / 2)
     line /= line.sum()
 
@@ -164,7 +170,8 @@ def test_opposite_maps_have_a_value_and_a_finite_gradient():
 
 
 def test_large_constants_have_no_negative_variance():
-    # In single precision 57^2 is known to 2e-4 and C2 is 9e-4: the variance, truly 0, used to come out negative and turned the sign.
+    # In single precision 57^2 is known to 2e-4 and C2 is 9e-4: the variance, truly 0, used to come out negative and
+    # turned the sign.
     for level in np.geomspace(1, 1e5, 60):
         a, b = np.full((30, 30), level, np.float32), np.ones((30, 30), np.float32)
         expected = ssim(a.astype(np.float64), b.astype(np.float64))
@@ -209,7 +216,8 @@ def test_images_are_compared_channel_by_channel_on_their_own_scale():
     a, b = rng.random((2, 3, 14, 15)), 0.2 * rng.random((2, 3, 14, 15))
     window = gaussian_window(11, 1.5)
     places = [(i, j) for i in range(5, 9) for j in range(5, 10)]
-    expected = [similarity_at(255 * x, 255 * y, window, i, j, 1) for x, y in zip(a.reshape(6, 14, 15), b.reshape(6, 14, 15), strict=True) for i, j in places]
+    expected = [similarity_at(255 * x, 255 * y, window, i, j, 1)
+                for x, y in zip(a.reshape(6, 14, 15), b.reshape(6, 14, 15), strict=True) for i, j in places]
     assert ssim(a, b, peak=1.0) == pytest.approx(np.mean(expected), rel=1e-9)
     assert ssim(a, b) != pytest.approx(ssim(a, b, peak=1.0), rel=1e-3)
     assert ssim(b, b, peak=1.0) == pytest.approx(1)

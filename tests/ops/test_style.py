@@ -14,7 +14,9 @@ def noise(seed: int, size: tuple[int, int], low: int = 0, high: int = 256) -> np
 
 
 def test_histograms_by_hand() -> None:
-    """Four pixels of the values 0, 1, 2, 2; the style has as many 10 as 20: the lower half becomes 10, the upper half 20."""
+    """Four pixels of the values 0, 1, 2, 2; the style has as many 10 as 20: the lower half becomes 10, the upper half
+    20.
+    """
     image = np.repeat(np.array([[0, 1], [2, 2]], np.uint8)[:, :, None], 3, axis=2)
     style = np.repeat(np.array([[10, 20]], np.uint8)[:, :, None], 3, axis=2)
     assert match_histograms(image, style)[:, :, 0].tolist() == [[10, 10], [20, 20]]
@@ -31,7 +33,8 @@ def test_channels_take_the_quantiles_of_the_style() -> None:
     shown = match_histograms(image, style)
     for channel in range(3):
         for share in (0.1, 0.5, 0.9):
-            assert np.quantile(shown[..., channel], share) == pytest.approx(np.quantile(style[..., channel], share), abs=1)
+            assert np.quantile(shown[..., channel], share) == pytest.approx(np.quantile(style[..., channel], share),
+                                                                            abs=1)
     order = image[..., 0].ravel().argsort(kind="stable")
     assert (np.diff(shown[..., 0].ravel()[order].astype(int)) >= 0).all(), "brighter stays brighter"
 

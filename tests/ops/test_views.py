@@ -10,7 +10,8 @@ from crowddist.ops.views import merge_heads, merge_views
 
 def test_by_hand():
     # Even maps: the neighbourhood changes nothing. Relative uncertainties 0.5 and 0.25, so weights 1 / 5 and 4 / 5.
-    density, spread = merge_views([np.full((5, 7), 2.0), np.full((5, 7), 4.0)], [np.full((5, 7), 1.0), np.full((5, 7), 1.0)])
+    density, spread = merge_views([np.full((5, 7), 2.0), np.full((5, 7), 4.0)],
+                                  [np.full((5, 7), 1.0), np.full((5, 7), 1.0)])
     assert density == pytest.approx(np.full((5, 7), 3.6), rel=1e-3)
     # 1 / 5 (1 + 4) + 4 / 5 (1 + 16) - 3.6^2 = 1.64
     assert spread == pytest.approx(np.full((5, 7), 1.64**0.5), rel=1e-2)
@@ -33,9 +34,11 @@ def by_loop(densities, spreads, sigma):
     mean, deviation = np.zeros((height, width)), np.zeros((height, width))
     for row in range(height):
         for column in range(width):
-            relative = [near(s, row, column) / (near(d, row, column) + 1e-4) for d, s in zip(densities, spreads, strict=True)]
+            relative = [near(s, row, column) / (near(d, row, column) + 1e-4)
+                        for d, s in zip(densities, spreads, strict=True)]
             weights = [(u + 1e-6) ** -2 for u in relative]
-            here = [(w / sum(weights), d[row, column], s[row, column]) for w, d, s in zip(weights, densities, spreads, strict=True)]
+            here = [(w / sum(weights), d[row, column], s[row, column])
+                    for w, d, s in zip(weights, densities, spreads, strict=True)]
             mean[row, column] = sum(w * d for w, d, _ in here)
             deviation[row, column] = np.sqrt(sum(w * (s * s + d * d) for w, d, s in here) - mean[row, column] ** 2)
     return mean, deviation
@@ -82,17 +85,20 @@ def test_heads_of_views_by_hand():
     first = np.array([[10, 10, 6, 0.8], [50, 10, 6, 0.4]], np.float32)
     second = np.array([[13, 14, 5, 0.6], [90, 10, 4, 0.5], [92, 10, 4, 0.3]], np.float32)
     # The first is seen twice, 5 px apart; the others in one view each, and the last one within the size of a surer one.
-    assert merge_heads([first, second]).tolist() == pytest.approx(np.array([[10, 10, 6, 0.7], [90, 10, 4, 0.25], [50, 10, 6, 0.2]]))
+    assert merge_heads([first, second]).tolist() == pytest.approx(np.array([[10, 10, 6, 0.7], [90, 10, 4, 0.25],
+                                                                            [50, 10, 6, 0.2]]))
 
 
 def test_heads_of_views_against_a_loop():
     rng = np.random.default_rng(0)
-    views = [np.column_stack([rng.uniform(0, 200, (count, 2)), rng.uniform(3, 25, count), rng.uniform(0.1, 1, count)]) for count in (80, 120, 0)]
+    views = [np.column_stack([rng.uniform(0, 200, (count, 2)), rng.uniform(3, 25, count), rng.uniform(0.1, 1, count)])
+             for count in (80, 120, 0)]
     found = sorted((tuple(np.float32(head)) for view in views for head in view), key=lambda head: -head[3])
     heads: list[list[float]] = []
     for x, y, size, _ in found:
         if all(np.hypot(x - head[0], y - head[1]) > head[2] for head in heads):
-            best = [max((one[3] for one in view if np.hypot(one[0] - x, one[1] - y) <= size), default=0.0) for view in views]
+            best = [max((one[3] for one in view if np.hypot(one[0] - x, one[1] - y) <= size), default=0.0)
+                    for view in views]
             heads.append([x, y, size, sum(best) / 3])
     merged = merge_heads(views)
     assert 20 < len(merged) < 150

@@ -1,4 +1,6 @@
-"""The dry run: a good configuration passes and nothing is changed; each planted misconfiguration is one line that failed, and names the cause."""
+"""The dry run: a good configuration passes and nothing is changed; each planted misconfiguration is one line that
+failed, and names the cause.
+"""
 
 from __future__ import annotations
 
@@ -76,10 +78,12 @@ def test_labels_of_the_target_are_never_opened(tiny_config: RunConfig, make_imag
 
 def test_1_no_source_folder(tiny_config: RunConfig, tmp_path: Path) -> None:
     line = the_failure(replace(tiny_config, source=f"shanghaitech:{tmp_path}/nowhere:train"))
-    assert line == f"data source here FAILED no folder at {tmp_path}/nowhere; give the folder that holds the shanghaitech data"
+    assert (line == f"data source here FAILED no folder at {tmp_path}/nowhere; give the folder that holds the "
+                    "shanghaitech data")
 
 
-@pytest.mark.parametrize(("damage", "cause"), [("manifest", "not JSON"), ("shard", "it was cut or changed"), ("missing", "lacks ")])
+@pytest.mark.parametrize(("damage", "cause"),
+                         [("manifest", "not JSON"), ("shard", "it was cut or changed"), ("missing", "lacks ")])
 def test_2_damaged_shards(tiny_config: RunConfig, copied: Path, damage: str, cause: str) -> None:
     shard = min(copied.glob("*.tar"))
     if damage == "manifest":
@@ -89,7 +93,8 @@ def test_2_damaged_shards(tiny_config: RunConfig, copied: Path, damage: str, cau
     else:
         max(copied.glob("*.tar")).unlink()
     line = the_failure(replace(tiny_config, source=str(copied)))
-    assert line.startswith("data source here FAILED ") and cause in line and ("copy it again" in line or "write it again" in line)
+    assert (line.startswith("data source here FAILED ") and cause in line
+            and ("copy it again" in line or "write it again" in line))
 
 
 @pytest.fixture
@@ -105,7 +110,8 @@ def test_object_storage_that_is_good(tiny_config: RunConfig, bucket: str) -> Non
 
 def test_3_no_such_bucket(tiny_config: RunConfig, bucket: str) -> None:
     line = the_failure(replace(tiny_config, storage="s3://nosuchbucket/runs"))
-    assert line.startswith("storage here FAILED no bucket nosuchbucket at http://127.0.0.1") and line.endswith("make it, or correct the address")
+    assert (line.startswith("storage here FAILED no bucket nosuchbucket at http://127.0.0.1")
+            and line.endswith("make it, or correct the address"))
 
 
 class _Refusing(http.server.BaseHTTPRequestHandler):
@@ -136,30 +142,35 @@ def refusing(environment: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: F811
 
 def test_4_wrong_key(tiny_config: RunConfig, refusing: str) -> None:
     line = the_failure(replace(tiny_config, storage=refusing))
-    assert line.startswith("storage here FAILED wrong key for s3://crowd/runs/") and "correct AWS_SECRET_ACCESS_KEY" in line and "SECRETTEST" not in line
+    assert (line.startswith("storage here FAILED wrong key for s3://crowd/runs/")
+            and "correct AWS_SECRET_ACCESS_KEY" in line and "SECRETTEST" not in line)
 
 
 def test_5_storage_that_cannot_be_written(tiny_config: RunConfig, tmp_path: Path) -> None:
     """Also by root, to whom no folder's mode is an obstacle: a file is in the way, or the kernel's own file system."""
     (tmp_path / "file").write_text("in the way")
     line = the_failure(replace(tiny_config, storage=str(tmp_path / "file" / "runs")))
-    assert line.startswith("storage here FAILED no folder can be made at ") and line.endswith("a file is in the way; remove it, or choose another place")
+    assert (line.startswith("storage here FAILED no folder can be made at ")
+            and line.endswith("a file is in the way; remove it, or choose another place"))
     if Path("/sys/kernel").is_dir():
         line = the_failure(replace(tiny_config, storage="/sys/kernel/runs"))
-        assert line.startswith("storage here FAILED ") and line.endswith("a place that this user may write to, or give another --storage")
+        assert (line.startswith("storage here FAILED ")
+                and line.endswith("a place that this user may write to, or give another --storage"))
 
 
 def test_6_no_weights_file(tiny_config: RunConfig, tmp_path: Path) -> None:
     counter = CounterConfig(backbone="vgg16", weights=str(tmp_path / "vgg16.pth"))
     line = the_failure(replace(tiny_config, counter=counter))
-    assert line == f"weights counter here FAILED no weights at {tmp_path}/vgg16.pth: put the file there, or correct the option weights"
+    assert (line == f"weights counter here FAILED no weights at {tmp_path}/vgg16.pth: put the file there, or correct "
+                    "the option weights")
     (tmp_path / "vgg16.pth").write_bytes(b"not weights")
     assert the_failure(replace(tiny_config, counter=counter)).startswith("networks here FAILED weights ")
 
 
 def test_7_mlflow_is_away(tiny_config: RunConfig) -> None:
     line = the_failure(replace(tiny_config, tracking_uri="http://127.0.0.1:9"))
-    assert line.startswith("MLflow here FAILED no MLflow server answers at http://127.0.0.1:9") and "correct the tracking address" in line
+    assert (line.startswith("MLflow here FAILED no MLflow server answers at http://127.0.0.1:9")
+            and "correct the tracking address" in line)
 
 
 def test_an_experiment_that_was_deleted(tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -176,7 +187,8 @@ def test_8_a_name_that_is_taken(tiny_config: RunConfig) -> None:
     storage.write_bytes(storage.join(run_folder(tiny_config), CONFIG), to_json(tiny_config).encode())
     assert failures(tiny_config) == [], "the same configuration goes on"
     line = the_failure(replace(tiny_config, seed=1))
-    assert line.startswith("run name tiny here FAILED run tiny exists with another configuration (it differs in seed): choose another --run-name")
+    assert (line.startswith("run name tiny here FAILED run tiny exists with another configuration (it differs in "
+                            "seed): choose another --run-name"))
 
 
 @pytest.mark.parametrize("kind", ["file", "s3"])
@@ -184,7 +196,8 @@ def test_8_a_name_that_another_process_holds(tiny_config: RunConfig, bucket: str
     config = tiny_config if kind == "file" else replace(tiny_config, storage=bucket)
     with storage.exclusive(run_folder(config)):
         line = the_failure(config)
-        assert line.startswith("run name tiny here FAILED another process ") and "wait for it, or choose another --run-name" in line
+        assert (line.startswith("run name tiny here FAILED another process ")
+                and "wait for it, or choose another --run-name" in line)
     assert failures(config) == []
 
 
@@ -203,7 +216,8 @@ def test_10_a_gpu_that_is_asked_for_and_not_there(tiny_config: RunConfig, monkey
         pytest.skip("there is one")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     line = the_failure(tiny_config)
-    assert line.startswith("GPU here FAILED CUDA_VISIBLE_DEVICES=0 names 1 GPUs, torch sees 0 (it was built ") and "look at nvidia-smi" in line
+    assert (line.startswith("GPU here FAILED CUDA_VISIBLE_DEVICES=0 names 1 GPUs, torch sees 0 (it was built ")
+            and "look at nvidia-smi" in line)
     assert gpu_row(2, "node").detail.startswith("the cluster promises 2 GPUs, torch sees 0")
 
 
@@ -253,13 +267,17 @@ def test_haste_ends_with_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CROWDDIST_S3_PATIENCE_S" not in os.environ
 
 
-def test_the_job_says_so_with_its_exit_code(start: Callable, tiny_config: RunConfig, tmp_path: Path) -> None:  # noqa: F811
+def test_the_job_says_so_with_its_exit_code(
+    start: Callable, tiny_config: RunConfig, tmp_path: Path  # noqa: F811
+) -> None:
     data = ["--source", tiny_config.source, "--target", tiny_config.target, "--evaluation", tiny_config.evaluation]
     command = ["smoke", *data, "--check", "--launcher", "local", "--storage", tmp_path / "runs"]
     done = start("adapt", *command)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith(" checks are ok\n") and not (tmp_path / "runs").exists()
+    assert (done.returncode,
+            done.stderr) == (0, "") and done.stdout.endswith(" checks are ok\n") and not (tmp_path / "runs").exists()
     done = start("adapt", *command, "--tracking-uri", "http://127.0.0.1:9")
-    assert done.returncode == 2 and done.stdout.count("FAILED ") == 1 + done.stdout.count("marked FAILED ") and not (tmp_path / "runs").exists()
+    assert (done.returncode == 2 and done.stdout.count("FAILED ") == 1 + done.stdout.count("marked FAILED ")
+            and not (tmp_path / "runs").exists())
 
 
 @pytest.mark.ray
@@ -275,7 +293,8 @@ def test_every_node_has_its_rows(private_ray: None, tiny_config: RunConfig) -> N
     rows = node_rows(expected)
     names = [name_of(node) for node in ray.nodes() if node["Alive"]]
     assert names and {row.where for row in rows} == set(names) and {row.state for row in rows} == {"ok"}, table(rows)
-    assert [row.what for row in rows if row.where == names[0]] == ["storage", "data sets", "versions", "GPU", "disk", "shared memory"]
+    assert [row.what for row in rows if row.where == names[0]] == ["storage", "data sets", "versions", "GPU", "disk",
+                                                                   "shared memory"]
     other = node_rows(replace(expected, versions=expected.versions | {"torch": "1.0"}))
     assert [row.what for row in other if row.state == "FAILED"] == ["versions"] * len(names)
     silent = node_rows(expected, timeout_s=0.0)
@@ -292,17 +311,21 @@ def test_a_cluster_of_two_nodes(tiny_config: RunConfig, tmp_path: Path) -> None:
     import torch
 
     data = ["--source", tiny_config.source, "--target", tiny_config.target, "--evaluation", tiny_config.evaluation]
-    command = [sys.executable, "tests/distributed/two_nodes.py", "smoke", "--launcher", "ray", *data, "--check", "--storage", str(tmp_path / "runs")]
+    command = [sys.executable, "tests/distributed/two_nodes.py", "smoke", "--launcher", "ray", *data, "--check",
+               "--storage", str(tmp_path / "runs")]
     begun = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+                          capture_output=True, text=True, check=False)
     assert time.monotonic() - begun < 120, "under a minute, and the cluster's own start and end"
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for what in ("storage", "data sets", "versions", "GPU", "disk", "shared memory"):
-        names = {re.sub(f"^{what} (.*?) (ok|FAILED) .*", r"\1", row) for row in rows if re.match(f"{what} .* (ok|FAILED) ", row)}
+        names = {re.sub(f"^{what} (.*?) (ok|FAILED) .*", r"\1", row)
+                 for row in rows if re.match(f"{what} .* (ok|FAILED) ", row)}
         assert len(names - {"here"}) == 2, done.stdout + done.stderr
     failed = [row for row in rows if " FAILED " in row and "checks failed" not in row]
     if not torch.cuda.is_available():
-        assert done.returncode == 2 and len(failed) == 1 and "FAILED the cluster promises 1 GPUs, torch sees 0" in failed[0]
+        assert (done.returncode == 2 and len(failed) == 1
+                and "FAILED the cluster promises 1 GPUs, torch sees 0" in failed[0])
     assert not (tmp_path / "runs").exists()
 
 

@@ -29,7 +29,8 @@ def test_wrong_input_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[
 def test_a_missing_file_is_told_with_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ending, one_line_errors():
         (tmp_path / "missing").read_bytes()
-    assert ending.value.code == 2 and capsys.readouterr().err == f"error: No such file or directory: {tmp_path}/missing\n"
+    assert (ending.value.code == 2
+            and capsys.readouterr().err == f"error: No such file or directory: {tmp_path}/missing\n")
     assert end(FileNotFoundError("no folder at /a; give one that holds images")) == 2
     assert capsys.readouterr().err == "error: no folder at /a; give one that holds images\n"
 
@@ -62,7 +63,8 @@ def test_an_interruption_is_no_error(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "interrupted; the same command takes the run up again\n"
 
 
-@pytest.mark.parametrize("bug", [ValueError("x"), KeyError("x"), RuntimeError("x"), ZeroDivisionError("x"), AssertionError("x")])
+@pytest.mark.parametrize("bug", [ValueError("x"), KeyError("x"), RuntimeError("x"), ZeroDivisionError("x"),
+                                 AssertionError("x")])
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as caught, one_line_errors():
         raise bug
@@ -98,7 +100,8 @@ def read(*arguments: str) -> Outer:
 
 def test_arguments_are_read_and_refused_by_the_configuration_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert read("--inner.size", "5", "--name", "b") == Outer(inner=Inner(size=5), name="b")
-    for arguments, message in ((("--inner.size", "0"), "size must be positive, got 0"), (("--name", "a/b"), "name must be plain, got a/b")):
+    for arguments, message in ((("--inner.size", "0"), "size must be positive, got 0"),
+                               (("--name", "a/b"), "name must be plain, got a/b")):
         with pytest.raises(InputError) as caught:
             read(*arguments)
         assert str(caught.value) == message

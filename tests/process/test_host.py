@@ -37,7 +37,8 @@ def test_versions():
 def test_freed_memory_is_kept():
     """Maps that come and go cost new pages the first time alone."""
     code = (
-        "import resource, numpy as np\nfrom crowddist.process.host import keep_freed_memory\nassert keep_freed_memory()\n"
+        "import resource, numpy as np\nfrom crowddist.process.host import keep_freed_memory\nassert "
+        "keep_freed_memory()\n"
         "def faults(): np.ones(2**24); return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "first = faults(); print(faults() - first)"
     )

@@ -18,13 +18,15 @@ PROJECT = Path(__file__).parents[2]
 
 def end(block: str, *signals: str, grace_s: float = 60, pause_s: float = 0.0) -> subprocess.CompletedProcess[str]:
     """A program that listens, and sends itself signals when it says so."""
-    sends = "; time.sleep(PAUSE); ".join(f"os.kill(os.getpid(), signal.{name})" for name in signals).replace("PAUSE", str(pause_s))
+    sends = "; time.sleep(PAUSE); ".join(f"os.kill(os.getpid(), signal.{name})"
+                                         for name in signals).replace("PAUSE", str(pause_s))
     code = (
         "import os, signal, time\nfrom crowddist.process.stop_signals import Termination\n"
         f"def send():\n    {sends}\n"
         f"termination = Termination({grace_s})\nwith termination.listening():\n{block}"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=PROJECT)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
+                          cwd=PROJECT)
 
 
 @pytest.mark.parametrize("name", [each.name for each in SIGNALS])
@@ -35,24 +37,28 @@ def test_outside_of_training_it_ends_at_once(name: str) -> None:
 
 
 def test_while_training_it_is_a_request(tmp_path: Path) -> None:
-    block = "    with termination.deferred():\n        send()\n        print(termination.requested)\n    print('not reached')\n"
+    block = ("    with termination.deferred():\n        send()\n        print(termination.requested)\n    print('not "
+             "reached')\n")
     done = end(block, "SIGUSR1")
     assert (done.returncode, done.stdout) == (EXIT_CODE, "True\n")
 
 
 def test_what_breaks_after_the_request_is_no_error() -> None:
-    done = end("    with termination.deferred():\n        send()\n        raise RuntimeError('the workers were stopped too')\n", "SIGTERM")
+    done = (end("    with termination.deferred():\n        send()\n        raise RuntimeError('the workers were "
+                "stopped too')\n", "SIGTERM"))
     assert done.returncode == EXIT_CODE and "RuntimeError" not in done.stderr
     done = end("    with termination.deferred():\n        raise RuntimeError('a bug')\n", "SIGTERM")
     assert done.returncode == 1 and "a bug" in done.stderr
 
 
 def test_a_signal_soon_after_the_first_says_nothing_new_and_a_later_one_that_it_is_urgent() -> None:
-    block = "    with termination.deferred():\n        send()\n        print('still here', flush=True)\n        time.sleep(0.2)\n"
+    block = ("    with termination.deferred():\n        send()\n        print('still here', flush=True)\n        "
+             "time.sleep(0.2)\n")
     assert end(block, "SIGUSR1", "SIGTERM").stdout == "still here\n"
     urgent = end(block, "SIGUSR1", "SIGTERM", pause_s=2.2)
     assert (urgent.returncode, urgent.stdout) == (EXIT_CODE, "")
-    hanging = end("    try:\n        send()\n    finally:\n        time.sleep(3)\n        send()\n        time.sleep(60)\n", "SIGTERM")
+    hanging = (end("    try:\n        send()\n    finally:\n        time.sleep(3)\n        send()\n        "
+                   "time.sleep(60)\n", "SIGTERM"))
     assert hanging.returncode == EXIT_CODE
     last = "        try:\n            time.sleep(2.1)\n            send()\n        finally:\n            send()\n"
     thrice = end(f"    try:\n        send()\n    finally:\n{last}", "SIGTERM")

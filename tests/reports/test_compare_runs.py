@@ -15,7 +15,8 @@ from crowddist.reports.compare_runs import PAIRS, PUBLISHED, calibration_table, 
 
 
 def result(method: str, *errors: float, recipe: str = "renderer_to_shb", **first: float) -> dict[str, Any]:
-    rounds = [{"round": number, "target/mae": mae, "target/rmse": mae + 10, "target/num_images": 79.0} for number, mae in enumerate(errors)]
+    rounds = [{"round": number, "target/mae": mae, "target/rmse": mae + 10, "target/num_images": 79.0}
+              for number, mae in enumerate(errors)]
     rounds[0] |= {f"target/{name}": value for name, value in first.items()}
     return {"run": f"a-{method}", "recipe": recipe, "method": method, "seed": 0, "rounds": rounds}
 
@@ -28,26 +29,37 @@ def test_table_to_the_letter() -> None:
         result("self_supervision", 0.0, 1.0, recipe="quickstart"),
     ])
     assert table.splitlines() == [
-        "run                 recipe           method            seed  images  counter alone  adapted      change  paper           paper's change",
-        "------------------  ---------------  ----------------  ----  ------  -------------  -----------  ------  --------------  --------------",
-        "a-self_supervision  renderer_to_shb  self_supervision  0     79      80.0 / 90.0    60.0 / 70.0  -25%    22.8 -> 11.4    -50%",
-        "a-bi_knowledge      sha_to_shb       bi_knowledge      0     79      50.0 / 70.0    30.0 / 40.0  -40%    21.65 -> 13.38  -38%",
-        "a-supervised        renderer_to_shb  supervised        0     79      -              20.0 / 30.0  -       22.8 -> 11      -52%",
-        "a-self_supervision  quickstart       self_supervision  0     79      0.0 / 10.0     1.0 / 11.0   -       -               -",
+        "run                 recipe           method            seed  images  counter alone  adapted      change  "
+        "paper           paper's change",
+        "------------------  ---------------  ----------------  ----  ------  -------------  -----------  ------  "
+        "--------------  --------------",
+        "a-self_supervision  renderer_to_shb  self_supervision  0     79      80.0 / 90.0    60.0 / 70.0  -25%    22.8 "
+        "-> 11.4    -50%",
+        "a-bi_knowledge      sha_to_shb       bi_knowledge      0     79      50.0 / 70.0    30.0 / 40.0  -40%    "
+        "21.65 -> 13.38  -38%",
+        "a-supervised        renderer_to_shb  supervised        0     79      -              20.0 / 30.0  -       22.8 "
+        "-> 11      -52%",
+        "a-self_supervision  quickstart       self_supervision  0     79      0.0 / 10.0     1.0 / 11.0   -       -    "
+        "           -",
     ]
 
 
 def test_uncertainties_side_by_side(tmp_path: Path) -> None:
-    """To the letter, by hand: spreads of 3 and 4 beside errors of 3 and -4 are calibrated and rank the images; swapped, they do neither."""
+    """To the letter, by hand: spreads of 3 and 4 beside errors of 3 and -4 are calibrated and rank the images; swapped,
+    they do neither.
+    """
     runs = {"right": [3.0, 4.0], "wrong": [4.0, 3.0], "alone": [0.0, 0.0]}
     for name, spreads in runs.items():
         folder = (tmp_path / name).as_uri()
-        storage.write_json(storage.join(folder, "result.json"), {"rounds": [{"stage": "source"}, {"stage": "labels-1"}]})
+        storage.write_json(storage.join(folder, "result.json"),
+                           {"rounds": [{"stage": "source"}, {"stage": "labels-1"}]})
         rows = [{"error": error, "uncertainty": spread} for error, spread in zip([3.0, -4.0], spreads, strict=True)]
         storage.write_json(storage.join(folder, "labels-1", "images.json"), rows)
     found = {name: read_uncertainties(str(tmp_path / name)) for name in runs}
-    assert found["right"] == {"errors": [3.0, -4.0], "uncertainties": [3.0, 4.0]} and found["alone"] == {}, "of a counter without an ensemble"
-    # Of the wrong one: |4 - 3| + |3 - 4| over 7; the larger error is left over after the smaller, (1 - 1 + 4 / 3.5 - 3 / 3.5) / 2.
+    assert (found["right"] == {"errors": [3.0, -4.0], "uncertainties": [3.0, 4.0]}
+            and found["alone"] == {}), "of a counter without an ensemble"
+    # Of the wrong one: |4 - 3| + |3 - 4| over 7; the larger error is left over after the smaller, (1 - 1 + 4 / 3.5 - 3
+    # / 3.5) / 2.
     assert calibration_table({name: found[name] for name in ("right", "wrong")}).splitlines() == [
         "run    images  rmse  uncertainty  calibration error  AUSE",
         "-----  ------  ----  -----------  -----------------  -----",

@@ -53,7 +53,8 @@ def test_files_and_folders_are_counted(counter: Predictor, photos: Path, tmp_pat
     lines: list[str] = []
     rows = predict_files(counter, [str(single), str(photos)], str(tmp_path / "out"), say=lines.append)
     paths = [single, photos / "gate.png", photos / "hall.jpg", photos / "upstairs" / "gate.jpg"]
-    assert [row["file"] for row in read_table(tmp_path / "out")] == [row["file"] for row in rows] == [str(path) for path in paths]
+    assert [row["file"] for row in read_table(tmp_path / "out")] == [row["file"]
+                                                                     for row in rows] == [str(path) for path in paths]
     assert listing(tmp_path / "out") == ["counts.csv", "gate-2.png", "gate.png", "hall.png", "one.png"]
     for row, path, line in zip(read_table(tmp_path / "out"), paths, lines, strict=True):
         found = counter.predict(read_pixels(path))
@@ -69,7 +70,8 @@ def test_files_and_folders_are_counted(counter: Predictor, photos: Path, tmp_pat
 
 
 def test_names_never_replace_one_another(counter: Predictor, tmp_path: Path) -> None:
-    files = [write_photograph(tmp_path / folder / name, (40, 40)) for folder, name in (("a", "x.png"), ("a", "x-2.jpg"), ("b", "x.jpg"), ("c", "x.png"))]
+    files = [write_photograph(tmp_path / folder / name, (40, 40))
+             for folder, name in (("a", "x.png"), ("a", "x-2.jpg"), ("b", "x.jpg"), ("c", "x.png"))]
     predict_files(counter, [str(path) for path in files], str(tmp_path / "out"), say=lambda line: None)
     assert listing(tmp_path / "out") == ["counts.csv", "x-2.png", "x-3.png", "x-4.png", "x.png"]
     assert len(read_table(tmp_path / "out")) == 4
@@ -126,8 +128,10 @@ def test_a_photograph_on_its_side_is_counted_upright(counter: Predictor, tmp_pat
     tag[274] = 6  # turned a quarter
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=tag)
     Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
-    rows = predict_files(counter, [str(tmp_path / "turned.png"), str(tmp_path / "upright.png")], str(tmp_path / "out"), say=lambda line: None)
-    assert {name: value for name, value in rows[0].items() if name != "file"} == {name: value for name, value in rows[1].items() if name != "file"}
+    rows = predict_files(counter, [str(tmp_path / "turned.png"), str(tmp_path / "upright.png")], str(tmp_path / "out"),
+                         say=lambda line: None)
+    assert {name: value for name, value in rows[0].items()
+            if name != "file"} == {name: value for name, value in rows[1].items() if name != "file"}
 
 
 def test_names_in_any_bytes_are_counted(counter: Predictor, photos: Path, tmp_path: Path) -> None:

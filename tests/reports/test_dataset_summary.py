@@ -30,7 +30,8 @@ def test_a_histogram_by_hand() -> None:
 def test_every_image_is_in_one_bar() -> None:
     counts = np.random.default_rng(0).integers(0, 4000, 300)
     lines = histogram(counts)
-    assert sum(int(line.replace("and more", "").replace(" to ", "-").split()[1].replace(",", "")) for line in lines) == 300
+    assert sum(int(line.replace("and more", "").replace(" to ", "-").split()[1].replace(",", ""))
+               for line in lines) == 300
 
 
 def test_images_are_described_without_pixels(make_images: Callable[..., str], tmp_path: Path) -> None:
@@ -39,9 +40,11 @@ def test_images_are_described_without_pixels(make_images: Callable[..., str], tm
     assert described.counts.tolist() == [3 + index % 5 for index in range(12)] and described.sizes == {(72, 96): 12}
     lines = described.lines()
     assert lines[0].startswith("tiny (all): 12 images, ") and f", digest {described.manifest.digest[:12]}" in lines[1]
-    assert lines[2:] == ["sizes: 96 x 72 px (12)", "persons: 57; an image 3 to 7, mean 4.8, median 4.5", f"1 to 9      12  {'#' * 40}"]
+    assert lines[2:] == ["sizes: 96 x 72 px (12)", "persons: 57; an image 3 to 7, mean 4.8, median 4.5",
+                         f"1 to 9      12  {'#' * 40}"]
     seen = []
-    describe(url, watch=lambda numbers: (seen.append(number) or number for number in numbers))  # type: ignore[func-returns-value]
+    describe(url, watch=lambda numbers: (seen.append(number) or number
+                                         for number in numbers))  # type: ignore[func-returns-value]
     assert seen == list(range(12))
 
 
@@ -49,8 +52,11 @@ def test_the_most_usual_sizes_are_named(make_images: Callable[..., str], tmp_pat
     with ShardWriter(tmp_path / "set", name="many", split="all", labelled=False, converter="test") as shards:
         for index, width in enumerate([40, 48, 48, 56, 56, 56, 64, 64, 64, 64, 72]):
             _, png = cv2.imencode(".png", np.zeros((32, width, 3), np.uint8))
-            shards.add(f"image-{index}", {"png": png.tobytes(), "json": {"id": f"{index}", "height": 32, "width": width}})
-    assert describe(str(tmp_path / "set")).lines()[2:] == ["sizes: 64 x 32 px (4), 56 x 32 px (3), 48 x 32 px (2) and 2 more", "unlabelled"]
+            shards.add(f"image-{index}",
+                       {"png": png.tobytes(), "json": {"id": f"{index}", "height": 32, "width": width}})
+    assert describe(str(tmp_path
+                        / "set")).lines()[2:] == ["sizes: 64 x 32 px (4), 56 x 32 px (3), 48 x 32 px (2) and 2 more",
+                                                  "unlabelled"]
 
 
 def test_samples_are_spread_over_the_counts(make_images: Callable[..., str], tmp_path: Path) -> None:
@@ -67,16 +73,19 @@ def test_a_sheet_shows_images_and_heads(make_images: Callable[..., str], tmp_pat
     picture = cv2.imread(str(tmp_path / "sheet.png"))
     assert picture is not None and picture.shape[1] == 3 * 480 + 2 * 16 and picture.shape[0] > 2 * 360
     dots = (np.abs(picture[:, :, ::-1].astype(int) - (255, 80, 205)).max(2) < 40).sum()
-    bare = cv2.imread(write_sheet(describe(make_images(tmp_path / "bare", count=5, labelled=False)), str(tmp_path / "bare.png")).removeprefix("file://"))
+    bare = cv2.imread(write_sheet(describe(make_images(tmp_path / "bare", count=5, labelled=False)),
+                                  str(tmp_path / "bare.png")).removeprefix("file://"))
     assert bare is not None
     assert dots >= 25 > (np.abs(bare[:, :, ::-1].astype(int) - (255, 80, 205)).max(2) < 40).sum()  # 25 persons
 
 
 def test_pseudo_labels_are_described_but_have_no_sheet(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "labels", name="round", split="all", labelled=False, kind="labels", converter="test") as shards:
+    with ShardWriter(tmp_path / "labels", name="round", split="all", labelled=False, kind="labels",
+                     converter="test") as shards:
         for index in range(2):
             density = np.full((4, 5), 0.5, np.float32)
-            shards.add(f"image-{index}", {"density.npy": density, "keep.png": density > 0, "json": {"extent": [4.0, 5.0]}})
+            shards.add(f"image-{index}",
+                       {"density.npy": density, "keep.png": density > 0, "json": {"extent": [4.0, 5.0]}})
     described = describe(str(tmp_path / "labels"))
     assert "2 pseudo-labels" in described.lines()[0] and described.counts.tolist() == [10, 10]
     with pytest.raises(InputError, match="holds pseudo-labels, which are no images"):

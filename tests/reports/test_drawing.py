@@ -3,11 +3,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.reports.drawing import Bar, Mark, caption, chosen, heat_colours, heated, legend, mark, spread_colours, step_px, stretched
+from crowddist.reports.drawing import (
+    Bar,
+    Mark,
+    caption,
+    chosen,
+    heat_colours,
+    heated,
+    legend,
+    mark,
+    spread_colours,
+    step_px,
+    stretched,
+)
 
 
 @pytest.mark.parametrize(
-    ("image_px", "cells", "expected"), [(1024, 128, 8), (1023, 128, 8), (1017, 128, 8), (400, 400, 1), (480, 64, 7.5), (12, 2, 8)]
+    ("image_px", "cells", "expected"),
+    [(1024, 128, 8), (1023, 128, 8), (1017, 128, 8), (400, 400, 1), (480, 64, 7.5), (12, 2, 8)]
 )
 def test_a_cell_covers_whole_pixels_where_it_can(image_px, cells, expected):
     assert step_px(image_px, cells) == expected
@@ -77,4 +90,5 @@ def test_squares_have_the_sizes_of_their_heads():
     for x, radius in ((30, 10), (90, 20)):
         for edge in ((40 - radius, x), (40 + radius, x), (40, x - radius), (40, x + radius)):
             assert canvas[edge][1] > 200 > canvas[edge][0] + 100, edge
-        assert (canvas[40 - radius + 4 : 40 + radius - 3, x - radius + 4 : x + radius - 3] == 100).all(), "what is inside is left as it is"
+        assert (canvas[40 - radius + 4 : 40 + radius - 3, x - radius + 4 : x + radius - 3]
+                == 100).all(), "what is inside is left as it is"

@@ -64,21 +64,24 @@ def quiet(line: str) -> None:
 
 @pytest.fixture
 def config(tiny_config: RunConfig) -> RunConfig:
-    return replace(tiny_config, search=SearchConfig(objective="agreement", trials=3), self_supervision=replace(tiny_config.self_supervision, rounds=1))
+    return replace(tiny_config, search=SearchConfig(objective="agreement", trials=3),
+                   self_supervision=replace(tiny_config.self_supervision, rounds=1))
 
 
 def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     result = adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
     folder = run_folder(config)
     page = read(folder)
-    assert page.headings[0] == "tiny" and [name for name in page.headings if not name.startswith(("labels, round", "The "))] == [
+    assert page.headings[0] == "tiny" and [name for name in page.headings
+                                           if not name.startswith(("labels, round", "The "))] == [
         "tiny", "Rounds", "Search of thresholds", "Images", "Time and cost", "Data", "Settings",
     ]
     first, last = result["rounds"][0], result["final"]
     assert f"The counter is wrong by {last['target/mae']:.1f} people an image" in page.words
     assert f"without adaptation by {first['target/mae']:.1f}" in page.words
     for row in result["rounds"]:
-        assert f"{row['title']} {row['target/mae']:.2f} {row['target/rmse']:.2f}" in re.sub(r"(?<=\d) ?(?=[a-z])", " ", _spaced(folder)), row["title"]
+        assert f"{row['title']} {row['target/mae']:.2f} {row['target/rmse']:.2f}" in re.sub(
+            r"(?<=\d) ?(?=[a-z])", " ", _spaced(folder)), row["title"]
     for data in result["data"].values():
         assert data["digest"][:16] in page.words and data["url"] in page.words
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
@@ -136,7 +139,8 @@ def test_the_settings_that_are_not_the_recipes_are_named(config: RunConfig) -> N
     written = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
     write_report(folder.as_uri(), say=quiet)
-    assert "train.steps 600 6" in _spaced(folder.as_uri()) and "seed 0" not in _spaced(folder.as_uri()).partition("Settings")[2].partition("The whole")[0]
+    assert ("train.steps 600 6" in _spaced(folder.as_uri())
+            and "seed 0" not in _spaced(folder.as_uri()).partition("Settings")[2].partition("The whole")[0])
 
 
 def test_how_the_count_depends_on_the_least_confidence(config: RunConfig) -> None:
@@ -156,5 +160,6 @@ def test_how_the_count_depends_on_the_least_confidence(config: RunConfig) -> Non
         write_report(folder, say=quiet)
         page = read(folder)
         assert len(page.sources) == len(before.sources) + 1
-        assert "if detections below a least confidence were left out, with all other thresholds as chosen; no label is needed for that." in page.words
+        assert ("if detections below a least confidence were left out, with all other thresholds as chosen; no label "
+                "is needed for that." in page.words)
         assert ("how wrong the count would then be" in page.words) == ("mae" in sweep[0])

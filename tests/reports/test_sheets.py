@@ -81,13 +81,15 @@ def test_words_and_marks_change_only_their_places():
     marked = overlay(image, cells, count=12.0, title="a", points=np.array([[100.0, 50.0, 0.9]]))
     y, x = np.nonzero((marked != plain).any(axis=2)[rows])
     # The point's pixel (100, 50) is drawn 2.4 times as large.
-    assert (x.min() + x.max()) / 2 == pytest.approx(240.7, abs=1) and (y.min() + y.max()) / 2 == pytest.approx(120.7, abs=1)
+    assert (x.min() + x.max()) / 2 == pytest.approx(240.7,
+                                                    abs=1) and (y.min() + y.max()) / 2 == pytest.approx(120.7, abs=1)
     assert 8 <= np.ptp(x) <= 20
 
 
 def sheet(image: np.ndarray, **other) -> np.ndarray:
     cells = one_head(*image.shape[:2], 2, 3)
-    facts = {"density": cells, "spread": cells * 0.1, "keep": np.ones(cells.shape, bool), "points": np.zeros((0, 4)), "count": 1.0}
+    facts = {"density": cells, "spread": cells * 0.1, "keep": np.ones(cells.shape, bool), "points": np.zeros((0, 4)),
+             "count": 1.0}
     return round_sheet(image, **facts | other)
 
 
@@ -95,7 +97,8 @@ def test_sheet_has_five_panels_of_one_image():
     image = street(300, 400)
     keep = np.ones((38, 50), bool)
     keep[:, :25] = False
-    picture = sheet(image, keep=keep, points=np.array([[200.0, 150.0]]), true_points=np.array([[300.0, 150.0]]), title="street")
+    picture = sheet(image, keep=keep, points=np.array([[200.0, 150.0]]), true_points=np.array([[300.0, 150.0]]),
+                    title="street")
     assert picture.dtype == np.uint8 and picture.shape[1] == 5 * 480 + 4 * 16
     top = int(np.flatnonzero((picture[:, ::496] != 255).any(axis=2).all(axis=1))[0])
     panels = [picture[top : top + 360, 496 * panel : 496 * panel + 480].astype(int) for panel in range(5)]
@@ -106,7 +109,8 @@ def test_sheet_has_five_panels_of_one_image():
     # Green where cells are kept, dark where not.
     assert panels[3][:, :239].max() < 50 and (panels[3][:, 241:, 1] > panels[3][:, 241:, 0] + 30).all()
     middle, right = panels[4][180, 234:248], panels[4][174:188, 360]
-    assert middle.max() > 200 and (right[:, 0] - right[:, 1]).max() > 100 and np.ptp(panels[4][50:100], axis=(0, 1)).max() == 0
+    assert (middle.max() > 200 and (right[:, 0] - right[:, 1]).max() > 100
+            and np.ptp(panels[4][50:100], axis=(0, 1)).max() == 0)
 
 
 def test_sheet_of_an_image_without_people():
@@ -141,8 +145,10 @@ def test_a_translation_sheet_has_a_row_an_image():
         first = picture[heading : heading + 240, 496 * column : 496 * column + 480]
         second = picture[heading + 976 : heading + 976 + 240, 496 * column : 496 * column + 480]
         assert (first == colour).all() and (second == (colour if column < 2 else 255)).all()
-    assert (picture[heading + 240 : heading + 960, :480] == 255).all() and (picture[heading + 240 : heading + 960, 992:] == colours[2]).all()
-    with pytest.raises(ValueError, match="as many images of the source as translated ones are needed, at least one, got 1 and 2"):
+    assert (picture[heading + 240 : heading + 960, :480] == 255).all() and (picture[heading + 240 : heading + 960, 992:]
+                                                                            == colours[2]).all()
+    with pytest.raises(ValueError,
+                       match="as many images of the source as translated ones are needed, at least one, got 1 and 2"):
         translation_sheet([source], [source, source], [])
     with pytest.raises(ValueError, match="at least one, got 0 and 0"):
         translation_sheet([], [], [target])
@@ -157,7 +163,8 @@ def test_what_is_no_image_is_refused():
 def test_charts():
     lines = {"source": [(step, 1.0 / (1 + step)) for step in range(50)], "round 1": [(3, 0.5)], "later": []}
     picture = curves(lines, title="Curves", label="loss")
-    assert picture.dtype == np.uint8 and picture.shape == (648, 1152, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    assert (picture.dtype == np.uint8 and picture.shape == (648, 1152, 3)
+            and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50)
     # Points in another order are the same curve.
     assert (curves({**lines, "source": lines["source"][::-1]}, title="Curves", label="loss") == picture).all()
     assert (curves({**lines, "source": lines["source"][:9]}, title="Curves", label="loss") != picture).any()
@@ -206,7 +213,8 @@ def test_importing_draws_nothing_in():
     import subprocess
     import sys
 
-    code = "import sys, crowddist.reports.sheets; print([name for name in ('matplotlib', 'cv2', 'PIL') if name in sys.modules])"
+    code = ("import sys, crowddist.reports.sheets; print([name for name in ('matplotlib', 'cv2', 'PIL') if name in "
+            "sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     assert sheets.__doc__
 
@@ -217,7 +225,8 @@ def test_heads_of_known_size_are_squares_in_the_overlay_and_on_the_sheet() -> No
     rings = overlay(image, density, count=2.0, points=points)
     squares = overlay(image, density, count=2.0, points=points, sizes=sizes)
     changed = np.argwhere((rings != squares).any(2))
-    assert np.ptp(changed[:, 1]) >= 400 + (40 + 80) / 2 - 2, "from the left edge of the one to the right edge of the other"
+    assert np.ptp(changed[:, 1]) >= 400 + (40
+                                           + 80) / 2 - 2, "from the left edge of the one to the right edge of the other"
     frame = {"density": density, "spread": density, "keep": density > 0, "count": 2.0}
     assert (round_sheet(image, points=points, sizes=sizes, **frame) != round_sheet(image, points=points, **frame)).any()
     with pytest.raises(ValueError, match="sizes as many"):

@@ -26,7 +26,8 @@ def result(rounds: list[dict[str, Any]], stopped: str = "") -> dict[str, Any]:
 
 
 def row(number: int, mae: float, **others: float) -> dict[str, Any]:
-    return {"round": number, "stage": f"stage-{number}", "target/mae": mae, "target/rmse": mae + 1, "target/num_images": 64.0, **others}
+    return {"round": number, "stage": f"stage-{number}", "target/mae": mae, "target/rmse": mae + 1,
+            "target/num_images": 64.0, **others}
 
 
 def test_the_table_tells_round_by_round(tmp_path: Path) -> None:
@@ -54,7 +55,8 @@ def test_the_table_tells_round_by_round(tmp_path: Path) -> None:
 
 
 def test_the_mean_over_scenes_is_in_the_table_where_there_is_one(tmp_path: Path) -> None:
-    without, told = (closing_lines(result([row(0, 20.0, **more)]), tmp_path.as_uri(), "") for more in ({}, {"target/mae_by_scene": 12.34}))
+    without, told = (closing_lines(result([row(0, 20.0, **more)]), tmp_path.as_uri(), "")
+                     for more in ({}, {"target/mae_by_scene": 12.34}))
     assert "MAE by scene" in told and "12.34" in told and "by scene" not in without
 
 
@@ -64,7 +66,8 @@ def test_a_loss_is_told_as_one(tmp_path: Path) -> None:
 
 
 def test_from_an_error_of_nothing_there_is_no_percentage(tmp_path: Path) -> None:
-    assert "target MAE 0.00 -> 1.00 on 64 images" in closing_lines(result([row(0, 0.0), row(1, 1.0)]), tmp_path.as_uri(), "")
+    assert "target MAE 0.00 -> 1.00 on 64 images" in closing_lines(result([row(0, 0.0), row(1, 1.0)]),
+                                                                   tmp_path.as_uri(), "")
 
 
 def test_one_round_compares_with_nothing(tmp_path: Path) -> None:
@@ -84,7 +87,8 @@ def test_rounds_that_settled_say_so(tmp_path: Path) -> None:
     assert words in closing_lines(result([row(0, 2.0), row(1, 1.0)], words), tmp_path.as_uri(), "").splitlines()
 
 
-def test_tracking_is_beside_the_runs_unless_told_otherwise(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_tracking_is_beside_the_runs_unless_told_otherwise(tmp_path: Path,
+                                                           monkeypatch) -> None:  # type: ignore[no-untyped-def]
     def tracker(**changes: Any):  # type: ignore[no-untyped-def]
         return make_tracker(RunConfig(recipe="a", source="/s", target="/t", storage=str(tmp_path / "runs"), **changes))
 
@@ -114,6 +118,7 @@ def test_notes_for_the_pages_of_mlflow() -> None:
     unknown = run_note(ended | {"rounds": [{"round": 0}], "final": {"round": 0}})
     assert unknown.startswith("no labelled evaluation data was given") and "|" not in unknown
     assert round_note("labels, round 1", row(1, 30.255, **{"target/bias": -2.0}), "first") == (
-        "**labels, round 1**, of run `first`: MAE 30.25, rmse 31.25, bias -2.00 people on images of the target set aside."
+        "**labels, round 1**, of run `first`: MAE 30.25, rmse 31.25, bias -2.00 people on images of the target set "
+        "aside."
     )
     assert round_note("labels, round 1", {"train/seconds": 1.0}, "first") == "**labels, round 1**, of run `first`."

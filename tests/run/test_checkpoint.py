@@ -30,11 +30,13 @@ def test_a_run_is_found_where_it_lies_now(tmp_path: Path) -> None:
     run = tmp_path / "elsewhere"
     url = checkpoint.save((run / "labels-1" / "checkpoints").as_uri(), 7, content(2.5))
     assert find_checkpoint(url) == url and find_checkpoint(url.removeprefix("file://")) == url
-    storage.write_json((run / "result.json").as_uri(), {"run": "mine", "checkpoint": "s3://bucket/runs/mine/labels-1/checkpoints/step-000007.pt"})
+    storage.write_json((run / "result.json").as_uri(),
+                       {"run": "mine", "checkpoint": "s3://bucket/runs/mine/labels-1/checkpoints/step-000007.pt"})
     assert find_checkpoint(run) == url
 
 
-@pytest.mark.parametrize("result", [None, {}, [], {"run": "mine", "checkpoint": None}, {"run": "mine", "checkpoint": "s3://runs/mine/../other/x.pt"}])
+@pytest.mark.parametrize("result", [None, {}, [], {"run": "mine", "checkpoint": None},
+                                    {"run": "mine", "checkpoint": "s3://runs/mine/../other/x.pt"}])
 def test_a_folder_without_a_result_is_no_run(tmp_path: Path, result: object) -> None:
     if result is not None:
         storage.write_json((tmp_path / "result.json").as_uri(), result)
@@ -64,7 +66,9 @@ def test_a_saver_takes_the_content_at_once_and_raises_what_its_writing_raised(tm
         saver.save(1, held)
         held["method"]["networks"]["weight"].zero_()
         saver.wait()
-        assert checkpoint.load_latest((tmp_path / "a").as_uri())["method"]["networks"]["weight"].tolist() == [1, 1, 1]  # type: ignore[index]
+        assert checkpoint.load_latest((tmp_path
+                                       / "a").as_uri())[
+                                           "method"]["networks"]["weight"].tolist() == [1, 1, 1]  # type: ignore[index]
     (tmp_path / "file").write_bytes(b"")
     with closing(checkpoint.Saver((tmp_path / "file" / "below").as_uri())) as saver:
         saver.save(1, held)

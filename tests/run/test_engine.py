@@ -26,7 +26,8 @@ from crowddist.run.engine import LocalRuntime, StageData, _loader, fit, fit_stag
 def stage_data(config: RunConfig, folder: Path) -> tuple[Method, StageData]:
     torch.manual_seed(0)
     method = build_method(config)
-    return method, StageData(stage=method.plan()[0], folder=folder.as_uri(), urls={"source": config.source, "target": config.target})
+    return method, StageData(stage=method.plan()[0], folder=folder.as_uri(),
+                             urls={"source": config.source, "target": config.target})
 
 
 def run(config: RunConfig, folder: Path) -> dict:
@@ -69,19 +70,22 @@ def test_a_resumed_stage_ends_with_the_same_bits(
     for name, value in unbroken["method"].get("unaveraged", {}).items():
         assert torch.equal(value, resumed["method"]["unaveraged"][name]), name
     assert str(unbroken["method"]["optimizers"]) == str(resumed["method"]["optimizers"])
-    curves = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()] for name in ("unbroken", "broken")]
+    curves = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()]
+              for name in ("unbroken", "broken")]
     assert [point["step"] for point in curves[1]] == [2, 4, 6]
     assert [point["loss"] for point in curves[0]] == [point["loss"] for point in curves[1]]
 
 
-def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tiny_config: RunConfig,
+                                                                             tmp_path: Path) -> None:
     """The average is that of all steps' weights, by its definition; training itself is none the wiser."""
     plain, seen = run(tiny_config, tmp_path / "plain"), []
     config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=0.3))
     method, data = stage_data(config, tmp_path / "averaged")
     weight = next(method.networks().parameters())
     step_of = method.step
-    method.step = lambda step, batches: (step_of(step, batches), seen.append(weight.detach().clone()))[0]  # type: ignore[method-assign,func-returns-value]
+    method.step = lambda step, batches: (step_of(step, batches),
+                                         seen.append(weight.detach().clone()))[0]  # type: ignore[method-assign,func-returns-value]
     expected = weight.detach().clone()
     fit(method, data, LocalRuntime(), engine=config.engine, seed=config.seed, record=to_json(config))
     for step, value in enumerate(seen):
@@ -92,11 +96,14 @@ def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tin
     name = next(name for name, value in method.networks().named_parameters() if value is weight)
     torch.testing.assert_close(state["method"]["networks"][name], expected)
     assert torch.equal(state["method"]["unaveraged"][name], plain["method"]["networks"][name])
-    assert all(torch.equal(value, state["method"]["networks"][name]) for name, value in method.networks().state_dict().items())
+    assert all(torch.equal(value, state["method"]["networks"][name])
+               for name, value in method.networks().state_dict().items())
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """In the midst of an interval, and at a stage's last step; what goes on ends with the bits of an unbroken training."""
+    """In the midst of an interval, and at a stage's last step; what goes on ends with the bits of an unbroken
+    training.
+    """
     config = replace(tiny_config, engine=replace(tiny_config.engine, checkpoint_every=100))
     unbroken = run(config, tmp_path / "unbroken")
 
@@ -130,11 +137,13 @@ def test_no_stage_is_begun_after_a_request_to_stop(tiny_config: RunConfig, tmp_p
     termination = Termination()
     termination.signal = "SIGTERM"
     stages = [
-        StageData(stage=stage, folder=(tmp_path / stage.name).as_uri(), urls={"source": tiny_config.source, "target": tiny_config.target})
+        StageData(stage=stage, folder=(tmp_path / stage.name).as_uri(),
+                  urls={"source": tiny_config.source, "target": tiny_config.target})
         for stage in build_method(tiny_config).plan()[:2]
     ]
     fit_stages(
-        lambda: build_method(tiny_config), stages, LocalRuntime(termination=termination), engine=tiny_config.engine, seed=0, record=to_json(tiny_config),
+        lambda: build_method(tiny_config), stages, LocalRuntime(termination=termination), engine=tiny_config.engine,
+        seed=0, record=to_json(tiny_config),
     )
     assert checkpoint.load_latest((tmp_path / "source" / "checkpoints").as_uri())["step"] == 1  # type: ignore[index]
     assert not (tmp_path / stages[1].stage.name).exists()
@@ -145,7 +154,8 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
     (tmp_path / "stage").mkdir()
     (tmp_path / "stage" / "curve.jsonl").write_text('{"step": 2, "lo')
     run(tiny_config, tmp_path / "stage")
-    assert [json.loads(line)["step"] for line in (tmp_path / "stage" / "curve.jsonl").read_text().splitlines()] == [2, 4, 6]
+    assert [json.loads(line)["step"]
+            for line in (tmp_path / "stage" / "curve.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
 @pytest.mark.parametrize(("own", "as_run"), [
@@ -153,7 +163,8 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
     ({"crop_size": 32}, {"crop_size": 32}),
     ({"plain": True}, {"colour_jitter": 0.0, "grey_share": 0.0, "soft_share": 0.0, "noisy_share": 0.0}),
 ], ids=["scale", "size", "plain"])
-def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any], as_run: dict[str, Any]) -> None:
+def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any],
+                                     as_run: dict[str, Any]) -> None:
     """A stage whose stream has a way of its own trains as one whose run has it."""
     tiny_config = replace(tiny_config, stream=replace(tiny_config.stream, noisy_share=0.5))
     method, data = stage_data(tiny_config, tmp_path / "stream")
@@ -168,24 +179,30 @@ def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own
     assert not all(torch.equal(mine[name], weights[1][name]) for name in mine)
 
 
-def test_scenes_are_chosen_in_the_source_alone(tiny_config: RunConfig, tmp_path: Path, make_images: Callable[..., str]) -> None:
+def test_scenes_are_chosen_in_the_source_alone(tiny_config: RunConfig, tmp_path: Path,
+                                               make_images: Callable[..., str]) -> None:
     source = make_images(tmp_path / "source", count=8, facts=[{"hour": hour} for hour in range(8)])
     stage = build_method(tiny_config).plan()[1]  # orientation, which reads both
-    data = StageData(stage=stage, folder="", urls={"source": source, "target": tiny_config.target}, scenes=SceneRule(name="early", hours=(2, 4)))
+    data = StageData(stage=stage, folder="", urls={"source": source, "target": tiny_config.target},
+                     scenes=SceneRule(name="early", hours=(2, 4)))
     read = {
-        name: {key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0) for key in batch.keys}
+        name: {key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0)
+               for key in batch.keys}
         for name in stage.streams
     }
-    assert read["source"] == {"image-002", "image-003", "image-004"} and len(read["target"]) > 5  # the target tells no hour
+    # the target tells no hour
+    assert read["source"] == {"image-002", "image-003", "image-004"} and len(read["target"]) > 5
 
 
-def test_more_sources_are_mixed_into_the_source_alone(tiny_config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+def test_more_sources_are_mixed_into_the_source_alone(tiny_config: RunConfig, make_images: Callable[..., str],
+                                                      tmp_path: Path) -> None:
     other = make_images(tmp_path / "other", count=2, prefix="other")
     stage = build_method(tiny_config).plan()[1]  # orientation, which reads both
     urls = {"source": tiny_config.source, "source_2": other, "target": tiny_config.target}
     data = StageData(stage=stage, folder="", urls=urls, shares={"source_2": Fraction(1, 2)})
     read = {
-        name: [key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0) for key in batch.keys]
+        name: [key for batch in _loader(name, data, LocalRuntime(), stream=tiny_config.stream, seed=0, first_step=0)
+               for key in batch.keys]
         for name in stage.streams
     }
     assert [key.startswith("other") for key in read["source"]] == [False, True] * (len(read["source"]) // 2)
@@ -196,14 +213,16 @@ def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path
     curves = []
     for precision in ("float32", "bfloat16"):
         run(replace(tiny_config, engine=replace(tiny_config.engine, precision=precision)), tmp_path / precision)
-        curves.append([json.loads(line)["loss"] for line in (tmp_path / precision / "curve.jsonl").read_text().splitlines()])
+        curves.append([json.loads(line)["loss"]
+                       for line in (tmp_path / precision / "curve.jsonl").read_text().splitlines()])
     assert curves[0] != curves[1]
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
 
 
 @pytest.mark.parametrize("capability, told", [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
 def test_a_cpu_that_is_slow_at_mixed_precision_is_told(
-    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: str, told: bool
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capability: str, told: bool
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)

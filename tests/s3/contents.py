@@ -15,13 +15,16 @@ def content(runs: str | Path, run_name: str) -> dict[str, Any]:
     """What a run left that its place and the clock do not decide: networks, labels, errors and data sets."""
     run = storage.join(runs, run_name)
     names = storage.list_files(run)
-    found: dict[str, Any] = {name: storage.read_bytes(storage.join(run, name)) for name in names if name.endswith((".tar", ".png", "images.json"))}
+    found: dict[str, Any] = {name: storage.read_bytes(storage.join(run, name))
+                             for name in names if name.endswith((".tar", ".png", "images.json"))}
     for name in names:
         if name.endswith(".pt"):
             found[name] = checkpoint.load(storage.join(run, name))["method"]
     result = storage.read_json(storage.join(run, "result.json"))
-    found["rounds"] = [{key: value for key, value in row.items() if key not in ("checkpoint", "train/seconds")} for row in result["rounds"]]
-    found["data"] = {role: {key: value for key, value in facts.items() if key != "url"} for role, facts in result["data"].items()}
+    found["rounds"] = [{key: value for key, value in row.items() if key not in ("checkpoint", "train/seconds")}
+                       for row in result["rounds"]]
+    found["data"] = {role: {key: value for key, value in facts.items() if key != "url"}
+                     for role, facts in result["data"].items()}
     return found
 
 

@@ -1,4 +1,6 @@
-"""A proxy before an object store that fails as networks and stores do: connections reset, bodies cut short, bursts of 503, a slow link."""
+"""A proxy before an object store that fails as networks and stores do: connections reset, bodies cut short, bursts of
+503, a slow link.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,20 @@ TURN_REQUESTS = 8
 SLOW_BYTES_PER_S = 4 * 2**20
 PATIENT = b"HTTP/1.1 100 Continue\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-EXPIRED_BODY = b"<?xml version='1.0'?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
-EXPIRED = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(EXPIRED_BODY) + EXPIRED_BODY
+EXPIRED_BODY = (b"<?xml version='1.0'?><Error><Code>ExpiredToken</Code><Message>The provided token has "
+                b"expired.</Message></Error>")
+EXPIRED = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(EXPIRED_BODY) + EXPIRED_BODY
+)
 
 
 class Proxy:
     """Listens on loopback in a thread of its own; `fault` may be changed at any time.
 
-    reset: every second answer to a GET is cut in its middle by a reset. truncate: likewise by an orderly end, though more was promised.
-    busy: bursts of 503, four of every ten requests. slow: some MiB/s. expired: every request is refused as with an old token.
-    all: the first four by turns, for so many requests each.
+    reset: every second answer to a GET is cut in its middle by a reset. truncate: likewise by an orderly end, though
+    more was promised. busy: bursts of 503, four of every ten requests. slow: some MiB/s. expired: every request is
+    refused as with an old token. all: the first four by turns, for so many requests each.
     """
 
     def __init__(self, upstream: tuple[str, int]) -> None:
@@ -57,7 +63,8 @@ class Proxy:
         """One request a connection."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])}
+            headers = {name.strip().lower(): value.strip()
+                       for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])}
             if headers.get(b"expect"):
                 writer.write(PATIENT)
             body = await reader.readexactly(int(headers.get(b"content-length", 0)))
@@ -74,7 +81,8 @@ class Proxy:
             self.num_faults += 1
             writer.write(EXPIRED if fault == "expired" else BUSY)
             return
-        lines = [line for line in head.split(b"\r\n") if line and not line.lower().startswith((b"expect:", b"connection:"))]
+        lines = [line for line in head.split(b"\r\n") if line
+                 and not line.lower().startswith((b"expect:", b"connection:"))]
         reader, upstream = await asyncio.open_connection(*self.upstream)
         upstream.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + body)
         answer = await reader.read(-1)

@@ -1,4 +1,6 @@
-"""The whole of it, as a user has it: real images go to object storage, and the quickstart runs from and to it, steadily and while all fails by turns."""
+"""The whole of it, as a user has it: real images go to object storage, and the quickstart runs from and to it, steadily
+and while all fails by turns.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["real", "faulty"])
 @pytest.mark.parametrize("part", ["A", "B"])
-def test_the_real_images_go_there_whole(request: pytest.FixtureRequest, start: Callable, real_data: Path, tmp_path: Path, part: str, kind: str) -> None:
+def test_the_real_images_go_there_whole(request: pytest.FixtureRequest, start: Callable, real_data: Path,
+                                        tmp_path: Path, part: str, kind: str) -> None:
     place = request.getfixturevalue(kind)
     source = real_data / "shanghaitech" / f"part_{part}_final"
     for destination in (str(tmp_path / "set"), storage.join(place, "set")):
@@ -56,12 +59,14 @@ def test_the_real_images_go_there_whole(request: pytest.FixtureRequest, start: C
     manifest = read_manifest(storage.join(place, "set"))
     assert manifest == read_manifest(tmp_path / "set") and manifest.num_samples in (300, 400)
     checked = start("convert", "verify", storage.join(place, "set"), timeout=LONGEST_S)
-    assert checked.returncode == 0 and checked.stdout.splitlines()[-1].startswith(f"whole: {manifest.name}"), checked.stderr
+    assert (checked.returncode == 0
+            and checked.stdout.splitlines()[-1].startswith(f"whole: {manifest.name}")), checked.stderr
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("kind", ["real", "faulty"])
-def test_the_quickstart_from_and_to_object_storage(request: pytest.FixtureRequest, start: Callable, on_disk: dict[str, Any], kind: str) -> None:
+def test_the_quickstart_from_and_to_object_storage(request: pytest.FixtureRequest, start: Callable,
+                                                   on_disk: dict[str, Any], kind: str) -> None:
     place = request.getfixturevalue(kind)
     done = start(*COMMAND, "--storage", place, timeout=LONGEST_S)
     assert done.returncode == 0, done.stderr

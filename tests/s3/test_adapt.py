@@ -1,4 +1,6 @@
-"""A whole adaptation from and to object storage ends with the bits that it ends with on a disk, also where the network fails; and tells no secret."""
+"""A whole adaptation from and to object storage ends with the bits that it ends with on a disk, also where the network
+fails; and tells no secret.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,15 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from tests.s3.conftest import PROJECT
 
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "jobs/adapt.py", *map(str, COMMAND[1:]), "--storage", str(runs), "--tracking-uri", "none"]
-    subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, check=True, capture_output=True, timeout=500)
+    command = [sys.executable, "jobs/adapt.py", *map(str, COMMAND[1:]), "--storage", str(runs), "--tracking-uri",
+               "none"]
+    subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, check=True,
+                   capture_output=True, timeout=500)
     return content(runs, "smoke")
 
 
-def test_a_whole_adaptation_in_object_storage(real: str, start: Callable, tmp_path: Path, on_disk: dict[str, Any]) -> None:
+def test_a_whole_adaptation_in_object_storage(real: str, start: Callable, tmp_path: Path,
+                                              on_disk: dict[str, Any]) -> None:
     database = tmp_path / "mlflow.db"
     command = (*COMMAND, "--storage", real, "--tracking-uri", f"sqlite:///{database}")
     done = start(*command)
@@ -46,7 +51,8 @@ def test_a_whole_adaptation_in_object_storage(real: str, start: Callable, tmp_pa
     again = start(*command)
     assert (again.returncode, again.stderr) == (0, "") and "source and orientation: done before" in again.stdout
 
-    texts = [done.stdout, again.stdout, *(storage.read_bytes(storage.join(real, name)).decode("latin-1") for name in storage.list_files(real))]
+    texts = [done.stdout, again.stdout,
+             *(storage.read_bytes(storage.join(real, name)).decode("latin-1") for name in storage.list_files(real))]
     texts += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
     with sqlite3.connect(database) as connection:
         texts += connection.iterdump()
@@ -65,7 +71,8 @@ def test_a_whole_adaptation_through_faults(real: str, start: Callable, on_disk: 
     assert_equal(content(real, "smoke"), on_disk)
 
 
-def test_a_whole_adaptation_on_rclones_server(rclone: str, environment: pytest.MonkeyPatch, start: Callable, on_disk: dict[str, Any]) -> None:
+def test_a_whole_adaptation_on_rclones_server(rclone: str, environment: pytest.MonkeyPatch, start: Callable,
+                                              on_disk: dict[str, Any]) -> None:
     make_bucket(rclone)
     environment.setenv("AWS_ENDPOINT_URL", rclone)
     done = start(*COMMAND, "--storage", f"s3://{BUCKET}/runs", "--tracking-uri", "none")
@@ -75,14 +82,17 @@ def test_a_whole_adaptation_on_rclones_server(rclone: str, environment: pytest.M
 
 @pytest.mark.ray
 def test_two_workers_of_ray_in_object_storage(real: str, start: Callable) -> None:
-    command = ("adapt", "smoke", "--launcher", "ray", "--num-workers", 2, "--threads", 1, "--method", "source_only", "--tracking-uri", "none")
+    command = ("adapt", "smoke", "--launcher", "ray", "--num-workers", 2, "--threads", 1, "--method", "source_only",
+               "--tracking-uri", "none")
     done = start(*command, "--storage", real)
     assert done.returncode == 0, done.stderr
     assert storage.read_json(storage.join(real, "smoke", "result.json"))["final"]["target/num_images"] == 4
-    assert not [name for name in storage.list_files(real) if ".ray-train" in name], "what Ray keeps for itself stays with the driver"
+    assert not [name for name in storage.list_files(real)
+                if ".ray-train" in name], "what Ray keeps for itself stays with the driver"
 
 
-def test_mlflow_without_an_address_keeps_its_database_here(real: str, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_without_an_address_keeps_its_database_here(real: str, start: Callable, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     from crowddist.config import RunConfig
     from crowddist.tracking.choose import make_tracker
 

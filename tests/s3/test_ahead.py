@@ -1,4 +1,6 @@
-"""Shards ahead: training on object storage finds the next ones in the cache, and an error there comes out where it is met."""
+"""Shards ahead: training on object storage finds the next ones in the cache, and an error there comes out where it is
+met.
+"""
 
 from __future__ import annotations
 

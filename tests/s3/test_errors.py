@@ -79,7 +79,8 @@ def test_a_token_that_ran_out(expired: None) -> None:
 @pytest.mark.s3
 def test_what_a_real_server_refuses(real: str, environment: pytest.MonkeyPatch) -> None:
     server = os.environ["AWS_ENDPOINT_URL"]
-    assert complaint("s3://nosuchbucket/x").startswith(f"no bucket nosuchbucket at {server}, asked for s3://nosuchbucket/x")
+    assert (complaint("s3://nosuchbucket/x").startswith(f"no bucket nosuchbucket at {server}, asked for "
+                                                        "s3://nosuchbucket/x"))
     with environment.context() as one:
         one.setenv("AWS_SECRET_ACCESS_KEY", "SECRETWRONG")
         assert complaint(real).startswith(f"wrong key for {real}: the secret is not that of the access key")
@@ -91,13 +92,17 @@ def test_what_a_real_server_refuses(real: str, environment: pytest.MonkeyPatch) 
         assert complaint(real, PermissionError).startswith("no permission: ")
     now = botocore.auth.get_current_datetime
     with environment.context() as one:
-        one.setattr(botocore.auth, "get_current_datetime", lambda *given, **named: now(*given, **named) + datetime.timedelta(hours=1))
+        one.setattr(botocore.auth, "get_current_datetime", lambda *given,
+                    **named: now(*given, **named) + datetime.timedelta(hours=1))
         assert complaint(real).startswith("clock skew: ")
     assert complaint("s3://No_Bucket/x").startswith("no bucket No_Bucket")
 
 
-def test_a_job_prints_that_line(start, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_job_prints_that_line(start, environment: pytest.MonkeyPatch,
+                                tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     environment.setenv("CROWDDIST_S3_ATTEMPTS", "1")
-    done = start("adapt", "smoke", "--storage", "s3://crowd/runs", "--tracking-uri", "none", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    done = start("adapt", "smoke", "--storage", "s3://crowd/runs", "--tracking-uri", "none",
+                 AWS_ENDPOINT_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: cannot reach http://127.0.0.1:9 for s3://crowd/runs/smoke") and done.stderr.count("\n") == 1
+    assert (done.stderr.startswith("error: cannot reach http://127.0.0.1:9 for s3://crowd/runs/smoke")
+            and done.stderr.count("\n") == 1)

@@ -19,7 +19,8 @@ from crowddist.storage import s3_lock
 from crowddist.storage.s3_object import S3Object
 from tests.s3.conftest import PROJECT
 
-HOLD = "import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
+HOLD = ("import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', "
+        "flush=True); time.sleep(60)")
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,8 @@ def test_who_finds_the_hold_taken_ends(steady: str, caplog: pytest.LogCaptureFix
     assert storage.read_json(storage.join(steady, ".lock")) == {"owner": "another"}, "the other's hold stays"
 
 
-def test_a_server_that_ignores_conditions_is_told_of(steady: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_ignores_conditions_is_told_of(steady: str, monkeypatch: pytest.MonkeyPatch,
+                                                     caplog: pytest.LogCaptureFixture) -> None:
     def write(self: S3Object, data: bytes, *, new: bool = False, etag: str = "") -> bool:
         self.write_bytes(data)
         return True

@@ -1,4 +1,6 @@
-"""Places in object storage: every operation on a mock, on a real server, and on that through a proxy that fails, with the same bytes."""
+"""Places in object storage: every operation on a mock, on a real server, and on that through a proxy that fails, with
+the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,10 @@ def test_what_is_written_is_read(place: str) -> None:
         assert storage.read_bytes(url) == data and storage.local_file(url).read_bytes() == data
         assert storage.exists(url) and not storage.is_folder(url)
     storage.write_bytes(storage.join(place, "a"), b"22")
-    assert storage.read_bytes(storage.join(place, "a")) == storage.local_file(storage.join(place, "a")).read_bytes() == b"22"
-    assert storage.is_folder(place) and storage.is_folder(storage.join(place, "ä b")) and storage.is_folder(place.rpartition("/")[0])
+    assert storage.read_bytes(storage.join(place,
+                                           "a")) == storage.local_file(storage.join(place, "a")).read_bytes() == b"22"
+    assert (storage.is_folder(place) and storage.is_folder(storage.join(place, "ä b"))
+            and storage.is_folder(place.rpartition("/")[0]))
     assert not storage.exists(storage.join(place, "emp")) and not storage.is_folder(storage.join(place, "emp"))
     storage.remove_file(storage.join(place, "a"))
     storage.remove_file(storage.join(place, "a"))
@@ -151,7 +155,8 @@ def test_a_job_that_was_killed_when_it_copied_what_it_staged(steady: str, monkey
             raise KeyboardInterrupt
         copy(place, source)
 
-    with monkeypatch.context() as one, pytest.raises(KeyboardInterrupt), storage.staged_folder(target, job="a1") as staging:
+    with monkeypatch.context() as one, pytest.raises(KeyboardInterrupt), storage.staged_folder(target,
+                                                                                               job="a1") as staging:
         one.setattr(S3Place, "copy_from", killed)
         for name in ("1.tar", "2.tar", "manifest.json"):
             storage.write_bytes(storage.join(staging, name), name.encode())
@@ -192,7 +197,8 @@ def test_a_folder_for_libraries_is_local(place: str) -> None:
     with pytest.raises(InputError, match="a folder on this machine is needed, got s3://"):
         storage.local_folder(place)
     folder = storage.scratch_folder(place)
-    assert folder.is_dir() and folder == storage.scratch_folder(place) != storage.scratch_folder(storage.join(place, "a"))
+    assert (folder.is_dir()
+            and folder == storage.scratch_folder(place) != storage.scratch_folder(storage.join(place, "a")))
     storage.write_bytes(storage.join(place, "photos/a/1"), LARGE)
     storage.write_bytes(storage.join(place, "photos/2"), b"2")
     with storage.local_copy(storage.join(place, "photos")) as copy:
@@ -231,7 +237,8 @@ def test_children_have_a_client_of_their_own(place: str, method: str) -> None:
         child.join()
 
 
-def test_shards_are_read_by_way_of_the_cache(place: str, make_images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_shards_are_read_by_way_of_the_cache(place: str, make_images,
+                                             tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     from crowddist.data.shards import ShardReader, verify
 
     local = make_images(tmp_path / "local", count=6, max_shard_bytes=60_000)
@@ -253,7 +260,8 @@ def test_shards_are_read_by_way_of_the_cache(place: str, make_images, tmp_path: 
 
 
 def test_without_room_in_the_cache_shards_are_read_directly(
-    place: str, make_images, tmp_path: Path, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture  # type: ignore[no-untyped-def]
+    place: str, make_images, tmp_path: Path, environment: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture  # type: ignore[no-untyped-def]
 ) -> None:
     from crowddist.data.shards import ShardReader, verify
     from crowddist.storage import s3_place
@@ -264,7 +272,8 @@ def test_without_room_in_the_cache_shards_are_read_directly(
     for name in storage.list_files(local):
         storage.upload(tmp_path / "local" / name, storage.join(place, name))
     reader, expected = ShardReader(place), ShardReader(local)
-    assert verify(place) == expected.manifest and [reader.read(index) for index in range(4)] == [expected.read(index) for index in range(4)]
+    assert (verify(place) == expected.manifest
+            and [reader.read(index) for index in range(4)] == [expected.read(index) for index in range(4)])
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "crowddist.storage.s3_place"]
     assert "cannot take" in warning and "read directly" in warning
 
@@ -279,15 +288,19 @@ def test_photographs_are_converted_from_and_to_object_storage(place: str, tmp_pa
     photos = tmp_path / "photos"
     (photos / "day 1").mkdir(parents=True)
     for number in range(3):
-        cv2.imwrite(str(photos / "day 1" / f"ü {number}.jpg"), np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+        cv2.imwrite(str(photos / "day 1" / f"ü {number}.jpg"),
+                    np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8))
     for name in storage.list_files(photos):
         storage.upload(photos / name, storage.join(place, "photos", name))
     said: list[str] = []
     prepared = [
         prepare(parse_data(source), runs, role="target", say=said.append)
-        for source, runs in ((str(photos), str(tmp_path / "runs")), (storage.join(place, "photos"), storage.join(place, "runs")))
+        for source, runs in ((str(photos), str(tmp_path / "runs")),
+                             (storage.join(place, "photos"), storage.join(place, "runs")))
     ]
-    assert prepared[0].manifest == prepared[1].manifest and prepared[0].manifest.num_samples == 3, "byte for byte, by their hashes"
-    again = prepare(parse_data(storage.join(place, "photos")), storage.join(place, "runs"), role="target", say=said.append)
+    assert (prepared[0].manifest == prepared[1].manifest
+            and prepared[0].manifest.num_samples == 3), "byte for byte, by their hashes"
+    again = prepare(parse_data(storage.join(place, "photos")), storage.join(place, "runs"), role="target",
+                    say=said.append)
     assert again == prepared[1] and sum("converting" in line for line in said) == 2
     assert [name for name in storage.list_files(place) if ".partial" in name or name.endswith(".lock")] == []

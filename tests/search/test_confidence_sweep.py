@@ -31,7 +31,9 @@ THRESHOLDS = np.linspace(0.25, 0.6, 36)
 
 
 def crowd(method: Method, *, spread: bool = True) -> Seen:
-    """Heads of all confidences that overlap, say the same twice, lie at every border and beyond the last cell, and are as sure as a threshold."""
+    """Heads of all confidences that overlap, say the same twice, lie at every border and beyond the last cell, and are
+    as sure as a threshold.
+    """
     rng, stride = np.random.default_rng(5), method.output_stride
     cells = (-(-SIZE[0] // stride), -(-SIZE[1] // stride))
     places = rng.uniform([0, 0], [SIZE[1] - 1, SIZE[0] - 1], (70, 2))
@@ -41,14 +43,16 @@ def crowd(method: Method, *, spread: bool = True) -> Seen:
     sizes = rng.uniform(4, 30, len(places))
     density = (rng.random(cells) * 60 / np.prod(cells)).astype(np.float32)
     doubt = (density * rng.random(cells) * spread).astype(np.float32)
-    return Seen(size=SIZE, density=density, spread=doubt, member_counts=np.array([50.0, 70.0]), transformed=np.zeros((0, 4), np.float32),
+    return Seen(size=SIZE, density=density, spread=doubt, member_counts=np.array([50.0, 70.0]),
+                transformed=np.zeros((0, 4), np.float32),
                 detections=np.column_stack([places, sizes, scores]).astype(np.float32))
 
 
 def counted(method: Method, seen: Seen, thresholds: Any) -> list[float]:
     """The counts, one judgement a threshold."""
     configs = [with_values(method.config, {CONFIDENCE: float(threshold)}) for threshold in thresholds]
-    return [float(judge(method.with_config(config), seen, (300, 404)).density.sum(dtype=np.float64)) for config in configs]
+    return [float(judge(method.with_config(config), seen, (300, 404)).density.sum(dtype=np.float64))
+            for config in configs]
 
 
 def configured(config: RunConfig, method: Any, **settings: Any) -> RunConfig:
@@ -57,18 +61,21 @@ def configured(config: RunConfig, method: Any, **settings: Any) -> RunConfig:
 
 @pytest.mark.parametrize(("method", "settings"), [
     ("bi_knowledge", {"fusion": "confidence"}),
-    ("bi_knowledge", {"fusion": "confidence", "weight_exponent": 0.3, "sigma_px": 9.0, "enlarge": 2.0, "nms_share": 0.0}),
+    ("bi_knowledge", {"fusion": "confidence", "weight_exponent": 0.3, "sigma_px": 9.0, "enlarge": 2.0,
+                      "nms_share": 0.0}),
     ("bi_knowledge", {"fusion": "confidence", "weight_exponent": 3.0, "sigma_of_size": 0.3, "nms_share": 0.4}),
     ("combined", {"weight_exponent": 1.0, "nms_share": 0.4}),
     ("combined", {"weight_exponent": 2.5, "nms_share": 0.0}),
 ])
-def test_one_pass_counts_as_a_judgement_for_each_threshold(tiny_config: RunConfig, method: Any, settings: dict[str, Any]) -> None:
+def test_one_pass_counts_as_a_judgement_for_each_threshold(tiny_config: RunConfig, method: Any,
+                                                           settings: dict[str, Any]) -> None:
     networks = build_method(configured(tiny_config, method, **settings))
     for spread in (True, False):
         seen = crowd(networks, spread=spread)
         swept = networks.count_by_confidence(seen, THRESHOLDS)
         assert swept is not None and swept == pytest.approx(counted(networks, seen, THRESHOLDS), rel=2e-6)
-        assert len(set(swept.round(4))) > (30 if settings.get("nms_share") == 0 else 10), "most steps leave out a detection that nothing else hides"
+        assert len(set(swept.round(4))) > (30 if settings.get("nms_share") == 0
+                                           else 10), "most steps leave out a detection that nothing else hides"
 
 
 def test_where_nobody_is_detected_the_regression_counts(tiny_config: RunConfig) -> None:
@@ -79,7 +86,9 @@ def test_where_nobody_is_detected_the_regression_counts(tiny_config: RunConfig) 
 
 @pytest.mark.parametrize("place", [(-0.5, -0.5), (203.5, 151.5), (203.5, 60.0), (100.2, 151.5), (60.0, 70.0)])
 def test_a_window_of_the_weight_is_that_of_its_kernel(tiny_config: RunConfig, place: tuple[float, float]) -> None:
-    """Also of a head that the detector, whose cells are larger, sees beyond the last cell of the density: what the pass depends on."""
+    """Also of a head that the detector, whose cells are larger, sees beyond the last cell of the density: what the pass
+    depends on.
+    """
     head, stream = np.array([[*place, 20.0, 0.5]], np.float32), replace(tiny_config.stream, sigma_px=4.0)
     drawn, weight = cell_density(head[:, :3], (75, 101), stream, 2), confidence_weight(head, (75, 101), stream, 2)
     assert (drawn > 0).any() and ((drawn > 0) == (weight > 0)).all()
@@ -93,9 +102,12 @@ def search(url: str, target: str, work: Path, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", ["bi_knowledge", "combined"])
 def test_a_search_says_how_the_count_depends_on_it(
-    tiny_config: RunConfig, tiny_target: str, tiny_evaluation: str, tmp_path: Path, method: Any, monkeypatch: pytest.MonkeyPatch
+    tiny_config: RunConfig, tiny_target: str, tiny_evaluation: str, tmp_path: Path, method: Any,
+    monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the other values of the best trial, which is none that it began with; of a large set on those images that the search looks at."""
+    """At the other values of the best trial, which is none that it began with; of a large set on those images that the
+    search looks at.
+    """
     monkeypatch.setattr("crowddist.search.trials.MOST_IMAGES", 4)
     url = saved(configured(tiny_config, method, confidence=0.3, fusion="confidence"), tmp_path / "networks")
     best = trial_values(Predictor.from_checkpoint(url).method.config, 4)[2]
@@ -145,8 +157,10 @@ def test_without_an_evaluation_no_label_is_opened(
         search(url, target, tmp_path, evaluation_url=target)
 
 
-@pytest.mark.parametrize(("method", "fusion"), [("bi_knowledge", "heads"), ("bi_knowledge", "none"), ("self_supervision", "confidence")])
-def test_where_no_pass_is_exact_there_is_none(tiny_config: RunConfig, tiny_target: str, tmp_path: Path, method: Any, fusion: str) -> None:
+@pytest.mark.parametrize(("method", "fusion"),
+                         [("bi_knowledge", "heads"), ("bi_knowledge", "none"), ("self_supervision", "confidence")])
+def test_where_no_pass_is_exact_there_is_none(tiny_config: RunConfig, tiny_target: str, tmp_path: Path, method: Any,
+                                              fusion: str) -> None:
     url = saved(configured(tiny_config, method, fusion=fusion, confidence=0.3), tmp_path / "networks")
     networks = Predictor.from_checkpoint(url).method
     assert networks.count_by_confidence(crowd(networks), THRESHOLDS) is None

@@ -58,19 +58,24 @@ class Watching(LocalLauncher):
 
 
 @pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
-def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConfig, tiny_source: str, method: Any) -> None:
-    """The best trial's values are those of the labels, of the training and of its checkpoints, which count with them from then on."""
+def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConfig, tiny_source: str,
+                                                            method: Any) -> None:
+    """The best trial's values are those of the labels, of the training and of its checkpoints, which count with them
+    from then on.
+    """
     config = searching(replace(tiny_config, method=method), "proxy", labelled=tiny_source)
     launcher, said = Watching(config), list[str]()
     result = adapt(config, launcher, NullTracker(), say=said.append)
     rows = [row for row in result["rounds"] if any(name.startswith("thresholds/") for name in row)]
-    assert len(rows) == len(launcher.sources) == 2 and launcher.num_trials == 16, "as many to see how well the objective ranks them"
+    assert (len(rows) == len(launcher.sources) == 2
+            and launcher.num_trials == 16), "as many to see how well the objective ranks them"
     for row, source in zip(rows, launcher.sources, strict=True):
         found = storage.read_json(storage.join(run_folder(config), row["stage"], "search.json"))
         best = best_trial(found["trials"])
         values = {name: best[name] for name in own_values(config)}
         assert found["best"] == best and len(found["trials"]) == 4 and all("map" in trial for trial in found["trials"])
-        assert [{name: trial[name] for name in values} for trial in found["trials"]] == [pytest.approx(one) for one in trial_values(config, 4)]
+        assert [{name: trial[name] for name in values}
+                for trial in found["trials"]] == [pytest.approx(one) for one in trial_values(config, 4)]
         assert ("sweep" in found) == (method == "combined"), "merged heads, and a counter alone, have none"
         assert all(trial["mae"] > 0 for trial in found.get("sweep", ()))
         assert dict(source.thresholds) == values and source.predictions_url == ""
@@ -81,8 +86,10 @@ def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConf
     first = from_json(checkpoint.load(result["rounds"][0]["checkpoint"])["config"])
     assert own_values(first) == own_values(config), "no search comes before the row without adaptation"
     assert sum("searching thresholds by proxy" in line for line in said) == 2
-    assert ["proxies" in images for images in launcher.images] == [True, False] * 2 and config.target not in launcher.images
-    assert all(-1 <= row["search/rank_correlation"] <= 1 and row["search/regret"] >= 0 and row["search/mae"] > 0 for row in rows)
+    assert (["proxies" in images for images in launcher.images] == [True, False] * 2
+            and config.target not in launcher.images)
+    assert all(-1 <= row["search/rank_correlation"] <= 1 and row["search/regret"] >= 0 and row["search/mae"] > 0
+               for row in rows)
 
 
 def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -106,7 +113,8 @@ def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: Run
 def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tmp_path: Path, dies_at: int) -> None:
     """And ends with the bits of an unbroken one."""
     config = searching(tiny_config)
-    unbroken = adapt(replace(config, storage=str(tmp_path / "unbroken")), LocalLauncher(config), NullTracker(), say=silent)
+    unbroken = adapt(replace(config, storage=str(tmp_path / "unbroken")), LocalLauncher(config), NullTracker(),
+                     say=silent)
     first, second = Watching(config, dies_at=dies_at), Watching(config)
     with pytest.raises(KeyboardInterrupt):
         adapt(config, first, NullTracker(), say=silent)
@@ -135,11 +143,14 @@ def test_trials_are_children_of_their_rounds(tiny_config: RunConfig, tmp_path: P
     assert client.get_run(parent).data.tags["round"] == "2" and len(runs) == 4
     found = storage.read_json(storage.join(run_folder(config), "labels-1", "search.json"))
     for run, trial in zip(runs, found["trials"], strict=True):
-        assert run.info.status == "FINISHED" and run.data.params["self_supervision.kept_share"] == f"{trial['self_supervision.kept_share']:.6g}"
-        assert run.data.metrics["score"] == pytest.approx(trial["score"]) and "self_supervision.kept_share" not in run.data.metrics
+        assert (run.info.status == "FINISHED"
+                and run.data.params["self_supervision.kept_share"] == f"{trial['self_supervision.kept_share']:.6g}")
+        assert (run.data.metrics["score"] == pytest.approx(trial["score"])
+                and "self_supervision.kept_share" not in run.data.metrics)
 
 
-def test_what_cannot_be_searched_is_refused_at_once(tiny_config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
+def test_what_cannot_be_searched_is_refused_at_once(tiny_config: RunConfig, make_images: Callable[..., str],
+                                                    tmp_path: Path) -> None:
     config = searching(replace(tiny_config, method="source_only"))
     with pytest.raises(InputError, match="source_only makes no labels that a threshold decides"):
         adapt(config, LocalLauncher(config), NullTracker(), say=silent)

@@ -35,7 +35,8 @@ def test_the_source_looks_like_the_target_and_keeps_its_labels(tiny_source: str,
     assert source.keys() == styled.keys()
     for index in range(12):
         given, shown = (decode(*reader.read(index)) for reader in (source, styled))
-        assert given.points is not None and shown.points is not None and given.mask is not None and shown.mask is not None
+        assert (given.points is not None and shown.points is not None and given.mask is not None
+                and shown.mask is not None)
         np.testing.assert_array_equal(given.points, shown.points)
         np.testing.assert_array_equal(given.mask, shown.mask)
         assert given.image.shape == shown.image.shape

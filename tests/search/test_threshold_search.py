@@ -52,7 +52,8 @@ class Unused(LocalLauncher):
 
 def trials_of(checkpoint_url: str, predictions: str, folder: Path, labelled: str = "") -> Trials:
     rows = (folder / "rows").as_uri()
-    return Trials(Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=labelled, folder=rows))
+    return Trials(Search(checkpoint_url=checkpoint_url, predictions_url=predictions, labelled_url=labelled,
+                         folder=rows))
 
 
 def silent(line: str) -> None:
@@ -66,7 +67,8 @@ def predictions(tiny_checkpoint: str, tiny_target: str, tmp_path_factory: pytest
 
 @pytest.fixture(scope="module")
 def labelled(tiny_checkpoint: str, tiny_evaluation: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return cached_predictions(local(), tiny_checkpoint, tiny_evaluation, str(tmp_path_factory.mktemp("work")), say=silent)
+    return cached_predictions(local(), tiny_checkpoint, tiny_evaluation, str(tmp_path_factory.mktemp("work")),
+                              say=silent)
 
 
 def saved(config: RunConfig, folder: Path) -> str:
@@ -83,10 +85,12 @@ def seen_plainly(url: str, images_url: str) -> list[Any]:
     """What the counter says of every image, asked anew."""
     predictor, images = Predictor.from_checkpoint(url), ShardReader(images_url)
     shown = [decode(*images.read(index)) for index in range(len(images))]
-    return list(zip(shown, predictor.predict_views([one.image for one in shown], predictor.method.label_views()), strict=True))
+    return list(zip(shown, predictor.predict_views([one.image for one in shown], predictor.method.label_views()),
+                    strict=True))
 
 
-def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str, predictions: str, tmp_path: Path) -> None:
+def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str, predictions: str,
+                                         tmp_path: Path) -> None:
     """One counter, no second opinion: what is kept of the persons, less what is kept of the spread."""
     trials = trials_of(tiny_checkpoint, predictions, tmp_path)
     for share in (0.3, 0.7, 0.3):
@@ -98,7 +102,8 @@ def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str,
                     person, doubt = float(said.density[row, column]), float(said.spread[row, column])
                     persons, spread, cells = persons + person, spread + doubt, cells + 1
                     if keep[row, column]:
-                        kept_persons, kept_spread, kept_cells = kept_persons + person, kept_spread + doubt, kept_cells + 1
+                        kept_persons, kept_spread, kept_cells = (kept_persons + person, kept_spread + doubt,
+                                                                 kept_cells + 1)
         assert trials.run({KEPT: share}) == pytest.approx({
             KEPT: share,
             "score": kept_persons / persons - kept_spread / spread,
@@ -110,7 +115,9 @@ def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str,
 
 
 def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str, labelled: str, tmp_path: Path) -> None:
-    """With labels: localisation, less the error of the count, and what is kept of the persons, less what is kept of the density's error."""
+    """With labels: localisation, less the error of the count, and what is kept of the persons, less what is kept of the
+    density's error.
+    """
     row = trials_of(tiny_checkpoint, labelled, tmp_path, tiny_evaluation).run({KEPT: 0.4})
     count_error = true_persons = persons = error = kept_persons = kept_error = 0.0
     found, truths = [], []
@@ -120,7 +127,8 @@ def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str,
         truth = density_map(np.clip(places, 0, [11, 8]), said.density.shape, 6.0 / 8)
         keep = keep_most_certain(said.density, said.spread, 0.4)
         wrong = np.abs(said.density.astype(float) - truth)
-        count_error, true_persons = count_error + abs(said.count - len(sample.points)), true_persons + len(sample.points)
+        count_error, true_persons = count_error + abs(said.count
+                                                      - len(sample.points)), true_persons + len(sample.points)
         persons, kept_persons = persons + said.density.sum(), kept_persons + said.density[keep].sum()
         error, kept_error = error + wrong.sum(), kept_error + wrong[keep].sum()
         found.append(said.points)
@@ -133,7 +141,8 @@ def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str,
 
 
 @pytest.mark.parametrize("method", ["bi_knowledge", "combined"])
-def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_target: str, tmp_path: Path, method: Any) -> None:
+def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_target: str, tmp_path: Path,
+                                                   method: Any) -> None:
     """The persons kept and counted, against a whole set of labels by the counter with these thresholds."""
     config = replace(tiny_config, method=method, bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.3))
     url = saved(config, tmp_path / "networks")
@@ -151,7 +160,8 @@ def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_
             assert row["kept_cells"] == pytest.approx(record["kept_cells"] / record["cells"], rel=1e-6)
 
 
-def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predictions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predictions: str, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     trials = trials_of(tiny_checkpoint, predictions, tmp_path)
     trials.run({KEPT: 0.5})
 
@@ -162,11 +172,13 @@ def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predicti
     assert trials.run({KEPT: 0.2})["kept_cells"] == pytest.approx(0.2, abs=0.02)
 
 
-def test_of_a_large_data_set_a_part_is_looked_at(tiny_checkpoint: str, tiny_target: str, predictions: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_of_a_large_data_set_a_part_is_looked_at(tiny_checkpoint: str, tiny_target: str, predictions: str,
+                                                 tmp_path: Path, monkeypatch: Any) -> None:
     """Of ten images four at most: every third, from the first on."""
     monkeypatch.setattr("crowddist.search.trials.MOST_IMAGES", 4)
     said = [found.count for _, found in seen_plainly(tiny_checkpoint, tiny_target)]
-    assert trials_of(tiny_checkpoint, predictions, tmp_path).run({KEPT: 0.5})["mean_count"] == pytest.approx(np.mean(said[::3]))
+    assert trials_of(tiny_checkpoint, predictions,
+                     tmp_path).run({KEPT: 0.5})["mean_count"] == pytest.approx(np.mean(said[::3]))
 
 
 def test_a_trial_that_is_done_is_not_done_again(tiny_checkpoint: str, predictions: str, tmp_path: Path) -> None:
@@ -203,7 +215,8 @@ def test_labels_of_the_target_are_never_opened(
 
     for name in ("points.npy", "mask.png"):
         monkeypatch.setitem(shard_codec._DECODERS, name, trap)
-    trials = trials_of(tiny_checkpoint, cached_predictions(local(), tiny_checkpoint, target, str(tmp_path), say=silent), tmp_path)
+    trials = trials_of(tiny_checkpoint, cached_predictions(local(), tiny_checkpoint, target, str(tmp_path), say=silent),
+                       tmp_path)
     assert 0 < trials.run({KEPT: 0.5})["kept_mass"] < 1
 
 
@@ -211,10 +224,12 @@ def test_a_counter_without_thresholds_is_refused(tmp_path: Path, tiny_config: Ru
     content = {"method": {}, "config": to_json(replace(tiny_config, method="source_only"))}
     with pytest.raises(InputError, match="source_only makes no labels that a threshold decides"):
         recorded_config(checkpoint.save(tmp_path.as_uri(), 1, content))
-    assert recorded_config(checkpoint.save(tmp_path.as_uri(), 2, {**content, "config": to_json(tiny_config)})) == tiny_config
+    assert recorded_config(checkpoint.save(tmp_path.as_uri(), 2,
+                                           {**content, "config": to_json(tiny_config)})) == tiny_config
 
 
-SUMS = {"images": 2.0, "persons": 20.0, "kept_persons": 10.0, "spread": 4.0, "kept_spread": 1.0, "cells": 100.0, "kept_cells": 30.0}
+SUMS = {"images": 2.0, "persons": 20.0, "kept_persons": 10.0, "spread": 4.0, "kept_spread": 1.0, "cells": 100.0,
+        "kept_cells": 30.0}
 
 
 def test_scores_by_hand() -> None:
@@ -223,22 +238,27 @@ def test_scores_by_hand() -> None:
     assert scored({}, SUMS | second)["score"] == pytest.approx(0.5 - 0.25 - 0.1)
     errors = {"true_persons": 25.0, "count_error": 5.0, "error": 8.0, "kept_error": 2.0, "map": 0.6}
     row = scored({"a.b": 1.0}, SUMS | errors)
-    assert row["score"] == pytest.approx(0.6 - 0.2 + 0.5 - 0.25) and row["mae"] == 2.5 and row["mean_count"] == 10 and row["a.b"] == 1
+    assert (row["score"] == pytest.approx(0.6 - 0.2 + 0.5 - 0.25) and row["mae"] == 2.5 and row["mean_count"] == 10
+            and row["a.b"] == 1)
 
 
-def test_predictions_that_nothing_can_be_told_from(make_checkpoint: Callable[..., str], tiny_target: str, tmp_path: Path) -> None:
+def test_predictions_that_nothing_can_be_told_from(make_checkpoint: Callable[..., str], tiny_target: str,
+                                                   tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sees nobody"):
         scored({}, SUMS | {"persons": 0.0})
     nobody = SUMS | {"persons": 0.0, "kept_persons": 0.0}
-    assert scored({}, nobody | {"apart": 30.0, "said": 30.0})["score"] == -1, "but with another threshold a part sees somebody"
+    assert scored({}, nobody
+                  | {"apart": 30.0, "said": 30.0})["score"] == -1, "but with another threshold a part sees somebody"
     errors = {"true_persons": 25.0, "count_error": 25.0, "error": 8.0, "kept_error": 2.0, "map": 0.0}
-    assert scored({}, nobody | errors)["score"] == pytest.approx(-1 - 0.25), "an answer like any other, where it can be held against the truth"
+    score = scored({}, nobody | errors)["score"]
+    assert score == pytest.approx(-1 - 0.25), "an answer like any other, where it can be held against the truth"
     one_view = SelfSupervisionConfig(label_views=(1.0,))  # several would be an ensemble
     alone = make_checkpoint(tmp_path / "alone", counter=CounterConfig(ensemble="none"), self_supervision=one_view)
     predictions = cached_predictions(local(), alone, tiny_target, str(tmp_path), say=silent)
     with pytest.raises(InputError, match="have no spread: it has no ensemble"):
         trials_of(alone, predictions, tmp_path).run({KEPT: 0.5})
-    assert scored({}, SUMS | {"spread": 0.0, "kept_spread": 0.0, "apart": 3.0, "said": 30.0})["score"] == pytest.approx(-0.1)
+    assert scored({}, SUMS
+                  | {"spread": 0.0, "kept_spread": 0.0, "apart": 3.0, "said": 30.0})["score"] == pytest.approx(-0.1)
 
 
 def test_a_region_of_interest_is_refused(tiny_checkpoint: str, make_images: Callable[..., str], tmp_path: Path) -> None:
@@ -248,15 +268,20 @@ def test_a_region_of_interest_is_refused(tiny_checkpoint: str, make_images: Call
         trials_of(tiny_checkpoint, predictions, tmp_path, data)
     manifest = tmp_path / "roi" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"converter": "test"', '"converter": "gcc 1"'))
-    assert trials_of(tiny_checkpoint, predictions, tmp_path, data).run({KEPT: 0.5})["mae"] > 0, "but for GCC's, which count whole"
+    assert trials_of(tiny_checkpoint, predictions, tmp_path,
+                     data).run({KEPT: 0.5})["mae"] > 0, "but for GCC's, which count whole"
 
 
 def test_a_ranking_by_hand() -> None:
-    """Scores rank the trials 2, 3, 1; in truth 1, 2, 3: squared differences of 1, 1 and 4, a rank correlation of 1 - 6 * 6 / 24."""
+    """Scores rank the trials 2, 3, 1; in truth 1, 2, 3: squared differences of 1, 1 and 4, a rank correlation of 1 - 6
+    * 6 / 24.
+    """
     trials = [{"a.b": 0.1, "score": 0.5}, {"a.b": 0.2, "score": 0.7}, {"a.b": 0.3, "score": 0.2}]
-    truths = [{"a.b": 0.1, "score": 0.1, "mae": 9.0}, {"a.b": 0.2, "score": 0.3, "mae": 5.0}, {"a.b": 0.3, "score": 0.4, "mae": 7.0}]
+    truths = [{"a.b": 0.1, "score": 0.1, "mae": 9.0}, {"a.b": 0.2, "score": 0.3, "mae": 5.0},
+              {"a.b": 0.3, "score": 0.4, "mae": 7.0}]
     assert ranking(trials, truths) == pytest.approx({
-        "rank_correlation": -0.5, "regret": 0.1, "own_regret": 0.3, "mae": 5.0, "own_mae": 9.0, "best_mae": 5.0, "mae_rank_correlation": 0.5,
+        "rank_correlation": -0.5, "regret": 0.1, "own_regret": 0.3, "mae": 5.0, "own_mae": 9.0, "best_mae": 5.0,
+        "mae_rank_correlation": 0.5,
     })
     alike = [{**truth, "mae": 4.0} for truth in truths]
     assert "mae_rank_correlation" not in ranking(trials, alike)
@@ -271,4 +296,5 @@ def test_the_best_trial_and_the_table(tiny_config: RunConfig) -> None:
     own = {**own_values(tiny_config), "score": 0.1}
     assert best_trial([own, {KEPT: 0.2, "score": 0.1}]) is own
     heading, *rows = trial_table([own, {KEPT: 0.2, "score": 0.3}, {KEPT: 0.4, "score": 0.2}], most=1).splitlines()
-    assert heading == "kept share  score" and rows == ["     0.200  0.300  <- best", "     0.700  0.100  <- as configured"]
+    assert (heading == "kept share  score"
+            and rows == ["     0.200  0.300  <- best", "     0.700  0.100  <- as configured"])

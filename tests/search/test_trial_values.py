@@ -1,4 +1,6 @@
-"""What the trials of a search are, and that a search which goes on by its scores is the same whenever it is asked again."""
+"""What the trials of a search are, and that a search which goes on by its scores is the same whenever it is asked
+again.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,10 @@ from crowddist.search.trial_values import BATCH, Listed, Suggested, Values, make
 
 def peak(values: Mapping[str, float]) -> float:
     """Largest, 0, at one place of the space."""
-    wanted = {"bi_knowledge.confidence": 0.4, "bi_knowledge.localiser_threshold": 0.5, "bi_knowledge.merge_px": 9, "bi_knowledge.density_range": 0.3}
-    return -sum(abs(value - wanted[name]) / (10 if name == "bi_knowledge.merge_px" else 1) for name, value in values.items())
+    wanted = {"bi_knowledge.confidence": 0.4, "bi_knowledge.localiser_threshold": 0.5, "bi_knowledge.merge_px": 9,
+              "bi_knowledge.density_range": 0.3}
+    return -sum(abs(value - wanted[name]) / (10 if name == "bi_knowledge.merge_px" else 1)
+                for name, value in values.items())
 
 
 class Rows:
@@ -55,10 +59,12 @@ def plan(tiny_config: RunConfig) -> Suggested:
 
 def test_suggestions_follow_from_the_seed_and_the_scores(plan: Suggested) -> None:
     values = done(plan)
-    assert len(values) == 40 and values[0] == plan.own and done(plan, backwards=True) == values, "in whatever order a batch ends"
+    assert (len(values) == 40 and values[0] == plan.own
+            and done(plan, backwards=True) == values), "in whatever order a batch ends"
     assert done(replace(plan, seed=1)) != values
     other = done(plan, lambda point: -peak(point))
-    assert other[: 1 + BATCH] == values[: 1 + BATCH] and other[-BATCH:] != values[-BATCH:], "as soon as there is something to go by"
+    assert (other[: 1 + BATCH] == values[: 1 + BATCH]
+            and other[-BATCH:] != values[-BATCH:]), "as soon as there is something to go by"
     for parameter in plan.space:
         tried_values = [point[parameter.name] for point in values[1:]]
         assert parameter.low <= min(tried_values) < max(tried_values) <= parameter.high
@@ -78,7 +84,8 @@ def test_a_plan_goes_on_where_it_was_left(plan: Suggested) -> None:
         rows.run(values)
     assert tried(plan, rows) == whole[:12]
     rows.known.pop(tuple(sorted(whole[4].items())))
-    assert tried(plan, rows) == [*whole[:4], *whole[5 : 1 + BATCH]], "what comes behind depends on the one that is missing"
+    assert tried(plan, rows) == [*whole[:4],
+                                 *whole[5 : 1 + BATCH]], "what comes behind depends on the one that is missing"
     batches = plan.batches(rows)
     assert [len(next(batches)) for _ in range(2)] == [1, BATCH]
     with pytest.raises(ValueError, match="depend on one that is not done"):
@@ -96,23 +103,27 @@ def test_even_values_are_a_list(tiny_config: RunConfig) -> None:
     assert isinstance(plan, Listed) and tried(plan, Rows(lambda values: 0.0)) == []
 
 
-def test_an_algorithm_whose_package_is_not_there_is_refused(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_algorithm_whose_package_is_not_there_is_refused(tiny_config: RunConfig,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package optuna: install crowddist\[optuna\], or choose even"):
         make_plan(tiny_config, "optuna", 4)
     require_algorithm("even")
 
 
-def test_a_search_by_suggestions_on_cached_predictions(tiny_config: RunConfig, tiny_checkpoint: str, tiny_target: str, tmp_path: Path) -> None:
+def test_a_search_by_suggestions_on_cached_predictions(tiny_config: RunConfig, tiny_checkpoint: str, tiny_target: str,
+                                                       tmp_path: Path) -> None:
     """Each trial's row is there; the same search again tries nothing, and a longer one only what it has more."""
     launcher, tries = LocalLauncher(tiny_config), list[int]()
 
     def search(number: int) -> list[dict[str, float]]:
         said = list[str]()
         plan = make_plan(tiny_config, "optuna", number)
-        found = search_thresholds(launcher, tiny_checkpoint, plan, objective="agreement", target_url=tiny_target, work=str(tmp_path), say=said.append)
+        found = search_thresholds(launcher, tiny_checkpoint, plan, objective="agreement", target_url=tiny_target,
+                                  work=str(tmp_path), say=said.append)
         tries.append(len(list((tmp_path / "data" / "searches").rglob("*.json"))))
-        assert found["own"] == found["trials"][0] and found["best"]["score"] == max(trial["score"] for trial in found["trials"])
+        assert (found["own"] == found["trials"][0]
+                and found["best"]["score"] == max(trial["score"] for trial in found["trials"]))
         return found["trials"]
 
     cached_predictions(launcher, tiny_checkpoint, tiny_target, str(tmp_path), say=str)

@@ -1,4 +1,6 @@
-"""Attacks by annotation files: MATLAB files that unpack to gigabytes or hold code, lists that name files elsewhere, what is read for ever."""
+"""Attacks by annotation files: MATLAB files that unpack to gigabytes or hold code, lists that name files elsewhere,
+what is read for ever.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def element(kind: int, data: bytes) -> bytes:
 
 def array(kind: int, dims: tuple[int, ...], rest: bytes = b"") -> bytes:
     """An array of a class, whose members `rest` are."""
-    return element(14, element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack(f"<{len(dims)}i", *dims)) + element(1, b"p") + rest)
+    return element(14, element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack(f"<{len(dims)}i", *dims))
+                   + element(1, b"p") + rest)
 
 
 def nested(depth: int) -> bytes:
@@ -59,7 +62,8 @@ BOMBS = {
     "object": array(3, (30_000, 30_000), element(1, b"thing") + FIELDS),
     "text": array(4, (60_000, 60_000), element(16, b"")),
     "cell in a cell": array(1, (1, 1), array(1, (30_000, 30_000))),
-    "packed cell": (lambda packed: struct.pack("<II", 15, len(packed)) + packed)(zlib.compress(array(1, (30_000, 30_000)))),
+    "packed cell": (lambda packed: struct.pack("<II", 15, len(packed))
+                    + packed)(zlib.compress(array(1, (30_000, 30_000)))),
     "nested": nested(5000),
 }
 
@@ -72,7 +76,8 @@ def test_a_matlab_file_takes_little_memory_whatever_it_claims(tmp_path: Path, wh
     tracemalloc.start()
     began = time.monotonic()
     for read in (read_mat_locations, lambda path: read_mat_points(path, "p")):
-        with pytest.raises(InputError, match=r"p\.mat: not a MATLAB file that can be read: (it unpacks|an array claims|arrays lie)"):
+        refused = r"p\.mat: not a MATLAB file that can be read: (it unpacks|an array claims|arrays lie)"
+        with pytest.raises(InputError, match=refused):
             read(place)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -85,7 +90,8 @@ def test_matlab_files_as_they_are_pass(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("value", [np.ones((7, 2)), np.array([[{"location": np.ones((7, 2)), "number": 7}]], object), "text", np.zeros((0, 2)), [], {"a": []}])
+@pytest.mark.parametrize("value", [np.ones((7, 2)), np.array([[{"location": np.ones((7, 2)), "number": 7}]], object),
+                                   "text", np.zeros((0, 2)), [], {"a": []}])
 def test_what_matlab_would_write_passes(value: object, packed: bool) -> None:
     stream = io.BytesIO()
     scipy.io.savemat(stream, {"p": value, "q": np.ones(3, bool)}, do_compression=packed)
@@ -93,7 +99,8 @@ def test_what_matlab_would_write_passes(value: object, packed: bool) -> None:
 
 
 def test_functions_and_objects_in_a_matlab_file_are_no_points(tmp_path: Path) -> None:
-    (tmp_path / "p.mat").write_bytes(HEAD + array(16, (1, 1), array(1, (1, 1), array(4, (1, 6), element(16, b"system")))))
+    (tmp_path / "p.mat").write_bytes(HEAD
+                                     + array(16, (1, 1), array(1, (1, 1), array(4, (1, 6), element(16, b"system")))))
     with pytest.raises(InputError, match=r"p\.mat: (not a MATLAB file|wrong layout)"):
         read_mat_points(tmp_path / "p.mat", "p")
 
@@ -117,14 +124,16 @@ SECRET = ["../../../secret", "/etc/passwd", "../images/../../secret"]
 def test_lists_of_images_name_no_files_elsewhere(tmp_path: Path, name: str) -> None:
     """Images are looked for in their folders; what a list says is held against their names."""
     secret = np.full((32, 32, 3), 200, np.uint8)
-    for place in (tmp_path / "secret.jpg", tmp_path / "set" / "images" / "1.jpg", tmp_path / "set" / "WIDER_train" / "images" / "1.jpg"):
+    for place in (tmp_path / "secret.jpg", tmp_path / "set" / "images" / "1.jpg",
+                  tmp_path / "set" / "WIDER_train" / "images" / "1.jpg"):
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(secret).save(place)
     for folder in ("jsons", "wider_face_split"):
         (tmp_path / "set" / folder).mkdir()
     (tmp_path / "set" / "train.txt").write_text(f"{name} 0 0\n1 0 0\n")
     (tmp_path / "set" / "jsons" / "1.json").write_text('{"points": [[1, 1]]}')
-    (tmp_path / "set" / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text(f"{name}.jpg\n0\n{'0 ' * 10}\n1.jpg\n1\n1 1 8 8 0 0 0 0 0 0\n")
+    (tmp_path / "set" / "wider_face_split"
+     / "wider_face_train_bbx_gt.txt").write_text(f"{name}.jpg\n0\n{'0 ' * 10}\n1.jpg\n1\n1 1 8 8 0 0 0 0 0 0\n")
     for form in (nwpu_crowd.FORMAT, wider_face.FORMAT):
         done = convert(form, tmp_path / "set", tmp_path / form.name, skip_bad=True)
         assert done.manifest.num_samples == 1 and len(done.skipped) == 1 and "is missing" in done.skipped[0]["reason"]

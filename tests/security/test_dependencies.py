@@ -1,4 +1,6 @@
-"""Attacks by way of what is installed: everything is pinned by hash and comes from nowhere but where the user's installer looks."""
+"""Attacks by way of what is installed: everything is pinned by hash and comes from nowhere but where the user's
+installer looks.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ LOCK = (PROJECT / "requirements.lock").read_text()
 
 def faults(lock: str) -> list[str]:
     """Requirements of a lock that are not one version with hashes, and lines that say where to look."""
-    entries = [entry.replace("\\\n", " ") for entry in re.split(r"\n(?=\S)", re.sub(r"^ *#.*\n", "", lock, flags=re.MULTILINE)) if entry.strip()]
+    entries = [entry.replace("\\\n", " ")
+               for entry in re.split(r"\n(?=\S)", re.sub(r"^ *#.*\n", "", lock, flags=re.MULTILINE)) if entry.strip()]
     pinned = re.compile(r"[a-z0-9._-]+(\[[a-z0-9,._-]+\])?==[^\s;@]+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*")
     return [entry for entry in entries if not pinned.fullmatch(entry)]
 
@@ -26,8 +29,10 @@ def test_everything_is_pinned_by_hash() -> None:
 
 
 @pytest.mark.parametrize("line", [
-    "evil==1.0", "evil>=1.0 --hash=sha256:" + "0" * 64, "evil @ https://example.org/evil.whl --hash=sha256:" + "0" * 64, "--index-url https://example.org/simple",
-    "--extra-index-url https://example.org/simple", "-e git+https://example.org/evil", "evil==1.0 --hash=md5:" + "0" * 32, "--find-links /tmp", "https://a.org/a.whl",
+    "evil==1.0", "evil>=1.0 --hash=sha256:" + "0" * 64, "evil @ https://example.org/evil.whl --hash=sha256:" + "0" * 64,
+    "--index-url https://example.org/simple",
+    "--extra-index-url https://example.org/simple", "-e git+https://example.org/evil",
+    "evil==1.0 --hash=md5:" + "0" * 32, "--find-links /tmp", "https://a.org/a.whl",
 ])
 def test_what_is_not_pinned_is_seen(line: str) -> None:
     assert faults(f"{LOCK}{line}\n") == [f"{line}\n"]

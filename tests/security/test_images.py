@@ -1,4 +1,6 @@
-"""Attacks by images: sizes that no memory holds, metadata that unpacks to gigabytes, other formats under a known name, links."""
+"""Attacks by images: sizes that no memory holds, metadata that unpacks to gigabytes, other formats under a known name,
+links.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +71,10 @@ BOMBS = {"png": png(60_000, 60_000), "png of 250 megapixels": png(25_000, 10_000
 def test_what_claims_too_many_pixels_is_refused_at_once_wherever_it_is_read(tmp_path: Path, what: str) -> None:
     (tmp_path / "bomb.jpg").write_bytes(BOMBS[what])
     extension = what[:3]
-    reads: list[Callable[[], object]] = [lambda: read_pixels(tmp_path / "bomb.jpg"), lambda: store_image(tmp_path / "bomb.jpg", upright=True, max_size=64)]
-    reads += [lambda: decode("k", {extension: BOMBS[what]}), lambda: decode("k", {extension: BOMBS[what]}, longest_px=64)]
+    reads: list[Callable[[], object]] = [lambda: read_pixels(tmp_path / "bomb.jpg"),
+                                         lambda: store_image(tmp_path / "bomb.jpg", upright=True, max_size=64)]
+    reads += [lambda: decode("k", {extension: BOMBS[what]}),
+              lambda: decode("k", {extension: BOMBS[what]}, longest_px=64)]
     if extension == "png":
         good = simplejpeg.encode_jpeg(SMALL)
         reads += [lambda name=name: decode("k", {"jpg": good, name: BOMBS[what]}) for name in ("mask.png", "keep.png")]
@@ -85,7 +89,8 @@ def test_how_many_pixels_are_too_many_is_one_setting(tmp_path: Path, monkeypatch
     rows = np.zeros((1000, 1001, 3), np.uint8)
     image = tmp_path / "image.png"
     Image.fromarray(rows).save(image)
-    reads: tuple[Callable[[], object], ...] = (lambda: read_pixels(image), lambda: decode("k", {"png": image.read_bytes()}))
+    reads: tuple[Callable[[], object], ...] = (lambda: read_pixels(image),
+                                               lambda: decode("k", {"png": image.read_bytes()}))
     for read in reads:
         monkeypatch.setenv(MAX_MEGAPIXELS, "1")
         with pytest.raises(InputError, match=rf"1001 x 1000 px; at most 1000000 pixels are read \({MAX_MEGAPIXELS}\)"):
@@ -98,7 +103,9 @@ def test_how_many_pixels_are_too_many_is_one_setting(tmp_path: Path, monkeypatch
                 read()
 
 
-def test_larger_images_than_pillow_allows_are_read_where_the_setting_allows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_larger_images_than_pillow_allows_are_read_where_the_setting_allows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pillow's own limit lies at 179 megapixels, below ours."""
     (tmp_path / "wide.png").write_bytes(png(19_000, 10_000))
     with pytest.raises(InputError, match=r"wide\.png: (?!too large)"):  # it gets as far as the missing rows
@@ -137,7 +144,8 @@ def test_of_many_frames_the_first_is_read(tmp_path: Path, kind: str) -> None:
     assert abs(read_pixels(tmp_path / "frames.png").astype(int) - SMALL).max() < 6
 
 
-@pytest.mark.parametrize("data", [framed("TIFF"), framed("WEBP"), framed("GIF"), b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"#?RADIANCE\n", b"\x89PNG"])
+@pytest.mark.parametrize("data", [framed("TIFF"), framed("WEBP"), framed("GIF"),
+                                  b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"#?RADIANCE\n", b"\x89PNG"])
 def test_a_shard_holds_no_other_formats_under_a_known_name(data: bytes) -> None:
     """OpenCV goes by the content, and would hand it to whichever of its many decoders takes it."""
     for extension in ("png", "mask.png", "keep.png"):
@@ -148,7 +156,8 @@ def test_a_shard_holds_no_other_formats_under_a_known_name(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     b"%PDF-1.7\n", b"GIF89a" + bytes(40), b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"FORM", b"8BPS",
 ])
 def test_formats_that_run_programs_or_read_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
@@ -158,7 +167,8 @@ def test_formats_that_run_programs_or_read_other_files_are_refused(tmp_path: Pat
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("target", ["/dev/zero", "/dev/random", "/etc/passwd", "/proc/self/environ", "loop.png", "pipe"])
+@pytest.mark.parametrize("target",
+                         ["/dev/zero", "/dev/random", "/etc/passwd", "/proc/self/environ", "loop.png", "pipe"])
 def test_links_to_what_is_no_image_end_in_one_line(tmp_path: Path, target: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop.png").symlink_to(target)

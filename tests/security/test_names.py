@@ -1,4 +1,6 @@
-"""Attacks by names: of runs, images and data sets, which become files, cells of a table, words of a page and lines on a terminal."""
+"""Attacks by names: of runs, images and data sets, which become files, cells of a table, words of a page and lines on a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Counter:
 
     def predict(self, image: np.ndarray) -> Any:
         density = np.zeros((image.shape[0] // 8, image.shape[1] // 8), np.float32)
-        return SimpleNamespace(count=1.0, uncertainty=0.5, density=density, points=np.zeros((0, 3), np.float32), sizes=None)
+        return SimpleNamespace(count=1.0, uncertainty=0.5, density=density, points=np.zeros((0, 3), np.float32),
+                               sizes=None)
 
 
 def photo(place: Path) -> Path:
@@ -51,15 +54,18 @@ def test_no_name_of_an_image_is_a_formula(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_names_of_images_leave_neither_the_output_nor_act_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    names = ["\x1b]0;owned\x07.jpg", "a\nerror: all is lost.jpg", "\u202egpj.exe.jpg", "..jpg.jpg", "%2e%2e%2fx.jpg", "~.jpg", "counts.csv.jpg"]
+    names = ["\x1b]0;owned\x07.jpg", "a\nerror: all is lost.jpg", "\u202egpj.exe.jpg", "..jpg.jpg", "%2e%2e%2fx.jpg",
+             "~.jpg", "counts.csv.jpg"]
     for name in names:
         photo(tmp_path / "photos" / name)
     said: list[str] = []
-    rows = predict_files(Counter(), [str(tmp_path / "photos")], str(tmp_path / "a" / "out"), say=said.append)  # type: ignore[arg-type]
+    rows = predict_files(Counter(), [str(tmp_path / "photos")], str(tmp_path / "a" / "out"),
+                         say=said.append)  # type: ignore[arg-type]
     assert len(rows) == len(names) - 1  # a hidden file is none of them
     assert all(line.isprintable() for line in said) and all(row["file"].isprintable() for row in rows)
     written = sorted(path.relative_to(tmp_path) for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(written) == len(rows) + 1 and all(path.parts[:2] == ("a", "out") and len(path.parts) == 3 for path in written)
+    assert (len(written) == len(rows) + 1
+            and all(path.parts[:2] == ("a", "out") and len(path.parts) == 3 for path in written))
 
 
 def test_error_lines_hold_nothing_that_acts_on_a_terminal(tmp_path: Path) -> None:
@@ -85,9 +91,11 @@ def test_no_object_of_a_bucket_is_copied_beside_its_folder(tmp_path: Path, name:
 
 def test_a_report_shows_markup_as_text(tiny_config: RunConfig, tmp_path: Path) -> None:
     """Everything that a page shows of a run comes from files that others may have written."""
-    row = {"round": 0, "title": MARKUP, "stage": "source", "stages": ["source"], "target/mae": 1.0, "target/num_images": 1.0, "target/mean_count": 2.0}
+    row = {"round": 0, "title": MARKUP, "stage": "source", "stages": ["source"], "target/mae": 1.0,
+           "target/num_images": 1.0, "target/mean_count": 2.0}
     data = {MARKUP: {"url": MARKUP, "name": MARKUP, "digest": MARKUP, "num_images": 1}}
-    result = {"run": MARKUP, "recipe": MARKUP, "method": MARKUP, "seed": MARKUP, "version": MARKUP, "rounds": [row], "final": row, "stopped": MARKUP,
+    result = {"run": MARKUP, "recipe": MARKUP, "method": MARKUP, "seed": MARKUP, "version": MARKUP, "rounds": [row],
+              "final": row, "stopped": MARKUP,
               "set_aside": {MARKUP: [MARKUP]}, "checkpoint": MARKUP, "model": MARKUP, "data": data}
     config = {**json.loads(to_json(tiny_config)), "recipe": "smoke", "target": MARKUP}
     storage.write_json(tmp_path / "result.json", result)
@@ -99,8 +107,10 @@ def test_a_report_shows_markup_as_text(tiny_config: RunConfig, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("entry", [
-    {"call": "register", "checkpoint_file": "/etc/passwd", "name": "leak"}, {"call": "_write_state", "parent": "x"}, {"call": "__init__", "uri": "x"},
-    {"call": "start"}, {"call": "finish", "status": "FINISHED"}, {"call": "_abandon"}, {"call": ["metrics"]}, {"name": "x"}, [1], "metrics", None,
+    {"call": "register", "checkpoint_file": "/etc/passwd", "name": "leak"}, {"call": "_write_state", "parent": "x"},
+    {"call": "__init__", "uri": "x"},
+    {"call": "start"}, {"call": "finish", "status": "FINISHED"}, {"call": "_abandon"}, {"call": ["metrics"]},
+    {"name": "x"}, [1], "metrics", None,
 ])
 def test_a_journal_calls_nothing_but_what_tells(tmp_path: Path, entry: object) -> None:
     (tmp_path / "mlflow-journal.jsonl").write_text(json.dumps(entry) + "\n")

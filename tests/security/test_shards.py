@@ -1,4 +1,6 @@
-"""Attacks by shards: tar headers that lie, names that leave the folder or act on a terminal, arrays and JSON larger than memory."""
+"""Attacks by shards: tar headers that lie, names that leave the folder or act on a terminal, arrays and JSON larger
+than memory.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ END = bytes(1024)
 def header(name: bytes, size: bytes = b"00000000000", kind: bytes = b"0") -> bytes:
     """A tar header with a right checksum, whatever it says."""
     data = bytearray(512)
-    data[: len(name)], data[124 : 124 + len(size)], data[156:157], data[257:265], data[148:156] = name, size, kind, b"ustar\x0000", b" " * 8
+    data[: len(name)], data[124 : 124
+                            + len(size)], data[
+                                156:157], data[257:265], data[148:156] = name, size, kind, b"ustar\x0000", b" " * 8
     data[148:156] = b"%06o\0 " % sum(data)
     return bytes(data)
 
@@ -35,8 +39,10 @@ def data_set(folder: Path, tar: bytes, *, num_samples: int = 1, shard: str = "a.
     """A data set that says of its shard what is true of it."""
     folder.mkdir(exist_ok=True)
     (folder / "a.tar").write_bytes(tar)
-    info = {"name": shard, "num_samples": num_samples, "num_bytes": len(tar), "sha256": hashlib.sha256(tar).hexdigest(), "persons": None}
-    facts = {"name": "a", "split": "all", "kind": "images", "labelled": False, "shards": [info], "statistics": {}, "converter": "a", "version": 1}
+    info = {"name": shard, "num_samples": num_samples, "num_bytes": len(tar), "sha256": hashlib.sha256(tar).hexdigest(),
+            "persons": None}
+    facts = {"name": "a", "split": "all", "kind": "images", "labelled": False, "shards": [info], "statistics": {},
+             "converter": "a", "version": 1}
     (folder / "manifest.json").write_text(json.dumps({"format": "crowddist data set", **facts}))
     return str(folder)
 
@@ -84,10 +90,12 @@ def test_what_tells_the_truth_is_read(tmp_path: Path) -> None:
 
 def test_a_key_in_two_places_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two samples are called x"):
-        verify(data_set(tmp_path / "set", one_byte(b"x.png") + one_byte(b"y.png") + one_byte(b"x.json") + END, num_samples=3))
+        verify(data_set(tmp_path / "set", one_byte(b"x.png") + one_byte(b"y.png") + one_byte(b"x.json") + END,
+                        num_samples=3))
 
 
-@pytest.mark.parametrize("shard", ["../secret.tar", "/etc/passwd", ".hidden.tar", "a/b.tar", "..", "", "a\n.tar", "a\x1b[2J.tar"])
+@pytest.mark.parametrize("shard", ["../secret.tar", "/etc/passwd", ".hidden.tar", "a/b.tar", "..", "", "a\n.tar",
+                                   "a\x1b[2J.tar"])
 def test_a_manifest_names_no_file_of_another_folder(tmp_path: Path, shard: str) -> None:
     with pytest.raises(InputError, match="shard name must be a plain file name") as error:
         ShardReader(data_set(tmp_path / "set", one_byte(b"x.png") + END, shard=shard))
@@ -121,8 +129,10 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("data", [
-    array("(100000000, 2)"), array("(10000000000000, 2)"), array("(99999999999999999999999999, 2)"), array("(-1, 2)", data=bytes(16)),
-    array("(1, 2)", kind="|O", data=bytes(16)), array("(1, 2)", data=bytes(4)), array("(1, 2)", data=bytes(12)), array("-" * 980 + "1"),
+    array("(100000000, 2)"), array("(10000000000000, 2)"), array("(99999999999999999999999999, 2)"),
+    array("(-1, 2)", data=bytes(16)),
+    array("(1, 2)", kind="|O", data=bytes(16)), array("(1, 2)", data=bytes(4)), array("(1, 2)", data=bytes(12)),
+    array("-" * 980 + "1"),
     array("(" * 900 + ")" * 900), b"\x93NUMPY\x03\x00" + b"\xff" * 20,
 ], ids=["1 GB", "80 TB", "no integer", "negative", "objects", "short", "long", "signs", "brackets", "head of 4 GB"])
 def test_an_array_takes_no_more_memory_than_its_bytes(little_memory: None, data: bytes) -> None:
@@ -133,12 +143,14 @@ def test_an_array_takes_no_more_memory_than_its_bytes(little_memory: None, data:
             decode_seen("k", {"seen.density.npy": data})
 
 
-@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff\xfe"], ids=["lists", "objects", "number", "bytes"])
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff\xfe"],
+                         ids=["lists", "objects", "number", "bytes"])
 def test_json_without_end_is_one_line(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(InputError, match="sample k: member json is damaged"):
         decode("k", {"json": text})
     (tmp_path / "manifest.json").write_bytes(text)
-    reads: tuple[Callable[[], object], ...] = (lambda: storage.read_json(tmp_path / "manifest.json"), lambda: ShardReader(tmp_path))
+    reads: tuple[Callable[[], object], ...] = (lambda: storage.read_json(tmp_path / "manifest.json"),
+                                               lambda: ShardReader(tmp_path))
     for read in reads:
         with pytest.raises(InputError, match=r"not JSON|must be"):
             read()

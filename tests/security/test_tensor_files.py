@@ -1,4 +1,6 @@
-"""Attacks by checkpoints and weights: code inside, archives that unpack to more than they are, a history that names other files."""
+"""Attacks by checkpoints and weights: code inside, archives that unpack to more than they are, a history that names
+other files.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def hostile_files(proof: Path) -> dict[str, bytes]:
 def test_code_in_a_checkpoint_or_in_weights_is_never_executed(tmp_path: Path, form: str) -> None:
     place = tmp_path / "hostile.pt"
     place.write_bytes(hostile_files(tmp_path / "executed")[form])
-    for read in (lambda: checkpoint.load(place.as_uri()), lambda: build_counter(CounterConfig(backbone="vgg16", weights=str(place)))):
+    for read in (lambda: checkpoint.load(place.as_uri()),
+                 lambda: build_counter(CounterConfig(backbone="vgg16", weights=str(place)))):
         with pytest.raises(InputError, match="which is never executed") as error:
             read()
         assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
@@ -71,7 +74,8 @@ def test_code_in_a_checkpoint_or_in_weights_is_never_executed(tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("form", ["bare", "zip", "legacy"])
-def test_code_in_the_cache_of_torch_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+def test_code_in_the_cache_of_torch_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      form: str) -> None:
     """Torch's own loader of downloads unpickles what lies in its cache, and checks no hash of it."""
     from torchvision.models import VGG16_Weights
 
@@ -85,8 +89,10 @@ def test_code_in_the_cache_of_torch_is_never_executed(tmp_path: Path, monkeypatc
     assert not (tmp_path / "executed").exists()
 
 
-CALLS = {"pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "joblib.load", "np.load", "numpy.load", "yaml.load",
-         "yaml.unsafe_load", "marshal.loads", "shelve.open", "pd.read_pickle", "pandas.read_pickle", "eval", "exec", "compile", "torch.load", "torch.jit.load",
+CALLS = {"pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "joblib.load",
+         "np.load", "numpy.load", "yaml.load",
+         "yaml.unsafe_load", "marshal.loads", "shelve.open", "pd.read_pickle", "pandas.read_pickle", "eval", "exec",
+         "compile", "torch.load", "torch.jit.load",
          "torch.hub.load", "torch.hub.load_state_dict_from_url", "load_state_dict_from_url", "os.system", "os.popen"}
 METHODS = {"restore", "can_restore", "get_state_dict", "load_model", "extractall", "unpack_archive", "read_pickle"}
 
@@ -98,7 +104,8 @@ def test_no_loader_that_can_execute_is_called() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                if name in CALLS or name.rpartition(".")[2] in METHODS or any(word.arg == "shell" for word in node.keywords):
+                if name in CALLS or name.rpartition(".")[2] in METHODS or any(word.arg == "shell"
+                                                                              for word in node.keywords):
                     found.append((path.relative_to(PROJECT).as_posix(), name, "weights_only=True" in ast.unparse(node)))
     assert found == [("crowddist/models/tensor_file.py", "torch.load", True)]
 
@@ -127,7 +134,8 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("history", [
     {}, [], {"checkpoints": {}}, {"checkpoints": [1]}, {"checkpoints": [{"file": 1, "sha256": "", "step": 1}]},
-    {"checkpoints": [{"file": "../../secret.pt", "sha256": "", "step": 1}]}, {"checkpoints": [{"file": "/etc/passwd", "sha256": "", "step": 1}]},
+    {"checkpoints": [{"file": "../../secret.pt", "sha256": "", "step": 1}]},
+    {"checkpoints": [{"file": "/etc/passwd", "sha256": "", "step": 1}]},
 ])
 def test_a_history_names_no_file_of_another_folder(tmp_path: Path, history: object) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)

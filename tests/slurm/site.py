@@ -72,11 +72,14 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
         self.home.mkdir(parents=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "MLFLOW_", "CROWDDIST_", "SLURM_"))}
+        kept = {name: value for name,
+                value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "MLFLOW_", "CROWDDIST_", "SLURM_"))}
         # What a user has set; PATH has the environment, which lies in the project's folder elsewhere.
         self.environment = kept | {
-            "HOME": str(self.home), "SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(PROJECT), "CROWDDIST_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "HOME": str(self.home), "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(PROJECT), "CROWDDIST_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
         }
         self.daemons: list[subprocess.Popen[bytes]] = []
         self.machines: dict[str, subprocess.Popen[bytes]] = {}
@@ -88,13 +91,16 @@ class Site:
         self._configure(PARAMETERS)
         (folder / "munge.key").write_bytes(secrets.token_bytes(128))
         (folder / "munge.key").chmod(0o400)
-        self._start("munged", "--foreground", "--force", f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket", f"--pid-file={folder}/munge.pid",
+        self._start("munged", "--foreground", "--force", f"--key-file={folder}/munge.key",
+                    f"--socket={folder}/munge.socket", f"--pid-file={folder}/munge.pid",
                     f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed")
         self._start("slurmctld", "-D", "-c", "-f", str(folder / "slurm.conf"))
         for name in NODES:
-            self.machines[name] = self._start(str(SCRIPT), "boot", BRIDGE, name, f"{SUBNET}.{name[1:]}/24", str(folder / name), "slurmd", "-D", "-N", name,
+            self.machines[name] = self._start(str(SCRIPT), "boot", BRIDGE, name, f"{SUBNET}.{name[1:]}/24",
+                                              str(folder / name), "slurmd", "-D", "-N", name,
                                               "-f", str(folder / "slurm.conf"))
-        wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T").split() == ["idle"] * len(NODES), 60, "both machines are idle", said=self.log)
+        wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%T").split() == ["idle"] * len(NODES), 60,
+                 "both machines are idle", said=self.log)
 
     def _configure(self, parameters: str) -> None:
         line = parameters and f"SlurmctldParameters={parameters}"
@@ -114,7 +120,8 @@ class Site:
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / "daemons.log").open("ab") as log:
-            self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True))
+            self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log,
+                                                 start_new_session=True))
         return self.daemons[-1]
 
     def log(self) -> str:
@@ -123,8 +130,10 @@ class Site:
 
     def run(self, *command: str, check: bool = True) -> str:
         """A command on the login node, in the project's folder. Returns: what it prints."""
-        done = subprocess.run(command, env=self.environment, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S, check=False)
-        assert done.returncode == 0 or not check, f"{command} gave {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        done = subprocess.run(command, env=self.environment, cwd=PROJECT, capture_output=True, text=True,
+                              timeout=LONGEST_S, check=False)
+        assert (done.returncode == 0
+                or not check), f"{command} gave {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
     def on(self, name: str, *command: str) -> list[str]:
@@ -134,7 +143,8 @@ class Site:
 
     def submit(self, *words: str, **environment: str) -> Batch:
         """Submits a batch job."""
-        number = subprocess.run(["sbatch", "--parsable", f"--output={self.folder}/%j.log", *words], env=self.environment | environment, cwd=PROJECT,
+        number = subprocess.run(["sbatch", "--parsable", f"--output={self.folder}/%j.log", *words],
+                                env=self.environment | environment, cwd=PROJECT,
                                 capture_output=True, text=True, timeout=60, check=True).stdout.strip()
         return Batch(self, number)
 

@@ -50,13 +50,16 @@ def test_nobody_else_reaches_it(slurm: Site, standing: Batch) -> None:
         pass
     code = f"import ray; ray.init(address='{SUBNET}.1:6379')"
     for token in ("", "0" * 64):
-        environment = slurm.environment | {"HOME": str(slurm.folder), "RAY_AUTH_MODE": "token" if token else "disabled", "RAY_AUTH_TOKEN": token}
-        done = subprocess.run(["python", "-c", code], env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
+        environment = slurm.environment | {"HOME": str(slurm.folder), "RAY_AUTH_MODE": "token" if token else "disabled",
+                                           "RAY_AUTH_TOKEN": token}
+        done = subprocess.run(["python", "-c", code], env=environment, cwd=PROJECT, capture_output=True, text=True,
+                              timeout=120, check=False)
         assert done.returncode != 0 and "uthenti" in done.stderr, done.stderr[-2000:]
     assert os.stat(slurm.home / ".ray" / "auth_token").st_mode & 0o077 == 0
 
 
 def test_a_job_that_does_not_run(slurm: Site) -> None:
-    done = subprocess.run([ON_HEAD, "999999", "ray", "status"], env=slurm.environment, cwd=PROJECT, capture_output=True, text=True,
+    done = subprocess.run([ON_HEAD, "999999", "ray", "status"], env=slurm.environment, cwd=PROJECT, capture_output=True,
+                          text=True,
                           timeout=60, check=False)
     assert (done.returncode, done.stderr) == (2, "error: no job 999999 is running (squeue --me)\n")

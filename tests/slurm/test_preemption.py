@@ -1,4 +1,6 @@
-"""Jobs on a real Slurm of two nodes that are preempted, cancelled, or lose their Ray, and end as undisturbed ones do."""
+"""Jobs on a real Slurm of two nodes that are preempted, cancelled, or lose their Ray, and end as undisturbed ones
+do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from tests.faults.rig import curve, equal, left, steps, wait_for
 from tests.slurm.site import LONGEST_S, Batch, Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
-SHORT = ("--train.steps", "300", "--train.batch-size", "4", "--method", "source_only", "--engine.checkpoint-every", "25")
+SHORT = ("--train.steps", "300", "--train.batch-size", "4", "--method", "source_only", "--engine.checkpoint-every",
+         "25")
 """Options that make `smoke` a training of a minute and nothing else."""
 
 
@@ -23,12 +26,15 @@ class Run:
 
     def __init__(self, slurm: Site, name: str, recipe: str, *options: str) -> None:
         self.slurm, self.folder = slurm, slurm.folder / "runs" / name
-        self.batch = slurm.submit("--nodes=2", "cluster/slurm/ray.sbatch", "python", "jobs/adapt.py", recipe, "--storage", str(self.folder.parent),
-                                  "--run-name", name, "--launcher", "ray", "--threads", "1", "--num-workers", "2", "--tracking-uri", "none", *options)
+        self.batch = slurm.submit("--nodes=2", "cluster/slurm/ray.sbatch", "python", "jobs/adapt.py", recipe,
+                                  "--storage", str(self.folder.parent),
+                                  "--run-name", name, "--launcher", "ray", "--threads", "1", "--num-workers", "2",
+                                  "--tracking-uri", "none", *options)
 
     def until(self, enough: int) -> Run:
         """Waits until training has come to so many steps."""
-        wait_for(lambda: curve(self.folder) >= enough or self.batch.is_over(), LONGEST_S, f"{enough} steps", said=self.batch.said)
+        wait_for(lambda: curve(self.folder) >= enough or self.batch.is_over(), LONGEST_S, f"{enough} steps",
+                 said=self.batch.said)
         assert not self.batch.is_over(), self.batch.said()[-3000:]
         return self
 
@@ -67,7 +73,8 @@ def test_quickstart_is_preempted_and_ends_with_the_same_result(slurm: Site) -> N
     assert run.batch.wait() == ("COMPLETED", "0:0"), run.batch.said()[-3000:]
     assert run.batch.restarts() == 1
     groups = [json.loads(path.read_text()) for path in (run.folder / ".ray-train").glob("*/workers.json")]
-    assert [sorted(worker["host"] for worker in group) for group in groups] == [["n1", "n2"]] * len(groups), "both have room for two workers"
+    assert [sorted(worker["host"] for worker in group)
+            for group in groups] == [["n1", "n2"]] * len(groups), "both have room for two workers"
     said = run.batch.said()
     assert said.count("stopped by SIGUSR1; the same command takes the run up again") == 1 and "queued again" in said
     assert_same(run.folder, left(undisturbed.folder))
@@ -94,7 +101,8 @@ def test_the_time_is_nearly_over(slurm: Site, unbroken: dict[str, Any]) -> None:
 def test_ray_is_lost(slurm: Site, unbroken: dict[str, Any]) -> None:
     run = Run(slurm, "lost", "smoke", *SHORT).until(30)
     place = f"/tmp/ray-{run.batch.number}-head0/"
-    next(process for process in psutil.process_iter() if process.name() == "gcs_server" and place in " ".join(process.cmdline())).kill()
+    next(process for process in psutil.process_iter() if process.name() == "gcs_server"
+         and place in " ".join(process.cmdline())).kill()
     assert run.batch.wait() == ("COMPLETED", "0:0"), run.batch.said()[-3000:]
     assert run.batch.restarts() == 1 and "Ray was lost; queued again" in run.batch.said()
     assert_same(run.folder, unbroken)

@@ -56,7 +56,8 @@ def test_a_file_is_downloaded_once(tmp_path: Path) -> None:
 
 def test_what_fails_leaves_nothing_and_comes_out_as_it_is(tmp_path: Path) -> None:
     cache = Cache(folder=tmp_path / "cache")
-    for error in (ConnectionError("cut"), InputError("another hash"), FileNotFoundError("no file at s3://a/b"), KeyboardInterrupt()):
+    for error in (ConnectionError("cut"), InputError("another hash"), FileNotFoundError("no file at s3://a/b"),
+                  KeyboardInterrupt()):
 
         def fail(stream: BinaryIO, error: BaseException = error) -> None:
             stream.write(b"half")

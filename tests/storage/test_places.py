@@ -17,7 +17,8 @@ from crowddist import storage
 from crowddist.errors import InputError
 from crowddist.storage.names import path_of_file_url
 
-NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="/\0"), min_size=1, max_size=40).filter(
+NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="/\0"), min_size=1,
+                max_size=40).filter(
     lambda n: n not in (".", "..")
 )
 
@@ -51,7 +52,8 @@ def test_a_name_that_is_not_unicode_round_trips(tmp_path):
     assert storage.read_bytes(storage.normalise(place)) == b"x"
 
 
-@pytest.mark.parametrize("place", ["", "a\0b", "file:///a%00b", "http://host/x", "hdfs://x", "s3://", "s3:/x", "s3://a:b@c/x", "file://host/x"])
+@pytest.mark.parametrize("place", ["", "a\0b", "file:///a%00b", "http://host/x", "hdfs://x", "s3://", "s3:/x",
+                                   "s3://a:b@c/x", "file://host/x"])
 def test_bad_places_are_refused(place):
     with pytest.raises(InputError) as refused:
         storage.normalise(place)
@@ -155,7 +157,8 @@ def test_a_file_in_the_way_of_a_folder_is_one_clear_line(tmp_path):
     for call in (lambda: storage.local_folder(tmp_path / "a"), lambda: storage.write_bytes(tmp_path / "a" / "b", b"")):
         with pytest.raises(InputError, match="a file is in the way"):
             call()
-    assert storage.local_folder(storage.join(tmp_path, "x/y")) == tmp_path / "x" / "y" and (tmp_path / "x" / "y").is_dir()
+    assert (storage.local_folder(storage.join(tmp_path, "x/y")) == tmp_path / "x" / "y"
+            and (tmp_path / "x" / "y").is_dir())
 
 
 def test_staged_folder_appears_whole_or_not_at_all(tmp_path):
@@ -235,10 +238,12 @@ def test_remove_file(tmp_path):
 
 def test_exclusive_keeps_another_process_out_until_the_holder_dies(tmp_path):
     code = (
-        "import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
+        "import sys, time; from crowddist import storage\nwith storage.exclusive(sys.argv[1]):\n print('held', "
+        "flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(storage.__file__).parents[2])}
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, env=environment)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE,
+                              env=environment)
     try:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(InputError), storage.exclusive(tmp_path / "run"):

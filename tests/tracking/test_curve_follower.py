@@ -1,4 +1,6 @@
-"""Progress: what workers write is shown and tracked as it comes, and its failure stops neither training nor the rest."""
+"""Progress: what workers write is shown and tracked as it comes, and its failure stops neither training nor the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def stage(folder: Path, name: str = "source", num_round: int = 0, steps: int = 40) -> StageData:
     streams = {"source": Stream(data="source", batch_size=8)}
     return StageData(
-        stage=Stage(name=name, steps=steps, streams=streams, title=name, num_round=num_round), folder=(folder / name).as_uri(), urls={}
+        stage=Stage(name=name, steps=steps, streams=streams, title=name, num_round=num_round),
+        folder=(folder / name).as_uri(), urls={}
     )
 
 
 def write(data: StageData, step: int, loss: float) -> None:
-    storage.append_line(storage.join(data.folder, "curve.jsonl"), json.dumps({"step": step, "loss": loss, "seconds_per_step": 0.5}))
+    storage.append_line(storage.join(data.folder, "curve.jsonl"),
+                        json.dumps({"step": step, "loss": loss, "seconds_per_step": 0.5}))
 
 
 def until(condition) -> None:  # type: ignore[no-untyped-def]
@@ -111,7 +115,8 @@ def test_unfinished_lines_of_a_curve_are_passed_over(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b'{"step": 20, "loss": 0.')
     assert [point["step"] for point in read_curve(url)] == [10]
     write(data, 30, 0.25)
-    assert read_curve(url) == [{"step": step, "loss": loss, "seconds_per_step": 0.5} for step, loss in ((10, 0.5), (30, 0.25))]
+    assert read_curve(url) == [{"step": step, "loss": loss, "seconds_per_step": 0.5}
+                               for step, loss in ((10, 0.5), (30, 0.25))]
 
 
 def test_stages_of_one_round_have_names_of_their_own(tmp_path: Path) -> None:
@@ -119,7 +124,8 @@ def test_stages_of_one_round_have_names_of_their_own(tmp_path: Path) -> None:
     pair = [stage(tmp_path, name) for name in ("source/regressor", "source/detector")]
     pair = [replace(data, stage=replace(data.stage, trains=data.stage.name.rpartition("/")[2])) for data in pair]
     for index, data in enumerate(pair):
-        storage.append_line(storage.join(data.folder, "curve.jsonl"), json.dumps({"step": 20, "loss": float(index), "seconds_per_step": 0.1}))
+        storage.append_line(storage.join(data.folder, "curve.jsonl"),
+                            json.dumps({"step": 20, "loss": float(index), "seconds_per_step": 0.1}))
     with following(pair, tracker, lambda line: None):
         time.sleep(0.1)
     told = {name: value for _, _, values in tracker.told for name, value in values.items()}

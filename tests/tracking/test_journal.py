@@ -36,17 +36,21 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", f"{self.folder}/artifacts"]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+                   "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination",
+                    f"{self.folder}/artifacts"]
         log = (self.folder / "server.log").open("ab")
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT,
+                                        start_new_session=True)
         deadline = time.monotonic() + START_S
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
             except OSError:
-                assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "server.log").read_text()[-3000:]
+                assert (time.monotonic() < deadline
+                        and self.process.poll() is None), (self.folder / "server.log").read_text()[-3000:]
                 time.sleep(0.2)
 
     def kill(self) -> None:
@@ -92,7 +96,8 @@ def held(server: Server) -> dict[str, Any]:
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
     (parent,) = [run for run in runs if run.data.tags["kind"] == "adaptation"]
     rounds = [run for run in runs if run.data.tags["kind"] == "round"]
-    loss = [(run.data.tags["round"], metric.step, metric.value) for run in rounds for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+    loss = [(run.data.tags["round"], metric.step, metric.value) for run in rounds
+            for metric in client.get_metric_history(run.info.run_id, "train/loss")]
     images = [name.path for name in client.list_artifacts(parent.info.run_id, "images")]
     return {
         "status": parent.info.status,
@@ -115,13 +120,15 @@ def tell(tracker: Tracker, number: int) -> None:
 def expected(last: int) -> dict[str, Any]:
     return {
         "status": "FINISHED",
-        "loss": [(str(number), step, pytest.approx(1 / (number + step))) for number in range(last + 1) for step in (10, 20)],
+        "loss": [(str(number), step, pytest.approx(1 / (number + step))) for number in range(last + 1)
+                 for step in (10, 20)],
         "mae": [(number, 20.0 - number) for number in range(last + 1)],
         "files": ["config.json", "result.json"],
     }
 
 
-def test_what_was_told_while_the_server_was_away_arrives_later_in_order_and_once(server: Server, tmp_path: Path, impatient: None) -> None:
+def test_what_was_told_while_the_server_was_away_arrives_later_in_order_and_once(server: Server, tmp_path: Path,
+                                                                                 impatient: None) -> None:
     lines: list[str] = []
     journal = tmp_path / "mlflow-journal.jsonl"
     with open_run(server, tmp_path, lines) as tracker:
@@ -134,7 +141,8 @@ def test_what_was_told_while_the_server_was_away_arrives_later_in_order_and_once
             tracker.metrics({"train/loss": float("nan")}, step=30, round=1)
         tell(tracker, 2)
         assert time.monotonic() - started < 20
-        assert lines == [f"MLflow at {server.uri} does not answer: the run goes on, and tells it later from {journal.as_uri()}"]
+        assert (lines == [f"MLflow at {server.uri} does not answer: the run goes on, and tells it later from "
+                          f"{journal.as_uri()}"])
         assert len(journal.read_text().splitlines()) == 12
         server.start()
         time.sleep(journal.RETRY_S)
@@ -145,15 +153,18 @@ def test_what_was_told_while_the_server_was_away_arrives_later_in_order_and_once
     assert len(found["pictures"]) == 4
 
 
-def test_a_run_that_ends_while_the_server_is_away_tells_it_when_it_is_started_again(server: Server, tmp_path: Path, impatient: None) -> None:
+def test_a_run_that_ends_while_the_server_is_away_tells_it_when_it_is_started_again(server: Server, tmp_path: Path,
+                                                                                    impatient: None) -> None:
     lines: list[str] = []
     with open_run(server, tmp_path, lines) as tracker:
         tell(tracker, 0)
         server.kill()
         tell(tracker, 1)
         assert tracker.register(tmp_path / "no such file", name="counter") == ""  # not even tried
-    assert lines[-1] == f"6 entries for MLflow wait in {(tmp_path / 'mlflow-journal.jsonl').as_uri()}: the same command tells them when " \
-                        f"{server.uri} answers again"
+    journal = (tmp_path / "mlflow-journal.jsonl").as_uri()
+    assert lines[-1] == (
+        f"6 entries for MLflow wait in {journal}: the same command tells them when {server.uri} answers again"
+    )
     with pytest.raises(InputError, match="no MLflow server answers"), open_run(server, tmp_path, lines):
         pass
     with (tmp_path / "mlflow-journal.jsonl").open("ab") as stream:

@@ -21,7 +21,8 @@ from crowddist.tracking.journal import JournalTracker
 from crowddist.tracking.system_metrics import SystemMetrics
 from crowddist.tracking.tracker import MlflowTracker, tracked_run
 
-NAMES = {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage", "system/disk_available_megabytes",
+NAMES = {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage",
+         "system/disk_available_megabytes",
          "system/network_receive_megabytes"}
 
 
@@ -31,8 +32,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def open_run(store: str, folder: Path, name: str, lines: list[str]) -> Any:
-    facts: dict[str, Any] = {"experiment": "machine", "run_name": name, "config": {"seed": 0}, "tags": {"recipe": "smoke"}}
-    return tracked_run(JournalTracker(MlflowTracker(store), lines.append), **facts, state_url=storage.join(str(folder), f"{name}.json"))
+    facts: dict[str, Any] = {"experiment": "machine", "run_name": name, "config": {"seed": 0},
+                             "tags": {"recipe": "smoke"}}
+    return tracked_run(JournalTracker(MlflowTracker(store), lines.append), **facts,
+                       state_url=storage.join(str(folder), f"{name}.json"))
 
 
 def points(store: str, name: str) -> dict[str, list[tuple[int, float]]]:
@@ -43,14 +46,16 @@ def points(store: str, name: str) -> dict[str, list[tuple[int, float]]]:
     (experiment,) = [found for found in client.search_experiments() if found.name == "machine"]
     (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
     keys = [key for key in run.data.metrics if key.startswith("system/")]
-    return {key: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)] for key in keys}
+    return {key: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
+            for key in keys}
 
 
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "system-metrics"]
 
 
-def test_a_run_has_them_until_its_end_and_goes_on_behind_when_it_is_resumed(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_them_until_its_end_and_goes_on_behind_when_it_is_resumed(store: str, tmp_path: Path,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "INTERVAL_S", 0.2)
     lines: list[str] = []
     with open_run(store, tmp_path, "whole", lines):
@@ -93,7 +98,8 @@ def test_turned_off(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert points(store, "off") == {}
 
 
-def test_a_store_that_is_away_is_neither_asked_all_the_time_nor_waited_for(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_is_neither_asked_all_the_time_nor_waited_for(store: str, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "INTERVAL_S", 0.05)
     monkeypatch.setattr(journal, "RETRY_S", 60.0)
     asked: list[float] = []
@@ -113,7 +119,8 @@ def test_a_store_that_is_away_is_neither_asked_all_the_time_nor_waited_for(store
         time.sleep(0.5)
         assert len(asked) == 1
         tracker.metrics({"train/loss": 1.0}, step=1)  # is kept, for the store is known to be away
-        assert lines == [f"MLflow at {store} does not answer: the run goes on, and tells it later from {(tmp_path / 'away-journal.jsonl').as_uri()}"]
+        assert (lines == [f"MLflow at {store} does not answer: the run goes on, and tells it later from "
+                          f"{(tmp_path / 'away-journal.jsonl').as_uri()}"])
     assert lines[1:] == [f"MLflow at {store} has been told everything"] and threads() == []
 
 
@@ -167,20 +174,23 @@ def test_a_gpu_is_measured_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
     system.start()
     system.stop()
     gpu = {name: value for name, value in told[0].items() if "gpu" in name}
-    assert gpu == {"system/gpu_0_memory_usage_percentage": 25.0, "system/gpu_0_memory_usage_megabytes": 20_000.0, "system/gpu_0_utilization_percentage": 90.0,
+    assert gpu == {"system/gpu_0_memory_usage_percentage": 25.0, "system/gpu_0_memory_usage_megabytes": 20_000.0,
+                   "system/gpu_0_utilization_percentage": 90.0,
                    "system/gpu_0_power_usage_watts": 350.0, "system/gpu_0_power_usage_percentage": 50.0}
 
 
 def test_a_run_still_begins_with_a_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
-    with pytest.raises(InputError, match="no MLflow server answers"), open_run(f"http://127.0.0.1:{port}", tmp_path, "none", []):
+    with pytest.raises(InputError,
+                       match="no MLflow server answers"), open_run(f"http://127.0.0.1:{port}", tmp_path, "none", []):
         pass
     assert threads() == []
 
 
 @pytest.mark.slow
-def test_the_result_is_the_same_with_and_without_them(tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_is_the_same_with_and_without_them(tiny_config: Any, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 
     from crowddist.launch.local import LocalLauncher
@@ -193,7 +203,9 @@ def test_the_result_is_the_same_with_and_without_them(tiny_config: Any, tmp_path
             monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
         config = dataclasses.replace(tiny_config, method="source_only", run_name=name, experiment="machine")
         uri = f"sqlite:///{tmp_path}/mlflow.db"
-        result = adapt(config, LocalLauncher(config), JournalTracker(MlflowTracker(uri), [].append), say=lambda line: None)
-        rounds.append([{key: value for key, value in row.items() if key not in ("train/seconds", "checkpoint")} for row in result["rounds"]])
+        result = adapt(config, LocalLauncher(config), JournalTracker(MlflowTracker(uri), [].append),
+                       say=lambda line: None)
+        rounds.append([{key: value for key, value in row.items() if key not in ("train/seconds", "checkpoint")}
+                       for row in result["rounds"]])
         assert bool(points(uri, name)) == (name == "with")
     assert rounds[0] == rounds[1]

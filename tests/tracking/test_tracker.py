@@ -42,7 +42,8 @@ def client(store: str):
 
 def open_run(store: str, folder: Path, name: str, config: dict | None = None):
     """An adaptation called `name`, alone in an experiment of that name; entered again, it is the same one."""
-    facts = {"experiment": name, "run_name": name, "config": CONFIG if config is None else config, "tags": {"recipe": "quickstart"}}
+    facts = {"experiment": name, "run_name": name, "config": CONFIG if config is None else config,
+             "tags": {"recipe": "quickstart"}}
     return tracked_run(MlflowTracker(store), **facts, state_url=storage.join(str(folder), f"{name}.json"))
 
 
@@ -66,7 +67,8 @@ def write_rounds(tracker: Tracker, rounds: range) -> None:
         for step in (0, 10):
             tracker.metrics({"train/loss": 1.0 / (1 + step + number)}, step=step, round=number)
         tracker.picture(number, "street/density", picture(number))
-        tracker.table(number, "images", [{"key": "a", "count": np.float32(3.5), "error": float("nan")}, {"key": "b", "count": 4}])
+        tracker.table(number, "images",
+                      [{"key": "a", "count": np.float32(3.5), "error": float("nan")}, {"key": "b", "count": 4}])
         tracker.round_result(number, {"target/mae": 20.0 - number, "target/rmse": 30.0 - number})
 
 
@@ -80,16 +82,20 @@ def test_hierarchy_names_and_roll_up(store, client, tmp_path):
     runs = runs_of(client, "hierarchy")
     (parent,) = runs["adaptation"]
     assert parent.info.run_name == "hierarchy" and parent.info.status == "FINISHED"
-    assert parent.data.params == {"method.name": "self_supervision", "method.rounds": "2", "seed": "7", "targets": '["a", "b"]'}
-    expected = {"recipe": "quickstart", "attempt": "1", "pid": str(os.getpid()), "data.target.digest": "0123456789abcdef" * 4}
+    assert parent.data.params == {"method.name": "self_supervision", "method.rounds": "2", "seed": "7",
+                                  "targets": '["a", "b"]'}
+    expected = {"recipe": "quickstart", "attempt": "1", "pid": str(os.getpid()),
+                "data.target.digest": "0123456789abcdef" * 4}
     assert expected.items() <= parent.data.tags.items() and {"host", "crowddist_version"} <= set(parent.data.tags)
     (used,) = parent.inputs.dataset_inputs
-    assert used.dataset.name == "streets" and used.dataset.digest == ("0123456789abcdef" * 4)[:36] and used.tags[0].value == "target"
+    assert (used.dataset.name == "streets" and used.dataset.digest == ("0123456789abcdef" * 4)[:36]
+            and used.tags[0].value == "target")
     assert [run.info.run_name for run in runs["round"]] == ["round-000", "round-001", "round-002"]
     for number, run in enumerate(runs["round"]):
         assert run.data.tags["round"] == str(number) and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
-        assert run.data.metrics == {"target/mae": 20.0 - number, "target/rmse": 30.0 - number, "train/loss": 1 / (11 + number)}
+        assert run.data.metrics == {"target/mae": 20.0 - number, "target/rmse": 30.0 - number,
+                                    "train/loss": 1 / (11 + number)}
         assert history(client, run.info.run_id, "train/loss") == [(0, 1 / (1 + number)), (10, 1 / (11 + number))]
     page = f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/model-metrics"
     assert tracker.how_to_open().endswith(f"mlflow ui --backend-store-uri {shlex.quote(store)}  # {page}")
@@ -100,7 +106,8 @@ def test_hierarchy_names_and_roll_up(store, client, tmp_path):
 def test_descriptions_titles_and_short_parameters(store, client, tmp_path):
     facts = {"experiment": "described", "run_name": "described", "config": CONFIG, "tags": {}}
     for attempt in range(2):
-        with tracked_run(MlflowTracker(store), **facts, state_url=storage.join(str(tmp_path), "described.json")) as tracker:
+        with tracked_run(MlflowTracker(store), **facts,
+                         state_url=storage.join(str(tmp_path), "described.json")) as tracker:
             tracker.describe(1, f"**labels, round 1**, told {attempt}", {"title": "labels, round 1"})
             tracker.describe(None, f"from a to b, told {attempt}")
             tracker.trials(1, [{"method.threshold": 1 / 3, "score": 1 / 3}])
@@ -108,9 +115,11 @@ def test_descriptions_titles_and_short_parameters(store, client, tmp_path):
         assert parent.data.tags[mlflow_store.NOTE] == ("a person's words" if attempt else "from a to b, told 0")
         client.set_tag(parent.info.run_id, mlflow_store.NOTE, "a person's words")
     assert client.get_run(parent.info.run_id).data.tags[mlflow_store.NOTE] == "a person's words"
-    assert child.data.tags[mlflow_store.NOTE] == "**labels, round 1**, told 0" and child.data.params == {"title": "labels, round 1"}
+    assert (child.data.tags[mlflow_store.NOTE] == "**labels, round 1**, told 0"
+            and child.data.params == {"title": "labels, round 1"})
     experiment = client.get_experiment_by_name("described")
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development" and "tags.kind = 'round'" in experiment.tags[mlflow_store.NOTE]
+    assert (experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+            and "tags.kind = 'round'" in experiment.tags[mlflow_store.NOTE])
     (trial,) = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
     assert trial.data.params == {"method.threshold": "0.333333"} and trial.data.metrics == {"score": 1 / 3}
 
@@ -118,14 +127,16 @@ def test_descriptions_titles_and_short_parameters(store, client, tmp_path):
 def test_files_of_a_run(store, client, tmp_path):
     with open_run(store, tmp_path, "files") as tracker:
         tracker.table(None, "images", [{"key": "old"}])
-        tracker.table(None, "images", [{"key": "a", "count": np.float32(3.5), "error": float("nan")}, {"key": "b", "note": Path("x")}])
+        tracker.table(None, "images",
+                      [{"key": "a", "count": np.float32(3.5), "error": float("nan")}, {"key": "b", "note": Path("x")}])
         tracker.artifact("notes/recipe.txt", "hello")
         tracker.picture(1, "caméra/density", picture(9))
     (parent,), (child,) = runs_of(client, "files").values()
     assert Path(client.download_artifacts(parent.info.run_id, "notes/recipe.txt")).read_text() == "hello"
     assert json.loads(Path(client.download_artifacts(parent.info.run_id, "config.json")).read_text()) == CONFIG
     table = json.loads(Path(client.download_artifacts(parent.info.run_id, "tables/images.json")).read_text())
-    assert table == {"columns": ["key", "count", "error", "note"], "data": [["a", 3.5, None, None], ["b", None, None, "x"]]}
+    assert table == {"columns": ["key", "count", "error", "note"],
+                     "data": [["a", 3.5, None, None], ["b", None, None, "x"]]}
     # The form is the one MLflow itself gives a table.
     client.log_table(parent.info.run_id, {"key": ["a", "b"], "count": [3.5, None]}, "tables/own.json")
     own = json.loads(Path(client.download_artifacts(parent.info.run_id, "tables/own.json")).read_text())
@@ -133,7 +144,8 @@ def test_files_of_a_run(store, client, tmp_path):
     listed = json.loads(client.get_run(parent.info.run_id).data.tags["mlflow.loggedArtifacts"])
     assert listed == [{"path": f"tables/{name}.json", "type": "table"} for name in ("images", "own")]
     for run, step in ((parent, 1), (child, 0)):
-        (file,) = [entry.path for entry in client.list_artifacts(run.info.run_id, "images") if entry.path.endswith(".png")]
+        (file,) = [entry.path
+                   for entry in client.list_artifacts(run.info.run_id, "images") if entry.path.endswith(".png")]
         assert f"cam_ra~density+step+{step}+" in file
 
 
@@ -154,20 +166,23 @@ def test_resumed_after_success_nothing_is_doubled(store, client, tmp_path):
     ids = [run.info.run_id for run in runs["round"]]
     # A curve keeps its first value at a step; a final figure that changed is written beside the old one and shown.
     assert history(client, ids[1], "train/loss") == [(0, 1 / 2), (10, 1 / 12)]
-    assert history(client, ids[0], "target/mae") == [(0, 19.5), (0, 20.0)] and runs["round"][0].data.metrics["target/mae"] == 19.5
+    assert (history(client, ids[0], "target/mae") == [(0, 19.5), (0, 20.0)]
+            and runs["round"][0].data.metrics["target/mae"] == 19.5)
     assert history(client, parent.info.run_id, "target/rmse") == [(0, 30.0), (1, 29.0), (2, 28.0)]
     for run_id, count in [(ids[0], 1), (ids[1], 1), (parent.info.run_id, 3)]:
         assert sum(entry.path.endswith(".png") for entry in client.list_artifacts(run_id, "images")) == count
     # Parameters cannot change: the other settings are a file of their own, and a tag says so.
     assert parent.data.params["seed"] == "7" and "new" not in parent.data.params
     assert json.loads(Path(client.download_artifacts(parent.info.run_id, "config.json")).read_text())["seed"] == 7
-    assert json.loads(Path(client.download_artifacts(parent.info.run_id, "config-attempt-002.json")).read_text())["seed"] == 8
+    assert json.loads(Path(client.download_artifacts(parent.info.run_id,
+                                                     "config-attempt-002.json")).read_text())["seed"] == 8
     assert parent.data.tags["config_changed"] == "in attempt 2"
 
 
 def test_curves_told_by_another_thread(store, client, tmp_path):
     with open_run(store, tmp_path, "threads") as tracker:
-        thread = threading.Thread(target=lambda: [tracker.metrics({"a": float(step)}, step=step, round=0) for step in range(3)])
+        thread = threading.Thread(target=lambda: [tracker.metrics({"a": float(step)}, step=step, round=0)
+                                                  for step in range(3)])
         thread.start()
         thread.join()
     (child,) = runs_of(client, "threads")["round"]
@@ -211,7 +226,9 @@ def test_endings(store, client, tmp_path):
     with pytest.raises(KeyboardInterrupt), open_run(store, tmp_path, "interrupted") as tracker:
         tracker.metrics({"a": 1.0}, step=0, round=0)
         raise KeyboardInterrupt
-    with pytest.raises(ValueError, match=r"metric a is nan \(step 0, round 2\)"), open_run(store, tmp_path, "not-a-number") as tracker:
+    with pytest.raises(ValueError,
+                       match=r"metric a is nan \(step 0, round 2\)"), open_run(
+                           store, tmp_path, "not-a-number") as tracker:
         tracker.metrics({"b": 1.0, "a": float("nan")}, step=0, round=2)
     with pytest.raises(RuntimeError, match=r"tracking\.run"):
         tracker.metrics({"a": 1.0}, step=0)
@@ -220,7 +237,8 @@ def test_endings(store, client, tmp_path):
         for name in ("failed", "interrupted", "not-a-number")
     }
     # The finished round keeps its status, whatever became of the rest.
-    assert statuses == {"failed": ["FAILED", "FINISHED", "FAILED"], "interrupted": ["KILLED", "KILLED"], "not-a-number": ["FAILED"]}
+    assert statuses == {"failed": ["FAILED", "FINISHED", "FAILED"], "interrupted": ["KILLED", "KILLED"],
+                        "not-a-number": ["FAILED"]}
 
 
 CHILD = """
@@ -269,15 +287,18 @@ def test_processes_that_are_ended_from_outside(store, client, tmp_path):
     # Nobody has waited for the killed process yet, so that it is a zombie, whose number still exists.
     with tracked_run(MlflowTracker(store), **experiment, run_name="other", state_url=f"{tmp_path}/other.json"):
         after = statuses()
-        assert after["other"] == "RUNNING" and after["k-inside"] == after["k-abandoned"] == after["round-000"] == "KILLED"
+        assert (after["other"] == "RUNNING"
+                and after["k-inside"] == after["k-abandoned"] == after["round-000"] == "KILLED")
     child.wait(120)
-    with tracked_run(MlflowTracker(store), **experiment, run_name="k-inside", state_url=f"{tmp_path}/k/k-inside.json") as tracker:
+    with tracked_run(MlflowTracker(store), **experiment, run_name="k-inside",
+                     state_url=f"{tmp_path}/k/k-inside.json") as tracker:
         tracker.metrics({"a": 1.0}, step=0, round=0)
         assert statuses()["k-inside"] == "RUNNING"
         tracker.round_result(0, {"target/mae": 1.0})
     assert statuses()["k-inside"] == "FINISHED"
     rounds = [run for run in runs_of(client, "processes")["round"] if run.data.tags["pid"] == str(os.getpid())]
-    assert [run.info.status for run in rounds] == ["FINISHED"] and history(client, rounds[0].info.run_id, "a") == [(0, 1.0)]
+    assert ([run.info.status for run in rounds] == ["FINISHED"]
+            and history(client, rounds[0].info.run_id, "a") == [(0, 1.0)])
 
 
 def test_addresses(tmp_path, monkeypatch):
@@ -289,10 +310,12 @@ def test_addresses(tmp_path, monkeypatch):
             mlflow_store.resolve_uri(uri, "x.db")
         assert "hidden" not in str(refused.value)
     assert mlflow_store.resolve_uri("sqlite:///here.db", "x.db") == f"sqlite:///{tmp_path}/here.db"
-    assert mlflow_store.resolve_uri("", "/a b#/100%.db") == mlflow_store.resolve_uri("sqlite:////a b#/100%25.db", "x.db")
+    assert mlflow_store.resolve_uri("",
+                                    "/a b#/100%.db") == mlflow_store.resolve_uri("sqlite:////a b#/100%25.db", "x.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
     assert mlflow_store.resolve_uri("", "runs/mlflow.db") == "http://mlflow.example:5000"
-    assert mlflow_store.resolve_uri("postgresql+psycopg2://user@host/db", "x.db") == "postgresql+psycopg2://user@host/db"
+    assert mlflow_store.resolve_uri("postgresql+psycopg2://user@host/db",
+                                    "x.db") == "postgresql+psycopg2://user@host/db"
     for wrong in ("mlruns", "file:///tmp/mlruns", "ftp://host", "sqlite://x.db"):
         with pytest.raises(InputError, match="not a tracking address"):
             mlflow_store.resolve_uri(wrong, "x.db")
@@ -331,7 +354,8 @@ def test_null_tracker_takes_everything_but_nonsense():
 
 
 def test_importing_is_cheap():
-    code = "import sys, crowddist.tracking.tracker; print([name for name in ('mlflow', 'torch', 'pandas', 'cv2') if name in sys.modules])"
+    code = ("import sys, crowddist.tracking.tracker; print([name for name in ('mlflow', 'torch', 'pandas', 'cv2') if "
+            "name in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -350,7 +374,8 @@ def test_a_model_is_registered_once_with_its_signature(store, client, tmp_path):
     assert int(client.get_model_version_by_alias("crowd-counter", "newest").version) == 2
     assert client.get_registered_model("crowd-counter").description.startswith("Counts people")
     logged = [client.get_logged_model(output.model_id) for output in parent.outputs.model_outputs]
-    assert sorted(model.tags["mlflow.modelVersions"] for model in logged) == [f'[{{"name": "crowd-counter", "version": {number}}}]' for number in (1, 2)]
+    assert sorted(model.tags["mlflow.modelVersions"]
+                  for model in logged) == [f'[{{"name": "crowd-counter", "version": {number}}}]' for number in (1, 2)]
     folder = storage.local_folder(version.source)
     assert (folder / "data" / "counter.pt").read_bytes() == b"weights"
     from mlflow.models import Model
@@ -359,4 +384,5 @@ def test_a_model_is_registered_once_with_its_signature(store, client, tmp_path):
     assert [(spec.type.name, spec.shape) for spec in model.signature.inputs] == [("uint8", (-1, -1, -1, 3))]
     assert model.signature.outputs.input_names() == ["count", "uncertainty"]
     assert model.flavors["python_function"]["loader_module"] == "crowddist.serving"
-    assert not list(folder.rglob("*.pkl")) and f"crowddist=={crowddist.__version__}" in (folder / "requirements.txt").read_text()
+    assert (not list(folder.rglob("*.pkl"))
+            and f"crowddist=={crowddist.__version__}" in (folder / "requirements.txt").read_text())

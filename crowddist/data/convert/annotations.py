@@ -20,8 +20,8 @@ MAX_ANNOTATION_BYTES = 512 * 2**20
 def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str) -> tuple[np.ndarray, int, int]:
     """Points as shards hold them: N x 2 float32 inside the frame.
 
-    Exact repeats of a point are counted and kept: published counts include them (ShanghaiTech's training splits hold 101), and two heads
-    may share a pixel.
+    Exact repeats of a point are counted and kept: published counts include them (ShanghaiTech's training splits hold
+    101), and two heads may share a pixel.
 
     Args:
         points: N x 2 x, y in px.
@@ -29,7 +29,8 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str) -
         place: the file they come from, or a place in it, for messages.
 
     Returns:
-        The points, how many were moved to the border (less than a pixel outside), how many exactly repeat an earlier one.
+        The points, how many were moved to the border (less than a pixel outside), how many exactly repeat an earlier
+        one.
 
     Raises:
         InputError: a coordinate that is not finite, or a pixel or more outside the frame.
@@ -38,7 +39,8 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str) -
     height, width = size
     if not np.isfinite(points).all():
         index = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise InputError(f"{place}: point {index + 1} of {len(points)} is {_text(points[index])}, not a pair of numbers")
+        raise InputError(
+            f"{place}: point {index + 1} of {len(points)} is {_text(points[index])}, not a pair of numbers")
     far = (points <= -1).any(axis=1) | (points >= [width + 1, height + 1]).any(axis=1)
     if far.any():
         index = int(np.flatnonzero(far)[0])
@@ -51,8 +53,10 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str) -
     return stored, int(outside.any(axis=1).sum()), num_repeated
 
 
-def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str, left_out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-    """Boxes as shards hold them: M x 4 float32 inside the frame; a box that leaves it is cut at the border as long as its centre lies inside.
+def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str,
+                left_out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """Boxes as shards hold them: M x 4 float32 inside the frame; a box that leaves it is cut at the border as long as
+    its centre lies inside.
 
     Args:
         boxes: N x 4 left, top, width, height, as edges in px: pixel j covers [j, j + 1).
@@ -88,7 +92,9 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str, lef
 
 
 def box_centres(boxes: np.ndarray) -> np.ndarray:
-    """The points in the middle of boxes: N x 2 x, y, pixel j with its centre at j. Args: N x 4 left, top, width, height as edges in px."""
+    """The points in the middle of boxes: N x 2 x, y, pixel j with its centre at j. Args: N x 4 left, top, width, height
+    as edges in px.
+    """
     return boxes[:, :2] + boxes[:, 2:] / 2 - 0.5
 
 
@@ -100,9 +106,11 @@ def centred_outside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_mat_locations(place: Path) -> np.ndarray:
-    """The N x 2 numbers of `image_info.location` of a MATLAB file, as GCC (a struct) and ShanghaiTech (a struct in a cell) nest it.
+    """The N x 2 numbers of `image_info.location` of a MATLAB file, as GCC (a struct) and ShanghaiTech (a struct in a
+    cell) nest it.
 
-    Raises InputError, naming the file, where it is missing, damaged, of another layout, or contradicts its own `number`.
+    Raises InputError, naming the file, where it is missing, damaged, of another layout, or contradicts its own
+    `number`.
     """
     value, number = _read_mat(place, "image_info"), None
     while isinstance(value, np.ndarray) and value.dtype.kind in "OV" and value.size == 1:
@@ -117,7 +125,9 @@ def read_mat_locations(place: Path) -> np.ndarray:
 
 
 def read_mat_points(place: Path, name: str) -> np.ndarray:
-    """The N x 2 numbers of one variable of a MATLAB file. Raises InputError, naming the file, where it is missing, damaged or something else."""
+    """The N x 2 numbers of one variable of a MATLAB file. Raises InputError, naming the file, where it is missing,
+    damaged or something else.
+    """
     return as_points(_read_mat(place, name), place, name)
 
 
@@ -127,7 +137,8 @@ def read_mat_polygon(place: Path, names: tuple[str, str]) -> np.ndarray:
     Raises InputError, naming the file, where it is missing, damaged or holds no polygon.
     """
     columns = [_read_mat(place, name) for name in names]
-    x, y = (np.ravel(column) if isinstance(column, np.ndarray) and column.dtype.kind in "fiu" else np.empty(0) for column in columns)
+    x, y = (np.ravel(column) if isinstance(column, np.ndarray) and column.dtype.kind in "fiu" else np.empty(0)
+            for column in columns)
     if len(x) != len(y) or len(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError(f"{place}: wrong layout: {' and '.join(names)} must be the x and y of three vertices or more")
     return np.stack([x, y], axis=1).astype(np.float64)
@@ -147,18 +158,23 @@ def as_rows(value: Any, num_columns: int, place: Path | str, noun: str) -> np.nd
     if array is not None and array.size == 0 and array.dtype.kind in "fiu":
         return np.zeros((0, num_columns))
     if array is None or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != num_columns:
-        got = "nothing" if value is None else "lists of unequal length" if array is None else f"{array.dtype} of shape {array.shape}"
+        got = ("nothing" if value is None else "lists of unequal length" if array is None
+               else f"{array.dtype} of shape {array.shape}")
         raise InputError(f"{place}: wrong layout: {noun} must be N x {num_columns} numbers, got {got}")
     return array.astype(np.float64)
 
 
 def read_json_object(place: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError, naming the file, where it is missing, damaged or something else. NaN is read as it is."""
+    """A JSON object. Raises InputError, naming the file, where it is missing, damaged or something else. NaN is read as
+    it is.
+    """
     return parse_json_object(_read(place), place)
 
 
 def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
-    """A JSON object. Raises InputError, naming the place, where the text is damaged or something else. NaN is read as it is."""
+    """A JSON object. Raises InputError, naming the place, where the text is damaged or something else. NaN is read as
+    it is.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -169,7 +185,9 @@ def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
 
 
 def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:
-    """A headerless uint8 mask of the image's (height, width). Raises InputError where the number of bytes is another."""
+    """A headerless uint8 mask of the image's (height, width). Raises InputError where the number of bytes is
+    another.
+    """
     data = _read(place)
     if len(data) != size[0] * size[1]:
         raise InputError(f"{place}: {len(data)} bytes, a mask of {size[1]} x {size[0]} px has {size[0] * size[1]}")
@@ -181,7 +199,8 @@ def read_lines(place: Path, *, may_be_empty: bool = False) -> list[str]:
 
     Raises InputError where it is missing, or empty unless it may be.
     """
-    # Bytes that are not UTF-8 stay as file names have them; only "\n" ends a line, whatever else Unicode counts as an end.
+    # Bytes that are not UTF-8 stay as file names have them; only "\n" ends a line, whatever else Unicode counts as an
+    # end.
     lines = [line.strip() for line in _read(place, may_be_empty).decode("utf-8-sig", "surrogateescape").split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -189,13 +208,16 @@ def read_lines(place: Path, *, may_be_empty: bool = False) -> list[str]:
 
 
 def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
-    """The numbers of a line, one for each of the columns named. Raises InputError, naming the place, for anything else."""
+    """The numbers of a line, one for each of the columns named. Raises InputError, naming the place, for anything
+    else.
+    """
     try:
         numbers = [float(column) for column in line.split()]
     except ValueError:
         numbers = []
     if len(numbers) != len(columns):
-        raise InputError(f"{place} should be the numbers {' '.join(columns)}, got {line[:80]!r}; take the file of the data set again")
+        raise InputError(f"{place} should be the numbers {' '.join(columns)}, got {line[:80]!r}; take the file of the "
+                         "data set again")
     return numbers
 
 
@@ -208,7 +230,8 @@ def _read_mat(place: Path, name: str) -> Any:
         require_harmless(data)
         return scipy.io.loadmat(io.BytesIO(data), variable_names=[name]).get(name)
     except Exception as error:  # what a damaged file raises in the reader is anything
-        raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise InputError(f"{place}: not a MATLAB file that can be read: "
+                         f"{' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def _read(place: Path, may_be_empty: bool = False) -> bytes:

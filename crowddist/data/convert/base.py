@@ -1,4 +1,6 @@
-"""What every converter shares: a format lists the items of a folder and reads their annotations, `convert` writes them to shards."""
+"""What every converter shares: a format lists the items of a folder and reads their annotations, `convert` writes them
+to shards.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,14 @@ from crowddist.errors import InputError
 SKIPPED = "skipped.json"
 """Beside the manifest under `skip_bad`: a list of {"file", "reason"}."""
 VALIDATION_SHARE = 0.2
-"""ours: set aside for validation from the training split of sets that have no validation split, by the image's name alone."""
+"""ours: set aside for validation from the training split of sets that have no validation split, by the image's name
+alone."""
 ITEMS_AHEAD = 4
 """Images a thread that wait to be written: enough that none idles, few enough for the memory."""
 Made = TypeVar("Made")
 InOrder = Callable[[Iterable["Item"], Callable[["Item"], Any], int], Iterator[tuple["Item", Callable[[], Any]]]]
-"""What `in_order` is: (items, make, num_workers) -> items in their order, each with what returns `make(item)` or raises what that raised."""
+"""What `in_order` is: (items, make, num_workers) -> items in their order, each with what returns `make(item)` or raises
+what that raised."""
 _NOTES = {
     "num_skipped": "files skipped",
     "num_clipped_points": "points moved to the border",
@@ -79,7 +83,8 @@ class Annotation:
     points: np.ndarray | None = None
     """N x 2 x, y of heads, as annotated; None where there are boxes: the points are their centres."""
     boxes: np.ndarray | None = None
-    """N x 4 left, top, width, height of heads as edges in px (pixel j covers [j, j + 1)), as annotated; None where the set has none."""
+    """N x 4 left, top, width, height of heads as edges in px (pixel j covers [j, j + 1)), as annotated; None where the
+    set has none."""
     left_out: np.ndarray | None = None
     """(N,) bool, the boxes not to use, as the set itself or its converter says; None means none of them."""
     place: Path | str
@@ -107,7 +112,8 @@ class Format:
     find: Callable[[Path, str, bool], Listing]
     """(folder, split, labelled) -> listing. Raises InputError for a folder of another layout."""
     annotate: Callable[[Item, tuple[int, int]], Annotation] | None
-    """(item, (height, width)) -> annotation, or None where the format has no labels. Raises InputError naming the file."""
+    """(item, (height, width)) -> annotation, or None where the format has no labels. Raises InputError naming the
+    file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,20 +137,24 @@ class Conversion:
         return f"{self.manifest.name} ({self.manifest.split}): {', '.join(parts)}: {self.url}"
 
 
-def convert(form: Format, source: str | os.PathLike[str], destination: str | os.PathLike[str], *, split: str = "", skip_bad: bool = False,
+def convert(form: Format, source: str | os.PathLike[str], destination: str | os.PathLike[str], *, split: str = "",
+            skip_bad: bool = False,
             unlabelled: bool = False, max_size: int | None = None, name: str = "", overwrite: bool = False,
-            max_shard_bytes: int = MAX_SHARD_BYTES, num_workers: int = 1, watch: Callable[[Sequence[Item]], Iterable[Item]] = iter,
+            max_shard_bytes: int = MAX_SHARD_BYTES, num_workers: int = 1,
+            watch: Callable[[Sequence[Item]], Iterable[Item]] = iter,
             work: InOrder | None = None) -> Conversion:
     """Convert a folder of raw data to a data set at `destination`, which appears whole or not at all.
 
-    Stopped or killed, the same conversion of the same files goes on behind the last shard that was whole, and ends with the same bytes.
+    Stopped or killed, the same conversion of the same files goes on behind the last shard that was whole, and ends with
+    the same bytes.
 
     Args:
         form: of the source.
         source: folder of raw data, a path or a URL; one in object storage is downloaded whole into $TMPDIR first.
         destination: place of the data set.
         split: which part; "" takes the format's default.
-        skip_bad: leave out what cannot be taken and list it in `skipped.json`; otherwise the first such file ends the conversion.
+        skip_bad: leave out what cannot be taken and list it in `skipped.json`; otherwise the first such file ends the
+            conversion.
         unlabelled: write the images alone; annotations are not even opened, and the name ends in "-unlabelled".
         max_size: longest side in px; larger images are shrunk, and their points and boxes with them.
         name: of the data set; "" takes the format's.
@@ -176,7 +186,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
             bad.add(path, InputError(f"{path}: {reason}"))
         if not items:
             reason = f"; {bad.entries[-1]['reason']}" if bad.entries else ""
-            raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds {form.summary}")
+            raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds "
+                             f"{form.summary}")
         full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
         full_name += "-unlabelled" if unlabelled and form.annotate is not None else ""
         tally: Counter[str] = Counter()
@@ -185,19 +196,23 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         def journal() -> dict[str, Any]:
             return {"num_done": num_done, "tally": tally, "skipped": bad.entries}
 
-        options = (storage.fingerprint(source), form.name, crowddist.__version__, split, skip_bad, labelled, max_size, full_name, max_shard_bytes)
+        options = (storage.fingerprint(source), form.name, crowddist.__version__, split, skip_bad, labelled, max_size,
+                   full_name, max_shard_bytes)
         job = hashlib.sha256(repr(options).encode()).hexdigest()[:16]
         with storage.staged_folder(destination, overwrite=overwrite, job=job) as staging:
-            storage.remove_file(storage.join(staging, FILE_NAME))  # of a conversion that was killed when all was written
+            # of a conversion that was killed when all was written
+            storage.remove_file(storage.join(staging, FILE_NAME))
             with ShardWriter(
-                staging, name=full_name, split=listing.split, labelled=labelled, converter=f"{form.name} {crowddist.__version__}",
+                staging, name=full_name, split=listing.split, labelled=labelled,
+                converter=f"{form.name} {crowddist.__version__}",
                 max_shard_bytes=max_shard_bytes, statistics=listing.facts, journal=journal,
             ) as writer:
                 if writer.resumed:
                     num_done = num_resumed = writer.resumed["num_done"]
                     tally, bad.entries = Counter(writer.resumed["tally"]), writer.resumed["skipped"]
                 left = list(items.values())[num_done:]
-                for item, made in (work or in_order)(watch(left), lambda item: _members(form, item, labelled, max_size), num_workers):
+                for item, made in (work or in_order)(watch(left), lambda item: _members(form, item, labelled, max_size),
+                                                     num_workers):
                     try:
                         members, noteworthy = made()
                     except InputError as error:
@@ -207,12 +222,15 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                         tally += noteworthy
                     num_done += 1
                 if len(bad.entries) >= len(refused) + len(items):
-                    raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: {bad.entries[-1]['reason']}")
-                writer.statistics |= {**tally, "num_skipped": len(bad.entries), **({"max_size_px": max_size} if max_size else {})}
+                    raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: "
+                                     f"{bad.entries[-1]['reason']}")
+                writer.statistics |= {**tally, "num_skipped": len(bad.entries),
+                                      **({"max_size_px": max_size} if max_size else {})}
                 if skip_bad:
                     storage.write_json(storage.join(staging, SKIPPED), bad.entries)
             manifest = read_manifest(staging)
-        return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(bad.entries), num_resumed=num_resumed)
+        return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(bad.entries),
+                          num_resumed=num_resumed)
 
 
 def make_key(name: str) -> str:
@@ -232,7 +250,9 @@ def make_key(name: str) -> str:
 
 
 def hash_share(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, for splits that stay the same whatever else lies in the folder."""
+    """A number in [0, 1) that depends on the name alone, for splits that stay the same whatever else lies in the
+    folder.
+    """
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
 
 
@@ -242,31 +262,41 @@ def is_validation(stem: str) -> bool:
 
 
 def in_split(stem: str, split: str) -> bool:
-    """Whether an image, or a scene, belongs to `train` or `val`, which divide a training split; any other split holds all its images."""
+    """Whether an image, or a scene, belongs to `train` or `val`, which divide a training split; any other split holds
+    all its images.
+    """
     return is_validation(stem) == (split == "val") if split in ("train", "val") else True
 
 
 def split_facts(split: str, noun: str = "image") -> dict[str, Any]:
     """What a manifest says of `in_split`; `noun` is what was asked for, by its name."""
-    return {"split_rule": f"val: SHA-256 of the {noun}'s name below {VALIDATION_SHARE:g}"} if split in ("train", "val") else {}
+    return ({"split_rule": f"val: SHA-256 of the {noun}'s name below {VALIDATION_SHARE:g}"} if split in ("train", "val")
+            else {})
 
 
 def list_images(*folders: Path) -> list[Path]:
-    """The image files in folders, not below them, in the order of their numbers whatever their folder: IMG_2 goes before IMG_10."""
-    paths = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    """The image files in folders, not below them, in the order of their numbers whatever their folder: IMG_2 goes
+    before IMG_10.
+    """
+    paths = [path for folder in folders
+             for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     return sorted(paths, key=lambda path: (len(path.stem), path.name, path))
 
 
-def list_pairs(folder: Path, ending: str, labelled: bool, annotations: Path | None = None) -> tuple[list[Item], list[tuple[Path, str]]]:
-    """The images of a folder with their annotations, NAME.jpg and NAME + `ending`, and the annotations without an image.
+def list_pairs(folder: Path, ending: str, labelled: bool,
+               annotations: Path | None = None) -> tuple[list[Item], list[tuple[Path, str]]]:
+    """The images of a folder with their annotations, NAME.jpg and NAME + `ending`, and the annotations without an
+    image.
 
     Annotations lie in the folder `annotations`; None means beside the images.
     """
     place = annotations or folder
-    items = [Item(name=path.stem, image=path, annotations=(place / f"{path.stem}{ending}",)) for path in list_images(folder)]
+    items = [Item(name=path.stem, image=path, annotations=(place / f"{path.stem}{ending}",))
+             for path in list_images(folder)]
     stems = {item.name for item in items}
     found = sorted(path for path in place.glob(f"*{ending}") if not path.name.startswith(".")) if labelled else []
-    return items, [(path, "an annotation without its image") for path in found if path.name.removesuffix(ending) not in stems]
+    return items, [(path, "an annotation without its image")
+                   for path in found if path.name.removesuffix(ending) not in stems]
 
 
 class _Skipped:
@@ -300,8 +330,11 @@ def _keyed(listing: Listing) -> tuple[dict[str, Item], list[tuple[Path, str]]]:
     return items, refused
 
 
-def in_order(items: Iterable[Item], make: Callable[[Item], Made], num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
-    """The items in their order, each with what returns `make(item)` or raises what that raised; threads are some items ahead."""
+def in_order(items: Iterable[Item], make: Callable[[Item], Made],
+             num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
+    """The items in their order, each with what returns `make(item)` or raises what that raised; threads are some items
+    ahead.
+    """
     with ThreadPoolExecutor(num_workers) as pool:
         ahead: deque[tuple[Item, Future[Made]]] = deque()
         try:
@@ -322,7 +355,8 @@ def _members(form: Format, item: Item, labelled: bool, max_size: int | None) -> 
     """The members of one sample, and counts of what was noteworthy about its points and boxes."""
     tally: Counter[str] = Counter()
     image = store_image(item.image, upright=form.upright, max_size=max_size)
-    scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": image.size[0], "width": image.size[1]}
+    scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": image.size[0],
+                             "width": image.size[1]}
     members: dict[str, Member] = {image.extension: image.data, "json": scene}
     if not labelled or form.annotate is None:
         for fact in LABEL_FACTS:
@@ -332,7 +366,8 @@ def _members(form: Format, item: Item, labelled: bool, max_size: int | None) -> 
     heads = annotation.points
     if annotation.boxes is not None:
         boxes, num_cut = check_boxes(annotation.boxes, image.source_size, annotation.place, annotation.left_out)
-        members["boxes.npy"] = resize_boxes(boxes, image.size[1] / image.source_size[1], image.size[0] / image.source_size[0])
+        members["boxes.npy"] = resize_boxes(boxes, image.size[1] / image.source_size[1],
+                                            image.size[0] / image.source_size[0])
         heads = box_centres(boxes)
         tally += Counter(num_cut_boxes=num_cut, num_left_out_boxes=len(annotation.boxes) - len(boxes))
     assert heads is not None, "an annotation has points or boxes"
@@ -355,7 +390,8 @@ def _scale(points: np.ndarray, image: StoredImage) -> np.ndarray:
     if image.size == image.source_size:
         return points
     # A point within half a pixel of the border may leave the smaller frame by a fraction of a pixel.
-    return np.clip(resize_points(points, width / source_width, height / source_height), 0, [width - 1, height - 1]).astype(np.float32)
+    return np.clip(resize_points(points, width / source_width, height / source_height), 0,
+                   [width - 1, height - 1]).astype(np.float32)
 
 
 def _scale_mask(mask: np.ndarray, image: StoredImage) -> np.ndarray:
@@ -363,7 +399,8 @@ def _scale_mask(mask: np.ndarray, image: StoredImage) -> np.ndarray:
 
     height, width = image.size
     binary = (mask != 0).astype(np.uint8)
-    return binary if mask.shape == image.size else cv2.resize(binary, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return (binary if mask.shape == image.size
+            else cv2.resize(binary, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def _check_destination(destination: str | os.PathLike[str], overwrite: bool) -> None:
@@ -376,4 +413,5 @@ def _check_destination(destination: str | os.PathLike[str], overwrite: bool) -> 
     ours = {FILE_NAME, SKIPPED, *(shard.name for shard in read_manifest(place).shards)}
     others = [name for name in storage.list_files(place) if name not in ours]
     if others:
-        raise InputError(f"{place} also holds {others[0]}, which no conversion wrote; choose another destination or remove it by hand")
+        raise InputError(f"{place} also holds {others[0]}, which no conversion wrote; choose another destination or "
+                         "remove it by hand")

@@ -1,7 +1,8 @@
-"""CrowdHuman as it is released: boxes of heads to pre-train a detector, and coarse masks of persons to pre-train a segmenter.
+"""CrowdHuman as it is released: boxes of heads to pre-train a detector, and coarse masks of persons to pre-train a
+segmenter.
 
-A mask is made of rectangles, the boxes of what is visible of persons, so it also covers background beside them; regions that the set
-itself does not annotate (crowds, reflections) count as person, as nothing is known to be background there.
+A mask is made of rectangles, the boxes of what is visible of persons, so it also covers background beside them; regions
+that the set itself does not annotate (crowds, reflections) count as person, as nothing is known to be background there.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Entry(NamedTuple):
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split, in the order of their names.
 
-    `folder` holds `annotation_train.odgt` and `annotation_val.odgt`, and images as released (`CrowdHuman_train01/Images`, ...,
-    `CrowdHuman_val/Images`) or all of them in `Images`, where only the annotations tell the splits apart.
+    `folder` holds `annotation_train.odgt` and `annotation_val.odgt`, and images as released
+    (`CrowdHuman_train01/Images`, ..., `CrowdHuman_val/Images`) or all of them in `Images`, where only the annotations
+    tell the splits apart.
     """
     annotations, shared = folder / f"annotation_{split}.odgt", folder / "Images"
     own = [path for path in sorted(folder.glob(f"CrowdHuman_{split}*/Images")) if path.is_dir()]
@@ -41,23 +43,27 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
         advice = f"give the folder that holds annotation_{split}.odgt, and CrowdHuman_{split}*/Images or Images"
         raise InputError(f"no CrowdHuman data of the split {split!r} in {folder}: no folder Images is there; {advice}")
     if labelled and not annotations.is_file():
-        raise InputError(f"no annotations in {folder}: {annotations.name} is missing; convert with --unlabelled, or add it")
+        raise InputError(f"no annotations in {folder}: {annotations.name} is missing; convert with --unlabelled, or "
+                         "add it")
     if not labelled and not own:
-        advice = f"move the split's images to CrowdHuman_{split}/Images, or convert the folder of images with the format folder"
-        raise InputError(f"{shared}: only the annotations tell which of these images are {split}, and --unlabelled opens none; {advice}")
+        advice = (f"move the split's images to CrowdHuman_{split}/Images, or convert the folder of images with the "
+                  "format folder")
+        raise InputError(f"{shared}: only the annotations tell which of these images are {split}, and --unlabelled "
+                         f"opens none; {advice}")
     entries, refused = _read_entries(annotations) if labelled else ({}, [])
     items = [Item(name=path.stem, image=path, annotations=(annotations,), record=entries.get(path.stem))
              for path in list_images(*(own or [shared])) if own or path.stem in entries]
     found = {item.name for item in items}
-    refused += [(annotations, f"line {entry.line} names {name!r}, whose image is missing") for name, entry in entries.items() if name not in found]
+    refused += [(annotations, f"line {entry.line} names {name!r}, whose image is missing")
+                for name, entry in entries.items() if name not in found]
     return Listing(name="crowd-human", split=split, items=tuple(items), refused=tuple(refused))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Boxes of heads as annotated, and the mask.
 
-    Left out are boxes that the set says to ignore, those without an area, and those centred outside the image: the set annotates whole
-    persons, so also heads beyond the image's border.
+    Left out are boxes that the set says to ignore, those without an area, and those centred outside the image: the set
+    annotates whole persons, so also heads beyond the image's border.
     """
     place, entry = item.annotations[0], item.record
     if entry is None:
@@ -65,10 +71,13 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     where = f"{place}: line {entry.line}"
     regions = parse_json_object(entry.text, where).get("gtboxes")
     if not (isinstance(regions, list) and all(map(_is_region, regions))):
-        raise InputError(f"{where}: wrong layout: gtboxes must be a list of boxes with the tag {' or '.join(_TAGS)}; take the file of the data set again")
-    ignored = np.array([region["tag"] == "mask" or any(region.get(part, {}).get("ignore") for part in _ATTRIBUTES) for region in regions], bool)
+        raise InputError(f"{where}: wrong layout: gtboxes must be a list of boxes with the tag {' or '.join(_TAGS)}; "
+                         "take the file of the data set again")
+    ignored = np.array([region["tag"] == "mask" or any(region.get(part, {}).get("ignore") for part in _ATTRIBUTES)
+                        for region in regions], bool)
     # What is left out need not have a head.
-    heads = as_rows([region.get("hbox", [0] * 4 if out else None) for region, out in zip(regions, ignored, strict=True)], 4, where, "hbox")
+    heads = as_rows([region.get("hbox", [0] * 4 if out else None)
+                     for region, out in zip(regions, ignored, strict=True)], 4, where, "hbox")
     visible = as_rows([region.get("vbox") for region in regions], 4, where, "vbox")
     if not np.isfinite(visible).all():
         raise InputError(f"{where}: vbox holds a number that is not finite")
@@ -77,7 +86,9 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def _read_entries(place: Path) -> tuple[dict[str, Entry], list[tuple[Path, str]]]:
-    """The entries by their images' names, and lines that cannot be taken; what an entry says of boxes is read with its image."""
+    """The entries by their images' names, and lines that cannot be taken; what an entry says of boxes is read with its
+    image.
+    """
     entries: dict[str, Entry] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
@@ -89,18 +100,23 @@ def _read_entries(place: Path) -> tuple[dict[str, Entry], list[tuple[Path, str]]
         if not isinstance(name, str):
             refused.append((place, f"line {number}: wrong layout: ID must be the name of an image, got {name!r:.80}"))
         elif name in entries:
-            refused.append((place, f"line {number} names {name!r} again, after line {entries[name].line}; remove one of the two"))
+            refused.append((place,
+                            f"line {number} names {name!r} again, after line {entries[name].line}; remove one of the "
+                            "two"))
         else:
             entries[name] = Entry(number, line)
     return entries, refused
 
 
 def _is_region(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("tag") in _TAGS and all(isinstance(value.get(part, {}), dict) for part in _ATTRIBUTES)
+    return (isinstance(value, dict) and value.get("tag") in _TAGS
+            and all(isinstance(value.get(part, {}), dict) for part in _ATTRIBUTES))
 
 
 def _cover(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8, 1 in every pixel that a box covers, if only in part. Args: N x 4 left, top, width, height as edges in px; (height, width)."""
+    """(H, W) uint8, 1 in every pixel that a box covers, if only in part. Args: N x 4 left, top, width, height as edges
+    in px; (height, width).
+    """
     mask = np.zeros(size, np.uint8)
     with np.errstate(over="ignore"):
         edges = np.clip(np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]), 0, size[::-1])
@@ -111,7 +127,8 @@ def _cover(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 FORMAT = Format(
     name="crowd_human",
-    summary="annotation_{train,val}.odgt, and CrowdHuman_train01/Images to CrowdHuman_train03/Images and CrowdHuman_val/Images, or Images",
+    summary="annotation_{train,val}.odgt, and CrowdHuman_train01/Images to CrowdHuman_train03/Images and "
+            "CrowdHuman_val/Images, or Images",
     splits=("train", "val"),
     find=find,
     annotate=annotate,

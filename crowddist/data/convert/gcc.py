@@ -1,4 +1,6 @@
-"""GCC in its own layout, which the procedural renderer writes as well; its scene regularisation is that of `data.scenes`."""
+"""GCC in its own layout, which the procedural renderer writes as well; its scene regularisation is that of
+`data.scenes`.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ _FACTS = ("level", "hour", "weather")
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split, by scene and time; where both are there, pngs (the originals) go before jpgs.
 
-    `train` and `test` follow `train_list.txt` and `test_list.txt` in `folder` where they exist, or else the hash of the name.
-    `camera-*` keeps one camera of each location for testing, `location-*` a quarter of the locations, both by hash.
+    `train` and `test` follow `train_list.txt` and `test_list.txt` in `folder` where they exist, or else the hash of the
+    name. `camera-*` keeps one camera of each location for testing, `location-*` a quarter of the locations, both by
+    hash.
     """
     places = [folder] if _scene(folder) else sorted(folder.iterdir())
     scenes = [(path, numbers) for path in places if path.is_dir() and (numbers := _scene(path))]
@@ -37,11 +40,13 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     belongs, rule = _rule(folder, split)
     items, refused = [], []
     for scene, (location, camera) in scenes:
-        images = {path.stem: path for kind in ("jpgs", "pngs") for path in sorted(_visible(scene / kind, f".{kind[:-1]}"))}
+        images = {path.stem: path for kind in ("jpgs", "pngs")
+                  for path in sorted(_visible(scene / kind, f".{kind[:-1]}"))}
         for stem in sorted(images):
             name = f"{scene.name}/{stem}"
             if belongs(name):
-                paths = tuple(scene / kind / f"{stem}.{ending}" for kind, ending in (("jsons", "json"), ("mats", "mat"), ("segs", "raw")))
+                paths = tuple(scene / kind / f"{stem}.{ending}"
+                              for kind, ending in (("jsons", "json"), ("mats", "mat"), ("segs", "raw")))
                 facts = {"location": location, "camera": camera, **index.get(name, {})}
                 items.append(Item(name=name, image=images[stem], annotations=paths, facts=facts))
         if labelled:
@@ -53,7 +58,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Heads, mask and metadata.
 
-    Files say row, column, which is turned to x, y. Where json and mat are both there, json is taken; they must hold equally many points.
+    Files say row, column, which is turned to x, y. Where json and mat are both there, json is taken; they must hold
+    equally many points.
     """
     json_path, mat_path, mask_path = item.annotations
     facts = read_json_object(json_path) if json_path.exists() else {}
@@ -98,11 +104,14 @@ def _weather(value: Any, place: Path) -> int:
         return value
     if isinstance(value, str) and plain_name(value) in WEATHERS:
         return WEATHERS.index(plain_name(value))
-    raise InputError(f"{place}: weather must be 0 to {len(WEATHERS) - 1} or one of {', '.join(WEATHERS)}, got {value!r}")
+    raise InputError(
+        f"{place}: weather must be 0 to {len(WEATHERS) - 1} or one of {', '.join(WEATHERS)}, got {value!r}")
 
 
 def _read_index(folder: Path) -> dict[str, dict[str, int]]:
-    """level, hour and weather by name, from the index files in `folder`: lines of level, hour, weather, scene, time, count."""
+    """level, hour and weather by name, from the index files in `folder`: lines of level, hour, weather, scene, time,
+    count.
+    """
     index = {}
     for path in (folder / name for name in _INDEX_FILES):
         for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.is_file() else [], start=1):
@@ -113,7 +122,8 @@ def _read_index(folder: Path) -> dict[str, dict[str, int]]:
                 level, hour, weather, scene, time, _count = columns
                 index[f"{scene}/{time}"] = dict(zip(_FACTS, (int(level), int(hour), int(weather)), strict=True))
             except ValueError:
-                raise InputError(f"{path}: line {number} is not level, hour, weather, scene, time, count: {line!r}") from None
+                raise InputError(
+                    f"{path}: line {number} is not level, hour, weather, scene, time, count: {line!r}") from None
     return index
 
 

@@ -1,4 +1,6 @@
-"""MATLAB files (version 5) looked through before SciPy reads them: what they unpack to, and whether what they claim is there at all."""
+"""MATLAB files (version 5) looked through before SciPy reads them: what they unpack to, and whether what they claim is
+there at all.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ _HEAD_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
 """Types of elements. Source: MATLAB's MAT-File Format, tables of chapter 1."""
 _LEAST_BYTES = {1: 8, 2: 8, 3: 8, 4: 1}
-"""Class of array -> what each of its members takes at least: those that hold arrays (cell, structure, object) have a tag for each, texts a byte."""
+"""Class of array -> what each of its members takes at least: those that hold arrays (cell, structure, object) have a
+tag for each, texts a byte."""
 _EMPTY_TEXT = 2**16
 """ours: characters that a text without bytes may claim; MATLAB itself writes such texts."""
 _DEEPEST = 16
@@ -22,7 +25,8 @@ _STEP_BYTES = 2**20
 
 
 def require_harmless(data: bytes) -> None:
-    """Raises InputError for a file that would take more memory than `MOST_BYTES`, or whose arrays claim more members than there are bytes.
+    """Raises InputError for a file that would take more memory than `MOST_BYTES`, or whose arrays claim more members
+    than there are bytes.
 
     Files of other versions are passed over: version 4 holds nothing packed or nested, and SciPy does not read 7.3.
     """
@@ -55,7 +59,9 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _inflate(content: bytes, most: int) -> bytes:
-    """What a packed element holds, at most so many bytes and one step. A damaged one gives what comes before the damage."""
+    """What a packed element holds, at most so many bytes and one step. A damaged one gives what comes before the
+    damage.
+    """
     unpacker, unpacked = zlib.decompressobj(), bytearray()
     try:
         while len(unpacked) <= most and (part := unpacker.decompress(content, _STEP_BYTES)):

@@ -1,6 +1,7 @@
 """NWPU-Crowd in its original layout: heads as points; the labels of its test split were never released.
 
-Its boxes are not taken: a data set's boxes stand for its points, and a point whose box is amiss would be lost to the count.
+Its boxes are not taken: a data set's boxes stand for its points, and a point whose box is amiss would be lost to the
+count.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _FACTS = ("luminance", "scene_level")
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images that `train.txt`, `val.txt` or `test.txt` in `folder` lists, in the order of their numbers.
 
-    Images lie in `images` or, as they are released, in `images_part1` to `images_part5`. Where the list tells them, an image gets its
-    `luminance` and `scene_level`; an unlabelled one not the latter, which tells of its count.
+    Images lie in `images` or, as they are released, in `images_part1` to `images_part5`. Where the list tells them, an
+    image gets its `luminance` and `scene_level`; an unlabelled one not the latter, which tells of its count.
     """
     listed, annotations = folder / f"{split}.txt", folder / "jsons"
     places = [path for path in (folder / "images", *sorted(folder.glob("images_part*"))) if path.is_dir()]
@@ -29,11 +30,14 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
         advice = "give the folder that holds images, jsons, train.txt, val.txt and test.txt"
         raise InputError(f"no NWPU-Crowd data of the split {split!r} in {folder}: {missing} is missing; {advice}")
     if labelled and split == "test":
-        raise InputError("the labels of NWPU-Crowd's test split were never released; convert with --unlabelled, or take the split val")
+        raise InputError("the labels of NWPU-Crowd's test split were never released; convert with --unlabelled, or "
+                         "take the split val")
     if labelled and not annotations.is_dir():
-        raise InputError(f"no annotations in {folder}: {annotations.name} is missing; convert with --unlabelled, or add it")
+        raise InputError(f"no annotations in {folder}: {annotations.name} is missing; convert with --unlabelled, or "
+                         "add it")
     entries, refused = _read_list(listed)
-    items = [Item(name=path.stem, image=path, annotations=(annotations / f"{path.stem}.json",), facts=entries[path.stem][1])
+    items = [Item(name=path.stem, image=path, annotations=(annotations / f"{path.stem}.json",),
+                  facts=entries[path.stem][1])
              for path in list_images(*places) if path.stem in entries]
     found = {item.name for item in items}
     refused += [(places[0] / f"{name}.jpg", f"the image is missing, line {line} of {listed} names it")
@@ -48,7 +52,9 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list[tuple[Path, str]]]:
-    """Line and facts of each image by its name, and lines that cannot be taken: a line begins with a name, codes may follow."""
+    """Line and facts of each image by its name, and lines that cannot be taken: a line begins with a name, codes may
+    follow.
+    """
     entries: dict[str, tuple[int, dict[str, int]]] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
@@ -56,7 +62,8 @@ def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list
         if not name:
             refused.append((place, f"line {number} names no image"))
         elif name in entries:
-            refused.append((place, f"line {number} names {name!r} again, after line {entries[name][0]}; remove one of the two"))
+            again = f"line {number} names {name!r} again, after line {entries[name][0]}; remove one of the two"
+            refused.append((place, again))
         else:
             told = len(codes) >= len(_FACTS) and all(re.fullmatch("[0-9]", code) for code in codes[:len(_FACTS)])
             entries[name] = (number, dict(zip(_FACTS, map(int, codes), strict=False)) if told else {})
@@ -65,7 +72,8 @@ def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list
 
 FORMAT = Format(
     name="nwpu_crowd",
-    summary="images (or images_part1 to images_part5) with 0001.jpg, jsons with 0001.json, and train.txt, val.txt, test.txt",
+    summary="images (or images_part1 to images_part5) with 0001.jpg, jsons with 0001.json, and train.txt, val.txt, "
+            "test.txt",
     splits=("train", "val", "test"),
     find=find,
     annotate=annotate,

@@ -17,20 +17,26 @@ _ENDING = "_ann.mat"
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, in the order of their numbers; an image that is missing is reported, as a fold without it is another fold.
+    """The images of a split, in the order of their numbers; an image that is missing is reported, as a fold without it
+    is another fold.
 
-    `folder` holds the images, or one folder that does. `fold-K-test` is images 10 (K - 1) + 1 to 10 K, `fold-K-train` the others (ours).
+    `folder` holds the images, or one folder that does. `fold-K-test` is images 10 (K - 1) + 1 to 10 K, `fold-K-train`
+    the others (ours).
     """
     place = _image_folder(folder)
     items, refused = list_pairs(place, _ENDING, labelled)
     known = {str(number) for number in range(1, NUM_IMAGES + 1)}
-    refused += [(item.image, f"not one of the images 1 to {NUM_IMAGES}; remove it") for item in items if item.name not in known]
+    refused += [(item.image, f"not one of the images 1 to {NUM_IMAGES}; remove it")
+                for item in items if item.name not in known]
     numbers, facts = _fold(split)
     names, found = {str(number) for number in numbers}, {item.name for item in items}
     # An annotation whose image is missing has been reported above.
-    missing = [name for name in sorted(names - found, key=int) if not (labelled and (place / f"{name}{_ENDING}").exists())]
-    refused += [(place / f"{name}.jpg", f"the image is missing; {split} needs all of its {len(names)} images") for name in missing]
-    return Listing(name="ucf-cc-50", split=split, items=tuple(item for item in items if item.name in names), refused=tuple(refused), facts=facts)
+    missing = [name for name in sorted(names - found, key=int)
+               if not (labelled and (place / f"{name}{_ENDING}").exists())]
+    refused += [(place / f"{name}.jpg", f"the image is missing; {split} needs all of its {len(names)} images")
+                for name in missing]
+    return Listing(name="ucf-cc-50", split=split, items=tuple(item for item in items if item.name in names),
+                   refused=tuple(refused), facts=facts)
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
@@ -46,7 +52,8 @@ def _fold(split: str) -> tuple[list[int], dict[str, Any]]:
         return list(numbers), {}
     _, fold, side = split.split("-")
     tested = range(_FOLD_SIZE * (int(fold) - 1) + 1, _FOLD_SIZE * int(fold) + 1)
-    rule = f"fold {fold} of {NUM_FOLDS}: test is images {tested[0]}-{tested[-1]} in the order of their numbers, train the others (ours)"
+    rule = (f"fold {fold} of {NUM_FOLDS}: test is images {tested[0]}-{tested[-1]} in the order of their numbers, train "
+            "the others (ours)")
     return [number for number in numbers if (number in tested) == (side == "test")], {"split_rule": rule}
 
 
@@ -54,10 +61,12 @@ def _image_folder(folder: Path) -> Path:
     """The folder itself, or the only one in it, that holds images with numbers for names."""
     if _holds_images(folder):
         return folder
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".") and _holds_images(path)]
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
+              and _holds_images(path)]
     if len(inside) == 1:
         return inside[0]
-    advice = f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside else "1.jpg and the others are missing"
+    advice = (f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside
+              else "1.jpg and the others are missing")
     raise InputError(f"no UCF_CC_50 data in {folder}: {advice}")
 
 

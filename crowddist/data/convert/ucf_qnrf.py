@@ -12,8 +12,8 @@ from crowddist.errors import InputError
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split, in the order of their numbers.
 
-    `folder` holds `Train` and `Test`, or is one of them. `train` and `val` divide the training data by the hash of the image's name; `all`
-    is the whole training data, or `test` where the folder is `Test`.
+    `folder` holds `Train` and `Test`, or is one of them. `train` and `val` divide the training data by the hash of the
+    image's name; `all` is the whole training data, or `test` where the folder is `Test`.
     """
     place = _split_folder(folder, split)
     items, refused = list_pairs(place, "_ann.mat", labelled)
@@ -34,7 +34,8 @@ def _split_folder(folder: Path, split: str) -> Path:
     if _is_called(folder, wanted) or (_is_called(folder, "Test") and split == "all"):
         return folder
     if _is_called(folder, "Train") or _is_called(folder, "Test"):
-        raise InputError(f"{folder} does not hold the split {split!r}; give the folder that holds Train and Test, or its {wanted}")
+        raise InputError(f"{folder} does not hold the split {split!r}; give the folder that holds Train and Test, or "
+                         f"its {wanted}")
     inside = sorted(path.name for path in folder.iterdir() if (path / wanted).is_dir())
     advice = f"it holds {', '.join(inside)}, give one of them" if inside else f"the folder {wanted} is missing"
     raise InputError(f"no UCF-QNRF data of the split {split!r} in {folder}: {advice}")

@@ -1,4 +1,6 @@
-"""WIDER FACE in its original layout: boxes of faces, to pre-train a detector of heads; the labels of its test split were never released."""
+"""WIDER FACE in its original layout: boxes of faces, to pre-train a detector of heads; the labels of its test split
+were never released.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,26 @@ class Entry(NamedTuple):
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, sorted by event and name; `folder` holds `WIDER_train`, `WIDER_val` and `wider_face_split`."""
+    """The images of a split, sorted by event and name; `folder` holds `WIDER_train`, `WIDER_val` and
+    `wider_face_split`.
+    """
     images = folder / f"WIDER_{split}" / "images"
     annotations = folder / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
     if not images.is_dir():
         advice = "give the folder that holds WIDER_train, WIDER_val and wider_face_split"
-        raise InputError(f"no WIDER FACE data of the split {split!r} in {folder}: {images.relative_to(folder)} is missing; {advice}")
+        raise InputError(f"no WIDER FACE data of the split {split!r} in {folder}: {images.relative_to(folder)} is "
+                         f"missing; {advice}")
     if labelled and not annotations.is_file():
-        raise InputError(f"no annotations in {folder}: {annotations.relative_to(folder)} is missing; convert with --unlabelled, or add it")
+        raise InputError(f"no annotations in {folder}: {annotations.relative_to(folder)} is missing; convert with "
+                         "--unlabelled, or add it")
     paths, refused = find_images(images)
     entries = read_entries(annotations) if labelled else {}
     names = [path.relative_to(images) for path in paths]
-    items = tuple(Item(name=name.with_suffix("").as_posix(), image=path, annotations=(annotations,), record=entries.pop(name.as_posix(), None))
+    items = tuple(Item(name=name.with_suffix("").as_posix(), image=path, annotations=(annotations,),
+                       record=entries.pop(name.as_posix(), None))
                   for path, name in zip(paths, names, strict=True))
-    refused += [(images / name, f"the image is missing, line {entry.line} of {annotations} names it") for name, entry in entries.items()]
+    refused += [(images / name, f"the image is missing, line {entry.line} of {annotations} names it")
+                for name, entry in entries.items()]
     return Listing(name="wider-face", split=split, items=items, refused=tuple(refused))
 
 
@@ -56,25 +64,29 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def read_entries(place: Path) -> dict[str, Entry]:
-    """The entries of an annotation file by their images: a line with the name, one with the number of boxes, one for each box.
+    """The entries of an annotation file by their images: a line with the name, one with the number of boxes, one for
+    each box.
 
-    Raises InputError, naming the line, where the file ends early or its lines do not follow each other so; what a box's line says is
-    read with its image.
+    Raises InputError, naming the line, where the file ends early or its lines do not follow each other so; what a box's
+    line says is read with its image.
     """
     lines, index = read_lines(place), 0
     entries: dict[str, Entry] = {}
     while index < len(lines):
         name, number = lines[index], index + 1
         if not _is_image(name):
-            raise InputError(f"{place}: line {number} should name an image, got {name[:80]!r}; take the file of the data set again")
+            raise InputError(f"{place}: line {number} should name an image, got {name[:80]!r}; take the file of the "
+                             "data set again")
         if name in entries:
-            raise InputError(f"{place}: line {number} names {name!r} again, after line {entries[name].line}; remove one of the two entries")
+            raise InputError(f"{place}: line {number} names {name!r} again, after line {entries[name].line}; remove "
+                             "one of the two entries")
         count = _count(lines, index + 1, place)
         boxes = tuple(lines[index + 2:index + 2 + count])
         if len(boxes) < count or any(map(_is_image, boxes)):
             got = next((row for row, line in enumerate(boxes) if _is_image(line)), len(boxes))
             then = "the next image" if got < len(boxes) else "the end of the file"
-            raise InputError(f"{place}: line {number + 1} says {count} boxes, but {got} lines follow before {then}; take the file of the data set again")
+            raise InputError(f"{place}: line {number + 1} says {count} boxes, but {got} lines follow before {then}; "
+                             "take the file of the data set again")
         entries[name] = Entry(line=number, boxes=boxes)
         index += 2 + count
         # An image without faces has one line of zeros in the place of boxes.
@@ -85,10 +97,12 @@ def read_entries(place: Path) -> dict[str, Entry]:
 
 def _count(lines: list[str], index: int, place: Path) -> int:
     if index >= len(lines):
-        raise InputError(f"{place}: ends after line {index}, the number of boxes is missing; take the file of the data set again")
+        raise InputError(f"{place}: ends after line {index}, the number of boxes is missing; take the file of the data "
+                         "set again")
     # A number of more digits cannot be right, and Python refuses to read some thousands of them.
     if not (lines[index].isascii() and lines[index].isdecimal() and len(lines[index]) < 10):
-        raise InputError(f"{place}: line {index + 1} should be the number of boxes, got {lines[index][:80]!r}; take the file of the data set again")
+        raise InputError(f"{place}: line {index + 1} should be the number of boxes, got {lines[index][:80]!r}; take "
+                         "the file of the data set again")
     return int(lines[index])
 
 
@@ -105,7 +119,8 @@ def _is_image(line: str) -> bool:
 
 FORMAT = Format(
     name="wider_face",
-    summary="WIDER_train/images and WIDER_val/images with one folder per event, and wider_face_split/wider_face_{train,val}_bbx_gt.txt",
+    summary="WIDER_train/images and WIDER_val/images with one folder per event, and "
+            "wider_face_split/wider_face_{train,val}_bbx_gt.txt",
     splits=("train", "val"),
     find=find,
     annotate=annotate,

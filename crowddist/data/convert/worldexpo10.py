@@ -1,4 +1,6 @@
-"""WorldExpo'10 in its original layout and in that of its mirrors: frames of many cameras, each annotated in a region of its own."""
+"""WorldExpo'10 in its original layout and in that of its mirrors: frames of many cameras, each annotated in a region of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ _ROI_NAMES = ("maskVerticesXCoordinates", "maskVerticesYCoordinates")
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split, by scene and in the order of their numbers.
 
-    `folder` holds `train_frame`, `train_label`, `test_frame` and `test_label`; frames lie in those folders or in one folder a scene (mirrors
-    differ). `all` is the whole training data, which `train` and `val` divide by the hash of the scene's name: no scene is in both (ours).
+    `folder` holds `train_frame`, `train_label`, `test_frame` and `test_label`; frames lie in those folders or in one
+    folder a scene (mirrors differ). `all` is the whole training data, which `train` and `val` divide by the hash of the
+    scene's name: no scene is in both (ours).
     """
     side = "test" if split == "test" else "train"
     frames, labels = folder / f"{side}_frame", folder / f"{side}_label"
@@ -34,7 +37,9 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     for path in paths:
         scene = _scene(path)
         if (scene in TEST_SCENES) != (side == "test"):
-            refused.append((path, f"shows {'none' if side == 'test' else 'one'} of the scenes for testing; remove it from {frames.name}"))
+            refused.append((path,
+                            f"shows {'none' if side == 'test' else 'one'} of the scenes for testing; remove it from "
+                            f"{frames.name}"))
         elif in_split(scene, split):
             annotations = (labels / scene / f"{path.stem}.mat", labels / scene / _ROI_FILE)
             items.append(Item(name=path.stem, image=path, annotations=annotations, facts={"scene": scene}))
@@ -42,13 +47,17 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
         stems = {path.stem for path in paths}
         refused += [(path, "an annotation without its image") for path in sorted(labels.glob("*/*.mat"))
                     if path.name != _ROI_FILE and not path.name.startswith(".") and path.stem not in stems]
-    return Listing(name="worldexpo10", split=split, items=tuple(items), refused=tuple(refused), facts=split_facts(split, "scene"))
+    return Listing(name="worldexpo10", split=split, items=tuple(items), refused=tuple(refused),
+                   facts=split_facts(split, "scene"))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads and the scene's region of interest as annotated: x, y, not moved by MATLAB's counting from 1; heads outside the region are kept."""
+    """Heads and the scene's region of interest as annotated: x, y, not moved by MATLAB's counting from 1; heads outside
+    the region are kept.
+    """
     place, roi = item.annotations
-    return Annotation(points=read_mat_points(place, "point_position"), place=place, roi=read_mat_polygon(roi, _ROI_NAMES))
+    return Annotation(points=read_mat_points(place, "point_position"), place=place,
+                      roi=read_mat_polygon(roi, _ROI_NAMES))
 
 
 def _scene(path: Path) -> str:
@@ -58,7 +67,8 @@ def _scene(path: Path) -> str:
 
 FORMAT = Format(
     name="worldexpo10",
-    summary="{train,test}_frame with SCENE*.jpg (or a folder per scene), {train,test}_label/SCENE with a .mat per frame and roi.mat",
+    summary="{train,test}_frame with SCENE*.jpg (or a folder per scene), {train,test}_label/SCENE with a .mat per "
+            "frame and roi.mat",
     splits=("all", "train", "val", "test"),
     find=find,
     annotate=annotate,

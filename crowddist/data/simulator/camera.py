@@ -31,13 +31,15 @@ class Camera:
         """Metres from the image plane of points at height y and ground distance z."""
         return (self.height_m - y) * np.sin(self.pitch) + z * np.cos(self.pitch)
 
-    def project(self, x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    def project(self, x: np.ndarray | float, y: np.ndarray | float,
+                z: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """Pixel columns and rows of points; those behind the camera are put at the nearest depth."""
         depth = np.maximum(self.depth(y, z), NEAREST_M)
         across = self.focal_px * x / depth
         down = self.focal_px * ((self.height_m - y) * np.cos(self.pitch) - z * np.sin(self.pitch)) / depth
         cosine, sine = np.cos(self.roll), np.sin(self.roll)
-        return ((self.size[1] - 1) / 2 + across * cosine - down * sine, (self.size[0] - 1) / 2 + across * sine + down * cosine)
+        return ((self.size[1] - 1) / 2 + across * cosine - down * sine,
+                (self.size[0] - 1) / 2 + across * sine + down * cosine)
 
     def rays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """World directions (x, y, z) through each pixel at unit depth, each (H, W) float32."""
@@ -56,5 +58,6 @@ def draw_camera(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> 
     low, high = np.log(look.camera_height_m)
     focal_px = width * rng.uniform(*look.focal)
     horizon = rng.uniform(*look.horizon)
-    return Camera(size=size, height_m=float(np.exp(rng.uniform(low, high))), pitch=float(np.arctan((0.5 - horizon) * height / focal_px)),
+    return Camera(size=size, height_m=float(np.exp(rng.uniform(low, high))),
+                  pitch=float(np.arctan((0.5 - horizon) * height / focal_px)),
                   roll=float(np.clip(rng.normal(0, 0.012), -0.03, 0.03)), focal_px=float(focal_px))

@@ -65,7 +65,8 @@ class Look:
             weights = getattr(self, name)
             if len(weights) != length or min(weights) < 0 or not 0 < sum(weights) < math.inf:
                 raise InputError(f"{name} must be {length} weights of at least 0 and not all 0, got {weights}")
-        for name in ("camera_height_m", "horizon", "focal", "crowding", "saturation", "contrast", "brightness", "noise", "blur_px",
+        for name in ("camera_height_m", "horizon", "focal", "crowding", "saturation", "contrast", "brightness", "noise",
+                     "blur_px",
                      "jpeg_quality"):
             low, high = getattr(self, name)
             if not low <= high:
@@ -79,16 +80,21 @@ LOOKS: dict[str, Look] = {
     "broad": Look(),
     # The two domains of the quickstart. Source: street-level to mid cameras in daylight, clean sensors.
     "source": Look(
-        locations=(0, 60), level_weights=(0.02, 0.08, 0.16, 0.3, 0.36, 0.08, 0.0, 0.0, 0.0), hour_weights=(0.0,) * 8 + (1.0,) * 9 + (0.0,) * 7,
-        weather_weights=(0.4, 0.2, 0.0, 0.0, 0.0, 0.2, 0.2), camera_height_m=(2.8, 7.0), horizon=(-0.3, 0.2), focal=(0.75, 1.15), min_head_px=7.0,
-        crowding=(0.0, 0.7), clothing="bright", saturation=(0.85, 1.1), contrast=(1.05, 1.35), brightness=(0.38, 0.5), noise=(0.002, 0.008),
+        locations=(0, 60), level_weights=(0.02, 0.08, 0.16, 0.3, 0.36, 0.08, 0.0, 0.0, 0.0),
+        hour_weights=(0.0,) * 8 + (1.0,) * 9 + (0.0,) * 7,
+        weather_weights=(0.4, 0.2, 0.0, 0.0, 0.0, 0.2, 0.2), camera_height_m=(2.8, 7.0), horizon=(-0.3, 0.2),
+        focal=(0.75, 1.15), min_head_px=7.0,
+        crowding=(0.0, 0.7), clothing="bright", saturation=(0.85, 1.1), contrast=(1.05, 1.35), brightness=(0.38, 0.5),
+        noise=(0.002, 0.008),
         blur_px=(0.0, 0.5), jpeg_quality=(85, 95)),
     # Target: other places from higher up, at dusk and in bad weather, denser, smaller heads, a yellow noisy sensor.
     "target": Look(
         locations=(60, 100), level_weights=(0.0, 0.0, 0.05, 0.2, 0.5, 0.25, 0.0, 0.0, 0.0),
         hour_weights=(0.0,) * 5 + (0.5, 1.0) + (0.4,) * 9 + (0.6, 1.0, 1.0, 1.0, 0.6) + (0.0,) * 3,
-        weather_weights=(0.14, 0.15, 0.25, 0.13, 0.08, 0.25, 0.0), camera_height_m=(8.0, 20.0), horizon=(-0.9, -0.1), focal=(0.9, 1.4),
-        min_head_px=5.0, crowding=(0.3, 1.0), clothing="dark", tint=(1.1, 1.0, 0.82), saturation=(0.4, 0.7), contrast=(1.05, 1.35),
+        weather_weights=(0.14, 0.15, 0.25, 0.13, 0.08, 0.25, 0.0), camera_height_m=(8.0, 20.0), horizon=(-0.9, -0.1),
+        focal=(0.9, 1.4),
+        min_head_px=5.0, crowding=(0.3, 1.0), clothing="dark", tint=(1.1, 1.0, 0.82), saturation=(0.4, 0.7),
+        contrast=(1.05, 1.35),
         brightness=(0.33, 0.46), noise=(0.01, 0.025), blur_px=(0.5, 1.1), jpeg_quality=(55, 80)),
 }
 """The named looks."""
@@ -96,7 +102,9 @@ LOOKS: dict[str, Look] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig:
-    """A rendered data set; image `index` of it depends on nothing but these values and the index, `num_images` excepted."""
+    """A rendered data set; image `index` of it depends on nothing but these values and the index, `num_images`
+    excepted.
+    """
 
     num_images: int = 1000
     """How many images the data set has."""
@@ -112,7 +120,8 @@ class RendererConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn; raises InputError."""
         if self.num_images < 1 or self.images_per_scene < 1:
-            raise InputError(f"num_images and images_per_scene must be at least 1, got {self.num_images} and {self.images_per_scene}")
+            raise InputError(f"num_images and images_per_scene must be at least 1, got {self.num_images} and "
+                             f"{self.images_per_scene}")
         if len(self.size) != 2 or not (64 <= self.size[0] <= 4096 and 64 <= self.size[1] <= 4096):
             raise InputError(f"size must be (height, width) within 64-4096 pixels, got {self.size}")
         if self.seed < 0:

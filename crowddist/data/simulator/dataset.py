@@ -39,16 +39,20 @@ def _write_image(folder: Path, rendered: RenderedImage) -> str:
         raise RuntimeError("this build of OpenCV cannot write JPEG")
     (place / "jpgs" / f"{rendered.name}.jpg").write_bytes(encoded.tobytes())
     facts = rendered.scene
-    record = {"image_info": [[round(row, 2), round(column, 2)] for row, column in rows_columns.tolist()], "weather": facts["weather"],
-              "timeInfo": [facts["hour"], facts["minute"]], "roi": [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]],
-              "camera": {"number": facts["camera"], "height_m": facts["camera_height_m"], "pitch": facts["camera_pitch"], "focal_px": facts["focal_px"]}}
+    record = {"image_info": [[round(row, 2), round(column, 2)] for row, column in rows_columns.tolist()],
+              "weather": facts["weather"],
+              "timeInfo": [facts["hour"], facts["minute"]],
+              "roi": [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]],
+              "camera": {"number": facts["camera"], "height_m": facts["camera_height_m"],
+                         "pitch": facts["camera_pitch"], "focal_px": facts["focal_px"]}}
     (place / "jsons" / f"{rendered.name}.json").write_text(json.dumps(record))
     matrix = io.BytesIO()
     scipy.io.savemat(matrix, {"image_info": {"location": rows_columns.reshape(-1, 2)}}, do_compression=True)
     # The header holds the time of writing, which would make equal data sets differ.
     (place / "mats" / f"{rendered.name}.mat").write_bytes(_MAT_HEADER + matrix.getvalue()[len(_MAT_HEADER):])
     (place / "segs" / f"{rendered.name}.raw").write_bytes(rendered.mask.tobytes())
-    return f"{facts['level']} {facts['hour']} {facts['weather']} {rendered.folder} {rendered.name} {len(rendered.points)}"
+    return (f"{facts['level']} {facts['hour']} {facts['weather']} {rendered.folder} {rendered.name} "
+            f"{len(rendered.points)}")
 
 
 def _write_images(folder: Path, config: RendererConfig, first: int, last: int) -> tuple[int, list[str]]:
@@ -56,7 +60,8 @@ def _write_images(folder: Path, config: RendererConfig, first: int, last: int) -
     return first, [_write_image(folder, render_image(config, index)) for index in range(first, last)]
 
 
-def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: int = 1, progress: Callable[[int, int], None] | None = None) -> None:
+def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: int = 1,
+                  progress: Callable[[int, int], None] | None = None) -> None:
     """Render all images of `config` into a new folder, in GCC's layout.
 
     The same bytes for any `num_workers` (processes; with more than one the caller's main module must be importable).
@@ -91,7 +96,8 @@ def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: in
             cv2.setNumThreads(threads)
     else:
         with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(_write_images, partial, config, first, last) for first, last in parts]):
+            for future in as_completed([pool.submit(_write_images, partial, config, first, last)
+                                        for first, last in parts]):
                 keep(future.result())
     (partial / INDEX_NAME).write_text("".join(f"{line}\n" for first in sorted(lines) for line in lines[first]))
     if folder.exists():

@@ -1,4 +1,6 @@
-"""House fronts: flat textures of buildings in a row, with windows, shops, signs and awnings, and what glows at night."""
+"""House fronts: flat textures of buildings in a row, with windows, shops, signs and awnings, and what glows at
+night.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ from crowddist.data.simulator.noise import linear
 TEXELS_PER_M = 14
 """Resolution of the textures. ours."""
 
-_WALLS = ((0.72, 0.66, 0.56), (0.62, 0.6, 0.58), (0.58, 0.42, 0.34), (0.78, 0.76, 0.72), (0.5, 0.46, 0.42), (0.66, 0.55, 0.44), (0.44, 0.47, 0.5),
+_WALLS = ((0.72, 0.66, 0.56), (0.62, 0.6, 0.58), (0.58, 0.42, 0.34), (0.78, 0.76, 0.72), (0.5, 0.46, 0.42),
+          (0.66, 0.55, 0.44), (0.44, 0.47, 0.5),
           (0.36, 0.34, 0.33))
-_SIGNS = ((0.75, 0.1, 0.1), (0.1, 0.25, 0.6), (0.9, 0.75, 0.1), (0.1, 0.45, 0.25), (0.9, 0.9, 0.88), (0.1, 0.1, 0.1), (0.85, 0.4, 0.1), (0.6, 0.1, 0.4))
+_SIGNS = ((0.75, 0.1, 0.1), (0.1, 0.25, 0.6), (0.9, 0.75, 0.1), (0.1, 0.45, 0.25), (0.9, 0.9, 0.88), (0.1, 0.1, 0.1),
+          (0.85, 0.4, 0.1), (0.6, 0.1, 0.4))
 
 
 def _scribble(rng: np.random.Generator, image: np.ndarray, box: tuple[int, int, int, int], colour) -> None:
@@ -40,10 +44,12 @@ def _shops(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, span:
             # Goods behind the glass.
             left, top = int(rng.uniform(x + 6, max(end - 14, x + 7))), bottom - int(rng.uniform(0.15, 0.68) * floor)
             goods = linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1))
-            cv2.rectangle(colour, (left, top), (left + int(rng.uniform(2, 12)), top + int(rng.uniform(3, 20))), goods.tolist(), -1)
+            cv2.rectangle(colour, (left, top), (left + int(rng.uniform(2, 12)), top + int(rng.uniform(3, 20))),
+                          goods.tolist(), -1)
         for post in range(x + 6, end - 4, int(rng.uniform(1.2, 2.6) * TEXELS_PER_M)):
             cv2.line(colour, (post, bottom - int(floor * 0.72)), (post, bottom), linear((0.2, 0.2, 0.2)).tolist(), 2)
-        cv2.rectangle(glow, (x + 6, bottom - int(floor * 0.72)), (end - 6, bottom - 4), (linear((1.0, 0.88, 0.65)) * rng.uniform(0.1, 0.9)).tolist(), -1)
+        cv2.rectangle(glow, (x + 6, bottom - int(floor * 0.72)), (end - 6, bottom - 4),
+                      (linear((1.0, 0.88, 0.65)) * rng.uniform(0.1, 0.9)).tolist(), -1)
         sign = np.array(_SIGNS[rng.integers(len(_SIGNS))]) * rng.uniform(0.7, 1.05)
         box = (x + 3, bottom - int(floor * rng.uniform(0.98, 1.1)), end - 3, bottom - int(floor * 0.74))
         cv2.rectangle(colour, box[:2], box[2:], linear(np.clip(sign, 0, 1)).tolist(), -1)
@@ -76,7 +82,8 @@ def _windows(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, box
             shade = linear(np.clip(glass + rng.normal(0, 0.06) + np.array([-0.02, 0.0, 0.04]), 0.03, 0.9))
             cv2.rectangle(colour, a, b, shade.tolist(), -1)
             if rng.random() < 0.4:
-                cv2.rectangle(colour, a, (b[0], int(y + high * rng.uniform(0.2, 0.8))), linear(rng.uniform(0.35, 0.7) * np.array([1, 0.97, 0.9])).tolist(), -1)
+                cv2.rectangle(colour, a, (b[0], int(y + high * rng.uniform(0.2, 0.8))),
+                              linear(rng.uniform(0.35, 0.7) * np.array([1, 0.97, 0.9])).tolist(), -1)
             cv2.rectangle(colour, a, b, [frame] * 3, 1)
             cv2.line(colour, (int(x + wide / 2), a[1]), (int(x + wide / 2), b[1]), [frame] * 3, 1)
             if rng.random() < 0.35:
@@ -84,9 +91,12 @@ def _windows(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, box
 
 
 def house_row(rng: np.random.Generator, length_m: float, height_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Houses side by side: linear colour (h, w, 3), glow (h, w, 3) and cover (h, w) in {0, 1}, float32; the last row is the street."""
+    """Houses side by side: linear colour (h, w, 3), glow (h, w, 3) and cover (h, w) in {0, 1}, float32; the last row is
+    the street.
+    """
     shape = (int(height_m * TEXELS_PER_M), int(length_m * TEXELS_PER_M))
-    colour, glow, cover = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+    colour, glow, cover = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3),
+                                                                      np.float32), np.zeros(shape, np.float32)
     x = 0
     while x < shape[1]:
         end = min(x + int(rng.uniform(8, 28) * TEXELS_PER_M), shape[1])
@@ -103,10 +113,12 @@ def house_row(rng: np.random.Generator, length_m: float, height_m: float) -> tup
         if rng.random() < 0.3 and end - x > 90 and shape[0] - top > floor + 80:
             y = int(rng.uniform(top + 8, shape[0] - floor - 60))
             board = (int(x + (end - x) * 0.2), y, int(x + (end - x) * 0.7), y + int(rng.uniform(25, 50)))
-            cv2.rectangle(colour, board[:2], board[2:], linear(np.array(_SIGNS[rng.integers(len(_SIGNS))])).tolist(), -1)
+            cv2.rectangle(colour, board[:2], board[2:], linear(np.array(_SIGNS[rng.integers(len(_SIGNS))])).tolist(),
+                          -1)
             _scribble(rng, colour, board, linear((0.95, 0.93, 0.85)).tolist())
             cv2.rectangle(glow, board[:2], board[2:], (linear(rng.uniform(0.2, 1, 3)) * 0.7).tolist(), -1)
         x = end
-    rough = cv2.resize(rng.standard_normal((shape[0] // 3, shape[1] // 3)).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    rough = cv2.resize(rng.standard_normal((shape[0] // 3, shape[1] // 3)).astype(np.float32), (shape[1], shape[0]),
+                       interpolation=cv2.INTER_LINEAR)
     colour *= np.clip(1 + 0.08 * rough, 0.6, 1.4)[..., None]
     return colour, glow, cover

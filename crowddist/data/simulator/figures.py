@@ -31,7 +31,8 @@ class Figure:
     """One figure seen from one elevation, at halving resolutions."""
 
     levels: tuple[np.ndarray, ...]
-    """Each (h, w, NUM_MATERIALS + 3) uint8: coverage by material, then the normal (right, up, to the viewer) as 128 + 127 n times coverage."""
+    """Each (h, w, NUM_MATERIALS + 3) uint8: coverage by material, then the normal (right, up, to the viewer) as 128 +
+    127 n times coverage."""
     foot: tuple[float, float]
     """Column and row of the ground point in levels[0], in pixel-edge coordinates."""
     head: tuple[float, float]
@@ -65,7 +66,8 @@ def _ball(centre, radii, material: int, *, turn: np.ndarray | None = None, clips
     return _Part(np.asarray(centre, float), axes if turn is None else turn @ axes, material, tuple(clips), pattern)
 
 
-def _limb(start: np.ndarray, end: np.ndarray, radius: float, material: int, *, flat: float = 1.0, pattern: bool = False) -> _Part:
+def _limb(start: np.ndarray, end: np.ndarray, radius: float, material: int, *, flat: float = 1.0,
+          pattern: bool = False) -> _Part:
     """A barrel from joint to joint: an ellipsoid longer than the bone, cut at both ends."""
     along = end - start
     length = np.linalg.norm(along) + 1e-6
@@ -99,14 +101,16 @@ def _legs(rng: np.random.Generator, pose: str, cut: str, girth: float) -> tuple[
         parts.append(_ball(ankle + np.array([0.0, -0.035, 0.05]), (0.045, 0.045, 0.125), SHOES))
     if cut in ("skirt", "dress"):
         length, material = rng.uniform(0.42, 0.75), TOP if cut == "dress" else BOTTOM
-        parts.append(_ball((0, hips + 0.12, 0), (0.215 * girth, length * 1.25, 0.18 * girth), material, clips=((1, -0.62, 0.1),)))
+        parts.append(_ball((0, hips + 0.12, 0), (0.215 * girth, length * 1.25, 0.18 * girth), material,
+                           clips=((1, -0.62, 0.1),)))
     return parts, hips
 
 
 def _arms(rng: np.random.Generator, pose: str, sleeve: str, shoulders: float, girth: float) -> list[_Part]:
     parts = []
     swing = rng.uniform(0.2, 0.5) if pose == "walk" else rng.uniform(0.0, 0.15)
-    kind = rng.choice(["down", "bent", "phone", "up"], p=[0.75, 0.25, 0.0, 0.0] if pose == "walk" else [0.66, 0.16, 0.12, 0.06])
+    kind = rng.choice(["down", "bent", "phone", "up"],
+                      p=[0.75, 0.25, 0.0, 0.0] if pose == "walk" else [0.66, 0.16, 0.12, 0.06])
     for side, sign in ((-1, -1), (1, 1)):
         joint = np.array([side * 0.168 * girth, shoulders, 0.0])
         out = rng.uniform(0.08, 0.3)
@@ -135,7 +139,8 @@ def _head(rng: np.random.Generator, centre: np.ndarray, turn: np.ndarray, style:
     def at(x: float, y: float, z: float) -> np.ndarray:
         return centre + turn @ np.array([x, y, z])
 
-    parts = [_ball(at(0, 0, 0.0), (0.076, 0.112, 0.096), SKIN, turn=turn), _ball(at(0, -0.055, 0.022), (0.058, 0.06, 0.068), SKIN, turn=turn)]
+    parts = [_ball(at(0, 0, 0.0), (0.076, 0.112, 0.096), SKIN, turn=turn),
+             _ball(at(0, -0.055, 0.022), (0.058, 0.06, 0.068), SKIN, turn=turn)]
     for side in (-1, 1):
         parts.append(_ball(at(side * 0.077, -0.012, -0.01), (0.014, 0.03, 0.02), SKIN, turn=turn))
         parts.append(_ball(at(side * 0.032, 0.012, 0.083), (0.017, 0.009, 0.012), DARK, turn=turn))
@@ -156,11 +161,14 @@ def _head(rng: np.random.Generator, centre: np.ndarray, turn: np.ndarray, style:
 
 
 def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, str]:
-    """All parts in the body's frame (x left-right, y up, z forward), the centre of the head, whether it sits, and the pattern."""
+    """All parts in the body's frame (x left-right, y up, z forward), the centre of the head, whether it sits, and the
+    pattern.
+    """
     pose = rng.choice(["stand", "walk", "sit"], p=[0.48, 0.44, 0.08])
     girth = rng.uniform(0.86, 1.12)
     woman = rng.random() < 0.5
-    cut = rng.choice(["slim", "skirt", "dress", "shorts", "wide"], p=[0.4, 0.14, 0.2, 0.18, 0.08] if woman else [0.45, 0, 0, 0.3, 0.25])
+    cut = rng.choice(["slim", "skirt", "dress", "shorts", "wide"],
+                     p=[0.4, 0.14, 0.2, 0.18, 0.08] if woman else [0.45, 0, 0, 0.3, 0.25])
     legs, hips = _legs(rng, str(pose), "skirt" if cut == "dress" else str(cut), girth)
     if cut == "dress":
         legs[-1] = _Part(legs[-1].centre, legs[-1].axes, TOP, legs[-1].clips, True)
@@ -173,14 +181,16 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, st
     trim = 0.92 if woman else 1.0
     hem = rng.uniform(-0.5, -0.1) if rng.random() < 0.6 else 0.3
     upper = [_ball(up(0, -0.01, 0), (0.152 * girth, 0.17, 0.112 * girth), TOP if cut == "dress" else BOTTOM, turn=lean),
-             _ball(up(0, 0.12, 0), (0.168 * girth, 0.34, 0.128 * girth), TOP, turn=lean, clips=((1, hem, 1.0),), pattern=True),
+             _ball(up(0, 0.12, 0), (0.168 * girth, 0.34, 0.128 * girth), TOP, turn=lean, clips=((1, hem, 1.0),),
+                   pattern=True),
              _ball(up(0, 0.2, 0.005), (0.15 * girth * trim, 0.22, 0.112 * girth), TOP, turn=lean, pattern=True),
              _ball(up(0, 0.35, 0.0), (0.17 * girth * trim, 0.21, 0.118 * girth), TOP, turn=lean, pattern=True),
              _ball(up(0, 0.47, -0.01), (0.172 * girth * trim, 0.075, 0.08 * girth), TOP, turn=lean, pattern=True),
              _ball(up(0, 0.565, 0.0), (0.05, 0.075, 0.052), SKIN, turn=lean)]
     arms = _arms(rng, str(pose), str(rng.choice(["short", "long", "none"], p=[0.45, 0.47, 0.08])), hips + 0.47, girth)
     head = up(0, 0.685, 0.015)
-    turn = _rotation("y", rng.normal(0, 0.35)) @ _rotation("x", rng.normal(0.1, 0.15)) @ _rotation("z", rng.normal(0, 0.06))
+    turn = _rotation("y", rng.normal(0, 0.35)) @ _rotation("x",
+                                                           rng.normal(0.1, 0.15)) @ _rotation("z", rng.normal(0, 0.06))
     style = rng.choice(["short", "long", "tail", "bald", "cap", "hat"],
                        p=[0.22, 0.45, 0.2, 0.0, 0.06, 0.07] if woman else [0.76, 0.02, 0.0, 0.07, 0.12, 0.03])
     extra = []
@@ -189,9 +199,11 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, st
         extra += [_ball(up(x, y, -0.16), (0.1, 0.15, 0.1), BAG, turn=lean) for x in (-0.06, 0.06) for y in (0.17, 0.34)]
         extra += [_limb(up(side * 0.1, 0.5, 0.05), up(side * 0.12, 0.22, 0.115), 0.022, BAG) for side in (-1, 1)]
     elif luggage == "handbag":
-        extra += [_ball((0.3 * girth, hips - 0.18 + y, z), (0.05, 0.09, 0.09), BAG) for y in (-0.06, 0.06) for z in (-0.07, 0.09)]
+        extra += [_ball((0.3 * girth, hips - 0.18 + y, z), (0.05, 0.09, 0.09), BAG) for y in (-0.06, 0.06)
+                  for z in (-0.07, 0.09)]
     elif luggage == "satchel":
-        extra += [_ball((-0.22 * girth, hips + y, z), (0.05, 0.08, 0.09), BAG) for y in (-0.03, 0.07) for z in (-0.07, 0.07)]
+        extra += [_ball((-0.22 * girth, hips + y, z), (0.05, 0.08, 0.09), BAG) for y in (-0.03, 0.07)
+                  for z in (-0.07, 0.07)]
         extra.append(_limb(up(0.12, 0.5, 0.06), up(-0.15, 0.05, 0.115), 0.02, BAG))
     if pose == "sit":
         extra += [_ball((x, 0.21, z), (0.17, 0.21, 0.17), DARK) for x in (-0.1, 0.1) for z in (-0.16, 0.04)]
@@ -215,7 +227,8 @@ def _patterned(kind: str, body: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return noise > 0.35
 
 
-def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str,
+               shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The nearest surface's material (h, w), NUM_MATERIALS where there is none, and normal (h, w, 3), supersampled."""
     scale = PIXELS_PER_M * _SUPERSAMPLE
     shape = (round((_ABOVE_M + _BELOW_M) * scale), round(2 * _HALF_WIDTH_M * scale))
@@ -228,11 +241,13 @@ def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, shift: tuple[
         reach = np.sqrt((axes**2).sum(1))
         left, right = (np.array([centre[0] - reach[0], centre[0] + reach[0]]) + _HALF_WIDTH_M) * scale
         top, bottom = (_ABOVE_M - np.array([centre[1] + reach[1], centre[1] - reach[1]])) * scale
-        box = (slice(max(int(top), 0), min(int(bottom) + 2, shape[0])), slice(max(int(left), 0), min(int(right) + 2, shape[1])))
+        box = (slice(max(int(top), 0), min(int(bottom) + 2, shape[0])),
+               slice(max(int(left), 0), min(int(right) + 2, shape[1])))
         rows, columns = (np.arange(side.start, side.stop, dtype=np.float32) for side in box)
         if rows.size == 0 or columns.size == 0:
             continue
-        dx, dy = np.meshgrid((columns + 0.5) / scale - _HALF_WIDTH_M - centre[0], _ABOVE_M - (rows + 0.5) / scale - centre[1])
+        dx, dy = np.meshgrid((columns + 0.5) / scale - _HALF_WIDTH_M - centre[0],
+                             _ABOVE_M - (rows + 0.5) / scale - centre[1])
         dx, dy = dx.astype(np.float32), dy.astype(np.float32)
         inverse = np.linalg.inv(axes).astype(np.float32)
         quadric = inverse.T @ inverse
@@ -244,14 +259,16 @@ def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, shift: tuple[
         offset = np.stack([dx[i, j], dy[i, j], dz[i, j]], axis=-1)
         local = offset @ inverse.T
         if part.clips:
-            inside = np.all([(local[:, axis] >= low) & (local[:, axis] <= high) for axis, low, high in part.clips], axis=0)
+            inside = np.all([(local[:, axis] >= low) & (local[:, axis] <= high) for axis, low, high in part.clips],
+                            axis=0)
             i, j, offset, local = i[inside], j[inside], offset[inside], local[inside]
         normal = offset @ quadric
         material = np.full(len(i), part.material, np.int8)
         if part.material in (TOP, BOTTOM):
             folds = 0.8 * table[(i + box[0].start + shift[0]) % NOISE_SIDE, (j + box[1].start + shift[1]) % NOISE_SIDE]
             if part.pattern and part.material == TOP:
-                material[_patterned(pattern, local @ part.axes.T.astype(np.float32) + part.centre.astype(np.float32), folds)] = PATTERN
+                material[_patterned(pattern, local @ part.axes.T.astype(np.float32) + part.centre.astype(np.float32),
+                                    folds)] = PATTERN
             normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + np.float32(1e-6)
             normal[:, 0] += 0.22 * folds
             normal[:, 1] += 0.22 * folds[::-1]
@@ -264,7 +281,9 @@ def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str, shift: tuple[
 
 @cache
 def figure(elevation: int, yaw: int, variant: int) -> Figure:
-    """The figure of an elevation (index into ELEVATIONS), a yaw (0..NUM_YAWS-1) and a variant (0..FIGURES_PER_YAW-1)."""
+    """The figure of an elevation (index into ELEVATIONS), a yaw (0..NUM_YAWS-1) and a variant
+    (0..FIGURES_PER_YAW-1).
+    """
     rng = np.random.default_rng([7, yaw, variant])
     parts, head, seated, pattern = _puppet(rng)
     facing = 2 * np.pi * (yaw + rng.uniform(-0.4, 0.4)) / NUM_YAWS
@@ -272,8 +291,10 @@ def figure(elevation: int, yaw: int, variant: int) -> Figure:
     tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     view = tilt @ _rotation("y", facing)
     scale = PIXELS_PER_M * _SUPERSAMPLE
-    materials, normals = _rasterise(parts, view, pattern, (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE))))
-    rows, columns = np.flatnonzero((materials < NUM_MATERIALS).any(1)), np.flatnonzero((materials < NUM_MATERIALS).any(0))
+    materials, normals = _rasterise(parts, view, pattern,
+                                    (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE))))
+    rows, columns = np.flatnonzero((materials
+                                    < NUM_MATERIALS).any(1)), np.flatnonzero((materials < NUM_MATERIALS).any(0))
     # A transparent rim, and sizes that halve evenly at every level.
     step = _SUPERSAMPLE * 16
     top, left = rows[0] - 8, columns[0] - 8
@@ -293,4 +314,5 @@ def figure(elevation: int, yaw: int, variant: int) -> Figure:
     to_patch = np.array([left, top])
     foot = (np.array([_HALF_WIDTH_M, _ABOVE_M]) * scale - to_patch) / _SUPERSAMPLE
     middle = (np.array([seen[0] + _HALF_WIDTH_M, _ABOVE_M - seen[1]]) * scale - to_patch) / _SUPERSAMPLE
-    return Figure(tuple(levels), (float(foot[0]), float(foot[1])), (float(middle[0]), float(middle[1])), 0.095 * PIXELS_PER_M, seated)
+    return Figure(tuple(levels), (float(foot[0]), float(foot[1])), (float(middle[0]), float(middle[1])),
+                  0.095 * PIXELS_PER_M, seated)

@@ -47,7 +47,8 @@ def draw_light(rng: np.random.Generator, hour: float, weather: int) -> Light:
     sun = np.array([np.cos(shown) * np.sin(azimuth), np.sin(shown), np.cos(shown) * np.cos(azimuth)])
     day = float(np.clip((altitude + 0.1) / 0.3, 0, 1))
     low = float(np.clip(1 - altitude / 0.5, 0, 1))
-    direct = {CLEAR: 0.9, CLOUDS: 0.45, RAIN: 0.0, FOGGY: 0.04, THUNDER: 0.0, OVERCAST: 0.03, EXTRA_SUNNY: 1.15}[weather]
+    direct = {CLEAR: 0.9, CLOUDS: 0.45, RAIN: 0.0, FOGGY: 0.04, THUNDER: 0.0, OVERCAST: 0.03,
+              EXTRA_SUNNY: 1.15}[weather]
     if weather == CLOUDS:
         direct *= rng.choice([0.15, 1.0, 1.4])
     warm = linear(np.array([1.0, 0.95 - 0.16 * low, 0.9 - 0.38 * low]))
@@ -56,17 +57,26 @@ def draw_light(rng: np.random.Generator, hour: float, weather: int) -> Light:
     blue, grey = linear((0.62, 0.76, 1.0)), linear((0.86, 0.89, 0.93))
     tone = blue * (1 - cloudy) + grey * cloudy
     dusk = np.array([0.75, 0.62, 0.85]) * low * day + (1 - low * day)
-    strength = {CLEAR: 0.36, CLOUDS: 0.5, RAIN: 0.45, FOGGY: 0.6, THUNDER: 0.3, OVERCAST: 0.6, EXTRA_SUNNY: 0.33}[weather]
+    strength = {CLEAR: 0.36, CLOUDS: 0.5, RAIN: 0.45, FOGGY: 0.6, THUNDER: 0.3, OVERCAST: 0.6,
+                EXTRA_SUNNY: 0.33}[weather]
     sky_colour = strength * tone * dusk * max(day, 0.05) + (1 - day) * np.array([0.02, 0.022, 0.035])
-    zenith = linear((0.3, 0.48, 0.78)) * (1 - cloudy) + linear((0.74, 0.76, 0.79)) * cloudy * {THUNDER: 0.5, RAIN: 0.8}.get(weather, 1.0)
-    horizon = linear((0.75, 0.83, 0.92)) * (1 - cloudy) + linear((0.84, 0.85, 0.86)) * cloudy * {THUNDER: 0.6, RAIN: 0.85}.get(weather, 1.0)
+    zenith = linear((0.3, 0.48, 0.78)) * (1
+                                          - cloudy) + linear((0.74, 0.76,
+                                                              0.79)) * cloudy * {
+                                                                  THUNDER: 0.5, RAIN: 0.8}.get(weather, 1.0)
+    horizon = linear((0.75, 0.83, 0.92)) * (1
+                                            - cloudy) + linear((0.84, 0.85,
+                                                                0.86)) * cloudy * {
+                                                                    THUNDER: 0.6, RAIN: 0.85}.get(weather, 1.0)
     glow = linear((0.98, 0.66, 0.42))
     horizon = horizon * (1 - 0.6 * low + 0.42 * low * cloudy) + glow * 0.6 * low * (1 - 0.7 * cloudy)
     horizon = horizon * max(day, 0.02) + (1 - day) * linear((0.13, 0.13, 0.2))
-    haze = rng.uniform(*{FOGGY: (0.003, 0.012), RAIN: (0.001, 0.005), THUNDER: (0.001, 0.005)}.get(weather, (0.0003, 0.0015)))
+    haze = rng.uniform(*{FOGGY: (0.003, 0.012), RAIN: (0.001, 0.005),
+                         THUNDER: (0.001, 0.005)}.get(weather, (0.0003, 0.0015)))
     wet = {RAIN: rng.uniform(0.6, 1.0), THUNDER: rng.uniform(0.5, 1.0)}.get(weather, 0.0)
     rain = {RAIN: rng.uniform(0.3, 1.0), THUNDER: rng.uniform(0.2, 0.8)}.get(weather, 0.0)
     return Light(sun=sun, sun_colour=sun_colour.astype(np.float32), sky_colour=sky_colour.astype(np.float32),
                  zenith=(zenith * max(day, 0.015)).astype(np.float32),
-                 horizon=horizon.astype(np.float32), haze_per_m=float(haze), clouds=cloudy, lamps=float(np.clip(1.25 - 1.6 * day, 0, 1)), wet=float(wet),
+                 horizon=horizon.astype(np.float32), haze_per_m=float(haze), clouds=cloudy,
+                 lamps=float(np.clip(1.25 - 1.6 * day, 0, 1)), wet=float(wet),
                  rain=float(rain), daylight=day)

@@ -43,8 +43,11 @@ def hash_at(i: np.ndarray, j: np.ndarray) -> np.ndarray:
     return hash_table()[(i.astype(np.int64) * 73 + j.astype(np.int64) * 1559 + (i * j).astype(np.int64) * 7) & 4095]
 
 
-def blend(canvas: np.ndarray, patch: np.ndarray, alpha: np.ndarray, left: int, top: int) -> tuple[slice, slice, np.ndarray] | None:
-    """Lay premultiplied `patch` over `canvas` in place; the rows and columns touched and the alpha there, None off the canvas."""
+def blend(canvas: np.ndarray, patch: np.ndarray, alpha: np.ndarray, left: int,
+          top: int) -> tuple[slice, slice, np.ndarray] | None:
+    """Lay premultiplied `patch` over `canvas` in place; the rows and columns touched and the alpha there, None off the
+    canvas.
+    """
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + patch.shape[1], canvas.shape[1]), min(top + patch.shape[0], canvas.shape[0])
     if x0 >= x1 or y0 >= y1:

@@ -47,11 +47,14 @@ def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
     tilt = np.arctan2(up[:, 0], -up[:, 1])
     step = scale / PIXELS_PER_M
     sign = np.where(crowd.mirrored, -1.0, 1.0)
-    basis = np.stack([np.stack([np.cos(tilt) * sign, -np.sin(tilt)], 1), np.stack([np.sin(tilt) * sign, np.cos(tilt)], 1)], axis=1) * step[:, None, None]
-    figures = [figure(int(e), int(y), int(v)) for e, y, v in zip(crowd.elevation, crowd.yaw, crowd.variant, strict=True)]
+    basis = np.stack([np.stack([np.cos(tilt) * sign, -np.sin(tilt)], 1),
+                      np.stack([np.sin(tilt) * sign, np.cos(tilt)], 1)], axis=1) * step[:, None, None]
+    figures = [figure(int(e), int(y), int(v))
+               for e, y, v in zip(crowd.elevation, crowd.yaw, crowd.variant, strict=True)]
     offset = np.array([np.subtract(f.head, f.foot) for f in figures]).reshape(-1, 2)
     radius = np.array([f.head_radius for f in figures]) * step if figures else np.zeros(0)
-    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset), head_radius=radius, scale=scale, basis=basis, depth=depth)
+    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset), head_radius=radius,
+                 scale=scale, basis=basis, depth=depth)
 
 
 def _paint_sky(rng: np.random.Generator, image: np.ndarray, scene: Scene, light: Light) -> None:
@@ -67,7 +70,8 @@ def _paint_sky(rng: np.random.Generator, image: np.ndarray, scene: Scene, light:
     sky = light.horizon + (light.zenith - light.horizon) * np.sqrt(height)
     over = 60 / np.maximum(ray_y, 0.03)
     cloud = noise_at(ray_x * over + shift[0], ray_z * over + shift[1])
-    cover = np.clip((cloud * 0.7 - 0.9 + 1.8 * light.clouds), 0, 1)[..., None] * np.clip(height * 8, 0, 1) * (0.75 if light.clouds < 0.9 else 0.4)
+    cover = np.clip((cloud * 0.7 - 0.9 + 1.8 * light.clouds), 0,
+                    1)[..., None] * np.clip(height * 8, 0, 1) * (0.75 if light.clouds < 0.9 else 0.4)
     detail = np.clip(noise_at(ray_x * over * 2, ray_z * over * 2), -1, 1)[..., None]
     bright = (light.horizon * 0.6 + 0.6 * light.sky_colour + 0.3 * light.sun_colour) * (1 + 0.15 * detail)
     image[band][open_air[band]] = (sky * (1 - cover) + bright * cover)[open_air[band]]
@@ -83,10 +87,12 @@ def _house_shadow(scene: Scene, light: Light) -> np.ndarray:
             continue
         gap = (x - wall.point[0]) * wall.normal[0] + (z - wall.point[1]) * wall.normal[1]
         distance = gap / -facing
-        along = (x + distance * light.sun[0] - wall.point[0]) * wall.along[0] + (z + distance * light.sun[2] - wall.point[1]) * wall.along[1]
+        along = (x + distance * light.sun[0]
+                 - wall.point[0]) * wall.along[0] + (z + distance * light.sun[2] - wall.point[1]) * wall.along[1]
         roof = wall.height_m * (0.75 + 0.25 * np.sign(noise_at(np.floor(along / 12) * 7, along * 0 + 3)))
         hit = light.sun[1] * distance
-        shadow = np.maximum(shadow, np.clip((roof - hit) * 2 + 0.5, 0, 1) * (along > 0) * (along < wall.length_m) * (gap > 0))
+        shadow = np.maximum(shadow,
+                            np.clip((roof - hit) * 2 + 0.5, 0, 1) * (along > 0) * (along < wall.length_m) * (gap > 0))
     return shadow
 
 
@@ -114,14 +120,16 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
         if not (-200 < x < half[1] + 200 and -200 < y < half[0] + 200):
             continue
         spot = (max(0.24 * scale / 2, 0.8), max(0.24 * scale / 2 * squash[index], 0.5))
-        cv2.ellipse(contact, (round(x * 8), round(y * 8)), (round(spot[0] * 8), round(spot[1] * 8)), 0, 0, 360, 1.0, -1, cv2.LINE_8, 3)
+        cv2.ellipse(contact, (round(x * 8), round(y * 8)), (round(spot[0] * 8), round(spot[1] * 8)), 0, 0, 360, 1.0, -1,
+                    cv2.LINE_8, 3)
         if not sunny:
             continue
         level = min(max(int(np.log2(2 * PIXELS_PER_M / max(scale, 1))), 1), 4)
         patch = item.levels[level]
         alpha = np.minimum(patch[..., :NUM_MATERIALS].sum(-1, dtype=np.uint16), 255).astype(np.uint8)
         metre = PIXELS_PER_M / 2**level
-        up = (tips[index] - poses.foot[index]) / 2 / metre / np.cos(ELEVATIONS[crowd.elevation[index]]) * crowd.stature[index]
+        up = (tips[
+            index] - poses.foot[index]) / 2 / metre / np.cos(ELEVATIONS[crowd.elevation[index]]) * crowd.stature[index]
         across = (side[index] - poses.foot[index]) / 2 / metre
         matrix = np.array([[across[0], -up[0]], [across[1], -up[1]]])
         _warp_max(cast, alpha, matrix, (x, y), np.array(item.foot) / 2**level)
@@ -135,16 +143,20 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
                 wide = radius * camera.focal_px / depth / 2
                 flatness = np.clip(camera.height_m / np.hypot(pz, camera.height_m), 0.05, 1)
                 if abs(column) < 1e4 and abs(row) < 1e4:
-                    cv2.ellipse(layer, (int(column / 2), int(row / 2)), (max(int(wide), 1), max(int(wide * flatness), 1)), 0, 0, 360, 0.9, -1)
+                    cv2.ellipse(layer, (int(column / 2), int(row / 2)),
+                                (max(int(wide), 1), max(int(wide * flatness), 1)), 0, 0, 360, 0.9, -1)
     full = (width, height)
-    sun_kept = np.asarray(cv2.resize(cv2.GaussianBlur(cast, (0, 0), 0.8), full, interpolation=cv2.INTER_LINEAR) * 0.92, np.float32)
-    sky_kept = cv2.resize(cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7)), full, interpolation=cv2.INTER_LINEAR)
+    sun_kept = np.asarray(cv2.resize(cv2.GaussianBlur(cast, (0, 0), 0.8), full, interpolation=cv2.INTER_LINEAR) * 0.92,
+                          np.float32)
+    sky_kept = cv2.resize(cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7)), full,
+                          interpolation=cv2.INTER_LINEAR)
     if sunny:
         sun_kept = np.maximum(sun_kept, _house_shadow(scene, light)).astype(np.float32)
     return sun_kept, np.asarray(sky_kept, np.float32)
 
 
-def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tuple[float, float], anchor: np.ndarray) -> None:
+def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tuple[float, float],
+              anchor: np.ndarray) -> None:
     """Lay a silhouette whose `anchor` falls on `at` over a layer by maximum, in place."""
     height, width = alpha.shape
     corners = (np.array([[0, 0], [width, 0], [0, height], [width, height]]) - anchor) @ matrix.T + at
@@ -154,7 +166,8 @@ def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tupl
     if left >= right or top >= bottom:
         return
     shift = matrix @ (0.5 - anchor) + at - [left, top]
-    warped = cv2.warpAffine(alpha, np.column_stack([matrix, shift]), (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(alpha, np.column_stack([matrix, shift]), (right - left, bottom - top),
+                            flags=cv2.INTER_LINEAR)
     view = layer[top:bottom, left:right]
     np.maximum(view, warped.astype(np.float32) / 255, out=view)
 
@@ -164,12 +177,14 @@ def _surface_light(scene: Scene, light: Light) -> np.ndarray:
     table = np.zeros((FIRST_WALL + len(scene.walls), 3), np.float32)
     for number, wall in enumerate(scene.walls):
         facing = max(wall.normal[0] * light.sun[0] + wall.normal[1] * light.sun[2], 0.0)
-        table[FIRST_WALL + number] = (0.6 * light.sky_colour + facing * light.sun_colour + 0.12 * light.sun_colour * light.sun[1]
+        table[FIRST_WALL + number] = (0.6 * light.sky_colour + facing * light.sun_colour + 0.12 * light.sun_colour
+                                      * light.sun[1]
                                       + 0.3 * light.lamps * LAMP_COLOUR)
     return table
 
 
-def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.ndarray, contact: np.ndarray) -> np.ndarray:
+def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.ndarray,
+                contact: np.ndarray) -> np.ndarray:
     """(H, W, 3) the empty place under the light, with shadows, wetness, glow and haze."""
     ground = (scene.surface == GROUND).astype(np.float32)
     sunny, open_sky = (1 - cast) * ground, (1 - 0.6 * contact) * ground
@@ -194,7 +209,8 @@ def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.n
     return image
 
 
-def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light, ambient: np.ndarray, sun: np.ndarray) -> np.ndarray:
+def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light, ambient: np.ndarray,
+                sun: np.ndarray) -> np.ndarray:
     """(h, w, 4) float32 premultiplied linear colour and alpha of one figure."""
     angle = ELEVATIONS[crowd.elevation[index]]
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -203,9 +219,11 @@ def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light
     matrix = np.zeros((NUM_MATERIALS + 3, 6), np.float32)
     matrix[:NUM_MATERIALS, :3] = crowd.colours[index] / 255
     matrix[:NUM_MATERIALS, 3] = 1 / 255
-    matrix[NUM_MATERIALS:, 4] = np.array([-lx if crowd.mirrored[index] else lx, ly * cosine + lz * sine, ly * sine - lz * cosine]) / 127
+    matrix[NUM_MATERIALS:,
+           4] = np.array([-lx if crowd.mirrored[index] else lx, ly * cosine + lz * sine, ly * sine - lz * cosine]) / 127
     matrix[NUM_MATERIALS:, 5] = np.array([0.0, cosine, sine]) / 127
-    # Row by row: products too small for the linear algebra library to share among threads, so that their bits never change.
+    # Row by row: products too small for the linear algebra library to share among threads, so that their bits never
+    # change.
     mixed = item.levels[level].astype(np.float32) @ matrix - 128 * matrix[NUM_MATERIALS:].sum(0)
     alpha = np.minimum(mixed[..., 3], 1)
     solid = np.maximum(alpha, 0.1)
@@ -220,28 +238,34 @@ def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light
     return lit
 
 
-def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd: Crowd, poses: Poses, cast: np.ndarray) -> np.ndarray:
+def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd: Crowd, poses: Poses,
+                           cast: np.ndarray) -> np.ndarray:
     """Paint from far to near, in place; returns (H, W) int32 ids: 0 place, n + 1 person n, -1 thing."""
     ids = np.zeros(image.shape[:2], np.int32)
     height, width = image.shape[:2]
     ground_sun = light.sun_colour * light.sun[1]
-    queue = [(poses.depth[i], i, None) for i in range(len(poses.figures))] + [(prop.depth_m, -1, prop) for prop in scene.props]
+    queue = [(poses.depth[i], i, None)
+             for i in range(len(poses.figures))] + [(prop.depth_m, -1, prop) for prop in scene.props]
     queue.sort(key=lambda item: (-item[0], item[1]))
     for depth, index, prop in queue:
         through = np.float32(np.exp(-light.haze_per_m * max(depth, 0)))
         if prop is not None:
-            lit = prop.colour * (light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps * LAMP_COLOUR) + prop.glow * light.lamps
+            lit = prop.colour * (light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps
+                                 * LAMP_COLOUR) + prop.glow * light.lamps
             lit = lit * through + light.horizon * (1 - through) * prop.alpha[..., None]
             touched = blend(image, lit, prop.alpha, *prop.corner)
             if touched:
                 ids[touched[0], touched[1]][touched[2] > 0.5] = -1
             continue
-        column, row = (int(np.clip(v, 0, limit - 1)) for v, limit in zip(poses.foot[index], (width, height), strict=True))
-        sunlit = 1 - (cast[row, column] if scene.surface[row, column] == GROUND and poses.foot[index, 1] < height else 0.0) * 0.5
+        column, row = (int(np.clip(v, 0, limit - 1))
+                       for v, limit in zip(poses.foot[index], (width, height), strict=True))
+        sunlit = 1 - (cast[row, column] if scene.surface[row, column] == GROUND
+                      and poses.foot[index, 1] < height else 0.0) * 0.5
         lamp = scene.lamp_light[row, column] * light.lamps * 1.2
         ambient = (light.sky_colour + lamp * LAMP_COLOUR + 0.12 * ground_sun * sunlit).astype(np.float32)
         level = min(max(int(np.floor(np.log2(1.15 * PIXELS_PER_M / max(poses.scale[index], 1e-3)))), 0), 4)
-        lit = _lit_figure(poses.figures[index], level, crowd, index, light, ambient, (light.sun_colour * sunlit).astype(np.float32))
+        lit = _lit_figure(poses.figures[index], level, crowd, index, light, ambient,
+                          (light.sun_colour * sunlit).astype(np.float32))
         if through < 0.99:
             lit[..., :3] = lit[..., :3] * through + light.horizon * (1 - through) * lit[..., 3:]
         _lay_figure(image, ids, lit, poses, index, level)
@@ -252,13 +276,15 @@ def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Pose
     """Warp one lit figure to its place and blend it in, in place."""
     matrix = poses.basis[index] * 2**level
     anchor = np.array(poses.figures[index].foot) / 2**level
-    corners = (np.array([[0, 0], [lit.shape[1], 0], [0, lit.shape[0]], [lit.shape[1], lit.shape[0]]]) - anchor) @ matrix.T + poses.foot[index]
+    corners = (np.array([[0, 0], [lit.shape[1], 0], [0, lit.shape[0]], [lit.shape[1], lit.shape[0]]])
+               - anchor) @ matrix.T + poses.foot[index]
     left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, [image.shape[1], image.shape[0]])
     if left >= right or top >= bottom:
         return
     shift = matrix @ (0.5 - anchor) + poses.foot[index] - [left, top]
-    warped = cv2.warpAffine(lit, np.column_stack([matrix, shift]), (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(lit, np.column_stack([matrix, shift]), (int(right - left), int(bottom - top)),
+                            flags=cv2.INTER_LINEAR)
     touched = blend(image, warped[..., :3], warped[..., 3], int(left), int(top))
     if touched:
         ids[touched[0], touched[1]][touched[2] > 0.5] = index + 1

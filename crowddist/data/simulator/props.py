@@ -11,7 +11,8 @@ from crowddist.data.simulator.camera import Camera
 from crowddist.data.simulator.noise import linear, noise_at
 
 _SUPERSAMPLE = 2
-_PAINTS = ((0.85, 0.85, 0.84), (0.1, 0.1, 0.11), (0.5, 0.51, 0.53), (0.55, 0.08, 0.08), (0.1, 0.18, 0.4), (0.75, 0.6, 0.1), (0.7, 0.7, 0.65))
+_PAINTS = ((0.85, 0.85, 0.84), (0.1, 0.1, 0.11), (0.5, 0.51, 0.53), (0.55, 0.08, 0.08), (0.1, 0.18, 0.4),
+           (0.75, 0.6, 0.1), (0.7, 0.7, 0.65))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +66,21 @@ def _box(x: float, y: float, z: float, size: tuple[float, float, float], colour,
         sideways = abs((points[1] - points[0])[2]) / (np.linalg.norm((points[1] - points[0])[[0, 2]]) + 1e-6)
         marks.append(_Mark(points, np.asarray(colour) * (0.78 - 0.3 * sideways)))
     marks.sort(key=lambda mark: -mark.points[:, 2].mean())
-    return [*marks, _Mark(np.array([corner(-1, 1, -1), corner(1, 1, -1), corner(1, 1, 1), corner(-1, 1, 1)]), np.asarray(colour) * 1.05)]
+    return [*marks, _Mark(np.array([corner(-1, 1, -1), corner(1, 1, -1), corner(1, 1, 1), corner(-1, 1, 1)]),
+                          np.asarray(colour) * 1.05)]
 
 
 def _tree(rng: np.random.Generator) -> tuple[list[_Mark], float, float, float]:
     height, crown = rng.uniform(5.0, 9.5), rng.uniform(1.6, 3.0)
     leaf = linear(np.clip(np.array([0.26, 0.38, 0.16]) * rng.uniform(0.75, 1.2) + rng.normal(0, 0.025, 3), 0.05, 0.7))
     bark = linear((0.3, 0.24, 0.19))
-    marks = [_Mark(np.array([[0, 0, 0], [0, height - crown, 0]]), bark, 0.26), _Mark(np.array([[0.07, 0, 0], [0.07, height - crown, 0]]), bark * 0.5, 0.1)]
+    marks = [_Mark(np.array([[0, 0, 0], [0, height - crown, 0]]), bark, 0.26),
+             _Mark(np.array([[0.07, 0, 0], [0.07, height - crown, 0]]), bark * 0.5, 0.1)]
     lumps = rng.normal(0, 0.45, (9, 3)) * crown + [0, height - crown * 0.8, 0]
     blobs = lumps[rng.integers(9, size=1800)] + rng.normal(0, 0.27, (1800, 3)) * crown
     for blob in blobs[np.argsort(-blobs[:, 2] + 0.3 * blobs[:, 1])]:
-        shade = np.clip(0.75 + 0.35 * (blob[1] - height + crown * 0.8) / crown + 0.2 * blob[0] / crown, 0.2, 1.4) * rng.uniform(0.55, 1.35)
+        shade = np.clip(0.75 + 0.35 * (blob[1] - height + crown * 0.8) / crown + 0.2 * blob[0] / crown, 0.2,
+                        1.4) * rng.uniform(0.55, 1.35)
         marks.append(_Mark(blob[None], leaf * shade, rng.uniform(0.035, 0.11)))
     return marks, 0.5, height, crown
 
@@ -105,13 +109,17 @@ def _car(rng: np.random.Generator) -> tuple[list[_Mark], float, float, float]:
     paint = linear(np.array(_PAINTS[rng.integers(len(_PAINTS))]))
     yaw, van = rng.normal(0, 0.15), rng.random() < 0.3
     glass = linear((0.16, 0.18, 0.2))
-    marks = _box(0, 0.1, 0, (4.3, 0.25, 1.75), linear((0.06, 0.06, 0.06)), yaw) + _box(0, 0.32, 0, (4.4, 0.5 if not van else 0.75, 1.8), paint, yaw)
+    marks = _box(0, 0.1, 0, (4.3, 0.25, 1.75), linear((0.06, 0.06, 0.06)),
+                 yaw) + _box(0, 0.32, 0, (4.4, 0.5 if not van else 0.75, 1.8), paint, yaw)
     c, s = np.cos(yaw), np.sin(yaw)
     for along in (-1.35, 1.35):
         # The two wheels on the side of the viewer.
-        marks.append(_Mark(np.array([[along * c + 0.9 * s, 0.31, along * s - 0.9 * c]]), linear((0.07, 0.07, 0.07)), 0.3))
-        marks.append(_Mark(np.array([[along * c + 0.91 * s, 0.31, along * s - 0.91 * c]]), linear((0.5, 0.5, 0.5)), 0.16))
-    marks += _box(-0.1 * c, 0.82 if not van else 1.05, -0.1 * s, (2.4 if not van else 3.8, 0.5 if not van else 0.75, 1.6), glass, yaw)
+        marks.append(_Mark(np.array([[along * c + 0.9 * s, 0.31, along * s - 0.9 * c]]), linear((0.07, 0.07, 0.07)),
+                           0.3))
+        marks.append(_Mark(np.array([[along * c + 0.91 * s, 0.31, along * s - 0.91 * c]]), linear((0.5, 0.5, 0.5)),
+                           0.16))
+    marks += _box(-0.1 * c, 0.82 if not van else 1.05, -0.1 * s,
+                  (2.4 if not van else 3.8, 0.5 if not van else 0.75, 1.6), glass, yaw)
     marks += _box(-0.1 * c, 1.3 if not van else 1.8, -0.1 * s, (2.1 if not van else 3.8, 0.06, 1.5), paint, yaw)
     return marks, 2.4, 1.4, 1.5
 
@@ -122,7 +130,8 @@ def _stall(rng: np.random.Generator) -> tuple[list[_Mark], float, float, float]:
     half, eaves, top = (rng.uniform(1.2, 1.8), 2.2, 3.2) if tent else (rng.uniform(1.1, 1.6), 2.15, 2.7)
     cloth = linear(rng.uniform(0.15, 0.9, 3)), linear(rng.choice([0.9, 0.3]) * np.ones(3))
     steps = 4 if tent else 8
-    rim = [np.array([half * 1.3 * np.cos(a), eaves, half * 1.3 * np.sin(a)]) for a in np.pi / 4 + np.arange(steps) * 2 * np.pi / steps]
+    rim = [np.array([half * 1.3 * np.cos(a), eaves, half * 1.3 * np.sin(a)])
+           for a in np.pi / 4 + np.arange(steps) * 2 * np.pi / steps]
     marks = _box(0, 0, 0.3, (half * 1.6, 0.9, 0.7), linear(rng.uniform(0.25, 0.8, 3))) if tent else []
     for corner in rim if tent else [np.array([0.0, eaves, 0.0])]:
         marks.append(_Mark(np.array([corner * [1, 0, 1], corner]), linear((0.75, 0.75, 0.75)), 0.05))
@@ -139,22 +148,27 @@ def _stall(rng: np.random.Generator) -> tuple[list[_Mark], float, float, float]:
 def _small(rng: np.random.Generator, kind: str) -> tuple[list[_Mark], float, float, float]:
     if kind == "bin":
         colour = linear(rng.uniform(0.15, 0.5) + rng.normal(0, 0.02, 3))
-        return _box(0, 0, 0, (0.5, 0.95, 0.45), np.clip(colour, 0.01, 1)) + _box(0, 0.95, 0, (0.55, 0.08, 0.5), colour * 0.5), 0.6, 1.0, 0.3
+        return _box(0, 0, 0, (0.5, 0.95, 0.45),
+                    np.clip(colour, 0.01, 1)) + _box(0, 0.95, 0, (0.55, 0.08, 0.5), colour * 0.5), 0.6, 1.0, 0.3
     if kind == "ball":
         stone = linear(rng.uniform(0.45, 0.65) * np.ones(3))
-        rings = [_Mark(np.array([[-0.1 * k / 8, 0.35 + 0.1 * k / 8, 0]]), stone * (0.45 + 0.08 * k), 0.36 * (1 - k / 9)) for k in range(8)]
+        rings = [_Mark(np.array([[-0.1 * k / 8, 0.35 + 0.1 * k / 8, 0]]), stone * (0.45 + 0.08 * k), 0.36 * (1 - k / 9))
+                 for k in range(8)]
         return rings, 0.6, 0.7, 0.35
     if kind == "planter":
         marks = _box(0, 0, 0, (1.8, 0.5, 0.8), linear((0.55, 0.5, 0.45)))
         for blob in rng.uniform((-0.85, 0.5, -0.35), (0.85, 0.95, 0.35), (160, 3)):
-            marks.append(_Mark(blob[None], linear(np.array([0.25, 0.4, 0.15])) * rng.uniform(0.4, 1.7), rng.uniform(0.05, 0.1)))
+            marks.append(_Mark(blob[None], linear(np.array([0.25, 0.4, 0.15])) * rng.uniform(0.4, 1.7),
+                               rng.uniform(0.05, 0.1)))
         return marks, 1.1, 0.9, 0.6
     if kind == "board":
         side = rng.uniform(0.9, 1.4)
-        picture = [_Mark(np.array([[-side / 2, 0.3, 0], [side / 2, 0.3, 0], [side / 2, 2.2, 0], [-side / 2, 2.2, 0]]), linear((0.2, 0.2, 0.22)))]
+        picture = [_Mark(np.array([[-side / 2, 0.3, 0], [side / 2, 0.3, 0], [side / 2, 2.2, 0], [-side / 2, 2.2, 0]]),
+                         linear((0.2, 0.2, 0.22)))]
         for _ in range(6):
             x0, y0 = rng.uniform(-side * 0.45, side * 0.2), rng.uniform(0.4, 1.7)
-            corners = np.array([[x0, y0, -0.01], [x0 + side * 0.25, y0, -0.01], [x0 + side * 0.25, y0 + 0.4, -0.01], [x0, y0 + 0.4, -0.01]])
+            corners = np.array([[x0, y0, -0.01], [x0 + side * 0.25, y0, -0.01], [x0 + side * 0.25, y0 + 0.4, -0.01],
+                                [x0, y0 + 0.4, -0.01]])
             picture.append(_Mark(corners, linear(rng.uniform(0.1, 0.95, 3)), glow=0.6))
         return picture, 0.9, 2.2, 0.5
     if kind == "bench":
@@ -163,8 +177,10 @@ def _small(rng: np.random.Generator, kind: str) -> tuple[list[_Mark], float, flo
         return feet + _box(0, 0.38, 0, (1.9, 0.08, 0.5), wood), 1.1, 0.45, 0.5
     if kind == "pillar":
         wide, colour = rng.uniform(0.4, 0.8), linear(np.array([0.5, 0.4, 0.28]) * rng.uniform(0.6, 1.3))
-        return _box(0, 0, 0, (wide, rng.uniform(4, 8), wide), colour) + _box(0, 0, 0, (wide * 1.4, 0.4, wide * 1.4), colour * 0.8), 0.9, 5.0, 0.0
-    bars = [_Mark(np.array([[x, 0, 0], [x, 1.05, 0]]), linear((0.6, 0.6, 0.62)), 0.025) for x in np.arange(-1.1, 1.11, 0.14)]
+        return _box(0, 0, 0, (wide, rng.uniform(4, 8), wide),
+                    colour) + _box(0, 0, 0, (wide * 1.4, 0.4, wide * 1.4), colour * 0.8), 0.9, 5.0, 0.0
+    bars = [_Mark(np.array([[x, 0, 0], [x, 1.05, 0]]), linear((0.6, 0.6, 0.62)), 0.025)
+            for x in np.arange(-1.1, 1.11, 0.14)]
     rails = [_Mark(np.array([[-1.1, y, 0], [1.1, y, 0]]), linear((0.65, 0.65, 0.67)), 0.045) for y in (0.25, 1.05)]
     return bars + rails, 1.2, 1.0, 0.0
 
@@ -197,7 +213,8 @@ def make_prop(rng: np.random.Generator, camera: Camera, kind: str, x: float, z: 
         at = np.round(((points - [left, top] + 0.5) * _SUPERSAMPLE - 0.5) * 16).astype(np.int32)
         for layer, value in ((canvas, mark.colour.tolist()), (glow, (mark.glow * mark.colour).tolist()), (alpha, 1.0)):
             if len(at) == 1:
-                cv2.circle(layer, tuple(at[0].tolist()), max(int(mark.size_m * scale * _SUPERSAMPLE * 16), 8), value, -1, cv2.LINE_8, 4)
+                cv2.circle(layer, tuple(at[0].tolist()), max(int(mark.size_m * scale * _SUPERSAMPLE * 16), 8), value,
+                           -1, cv2.LINE_8, 4)
             elif len(at) == 2:
                 width = max(round(mark.size_m * scale * _SUPERSAMPLE), 1)
                 cv2.line(layer, tuple(at[0].tolist()), tuple(at[1].tolist()), value, width, cv2.LINE_8, 4)
@@ -207,5 +224,6 @@ def make_prop(rng: np.random.Generator, camera: Camera, kind: str, x: float, z: 
     if kind == "tree":
         _speckle(canvas, alpha, depths[0])
     colour, glow, alpha = (cv2.resize(layer, shrink, interpolation=cv2.INTER_AREA) for layer in (canvas, glow, alpha))
-    return Prop(kind=kind, ground=(x, z), radius_m=radius, height_m=height, shadow_m=shadow, depth_m=float(camera.depth(0.5, z)),
+    return Prop(kind=kind, ground=(x, z), radius_m=radius, height_m=height, shadow_m=shadow,
+                depth_m=float(camera.depth(0.5, z)),
                 corner=(int(left), int(top)), colour=colour, alpha=alpha, glow=glow)

@@ -16,7 +16,8 @@ from crowddist.data.simulator.sensor import develop
 
 _SHOWN = 0.15
 """Least visible share of a head that is labelled: annotators of photographs do not see the others either. ours."""
-_DISC = np.array([[r * np.cos(a), r * np.sin(a)] for r, n in ((0.0, 1), (0.45, 6), (0.85, 10)) for a in np.arange(n) * 2 * np.pi / n])
+_DISC = np.array([[r * np.cos(a), r * np.sin(a)] for r, n in ((0.0, 1), (0.45, 6), (0.85, 10))
+                  for a in np.arange(n) * 2 * np.pi / n])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,8 @@ def _inside(poses: Poses, size: tuple[int, int]) -> np.ndarray:
 def _within_level(scene: Scene, crowd: Crowd, maximum: int) -> tuple[Crowd, Poses]:
     """The crowd and its poses, cut short before more than `maximum` heads are in the frame.
 
-    People are placed by the height of an average head; those who sit or are small may turn out to be in the frame all the same.
+    People are placed by the height of an average head; those who sit or are small may turn out to be in the frame all
+    the same.
     """
     poses = pose_crowd(scene, crowd)
     over = np.flatnonzero(np.cumsum(_inside(poses, scene.camera.size)) > maximum)
@@ -87,7 +89,8 @@ def _shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
     inside = _inside(poses, (height, width))
     spots = np.round(poses.head[:, None] + _DISC * np.maximum(poses.head_radius, 0.8)[:, None, None]).astype(int)
     within = (spots[..., 0] >= 0) & (spots[..., 0] < width) & (spots[..., 1] >= 0) & (spots[..., 1] < height)
-    seen = ids[np.clip(spots[..., 1], 0, height - 1), np.clip(spots[..., 0], 0, width - 1)] == np.arange(1, len(inside) + 1)[:, None]
+    seen = ids[np.clip(spots[..., 1], 0, height - 1),
+               np.clip(spots[..., 0], 0, width - 1)] == np.arange(1, len(inside) + 1)[:, None]
     return np.flatnonzero(inside & ((seen & within).sum(1) >= _SHOWN * np.maximum(within.sum(1), 1)))
 
 
@@ -103,7 +106,8 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     location, camera_number = _draw_place(config, look, index)
     scene = build_scene(config.seed, location, camera_number, look, tuple(config.size))
     rng = np.random.default_rng([config.seed, 103, index])
-    hour, minute, weather = _weighted(rng, look.hour_weights), int(rng.integers(60)), _weighted(rng, look.weather_weights)
+    hour, minute, weather = _weighted(rng,
+                                      look.hour_weights), int(rng.integers(60)), _weighted(rng, look.weather_weights)
     light = draw_light(rng, hour + minute / 60, weather)
     level, wanted = _draw_count(rng, scene, look)
     crowd, poses = _within_level(scene, place_crowd(rng, scene, look, wanted), LEVEL_MAXIMA[level])
@@ -112,8 +116,11 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     ids = paint_people_and_props(image, scene, light, crowd, poses, cast)
     shown = _shown_heads(poses, ids)
     camera = scene.camera
-    facts = {"level": level, "hour": hour, "minute": minute, "weather": weather, "location": location, "camera": camera_number,
-             "camera_height_m": round(camera.height_m, 3), "camera_pitch": round(camera.pitch, 5), "focal_px": round(camera.focal_px, 2)}
-    return RenderedImage(image=develop(rng, image, look, light), points=poses.head[shown].astype(np.float32), mask=(ids > 0).astype(np.uint8),
+    facts = {"level": level, "hour": hour, "minute": minute, "weather": weather, "location": location,
+             "camera": camera_number,
+             "camera_height_m": round(camera.height_m, 3), "camera_pitch": round(camera.pitch, 5),
+             "focal_px": round(camera.focal_px, 2)}
+    return RenderedImage(image=develop(rng, image, look, light), points=poses.head[shown].astype(np.float32),
+                         mask=(ids > 0).astype(np.uint8),
                          scene=facts, folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index),
                          jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))

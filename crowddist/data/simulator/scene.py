@@ -23,7 +23,9 @@ SKY, GROUND, FIRST_WALL = 0, 1, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Wall:
-    """A vertical plane of houses or trees through `point`, running along `along`; `normal` points to the camera's side."""
+    """A vertical plane of houses or trees through `point`, running along `along`; `normal` points to the camera's
+    side.
+    """
 
     point: tuple[float, float]
     along: tuple[float, float]
@@ -57,7 +59,8 @@ class Scene:
     walls: tuple[Wall, ...]
     props: tuple[Prop, ...]
     cells: np.ndarray
-    """N x 2 (x, z): centres of the square metres where people may stand and show their heads, with a rim outside of the frame."""
+    """N x 2 (x, z): centres of the square metres where people may stand and show their heads, with a rim outside of the
+    frame."""
     cell_capacity: np.ndarray
     """N persons that a cell may hold so that most heads can be seen."""
     reach_m: float
@@ -72,7 +75,8 @@ def _treeline(rng: np.random.Generator, length_m: float, height_m: float) -> tup
     texture = noise_at(columns * 1.6 + offset, rows * 1.6)
     cover = (rows > edge.reshape(1, -1) + 10 * texture).astype(np.float32)
     leaf = linear(np.array([0.25, 0.35, 0.18]) * rng.uniform(0.7, 1.2))
-    colour = leaf * np.clip(0.8 + 0.4 * texture + 0.25 * noise_at(columns * 0.4, rows * 0.4 + offset), 0.15, 2)[..., None]
+    colour = leaf * np.clip(0.8 + 0.4 * texture + 0.25 * noise_at(columns * 0.4, rows * 0.4 + offset), 0.15,
+                            2)[..., None]
     return (colour * cover[..., None]).astype(np.float32), np.zeros((*shape, 3), np.float32), cover
 
 
@@ -84,7 +88,8 @@ def _draw_walls(rng: np.random.Generator, reach: float) -> list[Wall]:
     half = min(60 + far, 120)
     middle = np.array([0.0, far])
     trees = rng.random() < 0.22
-    walls.append(Wall(point=tuple(middle - along * half), along=tuple(along), normal=(float(along[1]), float(-along[0])), length_m=2 * half,
+    walls.append(Wall(point=tuple(middle - along * half), along=tuple(along),
+                      normal=(float(along[1]), float(-along[0])), length_m=2 * half,
                       height_m=rng.uniform(6, 12) if trees else rng.uniform(9, 28), trees=trees))
     for side in (-1, 1):
         if rng.random() < 0.5:
@@ -99,7 +104,8 @@ def _draw_walls(rng: np.random.Generator, reach: float) -> list[Wall]:
 
 def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tuple, wall: Wall, identity: int) -> None:
     """Cast every ray at one wall and keep what lies in front, in place."""
-    colour, glow, cover = _treeline(rng, wall.length_m, wall.height_m) if wall.trees else house_row(rng, wall.length_m, wall.height_m)
+    colour, glow, cover = _treeline(rng, wall.length_m,
+                                    wall.height_m) if wall.trees else house_row(rng, wall.length_m, wall.height_m)
     ray_x, ray_y, ray_z = rays
     (px, pz), (nx, nz), (ax, az) = wall.point, wall.normal, wall.along
     facing = nx * ray_x + nz * ray_z
@@ -107,7 +113,10 @@ def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tup
         distance = (nx * px + nz * pz) / facing
     hit_y = camera.height_m + distance * ray_y
     along = (distance * ray_x - px) * ax + (distance * ray_z - pz) * az
-    visible = (facing < 0) & (distance > 0.5) & (distance < scene["distance"]) & (hit_y > 0) & (hit_y < wall.height_m) & (along > 0) & (along < wall.length_m)
+    visible = (facing < 0) & (distance > 0.5) & (distance
+                                                 < scene["distance"]) & (hit_y
+                                                                         > 0) & (hit_y < wall.height_m) & (
+                                                                             along > 0) & (along < wall.length_m)
     if not visible.any():
         return
     texel = np.median(distance[visible]) / camera.focal_px * TEXELS_PER_M
@@ -118,7 +127,8 @@ def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tup
         texel, scale = texel / 2, scale / 2
     u = np.where(visible, along * scale - 0.5, -9).astype(np.float32)
     v = np.where(visible, (wall.height_m - hit_y) * scale - 0.5, -9).astype(np.float32)
-    layers = [cv2.remap(layer, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for layer in (colour, glow, cover)]
+    layers = [cv2.remap(layer, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+              for layer in (colour, glow, cover)]
     solid = visible & (layers[2] > 0.5)
     scene["albedo"][solid], scene["glow"][solid] = layers[0][solid], layers[1][solid]
     scene["distance"][solid], scene["surface"][solid] = distance[solid], identity
@@ -135,7 +145,8 @@ def _inside(walls: tuple[Wall, ...] | list[Wall], x: np.ndarray, z: np.ndarray, 
 def _draw_props(rng: np.random.Generator, camera: Camera, walls: list[Wall], reach: float) -> list[Prop]:
     """Things along the edges of the square, few in its middle."""
     props = []
-    kinds = rng.choice(["tree", "lamp", "car", "stall", "bin", "ball", "planter", "board", "bench", "pillar", "fence"], size=3, replace=False,
+    kinds = rng.choice(["tree", "lamp", "car", "stall", "bin", "ball", "planter", "board", "bench", "pillar", "fence"],
+                       size=3, replace=False,
                        p=[0.2, 0.16, 0.1, 0.1, 0.1, 0.06, 0.1, 0.06, 0.05, 0.03, 0.04])
     for kind in [*kinds, "lamp"]:
         spacing = rng.uniform(4, 9)
@@ -157,7 +168,8 @@ def _draw_props(rng: np.random.Generator, camera: Camera, walls: list[Wall], rea
     return props
 
 
-def _standing_room(camera: Camera, look: Look, walls: list[Wall], props: list[Prop]) -> tuple[np.ndarray, np.ndarray, float]:
+def _standing_room(camera: Camera, look: Look, walls: list[Wall],
+                   props: list[Prop]) -> tuple[np.ndarray, np.ndarray, float]:
     """Cells for people, how many each holds, and the distance beyond which heads are too small."""
     min_head_px = max(look.min_head_px * camera.size[1] / 960, 2.5)
     reach = min(camera.focal_px * HEAD_M / min_head_px, 160.0)
@@ -203,8 +215,10 @@ def build_scene(seed: int, location: int, camera_number: int, look: Look, size: 
              "distance": np.where(on_ground, ground_distance, 1e4).astype(np.float32)}
     for number, wall in enumerate(walls):
         _paint_wall(rng, scene, camera, rays, wall, FIRST_WALL + number)
-    lamps = [prop.ground for prop in props if prop.kind == "lamp"] + [tuple(cells[i]) for i in rng.integers(len(cells), size=5)]
+    lamps = [prop.ground for prop in props if prop.kind == "lamp"] + [tuple(cells[i])
+                                                                      for i in rng.integers(len(cells), size=5)]
     lamp_light = sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps)
     sine = ray_y / np.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
-    return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine, lamp_light=np.minimum(lamp_light, 1.5).astype(np.float32),
+    return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine,
+                 lamp_light=np.minimum(lamp_light, 1.5).astype(np.float32),
                  walls=tuple(walls), props=tuple(props), cells=cells, cell_capacity=capacity, reach_m=reach, **scene)

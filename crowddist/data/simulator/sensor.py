@@ -37,7 +37,8 @@ def _rain(rng: np.random.Generator, image: np.ndarray, light: Light) -> None:
     slant = rng.normal(0, 0.15)
     for _ in range(int(700 * light.rain)):
         x, y, length = rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1) * height, rng.uniform(0.01, 0.06) * height
-        cv2.line(layer, (int(x), int(y)), (int(x + slant * length), int(y + length)), float(rng.uniform(0.05, 0.3)), 1, cv2.LINE_AA)
+        cv2.line(layer, (int(x), int(y)), (int(x + slant * length), int(y + length)), float(rng.uniform(0.05, 0.3)), 1,
+                 cv2.LINE_AA)
     streaks = np.asarray(cv2.GaussianBlur(layer, (0, 0), 0.6), np.float32)[..., None]
     image += streaks * (light.horizon * 0.8 - image * 0.5)
 
@@ -51,7 +52,8 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), blur)
     gains = np.array(look.tint) * np.exp(rng.normal(0, look.tint_spread, 3))
-    rows, columns = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
+    rows, columns = np.linspace(-1, 1, height,
+                                dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
     vignette = 1 - np.float32(rng.uniform(0, 0.28)) * (rows**2 + columns**2) / 2
     image = image * (gains * _expose(rng, image, look, light) * (_STEPS / _BRIGHTEST)).astype(np.float32)
     image *= vignette[..., None]
@@ -62,7 +64,8 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     shown = cv2.transform(shown, np.column_stack([mixing, np.full(3, 0.42 * (1 - contrast))]).astype(np.float32))
     sharpen = rng.uniform(-0.3, 0.8)
     if sharpen > 0:
-        shown = cv2.addWeighted(shown, 1 + sharpen, cv2.GaussianBlur(shown, (0, 0), 1.0 * width / 960 + 0.2), -sharpen, 0)
+        shown = cv2.addWeighted(shown, 1 + sharpen, cv2.GaussianBlur(shown, (0, 0), 1.0 * width / 960 + 0.2), -sharpen,
+                                0)
     amount = np.exp(rng.uniform(*np.log(look.noise))) * (2.0 - light.daylight)
     luma = rng.standard_normal((height, width), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)

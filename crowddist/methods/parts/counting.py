@@ -59,7 +59,8 @@ class CountingObjective(nn.Module):
         repeats = (len(maps) // len(batch.images), 1, 1, 1)  # a deep ensemble gives every member's maps
         keep = None if batch.keep is None else batch.keep.repeat(repeats)
         target = batch.density.repeat(repeats)
-        return count_map_loss(maps, target, keep, block_weight=self.train_config.block_weight, cell_error=self.train_config.cell_error)
+        return count_map_loss(maps, target, keep, block_weight=self.train_config.block_weight,
+                              cell_error=self.train_config.cell_error)
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """The losses by name; `loss` is what is minimised."""
@@ -129,7 +130,8 @@ class CountingMethod(Method):
 
     def one_cycle(self, parameters: list[nn.Parameter], stage: Stage, peak_rate: float) -> Trained:
         """Trained by AdamW with the one-cycle schedule, as the source is."""
-        return Trained(parameters=parameters, schedule=OneCycle(peak_rate, stage.steps), weight_decay=self.config.train.weight_decay)
+        return Trained(parameters=parameters, schedule=OneCycle(peak_rate, stage.steps),
+                       weight_decay=self.config.train.weight_decay)
 
     def source_stream(self) -> Stream:
         """The source's crops, as every stage reads them."""
@@ -147,7 +149,8 @@ class CountingMethod(Method):
         for name, trained in self.trained(stage).items():
             self._schedules[name] = trained.schedule
             self._optimizers[name] = make_optimizer(
-                self.networks(), trained.parameters, self.config.train, weight_decay=trained.weight_decay, betas=trained.betas
+                self.networks(), trained.parameters, self.config.train, weight_decay=trained.weight_decay,
+                betas=trained.betas
             )
         self._objective = runtime.wrap(self.objective(stage))
         self._stage = stage
@@ -167,10 +170,11 @@ class CountingMethod(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def _normalises_as_counting(self, step: int) -> bool:
-        """Whether a step keeps the running statistics: at the end of a stage that begins a counter, and in every stage that goes on with one.
+        """Whether a step keeps the running statistics: at the end of a stage that begins a counter, and in every stage
+        that goes on with one.
 
-        Otherwise whatever a counter says differently with the running statistics than with its batch's would be learned away by the first
-        stage that keeps them, and look like an effect of adaptation.
+        Otherwise whatever a counter says differently with the running statistics than with its batch's would be learned
+        away by the first stage that keeps them, and look like an effect of adaptation.
         """
         goes_on = self._stage.num_round > 0 and not self._stage.fresh
         return goes_on or step >= (1 - FROZEN_SHARE) * self._stage.steps
@@ -194,7 +198,9 @@ class CountingMethod(Method):
         )
 
     def limit_density(self, persons: float) -> None:
-        """See `Method.limit_density`. Source: density regularisation, Wang et al., CVPR 2019; here for each member of the ensemble."""
+        """See `Method.limit_density`. Source: density regularisation, Wang et al., CVPR 2019; here for each member of
+        the ensemble.
+        """
         self.counter.get_buffer(DENSITY_LIMIT).fill_(persons)
 
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -72,11 +72,15 @@ def log_sizes(maps: DetectorMaps) -> Tensor:
 
 
 def read_heads(maps: DetectorMaps, stride: int, settings: BiKnowledgeConfig) -> list[np.ndarray]:
-    """For each image D x 4 x, y, size in px and confidence of the heads detected, down to those that labels leave open."""
+    """For each image D x 4 x, y, size in px and confidence of the heads detected, down to those that labels leave
+    open.
+    """
     least = min(settings.confidence, settings.doubtful_confidence if settings.sure_confidence else 1.0)
-    confidence, log_size, offset = (part.float().cpu().numpy() for part in (maps.logits.sigmoid(), log_sizes(maps), maps.offset))
+    confidence, log_size, offset = (part.float().cpu().numpy()
+                                    for part in (maps.logits.sigmoid(), log_sizes(maps), maps.offset))
     return [
-        distinct(read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, least), settings.nms_share)
+        distinct(read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, least),
+                 settings.nms_share)
         for index in range(len(confidence))
     ]
 
@@ -86,21 +90,27 @@ def distinct(detections: np.ndarray, share: float) -> np.ndarray:
     return detections[suppress_points(detections[:, [0, 1, 3]], share * detections[:, 2])]
 
 
-def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int, exponent: float = 1.0) -> np.ndarray:
-    """W of Eq. 8 of D x 4 detections, to a power, (h, w): a window is that of the kernel that the density is drawn with there."""
+def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int,
+                      exponent: float = 1.0) -> np.ndarray:
+    """W of Eq. 8 of D x 4 detections, to a power, (h, w): a window is that of the kernel that the density is drawn with
+    there.
+    """
     places = np.column_stack([cell_places(detections, cells, stride), detections[:, 3] ** exponent])
     return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, stream) / stride))
 
 
 def fused_counts(
-    seen: Seen, thresholds: np.ndarray, settings: BiKnowledgeConfig, stream: StreamConfig, stride: int, scale: np.ndarray | None = None
+    seen: Seen, thresholds: np.ndarray, settings: BiKnowledgeConfig, stream: StreamConfig, stride: int,
+    scale: np.ndarray | None = None
 ) -> np.ndarray:
     """The sum of Eq. 8's density of one image at every least confidence of a detection, by `ops.fusion.sweep_counts`.
 
-    It is exact: a window of W is that of its kernel, and which of two detections says the same head as the other does not depend on the threshold.
+    It is exact: a window of W is that of its kernel, and which of two detections says the same head as the other does
+    not depend on the threshold.
 
     Args:
-        thresholds: (T,), above 0, in the place of `settings.confidence`; detections that `seen` does not hold are not counted.
+        thresholds: (T,), above 0, in the place of `settings.confidence`; detections that `seen` does not hold are not
+            counted.
         scale: (h, w), 0 to 1, what W is multiplied with; None: nothing.
 
     Returns:
@@ -111,7 +121,8 @@ def fused_counts(
     weight = confidence_weight(found, cells, stream, stride)
     factor = weight.astype(np.float64) ** settings.weight_exponent * (1 if scale is None else scale)
     shares = kernel_means(factor, cell_places(found, cells, stride), kernel_px(found, stream) / stride)
-    return sweep_counts(seen.density, weight, found[:, 3], shares, thresholds, exponent=settings.weight_exponent, scale=scale)
+    return sweep_counts(seen.density, weight, found[:, 3], shares, thresholds, exponent=settings.weight_exponent,
+                        scale=scale)
 
 
 def sure_and_doubtful(detections: np.ndarray, settings: BiKnowledgeConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,6 @@
-"""The semantic side of a counter: a head that tells persons from background, a discriminator of domains, and where persons may be in the target."""
+"""The semantic side of a counter: a head that tells persons from background, a discriminator of domains, and where
+persons may be in the target.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ DISCRIMINATOR_BETAS = (0.9, 0.99)  # C: AdaptSegNet's.
 
 
 class Semantics(nn.Module):
-    """Head, discriminator and, where the target has no masks, a segmenter, beside the counter whose features they look at.
+    """Head, discriminator and, where the target has no masks, a segmenter, beside the counter whose features they look
+    at.
 
     Source: Han et al., ICASSP 2020, Fig. 1.
 
@@ -41,7 +44,8 @@ class Semantics(nn.Module):
         super().__init__()
         self.settings = config.semantic_consistency
         if config.counter.ensemble == "deep":
-            raise InputError(f"{config.method} aligns the features of one encoder: set counter.ensemble to masksembles, dropout or none")
+            raise InputError(f"{config.method} aligns the features of one encoder: set counter.ensemble to "
+                             "masksembles, dropout or none")
         heads, stride = BACKBONES[config.counter.backbone].heads, counter.encoder.stride
         self.head = build_pyramid_head(counter.encoder.channels, heads)
         self.discriminator = build_discriminator(counter.encoder.channels, heads)
@@ -49,12 +53,16 @@ class Semantics(nn.Module):
         self.stride = stride
         least = self.discriminator.least_cells * stride
         if config.stream.crop_size < least:
-            raise InputError(f"stream.crop_size is {config.stream.crop_size}; the discriminator of {config.method} needs at least {least} px")
+            raise InputError(f"stream.crop_size is {config.stream.crop_size}; the discriminator of {config.method} "
+                             f"needs at least {least} px")
 
-    def loss(self, source: Batch, target: Batch, source_features: Tensor, target_features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """lambda^s L_seg^s + lambda^t L_seg^t + lambda^d L_adv and the discriminator's own loss, and each of them by name.
+    def loss(self, source: Batch, target: Batch, source_features: Tensor,
+             target_features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """lambda^s L_seg^s + lambda^t L_seg^t + lambda^d L_adv and the discriminator's own loss, and each of them by
+        name.
 
-        Source: Han et al., ICASSP 2020, Eq. 5. The discriminator's is added because it shares no weight with the others.
+        Source: Han et al., ICASSP 2020, Eq. 5. The discriminator's is added because it shares no weight with the
+        others.
         """
         assert source.mask is not None  # a stream of masks, by the stage's plan
         terms = {
@@ -71,10 +79,13 @@ class Semantics(nn.Module):
         return weighted, terms
 
     def possible_persons(self, batch: Batch) -> Tensor:
-        """Where persons may be in target crops, in the features' cells: (N, 1, h, w) bool, of the shards' masks or of the segmenter."""
+        """Where persons may be in target crops, in the features' cells: (N, 1, h, w) bool, of the shards' masks or of
+        the segmenter.
+        """
         if self.segmenter is None:
             assert batch.mask is not None  # by the stage's plan
-            return mask_cells(batch.mask, (-(-batch.mask.shape[2] // self.stride), -(-batch.mask.shape[3] // self.stride))) > 0
+            return mask_cells(batch.mask,
+                              (-(-batch.mask.shape[2] // self.stride), -(-batch.mask.shape[3] // self.stride))) > 0
         with torch.no_grad():
             return self.segmenter(batch.images).float().sigmoid() >= self.settings.person_threshold
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def orientation_terms(counter: Counter | DeepEnsemble, images: Tensor) -> dict[str, Tensor]:
-    """CE(D_aux(E(x_t)), upside-down?) of target images, each shown upright and upside-down, and the share that was told right.
+    """CE(D_aux(E(x_t)), upside-down?) of target images, each shown upright and upside-down, and the share that was told
+    right.
 
     Source: Liu et al., CVPR 2022, section 3.
     """
@@ -39,13 +40,15 @@ def orientation_terms(counter: Counter | DeepEnsemble, images: Tensor) -> dict[s
 def person_mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Binary cross-entropy of the mask of persons, each cell's truth the share of it that persons cover.
 
-    Source: Han et al., ICASSP 2020, Eq. 7, there in pixels; with all of a cell's pixels predicted alike the two are the same.
+    Source: Han et al., ICASSP 2020, Eq. 7, there in pixels; with all of a cell's pixels predicted alike the two are the
+    same.
 
     Args:
         logits: (N, 1, h, w) of "person".
         mask: (N, 1, H, W), 1 = person.
     """
-    return functional.binary_cross_entropy_with_logits(logits.float(), mask_cells(mask, (logits.shape[2], logits.shape[3])))
+    return functional.binary_cross_entropy_with_logits(logits.float(),
+                                                       mask_cells(mask, (logits.shape[2], logits.shape[3])))
 
 
 def background_loss(logits: Tensor, persons: Tensor) -> Tensor:
@@ -62,11 +65,13 @@ def background_loss(logits: Tensor, persons: Tensor) -> Tensor:
     return share * background_bce(logits.float(), persons, from_logits=True)
 
 
-def adversarial_terms(discriminator: FeatureDiscriminator, source_features: Tensor, target_features: Tensor) -> dict[str, Tensor]:
-    """The loss of the features, which reaches the encoder alone, that of the discriminator, which reaches it alone, and its accuracy.
+def adversarial_terms(discriminator: FeatureDiscriminator, source_features: Tensor,
+                      target_features: Tensor) -> dict[str, Tensor]:
+    """The loss of the features, which reaches the encoder alone, that of the discriminator, which reaches it alone, and
+    its accuracy.
 
-    Source: Han et al., ICASSP 2020, Eq. 10; Tsai et al., CVPR 2018. Both are of the same pass and the same weights, as if the encoder stepped
-    first and the discriminator then, on the features it was deceived with.
+    Source: Han et al., ICASSP 2020, Eq. 10; Tsai et al., CVPR 2018. Both are of the same pass and the same weights, as
+    if the encoder stepped first and the discriminator then, on the features it was deceived with.
     """
     deceived = frozen_forward(discriminator, target_features).float()
     of_source, of_target = (discriminator(features.detach()).float() for features in (source_features, target_features))

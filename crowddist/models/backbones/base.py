@@ -1,4 +1,6 @@
-"""Backbone: what a network has to know of an encoder before it is built; imports no torch, so that options can be checked quickly."""
+"""Backbone: what a network has to know of an encoder before it is built; imports no torch, so that options can be
+checked quickly.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Use = Literal["counter", "upsampling", "regressor", "detector", "localiser"]
-"""What features are for: `upsampling` is the counter with the decoder of ICASSP 2020, `counter` all others, and the segmenter."""
+"""What features are for: `upsampling` is the counter with the decoder of ICASSP 2020, `counter` all others, and the
+segmenter."""
 
 HeadWidth = Literal["small", "published"]
 
@@ -29,7 +32,8 @@ class Features:
     channels: tuple[int, ...]
     """Channels behind each group."""
     context_px: int = 256
-    """How far from a cell the image still matters to the network, px: tiles of a large image are seen with so much around them. A multiple of 32."""
+    """How far from a cell the image still matters to the network, px: tiles of a large image are seen with so much
+    around them. A multiple of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,8 @@ class Backbone:
     uses: Mapping[Use, Features]
     """What each use takes; a use that is missing cannot be had with this backbone."""
     heads: HeadWidth = "small"
-    """How wide decoders and heads behind it are: small for a CPU, or as the papers' authors have them behind VGG and ResNet."""
+    """How wide decoders and heads behind it are: small for a CPU, or as the papers' authors have them behind VGG and
+    ResNet."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Of the input, red, green and blue in 0..1, that its weights were trained with."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -65,7 +70,9 @@ class Backbone:
     weights: Pretrained | None = None
     """None: there are none, it learns from scratch."""
     keeps_statistics: bool = False
-    """Whether batch norms keep the statistics that came with the weights, in training too. From A to B (ShanghaiTech, 600 steps, seed 0) a counter
-    that normalised by its batches of 8 crops erred by 33.0 persons, one that kept ImageNet's statistics by 28.3."""
+    """Whether batch norms keep the statistics that came with the weights, in training too. From A to B (ShanghaiTech,
+    600 steps, seed 0) a counter that normalised by its batches of 8 crops erred by 33.0 persons, one that kept
+    ImageNet's statistics by 28.3."""
     file_names: Callable[[str], tuple[str, ...]] = lambda name: (name,)
-    """Name of a parameter within its group -> what files call it, in each naming that is known, always in the same order."""
+    """Name of a parameter within its group -> what files call it, in each naming that is known, always in the same
+    order."""

@@ -1,4 +1,6 @@
-"""The compact networks: small, without pretrained weights, for tests and as what pretrained ones are compared with (ours)."""
+"""The compact networks: small, without pretrained weights, for tests and as what pretrained ones are compared with
+(ours).
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,18 @@ def detector_levels() -> list[nn.Module]:
 
 
 def regressor_levels() -> list[nn.Module]:
-    """Four blocks of strides 2, 4, 8 and 16, which are also told the size of the image that their features come from."""
+    """Four blocks of strides 2, 4, 8 and 16, which are also told the size of the image that their features come
+    from.
+    """
     channels = (3, *REGRESSOR_WIDTHS)
-    return [SizedBlock(channels[level], channels[level + 1], num_sizes=3, stem=level == 0) for level in range(len(REGRESSOR_WIDTHS))]
+    return [SizedBlock(channels[level], channels[level + 1], num_sizes=3, stem=level == 0)
+            for level in range(len(REGRESSOR_WIDTHS))]
 
 
 def localiser_levels() -> list[nn.Module]:
-    """Four blocks of two convolutions, of a density map, from its own cells to cells eight times as large; the network pools between them."""
+    """Four blocks of two convolutions, of a density map, from its own cells to cells eight times as large; the network
+    pools between them.
+    """
     channels = (1, *LOCALISER_WIDTHS)
     return [plain_block(channels[level], channels[level + 1]) for level in range(len(LOCALISER_WIDTHS))]
 
@@ -62,7 +69,8 @@ class SizedBlock(nn.Module):
         self.pool = nn.Identity() if stem else nn.MaxPool2d(2)
         self.first = first if stem else nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList([nn.ModuleList([SyncBatchNorm2d(channels) for _ in range(num_sizes)]) for _ in range(2)])
+        self.norms = nn.ModuleList([nn.ModuleList([SyncBatchNorm2d(channels) for _ in range(num_sizes)])
+                                    for _ in range(2)])
 
     def forward(self, features: Tensor, size: int) -> Tensor:
         """(N, C, h, w) features of an image and the index of its size -> features that nothing has activated yet."""
@@ -74,7 +82,8 @@ class SizedBlock(nn.Module):
 def norm_conv(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
     """A convolution that keeps the size, but for its stride, with batch normalisation and ReLU."""
     padding = dilation * (kernel // 2)
-    convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
+    convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding, dilation=dilation,
+                            bias=False)
     return [convolution, SyncBatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 

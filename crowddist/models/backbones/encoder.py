@@ -17,7 +17,8 @@ PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
 
 
 class Encoder(nn.Module):
-    """Groups of layers, each of which takes what the one before gives, and a pyramid that joins their features where there are several.
+    """Groups of layers, each of which takes what the one before gives, and a pyramid that joins their features where
+    there are several.
 
     Args:
         backbone: row of the table.
@@ -46,7 +47,8 @@ class Encoder(nn.Module):
         self.register_load_state_dict_pre_hook(_former_names)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) images in [0, 1] -> what every group gives, of H and W padded at the right and the bottom to the coarsest stride.
+        """(N, 3, H, W) images in [0, 1] -> what every group gives, of H and W padded at the right and the bottom to the
+        coarsest stride.
 
         Raises:
             ValueError: `images` is not a batch of RGB images.
@@ -58,7 +60,9 @@ class Encoder(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1], any size -> (N, channels, ceil(H / stride), ceil(W / stride)) features. Raises: as `features`."""
+        """(N, 3, H, W) images in [0, 1], any size -> (N, channels, ceil(H / stride), ceil(W / stride)) features.
+        Raises: as `features`.
+        """
         found = self.features(images)
         joined = found[-1] if self.pyramid is None else self.pyramid(found)
         rows, columns = (-(-side // self.stride) for side in images.shape[-2:])
@@ -66,7 +70,8 @@ class Encoder(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Features of several strides joined at the finest: a 1x1 convolution of each level, plus twice as large what the coarser ones give.
+    """Features of several strides joined at the finest: a 1x1 convolution of each level, plus twice as large what the
+    coarser ones give.
 
     Source: Lin et al., CVPR 2017 (FPN), without the 3x3 convolutions behind the sums: a decoder follows (ours).
     """
@@ -77,11 +82,14 @@ class FeaturePyramid(nn.Module):
         init_kaiming(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features from fine to coarse, each of half the size of the one before -> (N, width, h, w) of the finest's size."""
+        """Features from fine to coarse, each of half the size of the one before -> (N, width, h, w) of the finest's
+        size.
+        """
         levels = [lateral(level) for lateral, level in zip(self.laterals, features, strict=True)]
         joined = levels.pop()
         while levels:
-            joined = levels.pop() + functional.interpolate(joined, scale_factor=2.0, mode="bilinear", align_corners=False)
+            joined = levels.pop() + functional.interpolate(joined, scale_factor=2.0, mode="bilinear",
+                                                           align_corners=False)
         return joined
 
 
@@ -101,9 +109,12 @@ def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
 
 
 def first_pretrained_parameters(network: nn.Module, stride_px: int) -> set[nn.Parameter]:
-    """Those of them whose layers give features of at most this stride; layers that do not say their stride are not among them."""
+    """Those of them whose layers give features of at most this stride; layers that do not say their stride are not
+    among them.
+    """
     encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
-    layers = [layer for encoder in encoders for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px]
+    layers = [layer for encoder in encoders
+              for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px]
     return {parameter for layer in layers for parameter in layer.parameters()}
 
 

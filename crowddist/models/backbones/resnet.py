@@ -15,7 +15,8 @@ Depth = Literal[50, 101]
 def counter_levels(depth: Depth) -> list[nn.Module]:
     """One group of stride 8: up to the third layer, which keeps its stride.
 
-    Source: the released SFCN (C-3-Framework), which sets the stride of `layer3` to 1 and leaves its convolutions undilated.
+    Source: the released SFCN (C-3-Framework), which sets the stride of `layer3` to 1 and leaves its convolutions
+    undilated.
     """
     network = _network(depth)
     block = network.layer3[0]

@@ -22,7 +22,9 @@ def names_for(use: Use) -> tuple[str, ...]:
 
 
 def _layers(family: str, function: str, **arguments: Any) -> Callable[[], Sequence[nn.Module]]:
-    """`crowddist.models.backbones.<family>.<function>(**arguments)`, imported when it is called: with it comes torch."""
+    """`crowddist.models.backbones.<family>.<function>(**arguments)`, imported when it is called: with it comes
+    torch.
+    """
 
     def build() -> Sequence[nn.Module]:
         return getattr(import_module(f"crowddist.models.backbones.{family}"), function)(**arguments)
@@ -38,21 +40,29 @@ def _compact() -> Backbone:
     return Backbone(
         name="compact",
         uses={
-            "counter": Features(build=_layers("compact", "counter_levels"), strides=(8,), channels=(96,), context_px=128),
-            "regressor": Features(build=_layers("compact", "regressor_levels"), strides=(2, 4, 8, 16), channels=(16, 32, 64, 96)),
-            "detector": Features(build=_layers("compact", "detector_levels"), strides=(4, 8, 16), channels=(64, 96, 128)),
-            "localiser": Features(build=_layers("compact", "localiser_levels"), strides=(1, 2, 4, 8), channels=(8, 16, 32, 64)),
+            "counter": Features(build=_layers("compact", "counter_levels"), strides=(8,), channels=(96,),
+                                context_px=128),
+            "regressor": Features(build=_layers("compact", "regressor_levels"), strides=(2, 4, 8, 16),
+                                  channels=(16, 32, 64, 96)),
+            "detector": Features(build=_layers("compact", "detector_levels"), strides=(4, 8, 16),
+                                 channels=(64, 96, 128)),
+            "localiser": Features(build=_layers("compact", "localiser_levels"), strides=(1, 2, 4, 8),
+                                  channels=(8, 16, 32, 64)),
         },
     )
 
 
-def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tuple[int, ...], digest: str, timm_digest: str) -> Backbone:
-    """Args: `channels` behind the last blocks of strides 2, 4, 8, 16 and 32; digests are in the names of the files of weights."""
+def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tuple[int, ...], digest: str,
+                       timm_digest: str) -> Backbone:
+    """Args: `channels` behind the last blocks of strides 2, 4, 8, 16 and 32; digests are in the names of the files of
+    weights.
+    """
 
     def features(finest: int, coarsest: int) -> Features:
         strides = tuple(stride for stride in (2, 4, 8, 16, 32) if finest <= stride <= coarsest)
         build = _layers("efficientnet_lite", "levels", width=width, depth=depth, finest=finest, coarsest=coarsest)
-        return Features(build=build, strides=strides, channels=tuple(channels[stride.bit_length() - 2] for stride in strides))
+        return Features(build=build, strides=strides,
+                        channels=tuple(channels[stride.bit_length() - 2] for stride in strides))
 
     def file_names(name: str) -> tuple[str, ...]:
         return import_module("crowddist.models.backbones.efficientnet_lite").file_names(name, depth)
@@ -101,7 +111,8 @@ def _resnet(depth: int, digest: str) -> Backbone:
         name=f"resnet{depth}",
         uses={
             "counter": Features(build=_layers("resnet", "counter_levels", depth=depth), strides=(8,), channels=(1024,)),
-            "detector": Features(build=_layers("resnet", "detector_levels", depth=depth), strides=(8, 16, 16), channels=(512, 1024, 2048)),
+            "detector": Features(build=_layers("resnet", "detector_levels", depth=depth), strides=(8, 16, 16),
+                                 channels=(512, 1024, 2048)),
         },
         heads="published",
         weights=_torchvision(f"resnet{depth}-{digest}"),
@@ -110,9 +121,12 @@ def _resnet(depth: int, digest: str) -> Backbone:
 
 _ROWS = (
     _compact(),
-    _efficientnet_lite(0, width=1.0, depth=1.0, channels=(16, 24, 40, 112, 320), digest="57934424", timm_digest="0aa007d2"),
-    _efficientnet_lite(1, width=1.0, depth=1.1, channels=(16, 24, 40, 112, 320), digest="77cc7160", timm_digest="bde8b488"),
-    _efficientnet_lite(2, width=1.1, depth=1.2, channels=(16, 24, 48, 120, 352), digest="9656183e", timm_digest="dcccb7df"),
+    _efficientnet_lite(0, width=1.0, depth=1.0, channels=(16, 24, 40, 112, 320), digest="57934424",
+                       timm_digest="0aa007d2"),
+    _efficientnet_lite(1, width=1.0, depth=1.1, channels=(16, 24, 40, 112, 320), digest="77cc7160",
+                       timm_digest="bde8b488"),
+    _efficientnet_lite(2, width=1.1, depth=1.2, channels=(16, 24, 48, 120, 352), digest="9656183e",
+                       timm_digest="dcccb7df"),
     _vgg16(batch_norm=False),
     _vgg16(batch_norm=True),
     _resnet(50, "0676ba61"),

@@ -1,4 +1,6 @@
-"""VGG-16: the encoder of the papers, in groups that end before a pooling; layers are numbered as in torchvision's `features`."""
+"""VGG-16: the encoder of the papers, in groups that end before a pooling; layers are numbered as in torchvision's
+`features`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def upsampling_levels() -> list[nn.Module]:
 
 
 def regressor_levels() -> list[nn.Module]:
-    """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated yet."""
+    """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated
+    yet.
+    """
     blocks: list[nn.Module] = []
     for group in _convolutions():
         layers: list[tuple[str, nn.Module]] = [("pool", nn.MaxPool2d(2))] if blocks else []

@@ -19,7 +19,8 @@ def pixels(size, seed=0):
 def cell(points, number=None):
     """`image_info` as ShanghaiTech nests it: a struct in a cell."""
     inner = np.empty((1, 1), [("location", object), ("number", object)])
-    inner[0, 0] = (np.asarray(points, np.float64).reshape(-1, 2), np.array([[len(points) if number is None else number]], np.uint16))
+    inner[0, 0] = (np.asarray(points, np.float64).reshape(-1, 2),
+                   np.array([[len(points) if number is None else number]], np.uint16))
     outer = np.empty((1, 1), object)
     outer[0, 0] = inner
     return outer
@@ -49,7 +50,8 @@ class Gcc:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def add(self, scene, time, rows_columns, *, size=(32, 48), kind="jpg", mask=None, with_json=True, with_mat=True, **entries):
+    def add(self, scene, time, rows_columns, *, size=(32, 48), kind="jpg", mask=None, with_json=True, with_mat=True,
+            **entries):
         import scipy.io
 
         place = self.root / scene
@@ -134,7 +136,8 @@ class WorldExpo:
         positions = np.asarray(points, np.float64).reshape(-1, 2)
         scipy.io.savemat(self.label(name, side), {"point_num": len(positions), "point_position": positions})
         columns = np.asarray(roi, np.float64)
-        scipy.io.savemat(self.roi(name[:6], side), {"maskVerticesXCoordinates": columns[:, :1], "maskVerticesYCoordinates": columns[:, 1:]})
+        scipy.io.savemat(self.roi(name[:6], side),
+                         {"maskVerticesXCoordinates": columns[:, :1], "maskVerticesYCoordinates": columns[:, 1:]})
         return path
 
 
@@ -211,7 +214,8 @@ class CrowdHuman:
     @staticmethod
     def region(head, visible, *, tag="person", **attributes):
         """`attributes`: `extra` and `head_attr`."""
-        return {"tag": tag, "hbox": head, "vbox": visible, "fbox": [0, 0, 1, 1], "extra": {"box_id": 0, "occ": 1}, "head_attr": {"ignore": 0},
+        return {"tag": tag, "hbox": head, "vbox": visible, "fbox": [0, 0, 1, 1], "extra": {"box_id": 0, "occ": 1},
+                "head_attr": {"ignore": 0},
                 **attributes}
 
 

@@ -92,7 +92,8 @@ def test_boxes_inside_are_kept_to_the_last_digit():
 def test_boxes_that_leave_the_frame_are_cut_while_their_centre_lies_inside():
     boxes = np.array([[-0.5, 3, 4, 5], [40, 20, 15, 23.9], [-10, -10, 70, 50], [-4, 2, 8, 4], [1, 1, 2, 2]])
     stored, num_cut = check_boxes(boxes, (32, 48), PLACE)
-    np.testing.assert_array_equal(stored, np.float32([[0, 3, 3.5, 5], [40, 20, 8, 12], [0, 0, 48, 32], [0, 2, 4, 4], [1, 1, 2, 2]]))
+    np.testing.assert_array_equal(stored, np.float32([[0, 3, 3.5, 5], [40, 20, 8, 12], [0, 0, 48, 32], [0, 2, 4, 4],
+                                                      [1, 1, 2, 2]]))
     assert num_cut == 4
     centres = box_centres(stored)
     assert (centres > -0.5).all() and (centres < [47.5, 31.5]).all()
@@ -178,7 +179,8 @@ def test_a_variable_of_points(tmp_path):
     np.testing.assert_array_equal(read_mat_points(save(tmp_path, annPoints=POINTS, other=1), "annPoints"), POINTS)
     assert read_mat_points(save(tmp_path, annPoints=(POINTS * 4).astype(np.uint16)), "annPoints").dtype == np.float64
     assert read_mat_points(save(tmp_path, annPoints=np.zeros((0, 0))), "annPoints").shape == (0, 2)
-    for variables in ({"points": POINTS}, {"annPoints": np.zeros((3, 3))}, {"annPoints": "text"}, {"annPoints": {"location": POINTS}}):
+    for variables in ({"points": POINTS}, {"annPoints": np.zeros((3, 3))}, {"annPoints": "text"},
+                      {"annPoints": {"location": POINTS}}):
         with pytest.raises(InputError, match=r"a\.mat: wrong layout: annPoints must be N x 2 numbers, got"):
             read_mat_points(save(tmp_path, **variables), "annPoints")
 
@@ -222,7 +224,8 @@ def test_damaged_mat_files_are_named(tmp_path, damage, reason):
 
 @pytest.mark.parametrize(
     "value",
-    [None, "text", [[1, 2], [3]], [1, 2], [[1, 2, 3]], [["a", "b"]], {"a": 1}, [[1, None]], [[True, False]], [[[1, 2]]], [[10**400, 1]]],
+    [None, "text", [[1, 2], [3]], [1, 2], [[1, 2, 3]], [["a", "b"]], {"a": 1}, [[1, None]], [[True, False]], [[[1, 2]]],
+     [[10**400, 1]]],
 )
 def test_values_that_are_no_points(value):
     with pytest.raises(InputError, match="wrong layout: roi must be N x 2 numbers"):

@@ -68,7 +68,8 @@ def bad_cases(shanghai):
         "zero bytes": (lambda: (images / "IMG_2.jpg").write_bytes(b""), "IMG_2.jpg"),
         "1x1": (lambda: Image.new("RGB", (1, 1)).save(images / "IMG_2.jpg"), "IMG_2.jpg"),
         "30,000 px": (lambda: Image.new("RGB", (30_000, 8)).save(images / "IMG_2.jpg"), "IMG_2.jpg"),
-        "link loop": (lambda: [(images / "IMG_2.jpg").unlink(), (images / "IMG_2.jpg").symlink_to(images / "IMG_2.jpg")], "IMG_2.jpg"),
+        "link loop": (lambda: [(images / "IMG_2.jpg").unlink(),
+                               (images / "IMG_2.jpg").symlink_to(images / "IMG_2.jpg")], "IMG_2.jpg"),
         "duplicate names": (lambda: (images / "IMG_2.png").write_bytes(whole), "IMG_2.png"),
         "missing annotation": (truth.unlink, "GT_IMG_2.mat"),
         "annotation without image": (lambda: (truths / "GT_IMG_9.mat").write_bytes(truth.read_bytes()), "GT_IMG_9.mat"),
@@ -112,9 +113,11 @@ def test_bad_input_stops_or_is_skipped(tmp_path, shanghai, case):
 
     done = convert(SHANGHAI, shanghai.root, tmp_path / "set", skip_bad=True)
     keys = ShardReader(done.url).keys()
-    assert keys == (["IMG_1", "IMG_2", "IMG_3"] if case in ("duplicate names", "annotation without image") else ["IMG_1", "IMG_3"])
+    assert keys == (["IMG_1", "IMG_2", "IMG_3"] if case in ("duplicate names", "annotation without image")
+                    else ["IMG_1", "IMG_3"])
     listed = storage.read_json(storage.join(done.url, SKIPPED))
-    assert listed == list(done.skipped) and len(listed) == 1 and name in listed[0]["reason"] and listed[0]["file"].startswith("train_data/")
+    assert (listed == list(done.skipped) and len(listed) == 1 and name in listed[0]["reason"]
+            and listed[0]["file"].startswith("train_data/"))
     assert done.manifest.statistics["num_skipped"] == 1
     assert verify(done.url) == done.manifest
 
@@ -126,7 +129,8 @@ def test_a_name_that_is_not_unicode_is_refused(tmp_path):
     with pytest.raises(InputError, match="not UTF-8"):
         convert(FOLDER, tmp_path / "in", tmp_path / "set")
     done = convert(FOLDER, tmp_path / "in", tmp_path / "set", skip_bad=True)
-    assert ShardReader(done.url).keys() == ["ok"] and "not UTF-8" in storage.read_json(storage.join(done.url, SKIPPED))[0]["reason"]
+    assert (ShardReader(done.url).keys() == ["ok"]
+            and "not UTF-8" in storage.read_json(storage.join(done.url, SKIPPED))[0]["reason"])
 
 
 def test_nothing_usable_is_an_error_also_when_skipping(tmp_path, shanghai):
@@ -200,7 +204,8 @@ def test_small_shards(tmp_path, shanghai):
 def test_the_name_may_be_chosen(tmp_path, shanghai):
     shanghai.add(1, [[3, 4]])
     assert convert(SHANGHAI, shanghai.root, tmp_path / "a", name="mine").manifest.name == "mine"
-    assert convert(SHANGHAI, shanghai.root, tmp_path / "b", name="mine", unlabelled=True).manifest.name == "mine-unlabelled"
+    assert convert(SHANGHAI, shanghai.root, tmp_path / "b", name="mine",
+                   unlabelled=True).manifest.name == "mine-unlabelled"
 
 
 def test_an_existing_data_set_stays_unless_it_is_to_be_replaced(tmp_path, shanghai):
@@ -247,7 +252,8 @@ def test_bad_arguments(tmp_path, shanghai):
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path, shanghai):
     for number in range(1, 30):
         shanghai.add(number, [[number, 1], [30 + number / 10, 20]])
-    manifests = [convert(SHANGHAI, shanghai.root, tmp_path / f"{workers}", max_size=40, num_workers=workers).manifest for workers in (1, 3, 8)]
+    manifests = [convert(SHANGHAI, shanghai.root, tmp_path / f"{workers}", max_size=40, num_workers=workers).manifest
+                 for workers in (1, 3, 8)]
     assert manifests[0] == manifests[1] == manifests[2] and manifests[0].num_samples == 29
     with pytest.raises(InputError, match="at least one worker, got 0"):
         convert(SHANGHAI, shanghai.root, tmp_path / "none", num_workers=0)
@@ -279,7 +285,8 @@ def test_watch_sees_every_item_before_it_is_converted(tmp_path, shanghai):
     for number in (1, 2):
         shanghai.add(number, [[3, 4]])
     seen = []
-    convert(SHANGHAI, shanghai.root, tmp_path / "set", watch=lambda items: (seen.append((len(items), item.name)) or item for item in items))
+    convert(SHANGHAI, shanghai.root, tmp_path / "set",
+            watch=lambda items: (seen.append((len(items), item.name)) or item for item in items))
     assert seen == [(2, "IMG_1"), (2, "IMG_2")]
 
 
@@ -290,7 +297,8 @@ def test_a_killed_conversion_leaves_no_data_set_and_goes_on(tmp_path, shanghai, 
     code = (
         # A suite started in the background ignores SIGINT, and its children inherit that.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import sys, time\nfrom crowddist.data.convert.base import convert\nfrom crowddist.data.convert.formats import FORMATS\n"
+        "import sys, time\nfrom crowddist.data.convert.base import convert\nfrom crowddist.data.convert.formats import "
+        "FORMATS\n"
         "def slow(items):\n for item in items:\n  print('next', flush=True)\n  yield item\n  time.sleep(0.05)\n"
         "convert(FORMATS['shanghaitech'], sys.argv[1], sys.argv[2], max_shard_bytes=1, watch=slow)"
     )
@@ -305,7 +313,8 @@ def test_a_killed_conversion_leaves_no_data_set_and_goes_on(tmp_path, shanghai, 
         assert job.stdout.readline() == b"next\n"
     job.send_signal(number)
     assert job.wait(30) != 0
-    assert not (tmp_path / "set").exists() and storage.list_files(tmp_path / "part_B_final") == storage.list_files(shanghai.root)
+    assert (not (tmp_path / "set").exists()
+            and storage.list_files(tmp_path / "part_B_final") == storage.list_files(shanghai.root))
     (litter,) = [name for name in os.listdir(tmp_path) if name != "part_B_final"]
     assert litter.startswith(".set.") and litter.endswith(".partial")
     done = convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1)
@@ -330,7 +339,8 @@ def test_a_stopped_conversion_goes_on_with_all_it_knew(tmp_path, shanghai, stops
         shanghai.add(number, [[3, 4], [3, 4], [47.3, 5]] if number % 2 else [[300, 4]] if number == 4 else [[3, 4]])
     options = {"skip_bad": True, "max_shard_bytes": 4000}
     whole = convert(SHANGHAI, shanghai.root, tmp_path / "whole", **options)
-    assert len(whole.manifest.shards) >= 4 and len(whole.skipped) == 1 and whole.manifest.statistics["num_repeated_points"] > 3
+    assert (len(whole.manifest.shards) >= 4 and len(whole.skipped) == 1
+            and whole.manifest.statistics["num_repeated_points"] > 3)
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
             convert(SHANGHAI, shanghai.root, tmp_path / "set", watch=stop_after(stop), **options)
@@ -363,13 +373,15 @@ def test_one_process_at_a_time_does_a_conversion(tmp_path, shanghai):
             convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1)
         yield from items
 
-    assert convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1, watch=second).manifest.num_samples == 12
+    assert convert(SHANGHAI, shanghai.root, tmp_path / "set", max_shard_bytes=1,
+                   watch=second).manifest.num_samples == 12
 
 
 def test_a_conversion_killed_when_all_was_written(tmp_path, shanghai, monkeypatch):
     shanghai.add(1, [[3, 4]])
     with monkeypatch.context() as one, pytest.raises(KeyboardInterrupt):
-        one.setattr(os, "replace", lambda source, place: _replace(source, place) if Path(source).is_file() else interrupt())
+        one.setattr(os, "replace", lambda source,
+                    place: _replace(source, place) if Path(source).is_file() else interrupt())
         convert(SHANGHAI, shanghai.root, tmp_path / "set")
     assert convert(SHANGHAI, shanghai.root, tmp_path / "set").manifest.num_samples == 1
     assert sorted(os.listdir(tmp_path)) == ["part_B_final", "set"]

@@ -16,11 +16,14 @@ from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
 
 FORM = FORMATS["crowd_human"]
-FIRST, SECOND, THIRD, VALIDATED = "273271,c9db000d5146c15", "282555,7b1c000f5aa95b7", "273271,1a0d6000b9e1f5b7", "273271,e9db000d5146c15"
+FIRST, SECOND, THIRD, VALIDATED = ("273271,c9db000d5146c15", "282555,7b1c000f5aa95b7", "273271,1a0d6000b9e1f5b7",
+                                   "273271,e9db000d5146c15")
 
 
 def build(crowd_human, folders=("CrowdHuman_train01", "CrowdHuman_train02", "CrowdHuman_train03", "CrowdHuman_val")):
-    """Three training images, whose lines are not in the order of their names and the last of which shows nobody, and one to validate."""
+    """Three training images, whose lines are not in the order of their names and the last of which shows nobody, and
+    one to validate.
+    """
     region = crowd_human.region
     crowd_human.add(THIRD, [], folder=folders[2])
     crowd_human.add(SECOND, [region([20, 3, 2, 2], [18, 2, 10, 20])], folder=folders[1])
@@ -64,17 +67,20 @@ def test_boxes_and_masks_come_back_as_annotated(tmp_path, people):
     assert (manifest.name, manifest.split, manifest.labelled, manifest.num_samples) == ("crowd-human", "train", True, 3)
     assert ShardReader(done.url).keys() == [FIRST, SECOND, THIRD], "in the order of their names, shorter ones first"
     # Left out: two to ignore, one region that is none, one without an area, one beyond the border; the last box is cut.
-    assert (manifest.statistics["persons"], manifest.statistics["num_left_out_boxes"], manifest.statistics["num_cut_boxes"]) == (3, 5, 1)
+    assert (manifest.statistics["persons"], manifest.statistics["num_left_out_boxes"],
+            manifest.statistics["num_cut_boxes"]) == (3, 5, 1)
     first, second, third = samples(done)
     np.testing.assert_array_equal(first.boxes, [[4, 5, 10, 12], [45, 20, 3, 4]])
     np.testing.assert_array_equal(first.points, [[8.5, 10.5], [46, 21.5]])
     assert first.scene == {"id": FIRST, "file": f"{FIRST}.jpg", "height": 32, "width": 48, "count": 2}
     expected = np.zeros((32, 48))
-    for top, bottom, left, right in ((4, 24, 2, 16), (4, 14, 28, 36), (24, 32, 30, 36), (0, 3, 40, 48), (28, 30, 20, 21), (0, 2, 12, 15), (20, 32, 44, 48)):
+    for top, bottom, left, right in ((4, 24, 2, 16), (4, 14, 28, 36), (24, 32, 30, 36), (0, 3, 40, 48),
+                                     (28, 30, 20, 21), (0, 2, 12, 15), (20, 32, 44, 48)):
         expected[top:bottom, left:right] = 1
     np.testing.assert_array_equal(first.mask, expected)
     assert second.boxes.tolist() == [[20, 3, 2, 2]] and second.mask.sum() == 200
-    assert third.boxes.shape == (0, 4) and third.points.shape == (0, 2) and third.mask.shape == (32, 48) and not third.mask.any()
+    assert (third.boxes.shape == (0, 4) and third.points.shape == (0, 2) and third.mask.shape == (32, 48)
+            and not third.mask.any())
 
 
 @given(st.lists(st.tuples(*[st.integers(-40, 80)] * 2, *[st.integers(0, 60)] * 2), max_size=5))
@@ -84,7 +90,8 @@ def test_a_mask_is_every_pixel_that_a_box_covers_in_part(quarters):
     mask = _cover(boxes, (9, 13))
     for row in range(9):
         for column in range(13):
-            covered = any(left < column + 1 and left + width > column and top < row + 1 and top + height > row for left, top, width, height in boxes)
+            covered = any(left < column + 1 and left + width > column and top < row + 1 and top + height > row
+                          for left, top, width, height in boxes)
             assert mask[row, column] == covered
 
 
@@ -100,16 +107,21 @@ def test_all_images_in_one_folder_make_the_same_sets(tmp_path, people, crowd_hum
     apart = {split: convert(FORM, people.root, tmp_path / split, split=split).manifest for split in ("train", "val")}
     people.root.rename(tmp_path / "elsewhere")
     build(crowd_human, ("", "", "", ""))
-    assert sorted(path.name for path in crowd_human.root.iterdir()) == ["Images", "annotation_train.odgt", "annotation_val.odgt"]
-    assert {split: convert(FORM, crowd_human.root, tmp_path / f"{split}-2", split=split).manifest for split in ("train", "val")} == apart
-    with pytest.raises(InputError, match=r"Images: only the annotations tell which of these images are val, and --unlabelled opens none; move"):
+    assert sorted(path.name
+                  for path in crowd_human.root.iterdir()) == ["Images", "annotation_train.odgt", "annotation_val.odgt"]
+    assert {split: convert(FORM, crowd_human.root, tmp_path / f"{split}-2", split=split).manifest
+            for split in ("train", "val")} == apart
+    with pytest.raises(InputError,
+                       match=r"Images: only the annotations tell which of these images are val, and --unlabelled opens "
+                             r"none; move"):
         convert(FORM, crowd_human.root, tmp_path / "set", split="val", unlabelled=True)
 
 
 def test_a_largest_size_shrinks_boxes_and_masks_with_the_pixels(tmp_path, crowd_human):
     crowd_human.add(FIRST, [crowd_human.region([4, 6, 10, 12], [4, 6, 20, 40])], size=(64, 96))
     (sample,) = samples(convert(FORM, crowd_human.root, tmp_path / "set", max_size=48))
-    assert sample.image.shape == (32, 48, 3) and sample.boxes.tolist() == [[2, 3, 5, 6]] and sample.points.tolist() == [[4, 5.5]]
+    assert (sample.image.shape == (32, 48, 3) and sample.boxes.tolist() == [[2, 3, 5, 6]]
+            and sample.points.tolist() == [[4, 5.5]])
     expected = np.zeros((32, 48))
     expected[3:23, 2:12] = 1
     np.testing.assert_array_equal(sample.mask, expected)
@@ -119,10 +131,12 @@ def test_unlabelled_sets_hold_no_boxes_and_do_not_open_the_annotations(tmp_path,
     for split in ("train", "val"):
         people.annotations(split).write_text("damaged")
     done = convert(FORM, people.root, tmp_path / "a", unlabelled=True)
-    assert done.manifest.name == "crowd-human-unlabelled" and not done.manifest.labelled and done.manifest.num_samples == 3
+    assert (done.manifest.name == "crowd-human-unlabelled" and not done.manifest.labelled
+            and done.manifest.num_samples == 3)
     for index, name in enumerate((FIRST, SECOND, THIRD)):
         key, members = ShardReader(done.url).read(index)
-        assert set(members) == {"jpg", "json"} and decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48}
+        assert (set(members) == {"jpg", "json"}
+                and decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48})
     people.annotations().unlink()
     assert convert(FORM, people.root, tmp_path / "b", unlabelled=True).manifest == done.manifest
     with pytest.raises(InputError, match=r"annotation_train\.odgt is missing; convert with --unlabelled, or add it"):
@@ -133,7 +147,8 @@ def test_unlabelled_sets_hold_no_boxes_and_do_not_open_the_annotations(tmp_path,
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda record: record.pop("gtboxes"), "wrong layout: gtboxes must be a list of boxes with the tag person or mask"),
+        (lambda record: record.pop("gtboxes"),
+         "wrong layout: gtboxes must be a list of boxes with the tag person or mask"),
         (lambda record: record.update(gtboxes={}), "wrong layout: gtboxes must be a list"),
         (lambda record: record["gtboxes"].append(7), "wrong layout: gtboxes must be a list"),
         (lambda record: record["gtboxes"][0].update(tag="dog"), "wrong layout: gtboxes must be a list"),
@@ -141,12 +156,17 @@ def test_unlabelled_sets_hold_no_boxes_and_do_not_open_the_annotations(tmp_path,
         (lambda record: record["gtboxes"][0].update(extra="ignore"), "wrong layout: gtboxes must be a list"),
         (lambda record: record["gtboxes"][0].pop("hbox"), "wrong layout: hbox must be N x 4 numbers"),
         (lambda record: record["gtboxes"][0].update(hbox=[1, 2, 3]), "wrong layout: hbox must be N x 4 numbers"),
-        (lambda record: record["gtboxes"][0].update(hbox=["1", "2", "3", "4"]), "wrong layout: hbox must be N x 4 numbers"),
-        (lambda record: record["gtboxes"][0].update(hbox=[1, 2, 10**400, 4]), "wrong layout: hbox must be N x 4 numbers"),
-        (lambda record: record["gtboxes"][0].update(hbox=[1, float("nan"), 3, 4]), r"box 1 of 1, .* = \(1, nan, 3, 4\), is not four finite numbers"),
-        (lambda record: record["gtboxes"][0].update(hbox=[float("inf"), 2, 3, 4]), "box 1 of 1, .*, is not four finite numbers"),
+        (lambda record: record["gtboxes"][0].update(hbox=["1", "2", "3", "4"]),
+         "wrong layout: hbox must be N x 4 numbers"),
+        (lambda record: record["gtboxes"][0].update(hbox=[1, 2, 10**400, 4]),
+         "wrong layout: hbox must be N x 4 numbers"),
+        (lambda record: record["gtboxes"][0].update(hbox=[1, float("nan"), 3, 4]),
+         r"box 1 of 1, .* = \(1, nan, 3, 4\), is not four finite numbers"),
+        (lambda record: record["gtboxes"][0].update(hbox=[float("inf"), 2, 3, 4]),
+         "box 1 of 1, .*, is not four finite numbers"),
         (lambda record: record["gtboxes"][0].pop("vbox"), "wrong layout: vbox must be N x 4 numbers"),
-        (lambda record: record["gtboxes"][0].update(vbox=[1, 2, 3, float("inf")]), "vbox holds a number that is not finite"),
+        (lambda record: record["gtboxes"][0].update(vbox=[1, 2, 3, float("inf")]),
+         "vbox holds a number that is not finite"),
     ],
 )
 def test_a_bad_box_stops_or_its_image_is_skipped(tmp_path, people, change, reason):
@@ -162,7 +182,8 @@ def test_a_bad_box_stops_or_its_image_is_skipped(tmp_path, people, change, reaso
 def test_what_is_left_out_may_have_no_head(tmp_path, people):
     edit(people.annotations(), 3, lambda record: [record["gtboxes"][index].pop("hbox") for index in (1, 2, 3)])
     done = convert(FORM, people.root, tmp_path / "set")
-    assert samples(done)[0].boxes.tolist() == [[4, 5, 10, 12], [45, 20, 3, 4]] and done.manifest.statistics["num_left_out_boxes"] == 5
+    assert (samples(done)[0].boxes.tolist() == [[4, 5, 10, 12], [45, 20, 3, 4]]
+            and done.manifest.statistics["num_left_out_boxes"] == 5)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +211,8 @@ def test_a_line_that_cannot_be_taken_stops_or_is_skipped_with_its_image(tmp_path
 
 
 def test_images_and_entries_without_each_other(tmp_path, people):
-    (people.root / "CrowdHuman_train02" / "Images" / f"{SECOND}.jpg").rename(people.root / "CrowdHuman_train01" / "Images" / "else.jpg")
+    (people.root / "CrowdHuman_train02" / "Images"
+     / f"{SECOND}.jpg").rename(people.root / "CrowdHuman_train01" / "Images" / "else.jpg")
     with pytest.raises(InputError, match=rf"annotation_train\.odgt: line 2 names '{SECOND}', whose image is missing"):
         convert(FORM, people.root, tmp_path / "set")
     done = convert(FORM, people.root, tmp_path / "set", skip_bad=True)
@@ -200,7 +222,9 @@ def test_images_and_entries_without_each_other(tmp_path, people):
 
 
 def test_other_folders_are_explained(tmp_path, people):
-    with pytest.raises(InputError, match=r"no folder Images is there; give the folder that holds annotation_train\.odgt, and CrowdHuman_train\*/Images or"):
+    with pytest.raises(InputError,
+                       match=r"no folder Images is there; give the folder that holds annotation_train\.odgt, and "
+                             r"CrowdHuman_train\*/Images or"):
         convert(FORM, tmp_path, tmp_path / "set")
     people.annotations().write_text("")
     with pytest.raises(InputError, match=r"annotation_train\.odgt: the file is empty"):

@@ -27,7 +27,8 @@ def samples(url):
 def test_rows_and_columns_become_x_and_y(tmp_path, gcc_folder, kind, size):
     mask = np.arange(size[0] * size[1]).reshape(size) % 7 == 0
     points = [[size[0] - 1, size[1] - 1], [2.5, 10]]
-    path = gcc_folder.add("scene_07_2", "1536371984", points, kind=kind, size=size, mask=mask, roi=[[0, 0], [20, 0], [20, 31.5]])
+    path = gcc_folder.add("scene_07_2", "1536371984", points, kind=kind, size=size, mask=mask,
+                          roi=[[0, 0], [20, 0], [20, 31.5]])
     done = convert(FORM, gcc_folder.root, tmp_path / "set")
     (sample,) = samples(done.url).values()
     assert sample.key == "scene_07_2_1536371984" and done.manifest.name == "gcc"
@@ -153,23 +154,28 @@ def test_missing_and_mismatching_files_are_named(tmp_path, gcc_folder):
 
 
 def test_splits(tmp_path, gcc_folder):
-    names = [(f"scene_{location:02d}_{camera}", str(time)) for location in range(8) for camera in range(4) for time in range(2)]
+    names = [(f"scene_{location:02d}_{camera}", str(time)) for location in range(8) for camera in range(4)
+             for time in range(2)]
     for scene, time in names:
         gcc_folder.add(scene, time, [], with_mat=False)
 
     def ids(split):
-        return {sample.scene["id"] for sample in samples(convert(FORM, gcc_folder.root, tmp_path / split, split=split).url).values()}
+        return {sample.scene["id"]
+                for sample in samples(convert(FORM, gcc_folder.root, tmp_path / split, split=split).url).values()}
 
     everything = {f"{scene}/{time}" for scene, time in names}
     sides = {split: ids(split) for split in FORM.splits[1:]}
     for prefix in ("", "camera-", "location-"):
         train, test = sides[f"{prefix}train"], sides[f"{prefix}test"]
         assert train | test == everything and not train & test and test and train
-    assert len({name.split("/")[0] for name in sides["camera-test"]}) == len({name.split("_")[1] for name in sides["camera-test"]}) == 8
-    assert not {name.split("_")[1] for name in sides["location-train"]} & {name.split("_")[1] for name in sides["location-test"]}
+    assert len({name.split("/")[0]
+                for name in sides["camera-test"]}) == len({name.split("_")[1] for name in sides["camera-test"]}) == 8
+    assert not {name.split("_")[1] for name in sides["location-train"]} & {name.split("_")[1]
+                                                                           for name in sides["location-test"]}
     (gcc_folder.root / "test_list.txt").write_text("8 14 3 scene_03_1 1 0\n1 14 3 scene_99_1 1 0\n")
     listed = convert(FORM, gcc_folder.root, tmp_path / "listed", split="test")
-    assert ShardReader(listed.url).keys() == ["scene_03_1_1"] and listed.manifest.statistics["split_rule"] == "test_list.txt"
+    assert (ShardReader(listed.url).keys() == ["scene_03_1_1"]
+            and listed.manifest.statistics["split_rule"] == "test_list.txt")
 
 
 def test_what_the_renderer_writes_is_read(tmp_path):

@@ -33,7 +33,8 @@ def samples(done):
 def test_points_and_facts_come_back_as_annotated(tmp_path, crowds):
     done = convert(FORM, crowds.root, tmp_path / "set")
     manifest = verify(done.url)
-    assert (manifest.name, manifest.split, manifest.labelled, manifest.statistics["persons"]) == ("jhu-crowd", "train", True, 5)
+    assert (manifest.name, manifest.split, manifest.labelled,
+            manifest.statistics["persons"]) == ("jhu-crowd", "train", True, 5)
     assert ShardReader(done.url).keys() == ["0003", "0020", "0100"] and "split_rule" not in manifest.statistics
     first, empty, last = samples(done)
     np.testing.assert_array_equal(first.points, [[3, 4], [47, 31], [3, 4], [20, 10]])
@@ -70,7 +71,8 @@ def test_the_official_splits(tmp_path, crowds):
     for split, points in (("val", [[9, 9]]), ("test", [[5, 6], [6, 7]])):
         done = convert(FORM, crowds.root, tmp_path / split, split=split)
         (sample,) = samples(done)
-        assert done.manifest.split == split and sample.points.tolist() == points and "scene_type" not in sample.scene, "no index there"
+        assert (done.manifest.split == split and sample.points.tolist() == points
+                and "scene_type" not in sample.scene), "no index there"
     with pytest.raises(InputError, match="no split 'all'; choose one of train, val, test"):
         convert(FORM, crowds.root, tmp_path / "all", split="all")
 
@@ -90,7 +92,8 @@ def test_unlabelled_sets_open_neither_annotations_nor_the_index(tmp_path, crowds
     assert done.manifest.name == "jhu-crowd-unlabelled" and not done.manifest.labelled
     for index, name in enumerate(("0003", "0020", "0100")):
         key, members = ShardReader(done.url).read(index)
-        assert set(members) == {"jpg", "json"} and decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48}
+        assert (set(members) == {"jpg", "json"}
+                and decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48})
     (crowds.root / "train" / "gt").rename(tmp_path / "elsewhere")
     crowds.index().unlink()
     assert convert(FORM, crowds.root, tmp_path / "b", unlabelled=True).manifest == done.manifest
@@ -102,13 +105,17 @@ def test_unlabelled_sets_open_neither_annotations_nor_the_index(tmp_path, crowds
     ("damage", "reason"),
     [
         (lambda path: path.unlink(), "the annotation is missing"),
-        (lambda path: path.write_text("3 4 5 6 1 0\n3 4 5 six 1 0\n"), "line 2 should be the numbers x y w h o b, got '3 4 5 six 1 0'"),
+        (lambda path: path.write_text("3 4 5 6 1 0\n3 4 5 six 1 0\n"),
+         "line 2 should be the numbers x y w h o b, got '3 4 5 six 1 0'"),
         (lambda path: path.write_text("3 4 5 6 1 0\n\n3 4 5 6 1 0\n"), "line 2 should be the numbers"),
         (lambda path: path.write_text("3 4 5 6 1\n"), "line 1 should be the numbers"),
         (lambda path: path.write_text("3 4 5 6 1 0 9\n"), "line 1 should be the numbers"),
-        (lambda path: path.write_bytes(b"\xff\xfe\n"), r"line 1 should be the numbers x y w h o b, got '\\udcff\\udcfe'"),
-        (lambda path: path.write_text("3 4 5 6 1 0\nnan 4 5 6 1 0\n"), r"point 2 of 2 is \(nan, 4\), not a pair of numbers"),
-        (lambda path: path.write_text("3 4 5 6 1 0\n3 60 5 6 1 0\n"), r"point 2 of 2, x, y = \(3, 60\), lies outside the image of 48 x 32 px"),
+        (lambda path: path.write_bytes(b"\xff\xfe\n"),
+         r"line 1 should be the numbers x y w h o b, got '\\udcff\\udcfe'"),
+        (lambda path: path.write_text("3 4 5 6 1 0\nnan 4 5 6 1 0\n"),
+         r"point 2 of 2 is \(nan, 4\), not a pair of numbers"),
+        (lambda path: path.write_text("3 4 5 6 1 0\n3 60 5 6 1 0\n"),
+         r"point 2 of 2, x, y = \(3, 60\), lies outside the image of 48 x 32 px"),
     ],
 )
 def test_bad_annotations_stop_or_are_skipped(tmp_path, crowds, damage, reason):
@@ -117,7 +124,8 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, crowds, damage, reason):
         convert(FORM, crowds.root, tmp_path / "set")
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
     done = convert(FORM, crowds.root, tmp_path / "set", skip_bad=True)
-    assert ShardReader(done.url).keys() == ["0003", "0020"] and [entry["file"] for entry in done.skipped] == ["train/images/0100.jpg"]
+    assert (ShardReader(done.url).keys() == ["0003", "0020"]
+            and [entry["file"] for entry in done.skipped] == ["train/images/0100.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +148,9 @@ def test_a_damaged_index_is_never_taken(tmp_path, crowds, line):
     lines = ["0003,4,street,0,0", line, "0020,0,penguins,0,1"]
     crowds.index().write_bytes("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
     for skip_bad in (False, True):
-        with pytest.raises(InputError, match=r"train/image_labels\.txt: line 2 should be name, count, scene type, weather 0 to 3, .* or remove it") as caught:
+        with pytest.raises(InputError,
+                           match=r"train/image_labels\.txt: line 2 should be name, count, scene type, weather 0 to 3, "
+                                 r".* or remove it") as caught:
             convert(FORM, crowds.root, tmp_path / "set", skip_bad=skip_bad)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500 and not (tmp_path / "set").exists()
     crowds.index().unlink()
@@ -152,7 +162,8 @@ def test_an_annotation_without_its_image(tmp_path, crowds):
     crowds.annotation("._0003").write_text("what macOS leaves in archives")
     with pytest.raises(InputError, match=r"train/gt/0100\.txt: an annotation without its image"):
         convert(FORM, crowds.root, tmp_path / "set")
-    assert [entry["file"] for entry in convert(FORM, crowds.root, tmp_path / "set", skip_bad=True).skipped] == ["train/gt/0100.txt"]
+    assert [entry["file"]
+            for entry in convert(FORM, crowds.root, tmp_path / "set", skip_bad=True).skipped] == ["train/gt/0100.txt"]
 
 
 def test_other_folders_are_explained(tmp_path, crowds):

@@ -37,7 +37,8 @@ def samples(done):
 def test_points_and_facts_come_back_as_annotated(tmp_path, crowds):
     done = convert(FORM, crowds.root, tmp_path / "set")
     manifest = verify(done.url)
-    assert (manifest.name, manifest.split, manifest.labelled, manifest.statistics["persons"]) == ("nwpu-crowd", "train", True, 3)
+    assert (manifest.name, manifest.split, manifest.labelled,
+            manifest.statistics["persons"]) == ("nwpu-crowd", "train", True, 3)
     assert ShardReader(done.url).keys() == ["0007", "0110"]
     first, empty = samples(done)
     np.testing.assert_array_equal(first.points, [[3, 4], [47, 31], [3, 4]])
@@ -52,7 +53,8 @@ def test_points_and_facts_come_back_as_annotated(tmp_path, crowds):
         "luminance": 1,
         "scene_level": 3,
     }
-    assert empty.points.shape == (0, 2) and (empty.scene["count"], empty.scene["luminance"], empty.scene["scene_level"]) == (0, 2, 0)
+    assert (empty.points.shape == (0, 2)
+            and (empty.scene["count"], empty.scene["luminance"], empty.scene["scene_level"]) == (0, 2, 0))
     done = convert(FORM, crowds.root, tmp_path / "val", split="val")
     assert [sample.points.tolist() for sample in samples(done)] == [[[9, 9.5]]] and done.manifest.split == "val"
 
@@ -77,7 +79,8 @@ def test_images_in_parts_make_the_same_set(tmp_path, crowds, nwpu):
 
 def test_the_test_split_has_no_labels(tmp_path, crowds):
     crowds.annotation("3610").write_text(crowds.annotation("0008").read_text())
-    with pytest.raises(InputError, match="the labels of NWPU-Crowd's test split were never released; convert with --unlabelled") as caught:
+    never = "the labels of NWPU-Crowd's test split were never released; convert with --unlabelled"
+    with pytest.raises(InputError, match=never) as caught:
         convert(FORM, crowds.root, tmp_path / "set", split="test", skip_bad=True)
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
     done = convert(FORM, crowds.root, tmp_path / "set", split="test", unlabelled=True)
@@ -92,7 +95,8 @@ def test_unlabelled_sets_do_not_open_annotations_and_tell_nothing_of_the_count(t
     for index, (name, luminance) in enumerate((("0007", 1), ("0110", 2))):
         key, members = ShardReader(done.url).read(index)
         assert set(members) == {"jpg", "json"}
-        assert decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48, "luminance": luminance}
+        assert decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48,
+                                              "luminance": luminance}
     (crowds.root / "jsons").rename(tmp_path / "elsewhere")
     assert convert(FORM, crowds.root, tmp_path / "b", unlabelled=True).manifest == done.manifest
     with pytest.raises(InputError, match="jsons is missing; convert with --unlabelled, or add it"):
@@ -128,11 +132,14 @@ def test_codes_are_taken_where_they_are_codes(tmp_path, nwpu, codes, facts):
         (lambda path: path.write_text(path.read_text()[:-9]), "not JSON"),
         (lambda path: path.write_text("[[3, 4]]"), "wrong layout: holds list, not an object"),
         (lambda path: path.write_text("{}"), "wrong layout: points must be N x 2 numbers, got nothing"),
-        (lambda path: path.write_text('{"points": [[1, 2, 3]]}'), r"points must be N x 2 numbers, got int64 of shape \(1, 3\)"),
-        (lambda path: path.write_text('{"points": [[1, 2], [3]]}'), "points must be N x 2 numbers, got lists of unequal length"),
+        (lambda path: path.write_text('{"points": [[1, 2, 3]]}'),
+         r"points must be N x 2 numbers, got int64 of shape \(1, 3\)"),
+        (lambda path: path.write_text('{"points": [[1, 2], [3]]}'),
+         "points must be N x 2 numbers, got lists of unequal length"),
         (lambda path: path.write_text('{"points": [["1", "2"]]}'), "points must be N x 2 numbers"),
         (lambda path: path.write_text('{"points": [[1, NaN]]}'), r"point 1 of 1 is \(1, nan\), not a pair of numbers"),
-        (lambda path: path.write_text(json.dumps({"points": [[3, 4], [60, 4]]})), r"point 2 of 2, x, y = \(60, 4\), lies outside the image of 48 x 32"),
+        (lambda path: path.write_text(json.dumps({"points": [[3, 4], [60, 4]]})),
+         r"point 2 of 2, x, y = \(60, 4\), lies outside the image of 48 x 32"),
     ],
 )
 def test_bad_annotations_stop_or_are_skipped(tmp_path, crowds, damage, reason):
@@ -147,9 +154,11 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, crowds, damage, reason):
 @pytest.mark.parametrize(
     ("lines", "reason", "file"),
     [
-        ("0110 2 0\n0007 1 3\n0009 1 1\n", r"images/0009\.jpg: the image is missing, line 3 of .*train\.txt names it", "images/0009.jpg"),
+        ("0110 2 0\n0007 1 3\n0009 1 1\n", r"images/0009\.jpg: the image is missing, line 3 of .*train\.txt names it",
+         "images/0009.jpg"),
         ("0110 2 0\n\n0007 1 3\n", r"train\.txt: line 2 names no image", "train.txt"),
-        ("0110 2 0\n0007 1 3\n0110 1 1\n", r"train\.txt: line 3 names '0110' again, after line 1; remove one of the two", "train.txt"),
+        ("0110 2 0\n0007 1 3\n0110 1 1\n",
+         r"train\.txt: line 3 names '0110' again, after line 1; remove one of the two", "train.txt"),
     ],
 )
 def test_a_line_that_cannot_be_taken_stops_or_is_skipped(tmp_path, crowds, lines, reason, file):
@@ -163,7 +172,9 @@ def test_a_line_that_cannot_be_taken_stops_or_is_skipped(tmp_path, crowds, lines
 
 
 def test_other_folders_are_explained(tmp_path, crowds):
-    with pytest.raises(InputError, match=r"images is missing; give the folder that holds images, jsons, train\.txt, val\.txt and test\.txt"):
+    with pytest.raises(InputError,
+                       match=r"images is missing; give the folder that holds images, jsons, train\.txt, val\.txt and "
+                             r"test\.txt"):
         convert(FORM, crowds.root / "jsons", tmp_path / "set")
     crowds.list("val").write_text("")
     with pytest.raises(InputError, match=r"val\.txt: the file is empty"):

@@ -20,7 +20,8 @@ def keys(place, **options):
 
 
 @pytest.mark.parametrize("annotations", ["ground_truth", "ground-truth"])
-@pytest.mark.parametrize(("part", "name"), [("part_A_final", "shanghaitech-A"), ("part_B", "shanghaitech-B"), ("mine", "shanghaitech")])
+@pytest.mark.parametrize(("part", "name"),
+                         [("part_A_final", "shanghaitech-A"), ("part_B", "shanghaitech-B"), ("mine", "shanghaitech")])
 def test_layouts_of_the_original_and_its_mirrors(tmp_path, shanghai, annotations, part, name):
     shanghai.root, shanghai.annotations = tmp_path / part, annotations
     shanghai.add(2, [[3.5, 4.25]])
@@ -42,12 +43,14 @@ def test_validation_is_set_aside_by_the_hash_of_the_name(tmp_path, shanghai):
     for number in range(1, 31):
         shanghai.add(number, [[3, 4]])
     expected = {
-        f"IMG_{number}" for number in range(1, 31) if int(hashlib.sha256(f"IMG_{number}".encode()).hexdigest()[:16], 16) < 16**16 // 5
+        f"IMG_{number}" for number in range(1, 31)
+        if int(hashlib.sha256(f"IMG_{number}".encode()).hexdigest()[:16], 16) < 16**16 // 5
     }
     assert 0 < len(expected) < 15
     val, train, everything = (keys((shanghai.root, tmp_path / split), split=split) for split in ("val", "train", "all"))
     assert set(val) == expected and sorted(val + train) == sorted(everything) and len(everything) == 30
-    lowest = [f"IMG_{n}" for n in range(1, 501) if hashlib.sha256(f"IMG_{n}".encode()).hexdigest() < hex(16**16 // 5)[2:]]
+    lowest = [f"IMG_{n}"
+              for n in range(1, 501) if hashlib.sha256(f"IMG_{n}".encode()).hexdigest() < hex(16**16 // 5)[2:]]
     assert [f"IMG_{n}" for n in range(1, 501) if is_validation(f"IMG_{n}")] == lowest and 80 < len(lowest) < 120
     shanghai.add(31, [[3, 4]])
     assert set(keys((shanghai.root, tmp_path / "again"), split="val")) - {"IMG_31"} == expected
@@ -75,10 +78,12 @@ def test_unlabelled_sets_do_not_open_annotations(tmp_path, shanghai):
     shanghai.add(2, None)
     done = convert(FORM, shanghai.root, tmp_path / "a", unlabelled=True)
     manifest = verify(done.url)
-    assert manifest.name == "shanghaitech-B-unlabelled" and not manifest.labelled and "persons" not in manifest.statistics
+    assert (manifest.name == "shanghaitech-B-unlabelled" and not manifest.labelled
+            and "persons" not in manifest.statistics)
     for index in range(2):
         key, members = ShardReader(done.url).read(index)
-        assert set(members) == {"jpg", "json"} and decode(key, members).points is None and "count" not in decode(key, members).scene
+        assert (set(members) == {"jpg", "json"} and decode(key, members).points is None
+                and "count" not in decode(key, members).scene)
     for path in (shanghai.root / "train_data" / "ground_truth").iterdir():
         path.unlink()
     (shanghai.root / "train_data" / "ground_truth").rmdir()
@@ -102,7 +107,8 @@ def test_other_folders_are_explained(tmp_path, shanghai):
 
 
 @pytest.mark.parametrize(
-    ("part", "images", "persons", "lowest", "highest", "repeated"), [("A", 300, 162_413, 33, 3138, 63), ("B", 400, 49_151, 12, 576, 38)]
+    ("part", "images", "persons", "lowest", "highest", "repeated"),
+    [("A", 300, 162_413, 33, 3138, 63), ("B", 400, 49_151, 12, 576, 38)]
 )
 def test_the_real_training_data(tmp_path, real_data, part, images, persons, lowest, highest, repeated):
     done = convert(FORM, real_data / "shanghaitech" / f"part_{part}_final", tmp_path / "set", max_shard_bytes=8 * 2**20)

@@ -29,7 +29,8 @@ def names(first, last):
 def test_all_images_in_the_order_of_their_numbers(tmp_path, cc50):
     done = convert(FORM, cc50, tmp_path / "set")
     manifest = verify(done.url)
-    assert (manifest.name, manifest.split, manifest.num_samples, "split_rule" in manifest.statistics) == ("ucf-cc-50", "all", 50, False)
+    assert (manifest.name, manifest.split, manifest.num_samples,
+            "split_rule" in manifest.statistics) == ("ucf-cc-50", "all", 50, False)
     assert ShardReader(done.url).keys() == names(1, 50) and manifest.statistics["persons"] == 1 + 2 + 3 + 4 + 5 + 45 * 6
     key, members = ShardReader(done.url).read(1)
     sample = decode(key, members)
@@ -41,15 +42,18 @@ def test_all_images_in_the_order_of_their_numbers(tmp_path, cc50):
 def test_the_folds_are_runs_of_ten(tmp_path, cc50):
     tested = []
     for fold in range(1, 6):
-        test, train = (convert(FORM, cc50, tmp_path / f"{fold}-{side}", split=f"fold-{fold}-{side}") for side in ("test", "train"))
+        test, train = (convert(FORM, cc50, tmp_path / f"{fold}-{side}", split=f"fold-{fold}-{side}")
+                       for side in ("test", "train"))
         assert ShardReader(test.url).keys() == names(10 * fold - 9, 10 * fold)
         assert sorted(ShardReader(train.url).keys() + ShardReader(test.url).keys()) == sorted(names(1, 50))
         assert test.manifest.split == f"fold-{fold}-test"
         tested += ShardReader(test.url).keys()
-        rule = f"fold {fold} of 5: test is images {10 * fold - 9}-{10 * fold} in the order of their numbers, train the others (ours)"
+        rule = (f"fold {fold} of 5: test is images {10 * fold - 9}-{10 * fold} in the order of their numbers, train "
+                "the others (ours)")
         assert test.manifest.statistics["split_rule"] == train.manifest.statistics["split_rule"] == rule
     assert tested == names(1, 50)
-    with pytest.raises(InputError, match="no split 'fold-6-test'; choose one of all, fold-1-train, fold-1-test, fold-2-train"):
+    with pytest.raises(InputError,
+                       match="no split 'fold-6-test'; choose one of all, fold-1-train, fold-1-test, fold-2-train"):
         convert(FORM, cc50, tmp_path / "set", split="fold-6-test")
 
 
@@ -74,7 +78,8 @@ def test_a_missing_image_is_named_once_and_no_fold_is_smaller_unseen(tmp_path, c
     (cc50 / "13.jpg").unlink()
     if not with_annotation:
         (cc50 / "13_ann.mat").unlink()
-    message = r"13_ann\.mat: an annotation without its image" if with_annotation else r"13\.jpg: the image is missing; fold-2-test needs all of its 10"
+    message = (r"13_ann\.mat: an annotation without its image" if with_annotation
+               else r"13\.jpg: the image is missing; fold-2-test needs all of its 10")
     with pytest.raises(InputError, match=message):
         convert(FORM, cc50, tmp_path / "set", split="fold-2-test")
     done = convert(FORM, cc50, tmp_path / "set", split="fold-2-test", skip_bad=True)
@@ -89,7 +94,8 @@ def test_an_image_that_is_none_of_the_fifty(tmp_path, cc50, pairs):
     with pytest.raises(InputError, match=r"\d+\.jpg: not one of the images 1 to 50; remove it"):
         convert(FORM, cc50, tmp_path / "set")
     done = convert(FORM, cc50, tmp_path / "set", split="fold-1-test", skip_bad=True)
-    assert ShardReader(done.url).keys() == names(1, 10) and sorted(entry["file"] for entry in done.skipped) == ["02.jpg", "51.jpg"]
+    assert (ShardReader(done.url).keys() == names(1, 10)
+            and sorted(entry["file"] for entry in done.skipped) == ["02.jpg", "51.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -98,8 +104,10 @@ def test_an_image_that_is_none_of_the_fifty(tmp_path, cc50, pairs):
         (lambda path: path.unlink(), "the annotation is missing"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: path.write_text("text"), "not a MATLAB file that can be read"),
-        (lambda path: scipy.io.savemat(path, {"points": np.zeros((2, 2))}), "wrong layout: annPoints must be N x 2 numbers, got nothing"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros(3)}), "wrong layout: annPoints must be N x 2 numbers"),
+        (lambda path: scipy.io.savemat(path, {"points": np.zeros((2, 2))}),
+         "wrong layout: annPoints must be N x 2 numbers, got nothing"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros(3)}),
+         "wrong layout: annPoints must be N x 2 numbers"),
         (lambda path: scipy.io.savemat(path, {"annPoints": [[np.inf, 4]]}), "not a pair of numbers"),
         (lambda path: scipy.io.savemat(path, {"annPoints": [[40, 4]]}), "lies outside the image of 32 x 16 px"),
     ],
@@ -110,7 +118,8 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, cc50, damage, reason):
         convert(FORM, cc50, tmp_path / "set", split="fold-1-test")
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
     done = convert(FORM, cc50, tmp_path / "set", split="fold-1-test", skip_bad=True)
-    assert ShardReader(done.url).keys() == [*names(1, 6), *names(8, 10)] and [entry["file"] for entry in done.skipped] == ["7.jpg"]
+    assert (ShardReader(done.url).keys() == [*names(1, 6), *names(8, 10)]
+            and [entry["file"] for entry in done.skipped] == ["7.jpg"])
     assert convert(FORM, cc50, tmp_path / "fold-2", split="fold-2-test").manifest.num_samples == 10
 
 

@@ -31,12 +31,14 @@ def test_points_come_back_as_annotated(tmp_path, qnrf):
     done = convert(FORM, qnrf, tmp_path / "set")
     manifest = verify(done.url)
     assert (manifest.name, manifest.split, manifest.labelled) == ("ucf-qnrf", "all", True)
-    assert manifest.statistics["persons"] == 3 and manifest.statistics["num_repeated_points"] == 1 and "split_rule" not in manifest.statistics
+    assert (manifest.statistics["persons"] == 3 and manifest.statistics["num_repeated_points"] == 1
+            and "split_rule" not in manifest.statistics)
     key, members = ShardReader(done.url).read(0)
     sample = decode(key, members)
     np.testing.assert_array_equal(sample.points, [[3.5, 4.25], [47, 31], [3.5, 4.25]])
     assert sample.boxes is None and members["jpg"] == (qnrf / "Train" / "img_0001.jpg").read_bytes()
-    assert sample.scene == {"id": "img_0001", "file": "img_0001.jpg", "height": 32, "width": 48, "count": 3, "num_repeated_points": 1}
+    assert sample.scene == {"id": "img_0001", "file": "img_0001.jpg", "height": 32, "width": 48, "count": 3,
+                            "num_repeated_points": 1}
     assert decode(*ShardReader(done.url).read(1)).points.shape == (0, 2)
 
 
@@ -90,10 +92,14 @@ def test_other_folders_are_explained(tmp_path, qnrf):
         (lambda path: path.unlink(), "the annotation is missing"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "not a MATLAB file that can be read"),
-        (lambda path: scipy.io.savemat(path, {"image_info": np.zeros((2, 2))}), "wrong layout: annPoints must be N x 2 numbers, got nothing"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros((2, 3))}), r"annPoints must be N x 2 numbers, got float64 of shape \(2, 3\)"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": [[3, np.nan]]}), r"point 1 of 1 is \(3, nan\), not a pair of numbers"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": [[3, 4], [60, 4]]}), r"point 2 of 2, x, y = \(60, 4\), lies outside the image of 48 x 32"),
+        (lambda path: scipy.io.savemat(path, {"image_info": np.zeros((2, 2))}),
+         "wrong layout: annPoints must be N x 2 numbers, got nothing"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros((2, 3))}),
+         r"annPoints must be N x 2 numbers, got float64 of shape \(2, 3\)"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": [[3, np.nan]]}),
+         r"point 1 of 1 is \(3, nan\), not a pair of numbers"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": [[3, 4], [60, 4]]}),
+         r"point 2 of 2, x, y = \(60, 4\), lies outside the image of 48 x 32"),
     ],
 )
 def test_bad_annotations_stop_or_are_skipped(tmp_path, qnrf, damage, reason):
@@ -102,7 +108,8 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, qnrf, damage, reason):
         convert(FORM, qnrf, tmp_path / "set")
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
     done = convert(FORM, qnrf, tmp_path / "set", skip_bad=True)
-    assert ShardReader(done.url).keys() == ["img_0001"] and [entry["file"] for entry in done.skipped] == ["Train/img_0002.jpg"]
+    assert (ShardReader(done.url).keys() == ["img_0001"]
+            and [entry["file"] for entry in done.skipped] == ["Train/img_0002.jpg"])
 
 
 def test_an_annotation_without_its_image(tmp_path, qnrf):
@@ -110,4 +117,5 @@ def test_an_annotation_without_its_image(tmp_path, qnrf):
     (qnrf / "Train" / "._img_0001_ann.mat").write_text("what macOS leaves in archives")
     with pytest.raises(InputError, match=r"img_0002_ann\.mat: an annotation without its image"):
         convert(FORM, qnrf, tmp_path / "set")
-    assert [entry["file"] for entry in convert(FORM, qnrf, tmp_path / "set", skip_bad=True).skipped] == ["Train/img_0002_ann.mat"]
+    assert [entry["file"]
+            for entry in convert(FORM, qnrf, tmp_path / "set", skip_bad=True).skipped] == ["Train/img_0002_ann.mat"]

@@ -12,7 +12,8 @@ from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
 
 FORM = FORMATS["wider_face"]
-FIRST, SECOND, THIRD = "0--Parade/0_Parade_marchingband_1_849.jpg", "0--Parade/0_Parade_Parade_0_452.jpg", "1--Handshaking/1_Handshaking_1_1.jpg"
+FIRST, SECOND, THIRD = ("0--Parade/0_Parade_marchingband_1_849.jpg", "0--Parade/0_Parade_Parade_0_452.jpg",
+                        "1--Handshaking/1_Handshaking_1_1.jpg")
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def test_boxes_come_back_as_annotated(tmp_path, faces):
     done = convert(FORM, faces.root, tmp_path / "set")
     manifest = verify(done.url)
     assert (manifest.name, manifest.split, manifest.labelled, manifest.num_samples) == ("wider-face", "train", True, 3)
-    assert manifest.statistics["persons"] == 4 and not {"num_cut_boxes", "num_left_out_boxes", "num_clipped_points"} & set(manifest.statistics)
+    assert (manifest.statistics["persons"] == 4
+            and not {"num_cut_boxes", "num_left_out_boxes", "num_clipped_points"} & set(manifest.statistics))
     assert ShardReader(done.url).keys() == [
         "0--Parade_0_Parade_Parade_0_452", "0--Parade_0_Parade_marchingband_1_849", "1--Handshaking_1_Handshaking_1_1"
     ]
@@ -51,7 +53,8 @@ def test_boxes_come_back_as_annotated(tmp_path, faces):
     assert sample.boxes.dtype == np.float32
     # A box of one pixel has that pixel for its point.
     np.testing.assert_array_equal(sample.points, [[8.5, 10.5], [23.5, 15.5], [20, 3.5]])
-    assert sample.scene == {"id": FIRST[:-4], "file": "0_Parade_marchingband_1_849.jpg", "height": 32, "width": 48, "count": 3}
+    assert sample.scene == {"id": FIRST[:-4], "file": "0_Parade_marchingband_1_849.jpg", "height": 32, "width": 48,
+                            "count": 3}
     empty = found[SECOND[:-4]]
     assert empty.boxes.shape == (0, 4) and empty.points.shape == (0, 2) and empty.scene["count"] == 0
 
@@ -98,22 +101,30 @@ def test_a_largest_size_shrinks_boxes_with_the_pixels(tmp_path, wider):
 def test_unlabelled_sets_hold_no_boxes_and_do_not_open_the_annotations(tmp_path, faces):
     faces.annotations().write_text("damaged")
     done = convert(FORM, faces.root, tmp_path / "a", unlabelled=True)
-    assert done.manifest.name == "wider-face-unlabelled" and not done.manifest.labelled and "persons" not in done.manifest.statistics
+    assert (done.manifest.name == "wider-face-unlabelled" and not done.manifest.labelled
+            and "persons" not in done.manifest.statistics)
     for index in range(3):
         key, members = ShardReader(done.url).read(index)
-        assert set(members) == {"jpg", "json"} and decode(key, members).boxes is None and "count" not in decode(key, members).scene
+        assert (set(members) == {"jpg", "json"} and decode(key, members).boxes is None
+                and "count" not in decode(key, members).scene)
     faces.annotations().unlink()
     assert convert(FORM, faces.root, tmp_path / "b", unlabelled=True).manifest == done.manifest
-    with pytest.raises(InputError, match=r"wider_face_split/wider_face_train_bbx_gt\.txt is missing; convert with --unlabelled, or add it"):
+    with pytest.raises(InputError,
+                       match=r"wider_face_split/wider_face_train_bbx_gt\.txt is missing; convert with --unlabelled, or "
+                             r"add it"):
         convert(FORM, faces.root, tmp_path / "c")
 
 
 def test_other_folders_are_explained(tmp_path, faces):
-    with pytest.raises(InputError, match="WIDER_train/images is missing; give the folder that holds WIDER_train, WIDER_val and wider_face_split"):
+    with pytest.raises(InputError,
+                       match="WIDER_train/images is missing; give the folder that holds WIDER_train, WIDER_val and "
+                             "wider_face_split"):
         convert(FORM, faces.root / "WIDER_train", tmp_path / "set")
     for path in faces.root.rglob("*.jpg"):
         path.unlink()
-    with pytest.raises(InputError, match=r"0_Parade_marchingband_1_849\.jpg: the image is missing, line 1 of .*train_bbx_gt\.txt names it"):
+    with pytest.raises(InputError,
+                       match=r"0_Parade_marchingband_1_849\.jpg: the image is missing, line 1 of .*train_bbx_gt\.txt "
+                             r"names it"):
         convert(FORM, faces.root, tmp_path / "set")
     with pytest.raises(InputError, match="no images of the split 'train'"):
         convert(FORM, faces.root, tmp_path / "set", skip_bad=True)
@@ -157,10 +168,12 @@ def test_a_file_whose_lines_do_not_follow_each_other_is_never_taken(tmp_path, fa
         ("4 5 10 12 0 0 0 2 0 0", "line 4: invalid should be 0 or 1, got '4 5 10 12 0 0 0 2 0 0'"),
         ("4 5 10 12 0 0 0 nan 0 0", "line 4: invalid should be 0 or 1"),
         ("", "line 4 should be the numbers"),
-        ("nan 5 10 12 0 0 0 0 0 0", r"line 1 \(0--Parade/0_Parade_marchingband_1_849\): box 2 of 3, .* is not four finite numbers"),
+        ("nan 5 10 12 0 0 0 0 0 0",
+         r"line 1 \(0--Parade/0_Parade_marchingband_1_849\): box 2 of 3, .* is not four finite numbers"),
         ("4 5 10 inf 0 0 0 0 0 0", r"box 2 of 3, .* = \(4, 5, 10, inf\), is not four finite numbers"),
         ("4 5 nan 12 0 0 0 0 0 0", r"box 2 of 3, .* is not four finite numbers"),
-        ("43 5 11 12 0 0 0 0 0 0", r"box 2 of 3, left, top, width, height = \(43, 5, 11, 12\), has its centre outside the image of 48 x 32 px"),
+        ("43 5 11 12 0 0 0 0 0 0",
+         r"box 2 of 3, left, top, width, height = \(43, 5, 11, 12\), has its centre outside the image of 48 x 32 px"),
         ("4 -30 10 12 0 0 0 0 0 0", r"box 2 of 3, .* has its centre outside the image of 48 x 32 px"),
     ],
 )
@@ -170,12 +183,15 @@ def test_a_bad_box_stops_or_its_image_is_skipped(tmp_path, faces, line, reason):
         convert(FORM, faces.root, tmp_path / "set")
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
     done = convert(FORM, faces.root, tmp_path / "set", skip_bad=True)
-    assert done.manifest.num_samples == 2 and [entry["file"] for entry in done.skipped] == [f"WIDER_train/images/{FIRST}"]
+    assert (done.manifest.num_samples == 2
+            and [entry["file"] for entry in done.skipped] == [f"WIDER_train/images/{FIRST}"])
 
 
 def test_images_and_entries_without_each_other(tmp_path, faces):
     edit(faces.annotations(), lambda lines: lines.__delitem__(slice(8, None)))
-    with pytest.raises(InputError, match=r"1_Handshaking_1_1\.jpg: .*train_bbx_gt\.txt does not name it; add its boxes or remove the image"):
+    with pytest.raises(InputError,
+                       match=r"1_Handshaking_1_1\.jpg: .*train_bbx_gt\.txt does not name it; add its boxes or remove "
+                             r"the image"):
         convert(FORM, faces.root, tmp_path / "set")
     (faces.root / "WIDER_train" / "images" / FIRST).write_bytes(b"no image")
     (faces.root / "WIDER_train" / "images" / SECOND).rename(faces.root / "WIDER_train" / "images" / "else.jpg")
@@ -184,12 +200,15 @@ def test_images_and_entries_without_each_other(tmp_path, faces):
     edit(faces.annotations(), lambda lines: lines.extend(["else.jpg", "1", "7 8 3 5 0 0 0 0 0 0"]))
     done = convert(FORM, faces.root, tmp_path / "set", skip_bad=True)
     assert ShardReader(done.url).keys() == ["else"]
-    assert [entry["file"] for entry in done.skipped] == [f"WIDER_train/images/{name}" for name in (SECOND, FIRST, THIRD)]
+    assert [entry["file"] for entry in done.skipped] == [f"WIDER_train/images/{name}"
+                                                         for name in (SECOND, FIRST, THIRD)]
 
 
 def test_lines_as_other_systems_write_them(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_bytes(b"a/1.jpg\r\n0\r\n0 0 0 0 0 0 0 0 0 0 \r\nb/2.JPG\r\n1\r\n1 2 3 4 0 0 0 0 0 0 \r\nc/\xff.jpg\r\n0\r\nd/4.jpg\r\n0\r\n\r\n\r\n")
+    path.write_bytes(b"a/1.jpg\r\n0\r\n0 0 0 0 0 0 0 0 0 0 \r\nb/2.JPG\r\n1\r\n1 2 3 4 0 0 0 0 0 0 "
+                     b"\r\nc/\xff.jpg\r\n0\r\nd/4.jpg\r\n0\r\n\r\n\r\n")
     entries = read_entries(path)
-    assert {name: entry.line for name, entry in entries.items()} == {"a/1.jpg": 1, "b/2.JPG": 4, "c/\udcff.jpg": 7, "d/4.jpg": 9}
+    assert {name: entry.line
+            for name, entry in entries.items()} == {"a/1.jpg": 1, "b/2.JPG": 4, "c/\udcff.jpg": 7, "d/4.jpg": 9}
     assert [entry.boxes for entry in entries.values()] == [(), ("1 2 3 4 0 0 0 0 0 0",), (), ()]

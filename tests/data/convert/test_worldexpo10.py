@@ -1,4 +1,6 @@
-"""WorldExpo'10: both layouts of frames, scenes that divide the training data, regions of interest, and what is said of damage."""
+"""WorldExpo'10: both layouts of frames, scenes that divide the training data, regions of interest, and what is said of
+damage.
+"""
 
 from __future__ import annotations
 
@@ -71,9 +73,11 @@ def test_the_test_split(tmp_path, frames):
 
 def test_frames_in_a_folder_per_scene_make_the_same_sets(tmp_path, frames, worldexpo_by_scene):
     build(worldexpo_by_scene)
-    assert (worldexpo_by_scene.root / "train_frame" / "200247").is_dir() and not (frames.root / "train_frame" / "200247").exists()
+    assert (worldexpo_by_scene.root / "train_frame"
+            / "200247").is_dir() and not (frames.root / "train_frame" / "200247").exists()
     for split in ("all", "test"):
-        flat, nested = (convert(FORM, expo.root, tmp_path / f"{split}-{expo.nested}", split=split).manifest for expo in (frames, worldexpo_by_scene))
+        flat, nested = (convert(FORM, expo.root, tmp_path / f"{split}-{expo.nested}", split=split).manifest
+                        for expo in (frames, worldexpo_by_scene))
         assert flat == nested
 
 
@@ -83,9 +87,12 @@ def test_validation_is_set_aside_by_scene(tmp_path, worldexpo):
     for name in names:
         worldexpo.add(name, [[3, 4]])
     expected = [name for name in names if is_validation(name[:6])]
-    assert 0 < len(expected) < 30 and expected != [name for name in names if is_validation(name)], "the hash of the frame's name is another split"
-    sets = {split: ShardReader(convert(FORM, worldexpo.root, tmp_path / split, split=split).url).keys() for split in ("train", "val", "all")}
-    assert sets["val"] == expected and sets["all"] == names and sets["train"] == [name for name in names if name not in expected]
+    assert (0 < len(expected) < 30 and expected
+            != [name for name in names if is_validation(name)]), "the hash of the frame's name is another split"
+    sets = {split: ShardReader(convert(FORM, worldexpo.root, tmp_path / split, split=split).url).keys()
+            for split in ("train", "val", "all")}
+    assert (sets["val"] == expected and sets["all"] == names
+            and sets["train"] == [name for name in names if name not in expected])
     assert not {name[:6] for name in sets["train"]} & {name[:6] for name in sets["val"]}
     for split in ("train", "val"):
         assert verify(tmp_path / split).statistics["split_rule"] == "val: SHA-256 of the scene's name below 0.2"
@@ -96,9 +103,13 @@ def test_validation_is_set_aside_by_scene(tmp_path, worldexpo):
 def test_a_scene_on_the_wrong_side_is_refused(tmp_path, frames):
     frames.add(f"{TEST_SCENES[2]}_1", [[1, 1]])
     frames.add("100140_1", [[1, 1]], side="test")
-    with pytest.raises(InputError, match=r"train_frame/200702_1\.jpg: shows one of the scenes for testing; remove it from train_frame"):
+    with pytest.raises(InputError,
+                       match=r"train_frame/200702_1\.jpg: shows one of the scenes for testing; remove it from "
+                             r"train_frame"):
         convert(FORM, frames.root, tmp_path / "set")
-    with pytest.raises(InputError, match=r"test_frame/100140_1\.jpg: shows none of the scenes for testing; remove it from test_frame"):
+    with pytest.raises(InputError,
+                       match=r"test_frame/100140_1\.jpg: shows none of the scenes for testing; remove it from "
+                             r"test_frame"):
         convert(FORM, frames.root, tmp_path / "set", split="test")
     for split, keys in (("all", [FIRST, SECOND, OTHER]), ("test", [TESTED])):
         done = convert(FORM, frames.root, tmp_path / split, split=split, skip_bad=True)
@@ -117,7 +128,8 @@ def test_a_largest_size_moves_points_and_regions_with_the_pixels(tmp_path, world
 def test_arrays_as_matlab_may_store_them(tmp_path, frames):
     scipy.io.savemat(frames.label(FIRST), {"point_position": np.zeros((0, 0))})
     scipy.io.savemat(frames.label(SECOND), {"point_position": np.array([[3, 4]], np.uint16)})
-    scipy.io.savemat(frames.roi("100140"), {"maskVerticesXCoordinates": np.array([[1, 9, 9]]), "maskVerticesYCoordinates": np.array([[2, 2, 8]])})
+    scipy.io.savemat(frames.roi("100140"), {"maskVerticesXCoordinates": np.array([[1, 9, 9]]),
+                                            "maskVerticesYCoordinates": np.array([[2, 2, 8]])})
     first, second, _ = samples(convert(FORM, frames.root, tmp_path / "set"))
     assert first.points.shape == (0, 2) and second.points.tolist() == [[3, 4]]
     assert first.scene["roi"] == second.scene["roi"] == [[1, 2], [9, 2], [9, 8]]
@@ -132,7 +144,8 @@ def test_unlabelled_sets_do_not_open_annotations(tmp_path, frames):
     for index, name in enumerate((FIRST, SECOND, OTHER)):
         key, members = ShardReader(done.url).read(index)
         assert key == name and set(members) == {"jpg", "json"}
-        assert decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48, "scene": name[:6]}
+        assert decode(key, members).scene == {"id": name, "file": f"{name}.jpg", "height": 32, "width": 48,
+                                              "scene": name[:6]}
     (frames.root / "train_label").rename(tmp_path / "elsewhere")
     assert convert(FORM, frames.root, tmp_path / "b", unlabelled=True).manifest == done.manifest
     with pytest.raises(InputError, match="train_label is missing; convert with --unlabelled, or add it"):
@@ -145,10 +158,14 @@ def test_unlabelled_sets_do_not_open_annotations(tmp_path, frames):
         (lambda path: path.unlink(), "the annotation is missing"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "not a MATLAB file that can be read"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros((2, 2))}), "wrong layout: point_position must be N x 2 numbers, got nothing"),
-        (lambda path: scipy.io.savemat(path, {"point_position": np.zeros((2, 3))}), r"point_position must be N x 2 .* of shape \(2, 3\)"),
-        (lambda path: scipy.io.savemat(path, {"point_position": [[3, np.nan]]}), r"point 1 of 1 is \(3, nan\), not a pair of numbers"),
-        (lambda path: scipy.io.savemat(path, {"point_position": [[3, 4], [60, 4]]}), r"point 2 of 2, x, y = \(60, 4\), lies outside the image"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros((2, 2))}),
+         "wrong layout: point_position must be N x 2 numbers, got nothing"),
+        (lambda path: scipy.io.savemat(path, {"point_position": np.zeros((2, 3))}),
+         r"point_position must be N x 2 .* of shape \(2, 3\)"),
+        (lambda path: scipy.io.savemat(path, {"point_position": [[3, np.nan]]}),
+         r"point 1 of 1 is \(3, nan\), not a pair of numbers"),
+        (lambda path: scipy.io.savemat(path, {"point_position": [[3, 4], [60, 4]]}),
+         r"point 2 of 2, x, y = \(60, 4\), lies outside the image"),
     ],
 )
 def test_bad_annotations_stop_or_are_skipped(tmp_path, frames, damage, reason):
@@ -157,11 +174,13 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, frames, damage, reason):
         convert(FORM, frames.root, tmp_path / "set")
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
     done = convert(FORM, frames.root, tmp_path / "set", skip_bad=True)
-    assert ShardReader(done.url).keys() == [FIRST, OTHER] and [entry["file"] for entry in done.skipped] == [f"train_frame/{SECOND}.jpg"]
+    assert (ShardReader(done.url).keys() == [FIRST, OTHER]
+            and [entry["file"] for entry in done.skipped] == [f"train_frame/{SECOND}.jpg"])
 
 
 def region(x, y):
-    return lambda path: scipy.io.savemat(path, {"maskVerticesXCoordinates": np.array(x), "maskVerticesYCoordinates": np.array(y)})
+    return lambda path: scipy.io.savemat(path, {"maskVerticesXCoordinates": np.array(x),
+                                                "maskVerticesYCoordinates": np.array(y)})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +188,8 @@ def region(x, y):
     [
         (lambda path: path.unlink(), "the annotation is missing"),
         (lambda path: path.write_text("text"), "not a MATLAB file that can be read"),
-        (lambda path: scipy.io.savemat(path, {"maskVerticesXCoordinates": np.array([1, 2, 3])}), "maskVerticesXCoordinates and maskVerticesYCoordinates"),
+        (lambda path: scipy.io.savemat(path, {"maskVerticesXCoordinates": np.array([1, 2, 3])}),
+         "maskVerticesXCoordinates and maskVerticesYCoordinates"),
         (region([1, 2, 3], [1, 2]), "must be the x and y of three vertices or more"),
         (region([1, 2], [1, 2]), "must be the x and y of three vertices or more"),
         (region([], []), "must be the x and y of three vertices or more"),
@@ -198,13 +218,16 @@ def test_an_annotation_without_its_image(tmp_path, frames):
 
 def test_a_frame_in_both_layouts_is_refused(tmp_path, frames):
     (frames.root / "train_frame" / "100140").mkdir()
-    (frames.root / "train_frame" / "100140" / f"{FIRST}.jpg").write_bytes((frames.root / "train_frame" / f"{FIRST}.jpg").read_bytes())
+    (frames.root / "train_frame" / "100140"
+     / f"{FIRST}.jpg").write_bytes((frames.root / "train_frame" / f"{FIRST}.jpg").read_bytes())
     with pytest.raises(InputError, match=rf"{FIRST}\.jpg: has the same key {FIRST} as .*; rename one of them"):
         convert(FORM, frames.root, tmp_path / "set")
 
 
 def test_other_folders_are_explained(tmp_path, frames):
-    with pytest.raises(InputError, match="train_frame is missing; give the folder that holds train_frame, train_label, test_frame and test_label"):
+    with pytest.raises(InputError,
+                       match="train_frame is missing; give the folder that holds train_frame, train_label, test_frame "
+                             "and test_label"):
         convert(FORM, frames.root / "train_frame", tmp_path / "set")
     (tmp_path / "empty" / "train_frame").mkdir(parents=True)
     (tmp_path / "empty" / "train_label").mkdir()

@@ -28,7 +28,8 @@ def _naive(layer: NormedConvolution, features: torch.Tensor) -> torch.Tensor:
     for side in (features.shape[3], features.shape[2]):
         total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
         padding += [total // 2, total - total // 2]
-    convolved = functional.conv2d(functional.pad(features, padding), layer.conv.weight, None, stride, 0, 1, layer.conv.groups)
+    convolved = functional.conv2d(functional.pad(features, padding), layer.conv.weight, None, stride, 0, 1,
+                                  layer.conv.groups)
     norm = layer.norm
     normed = (convolved - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + 1e-3).sqrt()
     normed = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
@@ -36,7 +37,8 @@ def _naive(layer: NormedConvolution, features: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("activated", [True, False])
-@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 8), (5, 1, 8), (3, 2, 8), (5, 2, 8), (3, 2, 1)])
+@pytest.mark.parametrize(("kernel", "stride", "groups"),
+                         [(1, 1, 1), (3, 1, 8), (5, 1, 8), (3, 2, 8), (5, 2, 8), (3, 2, 1)])
 def test_a_layer_equals_its_definition(kernel: int, stride: int, groups: int, activated: bool) -> None:
     torch.manual_seed(0)
     layer = _moved(NormedConvolution(8, 8, kernel, stride=stride, groups=groups, activated=activated)).eval()
@@ -67,20 +69,26 @@ def test_in_training_without_frozen_statistics_the_batch_normalises() -> None:
 
 def test_widths_and_depths_are_those_of_the_publication() -> None:
     assert widths(1.0) == (16, 24, 40, 80, 112, 192, 320) and widths(1.1) == (16, 24, 48, 88, 120, 208, 352)
-    assert depths(1.0) == (1, 2, 2, 3, 3, 4, 1) and depths(1.1) == (1, 3, 3, 4, 4, 5, 1) and depths(1.2) == (1, 3, 3, 4, 4, 5, 1)
+    assert (depths(1.0) == (1, 2, 2, 3, 3, 4, 1) and depths(1.1) == (1, 3, 3, 4, 4, 5, 1)
+            and depths(1.2) == (1, 3, 3, 4, 4, 5, 1))
 
 
 def test_lite0_has_as_many_parameters_as_its_file_without_the_head() -> None:
-    """The file of ImageNet's weights has 4,652,008, of which the last 1x1 convolution, its norm and the classifier are not used."""
+    """The file of ImageNet's weights has 4,652,008, of which the last 1x1 convolution, its norm and the classifier are
+    not used.
+    """
     made = nn.ModuleList(levels(1.0, 1.0, finest=8, coarsest=32))
-    assert sum(parameter.numel() for parameter in made.parameters()) == 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000
+    assert sum(parameter.numel()
+               for parameter in made.parameters()) == 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000
 
 
 def test_names_in_files() -> None:
     assert file_names("stem.conv.weight", 1.0) == ("_conv_stem.weight", "conv_stem.weight")
     assert file_names("stem.norm.running_var", 1.0) == ("_bn0.running_var", "bn1.running_var")
     assert file_names("block0.depthwise.norm.bias", 1.0) == ("_blocks.0._bn1.bias", "blocks.0.0.bn1.bias")
-    assert file_names("block0.project.conv.weight", 1.0) == ("_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight")
-    assert file_names("block3.expand.conv.weight", 1.0) == ("_blocks.3._expand_conv.weight", "blocks.2.0.conv_pw.weight")
+    assert file_names("block0.project.conv.weight", 1.0) == ("_blocks.0._project_conv.weight",
+                                                             "blocks.0.0.conv_pw.weight")
+    assert file_names("block3.expand.conv.weight", 1.0) == ("_blocks.3._expand_conv.weight",
+                                                            "blocks.2.0.conv_pw.weight")
     assert file_names("block3.expand.conv.weight", 1.1)[1] == "blocks.1.2.conv_pw.weight"
     assert file_names("block15.project.norm.weight", 1.0) == ("_blocks.15._bn2.weight", "blocks.6.0.bn3.weight")

@@ -8,7 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import Backbone, Use
-from crowddist.models.backbones.encoder import Encoder, FeaturePyramid, first_pretrained_parameters, pretrained_parameters
+from crowddist.models.backbones.encoder import (
+    Encoder,
+    FeaturePyramid,
+    first_pretrained_parameters,
+    pretrained_parameters,
+)
 from crowddist.models.backbones.table import BACKBONES, names_for
 from crowddist.models.norm import SyncBatchNorm2d
 
@@ -60,7 +65,8 @@ def test_every_batch_norm_is_synchronised(name: str) -> None:
 def test_the_third_layer_of_resnet_keeps_its_stride_without_dilation() -> None:
     convolutions = [layer for layer in _encoder("resnet101").modules() if isinstance(layer, nn.Conv2d)]
     assert all(layer.dilation == (1, 1) for layer in convolutions)
-    assert sum(layer.stride == (2, 2) for layer in convolutions) == 3  # The stem, and layer 2 with its shortcut; max-pooling makes 8.
+    # The stem, and layer 2 with its shortcut; max-pooling makes 8.
+    assert sum(layer.stride == (2, 2) for layer in convolutions) == 3
 
 
 def test_random_encoders_follow_the_seed() -> None:
@@ -110,7 +116,8 @@ def test_pretrained_parameters_are_those_of_levels_that_start_from_weights() -> 
     """They learn more slowly; without weights they are random, and learn as all else."""
     assert pretrained_parameters(nn.ModuleList([_encoder("efficientnet_lite0")])) == set()
     encoder = _encoder("efficientnet_lite0", pretrained=True)
-    assert pretrained_parameters(nn.ModuleList([encoder])) == set(encoder.levels.parameters()) < set(encoder.parameters())
+    assert (pretrained_parameters(nn.ModuleList([encoder])) == set(encoder.levels.parameters())
+            < set(encoder.parameters()))
 
 
 def test_statistics_are_kept_where_there_are_weights() -> None:
@@ -121,12 +128,15 @@ def test_statistics_are_kept_where_there_are_weights() -> None:
 
 @pytest.mark.parametrize(("stride_px", "last"), [(0, -1), (2, 1), (4, 3), (8, 5), (16, 11), (32, 16)])
 def test_the_first_layers_are_told_by_the_stride_of_their_features(stride_px: int, last: int) -> None:
-    """Of lite0: the stem and block 0 have stride 2; block 1 is the first of stride 4, block 3 of 8, block 5 of 16, block 11 of 32."""
+    """Of lite0: the stem and block 0 have stride 2; block 1 is the first of stride 4, block 3 of 8, block 5 of 16,
+    block 11 of 32.
+    """
     kept = _encoder("efficientnet_lite0", pretrained=True)
     layers = dict(child for level in kept.levels for child in level.named_children())
     first = nn.ModuleList([layers[name] for name in ("stem", *(f"block{number}" for number in range(16)))[: last + 1]])
     assert first_pretrained_parameters(nn.ModuleList([kept]), stride_px) == set(first.parameters())
-    assert first_pretrained_parameters(_encoder("efficientnet_lite0"), stride_px) == set(), "without weights there is nothing to keep"
+    assert first_pretrained_parameters(_encoder("efficientnet_lite0"),
+                                       stride_px) == set(), "without weights there is nothing to keep"
     assert first_pretrained_parameters(_encoder("vgg16", pretrained=True), stride_px) == set()
 
 
