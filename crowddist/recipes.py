@@ -76,7 +76,7 @@ def shb_to_sha() -> RunConfig:
     """ShanghaiTech B to A, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 %
-    of A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name sets aside.
+    of A's without their labels, and is evaluated on the 20 % of A's training images that a hash of the name holds out.
     Unadapted, on one thread: MAE 131.3 by seed 0, 143.6 by seed 1 (docs/networks.md).
     The compact networks, 3,000 steps: 166.5 unadapted, 169.8 after orientation, 134.8 and 126.3 after the rounds. With
     `--method bi_knowledge --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 20 minutes on 2 cores with
@@ -90,7 +90,7 @@ def shb_to_sha() -> RunConfig:
 def sha_to_shb() -> RunConfig:
     """ShanghaiTech A to B, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
 
-    Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts set aside as in shb_to_sha.
+    Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Parts held out as in shb_to_sha.
     Unadapted, on one thread: MAE 26.9 by seed 0, 32.6 by seed 1 (docs/networks.md).
     The compact networks, 3,000 steps at 512 px: 45.5 unadapted, 45.0 after orientation, 46.3 and 47.2 after the rounds
     (one worker, bfloat16). With `--method bi_knowledge

@@ -56,7 +56,7 @@ def round_note(title: str, metrics: Mapping[str, float], run: str) -> str:
 
     shown = (metric for metric in METRICS if metric.in_notes and metric.unit == "people" and metric.key in metrics)
     told = ", ".join(f"{metric.heading} {metrics[metric.key]:.2f}" for metric in shown)
-    return f"**{title}**, of run `{run}`" + (f": {told} people on images of the target set aside." if told else ".")
+    return f"**{title}**, of run `{run}`" + (f": {told} people on images of the target held out." if told else ".")
 
 
 def _outcome(result: Mapping[str, Any]) -> list[str]:
@@ -68,8 +68,8 @@ def _outcome(result: Mapping[str, Any]) -> list[str]:
     if "target/mae" in first and len(result["rounds"]) > 1:
         before, after = first["target/mae"], last["target/mae"]
         change = f" ({after / before - 1:+.0%})" if before else ""
-        lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images set "
-                     "aside")
+        lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images "
+                     "held out")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
     for name, keys in result["set_aside"].items():

@@ -44,7 +44,7 @@ def test_the_table_tells_round_by_round(tmp_path: Path) -> None:
         "-----------------  ------  ------  ----  -----------  --------",
         "0 (no adaptation)   40.00   41.00  12.3            -        62",
         "1                   30.25   31.25  20.0         68.5         9",
-        "target MAE 40.00 -> 30.25 (-24%) on 64 images set aside",
+        "target MAE 40.00 -> 30.25 (-24%) on 64 images held out",
         "",
         f"report    {tmp_path}/report.html",
         f"result    {tmp_path}/result.json",
@@ -62,7 +62,7 @@ def test_the_mean_over_scenes_is_in_the_table_where_there_is_one(tmp_path: Path)
 
 def test_a_loss_is_told_as_one(tmp_path: Path) -> None:
     text = closing_lines(result([row(0, 20.0), row(1, 25.0)]), tmp_path.as_uri(), "")
-    assert "target MAE 20.00 -> 25.00 (+25%) on 64 images set aside" in text and "MLflow" not in text
+    assert "target MAE 20.00 -> 25.00 (+25%) on 64 images held out" in text and "MLflow" not in text
 
 
 def test_from_an_error_of_nothing_there_is_no_percentage(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_notes_for_the_pages_of_mlflow() -> None:
     ended = result([row(0, 40.0), row(1, 30.0)]) | {"data": {"source": {"name": "renderer-source", "num_images": 1600}}}
     note = run_note(ended).splitlines()
     assert note[:7] == [
-        "target MAE 40.00 -> 30.00 (-25%) on 64 images set aside",
+        "target MAE 40.00 -> 30.00 (-25%) on 64 images held out",
         "",
         "Recipe `quickstart`, method `self_supervision`: source renderer-source (1,600 images).",
         "",
@@ -118,7 +118,7 @@ def test_notes_for_the_pages_of_mlflow() -> None:
     unknown = run_note(ended | {"rounds": [{"round": 0}], "final": {"round": 0}})
     assert unknown.startswith("no labelled evaluation data was given") and "|" not in unknown
     assert round_note("labels, round 1", row(1, 30.255, **{"target/bias": -2.0}), "first") == (
-        "**labels, round 1**, of run `first`: MAE 30.25, rmse 31.25, bias -2.00 people on images of the target set "
-        "aside."
+        "**labels, round 1**, of run `first`: MAE 30.25, rmse 31.25, bias -2.00 people on images of the target "
+        "held out."
     )
     assert round_note("labels, round 1", {"train/seconds": 1.0}, "first") == "**labels, round 1**, of run `first`."

@@ -28,7 +28,7 @@ from crowddist.errors import InputError
 SKIPPED = "skipped.json"
 """Beside the manifest under `skip_bad`: a list of {"file", "reason"}."""
 VALIDATION_SHARE = 0.2
-"""ours: set aside for validation from the training split of sets that have no validation split, by the image's name
+"""ours: held out for validation from the training split of sets that have no validation split, by the image's name
 alone."""
 ITEMS_AHEAD = 4
 """Images a thread that wait to be written: enough that none idles, few enough for the memory."""
@@ -257,7 +257,7 @@ def hash_share(name: str) -> float:
 
 
 def is_validation(stem: str) -> bool:
-    """Whether an image of a training split, e.g. "IMG_12", is set aside for validation."""
+    """Whether an image of a training split, e.g. "IMG_12", is held out for validation."""
     return hash_share(stem) < VALIDATION_SHARE
 
 

@@ -44,7 +44,7 @@ def test_keys_hand_worked():
 
 
 def test_hash_share_is_fixed_and_even():
-    # From `printf IMG_1 | sha256sum`: it must never change, or the images set aside become others.
+    # From `printf IMG_1 | sha256sum`: it must never change, or the images held out become others.
     assert hash_share("IMG_1") == int("7e8101a6b9541117", 16) / 16**16
     shares = np.array([hash_share(f"IMG_{number}") for number in range(2000)])
     assert (shares >= 0).all() and (shares < 1).all()
