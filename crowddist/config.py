@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from crowddist.data.config import StreamConfig, parse_data, parse_share
-from crowddist.errors import InputError
-from crowddist.methods.config import (
-    BiKnowledgeConfig,
-    MethodName,
-    SearchConfig,
-    SelfSupervisionConfig,
-    SemanticConsistencyConfig,
-    TrainConfig,
-    TranslationConfig,
-)
+from crowddist.errors import InputError, require_choice
+from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
+from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
+from crowddist.methods.settings.semantic_consistency import SemanticConsistencyConfig
+from crowddist.methods.settings.train import TrainConfig
+from crowddist.methods.settings.translation import TranslationConfig
+from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 from crowddist.process.safe_text import holds_secret
 
@@ -50,6 +47,48 @@ class EngineConfig:
             raise InputError(f"average_decay lies in [0, 1), got {self.average_decay}")
 
 
+Objective = Literal["agreement", "proxy", "labelled"]
+"""What a trial of thresholds is judged by; `SearchConfig.objective` says what each is."""
+
+Algorithm = Literal["even", "optuna"]
+"""What chooses the values of the trials; `SearchConfig.algorithm` says what each does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Search of thresholds before each round of labels, on what the networks say of the images; the target's own labels
+    stay closed.
+    """
+
+    objective: Literal["none", "agreement", "proxy", "labelled"] = "none"
+    """What a trial is judged by. none: no search. agreement: how far the ensemble, and regression and detection, agree
+    on the target. proxy: the errors on labelled images of the source that it is not trained on, shown in the target's
+    style. labelled: the errors on labelled images of the target."""
+    labelled: str = ""
+    """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT, or renderer:LOOK:NUM_IMAGES:SEED."""
+    trials: int = 32
+    """Sets of thresholds to try in each round, first those of this configuration."""
+    algorithm: Algorithm = "even"
+    """What chooses the others. even: they fill the space evenly. optuna: its tree-structured Parzen estimators, which
+    after 10 trials look near those that were good (install crowddist[optuna])."""
+
+    def __post_init__(self) -> None:
+        require_choice("objective", self.objective, ("none", *typing.get_args(Objective)))
+        require_choice("algorithm", self.algorithm, typing.get_args(Algorithm))
+        if self.trials < 2:
+            raise InputError(f"trials must be at least 2, got {self.trials}")
+        require_labelled(self.objective, self.labelled, option="search.labelled")
+
+
+def require_labelled(objective: str, labelled: str, *, option: str) -> None:
+    """Raises InputError where labelled images are missing that an objective needs, or are given to one that reads
+    none.
+    """
+    if bool(labelled) != (objective in ("proxy", "labelled")):
+        needs = f"reads no labels: leave --{option} out" if labelled else f"needs labelled images: give --{option}"
+        raise InputError(f"the objective {objective} {needs}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One adaptation, whole: equal configs on equal data end with the same bits on a CPU."""
@@ -71,8 +110,9 @@ class RunConfig:
     skip_bad: bool = False
     """Leave out images that cannot be read, raw ones and those in shards, and list them beside the shards; otherwise
     the first stops the run."""
-    method: MethodName = "self_supervision"
-    """The method of adaptation; `jobs/adapt.py --help` says what each is."""
+    method: str = "self_supervision"
+    """The method of adaptation: source_only, self_supervision, bi_knowledge, semantic_consistency, translation,
+    combined or supervised; `jobs/adapt.py --help` says what each is."""
     storage: str = "runs"
     """Where runs are kept, a folder or a URL."""
     run_name: str = ""
@@ -127,50 +167,20 @@ class RunConfig:
         if self.launcher == "local" and self.num_workers > 1:
             raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher "
                              "ray")
-        if self.method == "translation":
-            if self.translation.joint and self.train.batch_size % (2 * self.num_workers):
-                raise InputError(f"translation.joint needs a train.batch_size whose halves {self.num_workers} workers "
-                                 "can share equally, "
-                                 f"got {self.train.batch_size}")
-            smallest = self.stream.image_size * self.translation.scale_jitter[0]
-            if smallest < self.translation.crop_size:
-                raise InputError(f"translation.crop_size {self.translation.crop_size} is larger than images can be, "
-                                 "which are shown at a longest "
-                                 f"side down to {smallest:.0f} px (stream.image_size times translation.scale_jitter)")
+        facts_of(self.method).check(self)
         for name, size in self._batches().items():
             if size % self.num_workers:
                 raise InputError(f"{name} {size} cannot be shared equally by {self.num_workers} workers")
-        shows_orientation = (self.method == "combined"
-                             or (self.method == "self_supervision" and self.self_supervision.orientation_steps))
-        if shows_orientation and not self.counter.orientation:
-            raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or "
-                             "set orientation_steps to 0")
-        if self.method == "bi_knowledge" and bool(self.boxes) != bool(self.bi_knowledge.boxes_steps):
-            raise InputError("the detector's pre-training needs both: images with boxes (--boxes) and "
-                             "bi_knowledge.boxes_steps; "
-                             'give both, or neither (--boxes "" --bi-knowledge.boxes-steps 0)')
-        if self.train.density_limit and self.method in ("bi_knowledge", "supervised"):
-            raise InputError(f"train.density_limit is for counters that learn from the source, not for {self.method}: "
-                             "leave it out")
-        segments = (self.method in ("semantic_consistency", "combined")
-                    and self.semantic_consistency.target_masks == "made")
-        if self.boxes and not (self.method == "bi_knowledge" or segments):
-            raise InputError("boxes are for the detector of bi_knowledge and for the segmenter of "
-                             "semantic_consistency, which have nothing to do with "
-                             f'{self.method}{" and given masks" if self.method == "semantic_consistency" else ""}: set '
-                             'them to nothing (--boxes "")')
+        if self.boxes and not facts_of(self.method).takes_boxes(self):
+            others = ", ".join(name for name, facts in METHODS.items() if facts.takes_boxes(self))
+            raise InputError(f"{self.method} learns from no boxes, with these settings; {others} would: leave them out "
+                             '(--boxes "")')
         self._require_no_secrets()
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes, self.search.labelled])):
             parse_data(text)
         if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
             raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; "
                              "they must be below 1 together")
-        if self.more_sources and self.method == "translation":
-            raise InputError("translation shows one source as the target would: leave more_sources out, or choose "
-                             "another method")
-        if self.more_sources and self.method == "supervised":
-            raise InputError("supervised learns from the target's labels alone: leave more_sources out, or choose "
-                             "another method")
         if "/" in self.run_name or not self.run_name.isprintable() or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 
@@ -185,27 +195,16 @@ class RunConfig:
 
     def _batches(self) -> dict[str, int]:
         """Name and size of the batches that workers share."""
-        batches = {"train.batch_size": self.train.batch_size}
-        if self.method in ("self_supervision", "combined"):
-            batches["self_supervision.target_batch_size"] = self.self_supervision.target_batch_size
-        if self.method == "bi_knowledge":
-            batches["bi_knowledge.batch_size"] = self.bi_knowledge.batch_size
-            batches["bi_knowledge.source_batch_size"] = self.bi_knowledge.source_batch_size
-        if self.method in ("semantic_consistency", "combined"):
-            batches["semantic_consistency.target_batch_size"] = self.semantic_consistency.target_batch_size
-        if self.method == "translation":
-            batches["translation.batch_size"] = self.translation.batch_size
-        return batches
+        return {"train.batch_size": self.train.batch_size, **facts_of(self.method).batches(self)}
 
     def group_sizes(self) -> list[int]:
         """The numbers of workers that a training group may have, rising: those from min_workers to num_workers that can
         share all batches.
         """
         sizes = self._batches().values()
-        halves = [self.train.batch_size // 2] if self.method == "translation" and self.translation.joint else []
         return [
             number for number in range(self.min_workers or self.num_workers, self.num_workers + 1)
-            if not any(size % number for size in (*sizes, *halves))
+            if not any(size % number for size in sizes)
         ]
 
 

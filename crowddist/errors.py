@@ -1,5 +1,32 @@
-"""The one exception that means "the user's input is wrong": a job prints its line and exits 2."""
+"""The one exception that means "the user's input is wrong", and the checks that raise it most: a job prints its line
+and exits 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
     """What was wrong, what was got and what to do, in one line; anything else that escapes a job is a bug."""
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises InputError for a value that is none of the choices."""
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def require_positive(**values: float) -> None:
+    """Raises InputError for a value that is not a finite number above 0."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} must be positive, got {value}")
+
+
+def require_not_negative(**values: float) -> None:
+    """Raises InputError for a value that is not a finite number of at least 0."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} must be a number that is not negative, got {value}")

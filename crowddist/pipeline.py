@@ -17,7 +17,7 @@ from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.methods.thresholds import own_values
 from crowddist.reports.terminal_summary import round_note, run_note
 from crowddist.run import checkpoint

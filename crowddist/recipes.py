@@ -9,13 +9,11 @@ from typing import Any
 
 from crowddist.config import EngineConfig, RunConfig
 from crowddist.data.config import StreamConfig
-from crowddist.methods.config import (
-    BiKnowledgeConfig,
-    SelfSupervisionConfig,
-    SemanticConsistencyConfig,
-    TrainConfig,
-    TranslationConfig,
-)
+from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
+from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
+from crowddist.methods.settings.semantic_consistency import SemanticConsistencyConfig
+from crowddist.methods.settings.train import TrainConfig
+from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 
 FROM_IMAGENET: dict[str, Any] = {"backbone": "efficientnet_lite0", "weights": "imagenet"}

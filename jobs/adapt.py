@@ -17,7 +17,7 @@ import tyro
 from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
-from crowddist.methods.config import methods_table
+from crowddist.methods.table import methods_table
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.stop_signals import Termination
 from crowddist.recipes import RECIPES, summary

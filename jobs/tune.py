@@ -12,8 +12,8 @@ from typing import Literal
 
 import tyro
 
+from crowddist.config import Algorithm, Objective, require_labelled
 from crowddist.errors import InputError
-from crowddist.methods.config import Algorithm, Objective, require_labelled
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 

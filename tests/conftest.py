@@ -96,13 +96,11 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str,
     """A whole adaptation of a few steps, for the local launcher."""
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
-    from crowddist.methods.config import (
-        BiKnowledgeConfig,
-        SelfSupervisionConfig,
-        SemanticConsistencyConfig,
-        TrainConfig,
-        TranslationConfig,
-    )
+    from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
+    from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
+    from crowddist.methods.settings.semantic_consistency import SemanticConsistencyConfig
+    from crowddist.methods.settings.train import TrainConfig
+    from crowddist.methods.settings.translation import TranslationConfig
 
     return RunConfig(
         recipe="tiny",
@@ -141,8 +139,8 @@ def make_checkpoint(tiny_source: str):  # type: ignore[no-untyped-def]
 
         from crowddist.config import RunConfig, to_json
         from crowddist.data.config import StreamConfig
-        from crowddist.methods.config import SelfSupervisionConfig
-        from crowddist.methods.table import build_method
+        from crowddist.methods.build import build_method
+        from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
         from crowddist.models.config import CounterConfig
         from crowddist.models.initialisation import init_kaiming
         from crowddist.run import checkpoint

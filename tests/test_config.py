@@ -11,7 +11,10 @@ import pytest
 from crowddist.config import EngineConfig, RunConfig, from_json, to_json
 from crowddist.data.config import StreamConfig
 from crowddist.errors import InputError
-from crowddist.methods.config import BiKnowledgeConfig, SelfSupervisionConfig, TrainConfig, TranslationConfig
+from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
+from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
+from crowddist.methods.settings.train import TrainConfig
+from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.models.config import CounterConfig
 
 
@@ -84,7 +87,8 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
          "target_batch_size 6 cannot be shared equally"),
         ({"counter": CounterConfig(orientation=False)}, "the orientation stage needs a counter with the head"),
         ({"boxes": "wider_face:/w"},
-         "boxes are for the detector of bi_knowledge and for the segmenter of .* nothing to do with self_supervision"),
+         "self_supervision learns from no boxes, .*; bi_knowledge, semantic_consistency, combined would: leave them out"),
+        ({"method": "self-supervision"}, "no method is called 'self-supervision'; choose one of source_only, "),
         ({"method": "bi_knowledge", "boxes": "wider_face:/w"}, "the detector's pre-training needs both"),
         ({"method": "bi_knowledge", "bi_knowledge": BiKnowledgeConfig(boxes_steps=5)},
          "the detector's pre-training needs both"),

@@ -19,7 +19,7 @@ from crowddist.data.stream import densest_cell, whole_image
 from crowddist.errors import InputError
 from crowddist.inference.predictor import Predictor
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.pipeline import adapt
 from crowddist.tracking.tracker import NullTracker
 

@@ -100,11 +100,24 @@ def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:
 
 
 def test_methods_share_nothing_with_each_other() -> None:
-    shared = {f"crowddist.methods.{name}"
-              for name in ("base", "config",
-                           *(f"parts.{path.stem}" for path in (ROOT / "crowddist/methods/parts").glob("*.py")))}
-    for path in (ROOT / "crowddist" / "methods").glob("*.py"):
-        if path.name != "table.py":
+    methods = ROOT / "crowddist" / "methods"
+    shared = {"crowddist.methods.base", *(f"crowddist.methods.{folder}.{path.stem}" for folder in ("parts", "settings")
+                                          for path in (methods / folder).glob("*.py"))}
+    for path in methods.glob("*.py"):
+        if path.name not in ("table.py", "build.py", "thresholds.py"):
             own = f"crowddist.methods.{path.stem}_"
             assert {name for name in imported(path) if name.startswith("crowddist.methods")
                     and not name.startswith(own)} <= shared, path
+
+
+def test_no_method_is_named_outside_the_methods_and_the_recipes() -> None:
+    """What depends on the method is asked of its row in the table; a default, and the names of settings, are no
+    question.
+    """
+    for path in (ROOT / "crowddist").rglob("*.py"):
+        if path.relative_to(ROOT / "crowddist").parts[0] not in ("methods", "recipes.py"):
+            asked = [
+                node for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".method")
+            ]
+            assert not asked, f"{path}: {ast.unparse(asked[0])}"

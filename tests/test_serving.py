@@ -19,7 +19,7 @@ import pytest
 from crowddist import serving, storage
 from crowddist.config import RunConfig, to_json
 from crowddist.inference.predictor import Predictor
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
 
 

@@ -14,7 +14,7 @@ from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.models.counter import Counter
 from crowddist.models.folding import fold_norms
 from crowddist.ops.views import merge_heads, merge_views

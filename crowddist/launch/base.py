@@ -75,7 +75,7 @@ def worker_threads(config: RunConfig, num_workers: int, machines: Sequence[int] 
 
 def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -> None:
     """Fits stages on one worker of any launcher: the function that all of them call."""
-    from crowddist.methods.table import build_method
+    from crowddist.methods.build import build_method
 
     config = with_values(config, stages[0].thresholds)
     keep_freed_memory()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Prediction, Seen
-    from crowddist.methods.config import TrainConfig
+    from crowddist.methods.settings.train import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Seen
-    from crowddist.methods.config import BiKnowledgeConfig
+    from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
 
 FROZEN_SHARE = 0.2
 """Part of a source stage, at its end, that trains with the running statistics, as images are counted (ours)."""

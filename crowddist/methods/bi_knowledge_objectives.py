@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.data.sample import Batch
-    from crowddist.methods.config import BiKnowledgeConfig, TrainConfig
+    from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
+    from crowddist.methods.settings.train import TrainConfig
     from crowddist.models.dssinet import Dssinet
     from crowddist.models.nested_unet import NestedUnet
 

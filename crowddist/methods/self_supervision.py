@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.data.sample import Batch
-    from crowddist.methods.config import SelfSupervisionConfig, TrainConfig
+    from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
+    from crowddist.methods.settings.train import TrainConfig
     from crowddist.models.counter import Counter
     from crowddist.models.ensemble import DeepEnsemble
 

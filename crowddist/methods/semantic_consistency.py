@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch
-    from crowddist.methods.config import TrainConfig
+    from crowddist.methods.settings.train import TrainConfig
     from crowddist.models.counter import Counter
 
 

@@ -1,43 +1,41 @@
-"""The table of methods, by name."""
+"""The table of methods, by name; a new one is a file with its class and a row here. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from crowddist.errors import InputError
+from crowddist.methods.settings import (
+    bi_knowledge,
+    combined,
+    self_supervision,
+    semantic_consistency,
+    supervised,
+    translation,
+)
+from crowddist.methods.settings.facts import MethodFacts
 
-if TYPE_CHECKING:
-    from crowddist.config import RunConfig
-    from crowddist.methods.base import Method
-    from crowddist.models.weights import Loaded
+METHODS: dict[str, MethodFacts] = {
+    "source_only": MethodFacts(
+        line="no adaptation; the first row of every other method",
+        module="crowddist.methods.source_only",
+        name="SourceOnly",
+    ),
+    "self_supervision": self_supervision.FACTS,
+    "bi_knowledge": bi_knowledge.FACTS,
+    "semantic_consistency": semantic_consistency.FACTS,
+    "translation": translation.FACTS,
+    "combined": combined.FACTS,
+    "supervised": supervised.FACTS,
+}
 
 
-def build_method(config: RunConfig, *, weights: Loaded = "all") -> Method:
-    """The method that a run's configuration names, with fresh networks.
+def facts_of(method: str) -> MethodFacts:
+    """The row of a method. Raises: InputError where there is none."""
+    if method not in METHODS:
+        raise InputError(f"no method is called {method!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[method]
 
-    Args:
-        weights: which of the weights that the networks start from are loaded; "none" for networks that a checkpoint
-            fills.
 
-    Raises:
-        InputError, FileNotFoundError: weights that cannot be had, or belong to other networks.
-    """
-    from crowddist.methods.bi_knowledge import BiKnowledge
-    from crowddist.methods.combined import Combined
-    from crowddist.methods.self_supervision import SelfSupervision
-    from crowddist.methods.semantic_consistency import SemanticConsistency
-    from crowddist.methods.source_only import SourceOnly
-    from crowddist.methods.supervised import Supervised
-    from crowddist.methods.translation import Translation
-    from crowddist.models.weights import loading
-
-    methods: dict[str, Callable[[RunConfig], Method]] = {
-        "source_only": SourceOnly,
-        "self_supervision": SelfSupervision,
-        "bi_knowledge": BiKnowledge,
-        "semantic_consistency": SemanticConsistency,
-        "translation": Translation,
-        "combined": Combined,
-        "supervised": Supervised,
-    }
-    with loading(weights):
-        return methods[config.method](config)
+def methods_table() -> str:
+    """The methods, a line each, as help shows them."""
+    width = max(map(len, METHODS))
+    return "\n".join(f"    {name.ljust(width)}  {facts.line}" for name, facts in METHODS.items())

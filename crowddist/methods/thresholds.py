@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
-
-PATCH_RANGE = 0.2
-"""Width of the range of ranks that patches are drawn from, of which the search moves the lower end. P (0.5 to 0.7)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """One number that labels depend on."""
-
-    name: str
-    """Where it stands in the configuration, e.g. "bi_knowledge.confidence"."""
-    low: float
-    high: float
-    """The range that is searched, both ends included."""
-    scale: str = "even"
-    """even, log, or whole (numbers)."""
-    selects_only: bool = False
-    """Whether it decides only which part of the labels is learnt from, not what they say."""
-
-    def at(self, share: float) -> float:
-        """The value at a share of the range, 0 to 1."""
-        if self.scale == "log":
-            return self.low * (self.high / self.low) ** share
-        value = self.low + (self.high - self.low) * share
-        return float(round(value)) if self.scale == "whole" else value
-
-
-KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, selects_only=True)
-LOCALISER_THRESHOLD = Parameter(name="bi_knowledge.localiser_threshold", low=0.1, high=0.6)
-MERGE_PX = Parameter(name="bi_knowledge.merge_px", low=2, high=16, scale="whole")
-WEIGHT_EXPONENT = Parameter(name="bi_knowledge.weight_exponent", low=0.25, high=4.0, scale="log")
-DENSITY_RANGE = Parameter(name="bi_knowledge.density_range", low=0.0, high=1 - PATCH_RANGE, selects_only=True)
-CONFIDENCE = "bi_knowledge.confidence"
-HIGHEST_CONFIDENCE = 0.6
-LOWEST_CONFIDENCE = 0.1
+from crowddist.methods.settings.bi_knowledge import CONFIDENCE, LOCALISER_THRESHOLD, PATCH_RANGE
+from crowddist.methods.settings.facts import Parameter
+from crowddist.methods.table import METHODS, facts_of
 
 
 def search_space(config: RunConfig) -> tuple[Parameter, ...]:
@@ -51,22 +19,12 @@ def search_space(config: RunConfig) -> tuple[Parameter, ...]:
     Raises:
         InputError: the method makes no labels that a threshold decides.
     """
-    settings = config.bi_knowledge
-    # Weaker detections are what labels leave open.
-    lowest = settings.doubtful_confidence if settings.sure_confidence else LOWEST_CONFIDENCE
-    confidence = Parameter(name=CONFIDENCE, low=lowest, high=max(HIGHEST_CONFIDENCE, lowest))
-    match config.method:
-        case "bi_knowledge":
-            fused = (WEIGHT_EXPONENT,) if settings.fusion == "confidence" else ()
-            patches = (DENSITY_RANGE,) if settings.patches == "chosen" else ()
-            points = (LOCALISER_THRESHOLD, MERGE_PX) if settings.fusion != "none" else ()
-            return (confidence, *points, *fused, *patches)
-        case "combined":
-            return (KEPT_SHARE, confidence, WEIGHT_EXPONENT)
-        case "self_supervision":
-            return (KEPT_SHARE,)
-    raise InputError(f"{config.method} makes no labels that a threshold decides; give a counter of self_supervision, "
-                     "bi_knowledge or combined")
+    space = facts_of(config.method).thresholds(config)
+    if not space:
+        able = [name for name, facts in METHODS.items() if facts.thresholds(config)]
+        raise InputError(f"{config.method} makes no labels that a threshold decides; give a counter of "
+                         f"{', '.join(able[:-1])} or {able[-1]}")
+    return space
 
 
 def own_values(config: RunConfig) -> dict[str, float]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.config import RunConfig
-    from crowddist.methods.config import TranslationConfig
+    from crowddist.methods.settings.translation import TranslationConfig
 
 BETAS = (0.5, 0.999)
 """Of Adam. P."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from crowddist.errors import InputError
+from crowddist.errors import InputError, require_choice
 from crowddist.models.backbones.base import Use
 from crowddist.models.backbones.table import BACKBONES, names_for
 
@@ -53,9 +53,9 @@ class CounterConfig:
     """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
 
     def __post_init__(self) -> None:
-        _choice("counter decoder", self.decoder, get_args(DecoderName))
+        require_choice("counter decoder", self.decoder, get_args(DecoderName))
         _check_backbone("counter", "upsampling" if self.upsamples else "counter", self.backbone, self.weights)
-        _choice("counter ensemble", self.ensemble, get_args(Ensemble))
+        require_choice("counter ensemble", self.ensemble, get_args(Ensemble))
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
         if not 1.0 <= self.mask_scale < float("inf"):
@@ -132,11 +132,12 @@ class TranslatorConfig:
     which say what to change of the image, patches of 34 px."""
 
     def __post_init__(self) -> None:
-        _choice("translator backbone", self.backbone, get_args(TranslatorBackbone))
+        require_choice("translator backbone", self.backbone, get_args(TranslatorBackbone))
 
 
 def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
-    _choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder", backbone,
+    require_choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder",
+                   backbone,
             names_for(use))
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or "
@@ -145,8 +146,3 @@ def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None
         others = ", ".join(name for name in names_for(use) if BACKBONES[name].weights)
         raise InputError(f"the {network} backbone {backbone} has no imagenet weights; use weights none, or one of the "
                          f"backbones {others}")
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

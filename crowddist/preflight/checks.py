@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from crowddist import storage
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.errors import InputError
+from crowddist.methods.table import facts_of
 from crowddist.preflight.machine import disk_row, gpu_row, shared_memory_row, versions, versions_row
 from crowddist.preflight.table import Row, looked, table
 from crowddist.run.record import data_specs, require_same_config, run_folder, run_name
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 HERE = "here"
 LABELS_OPENED: tuple[str, ...] = ("source", "boxes")
 """Roles of the data sets whose labels may be looked at; those of the target are the evaluation's alone."""
-NETWORKS: dict[str, tuple[str, ...]] = {"bi_knowledge": ("regressor", "detector", "localiser"),
-                                        "combined": ("counter", "detector")}
-"""Method -> the networks with weights that it has; the others have a counter."""
 HASTE = {"CROWDDIST_S3_ATTEMPTS": "2", "CROWDDIST_S3_PATIENCE_S": "0", "CROWDDIST_S3_CONNECT_TIMEOUT_S": "5"}
 """How long object storage is waited for here, where nobody has said so: a run has more patience."""
 
@@ -249,7 +247,7 @@ def weights_rows(config: RunConfig, where: str) -> list[Row]:
     from crowddist.models.weights import require_weights  # imports torch
 
     rows = []
-    for network in NETWORKS.get(config.method, ("counter",)):
+    for network in facts_of(config.method).networks:
         settings = getattr(config, network)
         if settings.weights != "none":
             look = lambda settings=settings: require_weights(settings.weights, settings.backbone)  # noqa: E731
@@ -261,7 +259,7 @@ def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
     """Builds the networks, with weights from files where `load`, and none are downloaded. Returns also the roles whose
     images must have masks.
     """
-    from crowddist.methods.table import build_method  # imports torch
+    from crowddist.methods.build import build_method
 
     masked: set[str] = set()
 

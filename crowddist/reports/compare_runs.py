@@ -8,28 +8,10 @@ from typing import Any
 
 from crowddist import storage
 from crowddist.errors import InputError
+from crowddist.methods.table import METHODS
 from crowddist.ops.calibration import calibration_error, reliability, sparsification_error
 from crowddist.storage.run_folder import IMAGES, RESULT
 
-PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
-    "GCC->SHA": {
-        "translation": (160.0, 123.4),
-        "semantic_consistency": (160.0, 129.3),
-        "self_supervision": (160.0, 109.2),
-        "supervised": (160.0, 76.3),
-    },
-    "GCC->SHB": {
-        "translation": (22.8, 19.9),
-        "semantic_consistency": (22.8, 16.9),
-        "self_supervision": (22.8, 11.4),
-        "supervised": (22.8, 11.0),
-    },
-    "A->B": {"bi_knowledge": (21.65, 13.38)},
-    "B->A": {"bi_knowledge": (148.94, 112.24)},
-}
-"""Pair of data sets -> method -> MAE without and with adaptation, on the whole test set, by networks with ImageNet
-weights (P): CVPR 2022, Table 1, which has the rows of the others too, and MM 2020, Table 1. Translation is SE CycleGAN;
-supervised has no adaptation: both numbers stand side by side."""
 PAIRS = {
     "renderer_to_sha": "GCC->SHA",
     "gcc_to_sha": "GCC->SHA",
@@ -43,9 +25,15 @@ PAIRS = {
     "mm2020_shb_to_sha": "B->A",
 }
 """Recipe -> the published pair that is nearest to it."""
-"""In the folder of a round: what its counter said of every image of the evaluation."""
 HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper",
             "paper's change")
+
+
+def published(recipe: str, method: str) -> tuple[float, float] | None:
+    """What the method's paper says of the pair of data sets nearest to a recipe: MAE without and with adaptation; None
+    where it says nothing.
+    """
+    return METHODS[method].published.get(PAIRS.get(recipe, "")) if method in METHODS else None
 
 
 def read_result(place: str) -> dict[str, Any]:
@@ -121,7 +109,7 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
     first, last = result["rounds"][0], result["rounds"][-1]
     alone = "target/regression_" if "target/regression_mae" in first else "target/"
-    paper = PUBLISHED.get(PAIRS.get(result["recipe"], ""), {}).get(result["method"])
+    paper = published(result["recipe"], result["method"])
     adapts = len(result["rounds"]) > 1
     return (
         result["run"],

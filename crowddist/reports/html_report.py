@@ -21,7 +21,7 @@ from crowddist.data.stream import pixels_only
 from crowddist.errors import InputError
 from crowddist.inference.metrics import METRICS
 from crowddist.reports.charts import calibration_chart, curves, rounds_chart, sweep_chart, trials_chart
-from crowddist.reports.compare_runs import PAIRS, PUBLISHED, read_images
+from crowddist.reports.compare_runs import PAIRS, published, read_images
 from crowddist.reports.sheets import figure
 from crowddist.run.engine import read_curve, read_done
 from crowddist.storage.run_folder import CONFIG, CURVE, PICTURES, REPORT, RESULT, SEARCH
@@ -102,12 +102,12 @@ def _cells(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[
 
 def _paper(result: Mapping[str, Any]) -> dict[str, str] | None:
     """What was published of the same method on the nearest pair of data sets."""
-    pair = PAIRS.get(result["recipe"], "")
-    published = PUBLISHED.get(pair, {}).get(result["method"])
-    if published is None:
+    found = published(result["recipe"], result["method"])
+    if found is None:
         return None
-    return {"pair": pair, "before": f"{published[0]:g}", "after": f"{published[1]:g}",
-            "change": f"{published[1] / published[0] - 1:+.0%}"}
+    pair = PAIRS[result["recipe"]]
+    return {"pair": pair, "before": f"{found[0]:g}", "after": f"{found[1]:g}",
+            "change": f"{found[1] / found[0] - 1:+.0%}"}
 
 
 def _charts(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from crowddist.data.prepare import Prepared, Role
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
+from crowddist.methods.table import facts_of
 from crowddist.storage.run_folder import CONFIG, DATA, LIMIT
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def data_specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
     """Name of each data set of the run -> what it is used as, and what the user named."""
     texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation,
                               "boxes": config.boxes}
-    if config.method == "supervised":
+    if facts_of(config.method).learns_from_target:
         texts = {"labelled_target": config.target, "evaluation": config.evaluation}
     named: dict[str, tuple[Role, DataSpec]] = {role: (role, parse_data(text)) for role, text in texts.items() if text}
     if "source" in named:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crowddist.methods.thresholds import CONFIDENCE, search_space, with_values
+from crowddist.methods.settings.bi_knowledge import CONFIDENCE
+from crowddist.methods.thresholds import search_space, with_values
 
 if TYPE_CHECKING:
     from crowddist.data.shards import ShardReader

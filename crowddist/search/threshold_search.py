@@ -19,9 +19,8 @@ from crowddist.search.trial_values import Listed, Plan, tried
 from crowddist.search.trials import Search, looked_at
 
 if TYPE_CHECKING:
-    from crowddist.config import RunConfig
+    from crowddist.config import Objective, RunConfig
     from crowddist.inference.jobs import Job
-    from crowddist.methods.config import Objective
 
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
-from crowddist.methods.thresholds import Parameter, own_values, search_space, trial_values
+from crowddist.methods.settings.facts import Parameter
+from crowddist.methods.thresholds import own_values, search_space, trial_values
 
 if TYPE_CHECKING:
-    from crowddist.methods.config import Algorithm
+    from crowddist.config import Algorithm
 
 BATCH = 8
 """Trials that a search algorithm chooses together: as many may run at once, and it does not matter in what order they

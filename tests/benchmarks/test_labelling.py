@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crowddist.data.plan import MOST_UNIT_SAMPLES
-from crowddist.methods.config import SelfSupervisionConfig
+from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.ray]
 

@@ -19,7 +19,7 @@ from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
 from crowddist.inference.predictor import Predictor
 from crowddist.methods.base import Method
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.models.backbones.efficientnet_lite import NormedConvolution
 from crowddist.models.config import CounterConfig
 from crowddist.models.folding import fold_norms

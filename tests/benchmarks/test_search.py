@@ -18,7 +18,7 @@ from crowddist.data.config import StreamConfig
 from crowddist.data.sample import Seen
 from crowddist.inference.predictor import Predictor, judge
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.methods.thresholds import trial_values, with_values
 from crowddist.ops.density import TRUNCATE, density_map, kernel_means
 from crowddist.ops.fusion import fuse_density, sweep_counts

@@ -15,7 +15,7 @@ from crowddist.config import EngineConfig, RunConfig
 from crowddist.data.sample import Batch
 from crowddist.data.stream import STRIDE
 from crowddist.distributed.runtime import averaged
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime

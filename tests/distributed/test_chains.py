@@ -16,7 +16,7 @@ import torch
 from crowddist import storage
 from crowddist.config import RunConfig, to_json
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
 from crowddist.run.engine import StageData, read_done
 

@@ -26,7 +26,7 @@ from crowddist.inference.jobs import EvaluateJob, JobWorker, LabelJob, Translate
 from crowddist.inference.pseudo_labels import publish_labels
 from crowddist.inference.translated_set import publish_translation
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
 from crowddist.run.engine import StageData, read_done
 from crowddist.run.record import run_folder

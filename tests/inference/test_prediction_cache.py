@@ -19,7 +19,7 @@ from crowddist.inference.jobs import JobWorker
 from crowddist.inference.prediction_cache import predict_unit, publish_predictions, read_predictions
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
 from crowddist.methods.base import Method
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.methods.thresholds import lowest_thresholds, trial_values, with_values
 from crowddist.models.initialisation import init_kaiming
 from crowddist.reports.dataset_summary import describe, write_sheet

@@ -16,7 +16,7 @@ from crowddist.data.stream import to_tensor
 from crowddist.errors import InputError
 from crowddist.inference import predictor
 from crowddist.inference.predictor import Predictor
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import build_counter
 from crowddist.ops.peaks import density_points

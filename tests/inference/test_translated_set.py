@@ -20,7 +20,7 @@ from crowddist.inference.jobs import JobWorker
 from crowddist.inference.predictor import Predictor
 from crowddist.inference.translated_set import publish_translation, translate_image, translate_unit
 from crowddist.methods.base import Method
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
 
 UNITS = (range(0, 3), range(3, 4))

@@ -16,7 +16,7 @@ from crowddist import storage
 from crowddist.config import RunConfig, to_json
 from crowddist.data.images import read_pixels
 from crowddist.inference.predictor import Predictor
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
 
 

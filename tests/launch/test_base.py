@@ -17,8 +17,8 @@ from crowddist.inference.metrics import ImageResult
 from crowddist.inference.predictor import Predictor
 from crowddist.launch.base import is_out_of_memory, train_stages, worker_threads
 from crowddist.launch.local import LocalLauncher
+from crowddist.methods.build import build_method
 from crowddist.methods.self_supervision import SelfSupervision
-from crowddist.methods.table import build_method
 from crowddist.recipes import smoke
 from crowddist.run.engine import LocalRuntime, StageData
 

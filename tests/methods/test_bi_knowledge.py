@@ -24,8 +24,8 @@ from crowddist.methods.bi_knowledge_objectives import (
     blurred,
     localisation_map,
 )
+from crowddist.methods.build import build_method
 from crowddist.methods.parts.detecting import DetectionObjective
-from crowddist.methods.table import build_method
 from crowddist.ops.scales import head_sizes
 from crowddist.run.engine import LocalRuntime
 

@@ -17,8 +17,8 @@ from crowddist.data.shards import ShardReader
 from crowddist.data.stream import cell_density
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
+from crowddist.methods.build import build_method
 from crowddist.methods.combined import Combined
-from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.ops.fusion import fuse_density
 from crowddist.pipeline import adapt

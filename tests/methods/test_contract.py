@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
 from crowddist.methods.base import Method, OneCycle, Stage, belongs_to
-from crowddist.methods.config import MethodName
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
+from crowddist.methods.table import METHODS
 from crowddist.models.config import CounterConfig, DetectorConfig, RegressorConfig
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.run.engine import LocalRuntime
@@ -34,7 +34,7 @@ def on_pretrained(config: RunConfig) -> RunConfig:
 
 
 @pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0")
-                        for method in get_args(MethodName)],
+                        for method in METHODS],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
     """A small configuration of each method, on networks from scratch and on those that start from ImageNet's

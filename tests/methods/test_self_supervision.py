@@ -11,10 +11,10 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
 from crowddist.losses.density import count_map_loss
-from crowddist.methods.config import TrainConfig
+from crowddist.methods.build import build_method
 from crowddist.methods.parts.counting import CountingObjective
 from crowddist.methods.self_supervision import LabelObjective, OrientationObjective, SelfSupervision
-from crowddist.methods.table import build_method
+from crowddist.methods.settings.train import TrainConfig
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import Counter, build_counter
 

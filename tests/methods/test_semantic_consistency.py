@@ -14,8 +14,8 @@ from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
+from crowddist.methods.build import build_method
 from crowddist.methods.semantic_consistency import SemanticConsistency
-from crowddist.methods.table import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.models.segmenter import mask_cells
 from crowddist.pipeline import adapt

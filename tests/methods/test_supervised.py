@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.config import MethodName
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
+from crowddist.methods.table import METHODS
 from crowddist.pipeline import adapt
 from crowddist.tracking.tracker import NullTracker
 
@@ -37,7 +37,7 @@ def test_a_target_without_labels_is_refused(tiny_config: RunConfig) -> None:
 def test_no_other_method_asks_for_them(tiny_config: RunConfig) -> None:
     asked = {
         method
-        for method in get_args(MethodName)
+        for method in METHODS
         for stage in build_method(replace(tiny_config, method=method)).plan()
         for stream in stage.streams.values()
         if stream.data == "labelled_target"

@@ -9,15 +9,9 @@ import pytest
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
-from crowddist.methods.config import BiKnowledgeConfig
-from crowddist.methods.thresholds import (
-    Parameter,
-    lowest_thresholds,
-    own_values,
-    search_space,
-    trial_values,
-    with_values,
-)
+from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
+from crowddist.methods.settings.facts import Parameter
+from crowddist.methods.thresholds import lowest_thresholds, own_values, search_space, trial_values, with_values
 
 
 def configured(config: RunConfig, method: Any, **settings: Any) -> RunConfig:

@@ -17,8 +17,8 @@ from crowddist.config import RunConfig
 from crowddist.data.config import StreamConfig
 from crowddist.data.sample import Batch
 from crowddist.methods.base import Stage
-from crowddist.methods.config import TranslationConfig
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
+from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.methods.translation import PooledObjective, SteadyThenFalling, Translation, TranslationObjective
 from crowddist.ops.ssim import ssim
 from crowddist.run.engine import LocalRuntime

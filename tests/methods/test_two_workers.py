@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from crowddist.config import RunConfig, to_json
 from crowddist.data.sample import Batch
 from crowddist.distributed.runtime import averaged
 from crowddist.methods.base import Stage
-from crowddist.methods.config import MethodName
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
+from crowddist.methods.table import METHODS
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
 from tests.methods.test_contract import made_up_batches, on_pretrained
@@ -45,7 +45,7 @@ def configs(config: RunConfig) -> dict[str, RunConfig]:
     """A small configuration of each method on compact networks; on pretrained ones, those two that have every network
     between them.
     """
-    compact = {method: replace(config, method=method) for method in get_args(MethodName)}
+    compact = {method: replace(config, method=method) for method in METHODS}
     return {**compact, **{f"pretrained {method}": on_pretrained(compact[method])
                           for method in ("bi_knowledge", "combined")}}
 

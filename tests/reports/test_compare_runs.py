@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from crowddist import storage
 from crowddist.errors import InputError
-from crowddist.methods.config import MethodName
+from crowddist.methods.table import METHODS
 from crowddist.recipes import RECIPES
-from crowddist.reports.compare_runs import PAIRS, PUBLISHED, calibration_table, compare, read_result, read_uncertainties
+from crowddist.reports.compare_runs import PAIRS, calibration_table, compare, published, read_result, read_uncertainties
 
 
 def result(method: str, *errors: float, recipe: str = "renderer_to_shb", **first: float) -> dict[str, Any]:
@@ -69,8 +69,10 @@ def test_uncertainties_side_by_side(tmp_path: Path) -> None:
 
 
 def test_published_rows_are_of_methods_and_recipes_that_exist() -> None:
-    assert {method for rows in PUBLISHED.values() for method in rows} <= {*get_args(MethodName), "translation"}
-    assert PAIRS.keys() <= {recipe.__name__ for recipe in RECIPES} and set(PAIRS.values()) == PUBLISHED.keys()
+    assert PAIRS.keys() <= {recipe.__name__ for recipe in RECIPES}
+    assert set(PAIRS.values()) == {pair for facts in METHODS.values() for pair in facts.published}
+    assert published("shb_to_sha", "bi_knowledge") == (148.94, 112.24) and published("shb_to_sha", "combined") is None
+
 
 
 @pytest.mark.parametrize("content", [None, {}, {"rounds": []}, {"rounds": [{"round": 0}]}])

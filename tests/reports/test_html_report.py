@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from crowddist import storage
-from crowddist.config import RunConfig
+from crowddist.config import RunConfig, SearchConfig
 from crowddist.data import shard_codec
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.config import SearchConfig
 from crowddist.pipeline import adapt
 from crowddist.reports.html_report import write_report
 from crowddist.run.record import run_folder

@@ -17,7 +17,7 @@ from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.scenes import SceneRule
 from crowddist.errors import InputError
 from crowddist.methods.base import Method
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
 from crowddist.process.stop_signals import Termination
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, _loader, fit, fit_stages, read_done

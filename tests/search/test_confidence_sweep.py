@@ -18,9 +18,10 @@ from crowddist.data.stream import cell_density
 from crowddist.inference.prediction_cache import read_predictions
 from crowddist.inference.predictor import Predictor, judge
 from crowddist.methods.base import Method
+from crowddist.methods.build import build_method
 from crowddist.methods.parts.detecting import confidence_weight
-from crowddist.methods.table import build_method
-from crowddist.methods.thresholds import CONFIDENCE, search_space, trial_values, with_values
+from crowddist.methods.settings.bi_knowledge import CONFIDENCE
+from crowddist.methods.thresholds import search_space, trial_values, with_values
 from crowddist.search.threshold_search import search_thresholds
 from crowddist.search.trial_values import make_plan
 from tests.search.test_threshold_search import local, saved, silent

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from crowddist import storage
-from crowddist.config import RunConfig, from_json
+from crowddist.config import RunConfig, SearchConfig, from_json
 from crowddist.errors import InputError
 from crowddist.inference.jobs import Job, LabelJob, PredictJob
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.config import SearchConfig
 from crowddist.methods.thresholds import own_values, search_space, trial_values, with_values
 from crowddist.pipeline import adapt
 from crowddist.run import checkpoint

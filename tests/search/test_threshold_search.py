@@ -21,8 +21,8 @@ from crowddist.inference.predictor import Predictor
 from crowddist.inference.pseudo_labels import label_unit
 from crowddist.launch.base import arithmetic
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.config import SelfSupervisionConfig
-from crowddist.methods.table import build_method
+from crowddist.methods.build import build_method
+from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
 from crowddist.methods.thresholds import own_values, trial_values, with_values
 from crowddist.models.config import CounterConfig
 from crowddist.models.initialisation import init_kaiming

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Seen
-    from crowddist.methods.config import BiKnowledgeConfig
+    from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
     from crowddist.models.detector import Detector, DetectorMaps
 
 

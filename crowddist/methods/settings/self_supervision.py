@@ -1,0 +1,89 @@
+"""Settings of self-supervision, and what a run has to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from crowddist.errors import InputError, require_not_negative, require_positive
+from crowddist.methods.settings.facts import MethodFacts, Parameter
+
+KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, selects_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfSupervisionConfig:
+    """Self-supervision (Liu et al., CVPR 2022). The paper prints none of these numbers: all are ours."""
+
+    orientation_steps: int = 100
+    """Steps of stage 1: source density plus the orientation of target images."""
+    orientation_weight: float = 0.005
+    """Weight lambda of the orientation's cross-entropy. The head learns as fast whatever it is; the shared encoder
+    moves less."""
+    rounds: int = 2
+    """Rounds K of stage 2: labels on the target, then training on both."""
+    round_steps: int = 300
+    """Steps of a round."""
+    target_batch_size: int = 8
+    """Target crops of a step, over all workers."""
+    target_weight: float = 1.0
+    """Weight mu of the target's pseudo-labels."""
+    kept_share: float = 0.7
+    """Share of each image's cells that become labels, 0 to 1."""
+    label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
+    """Sizes, relative to the usual one, that every target image is labelled at; each place weighs them by how certain
+    the ensemble is of them there. One size labels at what the counter already says, and the rounds can only repeat
+    it."""
+    label_scale_jitter: tuple[float, float] = (0.9, 1.1)
+    """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that
+    sees half the persons at half the scale, and is taught to count them all there, counts too many at full scale."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of stage 1 and of each round."""
+    stop_change: float = 0.02
+    """Rounds stop when labels change less than this from round to round, relative to their mean; 0 never stops."""
+
+    def __post_init__(self) -> None:
+        require_positive(round_steps=self.round_steps, target_batch_size=self.target_batch_size,
+                  learning_rate=self.learning_rate)
+        require_not_negative(orientation_steps=self.orientation_steps, rounds=self.rounds, stop_change=self.stop_change)
+        require_not_negative(orientation_weight=self.orientation_weight, target_weight=self.target_weight)
+        if not 0 < self.kept_share <= 1:
+            raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
+        if not self.label_views or min(self.label_views) < 0.25 or max(self.label_views) > 4:
+            raise InputError(f"label_views must be sizes from 0.25 to 4, at least one, got {self.label_views}")
+        low, high = self.label_scale_jitter
+        if not 0 < low <= high:
+            raise InputError("label_scale_jitter must be two positive numbers, the smaller first, got "
+                             f"{self.label_scale_jitter}")
+
+
+def _check(config: Any) -> None:
+    if config.self_supervision.orientation_steps:
+        require_orientation(config)
+
+
+def require_orientation(config: Any) -> None:
+    """Raises InputError where the counter has no head that a stage of orientation could train."""
+    if not config.counter.orientation:
+        raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set "
+                         "orientation_steps to 0")
+
+
+def target_batch(config: Any) -> dict[str, int]:
+    """The batch of target crops."""
+    return {"self_supervision.target_batch_size": config.self_supervision.target_batch_size}
+
+
+def _thresholds(config: Any) -> tuple[Parameter, ...]:
+    return (KEPT_SHARE,)
+
+
+FACTS = MethodFacts(
+    line="orientation, then the labels an ensemble is certain of (Liu et al., CVPR 2022)",
+    module="crowddist.methods.self_supervision",
+    name="SelfSupervision",
+    check=_check,
+    batches=target_batch,
+    thresholds=_thresholds,
+    published={"GCC->SHA": (160.0, 109.2), "GCC->SHB": (22.8, 11.4)},  # CVPR 2022, Table 1
+)

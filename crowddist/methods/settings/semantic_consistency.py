@@ -1,0 +1,71 @@
+"""Settings of semantic consistency, and what a run has to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crowddist.errors import InputError, require_choice, require_not_negative, require_positive
+from crowddist.methods.settings.facts import MethodFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticConsistencyConfig:
+    """Semantic consistency (Han et al., ICASSP 2020, SE+FD). The source needs masks of persons: GCC and the renderer
+    have them.
+    """
+
+    steps: int = 600
+    """Steps of all losses together, behind `train.steps` of the counter alone (ours; the paper has the former only)."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of encoder, density and semantic head there (P: 1e-5, from ImageNet weights)."""
+    target_batch_size: int = 8
+    """Target crops of a step, over all workers (P)."""
+    source_mask_weight: float = 0.01
+    """Weight lambda^s of the source's masks (P)."""
+    target_mask_weight: float = 0.01
+    """Weight lambda^t of the target's background (P)."""
+    adversarial_weight: float = 0.001
+    """Weight lambda^d of deceiving the discriminator (ours, never published; AdaptSegNet's)."""
+    discriminator_rate: float = 1e-4
+    """Learning rate of the discriminator (of AdaptSegNet's code)."""
+    target_masks: Literal["made", "given"] = "made"
+    """made: a segmenter of persons, trained on the source's masks and, with `boxes`, on theirs, says where persons may
+    be in the target. given: the target's shards hold masks (never points: those stay closed)."""
+    segmenter_steps: int = 400
+    """Steps of the segmenter."""
+    segmenter_rate: float = 2e-3
+    """Peak learning rate of the segmenter."""
+    person_threshold: float = 0.3
+    """Probability from which the segmenter's cells may hold persons, so that they are not taught as background
+    (ours)."""
+
+    def __post_init__(self) -> None:
+        require_positive(steps=self.steps, learning_rate=self.learning_rate, target_batch_size=self.target_batch_size)
+        require_positive(discriminator_rate=self.discriminator_rate, segmenter_steps=self.segmenter_steps,
+                  segmenter_rate=self.segmenter_rate)
+        require_not_negative(source_mask_weight=self.source_mask_weight, target_mask_weight=self.target_mask_weight)
+        require_not_negative(adversarial_weight=self.adversarial_weight)
+        require_choice("target_masks", self.target_masks, ("made", "given"))
+        if not 0 < self.person_threshold < 1:
+            raise InputError(f"person_threshold lies in (0, 1), got {self.person_threshold}")
+
+
+def target_batch(config: Any) -> dict[str, int]:
+    """The batch of target crops."""
+    return {"semantic_consistency.target_batch_size": config.semantic_consistency.target_batch_size}
+
+
+def trains_segmenter(config: Any) -> bool:
+    """Whether a segmenter makes the target's masks."""
+    return config.semantic_consistency.target_masks == "made"
+
+
+FACTS = MethodFacts(
+    line="persons and background told apart alike, aligned features (Han et al., ICASSP 2020)",
+    module="crowddist.methods.semantic_consistency",
+    name="SemanticConsistency",
+    batches=target_batch,
+    takes_boxes=trains_segmenter,
+    published={"GCC->SHA": (160.0, 129.3), "GCC->SHB": (22.8, 16.9)},  # ICASSP 2020, Table 1
+)
