@@ -19,6 +19,7 @@ from crowddist.data import shard_codec
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
 from crowddist.pipeline import adapt
+from crowddist.recipes import quickstart
 from crowddist.reports.html_report import write_report
 from crowddist.run.record import run_folder
 from crowddist.tracking.tracker import NullTracker
@@ -138,7 +139,7 @@ def test_the_settings_that_are_not_the_recipes_are_named(config: RunConfig) -> N
     written = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
     write_report(folder.as_uri(), say=quiet)
-    assert ("train.steps 600 6" in _spaced(folder.as_uri())
+    assert (f"train.steps {quickstart().train.steps} 6" in _spaced(folder.as_uri())
             and "seed 0" not in _spaced(folder.as_uri()).partition("Settings")[2].partition("The whole")[0])
 
 
