@@ -8,11 +8,9 @@ from typing import Literal, get_args
 
 from crowddist.errors import InputError
 
-RawFormat = Literal["gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd",
-                    "wider_face", "crowd_human"]
-"""Raw data sets with splits, as the converters' table has them; that table is not imported for their names, it brings
-NumPy."""
-DataFormat = Literal["place", "renderer", "folder", RawFormat]
+RAW_FORMATS = ("gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face",
+               "crowd_human")
+"""Data sets in a layout of their own, in the order of help; each is a module of `data.convert`."""
 Look = Literal["broad", "source", "target"]
 
 
@@ -20,7 +18,7 @@ Look = Literal["broad", "source", "target"]
 class DataSpec:
     """One data set of a run: a place, or raw data that the run converts first. `parse_data` reads it from a line."""
 
-    format: DataFormat
+    format: str
     """What it is; a `place` holds shards, or else images without labels."""
     place: str = ""
     """Path or URL; empty for the renderer."""
@@ -41,7 +39,7 @@ def parse_data(text: str) -> DataSpec:
     """Reads what `--source`, `--target` and `--evaluation` are given.
 
     `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`, or
-    `FORMAT:PATH[:SPLIT]`, FORMAT one of `RawFormat`. `$NAME` in a path is filled in from the environment when the run
+    `FORMAT:PATH[:SPLIT]`, FORMAT one of `RAW_FORMATS`. `$NAME` in a path is filled in from the environment when the run
     begins.
 
     Raises:
@@ -50,12 +48,12 @@ def parse_data(text: str) -> DataSpec:
     head, _, rest = text.partition(":")
     if head == "renderer":
         return _parse_renderer(text, rest.split(":"))
-    if head in get_args(RawFormat):
+    if head in RAW_FORMATS:
         path, colon, split = rest.rpartition(":")
         if not colon or "/" in split:
             path, split = rest, "all"
         _require_place(path, text)
-        return DataSpec(format=head, place=path, split=split or "all")  # type: ignore[arg-type]
+        return DataSpec(format=head, place=path, split=split or "all")
     if head == "folder":
         _require_place(rest, text)
         return DataSpec(format="folder", place=rest)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from crowddist.data.config import DataSpec, RawFormat, StreamConfig, parse_data, parse_share
+from crowddist.data.config import RAW_FORMATS, DataSpec, StreamConfig, parse_data, parse_share
 from crowddist.data.convert.formats import FORMATS
 from crowddist.errors import InputError
 
@@ -64,7 +64,7 @@ def test_no_share_of_a_data_set_is_refused(text: str) -> None:
 
 
 def test_the_names_of_raw_data_are_those_of_the_converters() -> None:
-    assert {*get_args(RawFormat), "folder"} == set(FORMATS)
+    assert {*RAW_FORMATS, "folder"} == set(FORMATS) and all(name == form.name for name, form in FORMATS.items())
 
 
 @pytest.mark.parametrize("text", ["", "folder:", "shanghaitech", "shanghaitech:", "gcc:", "gcc::train", "wider_face:"])
