@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: Run
     launcher = Watching(config)
     result = adapt(config, launcher, NullTracker(), say=silent)
     assert [source.predictions_url != "" for source in launcher.sources] == [True, True]
-    folder, before = run_folder(config), [row["checkpoint"] for row in result["rounds"]]
-    assert [source.checkpoint_url for source in launcher.sources] == before[:2]
+    folder, rounds = run_folder(config), result["rounds"]
+    before = {row["stage"]: earlier["checkpoint"] for earlier, row in pairwise(rounds)}
+    assert [source.checkpoint_url for source in launcher.sources] == [before["labels-1"], before["labels-2"]]
     for name, source in zip(("labels-1", "labels-2"), launcher.sources, strict=True):
         again = (tmp_path / "again" / name / "labels").as_uri()
         LocalLauncher(config).run(replace(source, labels_url=again, predictions_url=""))
