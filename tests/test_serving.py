@@ -63,12 +63,12 @@ def test_mlflow_serves_the_registered_model_over_http(tiny_checkpoint: str, real
     """
     import cv2
 
-    from crowddist.tracking.tracker import MlflowTracker, run
+    from crowddist.tracking.tracker import MlflowTracker, tracked_run
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     facts = {"experiment": "served", "run_name": "served", "config": {}, "tags": {},
              "state_url": (tmp_path / "state.json").as_uri()}
-    with run(MlflowTracker(uri), **facts) as tracker:
+    with tracked_run(MlflowTracker(uri), **facts) as tracker:
         tracker.register(storage.local_file(tiny_checkpoint), name="crowd-counter")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
