@@ -64,6 +64,7 @@ def test_points_are_told_once_and_in_order_while_they_come(tmp_path: Path) -> No
         write(first, 20, 0.5)
         until(lambda: len(tracker.told) == 1)
         write(first, 40, 0.25)
+        until(lambda: len(tracker.told) == 2)  # a look between both would else see the second first
         write(second, 20, 0.125)
         until(lambda: len(tracker.told) == 3)
     assert tracker.told == [
