@@ -28,7 +28,7 @@ QNRF = "ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf"
 
 
 def quickstart() -> RunConfig:
-    """Embedded data, 9 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
+    """Embedded data, 8 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row.
     Chosen on 80 images of another seed (`--evaluation renderer:target:80:3:360`): MAE 38.5 unadapted, 33.1 after one
