@@ -44,6 +44,10 @@ class Job(Protocol):
         """
 
 
+def _see_for_labels(predictor: Predictor, image: np.ndarray) -> None:
+    list(predictor.predict_views([image], predictor.method.label_views()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelJob:
     """Pseudo-labels of every image, see `label_unit`."""
@@ -66,7 +70,7 @@ class LabelJob:
 
     def show(self, predictor: Predictor, image: np.ndarray) -> None:
         """See `Job.show`."""
-        list(predictor.predict_views([image], predictor.method.label_views()))
+        _see_for_labels(predictor, image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class PredictJob:
 
     def show(self, predictor: Predictor, image: np.ndarray) -> None:
         """See `Job.show`."""
-        list(predictor.predict_views([image], predictor.method.label_views()))
+        _see_for_labels(predictor, image)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from crowddist.run import checkpoint
 
 TILE_PX = 1536
 """Images of more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is
-seen with its surroundings, which is work done twice: 1080p is below, for whole it takes 0.8 of the time."""
+seen with its surroundings, which is work done twice: in tiles, a fifth of what is seen of a 1080p image is margin."""
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 

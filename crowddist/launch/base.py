@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crowddist.search.trial_values import Plan
     from crowddist.search.trials import Search
 
+
 class Launcher(Protocol):
     """Where the work of an adaptation is done."""
 

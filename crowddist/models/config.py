@@ -138,7 +138,7 @@ class TranslatorConfig:
 def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
     require_choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder",
                    backbone,
-            names_for(use))
+                   names_for(use))
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or "
                          "of a run")

@@ -139,11 +139,11 @@ class BiKnowledgeConfig:
 
     def __post_init__(self) -> None:
         require_positive(regressor_steps=self.regressor_steps, detector_steps=self.detector_steps,
-                  localiser_steps=self.localiser_steps)
+                         localiser_steps=self.localiser_steps)
         require_positive(regressor_rate=self.regressor_rate, detector_rate=self.detector_rate,
-                  localiser_rate=self.localiser_rate)
+                         localiser_rate=self.localiser_rate)
         require_positive(cycle_steps=self.cycle_steps, batch_size=self.batch_size, num_patches=self.num_patches,
-                  merge_px=self.merge_px)
+                         merge_px=self.merge_px)
         require_positive(weight_exponent=self.weight_exponent)
         require_positive(regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
         require_not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size)

@@ -44,7 +44,7 @@ class SelfSupervisionConfig:
 
     def __post_init__(self) -> None:
         require_positive(round_steps=self.round_steps, target_batch_size=self.target_batch_size,
-                  learning_rate=self.learning_rate)
+                         learning_rate=self.learning_rate)
         require_not_negative(orientation_steps=self.orientation_steps, rounds=self.rounds, stop_change=self.stop_change)
         require_not_negative(orientation_weight=self.orientation_weight, target_weight=self.target_weight)
         if not 0 < self.kept_share <= 1:

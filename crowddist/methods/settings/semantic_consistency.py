@@ -43,7 +43,7 @@ class SemanticConsistencyConfig:
     def __post_init__(self) -> None:
         require_positive(steps=self.steps, learning_rate=self.learning_rate, target_batch_size=self.target_batch_size)
         require_positive(discriminator_rate=self.discriminator_rate, segmenter_steps=self.segmenter_steps,
-                  segmenter_rate=self.segmenter_rate)
+                         segmenter_rate=self.segmenter_rate)
         require_not_negative(source_mask_weight=self.source_mask_weight, target_mask_weight=self.target_mask_weight)
         require_not_negative(adversarial_weight=self.adversarial_weight)
         require_choice("target_masks", self.target_masks, ("made", "given"))

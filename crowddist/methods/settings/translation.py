@@ -44,7 +44,7 @@ class TranslationConfig:
 
     def __post_init__(self) -> None:
         require_positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
-                  cycle_weight=self.cycle_weight)
+                         cycle_weight=self.cycle_weight)
         require_positive(counting_steps=self.counting_steps, counting_rate=self.counting_rate)
         require_not_negative(structure_weight=self.structure_weight, identity_weight=self.identity_weight)
         if self.crop_size % 8 or self.crop_size < 32:
