@@ -173,20 +173,6 @@ class Method(ABC):
             points=density_points(seen.density, self.output_stride, self.stream.sigma_px),
         )
 
-    def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray | None:
-        """The count that `conclude` would come to at every least confidence of a detection, all else as configured, in
-        one pass.
-
-        Args:
-            thresholds: (T,), above 0.
-
-        Returns:
-            (T,) float64, persons; None where there is no such confidence, or no way to all these counts at once that is
-            exact.
-        """
-        del seen, thresholds
-        return None
-
     @abstractmethod
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """The cells of a whole image that are good enough to be labels: (h, w) bool of two (h, w) maps."""

@@ -18,7 +18,6 @@ from crowddist.methods.parts.detecting import (
     DetectionObjective,
     confidence_weight,
     distinct,
-    fused_counts,
     log_sizes,
     read_heads,
 )
@@ -251,14 +250,6 @@ class BiKnowledge(Method):
                 "transformed": Part(count=float(len(transformed)), points=transformed[:, [0, 1, 3]]),
             },
         )
-
-    def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray | None:
-        """See `Method.count_by_confidence`: where Eq. 8 fuses. Merged heads must be merged anew for each threshold; a
-        regressor alone has none.
-        """
-        if self.settings.fusion != "confidence":
-            return None
-        return fused_counts(seen, thresholds, self.settings, self.stream, self.output_stride)
 
     def transformed_points(self, peaks: np.ndarray) -> np.ndarray:
         """Phi's heads of its P x 4 peaks, best first: those of the least value, and of those within one square the

@@ -20,7 +20,6 @@ from crowddist.methods.parts.detecting import (
     DetectionObjective,
     confidence_weight,
     distinct,
-    fused_counts,
     read_heads,
     sure_and_doubtful,
 )
@@ -201,11 +200,6 @@ class Combined(CountingMethod):
                 "detection": Part(count=float(len(detections)), points=detections[:, [0, 1, 3]]),
             },
         )
-
-    def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray:
-        """See `Method.count_by_confidence`: what W is scaled by does not depend on the detections."""
-        scale = uncertainty_weight(np.ones_like(seen.density), seen.density, seen.spread)
-        return fused_counts(seen, thresholds, self.config.bi_knowledge, self.stream, self.output_stride, scale)
 
     def networks(self) -> nn.Module:
         """See `Method.networks`."""

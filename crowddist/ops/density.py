@@ -84,38 +84,6 @@ def density_crop(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike,
     return tiles[y:y + height, x:x + width].copy()
 
 
-def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> np.ndarray:
-    """The mean of a map under the kernel of each point: what its sum with `density_map` of that point alone would be.
-
-    Args:
-        values: (height, width) map.
-        points, sigma_px: as for `density_map`; a point outside the frame has the mean 0.
-
-    Returns:
-        (N,) float64.
-
-    Raises:
-        ValueError: as `density_map`.
-    """
-    frame = _checked_size(values.shape)
-    given = checked_points(points, 2)
-    inside = (given[:, 0] >= 0) & (given[:, 0] < frame[1]) & (given[:, 1] >= 0) & (given[:, 1] < frame[0])
-    xy, sigma = _points_inside(given, sigma_px, frame)
-    rows, columns = _windows(xy[:, 1], sigma, frame[0]), _windows(xy[:, 0], sigma, frame[1])
-    means = np.zeros(len(given))
-    found = np.zeros(len(xy))
-    # Windows of like size together: each group is one product of arrays.
-    sides = np.maximum(rows.length, columns.length)
-    for side in np.unique(sides):
-        group = np.flatnonzero(sides == side)
-        (y, row_weights), (x, column_weights) = (_dense_kernels(_Windows(*(part[group] for part in axis)), sigma[group])
-                                                 for axis in (rows, columns))
-        patches = values[y[:, :, None], x[:, None, :]]
-        found[group] = np.einsum("nyx,ny,nx->n", patches, row_weights, column_weights, optimize=True)
-    means[inside] = found
-    return means
-
-
 def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) -> np.ndarray:
     """The standard deviation of each head's kernel: `beta` times its mean distance to its nearest neighbours.
 
@@ -191,19 +159,6 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
     pieces = np.zeros((int(num_pieces.sum()), TILE_PX), np.float32)
     pieces.reshape(-1)[flat + spread((first_piece - windows.first_tile) * TILE_PX + windows.low - start)] = values
     return pieces, first_piece
-
-
-def _dense_kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of all windows along one axis and their kernels' weights there, both (N, longest): shorter ones repeat
-    their last pixel with 0.
-    """
-    step = np.arange(windows.length.max(initial=1))
-    offset = windows.low[:, None] + step - windows.nearest[:, None]
-    fraction = windows.fraction[:, None]
-    weights = np.exp(-(np.square(offset) - 2 * offset * fraction) / (2 * np.square(sigma[:, None])))
-    weights[step >= windows.length[:, None]] = 0
-    return np.minimum(windows.low[:, None] + step,
-                      (windows.low + windows.length - 1)[:, None]), weights / weights.sum(1, keepdims=True)
 
 
 def _add_kernels(tiles: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray,

@@ -78,61 +78,6 @@ def uncertainty_weight(
     return weight.astype(np.float32) if not usual else (weight * np.minimum(relative / usual, 1)).astype(np.float32)
 
 
-def sweep_counts(
-    regressed: np.ndarray, weight: np.ndarray, scores: Any, shares: Any, thresholds: Any, *, exponent: float = 1.0,
-    scale: np.ndarray | None = None
-) -> np.ndarray:
-    """The sum of the fused density of Eq. 8 for every least confidence of a detection, in one pass.
-
-    Source: ours. W is the largest score of the windows that cover a cell, so with the detections below a threshold left
-    out it stays as it is where it reaches the threshold, and is 0 elsewhere: the sum of W R over the cells is a
-    histogram over W. As long as each detection's Gaussian lies in its own window, what it adds to the sum of W Psi does
-    not depend on the threshold either.
-
-    Args:
-        regressed: R(I), (h, w) persons per cell.
-        weight: W of all detections, (h, w), 0 to 1, before the exponent.
-        scores: (D,) confidence of each detection, 0 to 1.
-        shares: (D,) the mean of W^exponent times `scale` under each detection's Gaussian, see
-            `ops.density.kernel_means`.
-        thresholds: (T,), above 0: detections of at least this confidence are taken.
-        exponent: the power of W.
-        scale: (h, w), 0 to 1, what W is multiplied with; None: nothing.
-
-    Returns:
-        (T,) float64, persons.
-
-    Raises:
-        ValueError: the shapes differ, or a threshold is not above 0.
-    """
-    # Scores are compared in the type of W, which is made of them, as where a trial leaves detections out.
-    scores, shares, thresholds = (np.asarray(part, kind) for part,
-                                  kind in ((scores, weight.dtype), (shares, np.float64), (thresholds, np.float64)))
-    if regressed.shape != weight.shape or scores.shape != shares.shape or (scale is not None
-                                                                           and scale.shape != weight.shape):
-        raise ValueError(f"the maps and the detections must fit, got {regressed.shape}, {weight.shape}, {scores.shape} "
-                         f"and {shares.shape}")
-    if not (thresholds > 0).all():
-        raise ValueError(f"thresholds must be above 0, got {thresholds.min()}")
-    covered = np.flatnonzero(weight)
-    confidence = weight.ravel()[covered]
-    replaced = regressed.ravel()[covered] * (confidence.astype(np.float64) ** exponent)
-    if scale is not None:
-        replaced *= scale.ravel()[covered]
-    return regressed.sum(dtype=np.float64) - _sums_from(confidence, replaced,
-                                                        thresholds) + _sums_from(scores, shares, thresholds)
-
-
-def _sums_from(places: np.ndarray, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """For each threshold the sum of the values whose place reaches it."""
-    order = np.argsort(thresholds, kind="stable")
-    reached = np.searchsorted(thresholds[order].astype(places.dtype), places, side="right")
-    sums = np.bincount(reached, weights=values, minlength=len(thresholds) + 1)
-    result = np.empty(len(thresholds))
-    result[order] = sums[::-1].cumsum()[::-1][1:]
-    return result
-
-
 def _checked_weight(weight: Any) -> Any:
     low, high = (float(v) for v in weight.detach().aminmax()) if weight.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):

@@ -160,39 +160,6 @@ def trials_chart(trials: Sequence[Mapping[str, float]], truths: Sequence[Mapping
     return _rendered(figure)
 
 
-def sweep_chart(sweep: Sequence[Mapping[str, float]], *, own: float, chosen: float) -> np.ndarray:
-    """People an image by the least confidence of a detection, and, where it is known, the mean absolute error of the
-    count beside it.
-
-    Args:
-        sweep: as a search leaves it: rows of the threshold, which has a dot in its name, `mean_count`, and `mae` where
-            it is known.
-        own, chosen: the least confidences that are configured and that the search has chosen, which are marked.
-
-    Returns:
-        RGB uint8.
-
-    Raises:
-        ValueError: there is no row.
-    """
-    if not sweep:
-        raise ValueError("there is no sweep to draw")
-    name = next(name for name in sweep[0] if "." in name)
-    panels = [("People counted", "mean_count", "people an image")]
-    if "mae" in sweep[0]:
-        panels.append(("Error of the count", "mae", "mean absolute error (people)"))
-    figure, axes = _charts(len(panels))
-    for place, (title, column, up) in zip(axes, panels, strict=True):
-        _dress(place, title, "least confidence of a detection", up)
-        place.plot([row[name] for row in sweep], [row[column] for row in sweep], linewidth=2.0, color="#1f5fa8")
-        # Where both are one, both are seen.
-        place.axvline(chosen, color="#c4362c", linewidth=4.0, alpha=0.55, label="chosen")
-        place.axvline(own, color="#333333", linestyle="--", linewidth=1.6, label="as configured")
-        place.set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return _rendered(figure)
-
-
 def _charts(number: int) -> tuple[Figure, list[Axes]]:
     """Panels side by side, at most three in a row."""
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
 from crowddist.errors import InputError
 from crowddist.inference.metrics import METRICS
-from crowddist.reports.charts import calibration_chart, curves, rounds_chart, sweep_chart, trials_chart
+from crowddist.reports.charts import calibration_chart, curves, rounds_chart, trials_chart
 from crowddist.reports.compare_runs import PAIRS, published, read_images
 from crowddist.reports.sheets import figure
 from crowddist.run.engine import read_curve, read_done
@@ -151,28 +151,8 @@ def _searches(folder: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "ranking": [(name.replace("_", " "), f"{value:.3g}")
                             for name, value in found.get("ranking", {}).items()],
                 "picture": _embedded(trials_chart(found["trials"], found.get("truth", ()))),
-                "sweep": _sweep(found),
             })
     return searches
-
-
-def _sweep(found: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Caption and picture of how the count depends on the least confidence of a detection; None of a search that has
-    not looked at it.
-    """
-    sweep = found.get("sweep")
-    if not sweep:
-        return None
-    name = next(name for name in sweep[0] if "." in name)
-    caption = ("A detector is more or less sure of each head. How many people an image would be counted on average, "
-               "over the images of the search, if "
-               "detections below a least confidence were left out, with all other thresholds as chosen; no label is "
-               "needed for that.")
-    if "mae" in sweep[0]:
-        caption += (" Right: how wrong the count would then be on the evaluation's images, whose labels were opened "
-                    "only when the threshold had been "
-                    "chosen: the lower, the better.")
-    return caption, _embedded(sweep_chart(sweep, own=found["own"][name], chosen=found["best"][name]))
 
 
 def _extremes(folder: str, result: Mapping[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -14,9 +14,8 @@ from crowddist import storage
 from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shards import ShardReader
 from crowddist.methods.thresholds import lowest_thresholds, search_space
-from crowddist.search.confidence_sweep import sweep_confidence
 from crowddist.search.trial_values import Listed, Plan, tried
-from crowddist.search.trials import Search, looked_at
+from crowddist.search.trials import Search
 
 if TYPE_CHECKING:
     from crowddist.config import Objective, RunConfig
@@ -63,8 +62,7 @@ def search_thresholds(
 
     Returns:
         `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them;
-        `predictions`, their URL; with an evaluation, `truth`, its trials, and `ranking`, see `ranking`; and, of methods
-        that have one, `sweep`, see `sweep_confidence`, at the best trial's other values.
+        `predictions`, their URL; and, with an evaluation, `truth`, its trials, and `ranking`, see `ranking`.
 
     Raises:
         InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
@@ -76,16 +74,11 @@ def search_thresholds(
     predictions, trials = _tried(runner, checkpoint_url, plan, images, work, labelled=objective != "agreement", say=say)
     found: dict[str, Any] = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials),
                              "predictions": predictions}
-    evaluation: dict[str, Any] = {}
     if evaluation_url:
         names = [parameter.name for parameter in search_space(recorded_config(checkpoint_url))]
         values = [{name: trial[name] for name in names} for trial in trials]
-        true_predictions, truth = _tried(runner, checkpoint_url, Listed(values=values), evaluation_url, work,
-                                         labelled=True, say=say)
+        _, truth = _tried(runner, checkpoint_url, Listed(values=values), evaluation_url, work, labelled=True, say=say)
         found |= {"truth": truth, "ranking": ranking(trials, truth)}
-        evaluation = {"evaluated": looked_at(true_predictions), "labelled": ShardReader(evaluation_url)}
-    if rows := sweep_confidence(checkpoint_url, found["best"], looked_at(predictions), **evaluation):
-        found["sweep"] = rows
     return found
 
 

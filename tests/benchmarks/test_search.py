@@ -1,5 +1,4 @@
-"""The search of thresholds: a trial on cached predictions against asking the networks again, all thresholds in one
-pass, and Tune's own cost.
+"""The search of thresholds: a trial on cached predictions against asking the networks again, and Tune's own cost.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from crowddist.inference.predictor import Predictor, judge
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.build import build_method
 from crowddist.methods.thresholds import trial_values, with_values
-from crowddist.ops.density import TRUNCATE, density_map, kernel_means
-from crowddist.ops.fusion import fuse_density, sweep_counts
-from crowddist.ops.merging import confidence_map
+from crowddist.ops.density import density_map
 from crowddist.recipes import mm2020_shb_to_sha
 from crowddist.search.threshold_search import cached_predictions
 from crowddist.search.trial_values import Listed
@@ -71,31 +68,6 @@ def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion:
     print(f"\na trial on cached predictions of {number} images of 960x544 px, fusion by {fusion}; the {networks} "
           f"networks again / ours: {result}")
     assert result.ratio >= goal
-
-
-@pytest.mark.benchmark
-def test_all_thresholds_of_eq_8_in_one_pass() -> None:
-    """Fifty counts, as fifty trials give them one by one."""
-    rng, cells = np.random.default_rng(0), (SIZE[0] // 4, SIZE[1] // 4)
-    points = rng.uniform([0, 0], [cells[1] - 1, cells[0] - 1], (NUM_HEADS, 2))
-    scores, sigma = rng.uniform(0.1, 1, NUM_HEADS).astype(np.float32), np.full(NUM_HEADS, 1.5)
-    regressed, thresholds = (rng.random(cells) / 200).astype(np.float32), np.linspace(0.1, 0.95, 50)
-    reach = np.ceil(TRUNCATE * sigma)
-
-    def trial(threshold: float) -> float:
-        kept = scores >= np.float32(threshold)
-        weight = confidence_map(np.column_stack([points[kept], scores[kept]]), cells, reach[kept])
-        return float(fuse_density(regressed, density_map(points[kept], cells, sigma[kept]),
-                                  weight).sum(dtype=np.float64))
-
-    def sweep() -> np.ndarray:
-        weight = confidence_map(np.column_stack([points, scores]), cells, reach)
-        return sweep_counts(regressed, weight, scores, kernel_means(weight, points, sigma), thresholds)
-
-    result = compare(lambda: np.array([trial(threshold) for threshold in thresholds]), sweep,
-                     agree=lambda peer, ours: bool(np.abs(peer - ours).max() <= 1e-4 * peer.mean()))
-    print(f"\ncounts by Eq. 8 at 50 thresholds, {NUM_HEADS} detections, 50 trials / one sweep: {result}")
-    assert result.ratio >= 10
 
 
 @pytest.mark.benchmark

@@ -19,6 +19,7 @@ from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.build import build_method
 from crowddist.methods.combined import Combined
+from crowddist.methods.parts.detecting import confidence_weight
 from crowddist.models.config import CounterConfig
 from crowddist.ops.fusion import fuse_density
 from crowddist.pipeline import adapt
@@ -125,3 +126,11 @@ def test_a_whole_run_labels_by_both(tiny_config: RunConfig, tmp_path: Path) -> N
     labels = ShardReader((tmp_path / "runs" / "tiny" / "labels-1" / "labels").as_uri())
     found = [decode_labels(*labels.read(index)) for index in range(len(labels))]
     assert len(found) == 10 and any(len(one.doubtful) for one in found) and all(one.keep.any() for one in found)
+
+
+@pytest.mark.parametrize("place", [(-0.5, -0.5), (203.5, 151.5), (203.5, 60.0), (100.2, 151.5), (60.0, 70.0)])
+def test_a_window_of_the_weight_is_that_of_its_kernel(tiny_config: RunConfig, place: tuple[float, float]) -> None:
+    """Also of a head that the detector, whose cells are larger, sees beyond the last cell of the density."""
+    head, stream = np.array([[*place, 20.0, 0.5]], np.float32), replace(tiny_config.stream, sigma_px=4.0)
+    drawn, weight = cell_density(head[:, :3], (75, 101), stream, 2), confidence_weight(head, (75, 101), stream, 2)
+    assert (drawn > 0).any() and ((drawn > 0) == (weight > 0)).all()

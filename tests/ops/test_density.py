@@ -16,7 +16,6 @@ from crowddist.ops.density import (
     adaptive_sigma,
     density_crop,
     density_map,
-    kernel_means,
 )
 
 
@@ -156,15 +155,3 @@ def test_adaptive_sigma_refuses_bad_input(arguments):
         adaptive_sigma([[0, 0], [1, 1]], **arguments)
     with pytest.raises(ValueError):
         adaptive_sigma([[np.nan, 0]])
-
-
-def test_means_under_kernels_are_sums_with_their_maps() -> None:
-    generator = np.random.default_rng(7)
-    values = generator.random((70, 90)).astype(np.float32)
-    points, sigma = generator.uniform([-3, -3], [92, 72], (40, 2)), generator.uniform(0.01, 30, 40)
-    naive = [float((density_map(point[None], values.shape, one) * values.astype(np.float64)).sum())
-             for point, one in zip(points, sigma, strict=True)]
-    np.testing.assert_allclose(kernel_means(values, points, sigma), naive, atol=1e-6)
-    assert kernel_means(np.ones((5, 5), np.float32), [[2, 2], [9, 9]],
-                        1.0) == pytest.approx([1, 0]), "of a constant map itself; 0 outside"
-    assert len(kernel_means(values, np.zeros((0, 2)), 1.0)) == 0

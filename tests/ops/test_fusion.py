@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.ops.density import TRUNCATE, density_map, kernel_means
-from crowddist.ops.fusion import fuse_density, sweep_counts, uncertainty_weight
-from crowddist.ops.merging import confidence_map
+from crowddist.ops.fusion import fuse_density, uncertainty_weight
 
 
 def test_by_hand():
@@ -138,55 +136,3 @@ def test_uncertainty_weight_without_spread_or_persons_and_of_other_shapes():
     assert np.array_equal(uncertainty_weight(weight, zeros, zeros + 1), weight)
     with pytest.raises(ValueError, match="one shape"):
         uncertainty_weight(weight, zeros[1:], zeros)
-
-
-@pytest.mark.parametrize("exponent, scaled", [(1.0, False), (0.5, True), (3.0, False)])
-def test_one_sweep_counts_as_every_threshold_alone(exponent: float, scaled: bool) -> None:
-    """Detections that overlap and lie at the border, thresholds that are some detection's score, in no order."""
-    generator = np.random.default_rng(3)
-    size, number = (60, 80), 60
-    points, sigma = generator.uniform([0, 0], [79.9, 59.9], (number, 2)), generator.uniform(0.5, 3.0, number)
-    scores = generator.uniform(0.05, 1, number).astype(np.float32)
-    regressed = (generator.random(size) / 50).astype(np.float32)
-    scale = generator.random(size).astype(np.float32) if scaled else None
-    thresholds = np.concatenate([generator.uniform(0.05, 1, 20), scores[:5], [1.0, 1e-3]])
-
-    def alone(threshold: float) -> float:
-        kept = scores >= np.float32(threshold)
-        places = np.column_stack([points[kept], scores[kept] ** exponent])
-        weight = confidence_map(places, size, np.ceil(TRUNCATE * sigma[kept])) * (1 if scale is None else scale)
-        return float(fuse_density(regressed, density_map(points[kept], size, sigma[kept]),
-                                  weight).sum(dtype=np.float64))
-
-    weight = confidence_map(np.column_stack([points, scores]), size, np.ceil(TRUNCATE * sigma))
-    shares = kernel_means(weight**exponent * (1 if scale is None else scale), points, sigma)
-    swept = sweep_counts(regressed, weight, scores, shares, thresholds, exponent=exponent, scale=scale)
-    assert swept == pytest.approx([alone(threshold) for threshold in thresholds], rel=1e-6)
-    assert len(set(swept.round(3))) > 15
-
-
-def test_a_sweep_by_hand() -> None:
-    """Two cells of one person each; a detection of confidence 0.5 on the second, all of it in that cell: 1 + 0.5 + 0.5
-    persons, or 2 without it.
-    """
-    regressed, weight = np.ones((1, 2), np.float32), np.array([[0, 0.5]], np.float32)
-    assert sweep_counts(regressed, weight, [0.5], [0.5], [0.5, 0.6]).tolist() == [2.0, 2.0]
-    assert sweep_counts(regressed, weight, [0.5], [0.25], [0.5, 0.6]).tolist() == [1.75, 2.0]
-    assert sweep_counts(regressed, 0 * weight, [], [], [0.1]).tolist() == [2.0], "nobody was detected"
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_a_detection_as_sure_as_the_threshold_is_taken(threshold: float) -> None:
-    """Float32 rounds 0.3 up and 0.7 down; it is left out neither of W nor of the drawn density."""
-    score = np.float32(threshold)
-    swept = sweep_counts(np.ones((1, 1), np.float32), np.full((1, 1), score), np.array([score]), [0.25], [threshold])
-    assert swept == pytest.approx([1 - threshold + 0.25])
-
-
-@pytest.mark.parametrize("given", [{"thresholds": [0.0]}, {"scores": [0.5, 0.6]}, {"weight": np.zeros((2, 2))},
-                                   {"scale": np.ones((2, 1))}])
-def test_a_sweep_of_bad_input_is_refused(given: dict) -> None:
-    fitting = {"regressed": np.ones((1, 2)), "weight": np.ones((1, 2)), "scores": [0.5], "shares": [0.5],
-               "thresholds": [0.5]}
-    with pytest.raises(ValueError, match="must"):
-        sweep_counts(**{**fitting, **given})

@@ -1,11 +1,11 @@
-"""Charts of calibration, of a search and of its sweep; those of curves and rounds are tested with the report."""
+"""Charts of calibration, and of a search; those of curves and rounds are tested with the report."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from crowddist.reports.charts import calibration_chart, sweep_chart, trials_chart
+from crowddist.reports.charts import calibration_chart, trials_chart
 
 TRIALS = [{"a.kept_share": 0.1 * number, "b.merge_px": float(number), "score": (number % 3) / 3}
           for number in range(1, 7)]
@@ -35,22 +35,3 @@ def test_trials() -> None:
     assert four.shape[0] == 2 * two.shape[0], "three panels in a row"
     with pytest.raises(ValueError, match="no trial"):
         trials_chart([])
-
-
-def test_a_sweep() -> None:
-    """With the error beside the count; what moves is the mark that is told to."""
-    rows = [{"a.confidence": 0.1 * number, "mean_count": 50.0 - number, "mae": 5.0 + abs(number - 3)}
-            for number in range(1, 7)]
-    alone = [{name: value for name, value in row.items() if name != "mae"} for row in rows]
-    one, two = sweep_chart(alone, own=0.2, chosen=0.4), sweep_chart(rows, own=0.2, chosen=0.4)
-    assert one.shape[1] == 1056 and two.shape[1] == 1320 and one.dtype == np.uint8
-    pictures = [one, sweep_chart(alone, own=0.3, chosen=0.4), sweep_chart(alone, own=0.2, chosen=0.5),
-                sweep_chart(alone[1:], own=0.2, chosen=0.4)]
-    assert len({picture.tobytes() for picture in pictures}) == 4
-    red = [np.flatnonzero(((picture[..., 0] > 180) & (picture[..., 1] < 160)).sum(0) > 200).mean()
-           for picture in pictures]
-    assert red[0] == red[1] < red[2], "the chosen one further to the right"
-    assert (sweep_chart([{**row, "mean_count": 0.0} for row in alone], own=0.2, chosen=0.4)
-            != one).any(), "nobody is counted"
-    with pytest.raises(ValueError, match="no sweep"):
-        sweep_chart([], own=0.2, chosen=0.4)

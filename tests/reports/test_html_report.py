@@ -141,25 +141,3 @@ def test_the_settings_that_are_not_the_recipes_are_named(config: RunConfig) -> N
     write_report(folder.as_uri(), say=quiet)
     assert (f"train.steps {quickstart().train.steps} 6" in _spaced(folder.as_uri())
             and "seed 0" not in _spaced(folder.as_uri()).partition("Settings")[2].partition("The whole")[0])
-
-
-def test_how_the_count_depends_on_the_least_confidence(config: RunConfig) -> None:
-    """A chart more where the search has looked at it, and what it means; searches of former versions have not."""
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
-    folder = run_folder(config)
-    write_report(folder, say=quiet)
-    before = read(folder)
-    assert "least confidence" not in before.words
-    url = storage.join(folder, "labels-1", "search.json")
-    found = storage.read_json(url)
-    for row, confidence in ((found["own"], 0.3), (found["best"], 0.4)):
-        row["bi_knowledge.confidence"] = confidence
-    counts = [{"bi_knowledge.confidence": number / 10, "mean_count": 20.0 - number} for number in range(1, 7)]
-    for sweep in (counts, [{**row, "mae": 3.0} for row in counts]):
-        storage.write_json(url, {**found, "sweep": sweep})
-        write_report(folder, say=quiet)
-        page = read(folder)
-        assert len(page.sources) == len(before.sources) + 1
-        assert ("if detections below a least confidence were left out, with all other thresholds as chosen; no label "
-                "is needed for that." in page.words)
-        assert ("how wrong the count would then be" in page.words) == ("mae" in sweep[0])

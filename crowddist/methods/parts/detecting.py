@@ -22,8 +22,7 @@ from crowddist.losses.detection import (
     size_loss,
 )
 from crowddist.methods.base import mean_over_workers
-from crowddist.ops.density import TRUNCATE, kernel_means
-from crowddist.ops.fusion import sweep_counts
+from crowddist.ops.density import TRUNCATE
 from crowddist.ops.merging import confidence_map
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.peaks import read_detections
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.data.config import StreamConfig
-    from crowddist.data.sample import Batch, Seen
+    from crowddist.data.sample import Batch
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
     from crowddist.models.detector import Detector, DetectorMaps
 
@@ -97,32 +96,6 @@ def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: St
     """
     places = np.column_stack([cell_places(detections, cells, stride), detections[:, 3] ** exponent])
     return confidence_map(places, cells, np.ceil(TRUNCATE * kernel_px(detections, stream) / stride))
-
-
-def fused_counts(
-    seen: Seen, thresholds: np.ndarray, settings: BiKnowledgeConfig, stream: StreamConfig, stride: int,
-    scale: np.ndarray | None = None
-) -> np.ndarray:
-    """The sum of Eq. 8's density of one image at every least confidence of a detection, by `ops.fusion.sweep_counts`.
-
-    It is exact: a window of W is that of its kernel, and which of two detections says the same head as the other does
-    not depend on the threshold.
-
-    Args:
-        thresholds: (T,), above 0, in the place of `settings.confidence`; detections that `seen` does not hold are not
-            counted.
-        scale: (h, w), 0 to 1, what W is multiplied with; None: nothing.
-
-    Returns:
-        (T,) float64, persons.
-    """
-    assert seen.detections is not None  # of predict()
-    found, cells = distinct(seen.detections, settings.nms_share), seen.density.shape
-    weight = confidence_weight(found, cells, stream, stride)
-    factor = weight.astype(np.float64) ** settings.weight_exponent * (1 if scale is None else scale)
-    shares = kernel_means(factor, cell_places(found, cells, stride), kernel_px(found, stream) / stride)
-    return sweep_counts(seen.density, weight, found[:, 3], shares, thresholds, exponent=settings.weight_exponent,
-                        scale=scale)
 
 
 def sure_and_doubtful(detections: np.ndarray, settings: BiKnowledgeConfig) -> tuple[np.ndarray, np.ndarray]:
