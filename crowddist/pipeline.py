@@ -1,4 +1,4 @@
-"""The adaptation from data to result: train, label, train again, evaluate. The page to read first."""
+"""The adaptation from data to result: the ten steps of docs/architecture.md, round by round. The page to read first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import crowddist
@@ -33,19 +33,8 @@ from crowddist.run.record import (
 )
 from crowddist.run.repeat import code_versions
 from crowddist.search.trial_values import make_plan
-from crowddist.storage.run_folder import (
-    CHECKPOINTS,
-    CONFIG,
-    DONE,
-    EVALUATION,
-    IMAGES,
-    JOINED,
-    LABELS,
-    RESULT,
-    SEARCH,
-    TRACKING,
-    TRANSLATED,
-)
+from crowddist.search.trials import TrialRunner, run_trials_here
+from crowddist.storage import run_folder as files
 from crowddist.tracking.tracker import tracked_run
 
 if TYPE_CHECKING:
@@ -59,35 +48,40 @@ MODEL = "crowd-counter"
 
 
 def adapt(
-    config: RunConfig, launcher: Launcher, tracker: Tracker, *, say: Callable[[str], None] = print, report: bool = False
+    config: RunConfig, launcher: Launcher, tracker: Tracker, *, run_trials: TrialRunner = run_trials_here,
+    say: Callable[[str], None] = print, report: bool = False
 ) -> dict[str, Any]:
-    """Runs an adaptation to its end, or takes it up where it was left, and returns what `result.json` holds.
+    """Runs an adaptation to its end, or resumes it, and returns the content of `result.json`.
+
+    Every stage is a folder in the run's folder. Finished ones are skipped, so a run may be killed at any moment and
+    started again. The tracker starts only once the input is known to be good: a mistake leaves neither a failed run
+    nor a name that is taken.
 
     Args:
-        report: whether to write `report.html` beside it, see `html_report.write_report`.
-
-    Every stage is a folder below the run's; what is done is skipped, so a run may be killed at any moment and started
-    again. The tracker is started once the input is known to be good: a mistake leaves neither a failed run nor a name
-    that is taken.
+        launcher: trains, and runs the networks over images.
+        run_trials: runs the trials of a search of thresholds.
+        report: also write `report.html`, see `html_report.write_report`.
 
     Raises:
         InputError: bad data, a run of that name with another configuration or other data, or a second driver on the
             same run.
     """
     started = time.time()
-    folder = run_folder(config)
+    folder, name = run_folder(config), run_name(config)
     with storage.exclusive(folder):
         require_same_config(config, folder)
-        if storage.exists(storage.join(folder, RESULT)):
-            say(f"run {run_name(config)} has ended before: nothing is computed again; another --run-name begins a new "
-                "one")
+        if storage.exists(storage.join(folder, files.RESULT)):
+            say(f"run {name} has ended before: nothing is computed again; another --run-name begins a new one")
         if config.search.objective != "none":
-            make_plan(config, config.search.algorithm, config.search.trials)  # what cannot be searched is refused
-        method = _method(config, begun=storage.exists(storage.join(folder, CONFIG)))
+            make_plan(config)  # refuses what cannot be searched
+        # A run that has begun has its checkpoints; a new one finds out now that weights are missing.
+        method = build_method(config, weights="none" if storage.exists(storage.join(folder, files.CONFIG)) else "all")
+
+        # Step 1: the data sets.
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
         data = {
-            name: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
-            for name, (role, spec) in data_specs(config).items()
+            used: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
+            for used, (role, spec) in data_specs(config).items()
         }
         scenes = find_rule(config.stream.scenes) if config.stream.scenes and "source" in data else None
         if scenes is not None:
@@ -97,86 +91,67 @@ def adapt(
         limit = density_limit(config, method, folder, data, scenes)
         if limit is not None:
             say(f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted")
-        with _tracked(config, folder, tracker):
-            for name, prepared in data.items():
-                tracker.data(name, prepared.manifest.name, prepared.url, prepared.manifest.digest)
-            run = _Run(config, method, folder, {name: prepared.url for name, prepared in data.items()}, scenes, limit,
-                       launcher, tracker, say)
+
+        # Steps 2 to 9, round by round, tracked (step 10).
+        with tracked_run(tracker, experiment=config.experiment or config.recipe, run_name=name,
+                         config=dataclasses.asdict(config), tags={"recipe": config.recipe, "method": config.method},
+                         state_url=storage.join(folder, files.TRACKING)):
+            for used, prepared in data.items():
+                tracker.data(used, prepared.manifest.name, prepared.url, prepared.manifest.digest)
+            run = _Run(config, method, folder, {used: prepared.url for used, prepared in data.items()}, scenes, limit,
+                       launcher, run_trials, tracker, say)
             rounds = run.all_rounds()
-            run.show_summary(rounds)
             result = {
-                "run": run_name(config),
-                "recipe": config.recipe,
-                "method": config.method,
-                "seed": config.seed,
-                "version": crowddist.__version__,
-                "code": code_versions(),
-                "rounds": rounds,
-                "final": rounds[-1],
-                "stopped": run.stopped,
-                "set_aside": {role: sorted(keys) for role, keys in run.set_aside.items()},
+                "run": name, "recipe": config.recipe, "method": config.method, "seed": config.seed,
+                "version": crowddist.__version__, "code": code_versions(),
+                "rounds": rounds, "final": rounds[-1], "stopped": run.stopped,
+                "set_aside": {used: sorted(keys) for used, keys in run.skipped.items()},
                 "checkpoint": run.checkpoint,
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
-                "data": {name: prepared.summary() for name, prepared in data.items()},
+                "data": {used: prepared.summary() for used, prepared in data.items()},
                 "seconds_this_start": round(time.time() - started, 1),
             }
-            storage.write_json(storage.join(folder, RESULT), result)
-            tracker.artifact(RESULT, result)
+            storage.write_json(storage.join(folder, files.RESULT), result)
+            tracker.artifact(files.RESULT, result)
             tracker.describe(None, run_note(result))
             if report:
                 from crowddist.reports.html_report import write_report
-                from crowddist.storage.run_folder import REPORT
 
-                tracker.artifact(REPORT, storage.read_bytes(write_report(folder, say=say)).decode())
+                tracker.artifact(files.REPORT, storage.read_bytes(write_report(folder, say=say)).decode())
         return result
 
 
-def _method(config: RunConfig, *, begun: bool) -> Method:
-    """The method. Where the run begins, weights that cannot be had are found out now; one that was begun has its
-    checkpoints.
-    """
-    return build_method(config, weights="none" if begun else "all")
-
-
-def _tracked(config: RunConfig, folder: str, tracker: Tracker) -> AbstractContextManager[Tracker]:
-    return tracked_run(
-        tracker,
-        experiment=config.experiment or config.recipe,
-        run_name=run_name(config),
-        config=dataclasses.asdict(config),
-        tags={"recipe": config.recipe, "method": config.method},
-        state_url=storage.join(folder, TRACKING),
-    )
-
-
+@dataclass
 class _Run:
     """One adaptation under way."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        method: Method,
-        folder: str,
-        urls: Mapping[str, str],
-        scenes: SceneRule | None,
-        density_limit: float | None,
-        launcher: Launcher,
-        tracker: Tracker,
-        say: Callable[[str], None],
-    ) -> None:
-        self.config, self.method, self.folder, self.urls = config, method, folder, urls
-        self.scenes, self.density_limit = scenes, density_limit
-        self.launcher, self.tracker, self.say = launcher, tracker, say
-        self.checkpoint, self.labels_url, self.stopped = "", "", ""
-        self.thresholds: dict[str, float] = {}
-        """What the newest search has found, by name."""
-        self.set_aside: dict[str, set[str]] = {}
-        """Name of a data set -> keys of its images that are done without, because workers died over them."""
+    config: RunConfig
+    method: Method
+    folder: str
+    urls: Mapping[str, str]
+    scenes: SceneRule | None
+    density_limit: float | None
+    launcher: Launcher
+    run_trials: TrialRunner
+    tracker: Tracker
+    say: Callable[[str], None]
+    checkpoint: str = ""
+    """URL of the newest counter."""
+    labels_url: str = ""
+    """URL of the newest pseudo-labels."""
+    stopped: str = ""
+    """Why the rounds ended early."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """The newest search's values by name."""
+    skipped: dict[str, set[str]] = field(default_factory=dict)
+    """Name of a data set -> keys of its images that are skipped, because workers died over them."""
 
     def all_rounds(self) -> list[dict[str, Any]]:
-        """Every round of the method's plan in turn; the rows of the result. Labels that change less than its
-        `stop_change` end the rounds.
+        """All rounds of the method's plan; returns a row each. Labels that change less than the method's `stop_change`
+        end the rounds.
         """
+        from crowddist.reports.round_pictures import summary_pictures
+
         rows: list[dict[str, Any]] = []
         plan = self.method.plan()
         rounds = [list(members) for _, members in itertools.groupby(plan, key=lambda stage: stage.num_round)]
@@ -184,7 +159,7 @@ class _Run:
             made: dict[str, float] = {}
             first = stages[0]
             if first.needs_labels:
-                made = self._label(first)
+                made = self._label(first, self._search(first))
                 if made.get("labels/change", math.inf) < self.method.stop_change:
                     self.stopped = f"labels changed by {made['labels/change']:.1%} before {first.title}: settled"
                     self.say(self.stopped)
@@ -194,94 +169,85 @@ class _Run:
                                         and not stage.needs_translation])
             self._train(stages)
             rows += [self._finish_round(members, made) for members in rounds if members[-1] in stages]
+        for name, picture in summary_pictures(rows, self.folder).items():
+            # No key of a sample holds a slash, so no image has this name.
+            self.tracker.picture(rows[-1]["round"], f"summary/{name}", picture)
         return rows
 
     def _train(self, stages: Sequence[Stage]) -> None:
+        """Steps 2 to 6: the launcher fits the stages, those of other networks as chains of their own."""
         from crowddist.tracking.curve_follower import following
 
         chains: dict[str, list[StageData]] = {}
         for stage in stages:
             chain = chains.setdefault(stage.trains, [])
-            chain.append(
-                StageData(
-                    stage=stage,
-                    folder=storage.join(self.folder, stage.name),
-                    urls=dict(self.urls),
-                    labels_url=self.labels_url if stage.needs_labels else "",
-                    initial="" if chain or stage.fresh else self.checkpoint,
-                    scenes=self.scenes,
-                    shares={name: parse_share(text)[0] for name, text in more_sources(self.config)},
-                    thresholds=self.thresholds,
-                    density_limit=self.density_limit,
-                )
-            )
-        if all(read_done(data.folder) for chain in chains.values() for data in chain):
+            chain.append(StageData(
+                stage=stage,
+                folder=storage.join(self.folder, stage.name),
+                urls=dict(self.urls),
+                labels_url=self.labels_url if stage.needs_labels else "",
+                initial="" if chain or stage.fresh else self.checkpoint,
+                scenes=self.scenes,
+                shares={name: parse_share(text)[0] for name, text in more_sources(self.config)},
+                thresholds=self.thresholds,
+                density_limit=self.density_limit,
+            ))
+        every = [data for chain in chains.values() for data in chain]
+        if all(read_done(data.folder) for data in every):
             self.say(f"{' and '.join(stage.name for stage in stages)}: done before")
             return
-        with following([data for chain in chains.values() for data in chain], self.tracker, self.say):
+        with following(every, self.tracker, self.say):
             self.launcher.train(list(chains.values()))
 
-    def _label(self, stage: Stage) -> dict[str, float]:
-        """Pseudo-labels of the whole target by the newest counter; returns their metrics."""
+    def _label(self, stage: Stage, found: Mapping[str, Any]) -> dict[str, float]:
+        """Step 7: labels the whole target with the newest counter. Returns: the labels' metrics.
+
+        Args:
+            found: the result of the round's search, or {}.
+        """
         from crowddist.inference.jobs import LabelJob
         from crowddist.inference.pseudo_labels import label_change, publish_labels
-        from crowddist.inference.units import set_aside_in
 
-        url = storage.join(self.folder, stage.round_name, LABELS)
-        previous, self.labels_url = self.labels_url, url
-        done = read_done(url)
-        found = self._search(stage)
-        if done is not None:
-            self._set_aside("target", done.get("set_aside", ()))
-            return done["metrics"]
-        started = time.time()
-        self.say(f"{stage.round_name}: labelling the target")
-        known = found["predictions"] if found.get("objective") == "agreement" else ""
-        job = LabelJob(checkpoint_url=self.checkpoint, images_url=self.urls["target"], labels_url=url,
-                       thresholds=self.thresholds, predictions_url=known)
-        records = self.launcher.run(job)
-        metrics = publish_labels(url, ShardReader(self.urls["target"]), records,
-                                 name=f"{run_name(self.config)}-{stage.round_name}")
-        metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}
-        metrics |= {f"search/{name}": value for name, value in found.get("ranking", {}).items()}
-        change = (label_change(previous, url, self.method.settling_px // self.method.output_stride) if previous
-                  else math.inf)
-        if math.isfinite(change):  # it is not where the labels before saw nobody
-            metrics["labels/change"] = change
-        storage.write_json(
-            storage.join(url, DONE),
-            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "set_aside": set_aside_in(records),
-             "seconds": round(time.time() - started, 1)},
-        )
-        self._set_aside("target", set_aside_in(records))
-        self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
-                 f"{metrics['labels/mean_count']:.1f} persons an image")
-        return metrics
+        name = f"{stage.round_name}/{files.LABELS}"
+        previous, self.labels_url = self.labels_url, storage.join(self.folder, name)
+
+        def label() -> tuple[list[dict[str, Any]], dict[str, float]]:
+            self.say(f"{stage.round_name}: labelling the target")
+            known = found["predictions"] if found.get("objective") == "agreement" else ""
+            records = self.launcher.run(LabelJob(
+                checkpoint_url=self.checkpoint, images_url=self.urls["target"], labels_url=self.labels_url,
+                thresholds=self.thresholds, predictions_url=known
+            ))
+            metrics = publish_labels(self.labels_url, ShardReader(self.urls["target"]), records,
+                                     name=f"{run_name(self.config)}-{stage.round_name}")
+            metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}
+            metrics |= {f"search/{name}": value for name, value in found.get("ranking", {}).items()}
+            if previous:
+                block_cells = self.method.settling_px // self.method.output_stride
+                change = label_change(previous, self.labels_url, block_cells)
+                if math.isfinite(change):  # infinite where the labels before held nobody
+                    metrics["labels/change"] = change
+            self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
+                     f"{metrics['labels/mean_count']:.1f} persons an image")
+            return records, metrics
+
+        return self._once(name, "target", label)
 
     def _search(self, stage: Stage) -> dict[str, Any]:
-        """What a search of thresholds for a round's labels finds with the newest counter, see `search_thresholds`; {}
-        where none is asked for.
+        """Step 8: searches the thresholds of a round's labels with the newest counter. Returns: as `search_thresholds`;
+        {} without a search.
         """
         from crowddist.search.threshold_search import search_thresholds
 
-        search, url = self.config.search, storage.join(self.folder, stage.round_name, SEARCH)
-        if search.objective == "none":
+        url = storage.join(self.folder, stage.round_name, files.SEARCH)
+        if self.config.search.objective == "none":
             return {}
         if storage.exists(url):
             found = storage.read_json(url)
         else:
-            self.say(f"{stage.round_name}: searching thresholds by {search.objective}")
-            found = search_thresholds(
-                self.launcher,
-                self.checkpoint,
-                make_plan(self.config, search.algorithm, search.trials),
-                objective=search.objective,
-                labelled_url=self.urls.get("search", ""),
-                evaluation_url=self.urls.get("evaluation", ""),
-                target_url=self.urls["target"],
-                work=self.config.storage,
-                say=lambda line: self.say(f"{stage.round_name}: {line}"),
-            )
+            self.say(f"{stage.round_name}: searching thresholds by {self.config.search.objective}")
+            found = search_thresholds(self.config, self.checkpoint, self.urls, self.launcher, self.run_trials,
+                                      say=lambda line: self.say(f"{stage.round_name}: {line}"))
             storage.write_json(url, found)
         self.tracker.trials(stage.num_round, found["trials"])
         self.thresholds = {name: found["best"][name] for name in own_values(self.config)}
@@ -291,44 +257,57 @@ class _Run:
         return found
 
     def _translate(self, stages: Sequence[Stage]) -> dict[str, float]:
-        """The whole source as the networks show it that these stages have trained; returns the translation's
+        """Translates the whole source with the networks that these stages trained. Returns: the translation's
         metrics.
         """
         from crowddist.inference.jobs import TranslateJob
         from crowddist.inference.translated_set import publish_translation
-        from crowddist.inference.units import set_aside_in
 
-        stage = stages[-1]
-        url = storage.join(self.folder, stage.round_name, TRANSLATED)
+        last, source = stages[-1], self.urls["source"]
+        name = f"{last.round_name}/{files.TRANSLATED}"
+        url = storage.join(self.folder, name)
         self.urls = {**self.urls, "translated": url}
-        done = read_done(url)
-        if done is not None:
-            self._set_aside("source", done.get("set_aside", ()))
-            return done["metrics"]
-        started = time.time()
-        self.say(f"{stage.round_name}: translating the source")
-        trained = self._whole_checkpoint(stages, storage.join(self.folder, stage.name, JOINED))
-        records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=self.urls["source"],
-                                                 translated_url=url))
-        metrics = publish_translation(url, ShardReader(self.urls["source"]), records)
-        facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "set_aside": set_aside_in(records)}
-        storage.write_json(storage.join(url, DONE), {**facts, "seconds": round(time.time() - started, 1)})
-        self._set_aside("source", set_aside_in(records))
-        self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 "
-                 "grey levels")
-        return metrics
 
-    def _set_aside(self, name: str, keys: Iterable[str]) -> None:
-        """Notes that images of a data set are done without."""
-        new = set(keys) - self.set_aside.get(name, set())
+        def translate() -> tuple[list[dict[str, Any]], dict[str, float]]:
+            self.say(f"{last.round_name}: translating the source")
+            trained = self._whole_checkpoint(stages, storage.join(self.folder, last.name, files.JOINED))
+            records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=source, translated_url=url))
+            metrics = publish_translation(url, ShardReader(source), records)
+            self.say(f"{last.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 "
+                     "grey levels")
+            return records, metrics
+
+        return self._once(name, "source", translate)
+
+    def _once(self, name: str, role: str,
+              make: Callable[[], tuple[list[dict[str, Any]], dict[str, float]]]) -> dict[str, float]:
+        """Metrics of a set that `make` makes of the images of `role`, unless its folder `name` holds a DONE.json.
+
+        Args:
+            make: returns the units' records and the metrics.
+        """
+        from crowddist.inference.units import skipped_keys
+
+        url, started = storage.join(self.folder, name), time.time()
+        done = read_done(url)
+        if done is None:
+            records, metrics = make()
+            done = {"stage": name, "metrics": metrics, "set_aside": skipped_keys(records),
+                    "seconds": round(time.time() - started, 1)}
+            storage.write_json(storage.join(url, files.DONE), done)
+        self._note_skipped(role, done.get("set_aside", ()))
+        return done["metrics"]
+
+    def _note_skipped(self, role: str, keys: Iterable[str]) -> None:
+        new = set(keys) - self.skipped.get(role, set())
         if new:
-            self.set_aside[name] = self.set_aside.get(name, set()) | new
-            self.say(f"{name}: {', '.join(sorted(new))} set aside, because workers died over "
+            self.skipped[role] = self.skipped.get(role, set()) | new
+            self.say(f"{role}: {', '.join(sorted(new))} skipped, because workers died over "
                      f"{'it' if len(new) == 1 else 'them'}")
 
     def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
-        """URL of a checkpoint of all networks after these stages of a round, which are done; joined in `folder` where
-        no stage left one.
+        """URL of a checkpoint of all networks after these finished stages of a round; joined in `folder` where no stage
+        wrote one.
         """
         # The last stage of each chain holds what the chain trained.
         last = {stage.trains: self._done(stage)["checkpoint"] for stage in stages}
@@ -337,47 +316,32 @@ class _Run:
         return checkpoint.join(folder, [*filter(None, [self.checkpoint]), *last.values()], stage=stages[0].round_name)
 
     def _done(self, stage: Stage) -> dict[str, Any]:
-        """What a stage that the launcher has returned from says of itself."""
+        """The DONE.json of a stage; {} where its training was stopped."""
         return read_done(storage.join(self.folder, stage.name)) or {}
 
     def _finish_round(self, stages: Sequence[Stage], made: Mapping[str, float]) -> dict[str, Any]:
-        """Evaluates what a round trained where there is labelled data, and tracks its figures and pictures.
+        """Steps 9 and 10: evaluates the round's counter, where there is labelled data, and tracks metrics and pictures.
+        Returns: the round's row.
 
         Args:
-            made: metrics of the labels, or of the translation, that it trained on.
+            made: metrics of the labels, or of the translation, that the round trained on.
         """
-        from crowddist.inference.jobs import EvaluateJob
-        from crowddist.inference.metrics import image_rows, summarise
         from crowddist.reports.round_pictures import round_pictures, translation_picture
 
         stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
-        self.checkpoint = self._whole_checkpoint(stages, storage.join(place, CHECKPOINTS))
-        url = storage.join(place, EVALUATION)
+        self.checkpoint = self._whole_checkpoint(stages, storage.join(place, files.CHECKPOINTS))
+        url = storage.join(place, files.EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)
-            self._set_aside("evaluation", row.get("set_aside", ()))
+            self._note_skipped("evaluation", row.get("set_aside", ()))
             return row
-        metrics: dict[str, float] = {}
-        rows: list[dict[str, Any]] = []
-        set_aside: list[str] = []
-        by_key: dict[str, ImageResult] = {}
-        if "evaluation" in self.urls:
-            job = EvaluateJob(checkpoint_url=self.checkpoint, images_url=self.urls["evaluation"])
-            results: list[ImageResult] = [result for record in self.launcher.run(job) for result in record]
-            by_key = {result.key: result for result in results}
-            images = ShardReader(self.urls["evaluation"])
-            set_aside = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
-            self._set_aside("evaluation", set_aside)
-            metrics |= summarise(results)
-            rows = image_rows(results)
-            storage.write_json(storage.join(place, IMAGES), rows)
-            self.tracker.table(stage.num_round, "images", rows)
+        metrics, by_key, skipped = self._evaluate(stage, place) if "evaluation" in self.urls else ({}, {}, [])
         shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
         pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key,
-                                  skip=self.set_aside.get(shown, ()))
+                                  skip=self.skipped.get(shown, ()))
         if any(member.needs_translation for member in stages):
             pictures["summary/translation"] = translation_picture(self.urls, self.folder,
-                                                                  skip=self.set_aside.get("source", ()))
+                                                                  skip=self.skipped.get("source", ()))
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics |= made
@@ -385,29 +349,34 @@ class _Run:
         self.tracker.describe(stage.num_round, round_note(stage.title, metrics, run_name(self.config)),
                               {"title": stage.title})
         self.tracker.round_result(stage.num_round, metrics)
-        names = [stage.name for stage in stages]
-        row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics,
-               "checkpoint": self.checkpoint}
-        if set_aside:
-            row["set_aside"] = set_aside
+        row = {"round": stage.num_round, "stage": stage.round_name, "stages": [member.name for member in stages],
+               "title": stage.title, **metrics, "checkpoint": self.checkpoint}
+        if skipped:
+            row["set_aside"] = skipped
         storage.write_json(url, row)
         if "target/mae" in row:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")
         return row
 
-    def show_summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Learning curves and the error by round, tracked beside the last round's pictures."""
-        from crowddist.reports.round_pictures import summary_pictures
+    def _evaluate(self, stage: Stage, place: str) -> tuple[dict[str, float], dict[str, ImageResult], list[str]]:
+        """Step 9: counts the evaluation's images. Returns: metrics, results by key, keys of skipped images."""
+        from crowddist.inference.jobs import EvaluateJob
+        from crowddist.inference.metrics import image_rows, summarise
 
-        for name, picture in summary_pictures(rows, self.folder).items():
-            # No key of a sample holds a slash, so no image is called like that.
-            self.tracker.picture(rows[-1]["round"], f"summary/{name}", picture)
+        images = ShardReader(self.urls["evaluation"])
+        job = EvaluateJob(checkpoint_url=self.checkpoint, images_url=self.urls["evaluation"])
+        results: list[ImageResult] = [result for record in self.launcher.run(job) for result in record]
+        by_key = {result.key: result for result in results}
+        skipped = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
+        self._note_skipped("evaluation", skipped)
+        metrics, rows = summarise(results), image_rows(results)
+        storage.write_json(storage.join(place, files.IMAGES), rows)
+        self.tracker.table(stage.num_round, "images", rows)
+        return metrics, by_key, skipped
 
 
 def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """The stages that one start of the trainer can run: one that waits for something else than those before it begins a
-    new start.
-    """
+    """Groups of consecutive stages that the trainer fits in one start."""
     starts: list[list[Stage]] = []
     for stage in stages:
         if starts and not _waits(stage, starts[-1][-1]):
@@ -418,9 +387,7 @@ def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
 
 
 def _waits(stage: Stage, before: Stage) -> bool:
-    """Whether a stage can only start when more is done than training the networks that it goes on with: labels, a
-    translation, other networks.
-    """
+    """Whether a stage needs more than training on from the stage before: labels, a translation, or other networks."""
     new_round = stage.num_round != before.num_round
-    return (new_round and (stage.needs_labels or stage.trains
-                           != before.trains)) or (stage.needs_translation and not before.needs_translation)
+    return ((new_round and (stage.needs_labels or stage.trains != before.trains))
+            or (stage.needs_translation and not before.needs_translation))

@@ -25,7 +25,7 @@ from crowddist.recipes import RECIPES, summary
 
 def main(config: RunConfig, termination: Termination, repeats: str = "") -> None:
     """Runs the adaptation and prints its rounds, and what differs from the run that it repeats."""
-    from crowddist.distributed.choose import make_launcher
+    from crowddist.distributed.choose import make_launcher, make_trial_runner
     from crowddist.pipeline import adapt
     from crowddist.reports.terminal_summary import closing_lines
     from crowddist.run.record import run_folder
@@ -35,7 +35,8 @@ def main(config: RunConfig, termination: Termination, repeats: str = "") -> None
     tracker = make_tracker(config)
     launcher = make_launcher(config, termination)
     try:
-        result = adapt(config, launcher, tracker, say=lambda line: print(line, flush=True), report=True)
+        result = adapt(config, launcher, tracker, run_trials=make_trial_runner(config),
+                       say=lambda line: print(line, flush=True), report=True)
     finally:
         launcher.close()
     print(closing_lines(result, run_folder(config), tracker.how_to_open()))

@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from crowddist.config import Algorithm, Objective, require_labelled
+from crowddist.config import Algorithm, Objective, SearchConfig, require_labelled
 from crowddist.errors import InputError
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
@@ -62,7 +62,7 @@ def main(arguments: Arguments) -> None:
     from crowddist import storage
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
-    from crowddist.distributed.choose import make_launcher
+    from crowddist.distributed.choose import make_launcher, make_trial_runner
     from crowddist.search.threshold_search import recorded_config, search_thresholds, trial_table
     from crowddist.search.trial_values import make_plan
     from crowddist.storage.run_folder import find_checkpoint
@@ -71,28 +71,21 @@ def main(arguments: Arguments) -> None:
         print(line, flush=True)
 
     checkpoint = find_checkpoint(arguments.checkpoint)
-    config = recorded_config(checkpoint)  # a slip of the pen, before the long work
-    plan = make_plan(config, arguments.algorithm, arguments.trials)
+    search = SearchConfig(objective=arguments.objective, labelled=arguments.labelled, trials=arguments.trials,
+                          algorithm=arguments.algorithm)
+    config = replace(recorded_config(checkpoint), search=search, storage=arguments.work, launcher=arguments.launcher,
+                     num_workers=1, min_workers=0, num_labellers=arguments.num_workers, threads=0)
+    make_plan(config)  # refuses what cannot be searched, before the long work
     target = prepare(parse_data(arguments.target), arguments.work, role="target", say=say)
     data = {"target": target}
     if arguments.labelled:
         data["labelled"] = prepare(parse_data(arguments.labelled), arguments.work, role="evaluation", say=say)
     if arguments.evaluation:
         data["evaluation"] = prepare(parse_data(arguments.evaluation), arguments.work, role="evaluation", say=say)
-    launcher = make_launcher(replace(config, launcher=arguments.launcher, num_workers=1, min_workers=0,
-                                     num_labellers=arguments.num_workers, threads=0))
+    urls = {"search" if name == "labelled" else name: prepared.url for name, prepared in data.items()}
+    launcher = make_launcher(config)
     try:
-        found = search_thresholds(
-            launcher,
-            checkpoint,
-            plan,
-            objective=arguments.objective,
-            target_url=target.url,
-            labelled_url=data["labelled"].url if arguments.labelled else "",
-            evaluation_url=data["evaluation"].url if arguments.evaluation else "",
-            work=arguments.work,
-            say=say,
-        )
+        found = search_thresholds(config, checkpoint, urls, launcher, make_trial_runner(config), say=say)
     finally:
         launcher.close()
     summary = {name: prepared.summary() for name, prepared in data.items()}

@@ -39,8 +39,6 @@ from crowddist.run.record import run_folder
 if TYPE_CHECKING:
     from crowddist.inference.jobs import Job
     from crowddist.run.engine import StageData
-    from crowddist.search.trial_values import Plan
-    from crowddist.search.trials import Search
 
 MAX_FAILURES = 3
 """Times in a row that a training group is started again after the loss of a worker without having come to another
@@ -133,7 +131,7 @@ class RayLauncher:
 
         # Daemons: whatever a trainer waits for when another one has failed, the program can end.
         threads = [threading.Thread(target=work, name=f"chain-{number}", daemon=True) for number in range(at_once)]
-        with _interruptible():
+        with interruptible():
             try:
                 for thread in threads:
                     thread.start()
@@ -215,7 +213,7 @@ class RayLauncher:
                 raise again.
         """
         try:
-            with _interruptible():
+            with interruptible():
                 self._trainer(stages, group, size, at_once).fit()
         except WorkerGroupError as error:
             mistake = mistake_among(error.worker_failures)
@@ -267,16 +265,9 @@ class RayLauncher:
 
     def run(self, job: Job) -> list[Any]:
         """See `Launcher.run`."""
-        with _interruptible():
+        with interruptible():
             return run_job(job, num_actors=self.num_labellers, threads=self._threads(self.num_labellers),
                            use_gpu=self.use_gpu)
-
-    def try_values(self, search: Search, plan: Plan) -> None:
-        """See `Launcher.try_values`."""
-        from crowddist.distributed.tune import run_trials
-
-        with _interruptible():
-            run_trials(search, plan, num_at_once=self.num_labellers)
 
     def _threads(self, num_workers: int) -> int:
         """Of each of so many workers at once."""
@@ -325,7 +316,7 @@ def _newest(folder: str) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt within, and Ctrl-C does so afterwards.
 
     Ray makes exit code 1 of every SystemExit that a signal raises while it waits. Ray Train answers Ctrl-C by ending

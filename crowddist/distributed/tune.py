@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
 from crowddist import storage
+from crowddist.distributed.ray_launcher import interruptible
 from crowddist.process.progress_bar import watched
 from crowddist.search.trial_values import Plan, Values, tried
 from crowddist.search.trials import Search, Trials
@@ -84,7 +85,7 @@ class _Planned(Searcher):
 
 
 def run_trials(search: Search, plan: Plan, *, num_at_once: int) -> None:
-    """See `Launcher.try_values`. Tune's own files are never read again: a search that was stopped goes on from the
+    """Runs a plan's missing trials. Tune's own files are never read again: a search that was stopped goes on from the
     rows.
 
     Raises:
@@ -102,5 +103,7 @@ def run_trials(search: Search, plan: Plan, *, num_at_once: int) -> None:
             verbose=0,
         ),
     )
-    for error in tuner.fit().errors:
+    with interruptible():
+        errors = tuner.fit().errors
+    for error in errors:
         raise error.cause if isinstance(error, RayTaskError) else error

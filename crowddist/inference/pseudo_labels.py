@@ -12,7 +12,7 @@ from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_label
 from crowddist.data.transforms import crop_points
 from crowddist.inference.prediction_cache import read_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
-from crowddist.inference.units import CHUNK, open_pixels, set_aside_in
+from crowddist.inference.units import CHUNK, open_pixels, skipped_keys
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 
@@ -140,7 +140,7 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     Raises:
         ValueError: there are not as many labels as images.
     """
-    num_labelled, set_aside = sum(record["num_samples"] for record in records), set_aside_in(records)
+    num_labelled, set_aside = sum(record["num_samples"] for record in records), skipped_keys(records)
     if num_labelled + len(set_aside) != len(images):
         raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(set_aside)} of them "
                          "set aside")

@@ -32,13 +32,13 @@ def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]
     """
     records = list(records)
     shards, set_aside = tuple(ShardInfo(**record["shard"])
-                              for record in records if record["shard"]), set_aside_in(records)
+                              for record in records if record["shard"]), skipped_keys(records)
     number = sum(shard.num_samples for shard in shards)
     if number + len(set_aside) != len(images):
         raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(set_aside)} of them set aside")
     return shards, set_aside
 
 
-def set_aside_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def skipped_keys(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """Keys of the images that units of work were done without, because workers died over them."""
     return [key for record in records for key in record.get("set_aside", ())]

@@ -19,8 +19,6 @@ from crowddist.run.engine import StageData, fit_stages, is_begun
 
 if TYPE_CHECKING:
     from crowddist.inference.jobs import Job
-    from crowddist.search.trial_values import Plan
-    from crowddist.search.trials import Search
 
 
 class Launcher(Protocol):
@@ -39,9 +37,6 @@ class Launcher(Protocol):
 
     def run(self, job: Job) -> list[Any]:
         """Does a job on every image of its data set once. Returns: the records of its units, in order."""
-
-    def try_values(self, search: Search, plan: Plan) -> None:
-        """Runs the trials of a plan that have no row yet; each leaves its own, see `search.trials.Trials.run`."""
 
     def close(self) -> None:
         """Gives back what the launcher holds."""

@@ -11,11 +11,8 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.inference.jobs import Job, JobWorker
 from crowddist.launch.base import arithmetic, is_out_of_memory, out_of_memory, train_stages, worker_threads
-from crowddist.process.progress_bar import watched
 from crowddist.process.stop_signals import Termination
 from crowddist.run.engine import LocalRuntime, StageData, default_device
-from crowddist.search.trial_values import Plan, tried
-from crowddist.search.trials import Search, Trials
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +52,6 @@ class LocalLauncher:
                         raise out_of_memory(f"{images}, also one at a time", "stream.image-size") from error
                     logger.warning("out of memory over %s: from now on one at a time", images)
         return records
-
-    def try_values(self, search: Search, plan: Plan) -> None:
-        """See `Launcher.try_values`; one after the other."""
-        trials, num_left = Trials(search), plan.number - len(tried(plan, search.row))
-        left = (point for batch in plan.batches(search.row) for point in batch if search.row(point) is None)
-        for point in watched(left, "trials", number=num_left):
-            trials.run(point)
 
     def close(self) -> None:
         """Nothing is held."""

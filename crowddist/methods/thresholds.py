@@ -63,26 +63,3 @@ def lowest_thresholds(config: RunConfig) -> RunConfig:
     own = own_values(config)
     return with_values(config, {parameter.name: min(parameter.low, own[parameter.name])
                                 for parameter in search_space(config) if parameter.name in names})
-
-
-def trial_values(config: RunConfig, number: int) -> list[dict[str, float]]:
-    """The values of every trial: first the configuration's own, then others that fill the space evenly; the same for
-    every call.
-
-    One parameter is tried at even steps, several at the points of Halton's sequence (1960).
-
-    Args:
-        number: of trials, at least 1.
-    """
-    space = search_space(config)
-    others = number - 1
-    if len(space) == 1:
-        shares = [[index / max(others - 1, 1)] for index in range(others)]
-    else:
-        from scipy.stats import qmc
-
-        # Its first point is a corner of the space.
-        shares = qmc.Halton(len(space), scramble=False).random(others + 1)[1:].tolist()
-    tried = [{parameter.name: parameter.at(share) for parameter, share in zip(space, point, strict=True)}
-             for point in shares]
-    return [own_values(config), *tried]

@@ -1,4 +1,4 @@
-"""Charts: learning curves, errors by round, calibration, the trials of a search, and the count by least confidence."""
+"""Charts: learning curves, errors by round, calibration, and the trials of a search."""
 
 from __future__ import annotations
 

@@ -1,132 +1,99 @@
-"""Search of thresholds for pseudo-labels: a trial concludes anew from predictions that are cached once, and an
-objective says what its labels are worth.
+"""Searches the thresholds of pseudo-labels: the networks see every image once, then each trial judges other
+thresholds on the cached predictions.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crowddist import storage
+from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shards import ShardReader
-from crowddist.methods.thresholds import lowest_thresholds, search_space
-from crowddist.search.trial_values import Listed, Plan, tried
-from crowddist.search.trials import Search
+from crowddist.methods.thresholds import lowest_thresholds, own_values, search_space
+from crowddist.search.trial_values import Listed, Plan, make_plan, tried
+from crowddist.search.trials import Search, TrialRunner
 
 if TYPE_CHECKING:
-    from crowddist.config import Objective, RunConfig
-    from crowddist.inference.jobs import Job
-
-
-
-class Runner(Protocol):
-    """What a search needs of a launcher."""
-
-    @property
-    def arithmetic(self) -> str:
-        """What the last bits of its predictions depend on."""
-
-    def run(self, job: Job) -> list[Any]:
-        """Does a job on every image of its data set. Returns: the records of its units."""
-
-    def try_values(self, search: Search, plan: Plan) -> None:
-        """Runs the trials of a plan that have no row yet."""
+    from crowddist.launch.base import Launcher
 
 
 def search_thresholds(
-    runner: Runner,
-    checkpoint_url: str,
-    plan: Plan,
-    *,
-    objective: Objective,
-    target_url: str,
-    labelled_url: str = "",
-    evaluation_url: str = "",
-    work: str,
-    say: Callable[[str], None],
+    config: RunConfig, checkpoint_url: str, urls: Mapping[str, str], launcher: Launcher, run_trials: TrialRunner, *,
+    say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Tries thresholds on what a counter predicts; predictions, and trials that are done, are never made again.
+    """Tries thresholds on a counter's predictions. Neither predictions nor trials are ever made twice.
 
     Args:
-        runner: shows the images to the networks, and runs the trials.
-        plan: what to try; the others have to beat the first.
-        target_url: the target's images, whose labels, should there be any, stay closed.
-        labelled_url: labelled images, for the objectives that need some.
-        evaluation_url: labelled images of the target that are opened when all is decided, to say how well the objective
-            ranks the trials; "": none.
-        work: the folder of all runs; predictions and trials are kept in its `data` folder.
+        config: its `search` says what to try and how to judge it (an objective other than none), its method's
+            thresholds are the first trial. Predictions and trials are kept in the `data` folder of its `storage`.
+        urls: name -> URL of images: `target`, whose labels are never read; `search`, the labelled images of the
+            objectives proxy and labelled; `evaluation`, labelled images of the target, opened only once all trials are
+            judged, to say how well the objective ranks them. The last two may be missing.
+        launcher: runs the networks over the images.
 
     Returns:
-        `objective`; `trials`, as `Trials.run` returns them, in order; `own`, the first, and `best`, one of them;
-        `predictions`, their URL; and, with an evaluation, `truth`, its trials, and `ranking`, see `ranking`.
+        The content of `search.json`: `objective`; `trials`, the rows of `Trials.run` in order; `own`, the first of
+        them, and `best`; `predictions`, the URL of the cached predictions; and, with an evaluation, `truth`, the same
+        trials judged by it, and `ranking`, see `ranking`.
 
     Raises:
-        InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to go by.
+        InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to judge by.
     """
     from crowddist.search.styled_source import in_the_style_of  # imports torch
 
-    images = ({"agreement": target_url, "labelled": labelled_url}.get(objective)
-              or in_the_style_of(target_url, labelled_url, work, say=say))
-    predictions, trials = _tried(runner, checkpoint_url, plan, images, work, labelled=objective != "agreement", say=say)
+    objective, labelled = config.search.objective, urls.get("search", "")
+    images = ({"agreement": urls["target"], "labelled": labelled}.get(objective)
+              or in_the_style_of(urls["target"], labelled, config.storage, say=say))
+
+    def judged(plan: Plan, images_url: str, *, by_labels: bool) -> tuple[str, list[dict[str, float]]]:
+        """Runs the missing trials of a plan on these images. Returns: the predictions' URL and all rows, in order."""
+        predictions = cached_predictions(launcher, checkpoint_url, images_url, config.storage, say=say)
+        digest = ShardReader(images_url).manifest.digest if by_labels else ""
+        name = hashlib.sha256(f"{predictions} {digest}".encode()).hexdigest()[:24]
+        search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions,
+                        labelled_url=images_url if by_labels else "",
+                        folder=storage.join(storage.normalise(config.storage), "data", "searches", name))
+        with storage.exclusive(search.folder):
+            num_done = len(tried(plan, search.row))
+            say(f"{plan.number} trials" + (f", {num_done} of them done before" if num_done else ""))
+            if num_done < plan.number:
+                run_trials(search, plan)
+        return predictions, [row for values in tried(plan, search.row) if (row := search.row(values)) is not None]
+
+    predictions, trials = judged(make_plan(config), images, by_labels=objective != "agreement")
     found: dict[str, Any] = {"objective": objective, "trials": trials, "own": trials[0], "best": best_trial(trials),
                              "predictions": predictions}
-    if evaluation_url:
-        names = [parameter.name for parameter in search_space(recorded_config(checkpoint_url))]
-        values = [{name: trial[name] for name in names} for trial in trials]
-        _, truth = _tried(runner, checkpoint_url, Listed(values=values), evaluation_url, work, labelled=True, say=say)
+    if urls.get("evaluation"):
+        same = Listed(values=[{name: trial[name] for name in own_values(config)} for trial in trials])
+        _, truth = judged(same, urls["evaluation"], by_labels=True)
         found |= {"truth": truth, "ranking": ranking(trials, truth)}
     return found
 
 
-def _tried(
-    runner: Runner, checkpoint_url: str, plan: Plan, images_url: str, work: str, *, labelled: bool,
-    say: Callable[[str], None]
-) -> tuple[str, list[dict[str, float]]]:
-    """Does what is left of a plan. Returns: the URL of the predictions, and the rows of the trials in order.
-
-    Args:
-        images_url: what the trials are of.
-        labelled: whether these images' labels judge them.
-    """
-    predictions = cached_predictions(runner, checkpoint_url, images_url, work, say=say)
-    kind = f"{predictions} {ShardReader(images_url).manifest.digest if labelled else ''}"
-    folder = storage.join(storage.normalise(work), "data", "searches", hashlib.sha256(kind.encode()).hexdigest()[:24])
-    search = Search(checkpoint_url=checkpoint_url, predictions_url=predictions,
-                    labelled_url=images_url if labelled else "", folder=folder)
-    with storage.exclusive(folder):
-        num_done = len(tried(plan, search.row))
-        say(f"{plan.number} trials" + (f", {num_done} of them done before" if num_done else ""))
-        if num_done < plan.number:
-            runner.try_values(search, plan)
-    return predictions, [row for values in tried(plan, search.row) if (row := search.row(values)) is not None]
-
-
-def cached_predictions(runner: Runner, checkpoint_url: str, images_url: str, work: str, *,
+def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str, work: str, *,
                        say: Callable[[str], None]) -> str:
-    """The set that holds a checkpoint's predictions for a data set, made now unless it is there. Returns: its URL.
+    """URL of the set that holds a checkpoint's predictions for a data set; made now, or continued, unless it is there.
 
-    Its place is named by the bytes of the checkpoint and of the data and by what the last bits of a prediction depend
-    on: other ones never meet.
+    Its name is a digest of the checkpoint, the data and the arithmetic, so predictions that differ never mix.
 
     Args:
-        work: the folder of all runs; predictions lie below its `data` folder, and a set that was begun is taken up
-            again.
+        work: the folder of all runs; predictions lie in its `data` folder.
 
     Raises:
-        FileNotFoundError, InputError: there is no such checkpoint or data, its method has no thresholds, or another
-            process makes the same predictions.
+        FileNotFoundError, InputError: no such checkpoint or data, its method has no thresholds, or another process
+            makes the same predictions.
     """
-    from crowddist.config import to_json
     from crowddist.inference.jobs import PredictJob
     from crowddist.inference.prediction_cache import publish_predictions
 
     images, lowest = ShardReader(images_url), to_json(lowest_thresholds(recorded_config(checkpoint_url)))
     content = hashlib.sha256(storage.read_bytes(checkpoint_url))
-    for part in (images.manifest.digest, lowest, runner.arithmetic):
+    for part in (images.manifest.digest, lowest, launcher.arithmetic):
         content.update(part.encode())
     url = storage.join(storage.normalise(work), "data", "predictions", content.hexdigest()[:24])
     with storage.exclusive(url):
@@ -134,19 +101,14 @@ def cached_predictions(runner: Runner, checkpoint_url: str, images_url: str, wor
             say(f"predictions of {len(images)} images: cached at {url}")
         else:
             say(f"predicting {len(images)} images")
-            records = runner.run(
-                PredictJob(checkpoint_url=checkpoint_url, images_url=images_url, predictions_url=url,
-                           config_json=lowest)
-            )
+            records = launcher.run(PredictJob(checkpoint_url=checkpoint_url, images_url=images_url, predictions_url=url,
+                                              config_json=lowest))
             publish_predictions(url, images, records, name=f"{images.manifest.name}-predictions"[:100])
     return url
 
 
 def recorded_config(checkpoint_url: str) -> RunConfig:
-    """The configuration that a checkpoint was made with. Raises: InputError where it is none of a counter whose labels
-    thresholds decide.
-    """
-    from crowddist.config import from_json
+    """The configuration in a checkpoint. Raises: InputError for a method whose labels depend on no threshold."""
     from crowddist.run import checkpoint
 
     config = from_json(checkpoint.load(checkpoint_url)["config"])
@@ -155,24 +117,22 @@ def recorded_config(checkpoint_url: str) -> RunConfig:
 
 
 def best_trial(trials: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The trial of largest score; of equal ones the first, which is the configuration's own where that is among
-    them.
-    """
+    """The trial with the largest score; the first of equal ones, so the configured values win a tie."""
     return max(trials, key=lambda trial: trial["score"])
 
 
 def ranking(trials: Sequence[dict[str, float]], truths: Sequence[dict[str, float]]) -> dict[str, float]:
-    """How well the scores of a search rank its trials, where the truth is known of other images.
+    """How well a search's scores rank its trials, compared with true labels of other images.
 
     Args:
-        trials: as the search judged them, the configuration's own first.
-        truths: the same values, judged by the labels of images that the search has not seen.
+        trials: as the search judged them, the configured values first.
+        truths: the same values, judged by the labels of images that the search did not use.
 
     Returns:
-        `rank_correlation`, Spearman's, of the scores; `regret`, how much worse in truth the chosen trial is than the
-        best one, and `own_regret`, likewise of the configuration's own; `mae`, `own_mae` and `best_mae`, the mean error
-        of the count of the chosen, the own and the best trial; and `mae_rank_correlation`, of the scores with less
-        error, where the error depends on the values. 0 where all scores are equal.
+        `rank_correlation`, Spearman's, of search score and true score, 0 where all scores are equal; `regret` and
+        `own_regret`, the best true score less that of the chosen and of the configured trial; `mae`, `own_mae` and
+        `best_mae`, the mean error of the count by the chosen, the configured and the best trial; and, where errors
+        differ, `mae_rank_correlation`, of search score and negative error.
 
     Raises:
         ValueError: the trials are not the same.
@@ -187,33 +147,26 @@ def ranking(trials: Sequence[dict[str, float]], truths: Sequence[dict[str, float
         ranks = [rankdata(np.round(values, 9)) for values in (one, other)]
         return float(np.corrcoef(*ranks)[0, 1]) if all(len(set(part)) > 1 for part in ranks) else 0.0
 
-    scores, worth, error = ([row[name] for row in rows]
-                            for rows, name in ((trials, "score"), (truths, "score"), (truths, "mae")))
+    scores = [trial["score"] for trial in trials]
+    worth, error = [truth["score"] for truth in truths], [truth["mae"] for truth in truths]
     chosen = trials.index(best_trial(trials))
-    found = {
-        "rank_correlation": correlation(scores, worth),
-        "regret": max(worth) - worth[chosen],
-        "own_regret": max(worth) - worth[0],
-        "mae": error[chosen],
-        "own_mae": error[0],
-        "best_mae": min(error),
-    }
+    found = {"rank_correlation": correlation(scores, worth), "regret": max(worth) - worth[chosen],
+             "own_regret": max(worth) - worth[0], "mae": error[chosen], "own_mae": error[0], "best_mae": min(error)}
     if len(set(error)) > 1:
         found["mae_rank_correlation"] = correlation(scores, [-value for value in error])
     return found
 
 
 def trial_table(trials: Sequence[dict[str, float]], *, most: int = 12) -> str:
-    """The best trials as plain text, best first, and the configuration's own, which is the first of all."""
+    """The best trials as plain text, best first, and the first trial, which has the configured values."""
     own, best = trials[0], best_trial(trials)
     shown = sorted(trials, key=lambda trial: -trial["score"])[:most]
     if own not in shown:
         shown.append(own)
-    names = list(own)
-    headings = [name.rpartition(".")[2].replace("_", " ") for name in names]
+    headings = [name.rpartition(".")[2].replace("_", " ") for name in own]
     lines = ["  ".join(headings)]
     for trial in shown:
-        cells = [f"{trial[name]:.3f}".rjust(len(heading)) for heading, name in zip(headings, names, strict=True)]
+        cells = [f"{trial[name]:.3f}".rjust(len(heading)) for heading, name in zip(headings, own, strict=True)]
         marks = ("  <- best" if trial is best else "") + ("  <- as configured" if trial is own else "")
         lines.append("  ".join(cells) + marks)
     return "\n".join(lines)

@@ -1,50 +1,40 @@
-"""Which values the trials of a search have: a list, or one that a search algorithm goes on with as the scores come
-in.
-"""
+"""The values that a search's trials have: a fixed list, or suggestions of an algorithm that learns from the scores."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.methods.settings.facts import Parameter
-from crowddist.methods.thresholds import own_values, search_space, trial_values
-
-if TYPE_CHECKING:
-    from crowddist.config import Algorithm
+from crowddist.methods.thresholds import own_values, search_space
 
 BATCH = 8
-"""Trials that a search algorithm chooses together: as many may run at once, and it does not matter in what order they
-end. ours."""
+"""Trials that an algorithm suggests together; they may run at once and end in any order. ours."""
 
 Values = dict[str, float]
-"""Of a trial, by the names of the parameters."""
+"""A trial's values by the names of the parameters."""
 Rows = Callable[[Mapping[str, float]], Mapping[str, float] | None]
-"""The row of the trial of these values, see `trials.Search.row`; None while it is not done."""
+"""Returns the row of the trial with these values, see `trials.Search.row`; None until it is done."""
 
 
 class Plan(Protocol):
-    """What a search tries. It holds no state: whoever asks again gets the same, so that a search which was stopped
-    repeats no trial.
-    """
+    """What a search tries. It holds no state, so a search that was stopped asks again and repeats no trial."""
 
     @property
     def number(self) -> int:
-        """Of trials."""
+        """Number of trials."""
 
     def batches(self, rows: Rows) -> Iterator[list[Values]]:
-        """The values of all trials, in order; the next batch may be asked for when the trials of all before it are
-        done.
-        """
+        """All trials' values, in order. Ask for a batch only when all trials of the batches before are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """Values that are known from the beginning."""
+    """Values known from the beginning."""
 
     values: Sequence[Values]
 
@@ -60,7 +50,7 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Suggested:
-    """Tree-structured Parzen estimators (Bergstra et al., 2011), by Optuna: first the configuration's own values, then
+    """Optuna's tree-structured Parzen estimators (Bergstra et al., 2011): the configured values first, then
     suggestions.
     """
 
@@ -70,16 +60,15 @@ class Suggested:
     seed: int
 
     def batches(self, rows: Rows) -> Iterator[list[Values]]:
-        """See `Plan`; the same for the same seed and scores."""
+        """See `Plan`; equal seeds and scores give equal values."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=self.seed))
         space: dict[str, optuna.distributions.BaseDistribution] = {
-            parameter.name: optuna.distributions.FloatDistribution(
-                parameter.low, parameter.high, log=parameter.scale == "log",
-                step=1.0 if parameter.scale == "whole" else None
-            )
+            parameter.name: optuna.distributions.FloatDistribution(parameter.low, parameter.high,
+                                                                   log=parameter.scale == "log",
+                                                                   step=1.0 if parameter.scale == "whole" else None)
             for parameter in self.space
         }
         yield [self.own]
@@ -101,30 +90,44 @@ def _score(rows: Rows, values: Values) -> float:
     return row["score"]
 
 
-def require_algorithm(algorithm: str) -> None:
-    """Raises: InputError where the package that an algorithm needs is not there."""
-    if algorithm == "optuna" and importlib.util.find_spec("optuna") is None:
-        raise InputError("the search algorithm optuna needs the package optuna: install crowddist[optuna], or choose "
-                         "even")
-
-
-def make_plan(config: RunConfig, algorithm: Algorithm, number: int) -> Plan:
-    """What an algorithm tries of a configuration's thresholds, the configuration's own values first.
-
-    Args:
-        number: of trials, at least 1.
+def make_plan(config: RunConfig) -> Plan:
+    """What `config.search` tries of the method's thresholds, the configured values first.
 
     Raises:
-        InputError: the method has no thresholds, or the algorithm's package is not there.
+        InputError: the method has no thresholds, or the algorithm's package is missing.
     """
-    require_algorithm(algorithm)
+    algorithm, number = config.search.algorithm, config.search.trials
     if algorithm == "even":
         return Listed(values=trial_values(config, number))
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError("the search algorithm optuna needs the package optuna: install crowddist[optuna], or choose "
+                         "even")
     return Suggested(space=search_space(config), own=own_values(config), number=number, seed=config.seed)
 
 
+def trial_values(config: RunConfig, number: int) -> list[Values]:
+    """All trials' values: the configured ones first, then points that fill the space evenly; the same for every call.
+
+    One parameter is tried at even steps, several at the points of Halton's sequence (1960).
+
+    Args:
+        number: trials, at least 1.
+    """
+    space, others = search_space(config), number - 1
+    if len(space) == 1:
+        shares = [[index / max(others - 1, 1)] for index in range(others)]
+    else:
+        from scipy.stats import qmc
+
+        # Halton's first point is a corner of the space.
+        shares = qmc.Halton(len(space), scramble=False).random(others + 1)[1:].tolist()
+    points = [{parameter.name: parameter.at(share) for parameter, share in zip(space, point, strict=True)}
+              for point in shares]
+    return [own_values(config), *points]
+
+
 def tried(plan: Plan, rows: Rows) -> list[Values]:
-    """The values of the trials that are done, in the plan's order, as far as they are known yet."""
+    """Values of the trials that are done, in the plan's order, up to the first batch that is not complete."""
     values = []
     for batch in plan.batches(rows):
         done = [point for point in batch if rows(point) is not None]

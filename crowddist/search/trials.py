@@ -1,11 +1,11 @@
-"""A trial: what other thresholds would have made of cached predictions, and what that is worth."""
+"""A trial: judges cached predictions with other thresholds and scores the labels they would give."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,66 +16,71 @@ from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 from crowddist.methods.thresholds import search_space, with_values
 from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
+from crowddist.process.progress_bar import watched
+from crowddist.search.trial_values import Plan, tried
 
 if TYPE_CHECKING:
     from crowddist.inference.evaluation import Truth
-    from crowddist.inference.prediction_cache import CachedPrediction
     from crowddist.inference.predictor import ImagePrediction
     from crowddist.methods.base import Method
 
 MOST_IMAGES = 400
-"""Images that a trial looks at, evenly spread over the data set: their predictions are held in memory. ours."""
+"""Images that a trial uses at most, evenly spread over the data set; their predictions stay in memory. ours."""
 BLOCK_PX = 32
 """Side of the blocks in which regression and detection are compared, px of the image as the networks see it. ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Where the trials of a search read, and where each leaves its row."""
+    """Where the trials of a search read, and where each writes its row."""
 
     checkpoint_url: str
-    """The counter."""
     predictions_url: str
-    """What it says, see `cached_predictions`."""
+    """The checkpoint's predictions, see `cached_predictions`."""
     labelled_url: str = ""
-    """Labelled images, of which the predictions are; "": nothing but the predictions is ever read, neither images nor
-    labels."""
+    """The labelled images that were predicted; "": judge by the predictions alone, read neither images nor labels."""
     folder: str
-    """Of the rows."""
+    """URL of the rows' folder."""
 
     def row_url(self, values: Mapping[str, float]) -> str:
-        """Where the trial of these values leaves its row."""
+        """Where the trial of these values writes its row."""
         return storage.join(self.folder,
                             f"{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]}.json")
 
     def row(self, values: Mapping[str, float]) -> dict[str, float] | None:
-        """The row of a trial; None of one that is not done."""
+        """The row of a trial; None until it is done."""
         url = self.row_url(values)
         return storage.read_json(url) if storage.exists(url) else None
 
 
-def looked_at(predictions_url: str) -> Iterator[CachedPrediction]:
-    """The predictions that a search goes by, of a set of them: at most `MOST_IMAGES`, evenly spread, in order."""
-    from crowddist.inference.prediction_cache import read_predictions
+TrialRunner = Callable[[Search, Plan], None]
+"""Runs the trials of a plan that have no row yet; each writes its row. `run_trials_here`, or Ray Tune."""
 
-    step = max(-(-len(ShardReader(predictions_url)) // MOST_IMAGES), 1)
-    return itertools.islice(read_predictions(predictions_url), 0, None, step)
+
+def run_trials_here(search: Search, plan: Plan) -> None:
+    """Runs a plan's missing trials in this process, one after the other."""
+    trials, num_left = Trials(search), plan.number - len(tried(plan, search.row))
+    left = (point for batch in plan.batches(search.row) for point in batch if search.row(point) is None)
+    for point in watched(left, "trials", number=num_left):
+        trials.run(point)
 
 
 class Trials:
-    """Tries values on the predictions of one checkpoint; it holds them, and what was concluded last, so that the next
-    trial costs little.
+    """Runs trials on one checkpoint's predictions. Keeps them and the newest verdicts, so that the next trial is
+    cheap.
     """
 
     def __init__(self, search: Search) -> None:
         from crowddist.inference.evaluation import read_truth
+        from crowddist.inference.prediction_cache import read_predictions
         from crowddist.inference.predictor import Predictor
 
         self._search = search
         self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
         self._select_only = {parameter.name
                              for parameter in search_space(self._method.config) if parameter.selects_only}
-        self._cached = list(looked_at(search.predictions_url))
+        step = max(-(-len(ShardReader(search.predictions_url)) // MOST_IMAGES), 1)
+        self._cached = list(itertools.islice(read_predictions(search.predictions_url), 0, None, step))
         stream, stride = self._method.stream, self._method.output_stride
         labelled = ShardReader(search.labelled_url) if search.labelled_url else None
         self._truths = ([read_truth(labelled, cached.key, cached.seen, stream, stride) for cached in self._cached]
@@ -84,14 +89,13 @@ class Trials:
         self._judged: list[ImagePrediction] = []
 
     def run(self, values: Mapping[str, float]) -> dict[str, float]:
-        """One trial, whose row is left in the search's folder; one that is there is returned as it is.
+        """Runs one trial and writes its row, unless it is there.
 
         Returns:
-            The values; `score`, larger is better; and what it is made of, see `scored`.
+            The row: the values; `score`, larger is better; and its parts, see `scored`.
 
         Raises:
-            InputError: a value is out of range, or the predictions hold nobody, or no spread where nothing else tells
-                labels apart.
+            InputError: a value is out of range, or as `scored`.
         """
         from crowddist.inference.predictor import judge
         from crowddist.inference.pseudo_labels import kept_cells, training_patches
@@ -106,7 +110,7 @@ class Trials:
             self._concluded = concluding
         total: dict[str, float] = {}
         for number, (cached, judged) in enumerate(zip(self._cached, self._judged, strict=True)):
-            # What is drawn at random is drawn alike in every trial.
+            # Every trial draws the same random patches.
             windows = training_patches(method, judged, cached.size, cached.key)
             keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.spread)
             sums = {"images": 1.0, **kept_sums(judged.density, judged.spread, keep),
@@ -126,9 +130,7 @@ class Trials:
 
 
 def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]) -> dict[str, float]:
-    """How far the parts that give heads are from the part that gives a density, see
-    `ops.agreement.disagreement_sums`.
-    """
+    """How far heads and regressed density are apart, see `ops.agreement.disagreement_sums`; {} without both."""
     regressed = judged.parts.get("regression")
     if regressed is None or regressed.density is None:
         return {}
@@ -137,8 +139,8 @@ def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]
     for part in judged.parts.values():
         if part.points is not None:
             places = (part.points[:, :2] + 0.5) * cells_per_px[::-1]
-            for name, value in disagreement_sums(regressed.density, places,
-                                                 max(BLOCK_PX // method.output_stride, 1)).items():
+            block = max(BLOCK_PX // method.output_stride, 1)
+            for name, value in disagreement_sums(regressed.density, places, block).items():
                 total[name] = total.get(name, 0.0) + value
     return total
 
@@ -154,22 +156,22 @@ def _errors(judged: ImagePrediction, truth: Truth, keep: np.ndarray) -> dict[str
 
 
 def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, float]:
-    """A trial's row: its values, its score, and what that is made of.
+    """A trial's row: its values, its score, and the score's parts.
 
-    Source: ours. Without labels (`agreement`): the share of the persons that is kept, less that of the ensemble's
-    spread kept with it, less how far regression and detection are apart. With labels (`proxy`, `labelled`): the mean
-    average precision of the heads, less the mean error of the count over the mean count, and the share of the persons
-    that is kept, less that of the density's error kept with it.
+    Source: ours. Without labels (`agreement`): the share of the persons kept, less the share of the ensemble's spread
+    kept with them, less the disagreement of regression and detection. With labels (`proxy`, `labelled`): the heads'
+    mean average precision, less the mean error of the count over the mean count, plus the share of the persons kept,
+    less the share of the density's error kept with them.
 
     Args:
-        total: sums over the data of `ops.agreement.kept_sums` and `disagreement_sums`, and, with labels, of errors, and
-            `map`.
+        total: sums over the images of `ops.agreement.kept_sums` and `disagreement_sums`; with labels also of the
+            errors, and `map`.
 
     Raises:
-        InputError: nobody is seen in any image by any part, or there is neither spread nor a second opinion.
+        InputError: no part sees anybody in any image, or there is neither spread nor a second opinion.
     """
     if not (total["persons"] > 0 or total.get("said", 0.0) > 0 or "map" in total):
-        raise InputError("the counter sees nobody in these images: there is nothing that a search could go by")
+        raise InputError("the counter sees nobody in these images: a search has nothing to judge by")
     row = {
         "kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
         "kept_cells": total["kept_cells"] / total["cells"],
@@ -182,8 +184,8 @@ def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, fl
     if "map" in total:
         row["map"], row["mae"] = total["map"], total["count_error"] / total["images"]
         row["kept_error"] = total["kept_error"] / max(total["error"], 1e-9)
-        score = row["map"] - total["count_error"] / max(total["true_persons"],
-                                                        1.0) + row["kept_mass"] - row["kept_error"]
+        relative_error = total["count_error"] / max(total["true_persons"], 1.0)
+        score = row["map"] - relative_error + row["kept_mass"] - row["kept_error"]
     elif agreed is None and "disagreement" not in row:
         raise InputError("the counter's predictions have no spread: it has no ensemble; give a counter with "
                          "masksembles, or another objective")

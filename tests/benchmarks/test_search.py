@@ -18,11 +18,11 @@ from crowddist.data.sample import Seen
 from crowddist.inference.predictor import Predictor, judge
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.build import build_method
-from crowddist.methods.thresholds import trial_values, with_values
+from crowddist.methods.thresholds import with_values
 from crowddist.ops.density import density_map
 from crowddist.recipes import mm2020_shb_to_sha
 from crowddist.search.threshold_search import cached_predictions
-from crowddist.search.trial_values import Listed
+from crowddist.search.trial_values import Listed, trial_values
 from crowddist.search.trials import Search
 from tests.benchmarks.harness import compare
 

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from crowddist import storage
-from crowddist.methods.thresholds import trial_values
+from crowddist.config import SearchConfig
 from crowddist.search.threshold_search import best_trial, recorded_config
-from crowddist.search.trial_values import make_plan
+from crowddist.search.trial_values import make_plan, trial_values
 from crowddist.search.trials import Search, Trials
 
 pytestmark = pytest.mark.ray
@@ -47,8 +48,8 @@ def test_the_job_searches_on_cached_predictions(
     assert "predicting 10 images" in first and "cached" not in first
     assert "cached at" in again and "predicting" not in again and "5 trials, 4 of them done before" in again, again
     job["main"](job["Arguments"](**given | {"trials": 12, "algorithm": "optuna"}))
-    plan, suggested = make_plan(recorded_config(tiny_checkpoint), "optuna",
-                                12), storage.read_json(tmp_path / "tune.json")["trials"]
+    config = replace(recorded_config(tiny_checkpoint), search=SearchConfig(trials=12, algorithm="optuna"))
+    plan, suggested = make_plan(config), storage.read_json(tmp_path / "tune.json")["trials"]
     assert suggested == [pytest.approx(here.run(point)) for batch in plan.batches(search.row) for point in batch]
     job["main"](job["Arguments"](**given | {"objective": "labelled", "labelled": tiny_evaluation}))
     labelled = storage.read_json(tmp_path / "tune.json")

@@ -20,9 +20,10 @@ from crowddist.inference.prediction_cache import predict_unit, publish_predictio
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
 from crowddist.methods.base import Method
 from crowddist.methods.build import build_method
-from crowddist.methods.thresholds import lowest_thresholds, trial_values, with_values
+from crowddist.methods.thresholds import lowest_thresholds, with_values
 from crowddist.models.initialisation import init_kaiming
 from crowddist.reports.dataset_summary import describe, write_sheet
+from crowddist.search.trial_values import trial_values
 
 
 def strong(config: RunConfig) -> Method:

@@ -11,7 +11,7 @@ from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
 from crowddist.methods.settings.facts import Parameter
-from crowddist.methods.thresholds import lowest_thresholds, own_values, search_space, trial_values, with_values
+from crowddist.methods.thresholds import lowest_thresholds, own_values, search_space, with_values
 
 
 def configured(config: RunConfig, method: Any, **settings: Any) -> RunConfig:
@@ -75,26 +75,3 @@ def test_scales_by_hand() -> None:
     assert [ranges["even"].at(share) for share in (0, 0.5, 1)] == [1, 8.5, 16]
     assert [ranges["log"].at(share) for share in (0, 0.5, 1)] == [1, 4, 16]
     assert [ranges["whole"].at(share) for share in (0, 0.51, 1)] == [1, 9, 16]
-
-
-def test_one_parameter_is_tried_at_even_steps(tiny_config: RunConfig) -> None:
-    shares = [values["self_supervision.kept_share"] for values in trial_values(tiny_config, 5)]
-    assert shares == pytest.approx([tiny_config.self_supervision.kept_share, 0.1, 0.4, 0.7, 1.0])
-    assert len(trial_values(tiny_config, 2)) == 2 and len(trial_values(tiny_config, 1)) == 1
-
-
-def test_several_fill_the_space(tiny_config: RunConfig) -> None:
-    """Of 64 points every quarter of every range holds 16, but for one or two; the same for every call, and more trials
-    begin with the fewer.
-    """
-    config = configured(tiny_config, "bi_knowledge")
-    values = trial_values(config, 65)
-    assert (values[0] == own_values(config) and values == trial_values(config, 65)
-            and trial_values(config, 9) == values[:9])
-    for parameter in search_space(config):
-        shares = [(point[parameter.name] - parameter.low) / (parameter.high - parameter.low) for point in values[1:]]
-        counts = [sum(quarter / 4 <= share < (quarter + 1) / 4 for share in shares) for quarter in range(4)]
-        spare = 6 if parameter.scale == "whole" else 2
-        assert all(abs(count - 16) <= spare for count in counts), (parameter.name, counts)
-        assert min(shares) >= 0 and max(shares) <= 1
-    assert all(with_values(config, point) for point in values)

@@ -23,7 +23,7 @@ from crowddist.launch.base import arithmetic
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.build import build_method
 from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
-from crowddist.methods.thresholds import own_values, trial_values, with_values
+from crowddist.methods.thresholds import own_values, with_values
 from crowddist.models.config import CounterConfig
 from crowddist.models.initialisation import init_kaiming
 from crowddist.ops.density import density_map
@@ -31,6 +31,7 @@ from crowddist.ops.localization import mean_average_precision
 from crowddist.ops.selection import keep_most_certain
 from crowddist.run import checkpoint
 from crowddist.search.threshold_search import best_trial, cached_predictions, ranking, recorded_config, trial_table
+from crowddist.search.trial_values import trial_values
 from crowddist.search.trials import Search, Trials, scored
 
 KEPT = "self_supervision.kept_share"
@@ -45,9 +46,6 @@ class Unused(LocalLauncher):
 
     def run(self, *arguments: Any) -> Any:
         raise AssertionError("the cache should have been used")
-
-    def try_values(self, *arguments: Any) -> Any:
-        raise AssertionError("all trials were done before")
 
 
 def trials_of(checkpoint_url: str, predictions: str, folder: Path, labelled: str = "") -> Trials:

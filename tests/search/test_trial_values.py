@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 
-from crowddist.config import RunConfig
+from crowddist.config import RunConfig, SearchConfig
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
-from crowddist.methods.thresholds import own_values, search_space, trial_values
+from crowddist.methods.thresholds import own_values, search_space, with_values
 from crowddist.search.threshold_search import cached_predictions, search_thresholds
-from crowddist.search.trial_values import BATCH, Listed, Suggested, Values, make_plan, require_algorithm, tried
+from crowddist.search.trial_values import BATCH, Listed, Suggested, Values, make_plan, trial_values, tried
+from crowddist.search.trials import run_trials_here
+
+
+def searching(config: RunConfig, algorithm: Any, trials: int) -> RunConfig:
+    return replace(config, search=SearchConfig(objective="agreement", algorithm=algorithm, trials=trials))
 
 
 def peak(values: Mapping[str, float]) -> float:
@@ -52,7 +57,7 @@ def done(plan: Suggested, score: Any = peak, *, backwards: bool = False) -> list
 
 @pytest.fixture
 def plan(tiny_config: RunConfig) -> Suggested:
-    plan = make_plan(replace(tiny_config, method="bi_knowledge"), "optuna", 40)
+    plan = make_plan(searching(replace(tiny_config, method="bi_knowledge"), "optuna", 40))
     assert isinstance(plan, Suggested)
     return plan
 
@@ -97,8 +102,31 @@ def test_own_values_outside_of_the_space_are_tried_too(plan: Suggested) -> None:
     assert done(outside)[0]["bi_knowledge.merge_px"] == 40.0
 
 
+def test_one_parameter_is_tried_at_even_steps(tiny_config: RunConfig) -> None:
+    shares = [values["self_supervision.kept_share"] for values in trial_values(tiny_config, 5)]
+    assert shares == pytest.approx([tiny_config.self_supervision.kept_share, 0.1, 0.4, 0.7, 1.0])
+    assert len(trial_values(tiny_config, 2)) == 2 and len(trial_values(tiny_config, 1)) == 1
+
+
+def test_several_fill_the_space(tiny_config: RunConfig) -> None:
+    """Of 64 points every quarter of every range holds 16, but for one or two; the same for every call, and more trials
+    begin with the fewer.
+    """
+    config = replace(tiny_config, method="bi_knowledge")
+    values = trial_values(config, 65)
+    assert (values[0] == own_values(config) and values == trial_values(config, 65)
+            and trial_values(config, 9) == values[:9])
+    for parameter in search_space(config):
+        shares = [(point[parameter.name] - parameter.low) / (parameter.high - parameter.low) for point in values[1:]]
+        counts = [sum(quarter / 4 <= share < (quarter + 1) / 4 for share in shares) for quarter in range(4)]
+        spare = 6 if parameter.scale == "whole" else 2
+        assert all(abs(count - 16) <= spare for count in counts), (parameter.name, counts)
+        assert min(shares) >= 0 and max(shares) <= 1
+    assert all(with_values(config, point) for point in values)
+
+
 def test_even_values_are_a_list(tiny_config: RunConfig) -> None:
-    plan = make_plan(tiny_config, "even", 5)
+    plan = make_plan(searching(tiny_config, "even", 5))
     assert plan.number == 5 and list(plan.batches(Rows())) == [trial_values(tiny_config, 5)]
     assert isinstance(plan, Listed) and tried(plan, Rows(lambda values: 0.0)) == []
 
@@ -107,8 +135,8 @@ def test_an_algorithm_whose_package_is_not_there_is_refused(tiny_config: RunConf
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package optuna: install crowddist\[optuna\], or choose even"):
-        make_plan(tiny_config, "optuna", 4)
-    require_algorithm("even")
+        make_plan(searching(tiny_config, "optuna", 4))
+    make_plan(searching(tiny_config, "even", 4))
 
 
 def test_a_search_by_suggestions_on_cached_predictions(tiny_config: RunConfig, tiny_checkpoint: str, tiny_target: str,
@@ -118,9 +146,9 @@ def test_a_search_by_suggestions_on_cached_predictions(tiny_config: RunConfig, t
 
     def search(number: int) -> list[dict[str, float]]:
         said = list[str]()
-        plan = make_plan(tiny_config, "optuna", number)
-        found = search_thresholds(launcher, tiny_checkpoint, plan, objective="agreement", target_url=tiny_target,
-                                  work=str(tmp_path), say=said.append)
+        config = replace(searching(tiny_config, "optuna", number), storage=str(tmp_path))
+        found = search_thresholds(config, tiny_checkpoint, {"target": tiny_target}, launcher, run_trials_here,
+                                  say=said.append)
         tries.append(len(list((tmp_path / "data" / "searches").rglob("*.json"))))
         assert (found["own"] == found["trials"][0]
                 and found["best"]["score"] == max(trial["score"] for trial in found["trials"]))
