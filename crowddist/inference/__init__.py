@@ -1,4 +1,4 @@
-"""What a trained counter says of images: predictions, pseudo-labels, translated images, and the evaluation.
+"""Runs a trained counter: predictions, pseudo-labels, translated images, and the evaluation. Nothing here trains.
 
-Only `evaluation` opens the target's labels; nothing here trains.
+Only `evaluation` opens the target's labels.
 """

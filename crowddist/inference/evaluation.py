@@ -1,6 +1,4 @@
-"""Evaluation: the only place where target labels are opened; every image once, sums rather than averages of
-averages.
-"""
+"""Evaluation: the only place that opens the target's labels. Every image counts once."""
 
 from __future__ import annotations
 
@@ -23,13 +21,13 @@ from crowddist.ops.metrics import psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
 
 WHOLE_IMAGES = "gcc"
-"""The converter whose images are counted whole: its regions are where people were placed, who reach beyond them (Wang
+"""The converter whose images are counted whole: its regions say where people were placed, but they reach beyond (Wang
 et al., CVPR 2019)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Region:
-    """The part of an image that counts."""
+    """An image's region of interest."""
 
     polygon: np.ndarray
     """K x 2: x, y of its vertices, px of the image."""
@@ -38,11 +36,10 @@ class _Region:
 
 
 def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
-    """Counts the images of these indexes, in order. Raises: InputError for an image without points, or whose region of
-    interest is none.
+    """Counts the images with these indexes, in order. Raises: InputError for an image without points, or with a region
+    of interest that cannot be.
     """
     results = []
-    whole_images = _counts_whole(data)
     for first in range(0, len(unit), CHUNK):
         chunk = [decode(*data.read(index)) for index in unit[first : first + CHUNK]]
         predictions = predictor.predict_many([sample.image for sample in chunk])
@@ -50,18 +47,18 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) 
             if sample.points is None:
                 raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled "
                                  "data set")
-            region = None if whole_images else _region(sample)
+            region = None if _counts_whole(data) else _region(sample)
             results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride, region))
     return results
 
 
 def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
-    """Counts every image of a labelled data set once, in this process, in order."""
+    """Counts all images of a labelled data set, in order."""
     return evaluate_unit(predictor, data, range(len(data)))
 
 
 def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
-             region: _Region | None = None) -> ImageResult:
+             region: _Region | None) -> ImageResult:
     from crowddist.ops.ssim import ssim
 
     assert sample.points is not None  # checked by the caller
@@ -72,21 +69,16 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
     if region is not None:
         shares = _cell_shares(region.pixels, density.shape, (stride / scale_y, stride / scale_x))
         points, found = points[points_inside(points, region.polygon)], found[points_inside(found, region.polygon)]
-        # Persons beyond the outline reach into the true density as they do into the predicted one.
+        # Persons just outside the region reach into both densities alike.
         density, true_density, cells = density * shares, true_density * shares, shares > 0
         count = float(density.sum(dtype=np.float64))
-        parts = {name: inside
-                 for name, part in parts.items() if (inside := _part_inside(part, region, shares)) is not None}
+        inside = {name: _part_inside(part, region, shares) for name, part in parts.items()}
+        parts = {name: part for name, part in inside.items() if part is not None}
     compared: Any = ... if cells is None else cells
     return ImageResult(
-        key=sample.key,
-        true_count=float(len(points)),
-        count=count,
-        uncertainty=prediction.uncertainty,
-        psnr_db=psnr(density[compared], true_density[compared]),
-        ssim=float(ssim(density, true_density, cells)),
-        points=found,
-        truth=points,
+        key=sample.key, true_count=float(len(points)), count=count, uncertainty=prediction.uncertainty,
+        psnr_db=psnr(density[compared], true_density[compared]), ssim=float(ssim(density, true_density, cells)),
+        points=found, truth=points,
         parts={name: replace(part, density=None) for name, part in parts.items()},
         scene=str(sample.scene.get("scene", "")),
     )
@@ -94,17 +86,17 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What is true of one image, for a search that is given labelled images."""
+    """The truth about one image, for a search with labelled images."""
 
     points: np.ndarray
     """N x 2, x, y in px of the image."""
     density: np.ndarray
-    """(h, w), persons per cell of what the networks say of it."""
+    """(h, w) persons per cell of the prediction."""
 
 
 def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, stride: int) -> Truth:
-    """What the labels of the image `key` say, in the cells of a prediction of it. Raises: InputError where there is no
-    such image, or it has no points.
+    """The labels of the image `key`, in the cells of its prediction. Raises: InputError for an unknown key, an image
+    without points, or one with a region of interest.
     """
     sample = decode(*data.read(data.index_of(key)))
     if sample.points is None:
@@ -117,7 +109,7 @@ def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, st
 
 def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...], config: StreamConfig,
                   stride: int) -> np.ndarray:
-    """(h, w) persons per cell of an image that was seen at `size` (height, width) px."""
+    """(h, w) persons per cell of an image resized to `size` (height, width) px."""
     assert sample.points is not None  # checked by the caller
     scale_y, scale_x = (seen / given for seen, given in zip(size, sample.image.shape, strict=False))
     heads = resize_points(sample.points, scale_x, scale_y)
@@ -127,7 +119,7 @@ def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...],
 
 
 def _counts_whole(data: ShardReader) -> bool:
-    """Whether a data set's images count whole, whatever region they tell."""
+    """True where a data set's images count whole, whatever their regions."""
     return data.manifest.converter.partition(" ")[0] == WHOLE_IMAGES
 
 
@@ -147,17 +139,13 @@ def _region(sample: Sample) -> _Region | None:
 
 
 def _cell_shares(pixels: np.ndarray, cells: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
-    """(h, w), the share of each cell's part of the image that lies in the region, 0 to 1; a cell is `cell` (height,
-    width) px of the image.
-    """
+    """(h, w), 0 to 1: the share of each cell that lies in the region; a cell is `cell` (height, width) px large."""
     window = (0.0, 0.0, cells[0] * cell[0], cells[1] * cell[1])
     return covered_area(pixels, window, cells) / covered_area(np.ones_like(pixels), window, cells)
 
 
 def _part_inside(part: Part, region: _Region, shares: np.ndarray) -> Part | None:
-    """What a part says of the region: its points there, or its density; None of a part that gives nothing but a
-    count.
-    """
+    """A part's count and points in the region; None for a part that has neither points nor density."""
     if part.points is not None:
         points = part.points[points_inside(part.points, region.polygon)]
         return Part(count=float(len(points)), points=points)

@@ -1,10 +1,11 @@
-"""Jobs: what is done with every image of a data set and one checkpoint, unit by unit, wherever that happens."""
+"""Jobs: work on all images of a data set with one checkpoint, unit by unit, on any launcher."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,44 +23,35 @@ from crowddist.methods.thresholds import with_values
 from crowddist.process.host import keep_freed_memory
 
 
-class Job(Protocol):
-    """Work on all images of a data set. It holds names and numbers alone, so that it can be sent to other processes."""
-
-    @property
-    def checkpoint_url(self) -> str:
-        """The counter that is asked."""
-
-    @property
-    def images_url(self) -> str:
-        """The data set."""
-
-    def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> Any:
-        """Does one unit of images, but for those in `skip`. Returns: its record; a unit that was done before is not
-        done again.
-        """
-
-    def show(self, predictor: Predictor, image: np.ndarray) -> None:
-        """Shows one image to the networks, as `run` does, and leaves nothing: whoever dies of it alone, dies of the
-        image.
-        """
-
-
-def _see_for_labels(predictor: Predictor, image: np.ndarray) -> None:
-    list(predictor.predict_views([image], predictor.method.label_views()))
-
-
 @dataclass(frozen=True, kw_only=True)
-class LabelJob:
-    """Pseudo-labels of every image, see `label_unit`."""
+class Job(ABC):
+    """Work on all images of a data set. Holds only names and numbers, so that it can be sent to other processes."""
 
     checkpoint_url: str
     images_url: str
+
+    @abstractmethod
+    def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> Any:
+        """Does one unit of images, without those in `skip`. Returns: its record; a unit with a record is not done
+        again.
+        """
+
+    def show(self, predictor: Predictor, image: np.ndarray) -> None:
+        """Runs the networks on one image, as `run` does, and writes nothing: finds out whether this image kills
+        workers.
+        """
+        list(predictor.predict_views([image], predictor.method.label_views()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJob(Job):
+    """Pseudo-labels of every image, see `label_unit`."""
+
     labels_url: str
-    """Where the labels go."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Name -> value, in the place of the checkpoint's own, see `methods.thresholds`."""
+    """Name -> value, instead of the checkpoint's own, see `methods.thresholds`."""
     predictions_url: str = ""
-    """What the checkpoint says of the images, where that is known already; "": the networks are asked."""
+    """The checkpoint's cached predictions; "": run the networks."""
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `Job.run`."""
@@ -68,39 +60,25 @@ class LabelJob:
         known = ShardReader(self.predictions_url) if self.predictions_url else None
         return label_unit(labeller, images, unit, self.labels_url, skip, known=known)
 
-    def show(self, predictor: Predictor, image: np.ndarray) -> None:
-        """See `Job.show`."""
-        _see_for_labels(predictor, image)
-
 
 @dataclass(frozen=True, kw_only=True)
-class PredictJob:
-    """What the networks say of every image, kept, see `predict_unit`."""
+class PredictJob(Job):
+    """Cached predictions of every image, see `predict_unit`."""
 
-    checkpoint_url: str
-    images_url: str
     predictions_url: str
-    """Where the predictions go."""
     config_json: str
-    """The configuration with the lowest thresholds: what lies below them is not kept."""
+    """The configuration with the lowest thresholds; detections below them are dropped."""
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `Job.run`."""
         return predict_unit(predictor, images, unit, self.predictions_url, from_json(self.config_json), skip)
 
-    def show(self, predictor: Predictor, image: np.ndarray) -> None:
-        """See `Job.show`."""
-        _see_for_labels(predictor, image)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TranslateJob:
-    """Every image as another camera would show it, see `translate_unit`."""
+class TranslateJob(Job):
+    """Every image in the target's style, see `translate_unit`."""
 
-    checkpoint_url: str
-    images_url: str
     translated_url: str
-    """Where the translated images go."""
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `Job.run`."""
@@ -111,12 +89,8 @@ class TranslateJob:
         translate_image(predictor, image)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
-    """Every labelled image counted, see `evaluate_unit`; a unit's record are its results."""
-
-    checkpoint_url: str
-    images_url: str
+class EvaluateJob(Job):
+    """Counts of all labelled images, see `evaluate_unit`; a unit's record is the list of its results."""
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range,
             skip: Collection[int] = ()) -> list[ImageResult]:
@@ -125,11 +99,11 @@ class EvaluateJob:
 
     def show(self, predictor: Predictor, image: np.ndarray) -> None:
         """See `Job.show`."""
-        list(predictor.predict_views([image], (1.0,)))
+        predictor.predict(image)
 
 
 class JobWorker:
-    """Does units of jobs on one data set with one checkpoint, which it loads once; Ray's actors hold one each."""
+    """Does units of jobs on one data set with one checkpoint, loaded once; each of Ray's actors holds one."""
 
     def __init__(self, checkpoint_url: str, images_url: str, *, device: str = "cpu", threads: int = 0) -> None:
         import torch
@@ -149,5 +123,5 @@ class JobWorker:
         return job.run(self.predictor, self.images, unit, skip)
 
     def probe(self, job: Job, index: int) -> None:
-        """Reads one image and shows it to the networks, see `Job.show`."""
+        """Reads one image and runs the networks on it, see `Job.show`."""
         job.show(self.predictor, open_pixels(self.images, index).image)

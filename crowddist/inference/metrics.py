@@ -1,6 +1,4 @@
-"""The table of metrics: what each is called, how it is shown, and how it is made of what an evaluation says of all
-images.
-"""
+"""The table of metrics: each one's name, how it is shown, and how it is computed from an evaluation's results."""
 
 from __future__ import annotations
 
@@ -17,14 +15,12 @@ from crowddist.ops.localization import mean_average_precision, precision_recall
 from crowddist.ops.metrics import count_errors, count_errors_by_range
 
 RADII_PX = (4.0, 8.0, 16.0)
-"""Distances in px of the image that precision, recall and F1 are given at. ours."""
+"""Distances in px of the image for precision, recall and F1. ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResult:
-    """One labelled image and what the counter said of it; where the image has a region of interest, all but the
-    uncertainty is inside it.
-    """
+    """One labelled image and its prediction. All but the uncertainty is limited to the region of interest, if any."""
 
     key: str
     true_count: float
@@ -37,13 +33,13 @@ class ImageResult:
     truth: np.ndarray
     """N x 2: x, y of the true heads."""
     parts: Mapping[str, Part] = field(default_factory=dict)
-    """What parts of the method would have said alone, without their densities."""
+    """The method's parts alone, without their densities."""
     scene: str = ""
-    """The scene it is of; "" where the data set does not tell."""
+    """The image's scene; "" where the data set does not tell."""
 
 
 Of = Callable[[Sequence[ImageResult]], float | None]
-"""Every image's result, in order, at least one -> the metric; None where it does not apply."""
+"""Results of all images, at least one -> the metric; None where it does not apply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +49,22 @@ class Metric:
     key: str
     """In result.json and in MLflow."""
     heading: str
-    """What people call it."""
     unit: str = ""
     """Written below the heading."""
     digits: int = 2
     """Digits after the point."""
     scale: float = 1.0
-    """Values are multiplied by this where people read them, e.g. 100 for a share in per cent."""
+    """Factor for people's eyes, e.g. 100 for a share in per cent."""
     of: Of | None = None
-    """How an evaluation makes it; None: it comes from labels, a search or training."""
+    """Computes it from an evaluation; None: it comes from labels, a search or training."""
     in_notes: bool = False
-    """Whether MLflow's notes have it."""
+    """Show it in MLflow's notes."""
     at_terminal: bool = True
-    """Whether the table at the terminal has it; the report has all that a run has a value for."""
+    """Show it at the terminal. The report shows all that a run has a value for."""
 
 
 def counts(results: Sequence[ImageResult]) -> tuple[list[float], list[float]]:
-    """Counts said and true, persons."""
+    """Predicted and true counts, persons."""
     return [result.count for result in results], [result.true_count for result in results]
 
 
@@ -134,32 +129,31 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="search/rank_correlation", heading="search ranks", unit="correlation with the truth", at_terminal=False),
     Metric(key="train/seconds", heading="training", unit="s", digits=0),
 )
-"""In the order in which they are shown."""
+"""In the order of display."""
 
 
 def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_PX) -> dict[str, float]:
-    """The metrics of a data set: those of the table that an evaluation makes, and families of them.
+    """The metrics of a data set: those of the table that an evaluation computes, and families of metrics.
 
-    PSNR (dB) and SSIM are means over images of the density maps at the network's resolution; `target/bias` is the mean
-    of predicted minus true count, which tells over- from under-counting. `target/calibration_error` and `target/ause`
-    say how well the uncertainty of the count knows its error, see `ops.calibration`.
+    PSNR (dB) and SSIM are means over images, of density maps at the network's resolution; `target/bias` is the mean of
+    predicted minus true count. `target/calibration_error` and `target/ause` tell how well the uncertainty of the count
+    predicts its error, see `ops.calibration`.
 
-    Families: `target/precision_8px` and its kin are of the head points within 8 px, one of `radii_px`, one truth to a
-    point. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it gives
-    points, `_map` are what a part of the method (`regression`, `detection`) would have got alone.
-    `target/count/010-049/mae`, `/bias` and `/num_images` are of the images that truly show 10 to 49 persons, and so on.
-    Where all images tell their scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean over
-    scenes, as WorldExpo'10 is reported.
+    Families: `target/precision_8px`, `recall` and `f1` match each head point to one true head within 8 px, one of
+    `radii_px`. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
+    has points, `_map` are of a part of the method (`regression`, `detection`) alone. `target/count/010-049/mae`,
+    `/bias` and `/num_images` are of the images with 10 to 49 true persons, and so on. Where all images tell their
+    scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean over scenes, as in WorldExpo'10.
 
     Raises:
-        InputError: without any image.
+        InputError: there is no image.
     """
     if not results:
         raise InputError("the evaluation data set holds no image")
-    said, true = counts(results)
+    predicted, true = counts(results)
     metrics = {metric.key: value
                for metric in METRICS if metric.of is not None and (value := metric.of(results)) is not None}
-    metrics |= {"target/mean_count": float(np.mean(said)), "target/num_images": float(len(results))}
+    metrics |= {"target/mean_count": float(np.mean(predicted)), "target/num_images": float(len(results))}
     points, truths = [result.points for result in results], [result.truth for result in results]
     metrics |= _errors("target/points_", [len(found) for found in points], true)
     for radius, rates in precision_recall(points, truths, radii_px).items():
@@ -172,9 +166,9 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
         found = [part.points for part in parts if part.points is not None]
         if len(found) == len(parts):
             metrics[f"target/{name}_map"] = mean_average_precision(found, truths)
-    for name, errors in count_errors_by_range(said, true).items():
+    for name, errors in count_errors_by_range(predicted, true).items():
         metrics |= {f"target/count/{name}/{noun}": value for noun, value in errors.items()}
-    # MLflow takes no other characters in the names of metrics.
+    # MLflow allows no other characters in names of metrics.
     return metrics | {f"target/scene/{re.sub(r'[^A-Za-z0-9_-]', '_', scene)}/mae": error
                       for scene, error in scene_errors(results).items()}
 
@@ -186,17 +180,11 @@ def _errors(prefix: str, predicted: Sequence[float], true: Sequence[float]) -> d
 
 
 def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:
-    """One plain row an image, the largest error first."""
+    """One plain row per image, the largest error first."""
     rows = [
-        {
-            "image": result.key,
-            "true_count": result.true_count,
-            "count": round(result.count, 2),
-            "error": round(result.count - result.true_count, 2),
-            "uncertainty": round(result.uncertainty, 3),
-            "psnr_db": round(result.psnr_db, 2),
-            "ssim": round(result.ssim, 4),
-        }
+        {"image": result.key, "true_count": result.true_count, "count": round(result.count, 2),
+         "error": round(result.count - result.true_count, 2), "uncertainty": round(result.uncertainty, 3),
+         "psnr_db": round(result.psnr_db, 2), "ssim": round(result.ssim, 4)}
         for result in results
     ]
     return sorted(rows, key=lambda row: -abs(row["error"]))  # type: ignore[arg-type]

@@ -21,15 +21,15 @@ from crowddist.ops.views import merge_heads, merge_views
 from crowddist.run import checkpoint
 
 TILE_PX = 1536
-"""Images of more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is
-seen with its surroundings, which is work done twice: in tiles, a fifth of what is seen of a 1080p image is margin."""
+"""Images with more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is
+seen with a margin, which is work done twice: a fifth of the pixels seen of a 1080p image are margin."""
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePrediction:
-    """What the counter says of one image."""
+    """The counter's prediction for one image."""
 
     count: float
     """Persons in the image."""
@@ -46,39 +46,39 @@ class ImagePrediction:
     size: tuple[int, int]
     """(height, width) of the resized image that the maps belong to; the last cells may reach beyond it."""
     sizes: np.ndarray | None = None
-    """(M,) float32: the heads' sizes in pixels of the image as given, where the method knows them."""
+    """(M,) float32: the heads' sizes in pixels of the image as given, where the method predicts them."""
     taught: np.ndarray | None = None
     """T x 4, see `Verdict`; in pixels of the image as given."""
     doubtful: np.ndarray | None = None
     """U x 4, likewise."""
     parts: Mapping[str, Part] = field(default_factory=dict)
-    """What parts of the method would have said alone; points in pixels of the image as given."""
+    """The method's parts alone; points in pixels of the image as given."""
 
 
 class Predictor:
-    """A method's networks with the size they look at images in.
+    """Runs a method's networks on images.
 
     Args:
         method: with its weights loaded.
-        image_size: longest side, px, that images are resized to; 0 leaves them as they are.
+        image_size: images are resized to this longest side, px; 0: not resized.
     """
 
     def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
         self.method, self.image_size, self.device = method, image_size, torch.device(device)
         self.stride = method.output_stride
         self.one_at_a_time = False
-        """Whether images are looked at one by one also where some are equally large: less memory, the same but for
-        rounding."""
+        """Run images one by one instead of in batches: less memory, the same results but for rounding."""
         method.networks().to(self.device)
 
     @classmethod
     def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu",
                         one_pass: bool = False) -> Predictor:
-        """The predictor of a checkpoint's counter; `image_size` None means the one it was trained with.
+        """The predictor of a checkpoint's counter.
 
-        Batch normalisation is folded into the convolutions: the same answers but for rounding, in less time.
+        Folds batch normalisation into the convolutions: the same results but for rounding, in less time.
 
         Args:
+            image_size: None: as in training.
             one_pass: count by the mean of the masks alone, see `Counter.one_pass`.
 
         Raises:
@@ -88,8 +88,7 @@ class Predictor:
             raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
         content = checkpoint.load(url)
         try:
-            config = from_json(content["config"])
-            method = load_method(config, content)
+            method = _load_method(from_json(content["config"]), content)
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's "
@@ -100,7 +99,7 @@ class Predictor:
         return cls(method, image_size=method.stream.image_size if image_size is None else image_size, device=device)
 
     def with_config(self, config: RunConfig) -> Predictor:
-        """The same networks under another configuration, see `Method.with_config`."""
+        """The same networks with another configuration, see `Method.with_config`."""
         other = Predictor(self.method.with_config(config), image_size=self.image_size, device=str(self.device))
         other.one_at_a_time = self.one_at_a_time
         return other
@@ -110,7 +109,7 @@ class Predictor:
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
-        """Counts images one after the other, neighbours of equal size together in one batch."""
+        """Counts images in order, neighbours of equal size in one batch."""
         return self.predict_views(images, (1.0,))
 
     def predict_views(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> Iterator[ImagePrediction]:
@@ -119,10 +118,8 @@ class Predictor:
             yield judge(self.method, seen, image.shape[:2])
 
     def see(self, images: Sequence[np.ndarray], scales: Sequence[float] = (1.0,)) -> Iterator[Seen]:
-        """What the networks say of images at several sizes, relative to `image_size`, merged as `ops.views` says;
-        `judge` concludes from it.
-
-        Cells and `size` are those of `image_size`; the members' counts deviate as those of all views alike.
+        """The networks' output for images at several sizes, relative to `image_size`, merged by `ops.views`; `judge`
+        turns it into predictions. Cells and `size` are those of `image_size`.
         """
         if tuple(scales) == (1.0,):
             yield from self._see_in_batches(images)
@@ -136,17 +133,11 @@ class Predictor:
             counts = np.array([view.density.sum(dtype=np.float64) for view in views])
             uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
             heads = [_heads_at(view.detections, view.size, size) for view in views if view.detections is not None]
-            # Two that stand for the members of all views: they deviate by as much.
-            yield Seen(
-                size=size,
-                density=density,
-                spread=spread,
-                member_counts=np.array([-uncertainty, uncertainty]),
-                detections=merge_heads(heads) if heads else None,
-            )
+            # Two synthetic members with the merged deviation.
+            yield Seen(size=size, density=density, spread=spread, member_counts=np.array([-uncertainty, uncertainty]),
+                       detections=merge_heads(heads) if heads else None)
 
     def _see_in_batches(self, images: Sequence[np.ndarray]) -> Iterator[Seen]:
-        """Neighbours of equal size together."""
         resized = [whole_image(image, self.image_size) if self.image_size else image for image in images]
         first = 0
         while first < len(images):
@@ -159,7 +150,7 @@ class Predictor:
             first = last
 
     def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
-        """The predictions of equally large images, in tiles where they are large."""
+        """Runs the networks on images of equal size, in tiles where they are large."""
         height, width = resized[0].shape[:2]
         if height * width > TILE_PX**2:
             return [self._see_tiles(image) for image in resized]
@@ -167,8 +158,7 @@ class Predictor:
 
     def _see_whole(self, images: torch.Tensor) -> list[Seen]:
         prediction = self.method.predict(images.to(self.device))
-        # In one piece, as when they are read back from a file: a sum over a window of a larger map adds up in another
-        # order.
+        # Contiguous, as when read back from a file: a sum over a view of a larger array adds in another order.
         density, spread = (np.ascontiguousarray(part.cpu().numpy()[:, 0])
                            for part in (prediction.density, prediction.spread))
         counts = (prediction.member_counts.cpu().numpy().T if prediction.member_counts is not None
@@ -176,19 +166,14 @@ class Predictor:
         counts = np.ascontiguousarray(counts, np.float64)
         size = (images.shape[2], images.shape[3])
         return [
-            Seen(
-                size=size,
-                density=density[index],
-                spread=spread[index],
-                member_counts=counts[index],
-                detections=None if prediction.detections is None else prediction.detections[index],
-                transformed=None if prediction.transformed is None else prediction.transformed[index],
-            )
+            Seen(size=size, density=density[index], spread=spread[index], member_counts=counts[index],
+                 detections=None if prediction.detections is None else prediction.detections[index],
+                 transformed=None if prediction.transformed is None else prediction.transformed[index])
             for index in range(len(images))
         ]
 
     def _see_tiles(self, image: np.ndarray) -> Seen:
-        """The predictions of a large image, tile by tile; each tile's own member counts add up."""
+        """Runs the networks on a large image, tile by tile; the tiles' member counts add up."""
         stride, margin, (height, width) = self.stride, self.method.margin_px, image.shape[:2]
         shape = (-(-height // stride), -(-width // stride))
         density, spread = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -204,14 +189,14 @@ class Predictor:
                          slice((left - outer_left) // stride, -(-(right - outer_left) // stride)))
                 place = (slice(top // stride, -(-bottom // stride)), slice(left // stride, -(-right // stride)))
                 density[place], spread[place] = seen.density[inner], seen.spread[inner]
-                # The margin's persons belong to other tiles: scale each member's count to the part that stays.
+                # The margin's persons belong to other tiles: scale each member's count to the tile's share.
                 whole = max(float(seen.density.sum()), 1e-9)
                 counts = counts + seen.member_counts * (float(seen.density[inner].sum()) / whole)
                 for name, parts in heads.items():
                     found = getattr(seen, name)
                     if found is not None:
                         moved = found + np.array([outer_left, outer_top, 0, 0], np.float32)
-                        # the last cells reach beyond the image
+                        # The last cells may reach beyond the image.
                         moved[:, :2] = np.clip(moved[:, :2], 0, [width - 1, height - 1])
                         x, y = moved[:, 0] + 0.5, moved[:, 1] + 0.5
                         parts.append(moved[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
@@ -219,8 +204,8 @@ class Predictor:
         return Seen(size=(height, width), density=density, spread=spread, member_counts=np.asarray(counts), **joined)
 
     def _to_cells(self, grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-        """A map of an image resized to `size`, moved to the cells of the image resized to `new_size`, both px; its sum
-        stays.
+        """Moves a map of an image resized to `size` to the cells of the image resized to `new_size`, both px; keeps its
+        sum.
         """
         rows, columns = (-(-extent // self.stride) for extent in new_size)
         window = (0.0, 0.0, rows * size[0] / new_size[0], columns * size[1] / new_size[1])
@@ -228,7 +213,7 @@ class Predictor:
 
 
 def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
-    """What a method concludes of an image of `size` (height, width) px, in its own pixels."""
+    """A method's prediction for an image of `size` (height, width) px, in pixels of that image."""
     verdict = method.conclude(seen)
     scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
     scale = np.sqrt(scale_x * scale_y)
@@ -242,13 +227,9 @@ def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
         return None if heads is None else in_image(heads * np.array([1, 1, scale, 1], np.float32))
 
     return ImagePrediction(
-        count=float(verdict.density.sum(dtype=np.float64)),
-        uncertainty=verdict.uncertainty,
-        density=verdict.density,
-        spread=verdict.spread,
-        keep=method.select(verdict.density, verdict.spread),
-        points=in_image(verdict.points),
-        size=seen.size,
+        count=float(verdict.density.sum(dtype=np.float64)), uncertainty=verdict.uncertainty,
+        density=verdict.density, spread=verdict.spread, keep=method.select(verdict.density, verdict.spread),
+        points=in_image(verdict.points), size=seen.size,
         sizes=None if verdict.sizes is None else verdict.sizes * scale,
         taught=with_sizes(verdict.taught),
         doubtful=with_sizes(verdict.doubtful),
@@ -258,13 +239,13 @@ def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
 
 
 def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """M x 4 x, y, size, score in an image resized to `size`, moved to the image resized to `new_size`, both px."""
+    """Moves M x 4 heads (x, y, size, score) from an image resized to `size` to one resized to `new_size`, both px."""
     scale_y, scale_x = (new / old for new, old in zip(new_size, size, strict=True))
     places = np.clip(resize_points(heads[:, :2], scale_x, scale_y), 0, [new_size[1] - 1, new_size[0] - 1])
     return np.column_stack([places, heads[:, 2] * np.sqrt(scale_x * scale_y), heads[:, 3]]).astype(np.float32)
 
 
-def load_method(config: RunConfig, content: dict) -> Method:
+def _load_method(config: RunConfig, content: dict) -> Method:
     """The method of a configuration with the weights of a checkpoint's content."""
     if content["method"].get("trained"):
         raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that "

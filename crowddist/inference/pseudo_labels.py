@@ -1,4 +1,4 @@
-"""Pseudo-labels: a unit of images in, a shard of labels out, and the set of them published at the end."""
+"""Pseudo-labels: turns units of images into shards of labels, and publishes the set."""
 
 from __future__ import annotations
 
@@ -7,43 +7,33 @@ from typing import Any
 
 import numpy as np
 
-from crowddist import storage
-from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_labels, publish_manifest, write_shard
+from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_labels, publish_manifest
 from crowddist.data.transforms import crop_points
 from crowddist.inference.prediction_cache import read_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
-from crowddist.inference.units import CHUNK, open_pixels, skipped_keys
+from crowddist.inference.units import CHUNK, open_pixels, skipped_keys, write_unit
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
+
+SUMS = ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")
+"""Sums over the images of a unit, in its record."""
+NO_SHARD = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
+"""The fields of a `ShardInfo` in a unit's record; these where all images were skipped."""
 
 
 def label_unit(
     predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *,
     known: ShardReader | None = None
 ) -> dict[str, Any]:
-    """Labels every image of a unit of work once: writes one label shard, then its record; an existing record is
-    returned as it is.
+    """Labels every image of a unit, see `write_unit`. Returns: the record, with the keys of `NO_SHARD` and `SUMS`.
 
     Args:
-        unit: indexes of the images, consecutive.
-        skip: those of them that are set aside.
-        known: what these networks say of the images, where that is kept, see `prediction_cache`; None: they are asked.
-
-    Returns:
-        The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over
-        its images: `persons`, `kept_persons`, `cells`, `kept_cells`, `spread_persons`; and `set_aside`, the keys of
-            those set aside.
+        known: these networks' cached predictions, see `prediction_cache`; None: run the networks.
     """
-    name = f"labels-{unit.start:06d}-{unit.stop:06d}"
-    record_url = storage.join(labels_url, f"{name}.done.json")
-    if storage.exists(record_url):
-        return storage.read_json(record_url)
     folder = labels_url.rstrip("/").split("/")[-2]
-    sums = dict.fromkeys(("persons", "kept_persons", "cells", "kept_cells", "spread_persons"), 0.0)
+    sums = dict.fromkeys(SUMS, 0.0)
 
-    shown = [index for index in unit if index not in skip]
-
-    def samples() -> Iterator[tuple[str, dict[str, Any]]]:
+    def samples(shown: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         judged = _recalled(predictor, images, shown, known) if known else _predicted(predictor, images, shown)
         for key, size, prediction in judged:
             windows = training_patches(predictor.method, prediction, size, f"{folder}/{key}")
@@ -70,19 +60,15 @@ def label_unit(
                 },
             }
 
-    record: dict[str, Any] = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
-    if shown:
-        info = write_shard(labels_url, f"{name}.tar", samples())
-        record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes,
-                  "sha256": info.sha256}
-    record |= {**sums, "set_aside": [images.read(index, ())[0] for index in skip]}
-    storage.write_json(record_url, record)
-    return record
+    def facts(info: ShardInfo | None) -> dict[str, Any]:
+        return {**({name: getattr(info, name) for name in NO_SHARD} if info else NO_SHARD), **sums}
+
+    return write_unit(labels_url, "labels", images, unit, skip, samples, facts)
 
 
 def _predicted(predictor: Predictor, images: ShardReader,
                indexes: Sequence[int]) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
-    """Key, size and prediction of images that the networks are shown."""
+    """Runs the networks. Returns: key, (height, width) in px and prediction of each image."""
     for first in range(0, len(indexes), CHUNK):
         chunk = [open_pixels(images, index) for index in indexes[first : first + CHUNK]]
         predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
@@ -93,7 +79,7 @@ def _predicted(predictor: Predictor, images: ShardReader,
 def _recalled(
     predictor: Predictor, images: ShardReader, indexes: Sequence[int], known: ShardReader
 ) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
-    """Likewise, of what the networks have said of them; an image that was set aside then is shown to them now."""
+    """As `_predicted`, from cached predictions; runs the networks on images that were skipped then."""
     keys = set(known.keys())
     for index in indexes:
         key, _ = images.read(index, ())
@@ -105,16 +91,14 @@ def _recalled(
 
 
 def _heads(heads: np.ndarray | None) -> np.ndarray:
-    """Heads as label shards hold them: x, y, size, score in px of the image as given; none where the method tells
-    none.
-    """
+    """Heads as label shards hold them: x, y, size, score in px of the image as given."""
     return np.zeros((0, 4), np.float32) if heads is None else heads
 
 
 def training_patches(method: Method, prediction: ImagePrediction, size: tuple[int, int],
                      key: str) -> dict[str, np.ndarray]:
-    """The patches of an image of `size` (height, width) px to train on, by purpose, in cells. Args: `key` decides what
-    is random.
+    """The patches of an image of `size` (height, width) px to train on: purpose -> K x 4, in cells; `key` seeds random
+    ones.
     """
     detected = prediction.parts.get("detection")
     found = prediction.points if detected is None or detected.points is None else detected.points
@@ -123,9 +107,7 @@ def training_patches(method: Method, prediction: ImagePrediction, size: tuple[in
 
 
 def kept_cells(prediction: ImagePrediction, windows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The cells that are trained on, (h, w) bool: those that any of the patches covers, or, where there are none, those
-    certain enough.
-    """
+    """The cells to train on, (h, w) bool: all that a patch covers; without patches, the certain ones."""
     if not windows:
         return prediction.keep
     keep = np.zeros(prediction.density.shape, bool)
@@ -138,45 +120,37 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     """Writes the manifest of a whole set of label shards. Returns: the round's label metrics.
 
     Raises:
-        ValueError: there are not as many labels as images.
+        ValueError: the labels are not as many as the images.
     """
-    num_labelled, set_aside = sum(record["num_samples"] for record in records), skipped_keys(records)
-    if num_labelled + len(set_aside) != len(images):
-        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(set_aside)} of them "
-                         "set aside")
-    total = {key: sum(record[key] for record in records)
-             for key in ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")}
+    num_labelled, skipped = sum(record["num_samples"] for record in records), skipped_keys(records)
+    if num_labelled + len(skipped) != len(images):
+        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(skipped)} of them "
+                         "skipped")
+    total = {name: sum(record[name] for record in records) for name in SUMS}
     metrics = {
         "labels/kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
         "labels/kept_cells": total["kept_cells"] / max(total["cells"], 1.0),
         "labels/mean_count": total["persons"] / max(num_labelled, 1),
         "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }
-    infos = tuple(
-        ShardInfo(name=r["name"], num_samples=r["num_samples"], num_bytes=r["num_bytes"], sha256=r["sha256"],
-                  persons=r["persons"])
-        for r in records if r["num_samples"]
-    )
-    publish_manifest(
-        labels_url,
-        Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True, shards=infos, converter="labels",
-                 statistics={**metrics, **({"set_aside": set_aside} if set_aside else {})}),
-    )
+    shards = tuple(ShardInfo(**{fact: record[fact] for fact in (*NO_SHARD, "persons")})
+                   for record in records if record["num_samples"])
+    statistics = {**metrics, **({"set_aside": skipped} if skipped else {})}
+    publish_manifest(labels_url, Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True,
+                                          shards=shards, converter="labels", statistics=statistics))
     return metrics
 
 
 def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> float:
-    """How far the labels of all images moved from one set to the next, see `ops.selection.relative_change`.
-
-    Args:
-        block_cells: side of the blocks, in cells, whose persons are compared.
+    """How far all labels moved from one set to the next, see `ops.selection.relative_change`; compares the persons in
+    blocks of `block_cells` x `block_cells` cells.
     """
     previous, current = ShardReader(previous_url), ShardReader(current_url)
-    set_aside = previous.manifest.statistics.get("set_aside", ())
+    skipped = previous.manifest.statistics.get("set_aside", ())
     change = total = 0.0
     for index in range(len(current)):
         key, members = current.read(index)
-        if key in set_aside:
+        if key in skipped:
             continue
         before = decode_labels(*previous.read(previous.index_of(key)))
         moved, persons = change_sums(*(_blocks(part.density, block_cells)

@@ -1,31 +1,26 @@
-"""Translation of a data set: a unit of images in, a shard of translated ones with the same labels out, and the set
-published at the end.
-"""
+"""Translation of a data set: turns units of images into shards of translated images with the same labels."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from crowddist import storage
-from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.shard_codec import Member
-from crowddist.data.shards import Manifest, ShardReader, decode, publish_manifest, write_shard
+from crowddist.data.shards import Manifest, ShardReader, decode, publish_manifest
 from crowddist.data.stream import pixels_only, to_tensor, whole_image
 from crowddist.inference.predictor import Predictor
-from crowddist.inference.units import whole_set
+from crowddist.inference.units import whole_set, with_image, write_unit
 
 
 def translate_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
-    """An image of the source as the target would show it, in as many pixels: (H, W, 3) uint8.
+    """A source image in the target's style, (H, W, 3) uint8 of the same size.
 
-    It is translated at the size that whole images are counted at, in one piece, because what is done in one place
-    depends on all others (instance normalisation). Where that is another size than its own, the change is resized and
-    added, so that the image stays as sharp as it was (ours): counters take fine grain that they were not trained on for
-    heads.
+    Translates the image in one piece, at the size that whole images are counted at: instance normalisation makes every
+    place depend on all others. Where that is not the image's own size, the change is resized and added, so that the
+    image stays as sharp as it was (ours): counters mistake fine grain that they were not trained on for heads.
     """
     import cv2
 
@@ -40,62 +35,36 @@ def translate_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
 
 def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: str,
                    skip: Collection[int] = ()) -> dict[str, Any]:
-    """Translates every image of a unit of work once: writes one shard, then its record; an existing record is returned
-    as it is.
-
-    Args:
-        unit: indexes of the images, consecutive.
-        skip: those of them that are set aside.
-
-    Returns:
-        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), `change`, the
-        sum over the images of their mean change in grey levels, and `set_aside`, the keys of those set aside.
+    """Translates every image of a unit, see `write_unit`. Returns: the record, `shard` with the fields of a `ShardInfo`
+    and `change`, the sum over the images of their mean change in grey levels.
     """
-    import simplejpeg
-
-    name = f"translated-{unit.start:06d}-{unit.stop:06d}"
-    record_url = storage.join(url, f"{name}.done.json")
-    if storage.exists(record_url):
-        return storage.read_json(record_url)
     change = 0.0
-    shown = [index for index in unit if index not in skip]
 
-    def samples() -> Iterator[tuple[str, dict[str, Member]]]:
+    def samples(shown: Sequence[int]) -> Iterator[tuple[str, dict[str, Member]]]:
         nonlocal change
         for index in shown:
             key, members = images.read(index)
             image = decode(key, pixels_only(members)).image
             translated = translate_image(predictor, image)
             change += float(np.abs(translated.astype(np.int16) - image).mean())
-            data = simplejpeg.encode_jpeg(translated, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
-            yield key, {"jpg": data, **{extension: member
-                                        for extension, member in members.items() if extension not in ("jpg", "png")}}
+            yield key, with_image(members, translated)
 
-    info = asdict(write_shard(url, f"{name}.tar", samples())) if shown else None
-    record = {"shard": info, "change": change, "set_aside": [images.read(index, ())[0] for index in skip]}
-    storage.write_json(record_url, record)
-    return record
+    return write_unit(url, "translated", images, unit, skip, samples,
+                      lambda info: {"shard": info and asdict(info), "change": change})
 
 
 def publish_translation(url: str, images: ShardReader, records: list[dict[str, Any]]) -> dict[str, float]:
-    """Writes the manifest of a whole translated set, which is labelled as the images are. Returns: the translation's
-    metrics.
+    """Writes the manifest of a whole translated set, labelled as the images are. Returns: the translation's metrics.
 
     Raises:
-        ValueError: there are not as many translated images as images.
+        ValueError: the translated images are not as many as the images.
     """
     shards, _ = whole_set(url, images, records, "translated images")
     num_translated = sum(shard.num_samples for shard in shards)
     metrics = {"translation/change_levels": sum(record["change"] for record in records) / max(num_translated, 1)}
     source = images.manifest
-    manifest = Manifest(
-        name=f"{source.name}-translated",
-        split=source.split,
-        kind="images",
-        labelled=source.labelled,
-        shards=shards,
-        statistics={**source.statistics, **metrics, "translated_from": source.digest},
-        converter="translation",
-    )
-    publish_manifest(url, manifest)
+    publish_manifest(url, Manifest(
+        name=f"{source.name}-translated", split=source.split, kind="images", labelled=source.labelled, shards=shards,
+        statistics={**source.statistics, **metrics, "translated_from": source.digest}, converter="translation"
+    ))
     return metrics

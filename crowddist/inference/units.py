@@ -1,12 +1,16 @@
-"""Units of work: an image read without its labels, and the set that is made of all units' records."""
+"""Units of work: reads images without their labels, writes a unit's shard once, and joins all units to a set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from crowddist import storage
+from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.sample import Sample
-from crowddist.data.shards import ShardInfo, ShardReader, decode
+from crowddist.data.shards import ShardInfo, ShardReader, decode, write_shard
 from crowddist.data.stream import pixels_only
 
 CHUNK = 16
@@ -14,31 +18,65 @@ CHUNK = 16
 
 
 def open_pixels(images: ShardReader, index: int) -> Sample:
-    """An image without its labels, should there be any."""
+    """An image without its labels."""
     key, members = images.read(index)
     return decode(key, pixels_only(members))
 
 
-def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]],
-              what: str) -> tuple[tuple[ShardInfo, ...], list[str]]:
-    """The shards of a set that was made unit by unit, and the keys of the images that it was made without.
+def with_image(members: Mapping[str, Any], image: np.ndarray) -> dict[str, Any]:
+    """A sample's members with another image in the place of its own: a JPEG of (H, W, 3) uint8 RGB in full colour."""
+    import simplejpeg
+
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace="RGB",
+                                  colorsubsampling="444")
+    return {"jpg": data, **{name: member for name, member in members.items() if name not in ("jpg", "png")}}
+
+
+def write_unit(
+    url: str, noun: str, images: ShardReader, unit: range, skip: Collection[int],
+    samples: Callable[[Sequence[int]], Iterator[tuple[str, dict[str, Any]]]],
+    facts: Callable[[ShardInfo | None], dict[str, Any]]
+) -> dict[str, Any]:
+    """Writes one shard of a unit's samples, then its record; an existing record is returned as it is.
 
     Args:
-        records: of the units, each with `shard`, as a manifest tells of it or None, and `set_aside`.
-        what: the set holds one of for each image.
+        url, noun: folder and begin of the names of both files.
+        unit: indexes of the images, consecutive.
+        skip: those of them that are skipped.
+        samples: makes the samples of the images with these indexes.
+        facts: makes the record, once the shard is written; None: all images were skipped. `set_aside`, the keys of the
+            skipped images, is added.
+    """
+    name = f"{noun}-{unit.start:06d}-{unit.stop:06d}"
+    record_url = storage.join(url, f"{name}.done.json")
+    if storage.exists(record_url):
+        return storage.read_json(record_url)
+    shown = [index for index in unit if index not in skip]
+    info = write_shard(url, f"{name}.tar", samples(shown)) if shown else None
+    record = {**facts(info), "set_aside": [images.read(index, ())[0] for index in skip]}
+    storage.write_json(record_url, record)
+    return record
+
+
+def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]],
+              what: str) -> tuple[tuple[ShardInfo, ...], list[str]]:
+    """The shards of a set that was made unit by unit, and the keys of the skipped images.
+
+    Args:
+        records: the units' records, each with `shard`, the fields of a `ShardInfo` or None, and `set_aside`.
+        what: plural noun for the set's samples.
 
     Raises:
-        ValueError: there are not as many as images.
+        ValueError: the samples are not as many as the images.
     """
     records = list(records)
-    shards, set_aside = tuple(ShardInfo(**record["shard"])
-                              for record in records if record["shard"]), skipped_keys(records)
-    number = sum(shard.num_samples for shard in shards)
-    if number + len(set_aside) != len(images):
-        raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(set_aside)} of them set aside")
-    return shards, set_aside
+    shards = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"])
+    skipped, number = skipped_keys(records), sum(shard.num_samples for shard in shards)
+    if number + len(skipped) != len(images):
+        raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(skipped)} of them skipped")
+    return shards, skipped
 
 
 def skipped_keys(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Keys of the images that units of work were done without, because workers died over them."""
+    """Keys of the images that were skipped, because workers died over them."""
     return [key for record in records for key in record.get("set_aside", ())]

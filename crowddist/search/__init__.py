@@ -1,4 +1,4 @@
-"""The search for thresholds: what is tried, how a trial is judged without the target's labels, and which values win.
+"""The search of thresholds: tries values, judges each trial without the target's labels, and returns the best.
 
-It reads cached predictions alone; networks are asked elsewhere.
+Trials read cached predictions; they run no network.
 """

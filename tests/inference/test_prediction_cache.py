@@ -105,7 +105,7 @@ def test_a_unit_is_done_once(tiny_checkpoint: str, tiny_target: str, tmp_path: P
     for parameter in worker.predictor.method.networks().parameters():
         parameter.zero_()
     assert predict_unit(worker.predictor, worker.images, range(2, 5), url, config) == first
-    with pytest.raises(ValueError, match=r"2 predictions in .* for 10 images, 1 of them set aside"):
+    with pytest.raises(ValueError, match=r"2 predictions in .* for 10 images, 1 of them skipped"):
         publish_predictions(url, worker.images, [first], name="predictions")
     assert predict_unit(worker.predictor, worker.images, range(3, 4), url, config, (3,))["shard"] is None
 
