@@ -1,4 +1,4 @@
-"""RunConfig: everything that decides an adaptation, composed of the configurations that live beside their code."""
+"""RunConfig: all settings of an adaptation, composed of the configurations that live beside their code."""
 
 from __future__ import annotations
 
@@ -21,56 +21,53 @@ from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConf
 from crowddist.process.safe_text import holds_secret
 
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
-"""What lies beside the runs in their storage."""
+"""Names beside the runs in their storage that are no runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How a stage is run, whatever it computes."""
+    """How any stage runs."""
 
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     log_every: int = 20
-    """Steps that one point of a learning curve is the mean of."""
+    """Steps averaged in one point of a learning curve."""
     average_decay: float = 0.0
-    """Share that the moving average of the weights keeps in a step, e.g. 0.995; the average counts and labels. 0: none,
-    the last weights do."""
+    """Share that a step keeps of the moving average of the weights, e.g. 0.995. The average counts and labels. 0: no
+    average, the last weights count."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is automatic mixed precision: faster on GPUs and on CPUs with AVX-512, about 0.4 % error of the
-    features; seven times slower on others."""
+    """bfloat16: automatic mixed precision, about 0.4 % error of the features. Faster on GPUs and on CPUs with AVX-512,
+    seven times slower on other CPUs."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1 or self.log_every < 1:
-            raise InputError(f"checkpoint_every and log_every must be at least 1, got {self.checkpoint_every}, "
-                             f"{self.log_every}")
+            raise InputError("checkpoint_every and log_every must be at least 1, got "
+                             f"{self.checkpoint_every}, {self.log_every}")
         if not 0 <= self.average_decay < 1:
             raise InputError(f"average_decay lies in [0, 1), got {self.average_decay}")
 
 
 Objective = Literal["agreement", "proxy", "labelled"]
-"""What a trial of thresholds is judged by; `SearchConfig.objective` says what each is."""
-
+"""How to judge a trial, see `SearchConfig.objective`."""
 Algorithm = Literal["even", "optuna"]
-"""What chooses the values of the trials; `SearchConfig.algorithm` says what each does."""
+"""How to choose the values of the trials, see `SearchConfig.algorithm`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Search of thresholds before each round of labels, on what the networks say of the images; the target's own labels
-    stay closed.
-    """
+    """Search of thresholds before each round of labels, on the networks' predictions; never reads `target`'s labels."""
 
     objective: Literal["none", "agreement", "proxy", "labelled"] = "none"
-    """What a trial is judged by. none: no search. agreement: how far the ensemble, and regression and detection, agree
-    on the target. proxy: the errors on labelled images of the source that it is not trained on, shown in the target's
-    style. labelled: the errors on labelled images of the target."""
+    """How to judge a trial. none: no search. agreement: how well the ensemble's members, and regression and detection,
+    agree on the target. proxy: errors on labelled images of the source, held out and shown in the target's style.
+    labelled: errors on labelled images of the target."""
     labelled: str = ""
-    """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT, or renderer:LOOK:NUM_IMAGES:SEED."""
+    """Labelled images for proxy and labelled: shards, or FORMAT:PATH:SPLIT, or renderer:LOOK:NUM_IMAGES:SEED."""
     trials: int = 32
-    """Sets of thresholds to try in each round, first those of this configuration."""
+    """Sets of thresholds to try in each round, the configured one first."""
     algorithm: Algorithm = "even"
-    """What chooses the others. even: they fill the space evenly. optuna: its tree-structured Parzen estimators, which
-    after 10 trials look near those that were good (install crowddist[optuna])."""
+    """How to choose the other trials. even: fill the space evenly. optuna: tree-structured Parzen estimators, which
+    after 10 trials look near the good ones (install crowddist[optuna])."""
 
     def __post_init__(self) -> None:
         require_choice("objective", self.objective, ("none", *typing.get_args(Objective)))
@@ -81,9 +78,7 @@ class SearchConfig:
 
 
 def require_labelled(objective: str, labelled: str, *, option: str) -> None:
-    """Raises InputError where labelled images are missing that an objective needs, or are given to one that reads
-    none.
-    """
+    """Raises InputError where an objective lacks its labelled images, or has some and reads none."""
     if bool(labelled) != (objective in ("proxy", "labelled")):
         needs = f"reads no labels: leave --{option} out" if labelled else f"needs labelled images: give --{option}"
         raise InputError(f"the objective {objective} {needs}")
@@ -91,52 +86,49 @@ def require_labelled(objective: str, labelled: str, *, option: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One adaptation, whole: equal configs on equal data end with the same bits on a CPU."""
+    """All settings of one adaptation. Equal ones on equal data end with the same bits on a CPU."""
 
     recipe: str
-    """The recipe this began as."""
+    """The recipe that the settings began with."""
     source: str
     """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, ucf_qnrf, gcc, ...), or renderer:LOOK:NUM_IMAGES."""
     more_sources: tuple[str, ...] = ()
-    """More labelled images, each "SHARE DATA": so large a part of the source's crops is cut from that data set, e.g.
-    "0.2 renderer:broad:200", and the rest from `source`."""
+    """More labelled images, each "SHARE DATA", e.g. "0.2 renderer:broad:200": this data set gives that share of the
+    source's crops, `source` the rest."""
     target: str
-    """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
+    """Images of your own cameras: a folder of images, shards, or as above. Labels, if any, are not read."""
     evaluation: str = ""
-    """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
+    """Labelled target images; only the evaluation opens them. Empty: no errors are reported."""
     boxes: str = ""
-    """Images with boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on, or whose
-    masks semantic_consistency's segmenter learns from; empty: none."""
+    """Images with boxes (wider_face:PATH, crowd_human:PATH): bi_knowledge pre-trains its detector on them,
+    semantic_consistency's segmenter learns from their masks. Empty: none."""
     skip_bad: bool = False
-    """Leave out images that cannot be read, raw ones and those in shards, and list them beside the shards; otherwise
-    the first stops the run."""
+    """Leave out unreadable images, raw ones and those in shards, and list them beside the shards. Otherwise the first
+    one stops the run."""
     method: str = "self_supervision"
     """The method of adaptation: source_only, self_supervision, bi_knowledge, semantic_consistency, translation,
-    combined or supervised; `jobs/adapt.py --help` says what each is."""
+    combined or supervised; `jobs/adapt.py --help` describes each."""
     storage: str = "runs"
-    """Where runs are kept, a folder or a URL."""
+    """Folder or URL of all runs."""
     run_name: str = ""
-    """The run's name below `storage`; the same name again resumes it. Empty: the recipe's name."""
+    """The run's name in `storage`; the same name again resumes the run. Empty: the recipe's name."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
     num_workers: int = 1
     """Training workers (DDP ranks)."""
     min_workers: int = 0
-    """Fewest training workers to go on with where machines are lost or not there yet; with more machines more are used
-    again, up to num_workers. The batch stays the same. 0: as many as num_workers, which are waited for."""
+    """Fewest training workers to continue with when machines are lost or missing; returning machines are used again, up
+    to num_workers. The batch stays the same. 0: always wait for num_workers."""
     num_labellers: int = 0
-    """Labelling and evaluating actors; 0 means as many as training workers."""
+    """Actors that label and evaluate; 0: as many as training workers."""
     launcher: Literal["ray", "local"] = "ray"
     """`local` runs everything in this process, without Ray, with one worker."""
     threads: int = 0
-    """CPU threads of each worker; 0 shares the cores equally, those of the machines that are there when the job
-    begins."""
+    """CPU threads of each worker; 0: an equal share of the cores of the machines present at the start."""
     grace_s: float = 25.0
-    """Seconds after SIGTERM or SIGUSR1 in which training may write a checkpoint and leave (with exit code 75); then it
-    leaves anyway."""
+    """Seconds after SIGTERM or SIGUSR1 to write a checkpoint and exit with code 75; then training exits anyway."""
     patience_s: int = 600
-    """Seconds that workers wait for one of them in the midst of a step; then the group starts again from its last
-    checkpoint."""
+    """Seconds that workers wait for one of them within a step; then the group restarts from its last checkpoint."""
     counter: CounterConfig = field(default_factory=CounterConfig)
     regressor: RegressorConfig = field(default_factory=RegressorConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -151,10 +143,10 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
-    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`, or in the current folder where
-    that is s3://. `none` turns tracking off."""
+    """MLflow's store. Empty: $MLFLOW_TRACKING_URI, else a sqlite file in `storage`, or in the current folder where
+    `storage` is s3://. `none` turns tracking off."""
     experiment: str = ""
-    """MLflow's experiment; empty: the recipe's name."""
+    """MLflow's experiment. Empty: the recipe's name."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1 or self.num_labellers < 0 or self.threads < 0:
@@ -165,8 +157,8 @@ class RunConfig:
             raise InputError(f"grace_s must be at least 0 and patience_s at least 1, got {self.grace_s:g}, "
                              f"{self.patience_s}")
         if self.launcher == "local" and self.num_workers > 1:
-            raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use --launcher "
-                             "ray")
+            raise InputError(f"the local launcher has one worker, got num_workers {self.num_workers}; use "
+                             "--launcher ray")
         facts_of(self.method).check(self)
         for name, size in self._batches().items():
             if size % self.num_workers:
@@ -185,21 +177,20 @@ class RunConfig:
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
 
     def _require_no_secrets(self) -> None:
-        """What a run records, config.json, the report and MLflow, everybody sees who sees the run."""
+        """Everybody who sees a run sees its config.json, its report and MLflow."""
         for name, value in flat(dataclasses.asdict(self)).items():
             if any(holds_secret(text)
                    for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)):
                 raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
-                                 "MLflow would show: keys belong in "
-                                 "the environment")
+                                 "MLflow would show: keys belong in the environment")
 
     def _batches(self) -> dict[str, int]:
-        """Name and size of the batches that workers share."""
+        """Name -> size of the batches that workers share."""
         return {"train.batch_size": self.train.batch_size, **facts_of(self.method).batches(self)}
 
     def group_sizes(self) -> list[int]:
-        """The numbers of workers that a training group may have, rising: those from min_workers to num_workers that can
-        share all batches.
+        """The sizes that a training group may have, rising: from min_workers to num_workers, those that share all
+        batches equally.
         """
         sizes = self._batches().values()
         return [
@@ -214,7 +205,7 @@ def to_json(config: RunConfig) -> str:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings, as JSON has them, by their full names, e.g. "train.steps"."""
+    """Nested settings by their full names, e.g. "train.steps"."""
     settings: dict[str, Any] = {}
     for name, value in config.items():
         settings |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -222,7 +213,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_json(text: str) -> RunConfig:
-    """The config that `to_json` wrote. Raises: InputError for text that is none."""
+    """The config that `to_json` wrote; missing settings take their defaults. Raises: InputError for other text."""
     try:
         return _build(RunConfig, json.loads(text))
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:

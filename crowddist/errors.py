@@ -1,6 +1,4 @@
-"""The one exception that means "the user's input is wrong", and the checks that raise it most: a job prints its line
-and exits 2.
-"""
+"""InputError, for wrong input of the user, and its most common checks. A job prints its line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """What was wrong, what was got and what to do, in one line; anything else that escapes a job is a bug."""
+    """Says in one line what is wrong, what was given and what to do. Any other exception out of a job is a bug."""
 
 
 def require_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of what they are for, so that a resumed or re-cut run draws the same ones."""
+"""Random numbers as a pure function of their purpose, so that a run resumed on any workers draws the same."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import numpy as np
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit number from the names and numbers of a purpose, e.g. `derive(seed, "source", step)`; equal on every
-    machine.
-    """
+    """A 63-bit number from a purpose, e.g. `derive(seed, "source", step)`; equal on every machine."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

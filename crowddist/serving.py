@@ -1,4 +1,4 @@
-"""The counter as MLflow serves it: arrays of images in, one row with count and uncertainty an image out."""
+"""The counter as MLflow serves it: takes arrays of images, returns a row with count and uncertainty for each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from crowddist.inference.predictor import Predictor
 
 COLUMNS = ("count", "uncertainty")
-"""Of each row: persons in the image, and the standard deviation of that number over the ensemble."""
+"""Persons in the image, and the count's standard deviation over the ensemble."""
 
 
 class ServedCounter:
-    """What `mlflow.pyfunc.load_model` wraps; MLflow makes it by `_load_pyfunc`, so the stored model is a checkpoint,
-    not pickled code.
+    """The object in `mlflow.pyfunc.load_model`. MLflow builds it with `_load_pyfunc`, so the stored model is a
+    checkpoint, not pickled code.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -34,7 +34,7 @@ class ServedCounter:
 
         Args:
             images: (N, H, W, 3) uint8 RGB.
-            params: none are known; MLflow passes the argument.
+            params: ignored; MLflow passes it.
 
         Returns:
             N rows of `COLUMNS`, float64 persons.
@@ -60,24 +60,22 @@ def _load_pyfunc(checkpoint_file: str) -> ServedCounter:
 
 
 def save_model(folder: Path, checkpoint_file: Path, logged: LoggedModel) -> None:
-    """Writes `folder` in MLflow's model format: the checkpoint, the signature, and what to install to load it."""
+    """Writes `folder` in MLflow's model format: the checkpoint, the signature, and the packages to install."""
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     ids: dict[str, Any] = {"run_id": logged.source_run_id, "model_uuid": logged.model_id, "model_id": logged.model_id}
     with warnings.catch_warnings():
-        # It wishes for an example input, which the signature replaces.
+        # MLflow asks for an example input; the signature replaces it.
         warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)
         mlflow.pyfunc.save_model(
             str(folder),
             loader_module=__name__,
             data_path=str(checkpoint_file),
             mlflow_model=Model(artifact_path=logged.artifact_location, **ids),
-            signature=ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
-                outputs=Schema([ColSpec("double", name) for name in COLUMNS]),
-            ),
-            # Given, because MLflow would otherwise load the model in another process to see what it imports.
+            signature=ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+                                     outputs=Schema([ColSpec("double", name) for name in COLUMNS])),
+            # Otherwise MLflow would load the model in another process to see its imports.
             pip_requirements=[f"crowddist=={crowddist.__version__}", f"mlflow=={mlflow.__version__}"],
         )

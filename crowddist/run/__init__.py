@@ -1,5 +1,4 @@
-"""A run and its training: the record of its folder, the engine that fits stages, checkpoints, and whether a run is
-repeated exactly.
+"""A run and its training: the run folder's record, the engine that fits stages, checkpoints, and repeating a run.
 
-Where the work is done is not known here, nor who tracks it.
+Knows neither launchers nor trackers.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: what a stage can be resumed from and a counter rebuilt from, as files that are never half-written."""
+"""Checkpoints: files, never half-written, that resume a stage and rebuild a counter."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from crowddist.storage.run_folder import LATEST
 
 FORMAT = 1
 KEEP_LAST = 2
-"""Checkpoints kept of a stage beside the best: the newest and the one before it."""
+"""Checkpoints kept of a stage, the newest ones, beside the best."""
 
 
 def save(folder: str, step: int, content: dict[str, Any], *, loss: float | None = None) -> str:
     """Writes `content` (containers of tensors, numbers and strings) as the newest checkpoint of a stage.
 
-    The file comes first and `latest.json`, which names it with its sha256, last: whatever kills the process in
+    Writes the file first and `latest.json`, which names it with its sha256, last: whatever kills the process in
     between, `load_latest` finds a whole checkpoint.
 
     Args:
         folder: URL of the stage's checkpoints.
         step: optimisation steps done.
-        loss: mean of the stage's own loss, which no label of the target has a part in, over the steps since the
-            checkpoint before; the one of the lowest is kept beside the newest.
+        loss: mean loss since the checkpoint before; uses no label of the target. The checkpoint of the lowest loss is
+            kept beside the newest.
 
     Returns:
         The checkpoint's URL.
@@ -38,9 +38,7 @@ def save(folder: str, step: int, content: dict[str, Any], *, loss: float | None 
 
 
 class Saver:
-    """Writes a stage's checkpoints while its training goes on: the content is taken at once, and written in a
-    thread.
-    """
+    """Writes a stage's checkpoints in a thread, while training goes on."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -48,17 +46,17 @@ class Saver:
         self._writing: Future[str] | None = None
 
     def save(self, step: int, content: dict[str, Any], *, loss: float | None = None) -> None:
-        """See `save`; first waits for the one before, and raises what was raised in writing it."""
+        """See `save`. Copies the content at once; waits for the checkpoint before and raises its error."""
         self.wait()
         self._writing = self._thread.submit(_write, self.folder, step, _serialise(step, content), loss)
 
     def wait(self) -> None:
-        """Returns when the newest is written. Raises: OSError, InputError, as `storage` does."""
+        """Waits until the newest is written. Raises: OSError, InputError, as `storage` does."""
         if self._writing is not None:
             self._writing.result()
 
     def close(self) -> None:
-        """Ends the thread, with what it is writing."""
+        """Finishes writing and ends the thread."""
         self._thread.shutdown()
 
 
@@ -88,9 +86,8 @@ def _write(folder: str, step: int, data: bytes, loss: float | None) -> str:
 
 def load_latest(folder: str) -> dict[str, Any] | None:
     """The newest whole checkpoint of a stage, or None before the first. Raises: InputError when all are damaged."""
-    history = _history(folder)
     damage = []
-    for entry in reversed(history):
+    for entry in reversed(_history(folder)):
         url = storage.join(folder, entry["file"])
         try:
             return load(url, sha256=entry["sha256"])
@@ -131,13 +128,12 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
 
 
 def join(folder: str, parts: Sequence[str], *, stage: str) -> str:
-    """One checkpoint of all networks, of checkpoints that each hold some; a later part's networks go before an earlier
-    one's.
+    """Joins checkpoints that each hold some networks to one of all networks; later parts win.
 
     Args:
-        folder: URL of the joined checkpoint's folder; one that lies there is returned as it is.
+        folder: URL of the joined checkpoint's folder; an existing one is returned as it is.
         parts: URLs of checkpoints, at least one.
-        stage: what it is of, for its content.
+        stage: name recorded in the checkpoint.
 
     Returns:
         The checkpoint's URL.
@@ -146,15 +142,12 @@ def join(folder: str, parts: Sequence[str], *, stage: str) -> str:
         return latest_url(folder)
     contents = [load(part) for part in parts]
     networks = {name: tensor for content in contents for name, tensor in content["method"]["networks"].items()}
-    newest = contents[-1]
     method = {"trained": "", "networks": networks, "optimizers": {}}
-    return save(folder, newest["step"], {"stage": stage, "method": method, "config": newest["config"]})
+    return save(folder, contents[-1]["step"], {"stage": stage, "method": method, "config": contents[-1]["config"]})
 
 
 def _history(folder: str) -> list[dict[str, Any]]:
-    """The entries of `latest.json`, [] before the first checkpoint. Raises: InputError where it is not what `_write`
-    writes.
-    """
+    """The entries of `latest.json`; [] before the first checkpoint. Raises: InputError where it is damaged."""
     url = storage.join(folder, LATEST)
     if not storage.exists(url):
         return []

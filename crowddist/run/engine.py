@@ -1,4 +1,4 @@
-"""Fits stages: the training loop of one worker, which any launcher runs."""
+"""Fits stages: one worker's training loop, the same on every launcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class StageData:
     """Where a stage reads and writes."""
@@ -50,15 +49,15 @@ class StageData:
     labels_url: str = ""
     """URL of the newest pseudo-labels of the target, where the stage trains on them."""
     initial: str = ""
-    """URL of the checkpoint whose weights the stage starts from, or "" for fresh networks."""
+    """URL of the checkpoint whose weights the stage starts from; "": fresh networks."""
     scenes: SceneRule | None = None
-    """Which images of the source are read, what `stream.scenes` names; None: all."""
+    """The rule that chooses the source's images, see `stream.scenes`; None: all."""
     shares: Mapping[str, Fraction] = field(default_factory=dict)
-    """Name of a data set that is mixed into the source -> its share of the crops; they have no rule of scenes."""
+    """Name of a data set that is mixed into the source -> its share of the crops; all its images are used."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Name -> value of what a search has found, in the place of the configuration's own."""
+    """Name -> value of the newest search, instead of the configuration's own."""
     density_limit: float | None = None
-    """Most persons of a cell of the source, where `train.density_limit` asks for it."""
+    """Most persons in a cell of the source, where `train.density_limit` is on."""
 
 
 class LocalRuntime:
@@ -68,43 +67,37 @@ class LocalRuntime:
         self.rank, self.world_size, self.device, self.termination = 0, 1, torch.device(device), termination
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module itself: there is nobody to average with."""
+        """The module itself: no other worker to average with."""
         return module
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Nobody listens: the curve file holds the scalars."""
+        """No-op: the curve file has the scalars."""
 
     def at(self, step: int, doing: str) -> None:
-        """Nobody waits for it."""
+        """No-op: no other worker waits."""
 
     def stop_requested(self) -> bool:
-        """Whether this process has been asked to stop."""
+        """True once this process was asked to stop."""
         return self.termination is not None and self.termination.requested
 
 
 def default_device() -> str:
-    """The accelerator where there is one, else the CPU."""
+    """The GPU where there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def fit(
-    method: Method, data: StageData, runtime: Runtime, *, engine: EngineConfig, seed: int, record: str
-) -> bool:
-    """Trains one stage to its end, from its last checkpoint where there is one, and leaves its DONE.json.
+def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConfig, seed: int, record: str) -> bool:
+    """Trains one stage to its end, from its last checkpoint if any, and writes its DONE.json.
 
-    Asked to stop, it writes a checkpoint after the step it is at.
-
-    Everything random is a function of (seed, stage, step, rank) or of a sample's position, so a stage resumed at a
-    checkpoint ends with the same bits as an unbroken one.
+    When asked to stop, it writes a checkpoint after the current step. All randomness is a function of (seed, stage,
+    step, rank) or of a sample's position, so a resumed stage ends with the same bits as an unbroken one.
 
     Args:
-        method: its weights are where the stage starts, unless `data.initial` or a checkpoint of the stage says
-            otherwise.
-        record: the run's configuration as JSON, kept in every checkpoint so that a counter can be rebuilt from it
-            alone.
+        method: the stage starts from its weights, unless `data.initial` or the stage has a checkpoint.
+        record: the run's configuration as JSON; every checkpoint holds it, so that it alone rebuilds a counter.
 
     Returns:
-        Whether to go on: False where it was asked to stop.
+        False where it was asked to stop.
 
     Raises:
         FloatingPointError: a loss that is not finite, with stage, step and keys; the last good checkpoint stays.
@@ -143,7 +136,7 @@ def fit(
             runtime.at(step, "reading samples")
             parts = {name: next(loader).to(runtime.device) for name, loader in loaders.items()}
             runtime.at(step, "computing")
-            with _precision(runtime.device, engine.precision):
+            with torch.autocast(runtime.device.type, torch.bfloat16, enabled=engine.precision == "bfloat16"):
                 scalars = method.step(step, parts)
             if average is not None:
                 average.update(step)
@@ -157,17 +150,17 @@ def fit(
                 runtime.at(step, "writing a checkpoint")
                 if runtime.rank == 0:
                     seconds = seconds_before + time.time() - started
-                    content = {"stage": stage.name, "samples_seen": _samples_seen(stage, step + 1),
-                               "method": _method_state(method, stage, average)}
-                    saver.save(step + 1, {**content, "config": record, "seconds": seconds},
-                               loss=math.fsum(losses) / len(losses))
+                    seen = {name: (step + 1) * use.batch_size for name, use in stage.streams.items()}
+                    content = {"stage": stage.name, "samples_seen": seen,
+                               "method": _method_state(method, stage, average), "config": record, "seconds": seconds}
+                    saver.save(step + 1, content, loss=math.fsum(losses) / len(losses))
                 losses.clear()
                 runtime.report(step + 1, curve.newest)
                 if stopping:
                     break
         saver.wait()
     if average is not None and first_step < stage.steps:
-        average.apply()  # what the next stage begins with is what this one is judged by
+        average.apply()  # the next stage begins with the weights that count
     if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
         storage.write_json(storage.join(data.folder, DONE),
@@ -176,9 +169,7 @@ def fit(
 
 
 def _method_state(method: Method, stage: Stage, average: WeightAverage | None) -> dict[str, Any]:
-    """What a checkpoint holds of a method: `networks` are those that count, and `unaveraged`, where they differ, those
-    that training goes on with.
-    """
+    """A method's part of a checkpoint: `networks` count; `unaveraged`, where they differ, continue the training."""
     state = method.state_dict(stage.trains)
     if average is None:
         return state
@@ -200,21 +191,13 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
         dataset = MixedDataset([first, *others], list(data.shares.values()))
     else:
         dataset = _dataset(name, use.data, use, data, stream, seed)
-    return batches(
-        dataset,
-        first_step=first_step,
-        steps=data.stage.steps,
-        global_batch=use.batch_size,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-    )
+    return batches(dataset, first_step=first_step, steps=data.stage.steps, global_batch=use.batch_size,
+                   rank=runtime.rank, world_size=runtime.world_size)
 
 
-def _dataset(
-    name: str, source: str, use: Stream, data: StageData, stream: StreamConfig, seed: int,
-    memory_share: Fraction | int = 1
-) -> CropDataset:
-    """The crops of one data set, called `source` in `data.urls`, for a stream of that name."""
+def _dataset(name: str, source: str, use: Stream, data: StageData, stream: StreamConfig, seed: int,
+             memory_share: Fraction | int = 1) -> CropDataset:
+    """Crops of the data set `source` of `data.urls` for the stream `name`."""
     config = _stream_of(use, stream)
     return CropDataset(
         data.urls[source],
@@ -234,39 +217,28 @@ def _dataset(
 
 
 def _stream_of(use: Stream, stream: StreamConfig) -> StreamConfig:
-    """The run's way from samples to crops, with what one stream does its own way."""
+    """The run's crops with one stream's own settings."""
     if use.plain:
         stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0)
     return replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,
                    crop_size=use.crop_size or stream.crop_size)
 
 
-def _samples_seen(stage: Stage, step: int) -> dict[str, int]:
-    return {name: step * use.batch_size for name, use in stage.streams.items()}
-
-
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is any faster there: of x86's, CPUs with AVX-512 are."""
+    """True where bfloat16 is fast: on all devices but x86 CPUs without AVX-512."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return device.type != "cpu" or not x86 or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
-def _precision(device: torch.device,
-               precision: Literal["float32", "bfloat16"]) -> contextlib.AbstractContextManager[Any]:
-    if precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 class _Curve:
-    """Means of the scalars over `every` steps, one JSON line each, so that the driver and a resumed run can follow."""
+    """Means of the scalars over `every` steps, a JSON line each; the driver follows the file."""
 
     def __init__(self, url: str, first_step: int, every: int) -> None:
         self.url, self.every = url, every
         self.newest: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._count, self._since = 0, time.monotonic()
-        if url and storage.exists(url):  # steps after the checkpoint are trained again: their lines go
+        if url and storage.exists(url):  # drop the lines of steps that are trained again
             points = [point for point in read_curve(url) if point["step"] <= first_step]
             storage.write_bytes(url, "".join(json.dumps(point) + "\n" for point in points).encode())
 
@@ -284,9 +256,7 @@ class _Curve:
 
 
 def read_curve(url: str) -> list[dict[str, Any]]:
-    """The points of a stage's curve so far: `step`, and the scalars' means; a line being written, or left unfinished,
-    is passed over.
-    """
+    """The points of a stage's curve so far: `step` and the scalars' means; ignores unfinished lines."""
     points = []
     for line in storage.read_bytes(url).splitlines() if storage.exists(url) else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -294,17 +264,10 @@ def read_curve(url: str) -> list[dict[str, Any]]:
     return points
 
 
-def fit_stages(
-    build: Callable[[], Method],
-    stages: Sequence[StageData],
-    runtime: Runtime,
-    *,
-    engine: EngineConfig,
-    seed: int,
-    record: str,
-) -> None:
-    """Fits consecutive stages in one go, each from the weights of the one before; stages that are done are skipped, and
-    none is begun after a request to stop.
+def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime: Runtime, *, engine: EngineConfig,
+               seed: int, record: str) -> None:
+    """Fits consecutive stages, each from the weights of the one before. Skips finished stages; begins none once asked
+    to stop.
     """
     torch.use_deterministic_algorithms(runtime.device.type == "cpu")
     torch.manual_seed(derive(seed, "networks"))
@@ -320,11 +283,11 @@ def fit_stages(
 
 
 def is_begun(folder: str) -> bool:
-    """Whether a stage's folder holds a checkpoint that it goes on from."""
+    """True once a stage's folder holds a checkpoint."""
     return storage.exists(storage.join(folder, CHECKPOINTS, LATEST))
 
 
 def read_done(folder: str) -> dict[str, Any] | None:
-    """What a finished stage says of itself in its DONE.json, or None when it is not finished."""
+    """The DONE.json of a finished stage; None before."""
     url = storage.join(folder, DONE)
     return storage.read_json(url) if storage.exists(url) else None

@@ -1,4 +1,4 @@
-"""What a run is: its name, its folder, and the configuration and the data that it was begun with and goes on with."""
+"""A run's record: its name, its folder, and the configuration and data that it began with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FREE_TO_CHANGE = (
     "storage", "num_workers", "min_workers", "num_labellers", "launcher", "threads", "grace_s", "patience_s",
     "tracking_uri", "experiment",
 )
-"""What a run may be resumed with differently: it decides where and how fast, not what is computed."""
+"""Settings that may change when a run is resumed: they decide where and how fast, not what is computed."""
 
 
 def run_name(config: RunConfig) -> str:
@@ -37,7 +37,7 @@ def run_folder(config: RunConfig) -> str:
 
 
 def data_specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
-    """Name of each data set of the run -> what it is used as, and what the user named."""
+    """Name of each of the run's data sets -> its role, and the data that the user named."""
     texts: dict[Role, str] = {"source": config.source, "target": config.target, "evaluation": config.evaluation,
                               "boxes": config.boxes}
     if facts_of(config.method).learns_from_target:
@@ -51,36 +51,32 @@ def data_specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
 
 
 def more_sources(config: RunConfig) -> list[tuple[str, str]]:
-    """Name and text of each data set that is mixed into the source."""
+    """Name and setting of each data set that is mixed into the source."""
     return [(f"source_{number}", text) for number, text in enumerate(config.more_sources, start=2)]
 
 
 def require_same_config(config: RunConfig, folder: str) -> None:
-    """A run that was begun computes what this configuration says."""
+    """Raises InputError where the run has begun with another configuration."""
     mine = json.loads(to_json(config))
-    # what was not there yet is as by default
+    # Newer fields take their defaults.
     recorded = json.loads(to_json(from_json(json.dumps(_recorded(folder, CONFIG, mine)))))
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE
                     and mine.get(name) != recorded.get(name))
     if differ:
-        raise InputError(
-            f"run {run_name(config)} exists with another configuration (it differs in {', '.join(differ)}): "
-            f"choose another --run-name, or remove {folder}"
-        )
+        raise InputError(f"run {run_name(config)} exists with another configuration (it differs in "
+                         f"{', '.join(differ)}): choose another --run-name, or remove {folder}")
 
 
 def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> None:
-    """Records configuration and data of a run that begins; one that was begun goes on with the data it has seen."""
+    """Records configuration and data of a new run. Raises InputError where a run has begun with other data."""
     mine = {name: prepared.manifest.digest for name, prepared in data.items()}
     if scenes is not None:
         mine["scenes"] = repr(scenes)
     recorded = _recorded(folder, DATA, mine)
     changed = [name for name in mine if mine[name] != recorded.get(name)]
     if changed:
-        raise InputError(
-            f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): "
-            f"choose another --run-name, or remove {folder}"
-        )
+        raise InputError(f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): choose "
+                         f"another --run-name, or remove {folder}")
     for name, content in ((CONFIG, json.loads(to_json(config))), (DATA, mine)):
         if not storage.exists(storage.join(folder, name)):
             storage.write_json(storage.join(folder, name), content)
@@ -88,10 +84,8 @@ def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scen
 
 def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared],
                   scenes: SceneRule | None) -> float | None:
-    """The most persons that a cell of any source holds at the smallest size that the target is labelled at; None
-    without density regularisation.
-
-    The run's folder keeps it: all images are read for it.
+    """The most persons in a cell of any source, at the smallest size that the target is labelled at; None without
+    density regularisation. Kept in the run's folder, because it takes reading all images.
     """
     if not config.train.density_limit:
         return None

@@ -1,4 +1,4 @@
-"""Repeating a run: the configuration that it recorded, and what differs when it is done again."""
+"""Repeats a run: reads its recorded configuration, and lists what differs afterwards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from crowddist.run.record import FREE_TO_CHANGE
 from crowddist.storage.run_folder import CONFIG, DATA, RESULT
 
 VOLATILE = ("checkpoint", "train/seconds")
-"""What two runs that compute the same differ in."""
+"""Figures that differ between equal runs."""
 
 
 def recorded_run(place: str) -> RunConfig:
-    """The configuration that a run recorded, for another run beside it, whose name ends in `-again`.
+    """A run's recorded configuration, for a run beside it whose name ends in `-again`.
 
     Args:
         place: the run's folder, path or URL.
@@ -35,7 +35,7 @@ def recorded_run(place: str) -> RunConfig:
 
 
 def code_versions() -> dict[str, str]:
-    """What the figures of a run depend on, beside its configuration and its data."""
+    """Versions that a run's figures depend on, beside its configuration and its data."""
     import numpy
     import torch
 
@@ -43,25 +43,24 @@ def code_versions() -> dict[str, str]:
 
 
 def differences(original: str, repeated: str) -> list[str]:
-    """What differs between a run and its repetition, a line each: settings, data, code, and figures.
+    """Differences between a run and its repetition, a line each: settings, data, code, and figures.
 
     Args:
-        original, repeated: URLs of the runs' folders; the second has ended.
+        original, repeated: URLs of the runs' folders.
 
     Raises:
-        InputError: there is no run at either place, or the second has not ended.
+        InputError: there is no original, or the repetition has not ended.
     """
-    records = [{name: _read(folder, name) for name in (CONFIG, DATA, RESULT)} for folder in (original, repeated)]
-    if not records[0][CONFIG] or not records[1][RESULT]:
+    before, after = ({name: _read(folder, name) for name in (CONFIG, DATA, RESULT)} for folder in (original, repeated))
+    if not before[CONFIG] or not after[RESULT]:
         raise InputError(f"no run in {original}, or none that has ended in {repeated}")
-    before, after = records
     lines = [f"setting {line}"
              for line in _changes(flat(before[CONFIG]), flat(after[CONFIG]), (*FREE_TO_CHANGE, "run_name"))]
     lines += [f"data {line}" for line in _changes(before[DATA], after[DATA], (), shown=12)]
     if not before[RESULT]:
         return [*lines, "the run that was repeated has not ended: its figures are not known"]
     lines += [f"code {line}" for line in _changes(before[RESULT].get("code", {}), after[RESULT].get("code", {}), ())]
-    rounds = [{row["round"]: row for row in record[RESULT]["rounds"]} for record in records]
+    rounds = [{row["round"]: row for row in record[RESULT]["rounds"]} for record in (before, after)]
     for number in sorted({*rounds[0], *rounds[1]}):
         first, second = (side.get(number) for side in rounds)
         if first is None or second is None:
@@ -80,7 +79,7 @@ def _read(folder: str, name: str) -> dict[str, Any]:
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[str, ...], *,
              shown: int = 60) -> list[str]:
-    """`name: one -> other` of everything that is not the same."""
+    """`name: one -> other` for each name whose values differ."""
     changes = []
     for name in [*before, *(name for name in after if name not in before)]:
         one, other = before.get(name, "-"), after.get(name, "-")
