@@ -23,7 +23,8 @@ ON_A_CPU: dict[str, Any] = {
     "regressor": RegressorConfig(**FROM_IMAGENET),
     "detector": DetectorConfig(**FROM_IMAGENET),
 }
-QNRF = "ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf"
+QNRF = ("ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf:all", "ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf:test")
+"""UCF-QNRF as target and evaluation."""
 
 
 def quickstart() -> RunConfig:
@@ -34,11 +35,8 @@ def quickstart() -> RunConfig:
     round of labels. Without orientation: in so few steps it only disturbs the counter.
     """
     return RunConfig(
-        recipe="quickstart",
-        source="renderer:source:160:0:360",
-        target="renderer:target:80:1:360",
-        evaluation="renderer:target:80:2:360",
-        num_workers=2,
+        recipe="quickstart", source="renderer:source:160:0:360", target="renderer:target:80:1:360",
+        evaluation="renderer:target:80:2:360", num_workers=2,
         **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
         # The target's cameras are grainy, the source is clean: noisy crops take the error from 61 to 37.
         stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3,
@@ -253,8 +251,7 @@ def sha_to_qnrf() -> RunConfig:
     (ours). Paper's row: MM 2020, Table 1, A->Q: RegNet 198.71/329.40, DetNet 411.72/731.37 (mAP .404), ours
     175.02/294.76 (mAP .546). Not run by us.
     """
-    return _published("sha_to_qnrf", _shanghaitech("A", "all"), f"{QNRF}:all", f"{QNRF}:test", image_size=2048,
-                      source_scale=0.5)
+    return _published("sha_to_qnrf", _shanghaitech("A", "all"), *QNRF, image_size=2048, source_scale=0.5)
 
 
 def shb_to_qnrf() -> RunConfig:
@@ -264,8 +261,7 @@ def shb_to_qnrf() -> RunConfig:
     (ours). Paper's row: MM 2020, Table 1, B->Q: RegNet 267.26/477.61, DetNet 411.72/731.37 (as A->Q in print),
     ours 211.30/381.92 (mAP .535). Not run by us.
     """
-    return _published("shb_to_qnrf", _shanghaitech("B", "all"), f"{QNRF}:all", f"{QNRF}:test", image_size=2048,
-                      source_scale=0.5)
+    return _published("shb_to_qnrf", _shanghaitech("B", "all"), *QNRF, image_size=2048, source_scale=0.5)
 
 
 def mm2020_without_fusion() -> RunConfig:
@@ -358,7 +354,7 @@ def icassp2020_gcc_to_qnrf() -> RunConfig:
     Command: `CROWDDIST_DATA=... python jobs/adapt.py icassp2020_gcc_to_qnrf`.
     Paper's row: ICASSP 2020, Table 1: 275.5/458.5 unadapted, 221.2/390.2 adapted. Not run by us: we hold neither set.
     """
-    return _icassp("icassp2020_gcc_to_qnrf", f"{QNRF}:all", f"{QNRF}:test", "UCF-QNRF")
+    return _icassp("icassp2020_gcc_to_qnrf", *QNRF, "UCF-QNRF")
 
 
 def smoke() -> RunConfig:
@@ -367,11 +363,8 @@ def smoke() -> RunConfig:
     Command: `python jobs/adapt.py smoke`; about a minute on one core. The paper has no such row.
     """
     return RunConfig(
-        recipe="smoke",
-        source="renderer:source:8:0:96",
-        target="renderer:target:6:1:96",
-        evaluation="renderer:target:4:2:96",
-        launcher="local",
+        recipe="smoke", source="renderer:source:8:0:96", target="renderer:target:6:1:96",
+        evaluation="renderer:target:4:2:96", launcher="local",
         stream=StreamConfig(image_size=128, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
         self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4,

@@ -42,7 +42,7 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) 
     results = []
     for first in range(0, len(unit), CHUNK):
         chunk = [decode(*data.read(index)) for index in unit[first : first + CHUNK]]
-        predictions = predictor.predict_many([sample.image for sample in chunk])
+        predictions = predictor.predict_views([sample.image for sample in chunk])
         for sample, prediction in zip(chunk, predictions, strict=True):
             if sample.points is None:
                 raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled "

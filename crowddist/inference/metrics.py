@@ -72,18 +72,6 @@ def _mae(results: Sequence[ImageResult]) -> float:
     return count_errors(*counts(results))["mae"]
 
 
-def _rmse(results: Sequence[ImageResult]) -> float:
-    return count_errors(*counts(results))["rmse"]
-
-
-def _bias(results: Sequence[ImageResult]) -> float:
-    return float(np.mean(np.subtract(*counts(results))))
-
-
-def _map(results: Sequence[ImageResult]) -> float:
-    return mean_average_precision([result.points for result in results], [result.truth for result in results])
-
-
 def _mae_by_scene(results: Sequence[ImageResult]) -> float | None:
     scenes = scene_errors(results)
     return float(np.mean(list(scenes.values()))) if scenes else None
@@ -113,9 +101,13 @@ def scene_errors(results: Sequence[ImageResult]) -> dict[str, float]:
 METRICS: tuple[Metric, ...] = (
     Metric(key="target/mae", heading="MAE", unit="people", of=_mae, in_notes=True),
     Metric(key="target/mae_by_scene", heading="MAE by scene", unit="people", of=_mae_by_scene),
-    Metric(key="target/rmse", heading="rmse", unit="people", of=_rmse, in_notes=True),
-    Metric(key="target/bias", heading="bias", unit="people", of=_bias, in_notes=True),
-    Metric(key="target/map", heading="mAP", unit="%", digits=1, scale=100, of=_map, in_notes=True),
+    Metric(key="target/rmse", heading="rmse", unit="people", in_notes=True,
+           of=lambda results: count_errors(*counts(results))["rmse"]),
+    Metric(key="target/bias", heading="bias", unit="people", in_notes=True,
+           of=lambda results: float(np.mean(np.subtract(*counts(results))))),
+    Metric(key="target/map", heading="mAP", unit="%", digits=1, scale=100, in_notes=True,
+           of=lambda results: mean_average_precision([result.points for result in results],
+                                                     [result.truth for result in results])),
     Metric(key="target/psnr", heading="PSNR", unit="dB",
            of=lambda results: float(np.mean([result.psnr_db for result in results]))),
     Metric(key="target/ssim", heading="SSIM", digits=3,

@@ -61,14 +61,10 @@ def read_predictions(url: str) -> Iterator[CachedPrediction]:
     all of its processes share.
     """
     for key, members in ShardReader(url).views():
-        yield _decode(key, members)
+        yield decode_prediction(key, members)
 
 
-def read_prediction(predictions: ShardReader, index: int) -> CachedPrediction:
-    """One prediction of a set."""
-    return _decode(*predictions.read(index))
-
-
-def _decode(key: str, members: Mapping[str, bytes | memoryview]) -> CachedPrediction:
+def decode_prediction(key: str, members: Mapping[str, bytes | memoryview]) -> CachedPrediction:
+    """The prediction in a sample."""
     facts = decode_scene(key, {"json": bytes(members["json"])})
     return CachedPrediction(key=key, seen=decode_seen(key, members), size=(facts["height"], facts["width"]))

@@ -106,14 +106,11 @@ class Predictor:
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Counts one (H, W, 3) uint8 RGB image."""
-        return next(self.predict_many([image]))
+        return next(self.predict_views([image]))
 
-    def predict_many(self, images: Sequence[np.ndarray]) -> Iterator[ImagePrediction]:
-        """Counts images in order, neighbours of equal size in one batch."""
-        return self.predict_views(images, (1.0,))
-
-    def predict_views(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> Iterator[ImagePrediction]:
-        """Counts images at several sizes, see `see`."""
+    def predict_views(self, images: Sequence[np.ndarray],
+                      scales: Sequence[float] = (1.0,)) -> Iterator[ImagePrediction]:
+        """Counts images in order, at several sizes, see `see`; at one size, equally large neighbours in one batch."""
         for image, seen in zip(images, self.see(images, scales), strict=True):
             yield judge(self.method, seen, image.shape[:2])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_labels, publish_manifest
 from crowddist.data.transforms import crop_points
-from crowddist.inference.prediction_cache import read_prediction
+from crowddist.inference.prediction_cache import decode_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
 from crowddist.inference.units import CHUNK, open_pixels, skipped_keys, write_unit
 from crowddist.methods.base import Method
@@ -51,9 +51,7 @@ def label_unit(
                 "detections.npy": _heads(prediction.taught),
                 "doubtful.npy": _heads(prediction.doubtful),
                 "json": {
-                    "id": key,
-                    "count": prediction.count,
-                    "uncertainty": prediction.uncertainty,
+                    "id": key, "count": prediction.count, "uncertainty": prediction.uncertainty,
                     "extent": [side / predictor.stride for side in prediction.size],
                     "windows": {purpose: part.tolist() for purpose, part in windows.items()},
                     **shares,
@@ -84,7 +82,7 @@ def _recalled(
     for index in indexes:
         key, _ = images.read(index, ())
         if key in keys:
-            cached = read_prediction(known, known.index_of(key))
+            cached = decode_prediction(*known.read(known.index_of(key)))
             yield key, cached.size, judge(predictor.method, cached.seen, cached.size)
         else:
             yield from _predicted(predictor, images, [index])

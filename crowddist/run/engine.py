@@ -198,30 +198,17 @@ def _loader(name: str, data: StageData, runtime: Runtime, *, stream: StreamConfi
 def _dataset(name: str, source: str, use: Stream, data: StageData, stream: StreamConfig, seed: int,
              memory_share: Fraction | int = 1) -> CropDataset:
     """Crops of the data set `source` of `data.urls` for the stream `name`."""
-    config = _stream_of(use, stream)
-    return CropDataset(
-        data.urls[source],
-        replace(config, cache_bytes=int(config.cache_bytes * memory_share)),
-        labels_url=data.labels_url if use.labels else "",
-        plan_seed=seed,
-        name=f"{data.stage.name}/{name}",
-        open_points=use.data != "target",
-        stride=use.stride,
-        windows=use.windows,
-        share=use.share,
-        scenes=data.scenes if source == "source" else None,
-        with_heads=use.heads,
-        with_boxes=use.data == "boxes" and use.heads,
-        with_masks=use.masks,
-    )
-
-
-def _stream_of(use: Stream, stream: StreamConfig) -> StreamConfig:
-    """The run's crops with one stream's own settings."""
     if use.plain:
         stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0)
-    return replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,
-                   crop_size=use.crop_size or stream.crop_size)
+    return CropDataset(
+        data.urls[source],
+        replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,
+                crop_size=use.crop_size or stream.crop_size, cache_bytes=int(stream.cache_bytes * memory_share)),
+        labels_url=data.labels_url if use.labels else "", plan_seed=seed, name=f"{data.stage.name}/{name}",
+        open_points=use.data != "target", stride=use.stride, windows=use.windows, share=use.share,
+        scenes=data.scenes if source == "source" else None, with_heads=use.heads,
+        with_boxes=use.data == "boxes" and use.heads, with_masks=use.masks,
+    )
 
 
 def _has_bfloat16(device: torch.device) -> bool:

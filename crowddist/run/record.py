@@ -59,7 +59,7 @@ def require_same_config(config: RunConfig, folder: str) -> None:
     """Raises InputError where the run has begun with another configuration."""
     mine = json.loads(to_json(config))
     # Newer fields take their defaults.
-    recorded = json.loads(to_json(from_json(json.dumps(_recorded(folder, CONFIG, mine)))))
+    recorded = json.loads(to_json(from_json(json.dumps(read_record(folder, CONFIG) or mine))))
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE
                     and mine.get(name) != recorded.get(name))
     if differ:
@@ -72,7 +72,7 @@ def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scen
     mine = {name: prepared.manifest.digest for name, prepared in data.items()}
     if scenes is not None:
         mine["scenes"] = repr(scenes)
-    recorded = _recorded(folder, DATA, mine)
+    recorded = read_record(folder, DATA) or mine
     changed = [name for name in mine if mine[name] != recorded.get(name)]
     if changed:
         raise InputError(f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): choose "
@@ -104,6 +104,7 @@ def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[
     return max(most)
 
 
-def _recorded(folder: str, name: str, otherwise: dict[str, Any]) -> dict[str, Any]:
+def read_record(folder: str, name: str) -> dict[str, Any]:
+    """The JSON file `name` of a run's folder; {} where it is missing."""
     url = storage.join(folder, name)
-    return storage.read_json(url) if storage.exists(url) else otherwise
+    return storage.read_json(url) if storage.exists(url) else {}

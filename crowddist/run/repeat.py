@@ -10,7 +10,7 @@ from crowddist import storage
 from crowddist.config import RunConfig, flat, from_json
 from crowddist.errors import InputError
 from crowddist.process import host
-from crowddist.run.record import FREE_TO_CHANGE
+from crowddist.run.record import FREE_TO_CHANGE, read_record
 from crowddist.storage.run_folder import CONFIG, DATA, RESULT
 
 VOLATILE = ("checkpoint", "train/seconds")
@@ -51,11 +51,12 @@ def differences(original: str, repeated: str) -> list[str]:
     Raises:
         InputError: there is no original, or the repetition has not ended.
     """
-    before, after = ({name: _read(folder, name) for name in (CONFIG, DATA, RESULT)} for folder in (original, repeated))
+    before, after = ({name: read_record(folder, name) for name in (CONFIG, DATA, RESULT)}
+                     for folder in (original, repeated))
     if not before[CONFIG] or not after[RESULT]:
         raise InputError(f"no run in {original}, or none that has ended in {repeated}")
-    lines = [f"setting {line}"
-             for line in _changes(flat(before[CONFIG]), flat(after[CONFIG]), (*FREE_TO_CHANGE, "run_name"))]
+    settings = _changes(flat(before[CONFIG]), flat(after[CONFIG]), (*FREE_TO_CHANGE, "run_name"))
+    lines = [f"setting {line}" for line in settings]
     lines += [f"data {line}" for line in _changes(before[DATA], after[DATA], (), shown=12)]
     if not before[RESULT]:
         return [*lines, "the run that was repeated has not ended: its figures are not known"]
@@ -70,11 +71,6 @@ def differences(original: str, repeated: str) -> list[str]:
                       for row in (first, second))
         lines += [f"round {number} {line}" for line in _changes(one, other, VOLATILE)]
     return lines
-
-
-def _read(folder: str, name: str) -> dict[str, Any]:
-    url = storage.join(folder, name)
-    return storage.read_json(url) if storage.exists(url) else {}
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[str, ...], *,

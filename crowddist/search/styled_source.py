@@ -44,13 +44,8 @@ def in_the_style_of(target_url: str, source_url: str, work: str, *, say: Callabl
                          converter=given.converter,  # an evaluation asks it whether images count whole
                          statistics={"shown_as": target.manifest.digest}) as writer:
             for index in watched(range(len(source))):
-                writer.add(*_styled(source, index, target))
+                key, members = source.read(index)
+                image = decode(key, pixels_only(members)).image
+                style = open_pixels(target, int(generator(SEED, "style", key).integers(len(target)))).image
+                writer.add(key, with_image(members, swap_amplitude(match_histograms(image, style), style)))
     return url
-
-
-def _styled(source: ShardReader, index: int, target: ShardReader) -> tuple[str, dict]:
-    key, members = source.read(index)
-    image = decode(key, pixels_only(members)).image
-    style = open_pixels(target, int(generator(SEED, "style", key).integers(len(target)))).image
-    shown = swap_amplitude(match_histograms(image, style), style)
-    return key, with_image(members, shown)

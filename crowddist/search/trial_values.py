@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
@@ -21,17 +20,6 @@ Rows = Callable[[Mapping[str, float]], Mapping[str, float] | None]
 """Returns the row of the trial with these values, see `trials.Search.row`; None until it is done."""
 
 
-class Plan(Protocol):
-    """What a search tries. It holds no state, so a search that was stopped asks again and repeats no trial."""
-
-    @property
-    def number(self) -> int:
-        """Number of trials."""
-
-    def batches(self, rows: Rows) -> Iterator[list[Values]]:
-        """All trials' values, in order. Ask for a batch only when all trials of the batches before are done."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Listed:
     """Values known from the beginning."""
@@ -40,11 +28,11 @@ class Listed:
 
     @property
     def number(self) -> int:
-        """See `Plan`."""
+        """Number of trials."""
         return len(self.values)
 
     def batches(self, rows: Rows) -> Iterator[list[Values]]:
-        """See `Plan`."""
+        """All trials' values, in order. Ask for a batch only when all trials of the batches before are done."""
         yield list(self.values)
 
 
@@ -60,7 +48,7 @@ class Suggested:
     seed: int
 
     def batches(self, rows: Rows) -> Iterator[list[Values]]:
-        """See `Plan`; equal seeds and scores give equal values."""
+        """See `Listed`; equal seeds and scores give equal values."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,6 +69,10 @@ class Suggested:
             yield batch
             for trial, values in zip(asked, batch, strict=True):
                 study.tell(trial, _score(rows, values))
+
+
+Plan = Listed | Suggested
+"""What a search tries. It holds no state, so a search that was stopped asks again and repeats no trial."""
 
 
 def _score(rows: Rows, values: Values) -> float:

@@ -147,12 +147,8 @@ def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]
 
 def _errors(judged: ImagePrediction, truth: Truth, keep: np.ndarray) -> dict[str, float]:
     error = np.abs(judged.density - truth.density)
-    return {
-        "true_persons": float(len(truth.points)),
-        "count_error": abs(judged.count - len(truth.points)),
-        "error": float(error.sum(dtype=np.float64)),
-        "kept_error": float(error[keep].sum(dtype=np.float64)),
-    }
+    return {"true_persons": float(len(truth.points)), "count_error": abs(judged.count - len(truth.points)),
+            "error": float(error.sum(dtype=np.float64)), "kept_error": float(error[keep].sum(dtype=np.float64))}
 
 
 def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, float]:

@@ -67,9 +67,9 @@ def test_together_or_alone_is_the_same(tiny_checkpoint: str, monkeypatch: pytest
     counter = Predictor.from_checkpoint(tiny_checkpoint)
     sizes = [(72, 96), (72, 96), (96, 64), (72, 96), (144, 192), (50, 96)]
     images = [photograph(*size, seed=index) for index, size in enumerate(sizes)]
-    together = list(counter.predict_many(images))
+    together = list(counter.predict_views(images))
     monkeypatch.setattr(predictor, "BATCH_PX", 1)
-    in_ones = list(counter.predict_many(images))
+    in_ones = list(counter.predict_views(images))
     # no two images could be mistaken for each other
     assert len({round(found.count, 3) for found in together}) == len(images)
     for image, first, second in zip(images, together, in_ones, strict=True):
@@ -91,7 +91,7 @@ def test_images_go_through_in_batches(tiny_checkpoint: str, monkeypatch: pytest.
 
     monkeypatch.setattr(network, "encode", watched)
     monkeypatch.setattr(predictor, "BATCH_PX", 2 * 72 * 96)
-    list(counter.predict_many([photograph(72, 96, seed) for seed in range(3)]))
+    list(counter.predict_views([photograph(72, 96, seed) for seed in range(3)]))
     assert shapes == [(2, 3, 72, 96), (1, 3, 72, 96)]
 
 
