@@ -193,10 +193,8 @@ class RunConfig:
         batches equally.
         """
         sizes = self._batches().values()
-        return [
-            number for number in range(self.min_workers or self.num_workers, self.num_workers + 1)
-            if not any(size % number for size in sizes)
-        ]
+        return [number for number in range(self.min_workers or self.num_workers, self.num_workers + 1)
+                if not any(size % number for size in sizes)]
 
 
 def to_json(config: RunConfig) -> str:

@@ -17,8 +17,14 @@ from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
+from crowddist.inference.jobs import EvaluateJob, LabelJob, TranslateJob
+from crowddist.inference.metrics import ImageResult, image_rows, summarise
+from crowddist.inference.pseudo_labels import label_change, publish_labels
+from crowddist.inference.translated_set import publish_translation
+from crowddist.inference.units import skipped_keys
 from crowddist.methods.build import build_method
 from crowddist.methods.thresholds import own_values
+from crowddist.reports.round_pictures import round_pictures, summary_pictures, translation_picture
 from crowddist.reports.terminal_summary import round_note, run_note
 from crowddist.run import checkpoint
 from crowddist.run.engine import StageData, read_done
@@ -32,13 +38,14 @@ from crowddist.run.record import (
     run_name,
 )
 from crowddist.run.repeat import code_versions
+from crowddist.search.threshold_search import search_thresholds
 from crowddist.search.trial_values import make_plan
 from crowddist.search.trials import TrialRunner, run_trials_here
 from crowddist.storage import run_folder as files
+from crowddist.tracking.curve_follower import following
 from crowddist.tracking.tracker import tracked_run
 
 if TYPE_CHECKING:
-    from crowddist.inference.metrics import ImageResult
     from crowddist.launch.base import Launcher
     from crowddist.methods.base import Method, Stage
     from crowddist.tracking.tracker import Tracker
@@ -150,8 +157,6 @@ class _Run:
         """All rounds of the method's plan; returns a row each. Labels that change less than the method's `stop_change`
         end the rounds.
         """
-        from crowddist.reports.round_pictures import summary_pictures
-
         rows: list[dict[str, Any]] = []
         plan = self.method.plan()
         rounds = [list(members) for _, members in itertools.groupby(plan, key=lambda stage: stage.num_round)]
@@ -176,8 +181,6 @@ class _Run:
 
     def _train(self, stages: Sequence[Stage]) -> None:
         """Steps 2 to 6: the launcher fits the stages, those of other networks as chains of their own."""
-        from crowddist.tracking.curve_follower import following
-
         chains: dict[str, list[StageData]] = {}
         for stage in stages:
             chain = chains.setdefault(stage.trains, [])
@@ -205,9 +208,6 @@ class _Run:
         Args:
             found: the result of the round's search, or {}.
         """
-        from crowddist.inference.jobs import LabelJob
-        from crowddist.inference.pseudo_labels import label_change, publish_labels
-
         name = f"{stage.round_name}/{files.LABELS}"
         previous, self.labels_url = self.labels_url, storage.join(self.folder, name)
 
@@ -237,8 +237,6 @@ class _Run:
         """Step 8: searches the thresholds of a round's labels with the newest counter. Returns: as `search_thresholds`;
         {} without a search.
         """
-        from crowddist.search.threshold_search import search_thresholds
-
         url = storage.join(self.folder, stage.round_name, files.SEARCH)
         if self.config.search.objective == "none":
             return {}
@@ -260,9 +258,6 @@ class _Run:
         """Translates the whole source with the networks that these stages trained. Returns: the translation's
         metrics.
         """
-        from crowddist.inference.jobs import TranslateJob
-        from crowddist.inference.translated_set import publish_translation
-
         last, source = stages[-1], self.urls["source"]
         name = f"{last.round_name}/{files.TRANSLATED}"
         url = storage.join(self.folder, name)
@@ -286,8 +281,6 @@ class _Run:
         Args:
             make: returns the units' records and the metrics.
         """
-        from crowddist.inference.units import skipped_keys
-
         url, started = storage.join(self.folder, name), time.time()
         done = read_done(url)
         if done is None:
@@ -326,8 +319,6 @@ class _Run:
         Args:
             made: metrics of the labels, or of the translation, that the round trained on.
         """
-        from crowddist.reports.round_pictures import round_pictures, translation_picture
-
         stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
         self.checkpoint = self._whole_checkpoint(stages, storage.join(place, files.CHECKPOINTS))
         url = storage.join(place, files.EVALUATION)
@@ -360,9 +351,6 @@ class _Run:
 
     def _evaluate(self, stage: Stage, place: str) -> tuple[dict[str, float], dict[str, ImageResult], list[str]]:
         """Step 9: counts the evaluation's images. Returns: metrics, results by key, keys of skipped images."""
-        from crowddist.inference.jobs import EvaluateJob
-        from crowddist.inference.metrics import image_rows, summarise
-
         images = ShardReader(self.urls["evaluation"])
         job = EvaluateJob(checkpoint_url=self.checkpoint, images_url=self.urls["evaluation"])
         results: list[ImageResult] = [result for record in self.launcher.run(job) for result in record]

@@ -18,11 +18,8 @@ from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConf
 
 FROM_IMAGENET: dict[str, Any] = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
 """Start of the networks in the recipes for a CPU."""
-ON_A_CPU: dict[str, Any] = {
-    "counter": CounterConfig(**FROM_IMAGENET),
-    "regressor": RegressorConfig(**FROM_IMAGENET),
-    "detector": DetectorConfig(**FROM_IMAGENET),
-}
+ON_A_CPU: dict[str, Any] = {"counter": CounterConfig(**FROM_IMAGENET), "regressor": RegressorConfig(**FROM_IMAGENET),
+                            "detector": DetectorConfig(**FROM_IMAGENET)}
 QNRF = ("ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf:all", "ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf:test")
 """UCF-QNRF as target and evaluation."""
 
@@ -143,8 +140,8 @@ def gcc_to_sha() -> RunConfig:
     Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_sha`, with $CROWDDIST_DATA/gcc (and its index files) and
     ImageNet weights. Reads the 2,641 images of GCC that scene regularisation keeps for A.
     Paper's row: CVPR 2022, Table 1: 160.0/216.5 unadapted, 109.2/168.1 adapted. Not run by us: we hold no GCC images.
-    With `--method translation`, SE CycleGAN: 123.4/193.4; also with `--translation.structure-weight 0`, CycleGAN:
-    143.3/204.3.
+    With `--method translation`, SE CycleGAN: 123.4/193.4; without structure loss (`--translation.structure-weight 0`),
+    CycleGAN: 143.3/204.3.
     """
     return _from_gcc("gcc_to_sha", "A")
 
@@ -155,7 +152,7 @@ def gcc_to_shb() -> RunConfig:
     Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_shb`, with data as for gcc_to_sha. Reads the 3,322 images
     of GCC that scene regularisation keeps for B.
     Paper's row: CVPR 2022, Table 1: 22.8/30.6 unadapted, 11.4/17.3 adapted. Not run by us: we hold no GCC images.
-    With `--method translation`, SE CycleGAN: 19.9/28.3; also with `--translation.structure-weight 0`: 25.4/39.7.
+    With `--method translation`, SE CycleGAN: 19.9/28.3; without structure loss: 25.4/39.7.
     """
     return _from_gcc("gcc_to_shb", "B")
 
@@ -212,22 +209,21 @@ def _published(recipe: str, source: str, target: str, evaluation: str, *, image_
 
 
 def mm2020_sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B by bi-knowledge transfer as printed; a GPU and days. On a CPU: `sha_to_shb --method
-    bi_knowledge`.
+    """ShanghaiTech A to B by bi-knowledge transfer as printed; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_sha_to_shb`, with ImageNet weights and
-    $CROWDDIST_DATA/wider_face. Paper's row: MM 2020, Table 1, A->B: RegNet 21.65/37.56, DetNet 55.49/90.03 (mAP .571),
-    ours 13.38/29.25 (mAP .757). Not run by us.
+    $CROWDDIST_DATA/wider_face; on a CPU: `sha_to_shb --method bi_knowledge`. Not run by us. Paper's row: MM 2020,
+    Table 1, A->B: RegNet 21.65/37.56, DetNet 55.49/90.03 (mAP .571), ours 13.38/29.25 (mAP .757).
     """
     return _published("mm2020_sha_to_shb", *_ends("A", "B"))
 
 
 def mm2020_shb_to_sha() -> RunConfig:
-    """ShanghaiTech B to A by bi-knowledge transfer as printed; a GPU and days. On a CPU: `shb_to_sha --method
-    bi_knowledge`.
+    """ShanghaiTech B to A by bi-knowledge transfer as printed; a GPU and days.
 
-    Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_shb_to_sha`. Not run by us. Paper's row: MM 2020, Table 1,
-    B->A: RegNet 148.94/273.86, DetNet 242.76/400.89 (mAP .489), ours 112.24/218.18 (mAP .661).
+    Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_shb_to_sha`; on a CPU: `shb_to_sha --method
+    bi_knowledge`. Not run by us. Paper's row: MM 2020, Table 1, B->A: RegNet 148.94/273.86, DetNet 242.76/400.89 (mAP
+    .489), ours 112.24/218.18 (mAP .661).
     """
     return _published("mm2020_shb_to_sha", *_ends("B", "A"))
 

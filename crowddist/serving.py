@@ -47,8 +47,7 @@ class ServedCounter:
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images must be (N, H, W, 3) uint8 RGB, got {images.shape} {images.dtype}")
-        predictions = [self._predictor.predict(image) for image in images]
-        rows = [(float(prediction.count), float(prediction.uncertainty)) for prediction in predictions]
+        rows = [(found.count, found.uncertainty) for found in map(self._predictor.predict, images)]
         return pandas.DataFrame(rows, columns=list(COLUMNS), dtype=np.float64)
 
 

@@ -328,7 +328,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
 
 def test_labels_after_labels_of_nobody_have_no_change(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     # as where the labels before are all zero
-    monkeypatch.setattr("crowddist.inference.pseudo_labels.label_change", lambda before, after, cells: math.inf)
+    monkeypatch.setattr("crowddist.pipeline.label_change", lambda before, after, cells: math.inf)
     result, _ = run(tiny_config)
     assert result["final"]["stage"] == "labels-2" and "labels/change" not in result["final"]
 

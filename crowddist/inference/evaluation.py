@@ -19,6 +19,7 @@ from crowddist.inference.predictor import ImagePrediction, Predictor
 from crowddist.inference.units import CHUNK
 from crowddist.ops.metrics import psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
+from crowddist.ops.ssim import ssim
 
 WHOLE_IMAGES = "gcc"
 """The converter whose images are counted whole: its regions say where people were placed, but they reach beyond (Wang
@@ -59,15 +60,16 @@ def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
 
 def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
              region: _Region | None) -> ImageResult:
-    from crowddist.ops.ssim import ssim
-
     assert sample.points is not None  # checked by the caller
     points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
     scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
     true_density = _true_density(sample, prediction.size, density.shape, config, stride)
     parts, cells = prediction.parts, None
     if region is not None:
-        shares = _cell_shares(region.pixels, density.shape, (stride / scale_y, stride / scale_x))
+        # The share of each cell that lies in the region, 0 to 1.
+        window = (0.0, 0.0, density.shape[0] * (stride / scale_y), density.shape[1] * (stride / scale_x))
+        shares = (covered_area(region.pixels, window, density.shape)
+                  / covered_area(np.ones_like(region.pixels), window, density.shape))
         points, found = points[points_inside(points, region.polygon)], found[points_inside(found, region.polygon)]
         # Persons just outside the region reach into both densities alike.
         density, true_density, cells = density * shares, true_density * shares, shares > 0
@@ -136,12 +138,6 @@ def _region(sample: Sample) -> _Region | None:
         raise InputError(f"sample {sample.key}: its region of interest {polygon} lies outside the image; convert the "
                          "data set again")
     return _Region(polygon=np.asarray(polygon, np.float64), pixels=pixels)
-
-
-def _cell_shares(pixels: np.ndarray, cells: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
-    """(h, w), 0 to 1: the share of each cell that lies in the region; a cell is `cell` (height, width) px large."""
-    window = (0.0, 0.0, cells[0] * cell[0], cells[1] * cell[1])
-    return covered_area(pixels, window, cells) / covered_area(np.ones_like(pixels), window, cells)
 
 
 def _part_inside(part: Part, region: _Region, shares: np.ndarray) -> Part | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from crowddist.config import from_json
 from crowddist.data.plan import work_units
@@ -106,8 +107,6 @@ class JobWorker:
     """Does units of jobs on one data set with one checkpoint, loaded once; each of Ray's actors holds one."""
 
     def __init__(self, checkpoint_url: str, images_url: str, *, device: str = "cpu", threads: int = 0) -> None:
-        import torch
-
         keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)

@@ -1,6 +1,4 @@
-"""Cached predictions: the networks' exact output for every image, so that other thresholds are tried without running
-the networks again.
-"""
+"""Cached predictions: the networks' exact output for every image, so that trials need not run the networks."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -88,7 +89,11 @@ class Predictor:
             raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
         content = checkpoint.load(url)
         try:
-            method = _load_method(from_json(content["config"]), content)
+            if trained := content["method"].get("trained"):
+                raise InputError(f"the checkpoint of a {trained} alone counts nothing; give the one that result.json "
+                                 "names")
+            method = build_method(from_json(content["config"]), weights="none")
+            method.load_state_dict(content["method"], optimizers=False)
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's "
@@ -135,16 +140,11 @@ class Predictor:
                        detections=merge_heads(heads) if heads else None)
 
     def _see_in_batches(self, images: Sequence[np.ndarray]) -> Iterator[Seen]:
-        resized = [whole_image(image, self.image_size) if self.image_size else image for image in images]
-        first = 0
-        while first < len(images):
-            size = resized[first].shape
-            last = first + 1
-            most = 1 if self.one_at_a_time else max(BATCH_PX // (size[0] * size[1]), 1)
-            while last < len(images) and last - first < most and resized[last].shape == size:
-                last += 1
-            yield from self._see(resized[first:last])
-            first = last
+        resized = (whole_image(image, self.image_size) if self.image_size else image for image in images)
+        for shape, group in itertools.groupby(resized, key=lambda image: image.shape):
+            alike, most = list(group), 1 if self.one_at_a_time else max(BATCH_PX // (shape[0] * shape[1]), 1)
+            for first in range(0, len(alike), most):
+                yield from self._see(alike[first : first + most])
 
     def _see(self, resized: Sequence[np.ndarray]) -> list[Seen]:
         """Runs the networks on images of equal size, in tiles where they are large."""
@@ -240,13 +240,3 @@ def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int
     scale_y, scale_x = (new / old for new, old in zip(new_size, size, strict=True))
     places = np.clip(resize_points(heads[:, :2], scale_x, scale_y), 0, [new_size[1] - 1, new_size[0] - 1])
     return np.column_stack([places, heads[:, 2] * np.sqrt(scale_x * scale_y), heads[:, 3]]).astype(np.float32)
-
-
-def _load_method(config: RunConfig, content: dict) -> Method:
-    """The method of a configuration with the weights of a checkpoint's content."""
-    if content["method"].get("trained"):
-        raise InputError(f"the checkpoint of a {content['method']['trained']} alone counts nothing; give the one that "
-                         "result.json names")
-    method = build_method(config, weights="none")
-    method.load_state_dict(content["method"], optimizers=False)
-    return method

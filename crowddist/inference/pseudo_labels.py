@@ -11,7 +11,7 @@ from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_label
 from crowddist.data.transforms import crop_points
 from crowddist.inference.prediction_cache import decode_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
-from crowddist.inference.units import CHUNK, open_pixels, skipped_keys, write_unit
+from crowddist.inference.units import CHUNK, open_pixels, whole_set, write_unit
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 
@@ -120,10 +120,10 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     Raises:
         ValueError: the labels are not as many as the images.
     """
-    num_labelled, skipped = sum(record["num_samples"] for record in records), skipped_keys(records)
-    if num_labelled + len(skipped) != len(images):
-        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(skipped)} of them "
-                         "skipped")
+    units = [{**record, "shard": {name: record[name] for name in (*NO_SHARD, "persons")} if record["name"] else None}
+             for record in records]
+    shards, skipped = whole_set(labels_url, images, units, "labels")
+    num_labelled = sum(shard.num_samples for shard in shards)
     total = {name: sum(record[name] for record in records) for name in SUMS}
     metrics = {
         "labels/kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
@@ -131,8 +131,6 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
         "labels/mean_count": total["persons"] / max(num_labelled, 1),
         "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }
-    shards = tuple(ShardInfo(**{fact: record[fact] for fact in (*NO_SHARD, "persons")})
-                   for record in records if record["num_samples"])
     statistics = {**metrics, **({"set_aside": skipped} if skipped else {})}
     publish_manifest(labels_url, Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True,
                                           shards=shards, converter="labels", statistics=statistics))

@@ -123,10 +123,8 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
             average.load(networks)
     if data.density_limit is not None:
         method.limit_density(data.density_limit)
-    loaders = {
-        name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step)
-        for name in stage.streams
-    }
+    loaders = {name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step)
+               for name in stage.streams}
     curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
     losses: list[float] = []
     stopping = False

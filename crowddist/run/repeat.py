@@ -77,7 +77,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[st
              shown: int = 60) -> list[str]:
     """`name: one -> other` for each name whose values differ."""
     changes = []
-    for name in [*before, *(name for name in after if name not in before)]:
+    for name in {**before, **after}:
         one, other = before.get(name, "-"), after.get(name, "-")
         if one != other and name not in free:
             changes.append(f"{name}: {str(one)[:shown]} -> {str(other)[:shown]}")

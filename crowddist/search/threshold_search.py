@@ -1,6 +1,4 @@
-"""Searches the thresholds of pseudo-labels: the networks see every image once, then each trial judges other
-thresholds on the cached predictions.
-"""
+"""Searches the thresholds of pseudo-labels: the networks run once, then each trial judges cached predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +12,11 @@ from crowddist import storage
 from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shards import ShardReader
+from crowddist.inference.jobs import PredictJob
+from crowddist.inference.prediction_cache import publish_predictions
 from crowddist.methods.thresholds import lowest_thresholds, own_values, search_space
+from crowddist.run import checkpoint
+from crowddist.search.styled_source import in_the_style_of
 from crowddist.search.trial_values import Listed, Plan, make_plan, tried
 from crowddist.search.trials import Search, TrialRunner
 
@@ -44,8 +46,6 @@ def search_thresholds(
     Raises:
         InputError, FileNotFoundError: bad data, no such checkpoint, or nothing to judge by.
     """
-    from crowddist.search.styled_source import in_the_style_of  # imports torch
-
     objective, labelled = config.search.objective, urls.get("search", "")
     images = ({"agreement": urls["target"], "labelled": labelled}.get(objective)
               or in_the_style_of(urls["target"], labelled, config.storage, say=say))
@@ -88,9 +88,6 @@ def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str,
         FileNotFoundError, InputError: no such checkpoint or data, its method has no thresholds, or another process
             makes the same predictions.
     """
-    from crowddist.inference.jobs import PredictJob
-    from crowddist.inference.prediction_cache import publish_predictions
-
     images, lowest = ShardReader(images_url), to_json(lowest_thresholds(recorded_config(checkpoint_url)))
     content = hashlib.sha256(storage.read_bytes(checkpoint_url))
     for part in (images.manifest.digest, lowest, launcher.arithmetic):
@@ -109,8 +106,6 @@ def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str,
 
 def recorded_config(checkpoint_url: str) -> RunConfig:
     """The configuration in a checkpoint. Raises: InputError for a method whose labels depend on no threshold."""
-    from crowddist.run import checkpoint
-
     config = from_json(checkpoint.load(checkpoint_url)["config"])
     search_space(config)
     return config
@@ -137,7 +132,7 @@ def ranking(trials: Sequence[dict[str, float]], truths: Sequence[dict[str, float
     Raises:
         ValueError: the trials are not the same.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # slow to import
 
     names = [name for name in trials[0] if "." in name]
     if [[trial[name] for name in names] for trial in trials] != [[truth[name] for name in names] for truth in truths]:

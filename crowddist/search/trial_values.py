@@ -38,9 +38,7 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Suggested:
-    """Optuna's tree-structured Parzen estimators (Bergstra et al., 2011): the configured values first, then
-    suggestions.
-    """
+    """The configured values, then suggestions of Optuna's tree-structured Parzen estimators (Bergstra et al., 2011)."""
 
     space: tuple[Parameter, ...]
     own: Values
@@ -109,7 +107,7 @@ def trial_values(config: RunConfig, number: int) -> list[Values]:
     if len(space) == 1:
         shares = [[index / max(others - 1, 1)] for index in range(others)]
     else:
-        from scipy.stats import qmc
+        from scipy.stats import qmc  # slow to import
 
         # Halton's first point is a corner of the space.
         shares = qmc.Halton(len(space), scramble=False).random(others + 1)[1:].tolist()

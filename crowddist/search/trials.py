@@ -7,22 +7,22 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crowddist import storage
 from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
+from crowddist.inference.evaluation import Truth, read_truth
+from crowddist.inference.prediction_cache import read_predictions
+from crowddist.inference.predictor import ImagePrediction, Predictor, judge
+from crowddist.inference.pseudo_labels import kept_cells, training_patches
+from crowddist.methods.base import Method
 from crowddist.methods.thresholds import search_space, with_values
 from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
+from crowddist.ops.localization import mean_average_precision
 from crowddist.process.progress_bar import watched
 from crowddist.search.trial_values import Plan, tried
-
-if TYPE_CHECKING:
-    from crowddist.inference.evaluation import Truth
-    from crowddist.inference.predictor import ImagePrediction
-    from crowddist.methods.base import Method
 
 MOST_IMAGES = 400
 """Images that a trial uses at most, evenly spread over the data set; their predictions stay in memory. ours."""
@@ -71,10 +71,6 @@ class Trials:
     """
 
     def __init__(self, search: Search) -> None:
-        from crowddist.inference.evaluation import read_truth
-        from crowddist.inference.prediction_cache import read_predictions
-        from crowddist.inference.predictor import Predictor
-
         self._search = search
         self._method: Method = Predictor.from_checkpoint(search.checkpoint_url).method
         self._select_only = {parameter.name
@@ -97,9 +93,6 @@ class Trials:
         Raises:
             InputError: a value is out of range, or as `scored`.
         """
-        from crowddist.inference.predictor import judge
-        from crowddist.inference.pseudo_labels import kept_cells, training_patches
-
         known = self._search.row(values)
         if known is not None:
             return known
@@ -120,8 +113,6 @@ class Trials:
             for name, value in sums.items():
                 total[name] = total.get(name, 0.0) + value
         if self._truths:
-            from crowddist.ops.localization import mean_average_precision
-
             total["map"] = mean_average_precision([judged.points for judged in self._judged],
                                                   [truth.points for truth in self._truths])
         row = scored(dict(values), total)

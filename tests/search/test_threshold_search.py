@@ -166,7 +166,7 @@ def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predicti
     def trap(*arguments: Any) -> None:
         raise AssertionError("nothing has changed that is concluded from")
 
-    monkeypatch.setattr("crowddist.inference.predictor.judge", trap)
+    monkeypatch.setattr("crowddist.search.trials.judge", trap)
     assert trials.run({KEPT: 0.2})["kept_cells"] == pytest.approx(0.2, abs=0.02)
 
 
