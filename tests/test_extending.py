@@ -1,4 +1,4 @@
-"""What a newcomer adds: a method, a backbone, a metric and a data format, each by one file (here) and one row."""
+"""A newcomer adds a method, a backbone, a metric and a data format, each by one file (here) and one row."""
 
 from __future__ import annotations
 

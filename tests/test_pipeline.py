@@ -1,4 +1,4 @@
-"""The pipeline: a whole adaptation, killed in every stage, taken up again, and kept from harm."""
+"""The pipeline: a whole adaptation, killed in every stage and resumed."""
 
 from __future__ import annotations
 

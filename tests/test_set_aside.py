@@ -1,4 +1,4 @@
-"""Images that are set aside: an adaptation is done without them, and names them."""
+"""Skipped images: an adaptation does without them and names them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crowddist.tracking.tracker import NullTracker
 
 
 class CarefulLauncher(LocalLauncher):
-    """Sets one image of every data set aside, as if actors died over it."""
+    """Skips one image of every data set, as if actors died over it."""
 
     ASIDE = 3
 
@@ -28,7 +28,7 @@ class CarefulLauncher(LocalLauncher):
 
 
 @pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"), ("translation", "source")])
-def test_images_that_are_set_aside_are_done_without_and_named(tiny_config: RunConfig, method: Any, data: str) -> None:
+def test_skipped_images_are_left_out_and_named(tiny_config: RunConfig, method: Any, data: str) -> None:
     config = replace(tiny_config, method=method)
     lines: list[str] = []
     result = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)

@@ -1,4 +1,4 @@
-"""A run on several sources: what it trains on, and what of them it is held to."""
+"""A run on several sources trains on all of them and records all of them."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ RADIUS_PX = 4
 
 
 class BrightHeads(BiKnowledge):
-    """Detects bright discs, exactly, and is in doubt of red ones; the density and the transformer see nobody."""
+    """Detects white discs exactly and red ones with doubt; density and localiser are empty."""
 
     def predict(self, images: Tensor) -> Prediction:
         density = torch.zeros(len(images), 1, *(-(-side // self.output_stride) for side in images.shape[2:]))

@@ -1,4 +1,4 @@
-"""Cached predictions: a threshold that is applied to them says what the counter with that threshold says."""
+"""Cached predictions: a threshold applied to them gives the prediction of a counter with that threshold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from crowddist.search.trial_values import trial_values
 
 
 def strong(config: RunConfig) -> Method:
-    """A method that nobody trained; its networks say much of any image."""
+    """An untrained method with many detections on any image."""
     torch.manual_seed(3)
     method = build_method(config)
     for name, network in method.networks().named_children():
@@ -78,7 +78,7 @@ def test_every_threshold_of_the_space(tiny_config: RunConfig, tiny_target: str, 
 
 
 def test_predictions_share_the_file(tiny_checkpoint: str, tiny_target: str, tmp_path: Path) -> None:
-    """Their arrays are read where they lie in the shard, and cannot be written; and the set says what it is."""
+    """Their arrays are read-only views of the shard's file; the manifest names their kind."""
     worker = JobWorker(tiny_checkpoint, tiny_target)
     url = (tmp_path / "predictions").as_uri()
     config = lowest_thresholds(worker.predictor.method.config)

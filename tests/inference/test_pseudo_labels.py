@@ -30,7 +30,7 @@ UNITS = (range(0, 18), range(18, 20))  # the first is more than one chunk of dec
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., str]) -> ShardReader:
-    """Twenty unlabelled images in several shards, whose ends are not those of the units."""
+    """Twenty unlabelled images in several shards that end elsewhere than the units."""
     return ShardReader(make_images(tmp_path_factory.mktemp("images"), count=20, labelled=False,
                                    max_shard_bytes=120_000))
 
@@ -45,7 +45,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, images: ShardReader,
 
 
 def seen(counter: Predictor, images: ShardReader, index: int) -> ImagePrediction:
-    """An image as labelling sees it: at all sizes that the method asks for."""
+    """An image's prediction as for labels, at all of the method's sizes."""
     assert len(counter.method.label_views()) > 1
     return next(counter.predict_views([decode(*images.read(index)).image], counter.method.label_views()))
 

@@ -27,7 +27,7 @@ UNITS = (range(0, 3), range(3, 4))
 
 
 def write_checkpoint(config: RunConfig, folder: Path, seed: int = 0) -> str:
-    """Of translators that nobody trained."""
+    """Checkpoint of untrained translators."""
     torch.manual_seed(seed)
     config = replace(config, method="translation")
     return checkpoint.save(folder.as_uri(), 1, {"method": build_method(config).state_dict(), "config": to_json(config)})

@@ -1,4 +1,4 @@
-"""The moving average of weights, by hand, and of what is no weight."""
+"""The moving average of weights by hand; buffers that are no weights are copied."""
 
 from __future__ import annotations
 

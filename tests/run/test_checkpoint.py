@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, damaged ones passed over, nothing executed."""
+"""Checkpoints are whole or absent; damaged ones are ignored; nothing in them is executed."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_a_resumed_stage_ends_with_the_same_bits(
 
 def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tiny_config: RunConfig,
                                                                              tmp_path: Path) -> None:
-    """The average is that of all steps' weights, by its definition; training itself is none the wiser."""
+    """The average follows its definition over all steps; training itself does not change."""
     plain, seen = run(tiny_config, tmp_path / "plain"), []
     config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=0.3))
     method, data = stage_data(config, tmp_path / "averaged")
@@ -150,7 +150,7 @@ def test_no_stage_is_begun_after_a_request_to_stop(tiny_config: RunConfig, tmp_p
 
 
 def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """What a full disk leaves of the newest line."""
+    """A full disk cuts the newest line short."""
     (tmp_path / "stage").mkdir()
     (tmp_path / "stage" / "curve.jsonl").write_text('{"step": 2, "lo')
     run(tiny_config, tmp_path / "stage")
@@ -165,7 +165,7 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
 ], ids=["scale", "size", "plain"])
 def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any],
                                      as_run: dict[str, Any]) -> None:
-    """A stage whose stream has a way of its own trains as one whose run has it."""
+    """A stream's own settings train as the run's same settings do."""
     tiny_config = replace(tiny_config, stream=replace(tiny_config.stream, noisy_share=0.5))
     method, data = stage_data(tiny_config, tmp_path / "stream")
     source = replace(data.stage.streams["source"], **own)

@@ -1,4 +1,4 @@
-"""A run that is repeated from what it recorded, and what is said to differ."""
+"""Repeats a run from its record and lists the differences."""
 
 from __future__ import annotations
 

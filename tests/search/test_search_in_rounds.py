@@ -30,12 +30,12 @@ def silent(line: str) -> None:
 
 
 def searching(config: RunConfig, objective: Any = "agreement", **changes: Any) -> RunConfig:
-    """So that a trained counter of a few steps counts somebody whatever it is asked."""
+    """The configuration with a search of four trials."""
     return replace(config, search=SearchConfig(objective=objective, trials=4, **changes))
 
 
 class Watching(LocalLauncher):
-    """Notes what it is asked, and dies at a trial if it is told to."""
+    """Records its jobs, counts its trials, and can die at a given trial."""
 
     def __init__(self, config: RunConfig, *, dies_at: int = -1) -> None:
         super().__init__(config)
@@ -92,7 +92,7 @@ def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConf
 
 
 def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """To the byte; and the target is shown to the networks once a round, not twice."""
+    """To the byte; the networks see the target once a round, not twice."""
     config = searching(replace(tiny_config, method="combined"))
     launcher = Watching(config)
     result = adapt(config, launcher, NullTracker(), run_trials=launcher.try_values, say=silent)
@@ -111,7 +111,7 @@ def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: Run
 
 @pytest.mark.parametrize("dies_at", [2, 10])
 def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tmp_path: Path, dies_at: int) -> None:
-    """And ends with the bits of an unbroken one."""
+    """It ends with the bits of an unbroken one."""
     config = searching(tiny_config)
     unbroken = adapt(replace(config, storage=str(tmp_path / "unbroken")), LocalLauncher(config), NullTracker(),
                      say=silent)
@@ -129,7 +129,7 @@ def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tm
 
 @pytest.mark.slow
 def test_trials_are_children_of_their_rounds(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """In MLflow: thresholds as parameters, what they are worth as metrics; told twice, they are there once."""
+    """In MLflow: thresholds as parameters, scores as metrics; tracked twice, they are there once."""
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -170,7 +170,7 @@ def test_what_cannot_be_searched_is_refused_at_once(tiny_config: RunConfig, make
 
 
 def test_the_search_space_is_settings_of_the_method(tiny_config: RunConfig) -> None:
-    """Whatever is searched can be set by hand, by the same name."""
+    """A user can set every searched threshold by the same name."""
     for method in ("self_supervision", "bi_knowledge", "combined"):
         config = replace(tiny_config, method=method)  # type: ignore[arg-type]
         for parameter in search_space(config):

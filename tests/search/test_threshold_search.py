@@ -1,4 +1,4 @@
-"""The search of thresholds without Ray: what is cached, what a trial says of it, and what it never opens."""
+"""The search of thresholds without Ray: its cache, its trials' rows, and the labels that it never opens."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def local() -> LocalLauncher:
 
 
 class Unused(LocalLauncher):
-    """For what is known already."""
+    """Fails when it has to run the networks: all predictions must be cached."""
 
     def run(self, *arguments: Any) -> Any:
         raise AssertionError("the cache should have been used")
@@ -70,7 +70,7 @@ def labelled(tiny_checkpoint: str, tiny_evaluation: str, tmp_path_factory: pytes
 
 
 def saved(config: RunConfig, folder: Path) -> str:
-    """The checkpoint of networks that nobody trained and that say much of any image."""
+    """Checkpoint of untrained networks with many detections on any image."""
     torch.manual_seed(3)
     method = build_method(config)
     for name, network in method.networks().named_children():
@@ -80,7 +80,7 @@ def saved(config: RunConfig, folder: Path) -> str:
 
 
 def seen_plainly(url: str, images_url: str) -> list[Any]:
-    """What the counter says of every image, asked anew."""
+    """Every image and its fresh prediction."""
     predictor, images = Predictor.from_checkpoint(url), ShardReader(images_url)
     shown = [decode(*images.read(index)) for index in range(len(images))]
     return list(zip(shown, predictor.predict_views([one.image for one in shown], predictor.method.label_views()),
@@ -89,7 +89,7 @@ def seen_plainly(url: str, images_url: str) -> list[Any]:
 
 def test_agreement_equals_the_naive_sums(tiny_checkpoint: str, tiny_target: str, predictions: str,
                                          tmp_path: Path) -> None:
-    """One counter, no second opinion: what is kept of the persons, less what is kept of the spread."""
+    """One counter, no second opinion: share of persons kept less share of spread kept."""
     trials = trials_of(tiny_checkpoint, predictions, tmp_path)
     for share in (0.3, 0.7, 0.3):
         kept_persons = persons = kept_spread = spread = kept_cells = cells = 0.0
@@ -141,7 +141,7 @@ def test_errors_equal_the_naive_sums(tiny_checkpoint: str, tiny_evaluation: str,
 @pytest.mark.parametrize("method", ["bi_knowledge", "combined"])
 def test_a_trial_says_what_labels_made_with_it_say(tiny_config: RunConfig, tiny_target: str, tmp_path: Path,
                                                    method: Any) -> None:
-    """The persons kept and counted, against a whole set of labels by the counter with these thresholds."""
+    """Persons kept and counted equal those of a whole set of labels made with these thresholds."""
     config = replace(tiny_config, method=method, bi_knowledge=replace(tiny_config.bi_knowledge, confidence=0.3))
     url = saved(config, tmp_path / "networks")
     trials = trials_of(url, cached_predictions(local(), url, tiny_target, str(tmp_path), say=silent), tmp_path)
@@ -172,7 +172,7 @@ def test_what_only_selects_concludes_nothing_anew(tiny_checkpoint: str, predicti
 
 def test_of_a_large_data_set_a_part_is_looked_at(tiny_checkpoint: str, tiny_target: str, predictions: str,
                                                  tmp_path: Path, monkeypatch: Any) -> None:
-    """Of ten images four at most: every third, from the first on."""
+    """At most four of ten images: every third, from the first on."""
     monkeypatch.setattr("crowddist.search.trials.MOST_IMAGES", 4)
     said = [found.count for _, found in seen_plainly(tiny_checkpoint, tiny_target)]
     assert trials_of(tiny_checkpoint, predictions,
@@ -289,7 +289,7 @@ def test_a_ranking_by_hand() -> None:
 
 
 def test_the_best_trial_and_the_table(tiny_config: RunConfig) -> None:
-    """Of equal ones the configuration's own, which is the first; it is shown however far behind it is."""
+    """The configured trial is first and wins a tie; the table always shows it."""
     assert best_trial([{"score": 0.2}, {"score": 0.3}, {"score": 0.3}])["score"] == 0.3
     own = {**own_values(tiny_config), "score": 0.1}
     assert best_trial([own, {KEPT: 0.2, "score": 0.1}]) is own

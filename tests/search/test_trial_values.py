@@ -26,7 +26,7 @@ def searching(config: RunConfig, algorithm: Any, trials: int) -> RunConfig:
 
 
 def peak(values: Mapping[str, float]) -> float:
-    """Largest, 0, at one place of the space."""
+    """0 at one point of the space, lower elsewhere."""
     wanted = {"bi_knowledge.confidence": 0.4, "bi_knowledge.localiser_threshold": 0.5, "bi_knowledge.merge_px": 9,
               "bi_knowledge.density_range": 0.3}
     return -sum(abs(value - wanted[name]) / (10 if name == "bi_knowledge.merge_px" else 1)
@@ -34,7 +34,7 @@ def peak(values: Mapping[str, float]) -> float:
 
 
 class Rows:
-    """What has been tried, by a function of the values."""
+    """Rows of finished trials, scored by a function of the values."""
 
     def __init__(self, score: Any = peak) -> None:
         self.score, self.known = score, dict[tuple[tuple[str, float], ...], dict[str, float]]()
@@ -83,7 +83,7 @@ def test_suggestions_come_nearer_than_even_ones(plan: Suggested, tiny_config: Ru
 
 
 def test_a_plan_goes_on_where_it_was_left(plan: Suggested) -> None:
-    """What is tried is asked for once; a batch is not there before the one before it is done."""
+    """No trial is repeated; a batch comes only after the batch before is done."""
     whole, rows = done(plan), Rows()
     for values in whole[:12]:
         rows.run(values)
@@ -141,7 +141,7 @@ def test_an_algorithm_whose_package_is_not_there_is_refused(tiny_config: RunConf
 
 def test_a_search_by_suggestions_on_cached_predictions(tiny_config: RunConfig, tiny_checkpoint: str, tiny_target: str,
                                                        tmp_path: Path) -> None:
-    """Each trial's row is there; the same search again tries nothing, and a longer one only what it has more."""
+    """Every trial has a row; the same search again tries nothing, a longer one only the additional trials."""
     launcher, tries = LocalLauncher(tiny_config), list[int]()
 
     def search(number: int) -> list[dict[str, float]]:
