@@ -14,7 +14,7 @@ from crowddist import storage
 from crowddist.data.config import StreamConfig
 from crowddist.data.mixing import mixed_position
 from crowddist.data.plan import Plan, rank_positions
-from crowddist.data.prefetch import Ahead
+from crowddist.data.prefetch import Prefetcher
 from crowddist.data.sample import Batch, Sample
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader, decode, decode_labels
@@ -105,11 +105,11 @@ class CropDataset(torch.utils.data.Dataset):
     def _start(self) -> None:
         """What each process has its own of."""
         self._cached = self._cache()
-        self._ahead = None if storage.is_local(self.images.url) else Ahead(self.images, self.plan)
+        self._prefetcher = None if storage.is_local(self.images.url) else Prefetcher(self.images, self.plan)
 
     def __getstate__(self) -> dict:
         state = self.__dict__.copy()
-        del state["_cached"], state["_ahead"]
+        del state["_cached"], state["_prefetcher"]
         return state
 
     def __setstate__(self, state: dict) -> None:
@@ -148,8 +148,8 @@ class CropDataset(torch.utils.data.Dataset):
         return _shrink(sample, longest_px)
 
     def __getitem__(self, position: int) -> dict:
-        if self._ahead is not None:
-            self._ahead.reach(position)
+        if self._prefetcher is not None:
+            self._prefetcher.reach(position)
         sample = self._cached(int(self.chosen[self.plan.sample_at(position) % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
         size = (self.config.crop_size, self.config.crop_size)
