@@ -40,11 +40,11 @@ class ShardInfo:
                  self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
-            _require(_is_integer(value) and value >= 1, noun, value, "a whole number above 0")
+            _require(type(value) is int and value >= 1, noun, value, "a whole number above 0")
         hashed = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
         _require(hashed, "sha256", self.sha256, "64 hex digits")
         known = self.persons is None or (isinstance(self.persons, int | float) and not isinstance(self.persons, bool)
-                                         and math.isfinite(self.persons) and self.persons >= 0)
+                                         and 0 <= self.persons < math.inf)
         _require(known, "persons", self.persons, "a number of at least 0, or null")
 
 
@@ -76,7 +76,7 @@ class Manifest:
             _require(_is_name(value), noun, value, "a name")
         _require(self.kind in get_args(Kind), "kind", self.kind, " or ".join(f'"{kind}"' for kind in get_args(Kind)))
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
-        _require(self.version == _VERSION and _is_integer(self.version), "version", self.version,
+        _require(type(self.version) is int and self.version == _VERSION, "version", self.version,
                  f"{_VERSION}; another crowddist wrote it, convert the data again")
         _require(isinstance(self.statistics, dict), "statistics", self.statistics, "an object")
         _require(len(self.shards) > 0, "shards", [], "at least one shard")
@@ -146,7 +146,3 @@ def _require_names(entries: dict[str, Any], owner: type, noun: str) -> None:
 def _is_name(value: Any) -> bool:
     """True for printable text: no character acts on a terminal."""
     return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ from cachetools import LRUCache, cached
 from torch import Tensor
 
 from crowddist import storage
+from crowddist.data import transforms
 from crowddist.data.config import StreamConfig
 from crowddist.data.mixing import mixed_position
 from crowddist.data.plan import Plan, rank_positions
@@ -20,21 +21,6 @@ from crowddist.data.prefetch import Prefetcher
 from crowddist.data.sample import Batch, Sample
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader, decode, decode_labels
-from crowddist.data.transforms import (
-    add_noise,
-    covered_area,
-    crop_mass,
-    crop_pixels,
-    crop_points,
-    draw_softness,
-    draw_window,
-    flip_points,
-    jitter_colours,
-    resize_boxes,
-    resize_pixels,
-    resize_points,
-    scaled_size,
-)
 from crowddist.errors import InputError
 from crowddist.ops.density import density_map
 from crowddist.ops.scales import head_sizes
@@ -143,38 +129,41 @@ class CropDataset(torch.utils.data.Dataset):
         height, width = sample.image.shape[:2]
         window = self._window(sample, rng)
         crop: dict = {"key": sample.key, "draw": derive(self.seed, self.name, position, "draw") % (1 << 31)}
-        pixels = crop_pixels(sample.image, window, size, draw_softness(self.config, rng))
+        pixels = transforms.crop_pixels(sample.image, window, size, transforms.draw_softness(self.config, rng))
         flip = rng.random() < 0.5
         if sample.labels is not None:
             extent = sample.labels.extent
-            to_cells = (extent[0] / height, extent[1] / width)
-            cut = (window[0] * to_cells[0], window[1] * to_cells[1], window[2] * to_cells[0], window[3] * to_cells[1])
-            crop["density"] = crop_mass(sample.labels.density, cut, cells, extent)
+            to_y, to_x = extent[0] / height, extent[1] / width
+            cut = (window[0] * to_y, window[1] * to_x, window[2] * to_y, window[3] * to_x)
+            crop["density"] = transforms.crop_mass(sample.labels.density, cut, cells, extent)
             if not self.windows:  # chosen patches train as a whole
                 # Keep a cell if kept cells cover at least half of it; nothing outside the image counts as kept.
                 area = (cut[2] / cells[0]) * (cut[3] / cells[1])
-                crop["keep"] = (covered_area(sample.labels.keep, cut, cells, extent) >= 0.5 * area).astype(np.float32)
+                covered = transforms.covered_area(sample.labels.keep, cut, cells, extent)
+                crop["keep"] = (covered >= 0.5 * area).astype(np.float32)
             heads = sample.labels.detections[:, :3]
         elif sample.points is not None:
             heads = sample.points if sample.sizes is None else np.column_stack([sample.points, sample.sizes])
-            crop["density"] = cell_density(crop_points(heads, window, size), cells, self.config, self.stride)
+            crop["density"] = cell_density(transforms.crop_points(heads, window, size), cells, self.config, self.stride)
         if self.with_heads and (sample.labels is not None or sample.points is not None):
-            crop["heads"] = crop_points(heads, window, size)
+            crop["heads"] = transforms.crop_points(heads, window, size)
             if sample.labels is not None:
-                crop["doubtful"] = crop_points(sample.labels.doubtful[:, :3], window, size)
+                crop["doubtful"] = transforms.crop_points(sample.labels.doubtful[:, :3], window, size)
         if sample.mask is not None:
-            crop["mask"] = crop_pixels(sample.mask, window, size)
-        crop["image"] = add_noise(jitter_colours(pixels, self.config, rng), self.config, rng)
+            crop["mask"] = transforms.crop_pixels(sample.mask, window, size)
+        crop["image"] = transforms.add_noise(transforms.jitter_colours(pixels, self.config, rng), self.config, rng)
         if flip:
-            crop |= {name: crop[name][:, ::-1] for name in ("image", "density", "keep", "mask") if name in crop}
-            crop |= {name: flip_points(crop[name], size[1]) for name in ("heads", "doubtful") if name in crop}
+            for name in crop.keys() & {"image", "density", "keep", "mask"}:
+                crop[name] = crop[name][:, ::-1]
+            for name in crop.keys() & {"heads", "doubtful"}:
+                crop[name] = transforms.flip_points(crop[name], size[1])
         return crop
 
-    def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    def _window(self, sample: Sample, rng: np.random.Generator) -> transforms.Window:
         """A random window anywhere in the image, or one of the labels' patches."""
         height, width = sample.image.shape[:2]
         if not self.windows:
-            return draw_window((height, width), self.config, rng)
+            return transforms.draw_window((height, width), self.config, rng)
         assert sample.labels is not None  # the stage's plan says so
         chosen = sample.labels.windows[self.windows]
         pixel_y, pixel_x = height / sample.labels.extent[0], width / sample.labels.extent[1]
@@ -234,9 +223,10 @@ def densest_cell(images: ShardReader, kept: Iterable[int], config: StreamConfig,
     for index in kept:
         sample = decode(*images.read(index))
         assert sample.points is not None  # the caller gives a labelled set
-        factor = scale * config.image_size / max(sample.image.shape[:2])
-        size = scaled_size(sample.image.shape[:2], factor, factor)
-        heads = resize_points(sample.points, size[1] / sample.image.shape[1], size[0] / sample.image.shape[0])
+        height, width = sample.image.shape[:2]
+        factor = scale * config.image_size / max(height, width)
+        size = transforms.scaled_size((height, width), factor, factor)
+        heads = transforms.resize_points(sample.points, size[1] / width, size[0] / height)
         if config.sigma_of_size:
             heads = np.column_stack([heads, known_sizes(sample) * factor])
         cells = (-(-size[0] // stride), -(-size[1] // stride))
@@ -276,7 +266,7 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
     factor = longest_px / max(height, width)
     if factor >= 1:
         return sample
-    size = scaled_size((height, width), factor, factor)
+    size = transforms.scaled_size((height, width), factor, factor)
     scale_y, scale_x = size[0] / height, size[1] / width
     box = None
     if sample.frame is not None:  # the last pixel of an image decoded at a part of its size may reach beyond it
@@ -285,16 +275,17 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
     scale = float(np.sqrt(size[0] * size[1] / (height * width)))
 
     def moved(heads: np.ndarray) -> np.ndarray:
-        return np.column_stack([resize_points(heads[:, :2], scale_x, scale_y), heads[:, 2] * scale, heads[:, 3]])
+        places = transforms.resize_points(heads[:, :2], scale_x, scale_y)
+        return np.column_stack([places, heads[:, 2] * scale, heads[:, 3]])
 
     labels = sample.labels
     if labels is not None:
         labels = replace(labels, detections=moved(labels.detections), doubtful=moved(labels.doubtful))
     return replace(
-        sample, image=resize_pixels(sample.image, size, box), frame=None, labels=labels,
-        boxes=None if sample.boxes is None else resize_boxes(sample.boxes, scale_x, scale_y),
+        sample, image=transforms.resize_pixels(sample.image, size, box), frame=None, labels=labels,
+        boxes=None if sample.boxes is None else transforms.resize_boxes(sample.boxes, scale_x, scale_y),
         sizes=None if sample.sizes is None else sample.sizes * scale,
-        points=None if sample.points is None else resize_points(sample.points, scale_x, scale_y),
+        points=None if sample.points is None else transforms.resize_points(sample.points, scale_x, scale_y),
         mask=None if sample.mask is None else cv2.resize(sample.mask, size[::-1], interpolation=cv2.INTER_NEAREST),
     )
 
@@ -328,17 +319,14 @@ def batches(
     """This rank's batches of steps first_step..steps-1; the number of reader processes does not change them."""
     plan = [list(rank_positions(step * global_batch, global_batch, rank, world_size))
             for step in range(first_step, steps)]
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_sampler=plan, num_workers=dataset.config.num_readers,
-        collate_fn=collate  # type: ignore[arg-type]
-    )
-    return iter(loader)
+    return iter(torch.utils.data.DataLoader(dataset, batch_sampler=plan, num_workers=dataset.config.num_readers,
+                                            collate_fn=collate))  # type: ignore[arg-type]
 
 
 def whole_image(image: np.ndarray, image_size: int) -> np.ndarray:
     """Resizes an image to a longest side of `image_size`, as labelling and evaluation show it to the network."""
     factor = image_size / max(image.shape[:2])
-    return resize_pixels(image, scaled_size(image.shape[:2], factor, factor))
+    return transforms.resize_pixels(image, transforms.scaled_size(image.shape[:2], factor, factor))
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -16,6 +16,8 @@ LARGEST_SOFTNESS = 2.0
 """Largest factor by which a crop loses resolution (ours): heads of 5 px stay visible."""
 LARGEST_NOISE = 12.0
 """Largest standard deviation of a crop's noise, in grey levels of 255 (ours)."""
+Window = tuple[float, float, float, float]
+"""(top, left, height, width) as edges, in px of an image or in cells of a map: pixel j covers [j, j + 1)."""
 
 
 def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
@@ -36,12 +38,11 @@ def flip_points(points: np.ndarray, width: int) -> np.ndarray:
     return flipped
 
 
-def crop_points(points: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+def crop_points(points: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
     """Moves points into a window that is cut out and resized to `size`; drops those outside.
 
     Args:
         points: N x 2 x, y in px of the image, or N x 3 with the heads' sizes in px.
-        window: (top, left, height, width) in px of the image, as edges: pixel j covers [j, j + 1) here.
         size: (height, width) of the crop, px.
 
     Returns:
@@ -57,8 +58,7 @@ def crop_points(points: np.ndarray, window: tuple[float, float, float, float], s
     return np.concatenate([np.clip(moved, 0, [size[1] - 1, size[0] - 1]), sizes], axis=1).astype(np.float32)
 
 
-def resize_pixels(image: np.ndarray, size: tuple[int, int],
-                  box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, ...] | None = None) -> np.ndarray:
     """Resizes an image, or a window of it, to (height, width) px; filters against aliasing when it shrinks.
 
     Training crops and whole images are all resized here, once: a counter that trains on softer crops than the images
@@ -81,14 +81,12 @@ def resize_pixels(image: np.ndarray, size: tuple[int, int],
     return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0]), resample, (left, top, right, bottom)))
 
 
-def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
-                softness: float = 1.0) -> np.ndarray:
+def crop_pixels(image: np.ndarray, window: Window, size: tuple[int, int], softness: float = 1.0) -> np.ndarray:
     """Cuts out a window and resizes it; pixels outside the image are `PAD_VALUE`, or 0 in a mask.
 
     Args:
         image: (H, W, 3) or mask (H, W), uint8.
-        window: (top, left, height, width) as edges, px; rounded to whole pixels of the resized image, as `draw_window`
-            draws it.
+        window: rounded to whole pixels of the resized image, as `draw_window` draws it.
         size: (height, width) of the result, px.
         softness: >= 1; the crop is first made this many times smaller and then enlarged, like a photograph with fewer
             pixels.
@@ -122,7 +120,7 @@ def scaled_size(size: tuple[int, ...], scale_y: float, scale_x: float) -> tuple[
     return max(round(size[0] * scale_y), 1), max(round(size[1] * scale_x), 1)
 
 
-def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
+def crop_mass(grid: np.ndarray, window: Window, size: tuple[int, int],
               extent: tuple[float, float] | None = None) -> np.ndarray:
     """Cuts a window out of a map of persons per cell and redistributes it over new cells; keeps persons exactly.
 
@@ -130,7 +128,7 @@ def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size:
 
     Args:
         grid: (h, w) persons per cell.
-        window: (top, left, height, width) in cells, as edges; empty outside the map.
+        window: in cells; it may reach beyond the map, where there are no persons.
         size: (height, width) of the result in cells.
         extent: (height, width) of the image in cells if the last cells reach beyond it: their persons lie inside the
             image. None: all cells lie inside.
@@ -144,7 +142,7 @@ def crop_mass(grid: np.ndarray, window: tuple[float, float, float, float], size:
     return ((rows / inside_rows) @ grid.astype(np.float32) @ (columns / inside_columns).T).astype(np.float32)
 
 
-def covered_area(chosen: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
+def covered_area(chosen: np.ndarray, window: Window, size: tuple[int, int],
                  extent: tuple[float, float] | None = None) -> np.ndarray:
     """Area of chosen cells, (h, w) bool, inside each new cell of a window, in old cells: (height, width) float32. Other
     arguments as for `crop_mass`.
@@ -154,9 +152,8 @@ def covered_area(chosen: np.ndarray, window: tuple[float, float, float, float], 
     return (rows @ chosen.astype(np.float32) @ columns.T).astype(np.float32)
 
 
-def _touched(
-    grid: np.ndarray, window: tuple[float, float, float, float], extent: tuple[float, float] | None
-) -> tuple[np.ndarray, tuple[float, float, float, float], tuple[float, float]]:
+def _touched(grid: np.ndarray, window: Window,
+             extent: tuple[float, float] | None) -> tuple[np.ndarray, Window, tuple[float, float]]:
     """The part of the map that the window touches; window and extent of the image relative to that part."""
     top, left, height, width = window
     first_row, first_column = (min(max(math.floor(start), 0), cells)
@@ -168,24 +165,21 @@ def _touched(
     return part, (top - first_row, left - first_column, height, width), (ends[0] - first_row, ends[1] - first_column)
 
 
-def _overlaps(cells: tuple[int, ...], window: tuple[float, ...], size: tuple[int, int],
+def _overlaps(cells: tuple[int, ...], window: Window, size: tuple[int, int],
               ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns, each (new, old): length of each old cell, up to the image's end, inside each new one."""
-    return (_overlap(cells[0], window[0], window[2], size[0], ends[0]),
-            _overlap(cells[1], window[1], window[3], size[1], ends[1]))
+
+    def along(axis: int) -> np.ndarray:
+        edges = window[axis] + window[axis + 2] * np.arange(size[axis] + 1) / size[axis]
+        old = np.arange(cells[axis])
+        upper = np.minimum(edges[1:, None], np.minimum(old[None, :] + 1, ends[axis]))
+        return np.clip(upper - np.maximum(edges[:-1, None], old[None, :]), 0, None).astype(np.float32)
+
+    return along(0), along(1)
 
 
-def _overlap(num_old: int, start: float, length: float, num_new: int, end: float) -> np.ndarray:
-    edges = start + length * np.arange(num_new + 1) / num_new
-    old = np.arange(num_old)
-    upper = np.minimum(edges[1:, None], np.minimum(old[None, :] + 1, end))
-    lower = np.maximum(edges[:-1, None], old[None, :])
-    return np.clip(upper - lower, 0, None).astype(np.float32)
-
-
-def draw_window(size: tuple[int, int], config: StreamConfig,
-                rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Draws a crop of the image at a random scale: its window (top, left, height, width) as edges in px of the image.
+def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Generator) -> Window:
+    """Draws a crop of the image at a random scale: its window in px of the image.
 
     The crop's edges are whole pixels of the resized image. An image smaller than the crop lies anywhere inside it.
     """
@@ -198,7 +192,7 @@ def draw_window(size: tuple[int, int], config: StreamConfig,
 
 
 def draw_softness(config: StreamConfig, rng: np.random.Generator) -> float:
-    """Draws the softness for `crop_pixels`: 1 (sharp), or 1 to LARGEST_SOFTNESS for `config.soft_share` of the crops."""
+    """Draws a softness for `crop_pixels`: 1 (sharp), or 1 to LARGEST_SOFTNESS for `config.soft_share` of the crops."""
     softness = rng.uniform(1.0, LARGEST_SOFTNESS)
     return softness if rng.random() < config.soft_share else 1.0
 
