@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from io import BufferedIOBase
 from itertools import accumulate
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from crowddist import storage
 from crowddist.data.manifest import FILE_NAME, Manifest, ShardInfo, publish_manifest, read_manifest
@@ -53,8 +53,8 @@ def write_shard(url: str | os.PathLike[str], shard_name: str,
 
 
 class ShardWriter:
-    """Writes a data set at `url`, shard by shard. Publishes the manifest if the `with` block ends without an exception;
-    otherwise removes all files it wrote. The block may change `statistics`.
+    """Writes a data set of images at `url`, shard by shard. Publishes the manifest if the `with` block ends without an
+    exception; otherwise removes all files it wrote. The block may change `statistics`.
 
     With `journal`, stopped work can be resumed: after each shard the writer stores its state and the result of
     `journal()` beside the shards; exceptions other than InputError leave them there. The next writer at `url` goes on
@@ -64,13 +64,12 @@ class ShardWriter:
     stores points, boxes, masks or counts.
     """
 
-    def __init__(self, url: str | os.PathLike[str], *, name: str, split: str,
-                 kind: Literal["images", "labels"] = "images", labelled: bool, converter: str,
+    def __init__(self, url: str | os.PathLike[str], *, name: str, split: str, labelled: bool, converter: str,
                  max_shard_bytes: int = MAX_SHARD_BYTES, statistics: dict[str, Any] | None = None,
                  journal: Callable[[], dict[str, Any]] | None = None) -> None:
         self.url = storage.normalise(url)
         self.statistics = dict(statistics or {})
-        self._name, self._split, self._kind, self._labelled, self._converter = name, split, kind, labelled, converter
+        self._name, self._split, self._labelled, self._converter = name, split, labelled, converter
         self._max_shard_bytes, self._journal, self._journal_url = max_shard_bytes, journal, storage.join(url, JOURNAL)
         self._shards: list[ShardInfo] = []
         self._shard: _ShardFile | None = None
@@ -94,8 +93,7 @@ class ShardWriter:
         if key in self._keys:
             raise InputError(f"two samples are called {key}; give them different names")
         encoded = {extension: encode(extension, value) for extension, value in members.items()}
-        if self._kind == "images":
-            self._check_labels(key, members)
+        self._check_labels(key, members)
         if self._shard is not None and self._shard.member_bytes + _tar_bytes(encoded) > self._max_shard_bytes:
             self._finish_shard()
         if self._shard is None:
@@ -151,7 +149,7 @@ class ShardWriter:
             facts |= {"height_px": [min(heights), max(heights)], "width_px": [min(widths), max(widths)]}
         if self._counts:
             facts |= {"persons": sum(self._counts), "persons_per_sample": [min(self._counts), max(self._counts)]}
-        return Manifest(name=self._name, split=self._split, kind=self._kind, labelled=self._labelled,
+        return Manifest(name=self._name, split=self._split, kind="images", labelled=self._labelled,
                         converter=self._converter, shards=tuple(self._shards), statistics={**facts, **self.statistics})
 
     def _discard(self, error: BaseException) -> None:
