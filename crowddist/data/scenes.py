@@ -20,14 +20,9 @@ from crowddist.errors import InputError
 LEVEL_MAXIMA = (10, 25, 50, 100, 300, 600, 1000, 2000, 4000)
 # P: in the order of the published index's codes.
 WEATHERS = ("clear", "clouds", "rain", "foggy", "thunder", "overcast", "extrasunny")
-# The entries of a rule file: type and largest value of their numbers.
-_FIELDS: dict[str, tuple[tuple[type, ...], float]] = {
-    "levels": ((int,), len(LEVEL_MAXIMA) - 1),
-    "hours": ((int,), 23),
-    "weathers": ((int,), len(WEATHERS) - 1),
-    "counts": ((int,), math.inf),
-    "ratios": ((int, float), math.inf),
-}
+# The entries of a rule file and their largest values.
+_FIELDS = {"levels": len(LEVEL_MAXIMA) - 1, "hours": 23, "weathers": len(WEATHERS) - 1, "counts": math.inf,
+           "ratios": math.inf}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +151,7 @@ def _published(name: str) -> SceneRule | None:
 
 def _bounds(place: str, noun: str, value: Any) -> tuple[Any, ...]:
     """Checks an entry of a rule file: two numbers in order, or for weathers at least one. Raises InputError."""
-    kinds, highest = _FIELDS[noun]
+    kinds, highest = (int, float) if noun == "ratios" else (int,), _FIELDS[noun]
     numbers = isinstance(value, list) and all(type(number) in kinds and 0 <= number <= highest for number in value)
     if not numbers or not value or (noun != "weathers" and (len(value) != 2 or value[0] > value[1])):
         what = "a list of" if noun == "weathers" else "the lowest and the highest, two"

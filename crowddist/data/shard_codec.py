@@ -18,16 +18,11 @@ from crowddist.errors import InputError
 Member = bytes | np.ndarray | dict[str, Any]
 _ARRAYS: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "points.npy": (np.float32, (None, 2)),
-    "boxes.npy": (np.float32, (None, 4)),
-    "density.npy": (np.float16, (None, None)),
-    "spread.npy": (np.float16, (None, None)),
-    "detections.npy": (np.float32, (None, 4)),
-    "doubtful.npy": (np.float32, (None, 4)),
-    "seen.density.npy": (np.float32, (None, None)),
-    "seen.spread.npy": (np.float32, (None, None)),
+    **dict.fromkeys(("boxes.npy", "detections.npy", "doubtful.npy"), (np.float32, (None, 4))),
+    **dict.fromkeys(("density.npy", "spread.npy"), (np.float16, (None, None))),
+    **dict.fromkeys(("seen.density.npy", "seen.spread.npy"), (np.float32, (None, None))),
+    **dict.fromkeys(("seen.heads.npy", "seen.peaks.npy"), (np.float32, (None, 4))),
     "seen.counts.npy": (np.float64, (None,)),
-    "seen.heads.npy": (np.float32, (None, 4)),
-    "seen.peaks.npy": (np.float32, (None, 4)),
 }
 """Stored type and shape of each array; None is any length. `seen.*` are the arrays of a `Seen`."""
 _BILEVEL = ("mask.png", "keep.png")

@@ -161,23 +161,13 @@ JPEG = simplejpeg.encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64,
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [
-        (b"", "the file is empty"),
-        (b"hello, this is text", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-        (b"GIF89a" + bytes(40), "not an image"),
-        (JPEG[: len(JPEG) // 2], "Premature end"),
-        (JPEG[:-2], "Premature end"),
-        (JPEG[:30], "Truncated"),
-        (JPEG[:1000] + bytes(200) + JPEG[1200:], "Corrupt"),
-        (png_header(64, 64), "truncated|damaged|broken|IDAT"),
-        (png_header(1, 1), "too small: 1 x 1 px"),
-        (png_header(7, 4000), "too small: 7 x 4000 px"),
-        (png_header(30_000, 20), "too large: 30000 x 20 px"),
-        (png_header(20, 30_000), "too large: 20 x 30000 px"),
-        (png_header(30_000, 30_000), "too large"),
-        (png_header(15_000, 15_000), "too large: 15000 x 15000 px"),
-    ],
+    [(b"", "the file is empty"), (b"hello, this is text", "not an image"),
+     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"), (b"GIF89a" + bytes(40), "not an image"),
+     (JPEG[: len(JPEG) // 2], "Premature end"), (JPEG[:-2], "Premature end"), (JPEG[:30], "Truncated"),
+     (JPEG[:1000] + bytes(200) + JPEG[1200:], "Corrupt"), (png_header(64, 64), "truncated|damaged|broken|IDAT"),
+     (png_header(1, 1), "too small: 1 x 1 px"), (png_header(7, 4000), "too small: 7 x 4000 px"),
+     (png_header(30_000, 20), "too large: 30000 x 20 px"), (png_header(20, 30_000), "too large: 20 x 30000 px"),
+     (png_header(30_000, 30_000), "too large"), (png_header(15_000, 15_000), "too large: 15000 x 15000 px")],
 )
 def test_bad_files_are_named_with_the_reason(tmp_path, data, reason):
     path = tmp_path / "über.jpg"

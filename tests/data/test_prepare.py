@@ -255,19 +255,12 @@ def test_places_are_filled_in_from_the_environment(photos: Path, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("text", "role", "message"),
-    [
-        ("{}/missing", "source", "no data set at"),
-        ("{}/missing", "evaluation", "no data set at"),
-        ("{}/missing", "target", "no folder at"),
-        ("shanghaitech:{}/missing", "source", "no folder at"),
-        ("{}/empty", "target", "no images"),
-        ("{}/file", "target", "no folder at"),
-        ("shanghaitech:{}/my photos", "source", "no ShanghaiTech data"),
-        ("{}/my photos", "source", "no data set at"),
-        ("folder:{}/my photos", "source", "has no labels"),
-        ("ftp://host/photos", "target", "unknown kind of storage"),
-        ("renderer:source:1:0:8", "source", "size must be"),
-    ],
+    [("{}/missing", "source", "no data set at"), ("{}/missing", "evaluation", "no data set at"),
+     ("{}/missing", "target", "no folder at"), ("shanghaitech:{}/missing", "source", "no folder at"),
+     ("{}/empty", "target", "no images"), ("{}/file", "target", "no folder at"),
+     ("shanghaitech:{}/my photos", "source", "no ShanghaiTech data"), ("{}/my photos", "source", "no data set at"),
+     ("folder:{}/my photos", "source", "has no labels"), ("ftp://host/photos", "target", "unknown kind of storage"),
+     ("renderer:source:1:0:8", "source", "size must be")],
 )
 def test_bad_places_get_one_line_and_leave_no_data_set(photos: Path, tmp_path: Path, text: str, role: Role,
                                                        message: str) -> None:

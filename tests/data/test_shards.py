@@ -27,12 +27,9 @@ NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
 def members_of(number: int) -> dict:
     image = np.roll(NOISE, number, axis=1)
-    return {
-        "jpg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=80),
-        "points.npy": np.full((number, 2), 1.5),
-        "mask.png": image[..., 0] > 128,
-        "json": {"id": f"image {number}", "height": 24, "width": 40, "count": number},
-    }
+    return {"jpg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=80),
+            "points.npy": np.full((number, 2), 1.5), "mask.png": image[..., 0] > 128,
+            "json": {"id": f"image {number}", "height": 24, "width": 40, "count": number}}
 
 
 def encoded(members: dict) -> dict[str, bytes]:
@@ -47,10 +44,8 @@ def keys_of(number: int) -> list[str]:
 def data_set(tmp_path):
     """Ten samples in several shards."""
     url = storage.join(tmp_path, "ä set")
-    with ShardWriter(
-        url, name="noise", split="train", labelled=True, converter="test 1", max_shard_bytes=20_000,
-        statistics={"made": "here"}
-    ) as writer:
+    with ShardWriter(url, name="noise", split="train", labelled=True, converter="test 1", max_shard_bytes=20_000,
+                     statistics={"made": "here"}) as writer:
         for index, key in enumerate(keys_of(10)):
             writer.add(key, members_of(index))
         writer.statistics["added"] = 1
@@ -85,15 +80,8 @@ def test_manifest_tells_what_was_written(data_set):
     manifest = verify(data_set)
     assert manifest.num_samples == 10 and len(manifest.shards) > 2
     assert [shard.name for shard in manifest.shards[:2]] == ["noise-train-000000.tar", "noise-train-000001.tar"]
-    assert manifest.statistics == {
-        "num_samples": 10,
-        "height_px": [24, 24],
-        "width_px": [40, 40],
-        "persons": 45,
-        "persons_per_sample": [0, 9],
-        "made": "here",
-        "added": 1,
-    }
+    assert manifest.statistics == {"num_samples": 10, "height_px": [24, 24], "width_px": [40, 40], "persons": 45,
+                                   "persons_per_sample": [0, 9], "made": "here", "added": 1}
     for index, shard in enumerate(manifest.shards):
         data = shard_path(data_set, index).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.num_bytes, shard.sha256)
