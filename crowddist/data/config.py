@@ -16,32 +16,29 @@ Look = Literal["broad", "source", "target"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """One data set of a run: a place, or raw data that the run converts first. `parse_data` reads it from a line."""
+    """One data set of a run: a place, or raw data that the run converts first. `parse_data` reads it from a line.
+
+    The renderer has `look`, `num_images`, `height_px` (its images are 16:9) and `seed`; all others have `place`.
+    """
 
     format: str
     """One of `RAW_FORMATS`, "folder", "renderer", or "place": shards, or else images without labels."""
     place: str = ""
-    """Path or URL; empty for the renderer."""
+    """Path or URL."""
     split: str = "all"
     """Split by the format's own name (shanghaitech: train, val, all, test); "all" is the format's default."""
     look: Look = "source"
-    """Renderer: look of the images."""
     num_images: int = 0
-    """Renderer: number of images."""
     height_px: int = 540
-    """Renderer: height of the images, px; they are 16:9."""
     seed: int = 0
-    """Renderer: seed of the drawing."""
 
 
 def parse_data(text: str) -> DataSpec:
     """Reads a value of `--source`, `--target` or `--evaluation`.
 
     `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`, or
-    `FORMAT:PATH[:SPLIT]` with FORMAT from `RAW_FORMATS`. `$NAME` in a path is expanded when the run begins.
-
-    Raises:
-        InputError: anything else.
+    `FORMAT:PATH[:SPLIT]` with FORMAT from `RAW_FORMATS`. Raises InputError for anything else. `$NAME` in a path is
+    expanded when the run begins.
     """
     head, _, rest = text.partition(":")
     if head == "renderer":

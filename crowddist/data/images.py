@@ -40,7 +40,6 @@ class StoredImage:
     """An image as a shard holds it."""
 
     extension: Literal["jpg", "png"]
-    """Format of `data`."""
     data: bytes
     """The encoded image: the file's own bytes if every reader shows them alike."""
     size: tuple[int, int]
@@ -55,14 +54,13 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
     8-bit grey or RGB in JPEG or PNG keeps its bytes. CMYK, 16-bit, palette and alpha images (on white), other formats,
     and images that are turned or shrunk become RGB JPEGs.
 
+    Raises InputError, with the file's name and the reason, unless the file is one whole image with sides of MIN_SIDE_PX
+    to MAX_SIDE_PX and at most `max_pixels`.
+
     Args:
         upright: turn the pixels as the rotation tag says (photographs). False ignores the tag (annotated data sets:
             their points refer to the pixels as stored).
         max_size: shrink the image to this longest side, px.
-
-    Raises:
-        InputError: not one whole image with sides of MIN_SIDE_PX to MAX_SIDE_PX and at most `max_pixels`; names the
-            file and the reason.
     """
     data = _read(path)
     with _naming(path):
@@ -213,9 +211,7 @@ def _turn(pixels: np.ndarray, rotation: int) -> np.ndarray:
     """Turns pixels upright; `rotation` as in `_rotation`."""
     if rotation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
-    steps = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
-    vertical, horizontal = steps.get(rotation, (1, 1))
-    return pixels[::vertical, ::horizontal]
+    return pixels[::-1 if rotation in (3, 4, 7, 8) else 1, ::-1 if rotation in (2, 3, 6, 7) else 1]
 
 
 def _shrink(pixels: np.ndarray, scale: float) -> np.ndarray:

@@ -22,16 +22,13 @@ Kind = Literal["images", "labels", "predictions"]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """One shard as written. Raises InputError for an impossible value."""
+    """One shard: a tar file in the data set's folder. Raises InputError for an impossible value."""
 
     name: str
-    """File name in the data set's folder."""
     num_samples: int
-    """At least 1."""
     num_bytes: int
-    """Size of the tar file."""
     sha256: str
-    """Hash of the tar file, 64 hexadecimal digits."""
+    """64 hexadecimal digits."""
     persons: float | None
     """Annotated heads (images) or summed density (labels); None if unknown."""
 

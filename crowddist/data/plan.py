@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,15 +18,12 @@ class Plan:
 
     Position p of the sequence is the p-th sample that training sees, over all ranks. A rank reads a slice of positions.
     So a checkpoint stores a single number, the samples seen, and a run resumed on another number of ranks reads exactly
-    the remaining samples.
+    the remaining samples. Raises ValueError if there is no sample.
 
     Args:
         shard_sizes: samples in each shard, in the manifest's order.
         seed: seed of the order.
         name: name of data set and stage; streams with different names have different orders.
-
-    Raises:
-        ValueError: there is no sample.
     """
 
     def __init__(self, shard_sizes: Sequence[int], *, seed: int, name: str) -> None:
@@ -76,8 +73,7 @@ class Plan:
         return windows[number] if number < len(windows) else self._epoch(epoch + 1).windows[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Epoch:
+class _Epoch(NamedTuple):
     order: np.ndarray
     windows: list[list[int]]
     """Shards of each window."""
@@ -86,14 +82,9 @@ class _Epoch:
 
 
 def rank_positions(samples_seen: int, global_batch: int, rank: int, world_size: int) -> range:
-    """The positions that one rank reads for the next step.
+    """The positions that one rank reads for the next step, after all ranks have seen `samples_seen` samples.
 
-    Args:
-        samples_seen: samples seen by all ranks so far.
-        global_batch: samples of a step over all ranks.
-
-    Raises:
-        ValueError: the ranks cannot share the batch equally, or the rank does not exist.
+    Raises ValueError if the ranks cannot share the batch equally, or the rank does not exist.
     """
     if global_batch % world_size:
         raise ValueError(f"a global batch of {global_batch} cannot be shared equally by {world_size} workers")

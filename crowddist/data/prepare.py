@@ -41,6 +41,8 @@ def prepare(
 ) -> Prepared:
     """Checks the shards of a data set; converts them first if they do not exist.
 
+    Raises InputError or FileNotFoundError if the data is missing, damaged, or not what its role needs.
+
     Args:
         spec: the user's data set.
         place: folder of all runs; its `data` folder holds converted data for every run.
@@ -49,9 +51,6 @@ def prepare(
         skip_bad: leave out raw images and samples that cannot be read, and list them in `skipped.json` beside the
             shards.
         masks: require masks of persons.
-
-    Raises:
-        InputError, FileNotFoundError: the data is missing, damaged, or not what its role needs.
     """
     spec = expand(spec)
     folder = storage.join(storage.normalise(place), "data")

@@ -44,13 +44,10 @@ class SceneRule:
     """Count divided by the maximum of the image's level."""
 
     def keeps(self, row: Mapping[str, Any] | Any) -> bool:
-        """True if the rule keeps an image.
+        """True if the rule keeps an image. Raises InputError if a needed entry is missing or the level is impossible.
 
         Args:
             row: level (0-8), hour (0-23), weather (0-6), count as entries or attributes; only bounded ones are needed.
-
-        Raises:
-            InputError: a needed entry is missing, or the level is impossible.
         """
         needed = {"level": self.levels or self.ratios, "hour": self.hours, "weather": self.weathers,
                   "count": self.counts or self.ratios}
@@ -80,12 +77,11 @@ SCENE_RULES: dict[str, SceneRule] = {rule.name: rule for rule in (
 def keep_scene(row: Mapping[str, Any] | Any, target: str) -> bool:
     """True if scene regularisation for `target` keeps an image. Source: Wang et al., IJCV 2021, Table 10.
 
+    Raises InputError for an unknown target, a missing entry or an impossible level.
+
     Args:
         row: level (0-8), hour (0-23), weather (0-6) and count, as entries or attributes.
         target: a name in SCENE_RULES; case and punctuation do not matter.
-
-    Raises:
-        InputError: unknown target, missing entry, or impossible level.
     """
     rule = _published(target)
     if rule is None:
@@ -97,13 +93,9 @@ def find_rule(text: str) -> SceneRule:
     """The rule for a value of `--stream.scenes`: a published name (case and punctuation do not matter) or a JSON file.
 
     The file holds an object with any of `levels`, `hours`, `counts`, `ratios` (each [lowest, highest]) and `weathers`
-    (a list of codes).
-
-    Raises:
-        InputError: neither a name nor such a file.
+    (a list of codes). Raises InputError for anything else.
     """
-    published = _published(text)
-    if published is not None:
+    if (published := _published(text)) is not None:
         return published
     try:
         values = json.loads(storage.read_bytes(text))
@@ -122,8 +114,7 @@ def find_rule(text: str) -> SceneRule:
 def kept_samples(images: ShardReader, rule: SceneRule) -> np.ndarray:
     """Indexes of the samples that a rule keeps, (K,) int64 in order, K >= 1. Reads only the json of each sample.
 
-    Raises:
-        InputError: a sample lacks an entry that the rule needs, or the rule keeps no sample.
+    Raises InputError if a sample lacks an entry that the rule needs, or the rule keeps no sample.
     """
     kept = []
     for index in range(len(images)):

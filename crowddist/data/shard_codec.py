@@ -39,10 +39,8 @@ def encode(extension: str, value: Member) -> bytes:
 
     Arrays: `points.npy` N x 2; `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32; `density.npy` and
     `spread.npy` (h, w) -> float16; `mask.png` and `keep.png` (h, w), nonzero -> 255; `seen.*.npy` as in `sample.Seen`.
-    `json` takes a dict.
-
-    Raises:
-        InputError: an unknown extension, a wrong type or shape, or a number that is not finite.
+    `json` takes a dict. Raises InputError for an unknown extension, a wrong type or shape, or a number that is not
+    finite.
     """
     if extension not in _DECODERS:
         raise InputError(f"no member of a sample is called {extension!r}; known: {', '.join(_DECODERS)}")
@@ -61,15 +59,13 @@ def encode(extension: str, value: Member) -> bytes:
 def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf) -> Sample:
     """Decodes a sample: an image, its annotations, and pseudo-labels if `density.npy` is among the members.
 
-    Never unpickles anything: a member outside the table is an error.
+    Never unpickles anything. Raises InputError, with the names of sample and member, for unknown, damaged, missing or
+    contradicting members.
 
     Args:
         longest_px: longest side that the caller needs, px. A JPEG that stays at least this large is decoded at 1/2, 1/4
             or 1/8 of its size, which takes less than half the time; all other fields, and `Sample.frame`, refer to the
             whole image.
-
-    Raises:
-        InputError: unknown, damaged, missing or contradicting members; names the sample and the member.
     """
     values = _decode_members(key, members, longest_px)
     images = [extension for extension in ("jpg", "png") if extension in values]
@@ -241,10 +237,6 @@ def _write_bilevel(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", (array != 0).astype(np.uint8) * 255)[1].tobytes()
 
 
-def _read_bilevel(data: bytes) -> np.ndarray:
-    return read_png(data, grey=True) != 0
-
-
 def _read_jpg(data: bytes, longest_px: float = math.inf) -> np.ndarray:
     import simplejpeg
 
@@ -274,6 +266,6 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpg": _read_jpg,
     "png": read_png,
     "json": _read_json,
-    **dict.fromkeys(_BILEVEL, _read_bilevel),
+    **dict.fromkeys(_BILEVEL, lambda data: read_png(data, grey=True) != 0),
     **{name: functools.partial(_read_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _ARRAYS.items()},
 }

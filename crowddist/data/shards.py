@@ -235,11 +235,7 @@ def verify(url: str | os.PathLike[str], *,
            watch: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter) -> Manifest:
     """Reads every shard of a data set, compares size, number of samples and SHA-256 with the manifest, and returns it.
 
-    Args:
-        watch: wraps the shards, to show progress.
-
-    Raises:
-        InputError, FileNotFoundError: names the first bad shard.
+    `watch` wraps the shards, to show progress. Raises InputError or FileNotFoundError with the first bad shard's name.
     """
     reader = ShardReader(url)
     for shard in watch(reader.manifest.shards):

@@ -18,15 +18,8 @@ def readable(url: str, folder: str, *, closed: bool, say: Callable[[str], None])
     """URL of a data set whose samples can all be decoded: the given one, or a copy without the bad samples, which
     `skipped.json` beside the copy lists.
 
-    Decodes every sample once and keeps the list of bad ones in `folder`, under the set's digest.
-
-    Args:
-        url: checked image shards.
-        folder: folder for the copies, shared by all runs.
-        closed: neither open nor copy any labels.
-
-    Raises:
-        InputError: no sample can be decoded.
+    Decodes every sample once and keeps the list of bad ones in `folder`, which all runs share, under the set's digest.
+    `closed` neither opens nor copies any labels. Raises InputError if no sample can be decoded.
     """
     reader = ShardReader(url)
     manifest = reader.manifest
@@ -44,7 +37,7 @@ def readable(url: str, folder: str, *, closed: bool, say: Callable[[str], None])
     if len(bad) == len(reader):
         raise InputError(f"none of the {len(bad)} samples of {url} can be read; the last: {bad[-1]['reason']}")
     if not storage.exists(storage.join(copy, FILE_NAME)):
-        _copy(reader, copy, bad, kinds, closed=closed)
+        _copy(reader, copy, bad, closed=closed, kinds=kinds)
     return copy
 
 
@@ -63,8 +56,8 @@ def _undecodable(reader: ShardReader, kinds: tuple[str, ...] | None) -> list[dic
         return [found for found in pool.map(look, range(len(reader))) if found is not None]
 
 
-def _copy(reader: ShardReader, url: str, bad: list[dict[str, str]], kinds: tuple[str, ...] | None, *,
-          closed: bool) -> None:
+def _copy(reader: ShardReader, url: str, bad: list[dict[str, str]], *, closed: bool,
+          kinds: tuple[str, ...] | None) -> None:
     manifest, skipped = reader.manifest, {entry["sample"] for entry in bad}
     with storage.staged_folder(url) as staging, ShardWriter(
         staging, name=manifest.name, split=manifest.split, labelled=manifest.labelled and not closed,

@@ -36,6 +36,8 @@ resized twice and be softer than whole images, which are resized once."""
 class CropDataset(torch.utils.data.Dataset):
     """Position in the plan -> one augmented crop; a pure function of (data, seed, stage, position).
 
+    Raises InputError if `scenes` keeps no image or cannot judge one.
+
     Args:
         url: image shards.
         labels_url: shards of pseudo-labels with the same keys, or "".
@@ -49,9 +51,6 @@ class CropDataset(torch.utils.data.Dataset):
         with_masks: crops carry masks of persons.
         share: share of the images to use, above 0 to 1; the seed selects them.
         scenes: rule that selects images, before `share` does; None keeps all.
-
-    Raises:
-        InputError: the rule keeps no image, or cannot judge one.
     """
 
     def __init__(self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str,
