@@ -180,7 +180,7 @@ class ShardReader:
 
     def keys(self) -> list[str]:
         """The keys of all samples, in order. Raises InputError if two are equal, or as `read` does."""
-        keys = [key for shard_index in range(len(self._indexes)) for key in self._index(shard_index).keys]
+        keys = [key for index in map(self._index, range(len(self._indexes))) for key in index.keys]
         if len(set(keys)) != len(keys):
             twice = next(key for key, number in Counter(keys).items() if number > 1)
             raise InputError(f"data set {self.url}: two samples are called {twice}; convert the data again")
@@ -204,8 +204,12 @@ class ShardReader:
 
         Raises as `read` does, and OSError if the node's cache has no room for a shard of object storage.
         """
-        for shard_index in range(len(self._indexes)):
-            yield from self._index(shard_index).views()
+        for index in map(self._index, range(len(self._indexes))):
+            with storage.local_file(index.place).open("rb") as file:
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            for key, members in zip(index.keys, index.members, strict=True):
+                yield key, {extension: data[offset : offset + num_bytes]
+                            for extension, (offset, num_bytes) in members.items()}
 
     def shard_range(self, shard_index: int) -> range:
         """The numbers of the samples in one shard."""
@@ -337,13 +341,6 @@ class _ShardIndex:
             raise _damaged(self.place, "it became shorter while it was read")
         return self.keys[index], {extension: data[offset - start : offset - start + num_bytes]
                                   for extension, (offset, num_bytes) in members.items()}
-
-    def views(self) -> Iterator[tuple[str, dict[str, memoryview]]]:
-        with storage.local_file(self.place).open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        for key, members in zip(self.keys, self.members, strict=True):
-            yield key, {extension: data[offset : offset + num_bytes]
-                        for extension, (offset, num_bytes) in members.items()}
 
 
 def _walk_tar(stream: BufferedIOBase, end: int, place: str) -> Iterator[tuple[str, int, int]]:

@@ -64,7 +64,7 @@ class CropDataset(torch.utils.data.Dataset):
         self.config, self.seed, self.name = config, plan_seed, name
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
         skipped = self.labels.manifest.statistics.get("set_aside") if self.labels is not None else None
-        if skipped:
+        if skipped:  # images that killed workers have no labels
             kept = np.array([index for index in kept if self.images.read(int(index), ())[0] not in skipped])
         ends = [self.images.shard_range(index).stop for index in range(len(self.images.manifest.shards))]
         self.plan = Plan(np.diff(np.searchsorted(kept, ends), prepend=0).tolist(), seed=plan_seed, name=name)
@@ -88,8 +88,8 @@ class CropDataset(torch.utils.data.Dataset):
     def _read(self, index: int) -> Sample:
         """The sample, shrunk if it has far more pixels than a crop needs."""
         key, members = self.images.read(index)
-        opened = members if self.open_points else pixels_only(members)
-        opened = {name: data for name, data in opened.items() if name != "mask.png"}
+        opened = {**members} if self.open_points else pixels_only(members)
+        opened.pop("mask.png", None)
         if self.with_masks and "mask.png" in members:
             opened["mask.png"] = members["mask.png"]
         # Patches of the labels are cut at the size at which the image was labelled.

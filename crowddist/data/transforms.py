@@ -165,7 +165,7 @@ def _touched(grid: np.ndarray, window: Window,
     return part, (top - first_row, left - first_column, height, width), (ends[0] - first_row, ends[1] - first_column)
 
 
-def _overlaps(cells: tuple[int, ...], window: Window, size: tuple[int, int],
+def _overlaps(cells: tuple[int, ...], window: tuple[float, ...], size: tuple[int, int],
               ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns, each (new, old): length of each old cell, up to the image's end, inside each new one."""
 

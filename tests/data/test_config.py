@@ -1,4 +1,4 @@
-"""What `--source`, `--target` and `--evaluation` are given, read well or refused in one line."""
+"""Values of `--source`, `--target` and `--evaluation`: read, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members of a sample: what is written is read, and nothing else is."""
+"""Members of a sample: decoding inverts encoding, and nothing else is decoded."""
 
 from __future__ import annotations
 
