@@ -33,19 +33,16 @@ class Plan:
             raise ValueError(f"the plan of {name} needs at least one sample")
         self.seed, self.name = seed, name
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
-        self._epochs: dict[int, _Epoch] = {}
+        self._epochs: dict[int, Epoch] = {}
 
-    def epoch_order(self, epoch: int) -> np.ndarray:
-        """The samples of one epoch: (num_samples,) int64, each index of the data set exactly once."""
-        return self._epoch(epoch).order
-
-    def _epoch(self, epoch: int) -> _Epoch:
+    def epoch(self, epoch: int) -> Epoch:
+        """The order of one epoch."""
         if epoch not in self._epochs:
             # Keep two: a batch may reach from one epoch into the next.
             self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: self._make_epoch(epoch)}
         return self._epochs[epoch]
 
-    def _make_epoch(self, epoch: int) -> _Epoch:
+    def _make_epoch(self, epoch: int) -> Epoch:
         shards = hash_order(len(self.shard_sizes), self.seed, self.name, epoch, "shards")
         windows, parts = [], []
         for first in range(0, len(shards), WINDOW_SHARDS):
@@ -55,26 +52,27 @@ class Plan:
             windows.append([int(shard) for shard in window if self.shard_sizes[shard]])
         order = np.concatenate(parts)
         order.setflags(write=False)
-        return _Epoch(order=order, windows=windows, ends=np.cumsum([len(part) for part in parts]))
+        return Epoch(order=order, windows=windows, ends=np.cumsum([len(part) for part in parts]))
 
     def sample_at(self, position: int) -> int:
         """Index of the sample at a global position >= 0."""
         epoch, offset = divmod(position, self.num_samples)
-        return int(self.epoch_order(epoch)[offset])
+        return int(self.epoch(epoch).order[offset])
 
     def window_at(self, position: int) -> tuple[int, int]:
         """(epoch, number of the window of shards in the epoch) of a global position >= 0."""
         epoch, offset = divmod(position, self.num_samples)
-        return epoch, int(np.searchsorted(self._epoch(epoch).ends, offset, side="right"))
+        return epoch, int(np.searchsorted(self.epoch(epoch).ends, offset, side="right"))
 
     def window_shards(self, epoch: int, number: int) -> list[int]:
         """The shards of a window that have samples; after an epoch's last window comes the first of the next epoch."""
-        windows = self._epoch(epoch).windows
-        return windows[number] if number < len(windows) else self._epoch(epoch + 1).windows[0]
+        windows = self.epoch(epoch).windows
+        return windows[number] if number < len(windows) else self.epoch(epoch + 1).windows[0]
 
 
-class _Epoch(NamedTuple):
+class Epoch(NamedTuple):
     order: np.ndarray
+    """(num_samples,) int64, each index of the data set exactly once."""
     windows: list[list[int]]
     """Shards of each window."""
     ends: np.ndarray

@@ -29,12 +29,12 @@ class Prefetcher:
         if (epoch, number) <= self._reached:
             return
         self._reached = (epoch, number)
+        wanted = self.plan.window_shards(epoch, number + 1)
         if self._thread is None:
-            for shard in self.plan.window_shards(epoch, number):
-                self._wanted.put(shard)
+            wanted = self.plan.window_shards(epoch, number) + wanted
             self._thread = threading.Thread(target=self._fetch, name="prefetcher", daemon=True)
             self._thread.start()
-        for shard in self.plan.window_shards(epoch, number + 1):
+        for shard in wanted:
             self._wanted.put(shard)
 
     def _fetch(self) -> None:

@@ -109,20 +109,19 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The predictions for one whole image, merged from its tiles."""
+    """The predictions for one whole image, merged from its tiles.
+
+    As in `Prediction`: density and spread (h, w), member counts (M,), detections D x 4 and transformed P x 4 in px of
+    the network's input image.
+    """
 
     size: tuple[int, int]
-    """(height, width) of the network's input image, px; the maps' last cells may reach beyond it."""
+    """(height, width) of the network's input image, px. The maps' last cells may reach beyond it."""
     density: np.ndarray
-    """(h, w) float32 persons per cell."""
     spread: np.ndarray
-    """(h, w) float32, see `Prediction`."""
     member_counts: np.ndarray
-    """(M,), see `Prediction`."""
     detections: np.ndarray | None = None
-    """D x 4, see `Prediction`; in px of the network's input image."""
     transformed: np.ndarray | None = None
-    """P x 4, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
