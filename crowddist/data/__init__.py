@@ -1,4 +1,4 @@
-"""Images, points and labels: converted once to shards, planned, streamed and augmented.
+"""Images, points and labels: converted once to shards, then planned, streamed and augmented.
 
-No network is asked here, and nothing here knows what a method makes of a sample.
+No network runs here, and nothing here knows what a method does with a sample.
 """

@@ -1,11 +1,11 @@
-"""Image files as users have them: checked from the header before they are decoded, and brought to the one form that
-shards hold.
-"""
+"""Users' image files: checked by their header before any pixel is decoded, then stored in one form in shards."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 MAX_SIDE_PX = 20_000
 # ours: one cell of a density map; nothing smaller can hold a crowd.
 MIN_SIDE_PX = 8
-# ours: an encoded file beyond this is not one photograph.
+# ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
-# ours: the quality that leaves no visible trace at heads of a few pixels.
+# ours: no visible loss at heads of a few pixels.
 JPEG_QUALITY = 95
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Endings of the files that `find_images` takes for images; what they hold is decided by their content."""
+"""Suffixes of files that `find_images` lists; the content decides their format."""
 _UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf",
                     ".rw2")
 # A closed list: Pillow's other formats (EPS, PDF, ...) run programs or hold no photographs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-_ROTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +40,8 @@ class StoredImage:
     """An image as a shard holds it."""
 
     extension: Literal["jpg", "png"]
-    """Of the member."""
     data: bytes
-    """The encoded image: the file's own bytes wherever every reader shows them alike."""
+    """The encoded image: the file's own bytes if every reader shows them alike."""
     size: tuple[int, int]
     """(height, width) of `data`, px."""
     source_size: tuple[int, int]
@@ -51,27 +49,24 @@ class StoredImage:
 
 
 def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | None = None) -> StoredImage:
-    """The image of a file, decoded once to be sure of it, in the form that shards hold.
+    """Reads an image file for a shard. Decodes it once, to be sure that it is whole.
 
-    8-bit grey or RGB in JPEG or PNG is taken byte by byte. CMYK, 16-bit, palette and alpha images (transparent parts on
-    white), other formats, and images that are turned or shrunk are encoded anew, as RGB JPEG.
+    8-bit grey or RGB in JPEG or PNG keeps its bytes. CMYK, 16-bit, palette and alpha images (on white), other formats,
+    and images that are turned or shrunk become RGB JPEGs.
+
+    Raises InputError, with the file's name and the reason, unless the file is one whole image with sides of MIN_SIDE_PX
+    to MAX_SIDE_PX and at most `max_pixels`.
 
     Args:
-        path: the file.
-        upright: turn the pixels as the rotation tag says (photographs of a user); otherwise the tag has no meaning
-            (annotated data sets, whose points refer to the pixels as stored).
-        max_size: shrink so that the longest side has at most this many px.
-
-    Raises:
-        InputError: naming the file and the reason, for anything that is not one whole image of MIN_SIDE_PX to
-            MAX_SIDE_PX and `max_pixels`.
+        upright: turn the pixels as the rotation tag says (photographs). False ignores the tag (annotated data sets:
+            their points refer to the pixels as stored).
+        max_size: shrink the image to this longest side, px.
     """
     data = _read(path)
     with _naming(path):
         image = _open(data)
-        pixels = _pixels(image, data)
         rotation = _rotation(image) if upright else 1
-        pixels = _turn(pixels, rotation)
+        pixels = _turn(_pixels(image, data), rotation)
         source_size = (pixels.shape[0], pixels.shape[1])
         longest = max(source_size)
         if max_size is not None and longest > max_size:
@@ -83,7 +78,7 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """The image of a file, upright: (H, W, 3) uint8 RGB. Raises InputError as `store_image` does."""
+    """Reads an image file upright: (H, W, 3) uint8 RGB. Raises InputError as `store_image` does."""
     data = _read(path)
     with _naming(path):
         image = _open(data)
@@ -91,11 +86,10 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def find_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """All image files below a folder, sorted by name, and what looks like an image but cannot be taken, with the
-    reason.
+    """Lists the image files below a folder, sorted, and those that cannot be read, each with the reason.
 
-    Hidden files and folders are left out. Links to folders are followed once: one that leads back into what is read
-    already is reported. Raises FileNotFoundError where there is no folder.
+    Skips hidden files and folders. Follows each link to a folder once; reports a link to a folder that is read already.
+    Raises FileNotFoundError if there is no such folder.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -128,33 +122,24 @@ def find_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[
     return sorted(found), sorted(refused)
 
 
-class _naming:
-    """Turns whatever a damaged file makes the decoders raise into one line with the file's name."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        # Pillow warns of large images and odd metadata; the limits here decide.
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._warnings.__exit__(None, None, None)
-        if isinstance(error, Exception):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{os.fspath(self.path)}: {reason}") from None
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns any decoder's exception into one line with the file's name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; our limits decide
+            yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{os.fspath(path)}: {reason}") from None
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     place = Path(path)
     try:
-        # A pipe or a device would be read for ever.
-        if not place.is_file():
-            place.stat()
-            raise InputError(f"{place}: not a file")
         num_bytes = place.stat().st_size
+        if not place.is_file():  # a pipe or a device would be read for ever
+            raise InputError(f"{place}: not a file")
         if num_bytes == 0:
             raise InputError(f"{place}: the file is empty")
         if num_bytes > MAX_FILE_BYTES:
@@ -165,12 +150,12 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _open(data: bytes) -> Image:
-    """The image's header; no pixel is decoded yet."""
+    """Reads and checks the header; decodes no pixel."""
     import io
 
     import PIL.Image
 
-    # Pillow refuses what has twice as many; a number that is smaller than ours would be the limit in the place of ours.
+    # Pillow refuses twice this number, so a limit above ours never replaces ours.
     PIL.Image.MAX_IMAGE_PIXELS = max_pixels()
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -188,7 +173,7 @@ def _open(data: bytes) -> Image:
 
 
 def _pixels(image: Image, data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, as stored. A file that ends early or is damaged inside raises."""
+    """(H, W, 3) uint8 RGB, as stored. Raises for a file that ends early or is damaged inside."""
     import PIL.Image
     import simplejpeg
 
@@ -208,7 +193,7 @@ def _pixels(image: Image, data: bytes) -> np.ndarray:
 
 
 def _is_plain(image: Image, data: bytes) -> bool:
-    """Whether every reader shows the same 8-bit pixels for these bytes."""
+    """True if every reader shows the same 8-bit pixels for these bytes."""
     if image.mode not in ("L", "RGB") or "transparency" in image.info:
         return False
     # Byte 24 of a PNG is its bit depth; Pillow shows 16-bit colour as 8-bit.
@@ -216,19 +201,17 @@ def _is_plain(image: Image, data: bytes) -> bool:
 
 
 def _rotation(image: Image) -> int:
-    """Source: Exif 2.32, tag 274; 1 is upright, and numbers outside 1-8 mean nothing."""
-    rotation = image.getexif().get(_ROTATION_TAG, 1)
-    # Pillow has turned a TIFF by itself when it was loaded.
+    """Rotation tag, 1 to 8; 1 is upright. Source: Exif 2.32, tag 274."""
+    rotation = image.getexif().get(274, 1)
+    # Pillow turns a TIFF itself when it loads it.
     return rotation if rotation in range(2, 9) and image.format != "TIFF" else 1
 
 
 def _turn(pixels: np.ndarray, rotation: int) -> np.ndarray:
-    """Pixels turned upright, as `_rotation` numbers the turns."""
+    """Turns pixels upright; `rotation` as in `_rotation`."""
     if rotation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
-    vertical, horizontal = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1),
-                            8: (-1, 1)}.get(rotation, (1, 1))
-    return pixels[::vertical, ::horizontal]
+    return pixels[::-1 if rotation in (3, 4, 7, 8) else 1, ::-1 if rotation in (2, 3, 6, 7) else 1]
 
 
 def _shrink(pixels: np.ndarray, scale: float) -> np.ndarray:

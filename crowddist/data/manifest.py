@@ -1,4 +1,4 @@
-"""The manifest of a data set: which shards it has, what they must weigh and hash to, and what they hold."""
+"""The manifest of a data set: its shards with their sizes and hashes, and facts about the data."""
 
 from __future__ import annotations
 
@@ -14,62 +14,58 @@ from crowddist import storage
 from crowddist.errors import InputError
 
 FILE_NAME = "manifest.json"
-# ours: tells our manifest from the many other files of that name.
+# ours: many other programs write a file of this name.
 _FORMAT = "crowddist data set"
 _VERSION = 1
 Kind = Literal["images", "labels", "predictions"]
-"""What a data set holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """One shard as it was written. Raises InputError for a value that no shard can have."""
+    """One shard: a tar file in the data set's folder. Raises InputError for an impossible value."""
 
     name: str
-    """The file's name in the data set's folder."""
     num_samples: int
-    """At least 1."""
     num_bytes: int
-    """The size of the tar file."""
     sha256: str
-    """64 hexadecimal digits, of the tar file."""
+    """64 hexadecimal digits."""
     persons: float | None
-    """Heads annotated (images) or density summed (labels); None where nothing is known."""
+    """Annotated heads (images) or summed density (labels); None if unknown."""
 
     def __post_init__(self) -> None:
         _require(_is_name(self.name) and "/" not in self.name and not self.name.startswith("."), "shard name",
                  self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
-            _require(_is_integer(value) and value >= 1, noun, value, "a whole number above 0")
+            _require(type(value) is int and value >= 1, noun, value, "a whole number above 0")
         hashed = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
         _require(hashed, "sha256", self.sha256, "64 hex digits")
         known = self.persons is None or (isinstance(self.persons, int | float) and not isinstance(self.persons, bool)
-                                         and math.isfinite(self.persons) and self.persons >= 0)
+                                         and 0 <= self.persons < math.inf)
         _require(known, "persons", self.persons, "a number of at least 0, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a data set is. Raises InputError for a value that no data set can have."""
+    """Describes a data set. Raises InputError for an impossible value."""
 
     name: str
-    """What the data is called, e.g. "shanghaitech-A"."""
+    """Name of the data, e.g. "shanghaitech-A"."""
     split: str
-    """Which part of the source it holds, e.g. "train"."""
+    """Part of the source, e.g. "train"."""
     kind: Kind
-    """Images with what is known of them, or, for an image set of the same keys, one round's pseudo-labels or what
-    networks say of it."""
+    """Images with their annotations; or, for an image set with the same keys, the pseudo-labels of one round or the
+    predictions of networks."""
     labelled: bool
-    """Whether the images have points; an unlabelled set holds neither points nor counts nor masks."""
+    """True if the images have points; an unlabelled set holds no points, counts or masks."""
     shards: tuple[ShardInfo, ...]
-    """In the order that numbers the samples."""
+    """Their order numbers the samples."""
     statistics: dict[str, Any] = field(default_factory=dict)
     """Facts about the source: images, persons, sizes, how it was split."""
     converter: str
-    """What wrote it, with its version."""
+    """Program that wrote the data set, with its version."""
     version: int = _VERSION
-    """Of this file's layout."""
+    """Version of this file's layout."""
 
     def __post_init__(self) -> None:
         for noun in ("name", "split", "converter"):
@@ -77,7 +73,7 @@ class Manifest:
             _require(_is_name(value), noun, value, "a name")
         _require(self.kind in get_args(Kind), "kind", self.kind, " or ".join(f'"{kind}"' for kind in get_args(Kind)))
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
-        _require(self.version == _VERSION and _is_integer(self.version), "version", self.version,
+        _require(type(self.version) is int and self.version == _VERSION, "version", self.version,
                  f"{_VERSION}; another crowddist wrote it, convert the data again")
         _require(isinstance(self.statistics, dict), "statistics", self.statistics, "an object")
         _require(len(self.shards) > 0, "shards", [], "at least one shard")
@@ -86,23 +82,22 @@ class Manifest:
 
     @property
     def num_samples(self) -> int:
-        """Over all shards."""
         return sum(shard.num_samples for shard in self.shards)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON, in hex: equal for equal data sets, so it names one."""
+        """SHA-256 of the canonical JSON, in hex: identifies the data set."""
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False,
                                allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
+        """Plain values for a JSON file."""
         return {"format": _FORMAT, **asdict(self), "shards": [asdict(shard) for shard in self.shards]}
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
-        """The manifest that `to_json` wrote. Raises InputError for a missing, an unknown or an impossible entry."""
+        """Inverse of `to_json`. Raises InputError for a missing, unknown or impossible entry."""
         _require(isinstance(value, dict) and value.get("format") == _FORMAT, "format",
                  value.get("format") if isinstance(value, dict) else value, f'"{_FORMAT}"')
         entries = {key: entry for key, entry in value.items() if key != "format"}
@@ -117,9 +112,9 @@ class Manifest:
 
 
 def read_manifest(url: str | os.PathLike[str]) -> Manifest:
-    """The manifest of the data set at `url`.
+    """Reads the manifest of the data set at `url`.
 
-    Raises FileNotFoundError where there is none, InputError where it is damaged or not one of ours.
+    Raises FileNotFoundError if there is none, InputError if it is damaged or not one of ours.
     """
     place = storage.normalise(url)
     if not storage.exists(storage.join(place, FILE_NAME)):
@@ -131,7 +126,7 @@ def read_manifest(url: str | os.PathLike[str]) -> Manifest:
 
 
 def publish_manifest(url: str | os.PathLike[str], manifest: Manifest) -> None:
-    """Write the manifest, last of all files: a data set without it does not exist."""
+    """Writes the manifest. Call it after all shards are written: a data set without a manifest does not exist."""
     storage.write_json(storage.join(url, FILE_NAME), manifest.to_json())
 
 
@@ -146,9 +141,5 @@ def _require_names(entries: dict[str, Any], owner: type, noun: str) -> None:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether it is text that may be shown: nothing in it acts on a terminal."""
+    """True for printable text: no character acts on a terminal."""
     return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Whose turn it is among several labelled data sets that are one stream, each with its share of the crops."""
+"""Mixes several labelled data sets into one stream, each with its share of the crops."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from fractions import Fraction
 
 
 def mixed_position(position: int, shares: Sequence[Fraction]) -> tuple[int, int]:
-    """Which data set the crop at a position of the mixture comes from, and its position in that data set's own plan.
+    """Finds the data set of the crop at a position of the mixture, and the crop's position in that data set's plan.
 
-    Data sets take turns as evenly as their shares allow, so every batch holds about its share of each; and each one's
-    own positions follow each other without a gap, so each of its samples is seen once in an epoch of its own. Like the
-    plan, a function of the position alone: a run resumed on another number of ranks reads exactly what is left.
+    Data sets take turns as evenly as their shares allow, so every batch has about the right share of each. The
+    positions in each data set's plan have no gaps, so each of its epochs has every sample once. The result depends on
+    the position alone: a run resumed on another number of ranks reads exactly the remaining crops.
 
     Args:
-        position: >= 0, of the crop among those of all ranks.
-        shares: of the second data set and those after it, each above 0, below 1 together; the first has the rest.
+        position: position of the crop over all ranks, >= 0.
+        shares: shares of the second and later data sets, each above 0, with a sum below 1; the first gets the rest.
 
     Returns:
-        (0 for the first data set, 1 for the second, ...; position >= 0 in its plan).
+        Number of the data set (0 is the first), and position in its plan, >= 0.
     """
     left = Fraction(1)
     for which, share in enumerate(shares, start=1):

@@ -1,4 +1,4 @@
-"""Shards that training comes to next, downloaded in the background."""
+"""Downloads the shards that training reads next, in the background."""
 
 from __future__ import annotations
 
@@ -14,13 +14,8 @@ if TYPE_CHECKING:
     from crowddist.data.shards import ShardReader
 
 
-class Ahead:
-    """Keeps a window of shards ahead of a reader: while one is read, a thread fetches what is left of it and the next.
-
-    Args:
-        images: whose shards are fetched.
-        plan: of the order.
-    """
+class Prefetcher:
+    """While a window of shards is read, a thread fetches the rest of that window and the next one."""
 
     def __init__(self, images: ShardReader, plan: Plan) -> None:
         self.images, self.plan = images, plan
@@ -29,22 +24,22 @@ class Ahead:
         self._thread: threading.Thread | None = None
 
     def reach(self, position: int) -> None:
-        """Says that the sample at this position of the plan is about to be read."""
+        """Call it before the sample at this position of the plan is read."""
         epoch, number = self.plan.window_at(position)
         if (epoch, number) <= self._reached:
             return
         self._reached = (epoch, number)
+        wanted = self.plan.window_shards(epoch, number + 1)
         if self._thread is None:
-            for shard in self.plan.window_shards(epoch, number):
-                self._wanted.put(shard)
-            self._thread = threading.Thread(target=self._fetch, name="shards ahead", daemon=True)
+            wanted = self.plan.window_shards(epoch, number) + wanted
+            self._thread = threading.Thread(target=self._fetch, name="prefetcher", daemon=True)
             self._thread.start()
-        for shard in self.plan.window_shards(epoch, number + 1):
+        for shard in wanted:
             self._wanted.put(shard)
 
     def _fetch(self) -> None:
         while True:
             shard = self._wanted.get()
-            # Whoever reads the shard meets the same error, and can say it.
+            # The reader of the shard meets the same error and reports it.
             with contextlib.suppress(InputError, OSError):
                 self.images.fetch(shard)

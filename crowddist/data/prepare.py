@@ -1,11 +1,11 @@
-"""Prepares a run's data: shards are checked, raw data is converted once and kept beside the runs."""
+"""Prepares a run's data: checks shards; converts raw data once and keeps it beside the runs."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
@@ -23,13 +23,13 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A data set that is there and whole."""
+    """A data set that was checked."""
 
     url: str
     manifest: Manifest
 
     def summary(self) -> dict[str, Any]:
-        """What a result says of its data."""
+        """Entries of a result about its data."""
         skipped = self.manifest.statistics.get("num_skipped", 0)
         facts = {"url": self.url, "name": self.manifest.name, "digest": self.manifest.digest,
                  "num_images": self.manifest.num_samples}
@@ -39,22 +39,22 @@ class Prepared:
 def prepare(
     spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None], skip_bad: bool = False, masks: bool = False
 ) -> Prepared:
-    """The shards of a data set, converted now unless they are there.
+    """Checks the shards of a data set; converts them first if they do not exist.
+
+    Raises InputError or FileNotFoundError if the data is missing, damaged, or not what its role needs.
 
     Args:
-        spec: what the user named.
-        place: the folder of all runs; converted data lies in its `data` folder, for every run to use.
-        role: a target is converted without its labels; source and evaluation must have some.
-        masks: whether it must have masks of persons.
-        skip_bad: leave out what cannot be read, raw images and samples of shards, and list it in `skipped.json` beside
-            the shards that are used.
-
-    Raises:
-        InputError, FileNotFoundError: the data is not there, damaged, or of another kind than its role needs.
+        spec: the user's data set.
+        place: folder of all runs; its `data` folder holds converted data for every run.
+        role: a target is converted without its labels; all other roles need labels, "boxes" also boxes.
+        say: shows a line of progress.
+        skip_bad: leave out raw images and samples that cannot be read, and list them in `skipped.json` beside the
+            shards.
+        masks: require masks of persons.
     """
     spec = expand(spec)
     folder = storage.join(storage.normalise(place), "data")
-    # One process at a time: another run may be about to render or convert the very same data.
+    # One process at a time: another run may render or convert the same data now.
     hold = storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}"))
     if spec.format == "place" and (role != "target"
                                    or storage.exists(storage.join(storage.normalise(spec.place), FILE_NAME))):
@@ -76,8 +76,8 @@ def prepare(
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     if masks and "mask.png" not in ShardReader(url).read(0)[1]:
-        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the "
-                         "renderer and CrowdHuman have some")
+        raise InputError(f"the {role} at {url} has no masks of persons, but the method needs them; GCC, the renderer "
+                         "and CrowdHuman have masks")
     if role == "boxes" and not masks and "boxes.npy" not in ShardReader(url).read(0)[1]:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
@@ -85,9 +85,7 @@ def prepare(
 
 
 def expand(spec: DataSpec) -> DataSpec:
-    """The data set with `~` and `$NAME` of its place filled in. Raises: InputError for a variable that is not set, or
-    that holds a secret.
-    """
+    """Expands `~` and `$NAME` in the place. Raises InputError for a variable that is not set or holds a secret."""
     for name in re.findall(r"\$\{?(\w+)", spec.place):
         if is_secret_name(name):
             raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name "
@@ -97,11 +95,11 @@ def expand(spec: DataSpec) -> DataSpec:
     if missing:
         raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, "
                          "--target and --evaluation")
-    return DataSpec(**{**asdict(spec), "place": expanded})
+    return replace(spec, place=expanded)
 
 
 def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
-    """A readable name that no data set of another place, content or role shares."""
+    """A readable folder name, unique for place, content and role."""
     kind = "unlabelled" if role == "target" else "labelled"
     if spec.format == "renderer":
         return f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}-{kind}"
@@ -115,28 +113,28 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     from crowddist.data.convert.base import SKIPPED, convert
     from crowddist.data.convert.formats import FORMATS
 
-    def watch(items: Sequence[Entry]) -> Iterable[Entry]:
-        return _counted(items, f"{role}: converted", say)
+    def watch(items: Sequence[Entry]) -> Iterator[Entry]:
+        every = max(len(items) // 4, 500)
+        for index, item in enumerate(items):
+            if index and index % every == 0:
+                say(f"{role}: converted {index}/{len(items)}")
+            yield item
 
     num_workers = os.cpu_count() or 1
     if spec.format == "renderer":
-        raw = _render(spec, place, say)
-        convert(FORMATS["gcc"], raw, url, unlabelled=role == "target", name=f"renderer-{spec.look}",
-                num_workers=num_workers, watch=watch)
+        convert(FORMATS["gcc"], _render(spec, place, say), url, unlabelled=role == "target",
+                name=f"renderer-{spec.look}", num_workers=num_workers, watch=watch)
         return
     form = FORMATS["folder" if spec.format == "place" else spec.format]
-    split = spec.split if spec.split != "all" else ""
-    converted = convert(form, spec.place, url, split=split, skip_bad=skip_bad, unlabelled=role == "target",
-                        num_workers=num_workers, watch=watch)
+    converted = convert(form, spec.place, url, split="" if spec.split == "all" else spec.split, skip_bad=skip_bad,
+                        unlabelled=role == "target", num_workers=num_workers, watch=watch)
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 
 
 def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
-    """Draws a data set into the `data/raw` folder of all runs, unless it lies there, or a temporary one where runs are
-    in object storage.
-
-    Returns: the folder.
+    """Draws a data set once into the runs' `data/raw` folder, or into a temporary one if runs are in object storage.
+    Returns the folder.
     """
     from crowddist.data.simulator import write_dataset
     from crowddist.data.simulator.config import RendererConfig
@@ -144,27 +142,18 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
     raw = storage.join(storage.normalise(place), "data", "raw",
                        f"renderer-{spec.look}-{spec.num_images}-{spec.height_px}-{spec.seed}")
     folder = storage.scratch_folder(raw)
-    if any(folder.iterdir()):  # the renderer fills it at once; empty, it was killed
+    if any(folder.iterdir()):  # write_dataset fills it in one step; an empty folder is from a killed renderer
         return folder
     size = (spec.height_px, spec.height_px * 16 // 9)
     config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
     say(f"rendering {spec.num_images} images, look {spec.look}")
-    tenth = max(spec.num_images // 4, 1)
-    reached = [0]
+    quarter, reached = max(spec.num_images // 4, 1), 0
 
     def progress(done: int, total: int) -> None:
-        if done // tenth > reached[0]:
-            reached[0] = done // tenth
+        nonlocal reached
+        if done // quarter > reached:
+            reached = done // quarter
             say(f"rendered {done}/{total}")
 
     write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=progress)
     return folder
-
-
-def _counted(items: Sequence[Entry], what: str, say: Callable[[str], None]) -> Iterator[Entry]:
-    """The items, saying how far they are now and then."""
-    every = max(len(items) // 4, 500)
-    for index, item in enumerate(items):
-        if index and index % every == 0:
-            say(f"{what} {index}/{len(items)}")
-        yield item

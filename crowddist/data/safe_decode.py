@@ -1,6 +1,4 @@
-"""How large an encoded image says it is, and the most pixels that are decoded: asked before a decoder takes any
-memory.
-"""
+"""Checks the size in an image's header before a decoder takes any memory."""
 
 from __future__ import annotations
 
@@ -12,15 +10,14 @@ import numpy as np
 from crowddist.errors import InputError
 
 MAX_MEGAPIXELS = "CROWDDIST_MAX_MEGAPIXELS"
-"""The one setting: million pixels of an image, whole and above 0. Every node reads its own environment."""
-# ours: the largest cameras have as many; decoded they are 600 MB. What claims more is a mistake or a decompression
-# bomb.
+"""Environment variable: most pixels of an image in millions, a whole number above 0. Every node reads its own."""
+# ours: the resolution of the largest cameras; decoded they take 600 MB. More is a mistake or a decompression bomb.
 _DEFAULT_MEGAPIXELS = 200
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def max_pixels() -> int:
-    """The most pixels that an image may have. Raises InputError where the setting is no whole number above 0."""
+    """Most pixels of an image. Raises InputError if the environment variable is not a whole number above 0."""
     text = os.environ.get(MAX_MEGAPIXELS, "") or str(_DEFAULT_MEGAPIXELS)
     if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) == int(text)):
         raise InputError(f"{MAX_MEGAPIXELS} must be a whole number of million pixels, got {text!r}")
@@ -28,16 +25,14 @@ def max_pixels() -> int:
 
 
 def require_decodable(height: int, width: int) -> None:
-    """Raises InputError for an image of more pixels than are decoded."""
+    """Raises InputError for an image with more than `max_pixels`."""
     most = max_pixels()
     if height * width > most:
         raise InputError(f"too large: {width} x {height} px; at most {most} pixels are read ({MAX_MEGAPIXELS})")
 
 
 def jpg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) that a JPEG's header tells. Raises ValueError for what is none, InputError for one that is too
-    large.
-    """
+    """(height, width) in a JPEG's header, px. Raises ValueError if it is not a JPEG, InputError if it is too large."""
     import simplejpeg
 
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -46,10 +41,9 @@ def jpg_size(data: bytes) -> tuple[int, int]:
 
 
 def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
-    """A PNG as stored, (H, W, 3) RGB or (H, W), uint8, whatever a rotation tag says: annotations refer to that.
+    """Decodes a PNG: (H, W, 3) RGB or (H, W), uint8. Ignores rotation tags: annotations refer to the stored pixels.
 
-    Other formats, which OpenCV would tell by their content, are refused unread. Raises InputError for those, for what
-    is damaged or too large.
+    Raises InputError for other formats (OpenCV would decode them), and for a damaged or too large image.
     """
     import cv2
 

@@ -1,9 +1,9 @@
-"""The nouns of the data: Sample, Labels, Batch and Prediction."""
+"""The data types: Sample, Labels, Batch, Prediction, Seen, Part and Verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,153 +14,145 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Pseudo-labels of one image, as one round wrote them."""
+    """Pseudo-labels of one image from one round."""
 
     density: np.ndarray
-    """(h, w) float32, persons per cell; h and w may be smaller than the image's, the sum is the count."""
+    """(h, w) float32 persons per cell, at the image's size or smaller; the sum is the count."""
     keep: np.ndarray
-    """(h, w) bool, the cells certain enough to train on."""
+    """(h, w) bool; True for cells that are certain enough to train on."""
     detections: np.ndarray
-    """D x 4 float32: x, y, size, score of heads, in pixels of the image; D may be 0."""
+    """D x 4 float32 x, y, size, score of heads in px of the image; D may be 0."""
     doubtful: np.ndarray
-    """U x 4 float32 likewise: what may be a head or not, so that neither is learnt there; U may be 0."""
+    """U x 4 float32 likewise, of ambiguous detections; the loss ignores them. U may be 0."""
     extent: tuple[float, float]
-    """(height, width) of the image in cells: the last cells of the maps may reach beyond it, by less than a cell."""
+    """(height, width) of the image in cells; the last cells of the maps may reach beyond it, by less than a cell."""
     spread: np.ndarray | None = None
-    """(h, w) float32, standard deviation of `density` over the ensemble, persons per cell; None where a set was written
-    without."""
+    """(h, w) float32, the ensemble's standard deviation of `density`, persons per cell; None if not stored."""
     windows: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Purpose -> K x 4 float64 top, left, height, width of the patches chosen to train on, in cells; empty:
-    anywhere."""
+    """Purpose -> K x 4 float64 top, left, height, width of the patches to train on, in cells; empty: train anywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image as stored, decoded: pixels, and whatever is known about them."""
+    """One decoded image with its annotations."""
 
     key: str
-    """The name of the sample in its data set, without dots."""
+    """Name of the sample in its data set, without dots."""
     image: np.ndarray
-    """(H, W, 3) uint8, RGB."""
+    """(H, W, 3) uint8 RGB."""
     frame: tuple[int, int] | None = None
-    """(height, width) in px of the image that all the rest refers to, where `image` was decoded at a part of its size;
-    None: `image` is that image."""
+    """(height, width) in px of the whole image, to which all other fields refer, if `image` was decoded at a part of
+    its size; None: `image` is the whole image."""
     points: np.ndarray | None = None
-    """N x 2 float32 head centres x, y in pixels (pixel j has its centre at j), or None where unlabelled."""
+    """N x 2 float32 head centres x, y in px (pixel j has its centre at j); None if unlabelled."""
     boxes: np.ndarray | None = None
-    """N x 4 float32 left, top, width, height of the heads of `points`, row by row, as edges in pixels (pixel j covers
-    [j, j + 1)): a head's point is its box's centre, less half a pixel. None where the set has no boxes."""
+    """N x 4 float32 left, top, width, height of the heads of `points`, row by row, as edges in px (pixel j covers
+    [j, j + 1)): a head's point is its box's centre minus half a pixel. None if the set has no boxes."""
     sizes: np.ndarray | None = None
-    """(N,) float32 sizes of the heads in px, where a stream asks for them: of `boxes`, or guessed from the points."""
+    """(N,) float32 head sizes in px, from `boxes` or estimated from the points; None unless a stream asks for them."""
     mask: np.ndarray | None = None
-    """(H, W) uint8, 1 = person, or None where the set has no masks."""
+    """(H, W) uint8, 1 = person; None if the set has no masks."""
     labels: Labels | None = None
-    """Pseudo-labels, where a round has written them."""
+    """Pseudo-labels of the image, if there are any."""
     scene: dict[str, Any] = field(default_factory=dict)
     """The sample's json: id, size, count, scene metadata (level, hour, weather), roi."""
 
 
 @dataclass(kw_only=True)
 class Batch:
-    """Equal-sized crops of several samples, ready for a network."""
+    """Equal-sized crops of several samples."""
 
     images: Tensor
     """(N, 3, H, W) float32 in [0, 1]."""
     density: Tensor | None = None
-    """(N, 1, H/stride, W/stride) float32 persons per cell, from points or from pseudo-labels; None where unlabelled."""
+    """(N, 1, H/stride, W/stride) float32 persons per cell, from points or pseudo-labels; None if unlabelled."""
     keep: Tensor | None = None
-    """(N, 1, H/stride, W/stride) float32, 1 where `density` may be trained on; None means everywhere."""
+    """(N, 1, H/stride, W/stride) float32, 1 in cells to train on; None: all cells."""
     mask: Tensor | None = None
-    """(N, 1, H, W) float32, 1 = person; None where the set has no masks."""
+    """(N, 1, H, W) float32, 1 = person; None if the set has no masks."""
     heads: list[Tensor] | None = None
-    """For each image (M, 3) float32 x, y, size in px, from boxes, points or pseudo-labels; None where nobody asked for
-    them."""
+    """For each image (M, 3) float32 x, y, size in px, from boxes, points or pseudo-labels; None unless asked for."""
     doubtful: list[Tensor] | None = None
-    """For each image (U, 3) float32 likewise: what pseudo-labels leave open; None: nothing."""
+    """For each image (U, 3) float32 likewise, of the pseudo-labels' ambiguous detections; None if not labelled so."""
     draws: Tensor
-    """(N,) int64: one random number a sample, from (seed, stage, position): the same on any number of ranks."""
+    """(N,) int64, one random number per sample from (seed, stage, position): the same on any number of ranks."""
     keys: list[str] = field(default_factory=list)
     """The samples' names, for error messages."""
 
     def to(self, device: Any) -> Batch:
         """The same batch on `device`."""
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+        def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(entry) for entry in value]
+            return value.to(device, non_blocking=True) if hasattr(value, "to") else value
 
-        def move_all(tensors: list[Tensor] | None) -> list[Tensor] | None:
-            return None if tensors is None else [one.to(device, non_blocking=True) for one in tensors]
-
-        return Batch(images=self.images.to(device, non_blocking=True), density=move(self.density), keep=move(self.keep),
-                     mask=move(self.mask),
-                     heads=move_all(self.heads), doubtful=move_all(self.doubtful), draws=self.draws.to(device),
-                     keys=self.keys)
+        return Batch(**{entry.name: move(getattr(self, entry.name)) for entry in fields(self)})
 
 
 @dataclass(kw_only=True)
 class Prediction:
-    """What a method's networks say of a batch of images."""
+    """A method's predictions for a batch of images."""
 
     density: Tensor
-    """(N, 1, h, w) float32 persons per cell, the mean over the ensemble; each map sums to its count."""
+    """(N, 1, h, w) float32 persons per cell, the ensemble's mean; the sum of a map is its count."""
     spread: Tensor
-    """(N, 1, h, w) float32, standard deviation over the ensemble, in the unit of `density`; 0 without one."""
+    """(N, 1, h, w) float32, the ensemble's standard deviation, in the unit of `density`; 0 without an ensemble."""
     member_counts: Tensor | None = None
-    """(M, N) float32: the count by each member of the ensemble, for the uncertainty of the count."""
+    """(M, N) float32, each member's count; gives the uncertainty of the count."""
     detections: list[np.ndarray] | None = None
-    """For each image D x 4 float32: x, y, size in px and score, of a detector; None without one."""
+    """For each image D x 4 float32 x, y, size in px and score, from a detector; None without one."""
     transformed: list[np.ndarray] | None = None
-    """For each image P x 4 likewise: peaks of the map that the density was transformed to, one a cell and not yet
-    merged, with the detector's sizes there; None without such a map."""
+    """For each image P x 4 likewise: peaks of the map that a localiser made from the density, at most one per cell, not
+    yet merged, with the detector's sizes there; None without such a map."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The predictions of one whole image, put together from its tiles."""
+    """The predictions for one whole image, merged from its tiles.
+
+    As in `Prediction`: density and spread (h, w), member counts (M,), detections D x 4 and transformed P x 4 in px of
+    the network's input image.
+    """
 
     size: tuple[int, int]
-    """(height, width) of the image as the networks saw it, px; the maps' last cells may reach beyond it."""
+    """(height, width) of the network's input image, px. The maps' last cells may reach beyond it."""
     density: np.ndarray
-    """(h, w) float32 persons per cell."""
     spread: np.ndarray
-    """(h, w) float32."""
     member_counts: np.ndarray
-    """(M,), see `Prediction`."""
     detections: np.ndarray | None = None
-    """D x 4, see `Prediction`; px of the image as the networks saw it."""
     transformed: np.ndarray | None = None
-    """P x 4, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one part of a method would have said alone."""
+    """The result of one part of a method alone."""
 
     count: float
     """Persons: the number of its points, or else the sum of its density."""
     points: np.ndarray | None = None
-    """M x 3 float32: x, y, score; None where it gives none."""
+    """M x 3 float32 x, y, score; None if the part gives no points."""
     density: np.ndarray | None = None
-    """(h, w) float32 persons per cell, as the verdict's; None where it gives none."""
+    """(h, w) float32 persons per cell, as in the verdict; None if the part gives no density."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a method concludes of one image; px are those of `Seen`."""
+    """A method's result for one image; px are those of `Seen`."""
 
     density: np.ndarray
     """(h, w) float32 persons per cell; its sum is the count."""
     spread: np.ndarray
-    """(h, w) float32."""
+    """(h, w) float32, see `Prediction`."""
     uncertainty: float
     """Standard deviation of the count, persons."""
     points: np.ndarray
-    """M x 3 float32: x, y, score of heads."""
+    """M x 3 float32 x, y, score of heads."""
     sizes: np.ndarray | None = None
-    """(M,) float32: the heads' sizes in px, where they are known."""
+    """(M,) float32 head sizes in px; None if unknown."""
     taught: np.ndarray | None = None
-    """T x 4 float32: x, y, size, score of the heads that pseudo-labels teach; None: none."""
+    """T x 4 float32 x, y, size, score of the heads that become pseudo-labels; None: none."""
     doubtful: np.ndarray | None = None
-    """U x 4 float32 likewise: what may be a head or not, so that pseudo-labels leave it open; None: nothing."""
+    """U x 4 float32 likewise, of ambiguous detections; losses ignore them. None: none."""
     parts: Mapping[str, Part] = field(default_factory=dict)
-    """Name -> what that part says alone, e.g. regression and detection."""
+    """Result of each part by name, e.g. regression and detection."""

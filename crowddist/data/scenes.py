@@ -1,6 +1,4 @@
-"""Scene regularisation: which images of a synthetic source resemble a target, by a published rule or by one of the
-user's own.
-"""
+"""Scene regularisation: selects the images of a synthetic source that resemble a target, by a published or own rule."""
 
 from __future__ import annotations
 
@@ -18,28 +16,24 @@ from crowddist.data.shard_codec import decode_scene
 from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 
-# P: GCC, Wang et al., CVPR 2019, the most persons of an image of each level 0-8.
+# P: GCC, Wang et al., CVPR 2019: most persons in an image of each level 0-8.
 LEVEL_MAXIMA = (10, 25, 50, 100, 300, 600, 1000, 2000, 4000)
-# P: the codes of the published index.
+# P: in the order of the published index's codes.
 WEATHERS = ("clear", "clouds", "rain", "foggy", "thunder", "overcast", "extrasunny")
-# What a file may bound, with numbers of which kinds and up to what.
-_FIELDS: dict[str, tuple[tuple[type, ...], float]] = {
-    "levels": ((int,), len(LEVEL_MAXIMA) - 1),
-    "hours": ((int,), 23),
-    "weathers": ((int,), len(WEATHERS) - 1),
-    "counts": ((int,), math.inf),
-    "ratios": ((int, float), math.inf),
-}
+# The entries of a rule file and their largest values.
+_FIELDS = {"levels": len(LEVEL_MAXIMA) - 1, "hours": 23, "weathers": len(WEATHERS) - 1, "counts": math.inf,
+           "ratios": math.inf}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneRule:
-    """Which images of GCC resemble a target; all bounds are inclusive, None bounds nothing. Source: Wang et al., IJCV
-    2021, Table 10.
+    """Selects images of GCC that resemble a target. Bounds are inclusive; None sets no bound.
+
+    Source: Wang et al., IJCV 2021, Table 10.
     """
 
     name: str
-    """The target, or the file that says it."""
+    """Name of the target, or path of the rule's file."""
     levels: tuple[int, int] | None = None
     hours: tuple[int, int] | None = None
     """First and last full hour: (6, 19) means 6:00 to 19:59."""
@@ -47,17 +41,13 @@ class SceneRule:
     counts: tuple[int, int] | None = None
     """Persons."""
     ratios: tuple[float, float] | None = None
-    """Count over the maximum of the image's level."""
+    """Count divided by the maximum of the image's level."""
 
     def keeps(self, row: Mapping[str, Any] | Any) -> bool:
-        """Whether an image stays.
+        """True if the rule keeps an image. Raises InputError if a needed entry is missing or the level is impossible.
 
         Args:
-            row: has level (0-8), hour (0-23), weather (0-6) and count, as far as they are bounded, as a mapping or as
-                attributes.
-
-        Raises:
-            InputError: a row without one of them or with an impossible level.
+            row: level (0-8), hour (0-23), weather (0-6), count as entries or attributes; only bounded ones are needed.
         """
         needed = {"level": self.levels or self.ratios, "hour": self.hours, "weather": self.weathers,
                   "count": self.counts or self.ratios}
@@ -66,10 +56,10 @@ class SceneRule:
             raise InputError(f"a level lies in 0 to {len(LEVEL_MAXIMA) - 1}, got {facts['level']}")
         if self.weathers is not None and facts["weather"] not in self.weathers:
             return False
-        if self.ratios is not None and not _within(facts["count"] / LEVEL_MAXIMA[facts["level"]], self.ratios):
-            return False
-        bounded = (("level", self.levels), ("hour", self.hours), ("count", self.counts))
-        return all(_within(facts[noun], bounds) for noun, bounds in bounded if bounds is not None)
+        if self.ratios is not None:
+            facts["ratio"] = facts["count"] / LEVEL_MAXIMA[int(facts["level"])]
+        bounded = {"level": self.levels, "hour": self.hours, "count": self.counts, "ratio": self.ratios}
+        return all(bounds[0] <= facts[noun] <= bounds[1] for noun, bounds in bounded.items() if bounds is not None)
 
 
 SCENE_RULES: dict[str, SceneRule] = {rule.name: rule for rule in (
@@ -85,14 +75,13 @@ SCENE_RULES: dict[str, SceneRule] = {rule.name: rule for rule in (
 
 
 def keep_scene(row: Mapping[str, Any] | Any, target: str) -> bool:
-    """Whether scene regularisation for `target` keeps an image. Source: Wang et al., IJCV 2021, Table 10.
+    """True if scene regularisation for `target` keeps an image. Source: Wang et al., IJCV 2021, Table 10.
+
+    Raises InputError for an unknown target, a missing entry or an impossible level.
 
     Args:
-        row: has level (0-8), hour (0-23), weather (0-6) and count, as a mapping or as attributes.
-        target: a name of SCENE_RULES; case and punctuation do not matter.
-
-    Raises:
-        InputError: an unknown target, or a row without one of the four or with an impossible level.
+        row: level (0-8), hour (0-23), weather (0-6) and count, as entries or attributes.
+        target: a name in SCENE_RULES; case and punctuation do not matter.
     """
     rule = _published(target)
     if rule is None:
@@ -101,17 +90,12 @@ def keep_scene(row: Mapping[str, Any] | Any, target: str) -> bool:
 
 
 def find_rule(text: str) -> SceneRule:
-    """The rule that `--stream.scenes` names: a published one, case and punctuation do not matter, or that of a JSON
-    file.
+    """The rule for a value of `--stream.scenes`: a published name (case and punctuation do not matter) or a JSON file.
 
-    The file holds an object of any of `levels`, `hours`, `counts` and `ratios`, the lowest and the highest in a list,
-    and `weathers`, a list of codes.
-
-    Raises:
-        InputError: neither, or a file that holds something else.
+    The file holds an object with any of `levels`, `hours`, `counts`, `ratios` (each [lowest, highest]) and `weathers`
+    (a list of codes). Raises InputError for anything else.
     """
-    published = _published(text)
-    if published is not None:
+    if (published := _published(text)) is not None:
         return published
     try:
         values = json.loads(storage.read_bytes(text))
@@ -128,11 +112,9 @@ def find_rule(text: str) -> SceneRule:
 
 
 def kept_samples(images: ShardReader, rule: SceneRule) -> np.ndarray:
-    """The samples of a data set that a rule keeps, (K,) int64 in their order, K >= 1; of every sample nothing but its
-    json is read.
+    """Indexes of the samples that a rule keeps, (K,) int64 in order, K >= 1. Reads only the json of each sample.
 
-    Raises:
-        InputError: a sample that does not tell what the rule bounds, or none that it keeps.
+    Raises InputError if a sample lacks an entry that the rule needs, or the rule keeps no sample.
     """
     kept = []
     for index in range(len(images)):
@@ -150,7 +132,7 @@ def kept_samples(images: ShardReader, rule: SceneRule) -> np.ndarray:
 
 
 def plain_name(name: str) -> str:
-    """A name without case and punctuation."""
+    """A name in lower case without punctuation."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -159,10 +141,8 @@ def _published(name: str) -> SceneRule | None:
 
 
 def _bounds(place: str, noun: str, value: Any) -> tuple[Any, ...]:
-    """What a file says of a field. Raises InputError where it is not a pair of numbers in order, or for weathers one
-    number or more.
-    """
-    kinds, highest = _FIELDS[noun]
+    """Checks an entry of a rule file: two numbers in order, or for weathers at least one. Raises InputError."""
+    kinds, highest = (int, float) if noun == "ratios" else (int,), _FIELDS[noun]
     numbers = isinstance(value, list) and all(type(number) in kinds and 0 <= number <= highest for number in value)
     if not numbers or not value or (noun != "weathers" and (len(value) != 2 or value[0] > value[1])):
         what = "a list of" if noun == "weathers" else "the lowest and the highest, two"
@@ -172,7 +152,7 @@ def _bounds(place: str, noun: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _entry(row: Any, noun: str) -> int:
+def _entry(row: Any, noun: str) -> float:
     value = row.get(noun) if isinstance(row, Mapping) else getattr(row, noun, None)
     if value is None:
         raise InputError(f"scene regularisation needs the {noun} of every image, one has none; add GCC's index files "
@@ -182,7 +162,3 @@ def _entry(row: Any, noun: str) -> int:
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"scene regularisation needs a number as the {noun} of every image, got {value!r}; convert "
                          "again") from None
-
-
-def _within(value: float, bounds: tuple[float, float]) -> bool:
-    return bounds[0] <= value <= bounds[1]

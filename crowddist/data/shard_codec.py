@@ -1,4 +1,4 @@
-"""The members of a sample: the files sharing a key, and the explicit table of how each kind is written and read."""
+"""The members of a sample: files that share its key. One table says how each kind is written and read."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from crowddist.data.sample import Labels, Sample, Seen
 from crowddist.errors import InputError
 
 Member = bytes | np.ndarray | dict[str, Any]
-_SEEN: dict[str, tuple[type, tuple[int | None, ...]]] = {
-    "density": (np.float32, (None, None)),
-    "spread": (np.float32, (None, None)),
-    "counts": (np.float64, (None,)),
-    "heads": (np.float32, (None, 4)),
-    "peaks": (np.float32, (None, 4)),
+_ARRAYS: dict[str, tuple[type, tuple[int | None, ...]]] = {
+    "points.npy": (np.float32, (None, 2)),
+    **dict.fromkeys(("boxes.npy", "detections.npy", "doubtful.npy"), (np.float32, (None, 4))),
+    **dict.fromkeys(("density.npy", "spread.npy"), (np.float16, (None, None))),
+    **dict.fromkeys(("seen.density.npy", "seen.spread.npy"), (np.float32, (None, None))),
+    **dict.fromkeys(("seen.heads.npy", "seen.peaks.npy"), (np.float32, (None, 4))),
+    "seen.counts.npy": (np.float64, (None,)),
 }
-"""Kinds of the arrays of a `Seen` and their shapes."""
+"""Stored type and shape of each array; None is any length. `seen.*` are the arrays of a `Seen`."""
+_BILEVEL = ("mask.png", "keep.png")
 _LONGEST_ARRAY_HEAD = 1024
-"""Bytes, of NumPy's format; ours are 128."""
+"""Bytes of the header in NumPy's format; ours have 128."""
 _DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError)
-"""What the decoders raise; the last of brackets in brackets without end."""
+"""Errors of the decoders; RecursionError comes from endlessly nested brackets."""
 LABEL_FACTS = ("count", "level", "scene_level")
-"""Entries of a sample's json that are known of labelled images only: an unlabelled set must not tell them."""
+"""Entries of a sample's json that come from annotations; an unlabelled set must not hold them."""
 
 
 def encode(extension: str, value: Member) -> bytes:
-    """The bytes of a member.
+    """The bytes of a member. Bytes stay as they are.
 
-    Bytes are taken as they are. Arrays: `points.npy` N x 2, `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 ->
-    float32, `density.npy` and `spread.npy` (h, w) -> float16, `mask.png` and `keep.png` (h, w), anything but zero ->
-    255; those of `sample.Seen`, `seen.*.npy`, as they are. `json` takes a dict.
-    Raises InputError for an extension outside the table, a wrong shape, or a number that is not finite.
+    Arrays: `points.npy` N x 2; `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32; `density.npy` and
+    `spread.npy` (h, w) -> float16; `mask.png` and `keep.png` (h, w), nonzero -> 255; `seen.*.npy` as in `sample.Seen`.
+    `json` takes a dict. Raises InputError for an unknown extension, a wrong type or shape, or a number that is not
+    finite.
     """
     if extension not in _DECODERS:
         raise InputError(f"no member of a sample is called {extension!r}; known: {', '.join(_DECODERS)}")
@@ -46,35 +48,31 @@ def encode(extension: str, value: Member) -> bytes:
         return value
     if extension == "json" and isinstance(value, dict):
         return _write_json(value)
-    if extension in _ENCODERS and isinstance(value, np.ndarray):
-        return _ENCODERS[extension](value)
+    if extension in _ARRAYS and isinstance(value, np.ndarray):
+        return _write_array(value, *_ARRAYS[extension])
+    if extension in _BILEVEL and isinstance(value, np.ndarray):
+        return _write_bilevel(value)
     raise InputError(f"member {extension} cannot be made of {type(value).__name__}; give bytes, an array or a dict, as "
                      "its kind has it")
 
 
 def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf) -> Sample:
-    """The sample whose members these are: an image, what is known of it, and pseudo-labels where `density.npy` is among
-    the members.
+    """Decodes a sample: an image, its annotations, and pseudo-labels if `density.npy` is among the members.
 
-    Nothing is ever unpickled: a member outside the table is an error.
+    Never unpickles anything. Raises InputError, with the names of sample and member, for unknown, damaged, missing or
+    contradicting members.
 
     Args:
-        longest_px: the longest side that is asked for. A JPEG that stays at least so large is decoded at a half, a
-            quarter or an eighth of its size, which takes less than half the time; all else, and `Sample.frame`, are in
-            the pixels of the whole image.
-
-    Raises:
-        InputError: naming the sample and the member, for unknown, damaged, missing or contradicting members.
+        longest_px: longest side that the caller needs, px. A JPEG that stays at least this large is decoded at 1/2, 1/4
+            or 1/8 of its size, which takes less than half the time; all other fields, and `Sample.frame`, refer to the
+            whole image.
     """
     values = _decode_members(key, members, longest_px)
     images = [extension for extension in ("jpg", "png") if extension in values]
     if len(images) != 1:
         raise InputError(f"sample {key}: one image is needed, jpg or png, got the members {', '.join(sorted(members))}")
     image, scene, mask = values[images[0]], values.get("json", {}), values.get("mask.png")
-    size, frame = image.shape[:2], None
-    if "jpg" in values:
-        size = jpg_size(members["jpg"])
-        frame = size if size != image.shape[:2] else None
+    size = jpg_size(members["jpg"]) if "jpg" in values else image.shape[:2]
     told = (scene.get("height", size[0]), scene.get("width", size[1]))
     if size != told:
         raise InputError(f"sample {key}: the image has {size} pixels, its json says {told}; convert the data again")
@@ -85,57 +83,55 @@ def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf)
         told_points = "no points" if points is None else f"{len(points)} points"
         raise InputError(f"sample {key}: {len(boxes)} boxes but {told_points}, one each is needed; convert the data "
                          "again")
-    return Sample(key=key, image=image, frame=frame, points=points, boxes=boxes,
+    return Sample(key=key, image=image, frame=None if size == image.shape[:2] else size, points=points, boxes=boxes,
                   mask=None if mask is None else mask.astype(np.uint8),
                   labels=_labels(key, values) if "density.npy" in values else None, scene=scene)
 
 
 def decode_labels(key: str, members: dict[str, bytes]) -> Labels:
-    """The pseudo-labels among the members of a sample, without any image. Raises InputError as `decode` does."""
+    """Decodes the pseudo-labels of a sample without any image. Raises InputError as `decode` does."""
     return _labels(key, _decode_members(key, members))
 
 
 def decode_scene(key: str, members: dict[str, bytes]) -> dict[str, Any]:
-    """The json among the members of a sample, {} where there is none. Raises InputError as `decode` does."""
+    """Decodes the json of a sample; {} if there is none. Raises InputError as `decode` does."""
     return _decode_members(key, members).get("json", {})
 
 
 def encode_seen(seen: Seen) -> dict[str, Member]:
-    """The members that hold the predictions of one image, exactly; `decode_seen` reads them back equal."""
+    """The members that hold the predictions of one image exactly; `decode_seen` is the inverse."""
     arrays = {"density": seen.density, "spread": seen.spread, "counts": seen.member_counts, "heads": seen.detections,
               "peaks": seen.transformed}
     return {f"seen.{name}.npy": array for name, array in arrays.items() if array is not None}
 
 
 def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
-    """The predictions among the members of a sample; arrays are views of the bytes given, nothing is copied. Raises
-    InputError as `decode` does.
+    """Decodes the predictions of a sample. The arrays are views of the given bytes, not copies. Raises InputError as
+    `decode` does.
     """
     arrays: dict[str, Any] = {}
-    for name, (dtype, shape) in _SEEN.items():
-        data = members.get(f"seen.{name}.npy")
-        if data is None and name in ("density", "spread", "counts"):
-            raise InputError(f"sample {key}: predictions need seen.{name}.npy; remove the data set and predict again")
+    for name in ("density", "spread", "counts", "heads", "peaks"):
+        member = f"seen.{name}.npy"
+        if member not in members and name in ("density", "spread", "counts"):
+            raise InputError(f"sample {key}: predictions need {member}; remove the data set and predict again")
         try:
-            arrays[name] = None if data is None else _view_array(data, dtype, shape)
+            arrays[name] = _view_array(members[member], *_ARRAYS[member]) if member in members else None
         except _DAMAGE as error:
-            raise InputError(f"sample {key}: member seen.{name}.npy is damaged: {' '.join(str(error).split())}; "
-                             "predict again") from None
-    size = _decode_members(key, {"json": bytes(members.get("json", b"{}"))})["json"].get("seen", (0, 0))
+            reason = " ".join(str(error).split())
+            raise InputError(f"sample {key}: member {member} is damaged: {reason}; predict again") from None
+    size = decode_scene(key, {"json": bytes(members.get("json", b"{}"))}).get("seen", (0, 0))
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
-        raise InputError(
-            f"sample {key}: seen must be the height and width of the view, got {size!r:.80}; predict again")
+        raise InputError(f"sample {key}: seen must be the view's height and width, got {size!r:.80}; predict again")
     return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"],
-                member_counts=arrays["counts"],
-                detections=arrays["heads"], transformed=arrays["peaks"])
+                member_counts=arrays["counts"], detections=arrays["heads"], transformed=arrays["peaks"])
 
 
 def num_persons(members: dict[str, bytes]) -> float | None:
-    """Points annotated, or else density summed, or None where the members hold neither."""
+    """Number of annotated points, or else the sum of the density, or None if the members hold neither."""
     if "points.npy" in members:
-        return float(len(_read_points(members["points.npy"])))
+        return float(len(_read_array(members["points.npy"], *_ARRAYS["points.npy"])))
     if "density.npy" in members:
-        return float(_read_map(members["density.npy"]).sum(dtype=np.float64))
+        return float(_read_array(members["density.npy"], *_ARRAYS["density.npy"]).sum(dtype=np.float64))
     return None
 
 
@@ -157,22 +153,19 @@ def _labels(key: str, values: dict[str, Any]) -> Labels:
     missing = [extension for extension in ("density.npy", "keep.png") if extension not in values]
     if missing:
         raise InputError(f"sample {key}: labels need density.npy and keep.png, {missing[0]} is missing; label again")
-    density, keep = values["density.npy"], values["keep.png"]
+    density, scene, none = values["density.npy"], values.get("json", {}), np.zeros((0, 4), np.float32)
     for name in ("keep.png", "spread.npy"):
         if name in values and values[name].shape != density.shape:
             raise InputError(f"sample {key}: density has {density.shape} cells, {name} {values[name].shape}; label "
                              "again")
-    detections, doubtful = (values.get(f"{name}.npy", np.zeros((0, 4), np.float32))
-                            for name in ("detections", "doubtful"))
-    extent = _extent(key, values.get("json", {}).get("extent", density.shape), density.shape)
-    scene = values.get("json", {})
-    return Labels(density=density, keep=keep, detections=detections, doubtful=doubtful, extent=extent,
-                  spread=values.get("spread.npy"),
+    return Labels(density=density, keep=values["keep.png"], detections=values.get("detections.npy", none),
+                  doubtful=values.get("doubtful.npy", none), spread=values.get("spread.npy"),
+                  extent=_extent(key, scene.get("extent", density.shape), density.shape),
                   windows=_windows(key, scene.get("windows", {})))
 
 
 def _windows(key: str, told: Any) -> dict[str, np.ndarray]:
-    """The patches to train on, by purpose, as the labels' json tells."""
+    """The patches to train on, by purpose, from the labels' json."""
     try:
         windows = {purpose: np.asarray(values, np.float64) for purpose, values in dict(told).items()}
     except (TypeError, ValueError):
@@ -184,9 +177,7 @@ def _windows(key: str, told: Any) -> dict[str, np.ndarray]:
 
 
 def _extent(key: str, told: Any, cells: tuple[int, ...]) -> tuple[float, float]:
-    """The image's (height, width) in cells, as the labels' json tells; those that do not tell cover their image
-    exactly.
-    """
+    """The image's (height, width) in cells, from the labels' json."""
     try:
         height, width = map(float, told)
         needed = (math.ceil(height), math.ceil(width))
@@ -213,13 +204,13 @@ def _write_array(array: np.ndarray, dtype: type, shape: tuple[int | None, ...]) 
 
 
 def _read_array(data: bytes, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    return _view_array(data, dtype, shape).copy()
+    """A copy; float16 becomes float32."""
+    view = _view_array(data, dtype, shape)
+    return view.astype(np.result_type(view, np.float32), order="C")
 
 
 def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Read-only, without a copy. What the head says is believed only as far as there are bytes for it: NumPy would take
-    the memory first.
-    """
+    """A read-only view. Checks the header's size against the bytes first: NumPy would allocate whatever it says."""
     head = io.BytesIO(bytes(data[:_LONGEST_ARRAY_HEAD]))
     version = np.lib.format.read_magic(head)
     if version != (1, 0):
@@ -235,21 +226,8 @@ def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, 
 
 
 def _check_shape(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
-    if array.ndim != len(shape) or any(want is not None and got != want
-                                       for got, want in zip(array.shape, shape, strict=True)):
+    if array.ndim != len(shape) or any(want not in (None, got) for got, want in zip(array.shape, shape, strict=True)):
         raise InputError(f"shape is {array.shape}, expected {tuple('any' if want is None else want for want in shape)}")
-
-
-def _read_points(data: bytes) -> np.ndarray:
-    return _read_array(data, np.float32, (None, 2))
-
-
-def _read_rows_of_four(data: bytes) -> np.ndarray:
-    return _read_array(data, np.float32, (None, 4))
-
-
-def _read_map(data: bytes) -> np.ndarray:
-    return _read_array(data, np.float16, (None, None)).astype(np.float32)
 
 
 def _write_bilevel(array: np.ndarray) -> bytes:
@@ -257,10 +235,6 @@ def _write_bilevel(array: np.ndarray) -> bytes:
 
     _check_shape(array, (None, None))
     return cv2.imencode(".png", (array != 0).astype(np.uint8) * 255)[1].tobytes()
-
-
-def _read_bilevel(data: bytes) -> np.ndarray:
-    return read_png(data, grey=True) != 0
 
 
 def _read_jpg(data: bytes, longest_px: float = math.inf) -> np.ndarray:
@@ -288,30 +262,10 @@ def _read_json(data: bytes) -> dict[str, Any]:
     return value
 
 
-_ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
-    "points.npy": lambda array: _write_array(array, np.float32, (None, 2)),
-    "boxes.npy": lambda array: _write_array(array, np.float32, (None, 4)),
-    "detections.npy": lambda array: _write_array(array, np.float32, (None, 4)),
-    "doubtful.npy": lambda array: _write_array(array, np.float32, (None, 4)),
-    "density.npy": lambda array: _write_array(array, np.float16, (None, None)),
-    "spread.npy": lambda array: _write_array(array, np.float16, (None, None)),
-    "mask.png": _write_bilevel,
-    "keep.png": _write_bilevel,
-    **{f"seen.{name}.npy": functools.partial(_write_array, dtype=dtype, shape=shape)
-       for name, (dtype, shape) in _SEEN.items()},
-}
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "jpg": _read_jpg,
     "png": read_png,
-    "points.npy": _read_points,
-    "boxes.npy": _read_rows_of_four,
-    "mask.png": _read_bilevel,
     "json": _read_json,
-    "density.npy": _read_map,
-    "spread.npy": _read_map,
-    "keep.png": _read_bilevel,
-    "detections.npy": _read_rows_of_four,
-    "doubtful.npy": _read_rows_of_four,
-    **{f"seen.{name}.npy": functools.partial(_read_array, dtype=dtype, shape=shape)
-       for name, (dtype, shape) in _SEEN.items()},
+    **dict.fromkeys(_BILEVEL, lambda data: read_png(data, grey=True) != 0),
+    **{name: functools.partial(_read_array, dtype=dtype, shape=shape) for name, (dtype, shape) in _ARRAYS.items()},
 }

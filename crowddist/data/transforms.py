@@ -1,4 +1,4 @@
-"""Geometry and colour: what happens to pixels happens to points, masks and pseudo-labels with them."""
+"""Geometry and colour: pixels, points, masks and pseudo-labels move together."""
 
 from __future__ import annotations
 
@@ -12,49 +12,41 @@ if TYPE_CHECKING:
 
 PAD_VALUE = 114
 """Grey of pixels outside the image (ours): near the mean of street photographs."""
-
 LARGEST_SOFTNESS = 2.0
-"""Crops are made at most this much softer: heads of 5 px are still seen (ours)."""
-
+"""Largest factor by which a crop loses resolution (ours): heads of 5 px stay visible."""
 LARGEST_NOISE = 12.0
-"""Largest standard deviation of the noise that crops are given, in grey levels of 255 (ours)."""
+"""Largest standard deviation of a crop's noise, in grey levels of 255 (ours)."""
+Window = tuple[float, float, float, float]
+"""(top, left, height, width) as edges, in px of an image or in cells of a map: pixel j covers [j, j + 1)."""
 
 
 def resize_points(points: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """Points after the image was resized; pixel j covers [j - 0.5, j + 0.5). Args: N x 2 x, y. Returns: N x 2."""
+    """Moves points N x 2 x, y with a resized image; pixel j covers [j - 0.5, j + 0.5)."""
     scale = np.array([scale_x, scale_y], dtype=np.float64)
     return ((points + 0.5) * scale - 0.5).astype(np.float32)
 
 
 def resize_boxes(boxes: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
-    """Boxes after the image was resized. Args: N x 4 left, top, width, height as edges, pixel j covers [j, j + 1).
-    Returns: N x 4.
-    """
+    """Moves boxes N x 4 left, top, width, height (edges; pixel j covers [j, j + 1)) with a resized image."""
     return (boxes * np.array([scale_x, scale_y, scale_x, scale_y])).astype(np.float32)
 
 
-def flip_points(points: np.ndarray, size: tuple[int, int], *, axis: str) -> np.ndarray:
-    """Points after a flip. Args: N x 2 or more columns, x and y first; size (height, width); axis "horizontal" or
-    "vertical". Raises: ValueError.
-    """
-    if axis not in ("horizontal", "vertical"):
-        raise ValueError(f"axis is horizontal or vertical, got {axis!r}")
-    column, extent = (0, size[1]) if axis == "horizontal" else (1, size[0])
+def flip_points(points: np.ndarray, width: int) -> np.ndarray:
+    """Mirrors points left to right in an image of `width` px. The first column is x in px; others stay."""
     flipped = points.copy()
-    flipped[:, column] = extent - 1 - flipped[:, column]
+    flipped[:, 0] = width - 1 - flipped[:, 0]
     return flipped
 
 
-def crop_points(points: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """Points of a window that was cut out and resized to `size`; those outside are dropped.
+def crop_points(points: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """Moves points into a window that is cut out and resized to `size`; drops those outside.
 
     Args:
-        points: N x 2 x, y in pixels of the image, or N x 3 with the heads' sizes in px.
-        window: (top, left, height, width) in pixels of the image, as edges: pixel j covers [j, j + 1) here.
+        points: N x 2 x, y in px of the image, or N x 3 with the heads' sizes in px.
         size: (height, width) of the crop, px.
 
     Returns:
-        M x 2 or M x 3 in pixels of the crop, inside [0, width - 1] x [0, height - 1].
+        M x 2 or M x 3 in px of the crop, inside [0, width - 1] x [0, height - 1].
     """
     top, left, height, width = window
     scale_y, scale_x = size[0] / height, size[1] / width
@@ -66,19 +58,17 @@ def crop_points(points: np.ndarray, window: tuple[float, float, float, float], s
     return np.concatenate([np.clip(moved, 0, [size[1] - 1, size[0] - 1]), sizes], axis=1).astype(np.float32)
 
 
-def resize_pixels(image: np.ndarray, size: tuple[int, int],
-                  box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """An image, or a window of it, resized to (height, width) px: filtered against aliasing where it shrinks,
-    interpolated where it grows.
+def resize_pixels(image: np.ndarray, size: tuple[int, int], box: tuple[float, ...] | None = None) -> np.ndarray:
+    """Resizes an image, or a window of it, to (height, width) px; filters against aliasing when it shrinks.
 
-    Training crops and whole images come through here alike, once: a counter is very sensitive to how sharp its images
-    are, and one that trains on softer crops than the images it counts takes the fine grain of those for heads.
+    Training crops and whole images are all resized here, once: a counter that trains on softer crops than the images
+    that it counts takes their fine grain for heads.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
-        size: of the result.
-        box: (top, left, bottom, right) of the window as edges in px, inside the image; None means all of it. The window
-            of a resized image and the resized window of an image are the same, but for the rounding of grey levels.
+        size: (height, width) of the result, px.
+        box: (top, left, bottom, right) of the window as edges in px, inside the image; None: all of it. A window of the
+            resized image equals the resized window, except for the rounding of grey levels.
     """
     import PIL.Image
 
@@ -86,23 +76,20 @@ def resize_pixels(image: np.ndarray, size: tuple[int, int],
         return image
     top, left, bottom, right = box or (0, 0, *image.shape[:2])
     shrinks = size[0] * size[1] < (bottom - top) * (right - left)
-    # Pillow, because it resizes a window alone: a quarter of OpenCV's time for the whole image, which has to be cut
-    # afterwards.
+    # Pillow resizes a window alone, in a quarter of the time that OpenCV needs for the whole image.
     resample = PIL.Image.Resampling.HAMMING if shrinks else PIL.Image.Resampling.BILINEAR
     return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0]), resample, (left, top, right, bottom)))
 
 
-def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
-                softness: float = 1.0) -> np.ndarray:
-    """The window, resized to the given size; what lies outside the image is `PAD_VALUE`.
+def crop_pixels(image: np.ndarray, window: Window, size: tuple[int, int], softness: float = 1.0) -> np.ndarray:
+    """Cuts out a window and resizes it; pixels outside the image are `PAD_VALUE`, or 0 in a mask.
 
     Args:
-        image: (H, W, 3) or (H, W) uint8.
-        window: (top, left, height, width) as edges, px; it is moved to whole pixels of the resized image, where
-            `draw_window` puts it.
-        size: (height, width) of the result.
-        softness: >= 1; the crop is made this many times smaller first, and then grown, as a photograph of fewer pixels
-            would be.
+        image: (H, W, 3) or mask (H, W), uint8.
+        window: rounded to whole pixels of the resized image, as `draw_window` draws it.
+        size: (height, width) of the result, px.
+        softness: >= 1; the crop is first made this many times smaller and then enlarged, like a photograph with fewer
+            pixels.
     """
     import cv2
 
@@ -129,27 +116,25 @@ def crop_pixels(image: np.ndarray, window: tuple[float, float, float, float], si
 
 
 def scaled_size(size: tuple[int, ...], scale_y: float, scale_x: float) -> tuple[int, int]:
-    """(height, width) times the scales, in whole pixels, at least one."""
+    """(height, width) times the scales, in whole pixels, each at least 1."""
     return max(round(size[0] * scale_y), 1), max(round(size[1] * scale_x), 1)
 
 
-def crop_mass(
-    grid: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
-    extent: tuple[float, float] | None = None
-) -> np.ndarray:
-    """Cuts a window out of a map of persons per cell and redistributes it over new cells; persons are kept exactly.
+def crop_mass(grid: np.ndarray, window: Window, size: tuple[int, int],
+              extent: tuple[float, float] | None = None) -> np.ndarray:
+    """Cuts a window out of a map of persons per cell and redistributes it over new cells; keeps persons exactly.
 
-    The map is read as constant inside each cell, so the new cell's value is an exact integral, whatever the window.
+    The map is constant inside each cell, so each new cell is an exact integral, whatever the window.
 
     Args:
         grid: (h, w) persons per cell.
-        window: (top, left, height, width) in cells, as edges; what lies outside the map is empty.
-        size: (height, width) of the result.
-        extent: (height, width) of the image in cells, where the last cells reach beyond it: what they hold lies inside.
-            None: they do not.
+        window: in cells; it may reach beyond the map, where there are no persons.
+        size: (height, width) of the result in cells.
+        extent: (height, width) of the image in cells if the last cells reach beyond it: their persons lie inside the
+            image. None: all cells lie inside.
 
     Returns:
-        float32 (height, width); its sum is the number of persons inside the window.
+        (height, width) float32; the sum is the number of persons inside the window.
     """
     grid, window, extent = _touched(grid, window, extent)
     rows, columns = _overlaps(grid.shape, window, size, extent)
@@ -157,55 +142,46 @@ def crop_mass(
     return ((rows / inside_rows) @ grid.astype(np.float32) @ (columns / inside_columns).T).astype(np.float32)
 
 
-def covered_area(
-    chosen: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int],
-    extent: tuple[float, float] | None = None
-) -> np.ndarray:
-    """How much of each new cell of a window is covered by chosen cells, in areas of old cells. Args: chosen (h, w)
-    bool, others as `crop_mass`.
+def covered_area(chosen: np.ndarray, window: Window, size: tuple[int, int],
+                 extent: tuple[float, float] | None = None) -> np.ndarray:
+    """Area of chosen cells, (h, w) bool, inside each new cell of a window, in old cells: (height, width) float32. Other
+    arguments as for `crop_mass`.
     """
     chosen, window, extent = _touched(chosen, window, extent)
     rows, columns = _overlaps(chosen.shape, window, size, extent)
     return (rows @ chosen.astype(np.float32) @ columns.T).astype(np.float32)
 
 
-def _touched(
-    grid: np.ndarray, window: tuple[float, float, float, float], extent: tuple[float, float] | None
-) -> tuple[np.ndarray, tuple[float, float, float, float], tuple[float, float]]:
-    """The part of the map that the window touches, with the window and the image's extent as seen from there."""
+def _touched(grid: np.ndarray, window: Window,
+             extent: tuple[float, float] | None) -> tuple[np.ndarray, Window, tuple[float, float]]:
+    """The part of the map that the window touches; window and extent of the image relative to that part."""
     top, left, height, width = window
     first_row, first_column = (min(max(math.floor(start), 0), cells)
                                for start, cells in zip((top, left), grid.shape, strict=True))
     last_row, last_column = (max(math.ceil(end), 0) for end in (top + height, left + width))
     ends = extent or grid.shape
     part = grid[first_row:last_row, first_column:last_column]
-    # Cells that only the window cuts are whole ones of the image.
+    # A cell cut by the window, but not by the image's border, still counts as a whole cell of the image.
     return part, (top - first_row, left - first_column, height, width), (ends[0] - first_row, ends[1] - first_column)
 
 
-def _overlaps(
-    cells: tuple[int, ...], window: tuple[float, ...], size: tuple[int, int], extent: tuple[float, float] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, each (new, old): the length of each old cell, as far as the image goes, inside each new one."""
-    ends = extent or cells
-    return (_overlap(cells[0], window[0], window[2], size[0], ends[0]),
-            _overlap(cells[1], window[1], window[3], size[1], ends[1]))
+def _overlaps(cells: tuple[int, ...], window: tuple[float, ...], size: tuple[int, int],
+              ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, each (new, old): length of each old cell, up to the image's end, inside each new one."""
+
+    def along(axis: int) -> np.ndarray:
+        edges = window[axis] + window[axis + 2] * np.arange(size[axis] + 1) / size[axis]
+        old = np.arange(cells[axis])
+        upper = np.minimum(edges[1:, None], np.minimum(old[None, :] + 1, ends[axis]))
+        return np.clip(upper - np.maximum(edges[:-1, None], old[None, :]), 0, None).astype(np.float32)
+
+    return along(0), along(1)
 
 
-def _overlap(num_old: int, start: float, length: float, num_new: int, end: float) -> np.ndarray:
-    edges = start + length * np.arange(num_new + 1) / num_new
-    old = np.arange(num_old)
-    upper = np.minimum(edges[1:, None], np.minimum(old[None, :] + 1, end))
-    lower = np.maximum(edges[:-1, None], old[None, :])
-    return np.clip(upper - lower, 0, None).astype(np.float32)
+def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Generator) -> Window:
+    """Draws a crop of the image at a random scale: its window in px of the image.
 
-
-def draw_window(size: tuple[int, int], config: StreamConfig,
-                rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random window of the image, (top, left, height, width) as edges in px: a crop of the image resized by a random
-    scale.
-
-    The crop's edges are whole pixels of the resized image. An image smaller than the crop lies anywhere in it.
+    The crop's edges are whole pixels of the resized image. An image smaller than the crop lies anywhere inside it.
     """
     scale = config.image_size / max(size) * rng.uniform(*config.scale_jitter)
     resized = scaled_size(size, scale, scale)
@@ -216,29 +192,28 @@ def draw_window(size: tuple[int, int], config: StreamConfig,
 
 
 def draw_softness(config: StreamConfig, rng: np.random.Generator) -> float:
-    """How many times smaller a crop is made before it is grown to its size: 1 for the share left sharp, else 1 to 2."""
+    """Draws a softness for `crop_pixels`: 1 (sharp), or 1 to LARGEST_SOFTNESS for `config.soft_share` of the crops."""
     softness = rng.uniform(1.0, LARGEST_SOFTNESS)
     return softness if rng.random() < config.soft_share else 1.0
 
 
 def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness, contrast, saturation and, at times, grey. Args and returns: (H, W, 3) uint8."""
+    """Changes brightness, contrast and saturation at random, sometimes to grey. (H, W, 3) uint8 -> the same."""
+    import cv2
+
     brightness, contrast, saturation = rng.uniform(1 - config.colour_jitter, 1 + config.colour_jitter, size=3)
     if rng.random() < config.grey_share:
         saturation = 0.0
-    # One 3x4 colour matrix: saturation mixes with the luminance, contrast scales around mid grey, brightness scales
-    # all.
+    # One 3x4 matrix: saturation mixes with the luminance, contrast scales around mid grey, brightness scales all.
     luminance = np.array([0.299, 0.587, 0.114])
     mix = saturation * np.eye(3) + (1 - saturation) * luminance[None, :]
     matrix = brightness * contrast * mix
     offset = brightness * 128.0 * (1 - contrast)
-    import cv2
-
     return cv2.transform(image, np.hstack([matrix, np.full((3, 1), offset)]).astype(np.float32))
 
 
 def add_noise(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a random strength on the share of the crops that is to have it. Args and returns: (H, W, 3) uint8."""
+    """Adds noise of random strength to `config.noisy_share` of the crops. (H, W, 3) uint8 -> the same."""
     if not config.noisy_share or rng.random() >= config.noisy_share:
         return image
     noise = rng.uniform(0, LARGEST_NOISE) * rng.standard_normal(image.shape, dtype=np.float32)

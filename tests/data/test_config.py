@@ -1,4 +1,4 @@
-"""What `--source`, `--target` and `--evaluation` are given, read well or refused in one line."""
+"""Values of `--source`, `--target` and `--evaluation`: read, or refused in one line."""
 
 from __future__ import annotations
 
@@ -12,40 +12,38 @@ from crowddist.data.convert.formats import FORMATS
 from crowddist.errors import InputError
 
 
-@pytest.mark.parametrize(
-    ("text", "fields"),
-    [
-        ("/photos", {"format": "place", "place": "/photos"}),
-        ("photos of my camera", {"format": "place", "place": "photos of my camera"}),
-        ("file:///photos/a%20b", {"format": "place", "place": "file:///photos/a%20b"}),
-        ("s3://bucket/shards", {"format": "place", "place": "s3://bucket/shards"}),
-        ("$DATA/photos", {"format": "place", "place": "$DATA/photos"}),
-        ("my:photos", {"format": "place", "place": "my:photos"}),
-        ("./renderer", {"format": "place", "place": "./renderer"}),
-        ("folder:/photos", {"format": "folder", "place": "/photos"}),
-        ("folder:file:///photos", {"format": "folder", "place": "file:///photos"}),
-        ("renderer:source:12", {"format": "renderer", "look": "source", "num_images": 12}),
-        ("renderer:target:3:7", {"format": "renderer", "look": "target", "num_images": 3, "seed": 7}),
-        ("renderer:broad:1000:0:180",
-         {"format": "renderer", "look": "broad", "num_images": 1000, "seed": 0, "height_px": 180}),
-        ("shanghaitech:/data/part_A", {"format": "shanghaitech", "place": "/data/part_A", "split": "all"}),
-        ("shanghaitech:/data/part_A:val", {"format": "shanghaitech", "place": "/data/part_A", "split": "val"}),
-        ("shanghaitech:/data/part_A:", {"format": "shanghaitech", "place": "/data/part_A", "split": "all"}),
-        ("shanghaitech:file:///data/part_A",
-         {"format": "shanghaitech", "place": "file:///data/part_A", "split": "all"}),
-        ("shanghaitech:file:///data/part_A:train",
-         {"format": "shanghaitech", "place": "file:///data/part_A", "split": "train"}),
-        ("gcc:$DATA/gcc:camera-test", {"format": "gcc", "place": "$DATA/gcc", "split": "camera-test"}),
-        ("ucf_qnrf:/data/UCF-QNRF_ECCV18:val",
-         {"format": "ucf_qnrf", "place": "/data/UCF-QNRF_ECCV18", "split": "val"}),
-        ("ucf_cc_50:/data/cc50:fold-3-test", {"format": "ucf_cc_50", "place": "/data/cc50", "split": "fold-3-test"}),
-        ("worldexpo10:/data/expo:val", {"format": "worldexpo10", "place": "/data/expo", "split": "val"}),
-        ("nwpu_crowd:/data/nwpu:test", {"format": "nwpu_crowd", "place": "/data/nwpu", "split": "test"}),
-        ("wider_face:/data/wider", {"format": "wider_face", "place": "/data/wider", "split": "all"}),
-    ],
-)
-def test_data_sets_are_named_in_one_line(text: str, fields: dict[str, Any]) -> None:
-    assert parse_data(text) == DataSpec(**fields)
+@pytest.mark.parametrize("text", ["/photos", "photos of my camera", "file:///photos/a%20b", "s3://bucket/shards",
+                                  "$DATA/photos", "my:photos", "./renderer"])
+def test_a_place_is_named_by_its_path(text: str) -> None:
+    assert parse_data(text) == DataSpec(format="place", place=text)
+
+
+@pytest.mark.parametrize(("text", "fields"), [
+    ("renderer:source:12", {"look": "source", "num_images": 12}),
+    ("renderer:target:3:7", {"look": "target", "num_images": 3, "seed": 7}),
+    ("renderer:broad:1000:0:180", {"look": "broad", "num_images": 1000, "seed": 0, "height_px": 180}),
+])
+def test_a_rendered_data_set_is_named_in_one_line(text: str, fields: dict[str, Any]) -> None:
+    assert parse_data(text) == DataSpec(format="renderer", **fields)
+
+
+@pytest.mark.parametrize(("text", "place", "split"), [
+    ("folder:/photos", "/photos", "all"),
+    ("folder:file:///photos", "file:///photos", "all"),
+    ("shanghaitech:/data/part_A", "/data/part_A", "all"),
+    ("shanghaitech:/data/part_A:val", "/data/part_A", "val"),
+    ("shanghaitech:/data/part_A:", "/data/part_A", "all"),
+    ("shanghaitech:file:///data/part_A", "file:///data/part_A", "all"),
+    ("shanghaitech:file:///data/part_A:train", "file:///data/part_A", "train"),
+    ("gcc:$DATA/gcc:camera-test", "$DATA/gcc", "camera-test"),
+    ("ucf_qnrf:/data/UCF-QNRF_ECCV18:val", "/data/UCF-QNRF_ECCV18", "val"),
+    ("ucf_cc_50:/data/cc50:fold-3-test", "/data/cc50", "fold-3-test"),
+    ("worldexpo10:/data/expo:val", "/data/expo", "val"),
+    ("nwpu_crowd:/data/nwpu:test", "/data/nwpu", "test"),
+    ("wider_face:/data/wider", "/data/wider", "all"),
+])
+def test_raw_data_is_named_by_format_place_and_split(text: str, place: str, split: str) -> None:
+    assert parse_data(text) == DataSpec(format=text.partition(":")[0], place=place, split=split)
 
 
 @pytest.mark.parametrize("text, share",
@@ -87,16 +85,11 @@ def test_a_rendered_data_set_that_cannot_be_drawn_is_refused(rest: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"crop_size": 100}, "multiple of 8"),
-        ({"crop_size": 24}, "at least 32"),
-        ({"image_size": 31}, "image_size must be at least 32 px, got 31"),
-        ({"scale_jitter": (1.6, 0.6)}, "the smaller first"),
-        ({"scale_jitter": (0.0, 1.0)}, "two positive numbers"),
-        ({"colour_jitter": 1.0}, "colour_jitter"),
-        ({"grey_share": -0.1}, "grey_share"),
-        ({"sigma_px": 0.0}, "sigma_px must be positive"),
-    ],
+    [({"crop_size": 100}, "multiple of 8"), ({"crop_size": 24}, "at least 32"),
+     ({"image_size": 31}, "image_size must be at least 32 px, got 31"),
+     ({"scale_jitter": (1.6, 0.6)}, "the smaller first"), ({"scale_jitter": (0.0, 1.0)}, "two positive numbers"),
+     ({"colour_jitter": 1.0}, "colour_jitter"), ({"grey_share": -0.1}, "grey_share"),
+     ({"sigma_px": 0.0}, "sigma_px must be positive")],
 )
 def test_crops_that_cannot_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

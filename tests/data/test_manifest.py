@@ -13,14 +13,10 @@ from crowddist import storage
 from crowddist.data.manifest import Manifest, ShardInfo, publish_manifest, read_manifest
 from crowddist.errors import InputError
 
-SHARDS = (
-    ShardInfo(name="a-000000.tar", num_samples=3, num_bytes=10240, sha256="0" * 64, persons=5.5),
-    ShardInfo(name="a-000001.tar", num_samples=4, num_bytes=20480, sha256="f" * 64, persons=None),
-)
-MANIFEST = Manifest(
-    name="a", split="train", kind="images", labelled=True, shards=SHARDS, statistics={"x": [1, 2.5, "ü"]},
-    converter="test 1"
-)
+SHARDS = (ShardInfo(name="a-000000.tar", num_samples=3, num_bytes=10240, sha256="0" * 64, persons=5.5),
+          ShardInfo(name="a-000001.tar", num_samples=4, num_bytes=20480, sha256="f" * 64, persons=None))
+MANIFEST = Manifest(name="a", split="train", kind="images", labelled=True, shards=SHARDS,
+                    statistics={"x": [1, 2.5, "ü"]}, converter="test 1")
 
 
 def test_round_trip_through_storage(tmp_path):
@@ -43,32 +39,13 @@ def test_a_missing_data_set_is_one_clear_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [
-        (("format",), "web app"),
-        (("version",), 2),
-        (("version",), True),
-        (("name",), ""),
-        (("name",), 3),
-        (("kind",), "videos"),
-        (("labelled",), 1),
-        (("statistics",), []),
-        (("converter",), None),
-        (("shards",), []),
-        (("shards",), {}),
-        (("shards", 0), "a.tar"),
-        (("extra",), 1),
-        (("shards", 0, "extra"), 1),
-        (("shards", 0, "name"), "../a"),
-        (("shards", 0, "name"), "a-000001.tar"),
-        (("shards", 0, "num_samples"), 0),
-        (("shards", 0, "num_samples"), 2.0),
-        (("shards", 0, "num_bytes"), "1"),
-        (("shards", 0, "sha256"), "F" * 64),
-        (("shards", 0, "sha256"), "0" * 63),
-        (("shards", 0, "persons"), -1),
-        (("shards", 0, "persons"), float("inf")),
-        (("shards", 0, "persons"), "5"),
-    ],
+    [(("format",), "web app"), (("version",), 2), (("version",), True), (("name",), ""), (("name",), 3),
+     (("kind",), "videos"), (("labelled",), 1), (("statistics",), []), (("converter",), None), (("shards",), []),
+     (("shards",), {}), (("shards", 0), "a.tar"), (("extra",), 1), (("shards", 0, "extra"), 1),
+     (("shards", 0, "name"), "../a"), (("shards", 0, "name"), "a-000001.tar"), (("shards", 0, "num_samples"), 0),
+     (("shards", 0, "num_samples"), 2.0), (("shards", 0, "num_bytes"), "1"), (("shards", 0, "sha256"), "F" * 64),
+     (("shards", 0, "sha256"), "0" * 63), (("shards", 0, "persons"), -1), (("shards", 0, "persons"), float("inf")),
+     (("shards", 0, "persons"), "5")],
 )
 def test_impossible_entries_are_refused(tmp_path, path, value):
     broken = copy.deepcopy(MANIFEST.to_json())

@@ -1,4 +1,4 @@
-"""Mixtures of data sets: turns by hand, shares, nothing skipped or repeated, and the same crops at any world size."""
+"""Mixtures: hand-worked turns, shares, nothing skipped or repeated, and the same crops at any world size."""
 
 from __future__ import annotations
 

@@ -16,21 +16,21 @@ sizes = st.lists(st.integers(1, 9), min_size=1, max_size=40)
 
 @given(sizes, st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_holds_every_sample_once(shard_sizes: list[int], seed: int, epoch: int) -> None:
-    order = Plan(shard_sizes, seed=seed, name="s").epoch_order(epoch)
+    order = Plan(shard_sizes, seed=seed, name="s").epoch(epoch).order
     assert sorted(order) == list(range(sum(shard_sizes)))
 
 
 def test_order_depends_on_seed_name_and_epoch_and_on_nothing_else() -> None:
     plan = Plan([50, 50], seed=1, name="a")
-    assert np.array_equal(plan.epoch_order(3), Plan([50, 50], seed=1, name="a").epoch_order(3))
-    for other in (Plan([50, 50], seed=2, name="a").epoch_order(3), Plan([50, 50], seed=1, name="b").epoch_order(3),
-                  plan.epoch_order(4)):
-        assert not np.array_equal(plan.epoch_order(3), other)
+    assert np.array_equal(plan.epoch(3).order, Plan([50, 50], seed=1, name="a").epoch(3).order)
+    for other in (Plan([50, 50], seed=2, name="a").epoch(3).order, Plan([50, 50], seed=1, name="b").epoch(3).order,
+                  plan.epoch(4).order):
+        assert not np.array_equal(plan.epoch(3).order, other)
 
 
 def test_the_order_is_the_recorded_one() -> None:
     # A change of the order would silently change every resumed run: it must be a decision.
-    assert Plan([3, 4], seed=0, name="source/source").epoch_order(0).tolist() == RECORDED
+    assert Plan([3, 4], seed=0, name="source/source").epoch(0).order.tolist() == RECORDED
 
 
 RECORDED = [2, 3, 5, 1, 4, 6, 0]
@@ -38,7 +38,7 @@ RECORDED = [2, 3, 5, 1, 4, 6, 0]
 
 def test_samples_mix_within_a_window_of_shards_only() -> None:
     plan = Plan([10] * 40, seed=0, name="s")
-    windows = [set(part // 10) for part in np.split(plan.epoch_order(0), [160, 320])]
+    windows = [set(part // 10) for part in np.split(plan.epoch(0).order, [160, 320])]
     assert [len(window) for window in windows] == [16, 16, 8]
     assert not windows[0] & windows[1]
 
@@ -59,9 +59,9 @@ def test_behind_the_last_window_comes_the_next_epochs_first() -> None:
     plan = Plan([2] * 20, seed=0, name="s")
     assert [plan.window_at(position) for position in (0, 31, 32, 39, 40)] == [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0)]
     assert plan.window_shards(0, 2) == plan.window_shards(1, 0) and len(plan.window_shards(0, 1)) == 4
-    before = plan.epoch_order(0).tolist()
+    before = plan.epoch(0).order.tolist()
     plan.window_shards(0, 2)
-    assert plan.epoch_order(0).tolist() == before == Plan([2] * 20, seed=0, name="s").epoch_order(0).tolist()
+    assert plan.epoch(0).order.tolist() == before == Plan([2] * 20, seed=0, name="s").epoch(0).order.tolist()
 
 
 @given(sizes, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]), st.integers(0, 6), st.integers(1, 6))

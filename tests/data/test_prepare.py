@@ -1,4 +1,4 @@
-"""A run's data: shards as they are, raw data converted once, and each role with what it may hold."""
+"""A run's data: shards stay as they are, raw data is converted once, and each role gets only what it may hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_photograph(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def part_a(tmp_path: Path) -> Path:
-    """Ten images of ShanghaiTech's layout with two heads each; IMG_1 and others belong to `val`, by their names."""
+    """Ten images in ShanghaiTech's layout with two heads each; their names put IMG_1 and others into `val`."""
     import scipy.io
 
     train = tmp_path / "part_A_final" / "train_data"
@@ -48,9 +48,9 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "my photos"
 
 
-def prepared(text: str, place: Path, role: Role) -> tuple[Prepared, list[str]]:
+def prepared(text: str, place: Path, role: Role, **options: bool) -> tuple[Prepared, list[str]]:
     lines: list[str] = []
-    return prepare(parse_data(text), str(place), role=role, say=lines.append), lines
+    return prepare(parse_data(text), str(place), role=role, say=lines.append, **options), lines
 
 
 def keys(found: Prepared) -> list[str]:
@@ -72,13 +72,13 @@ def test_only_a_target_may_be_without_labels(tmp_path: Path, tiny_target: str) -
             prepared(tiny_target, tmp_path, role)
 
 
-def test_shards_that_were_changed_are_refused(tmp_path: Path, make_images) -> None:  # type: ignore[no-untyped-def]
+def test_shards_that_were_changed_are_refused(tmp_path: Path, make_images) -> None:
     url = make_images(tmp_path / "set", count=3)
     shard = next((tmp_path / "set").glob("*.tar"))
     content = bytearray(shard.read_bytes())
     content[600] ^= 1  # in the first image
     shard.write_bytes(content)
-    with pytest.raises(InputError, match="it was changed"):
+    with pytest.raises(InputError, match=r"SHA-256 .* it was cut or changed"):
         prepared(url, tmp_path / "runs", "source")
     shard.write_bytes(content[:-1024])
     with pytest.raises(InputError, match="it was cut or changed"):
@@ -118,10 +118,10 @@ def test_a_folder_may_be_written_in_any_way_and_hold_links(photos: Path, tmp_pat
     (photos / "round").symlink_to(photos)
     place = photos.as_uri() if as_url else f"{photos}/../{photos.name}"
     # the loop is left out
-    first = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
+    first, _ = prepared(place, tmp_path / "runs", "target", skip_bad=True)
     assert keys(first) == ["0", "1", "2", "camera_0"]
     write_photograph(tmp_path / "camera" / "1.jpg", 6)
-    second = prepare(parse_data(place), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
+    second, _ = prepared(place, tmp_path / "runs", "target", skip_bad=True)
     assert keys(second) == ["0", "1", "2", "camera_0", "camera_1"]
 
 
@@ -137,7 +137,7 @@ def test_two_runs_convert_one_after_the_other(photos: Path, tmp_path: Path) -> N
 
         def say(line: str) -> None:
             lines.append(line)
-            holder.kill()  # the first word is that it waits
+            holder.kill()  # the first line says that it waits
 
         found = prepare(parse_data(str(photos)), str(tmp_path / "runs"), role="target", say=say)
     finally:
@@ -151,11 +151,10 @@ def test_what_cannot_be_read_stops_or_is_left_out(photos: Path, tmp_path: Path) 
     (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:100])
     with pytest.raises(InputError, match=r"torn\.jpg"):
         prepared(str(photos), tmp_path / "runs", "target")
-    lines: list[str] = []
-    found = prepare(parse_data(str(photos)), str(tmp_path / "runs"), role="target", say=lines.append, skip_bad=True)
+    found, lines = prepared(str(photos), tmp_path / "runs", "target", skip_bad=True)
     assert (keys(found) == ["0", "1", "2"]
             and lines[1] == f"target: 1 files left out, listed in {found.url}/skipped.json")
-    with pytest.raises(InputError, match=r"torn\.jpg"):  # asked for all of them, nobody gets a set with some left out
+    with pytest.raises(InputError, match=r"torn\.jpg"):  # without skip_bad, nothing is skipped
         prepared(str(photos), tmp_path / "runs", "target")
 
 
@@ -199,7 +198,7 @@ def test_boxes_of_a_target_are_not_even_converted(tmp_path: Path) -> None:
 
 def test_boxes_need_boxes(tmp_path: Path, tiny_source: str) -> None:
     with pytest.raises(InputError, match="has points, but no boxes; give one that has"):
-        prepare(parse_data(tiny_source), str(tmp_path / "runs"), role="boxes", say=lambda line: None)
+        prepared(tiny_source, tmp_path / "runs", "boxes")
 
 
 def test_splits_are_conversions_of_their_own(part_a: Path, tmp_path: Path) -> None:
@@ -227,7 +226,7 @@ def test_rendered_images_are_drawn_once_for_every_role(tmp_path: Path, monkeypat
 
 
 def test_a_killed_renderer_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it leaves: an empty folder, and half of the images in another one."""
+    """It leaves an empty folder, and half of the images in another one."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     raw = tmp_path / "data" / "raw" / "renderer-source-1-64-0"
     raw.mkdir(parents=True)
@@ -255,19 +254,12 @@ def test_places_are_filled_in_from_the_environment(photos: Path, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("text", "role", "message"),
-    [
-        ("{}/missing", "source", "no data set at"),
-        ("{}/missing", "evaluation", "no data set at"),
-        ("{}/missing", "target", "no folder at"),
-        ("shanghaitech:{}/missing", "source", "no folder at"),
-        ("{}/empty", "target", "no images"),
-        ("{}/file", "target", "no folder at"),
-        ("shanghaitech:{}/my photos", "source", "no ShanghaiTech data"),
-        ("{}/my photos", "source", "no data set at"),
-        ("folder:{}/my photos", "source", "has no labels"),
-        ("ftp://host/photos", "target", "unknown kind of storage"),
-        ("renderer:source:1:0:8", "source", "size must be"),
-    ],
+    [("{}/missing", "source", "no data set at"), ("{}/missing", "evaluation", "no data set at"),
+     ("{}/missing", "target", "no folder at"), ("shanghaitech:{}/missing", "source", "no folder at"),
+     ("{}/empty", "target", "no images"), ("{}/file", "target", "no folder at"),
+     ("shanghaitech:{}/my photos", "source", "no ShanghaiTech data"), ("{}/my photos", "source", "no data set at"),
+     ("folder:{}/my photos", "source", "has no labels"), ("ftp://host/photos", "target", "unknown kind of storage"),
+     ("renderer:source:1:0:8", "source", "size must be")],
 )
 def test_bad_places_get_one_line_and_leave_no_data_set(photos: Path, tmp_path: Path, text: str, role: Role,
                                                        message: str) -> None:
@@ -295,7 +287,7 @@ def test_a_spec_needs_no_text(photos: Path, tmp_path: Path) -> None:
 
 
 def spoil(url: str, *numbers: int) -> None:
-    """Makes images unreadable in a data set that is whole: its manifest is that of the bytes as they are now."""
+    """Makes images unreadable and writes a manifest that matches the changed shard."""
     from dataclasses import replace
 
     from crowddist.data.shards import publish_manifest, read_manifest, write_shard
@@ -306,16 +298,15 @@ def spoil(url: str, *numbers: int) -> None:
                for index, (key, held) in enumerate(samples)]
     (shard,) = manifest.shards
     storage.remove_file(storage.join(url, "manifest.json"))
-    publish_manifest(url, replace(manifest, shards=(write_shard(url, shard.name, changed),)))  # type: ignore[arg-type]
+    publish_manifest(url, replace(manifest, shards=(write_shard(url, shard.name, changed),)))
 
 
 @pytest.mark.parametrize("role", ["source", "evaluation", "target"])
 def test_samples_of_shards_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, make_images,
-                                                                        role: Role) -> None:  # type: ignore[no-untyped-def]
+                                                                        role: Role) -> None:
     url = make_images(tmp_path / "set", count=6, facts=[{"count": 5, "hour": number} for number in range(6)])
     spoil(url, 1, 4)
-    lines: list[str] = []
-    found = prepare(parse_data(url), str(tmp_path / "runs"), role=role, say=lines.append, skip_bad=True)
+    found, lines = prepared(url, tmp_path / "runs", role, skip_bad=True)
     assert (keys(found) == ["image-000", "image-002", "image-003", "image-005"]
             and found.manifest.labelled == (role != "target"))
     skipped = storage.read_json(storage.join(found.url, "skipped.json"))
@@ -330,25 +321,23 @@ def test_samples_of_shards_that_cannot_be_read_are_left_out_and_counted(tmp_path
         original = dict(ShardReader(url).read(int(key[-3:]))[1])
         assert copied == (original if role != "target" else {**copied, "png": original["png"]})
         assert role != "target" or set(copied) == {"png", "json"}
-    lines.clear()
-    assert prepare(parse_data(url), str(tmp_path / "runs"), role=role, say=lines.append, skip_bad=True) == found
-    assert not any("looking" in line for line in lines)  # it is known
+    again, lines = prepared(url, tmp_path / "runs", role, skip_bad=True)
+    assert again == found and not any("looking" in line for line in lines)  # the bad samples are known
 
 
 def test_readable_shards_are_taken_as_they_are(tmp_path: Path, tiny_source: str) -> None:
-    found = prepare(parse_data(tiny_source), str(tmp_path), role="source", say=print, skip_bad=True)
-    assert found == prepared(tiny_source, tmp_path, "source")[0]
+    assert prepared(tiny_source, tmp_path, "source", skip_bad=True)[0] == prepared(tiny_source, tmp_path, "source")[0]
 
 
-def test_shards_of_which_nothing_can_be_read(tmp_path: Path, make_images) -> None:  # type: ignore[no-untyped-def]
+def test_shards_of_which_nothing_can_be_read(tmp_path: Path, make_images) -> None:
     url = make_images(tmp_path / "set", count=2)
     spoil(url, 0, 1)
     with pytest.raises(InputError, match=r"none of the 2 samples of .* can be read; the last: sample image-001"):
-        prepare(parse_data(url), str(tmp_path / "runs"), role="source", say=print, skip_bad=True)
+        prepared(url, tmp_path / "runs", "source", skip_bad=True)
 
 
 def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path: Path, make_images,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     url = make_images(tmp_path / "set", count=3)
     spoil(url, 1)
 
@@ -357,7 +346,7 @@ def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path:
 
     for name in ("points.npy", "mask.png"):
         monkeypatch.setitem(shard_codec._DECODERS, name, opened)
-    found = prepare(parse_data(url), str(tmp_path / "runs"), role="target", say=print, skip_bad=True)
+    found, _ = prepared(url, tmp_path / "runs", "target", skip_bad=True)
     assert keys(found) == ["image-000", "image-002"]
     with pytest.raises(AssertionError, match="was opened"):
-        prepare(parse_data(url), str(tmp_path / "runs"), role="source", say=print, skip_bad=True)
+        prepared(url, tmp_path / "runs", "source", skip_bad=True)

@@ -1,6 +1,4 @@
-"""Scene rules: the published ones on the real metadata, the user's own from a file, and what is said of those that are
-none.
-"""
+"""Scene rules: published ones on the real metadata, the user's own from a file, and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ DAY = {"level": 4, "hour": 12, "weather": 0, "count": 150}
 
 
 def write_facts(folder: Path, facts: list[dict[str, Any]], *, padding: int = 10) -> ShardReader:
-    """A data set of these facts alone, with noise in the place of images."""
+    """A data set with these facts and padding instead of images."""
     with ShardWriter(folder, name="facts", split="all", labelled=True, converter="test",
                      max_shard_bytes=2**20) as writer:
         for index, told in enumerate(facts):
@@ -53,7 +51,7 @@ def test_only_what_is_bounded_must_be_told() -> None:
     needy = {"level": {"levels": (0, 1)}, "hour": {"hours": (0, 1)}, "weather": {"weathers": (0,)},
              "count": {"counts": (0, 1)}}
     for noun, bounds in needy.items():
-        rule = SceneRule(name="needy", **bounds)  # type: ignore[arg-type]
+        rule = SceneRule(name="needy", **bounds)
         with pytest.raises(InputError,
                            match=f"scene regularisation needs the {noun} of every image, one has none; add GCC's index "
                                  "files"):

@@ -1,4 +1,4 @@
-"""Members of a sample: what is written is read, and nothing else is."""
+"""Members of a sample: decoding inverts encoding, and nothing else is decoded."""
 
 from __future__ import annotations
 
@@ -40,13 +40,9 @@ def test_decode_gives_back_what_was_encoded():
     mask = SMOOTH[..., 0] > 20
     sample = decode(
         "k",
-        {
-            "png": PNG,
-            "points.npy": encode("points.npy", POINTS),
-            "boxes.npy": encode("boxes.npy", BOXES),
-            "mask.png": encode("mask.png", mask),
-            "json": encode("json", {"height": 24, "width": 40, "level": 3, "name": "ü"}),
-        },
+        {"png": PNG, "points.npy": encode("points.npy", POINTS), "boxes.npy": encode("boxes.npy", BOXES),
+         "mask.png": encode("mask.png", mask),
+         "json": encode("json", {"height": 24, "width": 40, "level": 3, "name": "ü"})},
     )
     assert sample.key == "k" and sample.labels is None
     np.testing.assert_array_equal(sample.image, SMOOTH)
@@ -93,22 +89,17 @@ def test_a_large_jpg_is_decoded_at_the_part_of_its_size_that_is_asked_for(longes
 
 def test_grey_images_become_rgb():
     grey = SMOOTH[..., 0]
-    for members in (
-        {"jpg": simplejpeg.encode_jpeg(grey[..., None].copy(), colorspace="GRAY", quality=100)},
-        {"png": cv2.imencode(".png", grey)[1].tobytes()},
-    ):
+    for members in ({"jpg": simplejpeg.encode_jpeg(grey[..., None].copy(), colorspace="GRAY", quality=100)},
+                    {"png": cv2.imencode(".png", grey)[1].tobytes()}):
         image = decode("k", members).image
         assert (image.shape == (24, 40, 3) and (image == image[..., :1]).all()
                 and np.abs(image[..., 0].astype(int) - grey).max() <= 3)
 
 
 def test_labels():
-    members = {
-        "density.npy": encode("density.npy", DENSITY),
-        "keep.png": encode("keep.png", DENSITY > 0.2),
-        "detections.npy": encode("detections.npy", np.array([[1, 2, 8, 0.5]])),
-        "doubtful.npy": encode("doubtful.npy", np.array([[3, 4, 9, 0.2]])),
-    }
+    members = {"density.npy": encode("density.npy", DENSITY), "keep.png": encode("keep.png", DENSITY > 0.2),
+               "detections.npy": encode("detections.npy", np.array([[1, 2, 8, 0.5]])),
+               "doubtful.npy": encode("doubtful.npy", np.array([[3, 4, 9, 0.2]]))}
     labels = decode("k", {"jpg": JPG, **members}).labels
     np.testing.assert_array_equal(labels.density, DENSITY.astype(np.float16).astype(np.float32))
     assert labels.density.dtype == np.float32 and labels.keep.dtype == bool
@@ -150,30 +141,13 @@ def test_equal_values_give_equal_bytes():
 
 @pytest.mark.parametrize(
     ("extension", "value"),
-    [
-        ("txt", b""),
-        ("pkl", b""),
-        ("pth", b""),
-        ("jpg", SMOOTH),
-        ("points.npy", np.zeros((3, 3))),
-        ("points.npy", np.array([[np.nan, 0]])),
-        ("points.npy", {}),
-        ("boxes.npy", np.zeros((3, 2))),
-        ("boxes.npy", np.zeros(4)),
-        ("boxes.npy", np.array([[0, 0, 1, np.inf]])),
-        ("boxes.npy", np.array([[0, 0, 1, 1e300]])),
-        ("points.npy", np.array([["a", "b"]])),
-        ("density.npy", np.full((2, 2), 1e6)),
-        ("density.npy", np.zeros(3)),
-        ("spread.npy", np.full((2, 2), np.inf)),
-        ("detections.npy", np.zeros((1, 3))),
-        ("doubtful.npy", np.zeros((1, 3))),
-        ("mask.png", SMOOTH),
-        ("json", [1]),
-        ("json", np.zeros(3)),
-        ("json", {"a": float("nan")}),
-        ("json", {"a": object()}),
-    ],
+    [("txt", b""), ("pkl", b""), ("pth", b""), ("jpg", SMOOTH), ("points.npy", np.zeros((3, 3))),
+     ("points.npy", np.array([[np.nan, 0]])), ("points.npy", {}), ("boxes.npy", np.zeros((3, 2))),
+     ("boxes.npy", np.zeros(4)), ("boxes.npy", np.array([[0, 0, 1, np.inf]])),
+     ("boxes.npy", np.array([[0, 0, 1, 1e300]])), ("points.npy", np.array([["a", "b"]])),
+     ("density.npy", np.full((2, 2), 1e6)), ("density.npy", np.zeros(3)), ("spread.npy", np.full((2, 2), np.inf)),
+     ("detections.npy", np.zeros((1, 3))), ("doubtful.npy", np.zeros((1, 3))), ("mask.png", SMOOTH), ("json", [1]),
+     ("json", np.zeros(3)), ("json", {"a": float("nan")}), ("json", {"a": object()})],
 )
 def test_what_cannot_be_stored_is_refused(extension, value):
     with pytest.raises(InputError):
@@ -228,12 +202,8 @@ def test_nothing_is_unpickled_inside_known_members(tmp_path, monkeypatch, extens
         {"jpg": JPG, "mask.png": encode("mask.png", DENSITY)},
         {"jpg": JPG, "density.npy": encode("density.npy", DENSITY)},
         {"jpg": JPG, "density.npy": encode("density.npy", DENSITY), "keep.png": encode("keep.png", DENSITY.T)},
-        {
-            "jpg": JPG,
-            "density.npy": encode("density.npy", DENSITY),
-            "keep.png": encode("keep.png", DENSITY),
-            "spread.npy": encode("spread.npy", DENSITY.T),
-        },
+        {"jpg": JPG, "density.npy": encode("density.npy", DENSITY), "keep.png": encode("keep.png", DENSITY),
+         "spread.npy": encode("spread.npy", DENSITY.T)},
     ],
 )
 def test_damaged_missing_and_contradicting_members_name_the_sample(members):

@@ -1,10 +1,9 @@
-"""Shards: what is written is read by us and by stock WebDataset, and damage never passes unseen."""
+"""Shards: we and stock WebDataset read what was written, and every damage is found."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import pickle
@@ -16,23 +15,21 @@ import pytest
 import simplejpeg
 
 from crowddist import storage
-from crowddist.data.manifest import read_manifest
+from crowddist.data.manifest import Manifest, ShardInfo, publish_manifest, read_manifest
 from crowddist.data.shard_codec import encode
 from crowddist.data.shards import ShardReader, ShardWriter, decode, verify, write_shard
 from crowddist.errors import InputError
 
 RNG = np.random.default_rng(0)
+FACTS = {"name": "n", "split": "s", "labelled": True, "converter": "c"}
 NOISE = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
 
 def members_of(number: int) -> dict:
     image = np.roll(NOISE, number, axis=1)
-    return {
-        "jpg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=80),
-        "points.npy": np.full((number, 2), 1.5),
-        "mask.png": image[..., 0] > 128,
-        "json": {"id": f"image {number}", "height": 24, "width": 40, "count": number},
-    }
+    return {"jpg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=80),
+            "points.npy": np.full((number, 2), 1.5), "mask.png": image[..., 0] > 128,
+            "json": {"id": f"image {number}", "height": 24, "width": 40, "count": number}}
 
 
 def encoded(members: dict) -> dict[str, bytes]:
@@ -47,10 +44,8 @@ def keys_of(number: int) -> list[str]:
 def data_set(tmp_path):
     """Ten samples in several shards."""
     url = storage.join(tmp_path, "ä set")
-    with ShardWriter(
-        url, name="noise", split="train", labelled=True, converter="test 1", max_shard_bytes=20_000,
-        statistics={"made": "here"}
-    ) as writer:
+    with ShardWriter(url, name="noise", split="train", labelled=True, converter="test 1", max_shard_bytes=20_000,
+                     statistics={"made": "here"}) as writer:
         for index, key in enumerate(keys_of(10)):
             writer.add(key, members_of(index))
         writer.statistics["added"] = 1
@@ -85,15 +80,8 @@ def test_manifest_tells_what_was_written(data_set):
     manifest = verify(data_set)
     assert manifest.num_samples == 10 and len(manifest.shards) > 2
     assert [shard.name for shard in manifest.shards[:2]] == ["noise-train-000000.tar", "noise-train-000001.tar"]
-    assert manifest.statistics == {
-        "num_samples": 10,
-        "height_px": [24, 24],
-        "width_px": [40, 40],
-        "persons": 45,
-        "persons_per_sample": [0, 9],
-        "made": "here",
-        "added": 1,
-    }
+    assert manifest.statistics == {"num_samples": 10, "height_px": [24, 24], "width_px": [40, 40], "persons": 45,
+                                   "persons_per_sample": [0, 9], "made": "here", "added": 1}
     for index, shard in enumerate(manifest.shards):
         data = shard_path(data_set, index).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.num_bytes, shard.sha256)
@@ -132,20 +120,16 @@ def test_stock_webdataset_reads_identical_bytes(data_set):
 
     reader = ShardReader(data_set)
     urls = [str(shard_path(data_set, index)) for index in range(len(reader.manifest.shards))]
-    found = {
-        sample["__key__"]: {name: value for name, value in sample.items() if not name.startswith("__")}
-        for sample in webdataset.WebDataset(urls, shardshuffle=False)
-    }
+    found = {sample["__key__"]: {name: value for name, value in sample.items() if not name.startswith("__")}
+             for sample in webdataset.WebDataset(urls, shardshuffle=False)}
     assert found == dict(map(reader.read, range(len(reader))))
 
 
 def test_a_label_set_has_the_cut_of_its_images(tmp_path, data_set):
     images = ShardReader(data_set)
     for index, shard in enumerate(images.manifest.shards):
-        samples = [
-            (images.read(number)[0], {"density.npy": np.full((3, 5), 0.5), "keep.png": np.ones((3, 5)), "json": {}})
-            for number in images.shard_range(index)
-        ]
+        labels = {"density.npy": np.full((3, 5), 0.5), "keep.png": np.ones((3, 5)), "json": {}}
+        samples = [(images.read(number)[0], labels) for number in images.shard_range(index)]
         info = write_shard(tmp_path / "labels", shard.name, samples)
         assert info.persons == 7.5 * shard.num_samples and info.num_samples == shard.num_samples
 
@@ -168,10 +152,10 @@ def test_a_truncated_tar_is_found(data_set, cut):
         import webdataset
 
         samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
-        # what a stock reader makes of it: no error
+        # a stock reader reports no error
         assert 0 < len(samples) <= read_manifest(data_set).shards[0].num_samples
     if cut != "one block":
-        # Also where the manifest was made of the cut file.
+        # Even if the manifest describes the cut file.
         manifest = read_manifest(data_set)
         lying = replace(manifest, shards=(replace(manifest.shards[0], num_bytes=num_bytes, sha256="0" * 64),
                                           *manifest.shards[1:]))
@@ -258,10 +242,7 @@ def test_a_used_reader_works_in_other_processes(data_set, method):
 
 
 def test_an_exception_leaves_no_data_set_and_no_litter(tmp_path):
-    with (
-        pytest.raises(RuntimeError),
-        ShardWriter(tmp_path, name="n", split="s", labelled=True, converter="c", max_shard_bytes=10_000) as writer,
-    ):
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path, **FACTS, max_shard_bytes=10_000) as writer:
         for index, key in enumerate(keys_of(9)):
             writer.add(key, members_of(index))
         assert len(list(tmp_path.iterdir())) > 2
@@ -278,17 +259,14 @@ def test_a_generator_that_fails_leaves_no_shard(tmp_path):
         write_shard(tmp_path, "s.tar", samples())
     with pytest.raises(InputError, match="no sample"):
         write_shard(tmp_path, "s.tar", [])
-    with pytest.raises(InputError,
-                       match="at least one sample"), ShardWriter(tmp_path, name="n", split="s", labelled=True,
-                                                                 converter="c"):
+    with pytest.raises(InputError, match="at least one sample"), ShardWriter(tmp_path, **FACTS):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_data_set_is_not_written_over(data_set):
     before = read_manifest(data_set)
-    with pytest.raises(InputError, match="already"), ShardWriter(data_set, name="n", split="s", labelled=True,
-                                                                 converter="c"):
+    with pytest.raises(InputError, match="already"), ShardWriter(data_set, **FACTS):
         pass
     assert verify(data_set) == before
 
@@ -309,7 +287,7 @@ def test_the_longest_key_fits_with_the_longest_extension(tmp_path):
 def test_repeated_keys(tmp_path):
     with pytest.raises(InputError, match="two samples"):
         write_shard(tmp_path, "s.tar", [("a", members_of(0)), ("a", members_of(1))])
-    with ShardWriter(tmp_path, name="n", split="s", labelled=True, converter="c", max_shard_bytes=1) as writer:
+    with ShardWriter(tmp_path, **FACTS, max_shard_bytes=1) as writer:
         writer.add("a", members_of(0))
         writer.add("b", members_of(0))
         with pytest.raises(InputError, match="two samples"):
@@ -324,19 +302,18 @@ def test_repeated_keys(tmp_path):
 def test_an_unlabelled_set_tells_nothing_of_labels(tmp_path, drop):
     labelled = {**members_of(3), "boxes.npy": np.ones((3, 4))}
     members = {extension: value for extension, value in labelled.items() if extension not in drop}
-    with pytest.raises(InputError, match="unlabelled"), ShardWriter(tmp_path, name="n", split="s", labelled=False,
-                                                                    converter="c") as writer:
+    facts = {**FACTS, "labelled": False}
+    with pytest.raises(InputError, match="unlabelled"), ShardWriter(tmp_path, **facts) as writer:
         writer.add("a", members)
     members = {"jpg": members_of(3)["jpg"], "json": {"height": 24, "width": 40}}
-    with ShardWriter(tmp_path, name="n", split="s", labelled=False, converter="c") as writer:
+    with ShardWriter(tmp_path, **facts) as writer:
         writer.add("a", members)
     manifest = verify(tmp_path)
     assert manifest.shards[0].persons is None and "persons" not in manifest.statistics and not manifest.labelled
 
 
 def test_a_labelled_set_needs_points(tmp_path):
-    with pytest.raises(InputError, match="no points"), ShardWriter(tmp_path, name="n", split="s", labelled=True,
-                                                                   converter="c") as writer:
+    with pytest.raises(InputError, match="no points"), ShardWriter(tmp_path, **FACTS) as writer:
         writer.add("a", {"jpg": members_of(0)["jpg"]})
 
 
@@ -347,21 +324,9 @@ def test_a_foreign_member_is_read_as_bytes_but_never_decoded(tmp_path):
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     data = (tmp_path / "s.tar").read_bytes()
-    manifest = {
-        "format": "crowddist data set",
-        "version": 1,
-        "name": "n",
-        "split": "s",
-        "kind": "images",
-        "labelled": False,
-        "converter": "c",
-        "statistics": {},
-        "shards": [
-            {"name": "s.tar", "num_samples": 1, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
-             "persons": None}
-        ],
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    shard = ShardInfo(name="s.tar", num_samples=1, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
+                      persons=None)
+    publish_manifest(tmp_path, Manifest(**FACTS, kind="images", shards=(shard,)))
     key, members = ShardReader(tmp_path).read(0)
     with pytest.raises(InputError, match="never read"):
         decode(key, members)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from crowddist.data.shards import ShardWriter
+from crowddist.data.shards import Manifest, ShardWriter, publish_manifest, write_shard
 from crowddist.errors import InputError
 from crowddist.reports.dataset_summary import describe, histogram, samples_of, write_sheet
 
@@ -80,12 +80,11 @@ def test_a_sheet_shows_images_and_heads(make_images: Callable[..., str], tmp_pat
 
 
 def test_pseudo_labels_are_described_but_have_no_sheet(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "labels", name="round", split="all", labelled=False, kind="labels",
-                     converter="test") as shards:
-        for index in range(2):
-            density = np.full((4, 5), 0.5, np.float32)
-            shards.add(f"image-{index}",
-                       {"density.npy": density, "keep.png": density > 0, "json": {"extent": [4.0, 5.0]}})
+    density = np.full((4, 5), 0.5, np.float32)
+    members = {"density.npy": density, "keep.png": density > 0, "json": {"extent": [4.0, 5.0]}}
+    shard = write_shard(tmp_path / "labels", "a.tar", [(f"image-{index}", members) for index in range(2)])
+    publish_manifest(tmp_path / "labels", Manifest(name="round", split="all", kind="labels", labelled=False,
+                                                   shards=(shard,), converter="test"))
     described = describe(str(tmp_path / "labels"))
     assert "2 pseudo-labels" in described.lines()[0] and described.counts.tolist() == [10, 10]
     with pytest.raises(InputError, match="holds pseudo-labels, which are no images"):

@@ -46,7 +46,7 @@ def test_what_comes_next_is_fetched_while_a_sample_is_read(shards: str) -> None:
     first = dataset[0]
     wait_for(lambda: all(cached(shards)))
     copied = pickle.loads(pickle.dumps(dataset))  # as a reader process gets it
-    assert (copied[0]["image"] == first["image"]).all() and copied._ahead is not dataset._ahead
+    assert (copied[0]["image"] == first["image"]).all() and copied._prefetcher is not dataset._prefetcher
 
 
 def test_an_error_ahead_comes_out_where_it_is_met(shards: str) -> None:
@@ -62,4 +62,4 @@ def test_an_error_ahead_comes_out_where_it_is_met(shards: str) -> None:
 
 
 def test_local_data_is_not_fetched(tiny_source: str) -> None:
-    assert CropDataset(tiny_source, CONFIG, plan_seed=0, name="a")._ahead is None
+    assert CropDataset(tiny_source, CONFIG, plan_seed=0, name="a")._prefetcher is None

@@ -19,7 +19,7 @@ import crowddist
 from crowddist import storage
 from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, hash_share, in_order, make_key
 from crowddist.data.convert.formats import FORMATS
-from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, _check_key, decode, verify
+from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, decode, is_key, verify
 from crowddist.errors import InputError
 
 SHANGHAI, FOLDER, GCC = FORMATS["shanghaitech"], FORMATS["folder"], FORMATS["gcc"]
@@ -34,7 +34,7 @@ def test_any_name_makes_a_key(name):
         with pytest.raises(InputError, match="not UTF-8"):
             make_key(name)
         return
-    _check_key(make_key(name))
+    assert is_key(make_key(name))
 
 
 def test_keys_hand_worked():
