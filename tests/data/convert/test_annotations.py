@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from crowddist.data.convert.annotations import (
-    as_points,
+    as_rows,
     box_centres,
     check_boxes,
     check_points,
@@ -229,12 +229,12 @@ def test_damaged_mat_files_are_named(tmp_path, damage, reason):
 )
 def test_values_that_are_no_points(value):
     with pytest.raises(InputError, match="wrong layout: roi must be N x 2 numbers"):
-        as_points(value, PLACE, "roi")
+        as_rows(value, PLACE, "roi")
 
 
 def test_values_that_are_points():
-    np.testing.assert_array_equal(as_points([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
-    assert as_points([], PLACE, "roi").shape == (0, 2)
+    np.testing.assert_array_equal(as_rows([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
+    assert as_rows([], PLACE, "roi").shape == (0, 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000])

@@ -9,7 +9,7 @@ import pytest
 
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
-from crowddist.data.convert.gcc import LEVEL_MAXIMA, SCENE_RULES, keep_scene
+from crowddist.data.scenes import LEVEL_MAXIMA, SCENE_RULES, keep_scene
 from crowddist.data.shards import ShardReader, decode
 from crowddist.errors import InputError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert.base import convert, is_validation
+from crowddist.data.convert.base import convert, in_split
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.convert.worldexpo10 import TEST_SCENES
 from crowddist.data.shards import ShardReader, decode, verify
@@ -86,9 +86,9 @@ def test_validation_is_set_aside_by_scene(tmp_path, worldexpo):
     names = [f"{scene}_{frame}" for scene, frame in itertools.product(scenes, range(3))]
     for name in names:
         worldexpo.add(name, [[3, 4]])
-    expected = [name for name in names if is_validation(name[:6])]
+    expected = [name for name in names if in_split(name[:6], "val")]
     assert (0 < len(expected) < 30 and expected
-            != [name for name in names if is_validation(name)]), "the hash of the frame's name is another split"
+            != [name for name in names if in_split(name, "val")]), "the hash of the frame's name is another split"
     sets = {split: ShardReader(convert(FORM, worldexpo.root, tmp_path / split, split=split).url).keys()
             for split in ("train", "val", "all")}
     assert (sets["val"] == expected and sets["all"] == names
