@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,23 +121,22 @@ def _read_index(folder: Path) -> dict[str, dict[str, int]]:
     return index
 
 
-def _rule(folder: Path, split: str) -> tuple[Any, dict[str, str]]:
+def _rule(folder: Path, split: str) -> tuple[Callable[[str], bool], dict[str, str]]:
     """A function that tells by name whether an item is in the split, and the rule in words."""
     if split == "all":
         return (lambda name: True), {}
     protocol, _, side = split.rpartition("-")
-    if protocol == "camera":
-        rule = "test: one camera of each location, by SHA-256 of the location's number"
-        return (lambda name: _is_test_camera(name) == (side == "test")), {"split_rule": rule}
-    if protocol == "location":
-        rule = f"test: SHA-256 of the location's number below {TEST_SHARE:g}"
-        return (lambda name: (hash_share(_location(name)) < TEST_SHARE) == (side == "test")), {"split_rule": rule}
     listed = folder / f"{split}_list.txt"
-    if listed.is_file():
+    if not protocol and listed.is_file():
         names = {"/".join(line.split()[3:5]) for line in listed.read_text(errors="replace").splitlines()}
         return names.__contains__, {"split_rule": listed.name}
-    rule = f"test: SHA-256 of the name below {TEST_SHARE:g}"
-    return (lambda name: (hash_share(name) < TEST_SHARE) == (side == "test")), {"split_rule": rule}
+    tested, rule = {
+        "camera": (_is_test_camera, "one camera of each location, by SHA-256 of the location's number"),
+        "location": (lambda name: hash_share(_location(name)) < TEST_SHARE,
+                     f"SHA-256 of the location's number below {TEST_SHARE:g}"),
+        "": (lambda name: hash_share(name) < TEST_SHARE, f"SHA-256 of the name below {TEST_SHARE:g}"),
+    }[protocol]
+    return (lambda name: tested(name) == (side == "test")), {"split_rule": f"test: {rule}"}
 
 
 def _is_test_camera(name: str) -> bool:

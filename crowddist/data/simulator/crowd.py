@@ -6,21 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crowddist.data.simulator import figures
 from crowddist.data.simulator.config import Look
-from crowddist.data.simulator.figures import (
-    BAG,
-    BOTTOM,
-    DARK,
-    ELEVATIONS,
-    FIGURES_PER_YAW,
-    HAIR,
-    NUM_MATERIALS,
-    NUM_YAWS,
-    PATTERN,
-    SHOES,
-    SKIN,
-    TOP,
-)
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.scene import Scene
 
@@ -122,17 +109,19 @@ def _colours(rng: np.random.Generator, count: int, look: Look) -> np.ndarray:
         chosen = table[rng.choice(len(table), size=count, p=np.asarray(weights) / np.sum(weights))]
         return chosen * rng.uniform(0.8, 1.15, (count, 1)) + rng.normal(0, spread, (count, 3))
 
-    colours = np.zeros((count, NUM_MATERIALS, 3))
+    colours = np.zeros((count, figures.NUM_MATERIALS, 3))
     tops = _TOP_WEIGHTS[look.clothing]
-    colours[:, SKIN], colours[:, HAIR] = pick(_SKINS, _SKIN_WEIGHTS, 0.015), pick(_HAIRS, _HAIR_WEIGHTS, 0.01)
-    colours[:, TOP], colours[:, BOTTOM] = pick(_CLOTHES, tops, 0.03), pick(_CLOTHES, _BOTTOM_WEIGHTS, 0.03)
+    colours[:, figures.SKIN] = pick(_SKINS, _SKIN_WEIGHTS, 0.015)
+    colours[:, figures.HAIR] = pick(_HAIRS, _HAIR_WEIGHTS, 0.01)
+    colours[:, figures.TOP] = top = pick(_CLOTHES, tops, 0.03)
+    colours[:, figures.BOTTOM] = pick(_CLOTHES, _BOTTOM_WEIGHTS, 0.03)
     patterned = rng.random((count, 1)) < 0.45
     strength = rng.uniform(0.35, 1.0, (count, 1))
-    colours[:, PATTERN] = np.where(patterned, colours[:, TOP] * (1 - strength) + strength * pick(_CLOTHES, tops, 0.03),
-                                   colours[:, TOP])
-    colours[:, SHOES] = pick(_CLOTHES[:5], (0.4, 0.2, 0.25, 0.1, 0.05), 0.02)
-    colours[:, BAG] = pick(_CLOTHES, _BAG_WEIGHTS, 0.03)
-    colours[:, DARK] = 0.13
+    mixed = top * (1 - strength) + strength * pick(_CLOTHES, tops, 0.03)
+    colours[:, figures.PATTERN] = np.where(patterned, mixed, top)
+    colours[:, figures.SHOES] = pick(_CLOTHES[:5], (0.4, 0.2, 0.25, 0.1, 0.05), 0.02)
+    colours[:, figures.BAG] = pick(_CLOTHES, _BAG_WEIGHTS, 0.03)
+    colours[:, figures.DARK] = 0.13
     return linear(np.clip(colours, 0.03, 0.95))
 
 
@@ -162,13 +151,14 @@ def place_crowd(rng: np.random.Generator, scene: Scene, look: Look, wanted: int)
     bearing = np.arctan2(places[:, 0], places[:, 1])
     relative = np.pi - (heading - bearing)
     mirrored = rng.random(count) < 0.5
-    yaw = np.round(np.where(mirrored, -relative, relative) / (2 * np.pi) * NUM_YAWS).astype(int) % NUM_YAWS
+    turns = np.where(mirrored, -relative, relative) / (2 * np.pi)
+    yaw = np.round(turns * figures.NUM_YAWS).astype(int) % figures.NUM_YAWS
     distance = np.maximum(np.hypot(places[:, 0], places[:, 1]), 0.5)
     angle = np.arctan2(camera.height_m - 1.2, distance)
     adult = np.clip(rng.normal(0.985, 0.055, count), 0.85, 1.14)
     stature = adult * np.where(rng.random(count) < 0.05, rng.uniform(0.6, 0.85, count), 1.0)
     neighbours = np.bincount(owners, minlength=len(cells))[owners]
     return Crowd(x=places[:, 0], z=places[:, 1], stature=stature,
-                 elevation=np.abs(angle[:, None] - ELEVATIONS).argmin(1), yaw=yaw,
-                 variant=rng.integers(FIGURES_PER_YAW, size=count), mirrored=mirrored,
+                 elevation=np.abs(angle[:, None] - figures.ELEVATIONS).argmin(1), yaw=yaw,
+                 variant=rng.integers(figures.FIGURES_PER_YAW, size=count), mirrored=mirrored,
                  crush=np.clip((neighbours - 1) / 3.0, 0, 1), colours=_colours(rng, count, look))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -17,6 +17,7 @@ FIGURES_PER_YAW = 7  # different figures per direction and elevation; each is al
 PIXELS_PER_M = 80  # resolution of a figure's largest level
 SKIN, HAIR, TOP, PATTERN, BOTTOM, SHOES, BAG, DARK = range(8)  # materials; each person has own colours for them
 NUM_MATERIALS = 8
+HEAD_RADIUS_M = 0.095
 
 _HALF_WIDTH_M, _ABOVE_M, _BELOW_M = 1.0, 2.15, 0.65
 _SUPERSAMPLE = 2
@@ -31,7 +32,6 @@ class Figure:
     127 n times coverage."""
     foot: tuple[float, float]  # column and row of the ground point in levels[0], from the edge of its first pixel
     head: tuple[float, float]  # the same for the centre of the head
-    head_radius: float  # px of levels[0]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,14 @@ def _ball(centre, radii, material: int, *, turn: np.ndarray | None = None, clips
     return _Part(np.asarray(centre, float), axes if turn is None else turn @ axes, material, tuple(clips), pattern)
 
 
-def _limb(start: np.ndarray, end: np.ndarray, radius: float, material: int, *, flat: float = 1.0,
-          pattern: bool = False) -> _Part:
+def _limb(start: np.ndarray, end: np.ndarray, radius: float, material: int, *, pattern: bool = False) -> _Part:
     """A barrel from joint to joint: an ellipsoid longer than the bone, cut at both ends."""
     along = end - start
     length = np.linalg.norm(along) + 1e-6
     along = along / length
     side = np.cross(along, [0.0, 0.0, 1.0] if abs(along[2]) < 0.9 else [1.0, 0.0, 0.0])
     side /= np.linalg.norm(side)
-    axes = np.stack([side * radius, along * length * 0.8, np.cross(side, along) * radius * flat], axis=1)
+    axes = np.stack([side * radius, along * length * 0.8, np.cross(side, along) * radius], axis=1)
     return _Part((start + end) / 2, axes, material, ((1, -0.68, 0.68),), pattern)
 
 
@@ -90,10 +89,9 @@ def _legs(rng: np.random.Generator, pose: str, cut: str, girth: float) -> tuple[
         parts.append(_limb(knee, ankle, 0.058 * girth * (1.0 if bare else 1.1 * wide), SKIN if bare else BOTTOM))
         parts.append(_ball(knee, [0.062 * girth] * 3, SKIN if bare else BOTTOM))
         parts.append(_ball(ankle + np.array([0.0, -0.035, 0.05]), (0.045, 0.045, 0.125), SHOES))
-    if cut in ("skirt", "dress"):
-        length, material = rng.uniform(0.42, 0.75), TOP if cut == "dress" else BOTTOM
-        size = (0.215 * girth, length * 1.25, 0.18 * girth)
-        parts.append(_ball((0, hips + 0.12, 0), size, material, clips=((1, -0.62, 0.1),)))
+    if cut == "skirt":
+        size = (0.215 * girth, rng.uniform(0.42, 0.75) * 1.25, 0.18 * girth)
+        parts.append(_ball((0, hips + 0.12, 0), size, BOTTOM, clips=((1, -0.62, 0.1),)))
     return parts, hips
 
 
@@ -160,7 +158,7 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, str]:
                      p=[0.4, 0.14, 0.2, 0.18, 0.08] if woman else [0.45, 0, 0, 0.3, 0.25])
     legs, hips = _legs(rng, str(pose), "skirt" if cut == "dress" else str(cut), girth)
     if cut == "dress":
-        legs[-1] = _Part(legs[-1].centre, legs[-1].axes, TOP, legs[-1].clips, True)
+        legs[-1] = replace(legs[-1], material=TOP, pattern=True)
     lean = _rotation("x", rng.normal(0.05, 0.05) + (0.12 if pose == "sit" else 0.0))
     waist = np.array([0.0, hips, 0.0])
 
@@ -273,9 +271,7 @@ def figure(elevation: int, yaw: int, variant: int) -> Figure:
     rng = np.random.default_rng([7, yaw, variant])
     parts, head, pattern = _puppet(rng)
     facing = 2 * np.pi * (yaw + rng.uniform(-0.4, 0.4)) / NUM_YAWS
-    angle = ELEVATIONS[elevation]
-    tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    view = tilt @ _rotation("y", facing)
+    view = _rotation("x", ELEVATIONS[elevation]) @ _rotation("y", facing)
     scale = PIXELS_PER_M * _SUPERSAMPLE
     shift = (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE)))
     materials, normals = _rasterise(parts, view, pattern, shift)
@@ -300,5 +296,4 @@ def figure(elevation: int, yaw: int, variant: int) -> Figure:
     to_patch = np.array([left, top])
     foot = (np.array([_HALF_WIDTH_M, _ABOVE_M]) * scale - to_patch) / _SUPERSAMPLE
     middle = (np.array([seen[0] + _HALF_WIDTH_M, _ABOVE_M - seen[1]]) * scale - to_patch) / _SUPERSAMPLE
-    return Figure(tuple(levels), (float(foot[0]), float(foot[1])), (float(middle[0]), float(middle[1])),
-                  0.095 * PIXELS_PER_M)
+    return Figure(tuple(levels), (float(foot[0]), float(foot[1])), (float(middle[0]), float(middle[1])))

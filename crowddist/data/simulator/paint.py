@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from crowddist.data.simulator.crowd import Crowd
-from crowddist.data.simulator.figures import ELEVATIONS, NUM_MATERIALS, PIXELS_PER_M, Figure, figure
+from crowddist.data.simulator.figures import ELEVATIONS, HEAD_RADIUS_M, NUM_MATERIALS, PIXELS_PER_M, Figure, figure
 from crowddist.data.simulator.light import Light
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.scene import FIRST_WALL, GROUND, SKY, Scene
@@ -45,9 +45,8 @@ def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
     figures = [figure(int(e), int(y), int(v))
                for e, y, v in zip(crowd.elevation, crowd.yaw, crowd.variant, strict=True)]
     offset = np.array([np.subtract(f.head, f.foot) for f in figures]).reshape(-1, 2)
-    radius = np.array([f.head_radius for f in figures]) * step if figures else np.zeros(0)
-    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset), head_radius=radius,
-                 scale=scale, basis=basis, depth=depth)
+    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset),
+                 head_radius=HEAD_RADIUS_M * PIXELS_PER_M * step, scale=scale, basis=basis, depth=depth)
 
 
 def _paint_sky(rng: np.random.Generator, image: np.ndarray, scene: Scene, light: Light) -> None:
@@ -88,7 +87,7 @@ def _house_shadow(scene: Scene, light: Light) -> np.ndarray:
     return shadow
 
 
-def _tip(scene: Scene, light: Light, x, z, height_m) -> tuple[np.ndarray, np.ndarray]:
+def _tip(light: Light, x, z, height_m) -> tuple[np.ndarray, np.ndarray]:
     """Ground x, z in metres under the shadow of a point at `height_m` over (x, z)."""
     reach = np.minimum(height_m / light.sun[1], 12.0)
     return x - light.sun[0] * reach, z - light.sun[2] * reach
@@ -101,7 +100,7 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
     cast, contact = np.zeros(half, np.float32), np.zeros(half, np.float32)
     camera = scene.camera
     sunny = light.sun_colour.max() > 0.04
-    tip_x, tip_z = _tip(scene, light, crowd.x, crowd.z, 1.0)
+    tip_x, tip_z = _tip(light, crowd.x, crowd.z, 1.0)
     tips = np.stack(camera.project(tip_x, 0.0, tip_z), axis=1)
     flat = np.hypot(light.sun[0], light.sun[2])
     side = np.stack(camera.project(crowd.x + light.sun[2] / flat, 0.0, crowd.z - light.sun[0] / flat), axis=1)
@@ -130,7 +129,7 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
             np.maximum(view, warped.astype(np.float32) / 255, out=view)
     for prop in scene.props:
         reach = max(prop.shadow_m, 0.12)
-        x, z = _tip(scene, light, *prop.ground, max(prop.height_m - prop.shadow_m, 0.2))
+        x, z = _tip(light, *prop.ground, max(prop.height_m - prop.shadow_m, 0.2))
         for (px, pz), radius, layer in ((prop.ground, max(prop.radius_m * 0.55, 0.2), contact), ((x, z), reach, cast)):
             depth = float(camera.depth(0.0, pz))
             if depth > 1 and (layer is contact or sunny):
@@ -159,9 +158,8 @@ def _warp(patch: np.ndarray, matrix: np.ndarray, at: np.ndarray, anchor: np.ndar
     if left >= right or top >= bottom:
         return None
     shift = matrix @ (0.5 - anchor) + at - [left, top]
-    warped = cv2.warpAffine(patch, np.column_stack([matrix, shift]), (right - left, bottom - top),
-                            flags=cv2.INTER_LINEAR)
-    return warped, (left, top)
+    size = (right - left, bottom - top)
+    return cv2.warpAffine(patch, np.column_stack([matrix, shift]), size, flags=cv2.INTER_LINEAR), (left, top)
 
 
 def _surface_light(scene: Scene, light: Light) -> np.ndarray:
@@ -234,8 +232,8 @@ def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd:
     ids = np.zeros(image.shape[:2], np.int32)
     height, width = image.shape[:2]
     ground_sun = light.sun_colour * light.sun[1]
-    queue = [(poses.depth[i], i, None) for i in range(len(poses.figures))]
-    queue += [(prop.depth_m, -1, prop) for prop in scene.props]
+    queue = ([(poses.depth[i], i, None) for i in range(len(poses.figures))]
+             + [(prop.depth_m, -1, prop) for prop in scene.props])
     queue.sort(key=lambda item: (-item[0], item[1]))
     for depth, index, prop in queue:
         through = np.float32(np.exp(-light.haze_per_m * max(depth, 0)))
