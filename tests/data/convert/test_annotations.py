@@ -130,13 +130,9 @@ POINTS = np.array([[1.5, 2], [3, 4.25]])
 @pytest.mark.parametrize(
     "value",
     [
-        {"location": POINTS},
-        cell_of({"location": POINTS}),
-        cell_of({"location": POINTS, "number": 2}),
-        cell_of(cell_of({"location": POINTS})),
-        {"number": 2, "location": POINTS.astype(np.float32)},
-        {"location": (POINTS * 4).astype(np.int32)},
-    ],
+        {"location": POINTS}, cell_of({"location": POINTS}), cell_of({"location": POINTS, "number": 2}),
+        cell_of(cell_of({"location": POINTS})), {"number": 2, "location": POINTS.astype(np.float32)},
+        {"location": (POINTS * 4).astype(np.int32)}],
 )
 def test_mat_layouts_that_are_read(tmp_path, value):
     found = read_mat_locations(save(tmp_path, image_info=value, other=1))

@@ -82,21 +82,8 @@ def bad_cases(shanghai):
 
 
 CASES = [
-    "truncated",
-    "non-image",
-    "zero bytes",
-    "1x1",
-    "30,000 px",
-    "link loop",
-    "duplicate names",
-    "missing annotation",
-    "annotation without image",
-    "empty annotation",
-    "damaged annotation",
-    "wrong layout",
-    "NaN",
-    "outside",
-]
+    "truncated", "non-image", "zero bytes", "1x1", "30,000 px", "link loop", "duplicate names", "missing annotation",
+    "annotation without image", "empty annotation", "damaged annotation", "wrong layout", "NaN", "outside"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -49,15 +49,8 @@ def test_points_regions_and_scenes_come_back_as_annotated(tmp_path, frames):
     first, second, other = samples(done)
     np.testing.assert_array_equal(first.points, [[3.5, 4.25], [47, 31], [3.5, 4.25]])
     assert first.scene == {
-        "id": FIRST,
-        "file": f"{FIRST}.jpg",
-        "height": 32,
-        "width": 48,
-        "count": 3,
-        "num_repeated_points": 1,
-        "scene": "100140",
-        "roi": [[0, 0], [47, 0], [47, 31]],
-    }
+        "id": FIRST, "file": f"{FIRST}.jpg", "height": 32, "width": 48, "count": 3, "num_repeated_points": 1,
+        "scene": "100140", "roi": [[0, 0], [47, 0], [47, 31]]}
     assert second.points.shape == (0, 2) and second.scene["roi"] == first.scene["roi"]
     assert other.scene["scene"] == "200247" and other.scene["roi"] == [[5.5, 3], [40, 3], [40, 30.25], [5, 30]]
     assert other.points.tolist() == [[1, 2]], "outside the region, and kept"
