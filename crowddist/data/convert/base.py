@@ -145,10 +145,11 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
     with storage.local_copy(source) as root:
         labelled = form.annotate is not None and not unlabelled
         listing = form.find(root, split, labelled)
-        items, refused = _keyed(listing)
         skipped = _Skipped(root, skip_bad)
-        for path, reason in refused:
+        for path, reason in listing.refused:
             skipped.add(path, InputError(f"{path}: {reason}"))
+        items = _keyed(listing.items, skipped)
+        num_refused = len(skipped.entries)
         if not items:
             reason = f"; {skipped.entries[-1]['reason']}" if skipped.entries else ""
             raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds "
@@ -183,7 +184,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                         writer.add(make_key(item.name), members)
                         tally += counts
                     num_done += 1
-                if len(skipped.entries) >= len(refused) + len(items):
+                if len(skipped.entries) >= num_refused + len(items):
                     raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: "
                                      f"{skipped.entries[-1]['reason']}")
                 writer.statistics |= {**tally, "num_skipped": len(skipped.entries),
@@ -279,21 +280,19 @@ class _Skipped:
         self.entries.append({"file": name, "reason": str(error).encode(errors="backslashreplace").decode()})
 
 
-def _keyed(listing: Listing) -> tuple[dict[str, Item], list[tuple[Path, str]]]:
-    """Items by key, and the refused files, among them images whose key is impossible or taken."""
-    items: dict[str, Item] = {}
-    refused = list(listing.refused)
-    for item in listing.items:
+def _keyed(items: Iterable[Item], skipped: _Skipped) -> dict[str, Item]:
+    """Items by key, without those whose key is impossible or taken."""
+    keyed: dict[str, Item] = {}
+    for item in items:
         try:
             key = make_key(item.name)
+            if key in keyed:
+                raise InputError(f"has the same key {key} as {keyed[key].image}; rename one of them")
         except InputError as error:
-            refused.append((item.image, str(error)))
-            continue
-        if key in items:
-            refused.append((item.image, f"has the same key {key} as {items[key].image}; rename one of them"))
+            skipped.add(item.image, InputError(f"{item.image}: {error}"))
         else:
-            items[key] = item
-    return items, refused
+            keyed[key] = item
+    return keyed
 
 
 def in_order(items: Iterable[Item], make: Callable[[Item], Made],

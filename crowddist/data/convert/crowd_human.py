@@ -115,9 +115,6 @@ def _cover(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-FORMAT = Format(
-    name="crowd_human",
-    summary="annotation_{train,val}.odgt, and CrowdHuman_train01/Images to CrowdHuman_train03/Images and "
-            "CrowdHuman_val/Images, or Images",
-    splits=("train", "val"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="crowd_human", splits=("train", "val"), find=find, annotate=annotate,
+                summary="annotation_{train,val}.odgt, and CrowdHuman_train01/Images to CrowdHuman_train03/Images and "
+                        "CrowdHuman_val/Images, or Images")

@@ -159,8 +159,6 @@ def _whole(value: Any, maximum: int) -> bool:
 
 
 FORMAT = Format(
-    name="gcc",
-    summary="scene_XX_Y/{pngs,jpgs,jsons,mats,segs}, and where wanted all.txt, train_list.txt, test_list.txt",
+    name="gcc", find=find, annotate=annotate,
     splits=("all", "train", "test", "camera-train", "camera-test", "location-train", "location-test"),
-    find=find, annotate=annotate,
-)
+    summary="scene_XX_Y/{pngs,jpgs,jsons,mats,segs}, and where wanted all.txt, train_list.txt, test_list.txt")

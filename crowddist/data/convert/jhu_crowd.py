@@ -67,9 +67,6 @@ def _read_index(place: Path) -> dict[str, dict[str, Any]]:
     return index
 
 
-FORMAT = Format(
-    name="jhu_crowd",
-    summary="{train,val,test}/images with 0001.jpg, {train,val,test}/gt with 0001.txt, and where wanted "
-            "{train,val,test}/image_labels.txt",
-    splits=("train", "val", "test"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="jhu_crowd", splits=("train", "val", "test"), find=find, annotate=annotate,
+                summary="{train,val,test}/images with 0001.jpg, {train,val,test}/gt with 0001.txt, and where wanted "
+                        "{train,val,test}/image_labels.txt")

@@ -65,9 +65,6 @@ def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list
     return entries, refused
 
 
-FORMAT = Format(
-    name="nwpu_crowd",
-    summary="images (or images_part1 to images_part5) with 0001.jpg, jsons with 0001.json, and train.txt, val.txt, "
-            "test.txt",
-    splits=("train", "val", "test"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="nwpu_crowd", splits=("train", "val", "test"), find=find, annotate=annotate,
+                summary="images (or images_part1 to images_part5) with 0001.jpg, jsons with 0001.json, and train.txt, "
+                        "val.txt, test.txt")

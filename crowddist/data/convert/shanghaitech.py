@@ -55,9 +55,6 @@ def _name(place: Path) -> str:
     return f"shanghaitech-{parts[-1].group(1).upper()}" if parts else "shanghaitech"
 
 
-FORMAT = Format(
-    name="shanghaitech",
-    summary="part_A_final or part_B_final (also part_A, part_B), or a train_data or test_data folder with images/ and "
-            "ground_truth/",
-    splits=("all", "train", "val", "test"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="shanghaitech", splits=("all", "train", "val", "test"), find=find, annotate=annotate,
+                summary="part_A_final or part_B_final (also part_A, part_B), or a train_data or test_data folder with "
+                        "images/ and ground_truth/")

@@ -66,8 +66,6 @@ def _image_folder(folder: Path) -> Path:
 
 
 FORMAT = Format(
-    name="ucf_cc_50",
-    summary="1.jpg and 1_ann.mat (annPoints) to 50.jpg and 50_ann.mat side by side, or one folder that holds them",
+    name="ucf_cc_50", find=find, annotate=annotate,
     splits=("all", *(f"fold-{fold}-{side}" for fold in range(1, NUM_FOLDS + 1) for side in ("train", "test"))),
-    find=find, annotate=annotate,
-)
+    summary="1.jpg and 1_ann.mat (annPoints) to 50.jpg and 50_ann.mat side by side, or one folder that holds them")

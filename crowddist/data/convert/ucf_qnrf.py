@@ -47,8 +47,6 @@ def _is_called(folder: Path, name: str) -> bool:
     return folder.resolve().name == name
 
 
-FORMAT = Format(
-    name="ucf_qnrf",
-    summary="Train and Test, or one of them, with img_0001.jpg and img_0001_ann.mat (annPoints) side by side",
-    splits=("all", "train", "val", "test"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="ucf_qnrf", splits=("all", "train", "val", "test"), find=find, annotate=annotate,
+                summary="Train and Test, or one of them, with img_0001.jpg and img_0001_ann.mat (annPoints) side by "
+                        "side")

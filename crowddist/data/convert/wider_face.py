@@ -106,9 +106,6 @@ def _is_image(line: str) -> bool:
     return line.lower().endswith(SUFFIXES)
 
 
-FORMAT = Format(
-    name="wider_face",
-    summary="WIDER_train/images and WIDER_val/images with one folder per event, and "
-            "wider_face_split/wider_face_{train,val}_bbx_gt.txt",
-    splits=("train", "val"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="wider_face", splits=("train", "val"), find=find, annotate=annotate,
+                summary="WIDER_train/images and WIDER_val/images with one folder per event, and "
+                        "wider_face_split/wider_face_{train,val}_bbx_gt.txt")

@@ -60,9 +60,6 @@ def _scene(path: Path) -> str:
     return path.stem[:_SCENE_LENGTH]
 
 
-FORMAT = Format(
-    name="worldexpo10",
-    summary="{train,test}_frame with SCENE*.jpg (or a folder per scene), {train,test}_label/SCENE with a .mat per "
-            "frame and roi.mat",
-    splits=("all", "train", "val", "test"), find=find, annotate=annotate,
-)
+FORMAT = Format(name="worldexpo10", splits=("all", "train", "val", "test"), find=find, annotate=annotate,
+                summary="{train,test}_frame with SCENE*.jpg (or a folder per scene), {train,test}_label/SCENE with a "
+                        ".mat per frame and roi.mat")

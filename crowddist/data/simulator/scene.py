@@ -69,9 +69,8 @@ def _draw_walls(rng: np.random.Generator, reach: float) -> list[Wall]:
     far, angle = float(np.clip(reach * rng.uniform(0.55, 1.5), 14, 110)), rng.normal(0, 0.2)
     along = np.array([np.cos(angle), np.sin(angle)])
     half = min(60 + far, 120)
-    middle = np.array([0.0, far])
     trees = rng.random() < 0.22
-    walls.append(Wall(point=tuple(middle - along * half), along=tuple(along),
+    walls.append(Wall(point=tuple(np.array([0.0, far]) - along * half), along=tuple(along),
                       normal=(float(along[1]), float(-along[0])), length_m=2 * half,
                       height_m=rng.uniform(6, 12) if trees else rng.uniform(9, 28), trees=trees))
     for side in (-1, 1):
@@ -114,7 +113,7 @@ def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tup
     scene["distance"][solid], scene["surface"][solid] = distance[solid], identity
 
 
-def _inside(walls: tuple[Wall, ...] | list[Wall], x: np.ndarray, z: np.ndarray, margin: float) -> np.ndarray:
+def _inside(walls: list[Wall], x: np.ndarray, z: np.ndarray, margin: float) -> np.ndarray:
     """Bool: points at least `margin` metres in front of every wall."""
     inside = np.ones(np.shape(x), bool)
     for wall in walls:
@@ -146,12 +145,9 @@ def _draw_props(rng: np.random.Generator, camera: Camera, walls: list[Wall], rea
     return props
 
 
-def _standing_room(camera: Camera, walls: list[Wall], props: list[Prop],
-                   reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _standing_room(camera: Camera, walls: list[Wall], props: list[Prop], reach: float) -> tuple[np.ndarray, np.ndarray]:
     """Cells for people closer than `reach` metres, and their capacity."""
-    side = np.arange(-90, 90, 1.0) + 0.5
-    forward = np.arange(0, 160, 1.0) + 0.5
-    x, z = (grid.ravel() for grid in np.meshgrid(side, forward))
+    x, z = (grid.ravel() for grid in np.meshgrid(np.arange(-90, 90, 1.0) + 0.5, np.arange(0, 160, 1.0) + 0.5))
     columns, rows = camera.project(x, 1.6, z)
     margin = 0.6 * camera.focal_px / np.maximum(camera.depth(1.6, z), 0.5)
     height, width = camera.size
