@@ -121,10 +121,7 @@ def read_mat_points(place: Path, name: str) -> np.ndarray:
 
 
 def read_mat_polygon(place: Path, names: tuple[str, str]) -> np.ndarray:
-    """K x 2 x, y of a polygon from two vectors of a MATLAB file, x and y, K >= 3.
-
-    Raises InputError, naming the file, for anything else.
-    """
+    """K x 2 x, y of a polygon, K >= 3, from two vectors of a MATLAB file. Raises InputError for anything else."""
     columns = [_read_mat(place, name) for name in names]
     x, y = (np.ravel(column) if isinstance(column, np.ndarray) and column.dtype.kind in "fiu" else np.empty(0)
             for column in columns)

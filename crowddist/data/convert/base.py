@@ -116,7 +116,6 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
     same bytes.
 
     Args:
-        form: the source's format.
         source: folder of raw data, a path or a URL; one in object storage is downloaded whole into $TMPDIR first.
         split: "" takes the format's default.
         skip_bad: leave out bad files and list them in `skipped.json`; otherwise the first one ends the conversion.
@@ -124,7 +123,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         max_size: longest side in px; larger images are shrunk, their points and boxes too.
         name: of the data set; "" takes the format's.
         overwrite: replace a data set at `destination`.
-        max_shard_bytes: size at which a new shard begins.
+        max_shard_bytes: a new shard begins at this size.
         num_workers: threads that read and shrink images; the bytes do not depend on their number.
         watch: wraps the items, to show progress.
         work: reads the images in another way than `in_order`, the threads of this process.

@@ -116,5 +116,4 @@ def _cover(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 FORMAT = Format(name="crowd_human", splits=("train", "val"), find=find, annotate=annotate,
-                summary="annotation_{train,val}.odgt, and CrowdHuman_train01/Images to CrowdHuman_train03/Images and "
-                        "CrowdHuman_val/Images, or Images")
+                summary="annotation_{train,val}.odgt, and CrowdHuman_{train01,train02,train03,val}/Images, or Images")

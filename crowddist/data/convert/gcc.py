@@ -18,8 +18,6 @@ __all__ = ["FORMAT", "annotate", "find", "keep_scene"]
 
 # P: the share in the published random protocol, for folders without its lists; split by the name's hash (ours).
 TEST_SHARE = 0.25
-# P: a location has four cameras, 0-3.
-_NUM_CAMERAS = 4
 _FACTS = ("level", "hour", "weather")
 
 
@@ -53,10 +51,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads (row, column in the files, x, y here), mask and metadata.
-
-    Where json and mat both exist, json is taken; they must hold equally many points.
-    """
+    """Heads, mask and metadata. Where json and mat both exist, json is taken; they must hold equally many points."""
     json_path, mat_path, mask_path = item.annotations
     facts = read_json_object(json_path) if json_path.exists() else {}
     found = {}
@@ -74,7 +69,8 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     roi = as_rows(facts.get("roi") or [], json_path, "roi")
     if not np.isfinite(roi).all():
         raise InputError(f"{json_path}: roi holds a number that is not finite")
-    return Annotation(points=rows_columns[:, ::-1], place=place, mask=mask, roi=roi, scene=_metadata(facts, json_path))
+    points = rows_columns[:, ::-1]  # x, y
+    return Annotation(points=points, place=place, mask=mask, roi=roi, scene=_metadata(facts, json_path))
 
 
 def _metadata(facts: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -132,7 +128,7 @@ def _rule(folder: Path, split: str) -> tuple[Callable[[str], bool], dict[str, st
         return names.__contains__, {"split_rule": listed.name}
     tested, rule = {
         "camera": (_is_test_camera, "one camera of each location, by SHA-256 of the location's number"),
-        "location": (lambda name: hash_share(_location(name)) < TEST_SHARE,
+        "location": (lambda name: hash_share(name.split("_")[1]) < TEST_SHARE,
                      f"SHA-256 of the location's number below {TEST_SHARE:g}"),
         "": (lambda name: hash_share(name) < TEST_SHARE, f"SHA-256 of the name below {TEST_SHARE:g}"),
     }[protocol]
@@ -140,12 +136,9 @@ def _rule(folder: Path, split: str) -> tuple[Callable[[str], bool], dict[str, st
 
 
 def _is_test_camera(name: str) -> bool:
-    camera = int(name.split("/")[0].split("_")[2])
-    return camera == int(hash_share(_location(name)) * _NUM_CAMERAS)
-
-
-def _location(name: str) -> str:
-    return name.split("_")[1]
+    """P: a location has four cameras, 0-3."""
+    _, location, camera = name.split("/")[0].split("_")
+    return int(camera) == int(hash_share(location) * 4)
 
 
 def _scene(path: Path) -> tuple[int, int] | None:

@@ -31,9 +31,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     """
     images = folder / split / "images"
     if not images.is_dir():
-        advice = "give the folder that holds train, val and test"
-        raise InputError(f"no JHU-Crowd++ data of the split {split!r} in {folder}: {images.relative_to(folder)} is "
-                         f"missing; {advice}")
+        raise InputError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
+                         "train, val and test")
     items, refused = list_pairs(images, ".txt", labelled, folder / split / "gt")
     index = folder / split / "image_labels.txt"
     facts = _read_index(index) if labelled and index.is_file() else {}
@@ -68,5 +67,4 @@ def _read_index(place: Path) -> dict[str, dict[str, Any]]:
 
 
 FORMAT = Format(name="jhu_crowd", splits=("train", "val", "test"), find=find, annotate=annotate,
-                summary="{train,val,test}/images with 0001.jpg, {train,val,test}/gt with 0001.txt, and where wanted "
-                        "{train,val,test}/image_labels.txt")
+                summary="{train,val,test} with images/0001.jpg, gt/0001.txt and, where wanted, image_labels.txt")

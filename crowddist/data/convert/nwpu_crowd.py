@@ -66,5 +66,4 @@ def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list
 
 
 FORMAT = Format(name="nwpu_crowd", splits=("train", "val", "test"), find=find, annotate=annotate,
-                summary="images (or images_part1 to images_part5) with 0001.jpg, jsons with 0001.json, and train.txt, "
-                        "val.txt, test.txt")
+                summary="images/0001.jpg (or images_part1 to images_part5), jsons/0001.json, and {train,val,test}.txt")

@@ -12,7 +12,6 @@ from crowddist.errors import InputError
 # P: Idrees et al., CVPR 2013: 50 images, five folds.
 NUM_IMAGES = 50
 NUM_FOLDS = 5
-_FOLD_SIZE = NUM_IMAGES // NUM_FOLDS
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
@@ -43,7 +42,7 @@ def _fold(split: str) -> tuple[list[int], dict[str, Any]]:
     if split == "all":
         return list(numbers), {}
     _, fold, side = split.split("-")
-    tested = range(_FOLD_SIZE * (int(fold) - 1) + 1, _FOLD_SIZE * int(fold) + 1)
+    tested = numbers[(int(fold) - 1) * NUM_IMAGES // NUM_FOLDS:int(fold) * NUM_IMAGES // NUM_FOLDS]
     rule = (f"fold {fold} of {NUM_FOLDS}: test is images {tested[0]}-{tested[-1]} in the order of their numbers, train "
             "the others (ours)")
     return [number for number in numbers if (number in tested) == (side == "test")], {"split_rule": rule}

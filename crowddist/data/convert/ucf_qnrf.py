@@ -48,5 +48,4 @@ def _is_called(folder: Path, name: str) -> bool:
 
 
 FORMAT = Format(name="ucf_qnrf", splits=("all", "train", "val", "test"), find=find, annotate=annotate,
-                summary="Train and Test, or one of them, with img_0001.jpg and img_0001_ann.mat (annPoints) side by "
-                        "side")
+                summary="Train and Test, or one of them, with img_0001.jpg beside img_0001_ann.mat (annPoints)")

@@ -29,9 +29,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     images = folder / f"WIDER_{split}" / "images"
     annotations = folder / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
     if not images.is_dir():
-        advice = "give the folder that holds WIDER_train, WIDER_val and wider_face_split"
-        raise InputError(f"no WIDER FACE data of the split {split!r} in {folder}: {images.relative_to(folder)} is "
-                         f"missing; {advice}")
+        raise InputError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
+                         "WIDER_train, WIDER_val and wider_face_split")
     require_annotations(annotations, labelled)
     paths, refused = find_images(images)
     entries = read_entries(annotations) if labelled else {}
@@ -107,5 +106,4 @@ def _is_image(line: str) -> bool:
 
 
 FORMAT = Format(name="wider_face", splits=("train", "val"), find=find, annotate=annotate,
-                summary="WIDER_train/images and WIDER_val/images with one folder per event, and "
-                        "wider_face_split/wider_face_{train,val}_bbx_gt.txt")
+                summary="WIDER_{train,val}/images/EVENT and wider_face_split/wider_face_{train,val}_bbx_gt.txt")

@@ -11,9 +11,7 @@ from crowddist.errors import InputError
 
 # P: Zhang et al., CVPR 2015: five scenes are for testing.
 TEST_SCENES = ("104207", "200608", "200702", "202201", "500717")
-_SCENE_LENGTH = 6
 _ROI_FILE = "roi.mat"
-_ROI_NAMES = ("maskVerticesXCoordinates", "maskVerticesYCoordinates")
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
@@ -26,8 +24,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     side = "test" if split == "test" else "train"
     frames, labels = folder / f"{side}_frame", folder / f"{side}_label"
     if not frames.is_dir():
-        advice = "give the folder that holds train_frame, train_label, test_frame and test_label"
-        raise InputError(f"no WorldExpo'10 data of the split {split!r} in {folder}: {frames.name} is missing; {advice}")
+        raise InputError(f"no WorldExpo'10 data of the split {split!r}: {frames} is missing; give the folder with "
+                         "train_frame, train_label, test_frame and test_label")
     base.require_annotations(labels, labelled)
     scenes = [path for path in frames.iterdir() if path.is_dir() and not path.name.startswith(".")]
     paths = sorted(base.list_images(frames, *scenes), key=_scene)
@@ -51,13 +49,13 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Heads and the scene's region of interest, x, y as annotated (from 1, as MATLAB counts); heads outside it stay."""
     place, roi = item.annotations
-    return Annotation(points=read_mat_points(place, "point_position"), place=place,
-                      roi=read_mat_polygon(roi, _ROI_NAMES))
+    polygon = read_mat_polygon(roi, ("maskVerticesXCoordinates", "maskVerticesYCoordinates"))
+    return Annotation(points=read_mat_points(place, "point_position"), place=place, roi=polygon)
 
 
 def _scene(path: Path) -> str:
-    """P: a frame's name begins with its scene."""
-    return path.stem[:_SCENE_LENGTH]
+    """P: the first six characters of a frame's name are its scene."""
+    return path.stem[:6]
 
 
 FORMAT = Format(name="worldexpo10", splits=("all", "train", "val", "test"), find=find, annotate=annotate,

@@ -89,8 +89,8 @@ class RendererConfig:
     def __post_init__(self) -> None:
         """Raises InputError for values that cannot be drawn."""
         if self.num_images < 1 or self.images_per_scene < 1:
-            raise InputError(f"num_images and images_per_scene must be at least 1, got {self.num_images} and "
-                             f"{self.images_per_scene}")
+            got = f"got {self.num_images} and {self.images_per_scene}"
+            raise InputError(f"num_images and images_per_scene must be at least 1, {got}")
         if len(self.size) != 2 or not (64 <= self.size[0] <= 4096 and 64 <= self.size[1] <= 4096):
             raise InputError(f"size must be (height, width) within 64-4096 pixels, got {self.size}")
         if self.seed < 0:

@@ -39,9 +39,9 @@ def _shops(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, span:
         cv2.rectangle(colour, (x + 6, lintel), (end - 6, bottom - 4), glass.tolist(), -1)
         for _ in range(int((end - x) / 9)):
             left, top = int(rng.uniform(x + 6, max(end - 14, x + 7))), bottom - int(rng.uniform(0.15, 0.68) * floor)
-            goods = linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1))
-            cv2.rectangle(colour, (left, top), (left + int(rng.uniform(2, 12)), top + int(rng.uniform(3, 20))),
-                          goods.tolist(), -1)
+            goods = linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1)).tolist()
+            wide, high = int(rng.uniform(2, 12)), int(rng.uniform(3, 20))
+            cv2.rectangle(colour, (left, top), (left + wide, top + high), goods, -1)
         for post in range(x + 6, end - 4, int(rng.uniform(1.2, 2.6) * TEXELS_PER_M)):
             cv2.line(colour, (post, lintel), (post, bottom), linear((0.2, 0.2, 0.2)).tolist(), 2)
         shine = (linear((1.0, 0.88, 0.65)) * rng.uniform(0.1, 0.9)).tolist()

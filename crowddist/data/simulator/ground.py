@@ -35,8 +35,7 @@ def _tiles(rng: np.random.Generator, u, v, size: tuple[float, float], joint: flo
 
 def _footprints(values: np.ndarray) -> np.ndarray:
     """The change of a coordinate across one pixel."""
-    return np.maximum(np.abs(np.gradient(values, axis=0)) + np.abs(np.gradient(values, axis=1)),
-                      1e-4).astype(np.float32)
+    return np.maximum(sum(np.abs(change) for change in np.gradient(values)), 1e-4).astype(np.float32)
 
 
 def _markings(rng: np.random.Generator, colour: np.ndarray, u, v, foot_u, foot_v) -> None:

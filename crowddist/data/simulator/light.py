@@ -36,18 +36,16 @@ def draw_light(rng: np.random.Generator, hour: float, weather: int) -> Light:
     sun = np.array([np.cos(shown) * np.sin(azimuth), np.sin(shown), np.cos(shown) * np.cos(azimuth)])
     day = float(np.clip((altitude + 0.1) / 0.3, 0, 1))
     low = float(np.clip(1 - altitude / 0.5, 0, 1))
-    direct = {CLEAR: 0.9, CLOUDS: 0.45, RAIN: 0.0, FOGGY: 0.04, THUNDER: 0.0, OVERCAST: 0.03,
-              EXTRA_SUNNY: 1.15}[weather]
+    direct, cloudy, strength = {
+        CLEAR: (0.9, 0.25, 0.36), CLOUDS: (0.45, 0.6, 0.5), RAIN: (0.0, 1.0, 0.45), FOGGY: (0.04, 1.0, 0.6),
+        THUNDER: (0.0, 1.0, 0.3), OVERCAST: (0.03, 1.0, 0.6), EXTRA_SUNNY: (1.15, 0.08, 0.33)}[weather]
     if weather == CLOUDS:
         direct *= rng.choice([0.15, 1.0, 1.4])
     warm = linear(np.array([1.0, 0.95 - 0.16 * low, 0.9 - 0.38 * low]))
     sun_colour = direct * warm * np.clip(altitude / 0.25, 0, 1) * (1 - 0.35 * low)
-    cloudy = {CLEAR: 0.25, CLOUDS: 0.6, RAIN: 1.0, FOGGY: 1.0, THUNDER: 1.0, OVERCAST: 1.0, EXTRA_SUNNY: 0.08}[weather]
     blue, grey = linear((0.62, 0.76, 1.0)), linear((0.86, 0.89, 0.93))
     tone = blue * (1 - cloudy) + grey * cloudy
     dusk = np.array([0.75, 0.62, 0.85]) * low * day + (1 - low * day)
-    strength = {CLEAR: 0.36, CLOUDS: 0.5, RAIN: 0.45, FOGGY: 0.6, THUNDER: 0.3, OVERCAST: 0.6,
-                EXTRA_SUNNY: 0.33}[weather]
     sky_colour = strength * tone * dusk * max(day, 0.05) + (1 - day) * np.array([0.02, 0.022, 0.035])
     dark_above, dark_ahead = {THUNDER: (0.5, 0.6), RAIN: (0.8, 0.85)}.get(weather, (1.0, 1.0))
     zenith = linear((0.3, 0.48, 0.78)) * (1 - cloudy) + linear((0.74, 0.76, 0.79)) * cloudy * dark_above

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 NOISE_SIDE = 512  # ours: side of the periodic noise table
+_HASHES = np.random.default_rng(13).random(4096).astype(np.float32)
 
 
 def linear(colour: object) -> np.ndarray:
@@ -25,12 +26,6 @@ def noise_table() -> np.ndarray:
     return ((field - field.mean()) / field.std()).astype(np.float32)
 
 
-@cache
-def _hash_table() -> np.ndarray:
-    """4096 float32 uniform values."""
-    return np.random.default_rng(13).random(4096).astype(np.float32)
-
-
 def noise_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """The noise table at float positions, repeated endlessly; one unit is one cell of the table."""
     u, v = np.mod(u, NOISE_SIDE).astype(np.float32), np.mod(v, NOISE_SIDE).astype(np.float32)
@@ -39,4 +34,4 @@ def noise_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def hash_at(i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """A uniform value for each pair of whole numbers."""
-    return _hash_table()[(i.astype(np.int64) * 73 + j.astype(np.int64) * 1559 + (i * j).astype(np.int64) * 7) & 4095]
+    return _HASHES[(i.astype(np.int64) * 73 + j.astype(np.int64) * 1559 + (i * j).astype(np.int64) * 7) & 4095]

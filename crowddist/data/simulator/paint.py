@@ -42,8 +42,7 @@ def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
     sign = np.where(crowd.mirrored, -1.0, 1.0)
     basis = np.stack([np.stack([np.cos(tilt) * sign, -np.sin(tilt)], 1),
                       np.stack([np.sin(tilt) * sign, np.cos(tilt)], 1)], axis=1) * step[:, None, None]
-    figures = [figure(int(e), int(y), int(v))
-               for e, y, v in zip(crowd.elevation, crowd.yaw, crowd.variant, strict=True)]
+    figures = list(map(figure, crowd.elevation.tolist(), crowd.yaw.tolist(), crowd.variant.tolist()))
     offset = np.array([np.subtract(f.head, f.foot) for f in figures]).reshape(-1, 2)
     return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset),
                  head_radius=HEAD_RADIUS_M * PIXELS_PER_M * step, scale=scale, basis=basis, depth=depth)
@@ -243,8 +242,7 @@ def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd:
             lit = lit * through + light.horizon * (1 - through) * prop.alpha[..., None]
             _blend(image, ids, lit, prop.alpha, prop.corner, -1)
             continue
-        column, row = (int(np.clip(v, 0, limit - 1))
-                       for v, limit in zip(poses.foot[index], (width, height), strict=True))
+        column, row = np.clip(poses.foot[index], 0, [width - 1, height - 1]).astype(int)
         on_ground = scene.surface[row, column] == GROUND and poses.foot[index, 1] < height
         sunlit = 1 - (cast[row, column] if on_ground else 0.0) * 0.5
         lamp = scene.lamp_light[row, column] * light.lamps * 1.2

@@ -207,6 +207,5 @@ def make_prop(rng: np.random.Generator, camera: Camera, kind: str, x: float, z: 
     if kind == "tree":
         _speckle(canvas, alpha, scales[0])
     colour, glow, alpha = (cv2.resize(layer, shrink, interpolation=cv2.INTER_AREA) for layer in (canvas, glow, alpha))
-    return Prop(kind=kind, ground=(x, z), radius_m=radius, height_m=height, shadow_m=shadow,
-                depth_m=float(camera.depth(0.5, z)), corner=(int(left), int(top)), colour=colour, alpha=alpha,
-                glow=glow)
+    return Prop(kind=kind, ground=(x, z), radius_m=radius, height_m=height, shadow_m=shadow, colour=colour, alpha=alpha,
+                glow=glow, depth_m=float(camera.depth(0.5, z)), corner=(int(left), int(top)))

@@ -189,8 +189,7 @@ def build_scene(seed: int, location: int, camera_number: int, look: Look, size: 
         _paint_wall(rng, scene, camera, rays, wall, FIRST_WALL + number)
     lamps = ([prop.ground for prop in props if prop.kind == "lamp"]
              + [tuple(cells[i]) for i in rng.integers(len(cells), size=5)])
-    lamp_light = sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps)
+    lamp_light = np.minimum(sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps), 1.5)
     sine = ray_y / np.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
     return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine, cells=cells, cell_capacity=capacity,
-                 lamp_light=np.minimum(lamp_light, 1.5).astype(np.float32), walls=tuple(walls), props=tuple(props),
-                 **scene)
+                 lamp_light=lamp_light.astype(np.float32), walls=tuple(walls), props=tuple(props), **scene)

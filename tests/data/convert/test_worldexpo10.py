@@ -219,7 +219,7 @@ def test_a_frame_in_both_layouts_is_refused(tmp_path, frames):
 
 def test_other_folders_are_explained(tmp_path, frames):
     with pytest.raises(InputError,
-                       match="train_frame is missing; give the folder that holds train_frame, train_label, test_frame "
+                       match="train_frame is missing; give the folder with train_frame, train_label, test_frame "
                              "and test_label"):
         convert(FORM, frames.root / "train_frame", tmp_path / "set")
     (tmp_path / "empty" / "train_frame").mkdir(parents=True)
