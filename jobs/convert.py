@@ -1,6 +1,6 @@
-"""Convert raw images and their annotations to shards; check shards, or look at them.
+"""Convert raw images and their annotations to shards; or check or describe shards.
 
-Stopped or killed, the same command goes on behind the last shard that was whole.
+After a stop or a kill, the same command resumes behind the last whole shard.
 
     python jobs/convert.py shanghaitech /data/part_A_final /data/shards/sha-train --split train
     python jobs/convert.py wider_face /data/wider /data/shards/wider --max-size 1024
@@ -26,19 +26,18 @@ from crowddist.process.progress_bar import watched
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"error: {message}; --help tells more\n")
+        self.exit(2, f"error: {message}; see --help\n")
 
 
 def main() -> None:
-    """Converts, and prints what was made and where; or checks or describes what is there."""
+    """Runs the job: convert, verify or info."""
     job = {"verify": _verify, "info": _info}.get(next(iter(sys.argv[1:]), ""), _convert)
     with one_line_errors(), sigterm_as_exit():
         job()
 
 
 def _verify() -> None:
-    parser = _Parser(prog="convert.py verify",
-                     description="Read every shard of a data set and compare it with the manifest.")
+    parser = _Parser(prog="convert.py verify", description="Read all shards of a data set and check their digests.")
     parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
     url = parser.parse_args(sys.argv[2:]).url
     from crowddist.data.shards import verify
@@ -50,10 +49,10 @@ def _verify() -> None:
 
 def _info() -> None:
     parser = _Parser(prog="convert.py info",
-                     description="Describe a data set: sizes and counts of its images, and a picture of some.")
+                     description="Print the sizes and counts of a data set's images, and draw some of them.")
     parser.add_argument("url", metavar="URL", help="place of the data set, a path or URL")
     parser.add_argument("--sheet", metavar="PNG", default="",
-                        help="write a picture of 12 images with their heads, the emptiest first")
+                        help="draw 12 images with their heads, the emptiest first")
     given = parser.parse_args(sys.argv[2:])
     from crowddist.reports.dataset_summary import describe, write_sheet
 
@@ -71,12 +70,9 @@ def _convert() -> None:
 
         work = in_order_on_cluster
     num_workers = given.num_workers or (cluster_cpus() if work else os.cpu_count() or 1)
-    done = convert(
-        FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad,
-        unlabelled=given.unlabelled,
-        max_size=given.max_size, name=given.name, overwrite=given.overwrite, num_workers=num_workers, watch=watched,
-        work=work,
-    )
+    done = convert(FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad,
+                   unlabelled=given.unlabelled, max_size=given.max_size, name=given.name, overwrite=given.overwrite,
+                   num_workers=num_workers, watch=watched, work=work)
     print(done.summary())
 
 
@@ -86,18 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(description=__doc__, epilog=f"formats:\n{formats}",
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("format", choices=FORMATS, metavar="FORMAT",
-                        help="layout of the source, see below; or verify or info, which have their own --help")
+                        help="the source's layout, see below; or verify or info, which have their own --help")
     parser.add_argument("source", metavar="SOURCE", help="folder of the raw data")
-    parser.add_argument("destination", metavar="DESTINATION",
-                        help="place of the data set: a path or URL where nothing is yet")
-    parser.add_argument("--split", default="", help="which part of the source; default: the format's first")
-    parser.add_argument("--skip-bad", action="store_true",
-                        help="leave out what cannot be taken, and list it in skipped.json")
-    parser.add_argument("--unlabelled", action="store_true", help="write the images alone, as a target without labels")
+    parser.add_argument("destination", metavar="DESTINATION", help="new place of the data set, a path or URL")
+    parser.add_argument("--split", default="", help="part of the source; default: the format's first")
+    parser.add_argument("--skip-bad", action="store_true", help="skip bad files and list them in skipped.json")
+    parser.add_argument("--unlabelled", action="store_true", help="write the images without labels, for a target")
     parser.add_argument("--max-size", type=int, metavar="PX", help="shrink images whose longest side is larger")
     parser.add_argument("--num-workers", type=int, default=0,
-                        help="images read at once, by threads or by the cluster of $RAY_ADDRESS; 0: one a core")
-    parser.add_argument("--name", default="", help="of the data set; default: from the source")
+                        help="images read at once, by threads or by the cluster of $RAY_ADDRESS; 0: one per core")
+    parser.add_argument("--name", default="", help="name of the data set; default: from the source")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set at DESTINATION")
     return parser
 

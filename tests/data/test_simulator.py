@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import scipy.io
 
+from crowddist.data.scenes import LEVEL_MAXIMA
 from crowddist.data.simulator import render_image, write_dataset
 from crowddist.data.simulator.camera import Camera
-from crowddist.data.simulator.config import LEVEL_MAXIMA, LOOKS, Look, RendererConfig
+from crowddist.data.simulator.config import LOOKS, Look, RendererConfig
 from crowddist.data.simulator.figures import NUM_MATERIALS, figure
 from crowddist.data.simulator.noise import linear
 from crowddist.errors import InputError

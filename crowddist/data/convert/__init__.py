@@ -1,4 +1,1 @@
-"""One converter a data set: its own layout in, shards out.
-
-A converter knows the layout of one data set; what all of them share is in `base`, `annotations` and `matlab`.
-"""
+"""One converter per data set, from its own layout to shards; `base`, `annotations` and `matlab` are shared by all."""

@@ -1,8 +1,7 @@
-"""CrowdHuman as it is released: boxes of heads to pre-train a detector, and coarse masks of persons to pre-train a
-segmenter.
+"""CrowdHuman as released: boxes of heads to pre-train a detector, coarse masks of persons to pre-train a segmenter.
 
-A mask is made of rectangles, the boxes of what is visible of persons, so it also covers background beside them; regions
-that the set itself does not annotate (crowds, reflections) count as person, as nothing is known to be background there.
+A mask is made of rectangles, the boxes round the visible parts of persons, so it also covers background beside them.
+Regions that the set does not annotate (crowds, reflections) count as person, as they need not be background.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import as_rows, centred_outside, parse_json_object, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images, require_annotations
 from crowddist.errors import InputError
 
 # P: the tags and attributes of the set's own readme; keys of the attributes may be missing.
@@ -22,16 +21,14 @@ _ATTRIBUTES = ("extra", "head_attr")
 
 
 class Entry(NamedTuple):
-    """What the annotation file says of one image."""
+    """The annotation of one image."""
 
-    line: int
-    """Number of its line, from 1."""
-    text: str
-    """The line, a JSON object."""
+    line: int  # its number in the file, from 1
+    text: str  # the line, a JSON object
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, in the order of their names.
+    """The images of a split, by name.
 
     `folder` holds `annotation_train.odgt` and `annotation_val.odgt`, and images as released
     (`CrowdHuman_train01/Images`, ..., `CrowdHuman_val/Images`) or all of them in `Images`, where only the annotations
@@ -42,9 +39,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     if not own and not shared.is_dir():
         advice = f"give the folder that holds annotation_{split}.odgt, and CrowdHuman_{split}*/Images or Images"
         raise InputError(f"no CrowdHuman data of the split {split!r} in {folder}: no folder Images is there; {advice}")
-    if labelled and not annotations.is_file():
-        raise InputError(f"no annotations in {folder}: {annotations.name} is missing; convert with --unlabelled, or "
-                         "add it")
+    require_annotations(annotations, labelled)
     if not labelled and not own:
         advice = (f"move the split's images to CrowdHuman_{split}/Images, or convert the folder of images with the "
                   "format folder")
@@ -62,8 +57,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Boxes of heads as annotated, and the mask.
 
-    Left out are boxes that the set says to ignore, those without an area, and those centred outside the image: the set
-    annotates whole persons, so also heads beyond the image's border.
+    Left out are boxes that the set says to ignore, boxes without an area, and boxes centred outside the image: the set
+    annotates whole persons, so also heads beyond the border.
     """
     place, entry = item.annotations[0], item.record
     if entry is None:
@@ -72,13 +67,13 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     regions = parse_json_object(entry.text, where).get("gtboxes")
     if not (isinstance(regions, list) and all(map(_is_region, regions))):
         raise InputError(f"{where}: wrong layout: gtboxes must be a list of boxes with the tag {' or '.join(_TAGS)}; "
-                         "take the file of the data set again")
+                         "download the file again")
     ignored = np.array([region["tag"] == "mask" or any(region.get(part, {}).get("ignore") for part in _ATTRIBUTES)
                         for region in regions], bool)
-    # What is left out need not have a head.
+    # Ignored regions need no head.
     heads = as_rows([region.get("hbox", [0] * 4 if out else None)
-                     for region, out in zip(regions, ignored, strict=True)], 4, where, "hbox")
-    visible = as_rows([region.get("vbox") for region in regions], 4, where, "vbox")
+                     for region, out in zip(regions, ignored, strict=True)], where, "hbox", 4)
+    visible = as_rows([region.get("vbox") for region in regions], where, "vbox", 4)
     if not np.isfinite(visible).all():
         raise InputError(f"{where}: vbox holds a number that is not finite")
     left_out = ignored | (heads[:, 2:] <= 0).any(axis=1) | centred_outside(heads, size)
@@ -86,9 +81,7 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def _read_entries(place: Path) -> tuple[dict[str, Entry], list[tuple[Path, str]]]:
-    """The entries by their images' names, and lines that cannot be taken; what an entry says of boxes is read with its
-    image.
-    """
+    """The entries by image name, and bad lines; an entry's boxes are read with its image."""
     entries: dict[str, Entry] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
@@ -100,9 +93,8 @@ def _read_entries(place: Path) -> tuple[dict[str, Entry], list[tuple[Path, str]]
         if not isinstance(name, str):
             refused.append((place, f"line {number}: wrong layout: ID must be the name of an image, got {name!r:.80}"))
         elif name in entries:
-            refused.append((place,
-                            f"line {number} names {name!r} again, after line {entries[name].line}; remove one of the "
-                            "two"))
+            again = f"line {number} names {name!r} again, after line {entries[name].line}; remove one of the two"
+            refused.append((place, again))
         else:
             entries[name] = Entry(number, line)
     return entries, refused
@@ -114,9 +106,7 @@ def _is_region(value: Any) -> bool:
 
 
 def _cover(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8, 1 in every pixel that a box covers, if only in part. Args: N x 4 left, top, width, height as edges
-    in px; (height, width).
-    """
+    """(H, W) uint8, 1 in every pixel that one of the N x 4 boxes (left, top, width, height) covers, even in part."""
     mask = np.zeros(size, np.uint8)
     with np.errstate(over="ignore"):
         edges = np.clip(np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]), 0, size[::-1])
@@ -125,11 +115,5 @@ def _cover(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-FORMAT = Format(
-    name="crowd_human",
-    summary="annotation_{train,val}.odgt, and CrowdHuman_train01/Images to CrowdHuman_train03/Images and "
-            "CrowdHuman_val/Images, or Images",
-    splits=("train", "val"),
-    find=find,
-    annotate=annotate,
-)
+FORMAT = Format(name="crowd_human", splits=("train", "val"), find=find, annotate=annotate,
+                summary="annotation_{train,val}.odgt, and CrowdHuman_{train01,train02,train03,val}/Images, or Images")

@@ -1,4 +1,4 @@
-"""A plain folder of images: the unlabelled target that a user has."""
+"""A plain folder of images: the user's unlabelled target."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from crowddist.data.images import find_images
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """Every image below `folder`, however deep; the name of an item is its path below it, without the ending."""
+    """Every image below `folder`, at any depth; an item's name is its relative path without the ending."""
     images, refused = find_images(folder)
     items = tuple(Item(name=path.relative_to(folder).with_suffix("").as_posix(), image=path) for path in images)
     return Listing(name=folder.resolve().name or "folder", split=split, items=items, refused=tuple(refused))
 
 
-FORMAT = Format(
-    name="folder",
-    summary="images at any depth, without labels; rotated photographs are turned upright",
-    splits=("all",),
-    upright=True,
-    find=find,
-    annotate=None,
-)
+FORMAT = Format(name="folder", summary="images at any depth, without labels; rotated photographs are turned upright",
+                splits=("all",), upright=True, find=find, annotate=None)

@@ -1,4 +1,4 @@
-"""The formats that can be converted, by name."""
+"""All raw formats, by name."""
 
 from __future__ import annotations
 

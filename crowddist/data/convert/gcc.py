@@ -1,36 +1,31 @@
-"""GCC in its own layout, which the procedural renderer writes as well; its scene regularisation is that of
-`data.scenes`.
-"""
+"""GCC in its own layout, which the procedural renderer writes too; `data.scenes` has its scene regularisation."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.annotations import as_points, read_json_object, read_mat_locations, read_raw_mask
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share
-from crowddist.data.scenes import LEVEL_MAXIMA, SCENE_RULES, WEATHERS, SceneRule, keep_scene, plain_name
+from crowddist.data.convert.annotations import as_rows, read_json_object, read_mat_locations, read_raw_mask
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share, lone_annotations
+from crowddist.data.scenes import LEVEL_MAXIMA, WEATHERS, keep_scene, plain_name
 from crowddist.errors import InputError
 
-__all__ = ["FORMAT", "LEVEL_MAXIMA", "SCENE_RULES", "WEATHERS", "SceneRule", "annotate", "find", "keep_scene"]
+__all__ = ["FORMAT", "annotate", "find", "keep_scene"]
 
-# P: the share of the published random protocol, for folders that come without its lists; cut by the name's hash (ours).
+# P: the share in the published random protocol, for folders without its lists; split by the name's hash (ours).
 TEST_SHARE = 0.25
-# P: a location has four cameras, 0-3.
-_NUM_CAMERAS = 4
-_INDEX_FILES = ("all.txt", "train_list.txt", "test_list.txt")
 _FACTS = ("level", "hour", "weather")
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, by scene and time; where both are there, pngs (the originals) go before jpgs.
+    """The images of a split, by scene and time; an image that exists as png (the original) and jpg is read as png.
 
-    `train` and `test` follow `train_list.txt` and `test_list.txt` in `folder` where they exist, or else the hash of the
-    name. `camera-*` keeps one camera of each location for testing, `location-*` a quarter of the locations, both by
-    hash.
+    `train` and `test` follow `train_list.txt` and `test_list.txt` in `folder`, or without them the hash of the name.
+    `camera-*` keeps one camera of each location for testing, `location-*` a quarter of the locations, both by hash.
     """
     places = [folder] if _scene(folder) else sorted(folder.iterdir())
     scenes = [(path, numbers) for path in places if path.is_dir() and (numbers := _scene(path))]
@@ -40,8 +35,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     belongs, rule = _rule(folder, split)
     items, refused = [], []
     for scene, (location, camera) in scenes:
-        images = {path.stem: path for kind in ("jpgs", "pngs")
-                  for path in sorted(_visible(scene / kind, f".{kind[:-1]}"))}
+        images = {path.stem: path for kind in ("jpgs", "pngs") for path in sorted(scene.glob(f"{kind}/*.{kind[:-1]}"))
+                  if not path.name.startswith(".")}
         for stem in sorted(images):
             name = f"{scene.name}/{stem}"
             if belongs(name):
@@ -50,39 +45,36 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
                 facts = {"location": location, "camera": camera, **index.get(name, {})}
                 items.append(Item(name=name, image=images[stem], annotations=paths, facts=facts))
         if labelled:
-            refused += [(path, "an annotation without its image") for kind in ("jsons", "mats")
-                        for path in sorted(_visible(scene / kind, f".{kind[:-1]}")) if path.stem not in images]
+            refused += lone_annotations(path for kind in ("jsons", "mats")
+                                        for path in scene.glob(f"{kind}/*.{kind[:-1]}") if path.stem not in images)
     return Listing(name="gcc", split=split, items=tuple(items), refused=tuple(refused), facts=rule)
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads, mask and metadata.
-
-    Files say row, column, which is turned to x, y. Where json and mat are both there, json is taken; they must hold
-    equally many points.
-    """
+    """Heads, mask and metadata. Where json and mat both exist, json is taken; they must hold equally many points."""
     json_path, mat_path, mask_path = item.annotations
     facts = read_json_object(json_path) if json_path.exists() else {}
     found = {}
     if "image_info" in facts or (facts and not mat_path.exists()):
-        found[json_path] = as_points(facts.get("image_info"), json_path, "image_info")
+        found[json_path] = as_rows(facts.get("image_info"), json_path, "image_info")
     if mat_path.exists():
         found[mat_path] = read_mat_locations(mat_path)
     if not found:
         raise InputError(f"{item.image}: its annotation {json_path.name} or {mat_path.name} is missing")
     if len({len(points) for points in found.values()}) > 1:
-        told = " but ".join(f"{len(points)} in {path}" for path, points in found.items())
-        raise InputError(f"{item.image}: annotations disagree: {told} points")
+        counts = " but ".join(f"{len(points)} in {path}" for path, points in found.items())
+        raise InputError(f"{item.image}: annotations disagree: {counts} points")
     place, rows_columns = next(iter(found.items()))
     mask = read_raw_mask(mask_path, size) if mask_path.exists() else None
-    roi = as_points(facts.get("roi") or [], json_path, "roi")
+    roi = as_rows(facts.get("roi") or [], json_path, "roi")
     if not np.isfinite(roi).all():
         raise InputError(f"{json_path}: roi holds a number that is not finite")
-    return Annotation(points=rows_columns[:, ::-1], place=place, mask=mask, roi=roi, scene=_metadata(facts, json_path))
+    points = rows_columns[:, ::-1]  # x, y
+    return Annotation(points=points, place=place, mask=mask, roi=roi, scene=_metadata(facts, json_path))
 
 
 def _metadata(facts: dict[str, Any], place: Path) -> dict[str, Any]:
-    """level, hour, minute and weather, as far as the json tells them."""
+    """level, hour, minute and weather, where the json has them."""
     scene: dict[str, Any] = {}
     if facts.get("weather") is not None:
         scene["weather"] = _weather(facts["weather"], place)
@@ -104,16 +96,14 @@ def _weather(value: Any, place: Path) -> int:
         return value
     if isinstance(value, str) and plain_name(value) in WEATHERS:
         return WEATHERS.index(plain_name(value))
-    raise InputError(
-        f"{place}: weather must be 0 to {len(WEATHERS) - 1} or one of {', '.join(WEATHERS)}, got {value!r}")
+    raise InputError(f"{place}: weather must be 0 to {len(WEATHERS) - 1} or one of {', '.join(WEATHERS)}, "
+                     f"got {value!r}")
 
 
 def _read_index(folder: Path) -> dict[str, dict[str, int]]:
-    """level, hour and weather by name, from the index files in `folder`: lines of level, hour, weather, scene, time,
-    count.
-    """
+    """level, hour and weather by name, from index files with lines of level, hour, weather, scene, time, count."""
     index = {}
-    for path in (folder / name for name in _INDEX_FILES):
+    for path in (folder / name for name in ("all.txt", "train_list.txt", "test_list.txt")):
         for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.is_file() else [], start=1):
             columns = line.split()
             if not columns:
@@ -122,37 +112,33 @@ def _read_index(folder: Path) -> dict[str, dict[str, int]]:
                 level, hour, weather, scene, time, _count = columns
                 index[f"{scene}/{time}"] = dict(zip(_FACTS, (int(level), int(hour), int(weather)), strict=True))
             except ValueError:
-                raise InputError(
-                    f"{path}: line {number} is not level, hour, weather, scene, time, count: {line!r}") from None
+                raise InputError(f"{path}: line {number} is not level, hour, weather, scene, time, count: "
+                                 f"{line!r}") from None
     return index
 
 
-def _rule(folder: Path, split: str) -> tuple[Any, dict[str, str]]:
-    """Whether an item belongs to a split, and the words for it."""
+def _rule(folder: Path, split: str) -> tuple[Callable[[str], bool], dict[str, str]]:
+    """A function that tells by name whether an item is in the split, and the rule in words."""
     if split == "all":
         return (lambda name: True), {}
     protocol, _, side = split.rpartition("-")
-    if protocol == "camera":
-        rule = "test: one camera of each location, by SHA-256 of the location's number"
-        return (lambda name: _is_test_camera(name) == (side == "test")), {"split_rule": rule}
-    if protocol == "location":
-        rule = f"test: SHA-256 of the location's number below {TEST_SHARE:g}"
-        return (lambda name: (hash_share(_location(name)) < TEST_SHARE) == (side == "test")), {"split_rule": rule}
     listed = folder / f"{split}_list.txt"
-    if listed.is_file():
+    if not protocol and listed.is_file():
         names = {"/".join(line.split()[3:5]) for line in listed.read_text(errors="replace").splitlines()}
         return names.__contains__, {"split_rule": listed.name}
-    rule = f"test: SHA-256 of the name below {TEST_SHARE:g}"
-    return (lambda name: (hash_share(name) < TEST_SHARE) == (side == "test")), {"split_rule": rule}
+    tested, rule = {
+        "camera": (_is_test_camera, "one camera of each location, by SHA-256 of the location's number"),
+        "location": (lambda name: hash_share(name.split("_")[1]) < TEST_SHARE,
+                     f"SHA-256 of the location's number below {TEST_SHARE:g}"),
+        "": (lambda name: hash_share(name) < TEST_SHARE, f"SHA-256 of the name below {TEST_SHARE:g}"),
+    }[protocol]
+    return (lambda name: tested(name) == (side == "test")), {"split_rule": f"test: {rule}"}
 
 
 def _is_test_camera(name: str) -> bool:
-    camera = int(name.split("/")[0].split("_")[2])
-    return camera == int(hash_share(_location(name)) * _NUM_CAMERAS)
-
-
-def _location(name: str) -> str:
-    return name.split("_")[1]
+    """P: a location has four cameras, 0-3."""
+    _, location, camera = name.split("/")[0].split("_")
+    return int(camera) == int(hash_share(location) * 4)
 
 
 def _scene(path: Path) -> tuple[int, int] | None:
@@ -161,18 +147,11 @@ def _scene(path: Path) -> tuple[int, int] | None:
     return (int(match.group(1)), int(match.group(2))) if match else None
 
 
-def _visible(folder: Path, ending: str) -> list[Path]:
-    return [path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")] if folder.is_dir() else []
-
-
 def _whole(value: Any, maximum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum
 
 
 FORMAT = Format(
-    name="gcc",
-    summary="scene_XX_Y/{pngs,jpgs,jsons,mats,segs}, and where wanted all.txt, train_list.txt, test_list.txt",
+    name="gcc", find=find, annotate=annotate,
     splits=("all", "train", "test", "camera-train", "camera-test", "location-train", "location-test"),
-    find=find,
-    annotate=annotate,
-)
+    summary="scene_XX_Y/{pngs,jpgs,jsons,mats,segs}, and where wanted all.txt, train_list.txt, test_list.txt")

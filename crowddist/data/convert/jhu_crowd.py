@@ -1,7 +1,7 @@
-"""JHU-Crowd++ in its original layout: heads as points, and what its index of images says of weather and scene.
+"""JHU-Crowd++ in its original layout: heads as points, and weather and scene from its index of images.
 
-The width and height of heads are not taken: a data set's boxes stand for its points, and heads without a size would be
-lost to the count.
+The width and height of heads are not used: the boxes of a data set stand for its points, so heads without a size would
+not be counted.
 """
 
 from __future__ import annotations
@@ -18,38 +18,30 @@ from crowddist.errors import InputError
 
 # P: the columns of the set's own readme: centre, width and height of a head, occlusion 1-3, blur 0-1.
 _COLUMNS = ("x", "y", "w", "h", "o", "b")
-_INDEX_FILE = "image_labels.txt"
-# P: none, fog or haze, rain, snow; not GCC's codes of the weather, so the entry has another name.
+# P: none, fog or haze, rain, snow; not GCC's weather codes, so the entry has another name.
 _NUM_DEGRADATIONS = 4
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, in the order of their numbers; `folder` holds `train`, `val` and `test`.
+    """The images of a split, by their numbers; `folder` holds `train`, `val` and `test`.
 
     A labelled image gets `scene_type`, `weather_degradation` and `distractor` (1: shows a mass of something else than
-    people) of the `image_labels.txt` of its split, where that exists. It counts heads as well, so an unlabelled
-    conversion does not open it.
+    people) from the `image_labels.txt` of its split, if there is one. An unlabelled conversion does not open that file,
+    as it holds counts as well.
     """
-    images, annotations = folder / split / "images", folder / split / "gt"
+    images = folder / split / "images"
     if not images.is_dir():
-        advice = "give the folder that holds train, val and test"
-        raise InputError(f"no JHU-Crowd++ data of the split {split!r} in {folder}: {images.relative_to(folder)} is "
-                         f"missing; {advice}")
-    if labelled and not annotations.is_dir():
-        raise InputError(f"no annotations in {folder}: {annotations.relative_to(folder)} is missing; convert with "
-                         "--unlabelled, or add it")
-    items, refused = list_pairs(images, ".txt", labelled, annotations)
-    index = folder / split / _INDEX_FILE
+        raise InputError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
+                         "train, val and test")
+    items, refused = list_pairs(images, ".txt", labelled, folder / split / "gt")
+    index = folder / split / "image_labels.txt"
     facts = _read_index(index) if labelled and index.is_file() else {}
-    return Listing(name="jhu-crowd", split=split,
-                   items=tuple(replace(item, facts=facts.get(item.name, {})) for item in items),
-                   refused=tuple(refused))
+    return Listing(name="jhu-crowd", split=split, refused=tuple(refused),
+                   items=tuple(replace(item, facts=facts.get(item.name, {})) for item in items))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads as annotated: x, y of the centre, at any occlusion and blur; a file without a line says that nobody is
-    there.
-    """
+    """Centres x, y of heads as annotated, at any occlusion and blur; an empty file means that nobody is there."""
     place = item.annotations[0]
     lines = read_lines(place, may_be_empty=True)
     rows = [parse_numbers(line, _COLUMNS, f"{place}: line {number}") for number, line in enumerate(lines, start=1)]
@@ -57,9 +49,7 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def _read_index(place: Path) -> dict[str, dict[str, Any]]:
-    """The facts of each image by its name: lines of name, count, scene type, weather, distractor. Raises InputError
-    naming a line that is not.
-    """
+    """The facts of each image by its name, from lines of name, count, scene type, weather, distractor."""
     index = {}
     for number, line in enumerate(read_lines(place), start=1):
         try:
@@ -70,17 +60,11 @@ def _read_index(place: Path) -> dict[str, dict[str, Any]]:
         if not (facts and scene_type.isprintable() and facts["weather_degradation"] in range(_NUM_DEGRADATIONS)
                 and facts["distractor"] in (0, 1)):
             should = f"should be name, count, scene type, weather 0 to {_NUM_DEGRADATIONS - 1}, distractor 0 or 1"
-            raise InputError(f"{place}: line {number} {should}, got {line[:80]!r}; take the file of the data set "
-                             "again, or remove it")
+            raise InputError(f"{place}: line {number} {should}, got {line[:80]!r}; download the file again, or "
+                             "remove it")
         index[Path(name).stem] = facts
     return index
 
 
-FORMAT = Format(
-    name="jhu_crowd",
-    summary="{train,val,test}/images with 0001.jpg, {train,val,test}/gt with 0001.txt, and where wanted "
-            "{train,val,test}/image_labels.txt",
-    splits=("train", "val", "test"),
-    find=find,
-    annotate=annotate,
-)
+FORMAT = Format(name="jhu_crowd", splits=("train", "val", "test"), find=find, annotate=annotate,
+                summary="{train,val,test} with images/0001.jpg, gt/0001.txt and, where wanted, image_labels.txt")

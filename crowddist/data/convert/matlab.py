@@ -1,6 +1,4 @@
-"""MATLAB files (version 5) looked through before SciPy reads them: what they unpack to, and whether what they claim is
-there at all.
-"""
+"""Checks MATLAB files (version 5) before SciPy reads them: against huge unpacked sizes and false array sizes."""
 
 from __future__ import annotations
 
@@ -10,25 +8,20 @@ from collections.abc import Iterator
 
 from crowddist.errors import InputError
 
-MOST_BYTES = 64 * 2**20
-"""ours: unpacked; the largest annotation of a published set has less than 1 MB."""
+MOST_BYTES = 64 * 2**20  # ours: unpacked; the largest annotation of a published set has less than 1 MB
 _HEAD_BYTES = 128
-_MATRIX, _COMPRESSED = 14, 15
-"""Types of elements. Source: MATLAB's MAT-File Format, tables of chapter 1."""
+_MATRIX, _COMPRESSED = 14, 15  # types of elements. Source: MATLAB's MAT-File Format, tables of chapter 1
+# Array class -> least bytes per member: a tag for members of a cell, structure or object, a byte for those of a text.
 _LEAST_BYTES = {1: 8, 2: 8, 3: 8, 4: 1}
-"""Class of array -> what each of its members takes at least: those that hold arrays (cell, structure, object) have a
-tag for each, texts a byte."""
-_EMPTY_TEXT = 2**16
-"""ours: characters that a text without bytes may claim; MATLAB itself writes such texts."""
+_EMPTY_TEXT = 2**16  # ours: characters that a text without bytes may claim; MATLAB itself writes such texts
 _DEEPEST = 16
 _STEP_BYTES = 2**20
 
 
 def require_harmless(data: bytes) -> None:
-    """Raises InputError for a file that would take more memory than `MOST_BYTES`, or whose arrays claim more members
-    than there are bytes.
+    """Raises InputError for a file that would unpack to more than `MOST_BYTES`, or claims more members than bytes.
 
-    Files of other versions are passed over: version 4 holds nothing packed or nested, and SciPy does not read 7.3.
+    Other versions need no check: version 4 holds nothing packed or nested, and SciPy does not read 7.3.
     """
     order = {b"IM": "<", b"MI": ">"}.get(data[_HEAD_BYTES - 2 : _HEAD_BYTES])
     if order is None or len(data) < _HEAD_BYTES:
@@ -46,11 +39,11 @@ def require_harmless(data: bytes) -> None:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Type and content of the elements that follow each other; one that is cut ends them, for SciPy to complain of."""
+    """Type and content of consecutive elements; stops at a truncated one, which SciPy will report."""
     place = 0
     while place + 8 <= len(data):
         kind, num_bytes = struct.unpack_from(f"{order}II", data, place)
-        if kind >> 16:  # up to four bytes lie in the tag itself
+        if kind >> 16:  # the tag itself holds up to four bytes
             yield kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)]
             place += 8
         else:
@@ -59,9 +52,7 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _inflate(content: bytes, most: int) -> bytes:
-    """What a packed element holds, at most so many bytes and one step. A damaged one gives what comes before the
-    damage.
-    """
+    """The content of a packed element, up to `most` bytes and one step; of a damaged one the part before the damage."""
     unpacker, unpacked = zlib.decompressobj(), bytearray()
     try:
         while len(unpacked) <= most and (part := unpacker.decompress(content, _STEP_BYTES)):
@@ -73,7 +64,7 @@ def _inflate(content: bytes, most: int) -> bytes:
 
 
 def _check_array(data: bytes, order: str, deepest: int) -> None:
-    """SciPy makes room for all members that an array claims to have before it looks for them."""
+    """Check an array's claimed size: SciPy allocates memory for all claimed members before it looks for them."""
     if deepest == 0:
         raise InputError(f"arrays lie in arrays deeper than {_DEEPEST} times")
     elements = list(_elements(data, order))

@@ -1,7 +1,6 @@
 """NWPU-Crowd in its original layout: heads as points; the labels of its test split were never released.
 
-Its boxes are not taken: a data set's boxes stand for its points, and a point whose box is amiss would be lost to the
-count.
+Its boxes are not used: the boxes of a data set stand for its points, so a point with a faulty box would not be counted.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from crowddist.data.convert.annotations import as_points, read_json_object, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images
+from crowddist.data.convert.annotations import as_rows, read_json_object, read_lines
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images, require_annotations
 from crowddist.errors import InputError
 
 # P: Wang et al., TPAMI 2021: how bright an image is, and which of five ranges its count lies in.
@@ -18,10 +17,10 @@ _FACTS = ("luminance", "scene_level")
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images that `train.txt`, `val.txt` or `test.txt` in `folder` lists, in the order of their numbers.
+    """The images that `train.txt`, `val.txt` or `test.txt` in `folder` lists, by their numbers.
 
-    Images lie in `images` or, as they are released, in `images_part1` to `images_part5`. Where the list tells them, an
-    image gets its `luminance` and `scene_level`; an unlabelled one not the latter, which tells of its count.
+    Images lie in `images` or, as released, in `images_part1` to `images_part5`. An image gets the `luminance` and
+    `scene_level` that the list gives; an unlabelled one no `scene_level`, which reveals its count.
     """
     listed, annotations = folder / f"{split}.txt", folder / "jsons"
     places = [path for path in (folder / "images", *sorted(folder.glob("images_part*"))) if path.is_dir()]
@@ -32,9 +31,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     if labelled and split == "test":
         raise InputError("the labels of NWPU-Crowd's test split were never released; convert with --unlabelled, or "
                          "take the split val")
-    if labelled and not annotations.is_dir():
-        raise InputError(f"no annotations in {folder}: {annotations.name} is missing; convert with --unlabelled, or "
-                         "add it")
+    require_annotations(annotations, labelled)
     entries, refused = _read_list(listed)
     items = [Item(name=path.stem, image=path, annotations=(annotations / f"{path.stem}.json",),
                   facts=entries[path.stem][1])
@@ -46,15 +43,13 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads as annotated: x, y."""
+    """Heads x, y as annotated."""
     place = item.annotations[0]
-    return Annotation(points=as_points(read_json_object(place).get("points"), place, "points"), place=place)
+    return Annotation(points=as_rows(read_json_object(place).get("points"), place, "points"), place=place)
 
 
 def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list[tuple[Path, str]]]:
-    """Line and facts of each image by its name, and lines that cannot be taken: a line begins with a name, codes may
-    follow.
-    """
+    """Line number and facts of each image by its name, and bad lines; a line is a name and, where known, two codes."""
     entries: dict[str, tuple[int, dict[str, int]]] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
@@ -65,16 +60,10 @@ def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list
             again = f"line {number} names {name!r} again, after line {entries[name][0]}; remove one of the two"
             refused.append((place, again))
         else:
-            told = len(codes) >= len(_FACTS) and all(re.fullmatch("[0-9]", code) for code in codes[:len(_FACTS)])
-            entries[name] = (number, dict(zip(_FACTS, map(int, codes), strict=False)) if told else {})
+            known = len(codes) >= len(_FACTS) and all(re.fullmatch("[0-9]", code) for code in codes[:len(_FACTS)])
+            entries[name] = (number, dict(zip(_FACTS, map(int, codes), strict=False)) if known else {})
     return entries, refused
 
 
-FORMAT = Format(
-    name="nwpu_crowd",
-    summary="images (or images_part1 to images_part5) with 0001.jpg, jsons with 0001.json, and train.txt, val.txt, "
-            "test.txt",
-    splits=("train", "val", "test"),
-    find=find,
-    annotate=annotate,
-)
+FORMAT = Format(name="nwpu_crowd", splits=("train", "val", "test"), find=find, annotate=annotate,
+                summary="images/0001.jpg (or images_part1 to images_part5), jsons/0001.json, and {train,val,test}.txt")

@@ -6,39 +6,28 @@ import re
 from pathlib import Path
 
 from crowddist.data.convert.annotations import read_mat_locations
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, in_split, list_images, split_facts
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, in_split, list_pairs, split_facts
 from crowddist.errors import InputError
-
-_ANNOTATION_FOLDERS = ("ground_truth", "ground-truth")
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, in the order of their numbers.
+    """The images of a split, by their numbers.
 
     `folder` is a part (`part_A_final`, `part_B`, ...) or one of its `train_data` and `test_data`. `train` and `val`
     divide the training data by the hash of the image's name; `all` is the whole training data, or `test` where the
     folder is `test_data`.
     """
     place = _split_folder(folder, split)
-    paths = list_images(place / "images")
-    annotations = next((place / name for name in _ANNOTATION_FOLDERS if (place / name).is_dir()),
-                       place / _ANNOTATION_FOLDERS[0])
-    if labelled and not annotations.is_dir():
-        raise InputError(f"no annotations in {place}: {' or '.join(_ANNOTATION_FOLDERS)} is missing; convert with "
-                         "--unlabelled, or add it")
-    items = tuple(Item(name=path.stem, image=path, annotations=(annotations / f"GT_{path.stem}.mat",))
-                  for path in paths if in_split(path.stem, split))
-    refused = []
-    if labelled:
-        stems = {path.stem for path in paths}
-        refused = [(path, "an annotation without its image")
-                   for path in sorted(annotations.glob("GT_*.mat")) if path.stem[3:] not in stems]
-    return Listing(name=_name(place), split="test" if _is_test(place) else split, items=items, refused=tuple(refused),
-                   facts=split_facts(split))
+    annotations, mirrored = place / "ground_truth", place / "ground-truth"
+    if mirrored.is_dir() and not annotations.is_dir():
+        annotations = mirrored
+    items, refused = list_pairs(place / "images", ".mat", labelled, annotations, prefix="GT_")
+    return Listing(name=_name(place), split="test" if _is_test(place) else split, refused=tuple(refused),
+                   items=tuple(item for item in items if in_split(item.name, split)), facts=split_facts(split))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads as annotated: x, y, not moved by MATLAB's counting from 1, as the published methods use them."""
+    """Heads x, y as annotated; MATLAB's counting from 1 is kept, as the published methods do."""
     place = item.annotations[0]
     return Annotation(points=read_mat_locations(place), place=place)
 
@@ -66,11 +55,6 @@ def _name(place: Path) -> str:
     return f"shanghaitech-{parts[-1].group(1).upper()}" if parts else "shanghaitech"
 
 
-FORMAT = Format(
-    name="shanghaitech",
-    summary="part_A_final or part_B_final (also part_A, part_B), or a train_data or test_data folder with images/ and "
-            "ground_truth/",
-    splits=("all", "train", "val", "test"),
-    find=find,
-    annotate=annotate,
-)
+FORMAT = Format(name="shanghaitech", splits=("all", "train", "val", "test"), find=find, annotate=annotate,
+                summary="part_A_final or part_B_final (also part_A, part_B), or a train_data or test_data folder with "
+                        "images/ and ground_truth/")

@@ -5,53 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crowddist.data.convert.annotations import read_mat_points
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images, list_pairs
+from crowddist.data.convert.base import Format, Listing, list_images, list_pairs
+from crowddist.data.convert.ucf_qnrf import ENDING, annotate
 from crowddist.errors import InputError
 
 # P: Idrees et al., CVPR 2013: 50 images, five folds.
 NUM_IMAGES = 50
 NUM_FOLDS = 5
-_FOLD_SIZE = NUM_IMAGES // NUM_FOLDS
-_ENDING = "_ann.mat"
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, in the order of their numbers; an image that is missing is reported, as a fold without it
-    is another fold.
+    """The images of a split by their numbers; missing images are reported, as a fold without them is another fold.
 
     `folder` holds the images, or one folder that does. `fold-K-test` is images 10 (K - 1) + 1 to 10 K, `fold-K-train`
     the others (ours).
     """
     place = _image_folder(folder)
-    items, refused = list_pairs(place, _ENDING, labelled)
+    items, refused = list_pairs(place, ENDING, labelled)
     known = {str(number) for number in range(1, NUM_IMAGES + 1)}
     refused += [(item.image, f"not one of the images 1 to {NUM_IMAGES}; remove it")
                 for item in items if item.name not in known]
     numbers, facts = _fold(split)
     names, found = {str(number) for number in numbers}, {item.name for item in items}
-    # An annotation whose image is missing has been reported above.
+    # `list_pairs` has reported an image that is missing but has an annotation.
     missing = [name for name in sorted(names - found, key=int)
-               if not (labelled and (place / f"{name}{_ENDING}").exists())]
+               if not (labelled and (place / f"{name}{ENDING}").exists())]
     refused += [(place / f"{name}.jpg", f"the image is missing; {split} needs all of its {len(names)} images")
                 for name in missing]
     return Listing(name="ucf-cc-50", split=split, items=tuple(item for item in items if item.name in names),
                    refused=tuple(refused), facts=facts)
 
 
-def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads as annotated: x, y, not moved by MATLAB's counting from 1, as the published methods use them."""
-    place = item.annotations[0]
-    return Annotation(points=read_mat_points(place, "annPoints"), place=place)
-
-
 def _fold(split: str) -> tuple[list[int], dict[str, Any]]:
-    """The numbers of a split's images, and the words for the rule."""
+    """The numbers of a split's images, and the rule in words."""
     numbers = range(1, NUM_IMAGES + 1)
     if split == "all":
         return list(numbers), {}
     _, fold, side = split.split("-")
-    tested = range(_FOLD_SIZE * (int(fold) - 1) + 1, _FOLD_SIZE * int(fold) + 1)
+    tested = numbers[(int(fold) - 1) * NUM_IMAGES // NUM_FOLDS:int(fold) * NUM_IMAGES // NUM_FOLDS]
     rule = (f"fold {fold} of {NUM_FOLDS}: test is images {tested[0]}-{tested[-1]} in the order of their numbers, train "
             "the others (ours)")
     return [number for number in numbers if (number in tested) == (side == "test")], {"split_rule": rule}
@@ -59,10 +50,13 @@ def _fold(split: str) -> tuple[list[int], dict[str, Any]]:
 
 def _image_folder(folder: Path) -> Path:
     """The folder itself, or the only one in it, that holds images with numbers for names."""
-    if _holds_images(folder):
+    def holds_images(place: Path) -> bool:
+        return any(path.stem.isdecimal() for path in list_images(place))
+
+    if holds_images(folder):
         return folder
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
-              and _holds_images(path)]
+    inside = [path for path in sorted(folder.iterdir())
+              if path.is_dir() and not path.name.startswith(".") and holds_images(path)]
     if len(inside) == 1:
         return inside[0]
     advice = (f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside
@@ -70,14 +64,7 @@ def _image_folder(folder: Path) -> Path:
     raise InputError(f"no UCF_CC_50 data in {folder}: {advice}")
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(path.stem.isdecimal() for path in list_images(folder))
-
-
 FORMAT = Format(
-    name="ucf_cc_50",
-    summary="1.jpg and 1_ann.mat (annPoints) to 50.jpg and 50_ann.mat side by side, or one folder that holds them",
+    name="ucf_cc_50", find=find, annotate=annotate,
     splits=("all", *(f"fold-{fold}-{side}" for fold in range(1, NUM_FOLDS + 1) for side in ("train", "test"))),
-    find=find,
-    annotate=annotate,
-)
+    summary="1.jpg and 1_ann.mat (annPoints) to 50.jpg and 50_ann.mat side by side, or one folder that holds them")

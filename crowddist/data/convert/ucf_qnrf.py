@@ -8,21 +8,23 @@ from crowddist.data.convert.annotations import read_mat_points
 from crowddist.data.convert.base import Annotation, Format, Item, Listing, in_split, list_pairs, split_facts
 from crowddist.errors import InputError
 
+ENDING = "_ann.mat"
+
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, in the order of their numbers.
+    """The images of a split, by their numbers.
 
     `folder` holds `Train` and `Test`, or is one of them. `train` and `val` divide the training data by the hash of the
     image's name; `all` is the whole training data, or `test` where the folder is `Test`.
     """
     place = _split_folder(folder, split)
-    items, refused = list_pairs(place, "_ann.mat", labelled)
+    items, refused = list_pairs(place, ENDING, labelled)
     return Listing(name="ucf-qnrf", split="test" if _is_called(place, "Test") else split, refused=tuple(refused),
                    items=tuple(item for item in items if in_split(item.name, split)), facts=split_facts(split))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
-    """Heads as annotated: x, y, not moved by MATLAB's counting from 1, as the published methods use them."""
+    """Heads x, y as annotated; MATLAB's counting from 1 is kept, as the published methods do."""
     place = item.annotations[0]
     return Annotation(points=read_mat_points(place, "annPoints"), place=place)
 
@@ -45,10 +47,5 @@ def _is_called(folder: Path, name: str) -> bool:
     return folder.resolve().name == name
 
 
-FORMAT = Format(
-    name="ucf_qnrf",
-    summary="Train and Test, or one of them, with img_0001.jpg and img_0001_ann.mat (annPoints) side by side",
-    splits=("all", "train", "val", "test"),
-    find=find,
-    annotate=annotate,
-)
+FORMAT = Format(name="ucf_qnrf", splits=("all", "train", "val", "test"), find=find, annotate=annotate,
+                summary="Train and Test, or one of them, with img_0001.jpg beside img_0001_ann.mat (annPoints)")

@@ -1,6 +1,4 @@
-"""WIDER FACE in its original layout: boxes of faces, to pre-train a detector of heads; the labels of its test split
-were never released.
-"""
+"""WIDER FACE in its original layout: boxes of faces, to pre-train a head detector. Its test labels are not public."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing
+from crowddist.data.convert.base import Annotation, Format, Item, Listing, require_annotations
 from crowddist.data.images import SUFFIXES, find_images
 from crowddist.errors import InputError
 
@@ -20,27 +18,20 @@ _INVALID = _COLUMNS.index("invalid")
 
 
 class Entry(NamedTuple):
-    """What the annotation file says of one image."""
+    """The annotation of one image."""
 
-    line: int
-    """Number of the line that names the image, from 1; the boxes begin two lines below."""
-    boxes: tuple[str, ...]
-    """One line a box, as it stands in the file."""
+    line: int  # number of the line that names the image, from 1; the boxes begin two lines below
+    boxes: tuple[str, ...]  # one line per box, as in the file
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split, sorted by event and name; `folder` holds `WIDER_train`, `WIDER_val` and
-    `wider_face_split`.
-    """
+    """The images of a split, by event and name; `folder` holds `WIDER_train`, `WIDER_val` and `wider_face_split`."""
     images = folder / f"WIDER_{split}" / "images"
     annotations = folder / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
     if not images.is_dir():
-        advice = "give the folder that holds WIDER_train, WIDER_val and wider_face_split"
-        raise InputError(f"no WIDER FACE data of the split {split!r} in {folder}: {images.relative_to(folder)} is "
-                         f"missing; {advice}")
-    if labelled and not annotations.is_file():
-        raise InputError(f"no annotations in {folder}: {annotations.relative_to(folder)} is missing; convert with "
-                         "--unlabelled, or add it")
+        raise InputError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
+                         "WIDER_train, WIDER_val and wider_face_split")
+    require_annotations(annotations, labelled)
     paths, refused = find_images(images)
     entries = read_entries(annotations) if labelled else {}
     names = [path.relative_to(images) for path in paths]
@@ -64,19 +55,17 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def read_entries(place: Path) -> dict[str, Entry]:
-    """The entries of an annotation file by their images: a line with the name, one with the number of boxes, one for
-    each box.
+    """The entries of an annotation file by image: a line with the name, one with the number of boxes, one per box.
 
-    Raises InputError, naming the line, where the file ends early or its lines do not follow each other so; what a box's
-    line says is read with its image.
+    The numbers of a box are read with its image. Raises InputError, naming the line, where the file has another layout
+    or ends early.
     """
     lines, index = read_lines(place), 0
     entries: dict[str, Entry] = {}
     while index < len(lines):
         name, number = lines[index], index + 1
         if not _is_image(name):
-            raise InputError(f"{place}: line {number} should name an image, got {name[:80]!r}; take the file of the "
-                             "data set again")
+            raise InputError(f"{place}: line {number} should name an image, got {name[:80]!r}; download the file again")
         if name in entries:
             raise InputError(f"{place}: line {number} names {name!r} again, after line {entries[name].line}; remove "
                              "one of the two entries")
@@ -86,10 +75,10 @@ def read_entries(place: Path) -> dict[str, Entry]:
             got = next((row for row, line in enumerate(boxes) if _is_image(line)), len(boxes))
             then = "the next image" if got < len(boxes) else "the end of the file"
             raise InputError(f"{place}: line {number + 1} says {count} boxes, but {got} lines follow before {then}; "
-                             "take the file of the data set again")
+                             "download the file again")
         entries[name] = Entry(line=number, boxes=boxes)
         index += 2 + count
-        # An image without faces has one line of zeros in the place of boxes.
+        # An image without faces has one line of zeros instead of boxes.
         if not count and index < len(lines) and lines[index].split() == ["0"] * len(_COLUMNS):
             index += 1
     return entries
@@ -97,19 +86,18 @@ def read_entries(place: Path) -> dict[str, Entry]:
 
 def _count(lines: list[str], index: int, place: Path) -> int:
     if index >= len(lines):
-        raise InputError(f"{place}: ends after line {index}, the number of boxes is missing; take the file of the data "
-                         "set again")
-    # A number of more digits cannot be right, and Python refuses to read some thousands of them.
+        raise InputError(f"{place}: ends after line {index}, the number of boxes is missing; download the file again")
+    # A longer number is wrong, and Python refuses to parse one of thousands of digits.
     if not (lines[index].isascii() and lines[index].isdecimal() and len(lines[index]) < 10):
-        raise InputError(f"{place}: line {index + 1} should be the number of boxes, got {lines[index][:80]!r}; take "
-                         "the file of the data set again")
+        raise InputError(f"{place}: line {index + 1} should be the number of boxes, got {lines[index][:80]!r}; "
+                         "download the file again")
     return int(lines[index])
 
 
 def _numbers(line: str, place: str) -> list[float]:
     numbers = parse_numbers(line, _COLUMNS, place)
     if numbers[_INVALID] not in (0, 1):
-        raise InputError(f"{place}: invalid should be 0 or 1, got {line[:80]!r}; take the file of the data set again")
+        raise InputError(f"{place}: invalid should be 0 or 1, got {line[:80]!r}; download the file again")
     return numbers
 
 
@@ -117,11 +105,5 @@ def _is_image(line: str) -> bool:
     return line.lower().endswith(SUFFIXES)
 
 
-FORMAT = Format(
-    name="wider_face",
-    summary="WIDER_train/images and WIDER_val/images with one folder per event, and "
-            "wider_face_split/wider_face_{train,val}_bbx_gt.txt",
-    splits=("train", "val"),
-    find=find,
-    annotate=annotate,
-)
+FORMAT = Format(name="wider_face", splits=("train", "val"), find=find, annotate=annotate,
+                summary="WIDER_{train,val}/images/EVENT and wider_face_split/wider_face_{train,val}_bbx_gt.txt")

@@ -1,7 +1,4 @@
-"""The procedural crowd renderer: the embedded labelled source.
-
-A rendered image is a function of its look, seed and index alone; nothing is read from anywhere.
-"""
+"""The built-in labelled source: a procedural crowd renderer. An image depends on its look, seed and index alone."""
 
 from crowddist.data.simulator.dataset import write_dataset
 from crowddist.data.simulator.render import RenderedImage, render_image

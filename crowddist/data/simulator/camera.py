@@ -8,24 +8,18 @@ import numpy as np
 
 from crowddist.data.simulator.config import Look
 
-NEAREST_M = 0.4
-"""Nothing closer to the image plane than this is drawn. ours."""
+NEAREST_M = 0.4  # ours: nothing closer to the image plane is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
     """A camera at (0, height_m, 0) that looks along +z, tilted down by `pitch` and rolled by `roll`."""
 
-    size: tuple[int, int]
-    """(height, width) of the image in pixels."""
-    height_m: float
-    """Above the ground."""
-    pitch: float
-    """Radians below the horizontal."""
-    roll: float
-    """Radians, clockwise in the image."""
-    focal_px: float
-    """Focal length in pixels."""
+    size: tuple[int, int]  # (height, width) of the image in px
+    height_m: float  # above the ground
+    pitch: float  # radians below the horizontal
+    roll: float  # radians, clockwise in the image
+    focal_px: float  # focal length
 
     def depth(self, y: np.ndarray | float, z: np.ndarray | float) -> np.ndarray:
         """Metres from the image plane of points at height y and ground distance z."""
@@ -33,7 +27,7 @@ class Camera:
 
     def project(self, x: np.ndarray | float, y: np.ndarray | float,
                 z: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """Pixel columns and rows of points; those behind the camera are put at the nearest depth."""
+        """Pixel columns and rows of points; points behind the camera get the nearest depth."""
         depth = np.maximum(self.depth(y, z), NEAREST_M)
         across = self.focal_px * x / depth
         down = self.focal_px * ((self.height_m - y) * np.cos(self.pitch) - z * np.sin(self.pitch)) / depth

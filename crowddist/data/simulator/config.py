@@ -1,18 +1,12 @@
-"""What the crowd renderer draws: how many pictures, how large, from which seed, and in which look."""
+"""Settings of the crowd renderer: number of pictures, size, seed and look."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from crowddist.errors import InputError
-
-LEVEL_MAXIMA: tuple[int, ...] = (10, 25, 50, 100, 300, 600, 1000, 2000, 4000)
-"""Most persons of an image of each level 0-8. P: GCC, Wang et al., CVPR 2019, Table 2."""
-
-WEATHERS: tuple[str, ...] = ("clear", "clouds", "rain", "foggy", "thunder", "overcast", "extra sunny")
-"""Weather codes 0-6. P: GCC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,42 +16,29 @@ class Look:
     locations: tuple[int, int] = (0, 100)
     """First location and one past the last, within 0-100; looks with disjoint ranges show different places."""
     level_weights: tuple[float, ...] = (0.02, 0.04, 0.1, 0.2, 0.34, 0.18, 0.08, 0.03, 0.01)
-    """Relative frequency of the levels 0-8."""
+    """Relative frequency of GCC's levels 0-8 (how many persons an image shows)."""
     hour_weights: tuple[float, ...] = (0.2,) * 6 + (0.6,) + (1.0,) * 11 + (0.8, 0.6, 0.4, 0.3, 0.3, 0.2)
     """Relative frequency of the hours 0-23."""
     weather_weights: tuple[float, ...] = (0.3, 0.16, 0.06, 0.07, 0.03, 0.2, 0.18)
-    """Relative frequency of the weather codes 0-6."""
-    camera_height_m: tuple[float, float] = (2.4, 16.0)
-    """Lowest and highest camera above the ground, metres; drawn log-uniformly."""
-    horizon: tuple[float, float] = (-0.45, 0.32)
-    """Row of the horizon as a fraction of the image height; negative lies above the frame (a steeper view)."""
-    focal: tuple[float, float] = (0.75, 1.35)
-    """Focal length over image width."""
-    min_head_px: float = 4.5
-    """Smallest head height at 960 columns, pixels; nobody stands farther away."""
-    crowding: tuple[float, float] = (0.0, 1.0)
-    """Range of the share of persons who stand in dense masses rather than walk about."""
+    """Relative frequency of GCC's weather codes 0-6."""
+    # A pair is the lowest and the highest value of a range.
+    camera_height_m: tuple[float, float] = (2.4, 16.0)  # above the ground; drawn log-uniformly
+    horizon: tuple[float, float] = (-0.45, 0.32)  # row over image height; negative: above the frame, a steeper view
+    focal: tuple[float, float] = (0.75, 1.35)  # focal length over image width
+    min_head_px: float = 4.5  # smallest head height, px at 960 columns; nobody stands farther away
+    crowding: tuple[float, float] = (0.0, 1.0)  # share of persons in dense masses; the others walk about
     clothing: Literal["mixed", "bright", "dark"] = "mixed"
-    """Palette of the clothes."""
-    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Colour cast of the sensor: gains of red, green and blue."""
-    tint_spread: float = 0.03
-    """Spread of the colour cast between images (standard deviation of each gain)."""
-    saturation: tuple[float, float] = (0.75, 1.2)
-    """Range of the colour saturation, 1 = as lit."""
-    contrast: tuple[float, float] = (1.0, 1.4)
-    """Range of the contrast, 1 = as lit."""
-    brightness: tuple[float, float] = (0.33, 0.55)
-    """Range of the mean of the developed daylight image, of [0, 1]."""
-    noise: tuple[float, float] = (0.002, 0.02)
-    """Range of the sensor noise, standard deviation of [0, 1]."""
-    blur_px: tuple[float, float] = (0.0, 0.9)
-    """Range of the optical blur at 960 columns, pixels."""
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)  # colour cast of the sensor: gains of red, green and blue
+    tint_spread: float = 0.03  # standard deviation of each gain between images
+    saturation: tuple[float, float] = (0.75, 1.2)  # of colours, 1 = as lit
+    contrast: tuple[float, float] = (1.0, 1.4)  # 1 = as lit
+    brightness: tuple[float, float] = (0.33, 0.55)  # mean of the developed daylight image, of [0, 1]
+    noise: tuple[float, float] = (0.002, 0.02)  # standard deviation of the sensor noise, of [0, 1]
+    blur_px: tuple[float, float] = (0.0, 0.9)  # optical blur, px at 960 columns
     jpeg_quality: tuple[int, int] = (70, 95)
-    """Range of the JPEG quality."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn; raises InputError."""
+        """Raises InputError for values that cannot be drawn."""
         first, last = self.locations
         if not 0 <= first < last <= 100:
             raise InputError(f"locations must lie within 0-100 and not be empty, got {self.locations}")
@@ -66,8 +47,7 @@ class Look:
             if len(weights) != length or min(weights) < 0 or not 0 < sum(weights) < math.inf:
                 raise InputError(f"{name} must be {length} weights of at least 0 and not all 0, got {weights}")
         for name in ("camera_height_m", "horizon", "focal", "crowding", "saturation", "contrast", "brightness", "noise",
-                     "blur_px",
-                     "jpeg_quality"):
+                     "blur_px", "jpeg_quality"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise InputError(f"{name} must be (low, high), got {(low, high)}")
@@ -76,52 +56,41 @@ class Look:
 
 
 LOOKS: dict[str, Look] = {
-    # The widest: the source for real photographs.
+    # The widest: a source for targets of real photographs.
     "broad": Look(),
     # The two domains of the quickstart. Source: street-level to mid cameras in daylight, clean sensors.
     "source": Look(
         locations=(0, 60), level_weights=(0.02, 0.08, 0.16, 0.3, 0.36, 0.08, 0.0, 0.0, 0.0),
         hour_weights=(0.0,) * 8 + (1.0,) * 9 + (0.0,) * 7,
         weather_weights=(0.4, 0.2, 0.0, 0.0, 0.0, 0.2, 0.2), camera_height_m=(2.8, 7.0), horizon=(-0.3, 0.2),
-        focal=(0.75, 1.15), min_head_px=7.0,
-        crowding=(0.0, 0.7), clothing="bright", saturation=(0.85, 1.1), contrast=(1.05, 1.35), brightness=(0.38, 0.5),
-        noise=(0.002, 0.008),
-        blur_px=(0.0, 0.5), jpeg_quality=(85, 95)),
+        focal=(0.75, 1.15), min_head_px=7.0, crowding=(0.0, 0.7), clothing="bright", saturation=(0.85, 1.1),
+        contrast=(1.05, 1.35), brightness=(0.38, 0.5), noise=(0.002, 0.008), blur_px=(0.0, 0.5), jpeg_quality=(85, 95)),
     # Target: other places from higher up, at dusk and in bad weather, denser, smaller heads, a yellow noisy sensor.
     "target": Look(
         locations=(60, 100), level_weights=(0.0, 0.0, 0.05, 0.2, 0.5, 0.25, 0.0, 0.0, 0.0),
         hour_weights=(0.0,) * 5 + (0.5, 1.0) + (0.4,) * 9 + (0.6, 1.0, 1.0, 1.0, 0.6) + (0.0,) * 3,
         weather_weights=(0.14, 0.15, 0.25, 0.13, 0.08, 0.25, 0.0), camera_height_m=(8.0, 20.0), horizon=(-0.9, -0.1),
-        focal=(0.9, 1.4),
-        min_head_px=5.0, crowding=(0.3, 1.0), clothing="dark", tint=(1.1, 1.0, 0.82), saturation=(0.4, 0.7),
-        contrast=(1.05, 1.35),
-        brightness=(0.33, 0.46), noise=(0.01, 0.025), blur_px=(0.5, 1.1), jpeg_quality=(55, 80)),
+        focal=(0.9, 1.4), min_head_px=5.0, crowding=(0.3, 1.0), clothing="dark", tint=(1.1, 1.0, 0.82),
+        saturation=(0.4, 0.7), contrast=(1.05, 1.35), brightness=(0.33, 0.46), noise=(0.01, 0.025), blur_px=(0.5, 1.1),
+        jpeg_quality=(55, 80)),
 }
-"""The named looks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig:
-    """A rendered data set; image `index` of it depends on nothing but these values and the index, `num_images`
-    excepted.
-    """
+    """A rendered data set; each image depends on its index and these values alone, without `num_images`."""
 
     num_images: int = 1000
-    """How many images the data set has."""
-    size: tuple[int, int] = (540, 960)
-    """(height, width) in pixels."""
-    seed: int = 0
-    """Seed of everything drawn."""
-    look: str | Look = field(default="broad")
-    """A name in LOOKS (broad, source, target), or a Look of your own."""
-    images_per_scene: int = 5
-    """Images that share a place and a camera and differ in hour, weather and people, before the next place."""
+    size: tuple[int, int] = (540, 960)  # (height, width) in px
+    seed: int = 0  # of all random numbers
+    look: str | Look = "broad"  # a name in LOOKS (broad, source, target), or a Look of your own
+    images_per_scene: int = 5  # consecutive images of one place and camera, with different hour, weather and people
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn; raises InputError."""
+        """Raises InputError for values that cannot be drawn."""
         if self.num_images < 1 or self.images_per_scene < 1:
-            raise InputError(f"num_images and images_per_scene must be at least 1, got {self.num_images} and "
-                             f"{self.images_per_scene}")
+            got = f"got {self.num_images} and {self.images_per_scene}"
+            raise InputError(f"num_images and images_per_scene must be at least 1, {got}")
         if len(self.size) != 2 or not (64 <= self.size[0] <= 4096 and 64 <= self.size[1] <= 4096):
             raise InputError(f"size must be (height, width) within 64-4096 pixels, got {self.size}")
         if self.seed < 0:
@@ -131,5 +100,5 @@ class RendererConfig:
 
     @property
     def drawn_look(self) -> Look:
-        """The look itself, whether it was named or given."""
+        """The look itself, also where `look` is a name."""
         return LOOKS[self.look] if isinstance(self.look, str) else self.look

@@ -6,26 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crowddist.data.simulator import figures
 from crowddist.data.simulator.config import Look
-from crowddist.data.simulator.figures import (
-    BAG,
-    BOTTOM,
-    DARK,
-    ELEVATIONS,
-    FIGURES_PER_YAW,
-    HAIR,
-    NUM_MATERIALS,
-    NUM_YAWS,
-    PATTERN,
-    SHOES,
-    SKIN,
-    TOP,
-)
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.scene import Scene
 
-_SPACING_M = 0.42
-"""Closest that two people stand. ours."""
+_SPACING_M = 0.42  # ours: least distance of two people
 
 _SKINS = np.array([[0.87, 0.7, 0.6], [0.82, 0.64, 0.52], [0.76, 0.57, 0.45], [0.7, 0.51, 0.38], [0.56, 0.39, 0.28],
                    [0.4, 0.27, 0.2]])
@@ -34,45 +20,38 @@ _HAIRS = np.array([[0.06, 0.055, 0.06], [0.11, 0.09, 0.08], [0.2, 0.14, 0.1], [0
                    [0.6, 0.59, 0.57], [0.4, 0.17, 0.1]])
 _HAIR_WEIGHTS = (0.46, 0.26, 0.12, 0.06, 0.04, 0.04, 0.02)
 _CLOTHES = np.array([[0.07, 0.07, 0.08], [0.15, 0.15, 0.17], [0.9, 0.9, 0.9], [0.8, 0.79, 0.76], [0.5, 0.5, 0.52],
-                     [0.1, 0.14, 0.28], [0.2, 0.32, 0.58],
-                     [0.45, 0.6, 0.8], [0.7, 0.12, 0.14], [0.85, 0.5, 0.6], [0.9, 0.72, 0.75], [0.2, 0.42, 0.28],
-                     [0.35, 0.36, 0.25], [0.85, 0.7, 0.25],
-                     [0.85, 0.42, 0.15], [0.45, 0.25, 0.45], [0.6, 0.5, 0.4], [0.35, 0.2, 0.15]])
-_TOP_WEIGHTS = {"mixed": (0.17, 0.1, 0.15, 0.09, 0.08, 0.08, 0.07, 0.05, 0.06, 0.03, 0.03, 0.02, 0.02, 0.02, 0.01, 0.02,
-                          0.03, 0.02),
-                "bright": (0.1, 0.06, 0.22, 0.13, 0.08, 0.06, 0.08, 0.07, 0.07, 0.03, 0.03, 0.02, 0.01, 0.02, 0.01,
-                           0.01, 0.03, 0.01),
-                "dark": (0.32, 0.2, 0.04, 0.03, 0.1, 0.14, 0.03, 0.0, 0.03, 0.0, 0.0, 0.02, 0.04, 0.0, 0.0, 0.01, 0.03,
-                         0.04)}
-_BOTTOM_WEIGHTS = (0.25, 0.15, 0.06, 0.04, 0.08, 0.16, 0.12, 0.04, 0.01, 0.01, 0.01, 0.0, 0.02, 0.0, 0.0, 0.01, 0.07,
-                   0.03)
+                     [0.1, 0.14, 0.28], [0.2, 0.32, 0.58], [0.45, 0.6, 0.8], [0.7, 0.12, 0.14], [0.85, 0.5, 0.6],
+                     [0.9, 0.72, 0.75], [0.2, 0.42, 0.28], [0.35, 0.36, 0.25], [0.85, 0.7, 0.25], [0.85, 0.42, 0.15],
+                     [0.45, 0.25, 0.45], [0.6, 0.5, 0.4], [0.35, 0.2, 0.15]])
+_TOP_WEIGHTS = {
+    "mixed": (
+        0.17, 0.1, 0.15, 0.09, 0.08, 0.08, 0.07, 0.05, 0.06, 0.03, 0.03, 0.02, 0.02, 0.02, 0.01, 0.02, 0.03, 0.02),
+    "bright": (
+        0.1, 0.06, 0.22, 0.13, 0.08, 0.06, 0.08, 0.07, 0.07, 0.03, 0.03, 0.02, 0.01, 0.02, 0.01, 0.01, 0.03, 0.01),
+    "dark": (0.32, 0.2, 0.04, 0.03, 0.1, 0.14, 0.03, 0.0, 0.03, 0.0, 0.0, 0.02, 0.04, 0.0, 0.0, 0.01, 0.03, 0.04)}
+_BOTTOM_WEIGHTS = (
+    0.25, 0.15, 0.06, 0.04, 0.08, 0.16, 0.12, 0.04, 0.01, 0.01, 0.01, 0.0, 0.02, 0.0, 0.0, 0.01, 0.07, 0.03)
+_BAG_WEIGHTS = (
+    0.25, 0.14, 0.08, 0.03, 0.05, 0.1, 0.06, 0.02, 0.08, 0.03, 0.01, 0.01, 0.03, 0.02, 0.01, 0.02, 0.03, 0.03)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crowd:
     """N people, in the order in which they were placed."""
 
-    x: np.ndarray
+    x: np.ndarray  # (N,) metres on the ground
     z: np.ndarray
-    """(N,) metres on the ground."""
-    stature: np.ndarray
-    """(N,) height over that of the figure; children are below 0.8."""
-    elevation: np.ndarray
+    stature: np.ndarray  # (N,) height over that of the figure; children are below 0.8
+    elevation: np.ndarray  # (N,) whole numbers, as yaw and variant: the arguments of `figure`
     yaw: np.ndarray
     variant: np.ndarray
-    """(N,) whole numbers: the figure."""
-    mirrored: np.ndarray
-    """(N,) bool."""
-    crush: np.ndarray
-    """(N,) 0-1, how closely others stand round."""
-    colours: np.ndarray
-    """(N, NUM_MATERIALS, 3) float32, linear."""
+    mirrored: np.ndarray  # (N,) bool
+    crush: np.ndarray  # (N,) 0-1, how close the neighbours are
+    colours: np.ndarray  # (N, NUM_MATERIALS, 3) float32, linear
 
 
 def _gatherings(rng: np.random.Generator, cells: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How strongly each cell draws people into masses, and the heading of the people there (radians, 0 = away from the
-    camera).
-    """
+    """The pull of each cell into dense masses, and the heading there (radians, 0 = away from the camera)."""
     pull, heading = np.zeros(len(cells)), np.zeros(len(cells))
     for _ in range(int(rng.integers(1, 5))):
         centre = cells[rng.choice(len(cells), p=weight / weight.sum())]
@@ -92,9 +71,7 @@ def _gatherings(rng: np.random.Generator, cells: np.ndarray, weight: np.ndarray)
 
 def _spots(rng: np.random.Generator, chance: np.ndarray, cells: np.ndarray, capacity: np.ndarray, wanted: int,
            in_frame) -> tuple[np.ndarray, np.ndarray]:
-    """Places (n, 2) in groups of one to five, no closer than people stand, until `wanted` are in the frame; and each
-    one's cell.
-    """
+    """Places (n, 2) of people in groups of one to five until `wanted` are in the frame, and the cell of each."""
     taken: dict[tuple[int, int], list[tuple[float, float]]] = {}
     load = np.zeros(len(cells))
     limit = np.floor(capacity) + (rng.random(len(cells)) < capacity % 1)
@@ -132,27 +109,28 @@ def _colours(rng: np.random.Generator, count: int, look: Look) -> np.ndarray:
         chosen = table[rng.choice(len(table), size=count, p=np.asarray(weights) / np.sum(weights))]
         return chosen * rng.uniform(0.8, 1.15, (count, 1)) + rng.normal(0, spread, (count, 3))
 
-    colours = np.zeros((count, NUM_MATERIALS, 3))
+    colours = np.zeros((count, figures.NUM_MATERIALS, 3))
     tops = _TOP_WEIGHTS[look.clothing]
-    colours[:, SKIN], colours[:, HAIR] = pick(_SKINS, _SKIN_WEIGHTS, 0.015), pick(_HAIRS, _HAIR_WEIGHTS, 0.01)
-    colours[:, TOP], colours[:, BOTTOM] = pick(_CLOTHES, tops, 0.03), pick(_CLOTHES, _BOTTOM_WEIGHTS, 0.03)
+    colours[:, figures.SKIN] = pick(_SKINS, _SKIN_WEIGHTS, 0.015)
+    colours[:, figures.HAIR] = pick(_HAIRS, _HAIR_WEIGHTS, 0.01)
+    colours[:, figures.TOP] = top = pick(_CLOTHES, tops, 0.03)
+    colours[:, figures.BOTTOM] = pick(_CLOTHES, _BOTTOM_WEIGHTS, 0.03)
     patterned = rng.random((count, 1)) < 0.45
     strength = rng.uniform(0.35, 1.0, (count, 1))
-    colours[:, PATTERN] = np.where(patterned, colours[:, TOP] * (1 - strength) + strength * pick(_CLOTHES, tops, 0.03),
-                                   colours[:, TOP])
-    colours[:, SHOES] = pick(_CLOTHES[:5], (0.4, 0.2, 0.25, 0.1, 0.05), 0.02)
-    colours[:, BAG] = pick(_CLOTHES, (0.25, 0.14, 0.08, 0.03, 0.05, 0.1, 0.06, 0.02, 0.08, 0.03, 0.01, 0.01, 0.03, 0.02,
-                                      0.01, 0.02, 0.03, 0.03), 0.03)
-    colours[:, DARK] = 0.13
+    mixed = top * (1 - strength) + strength * pick(_CLOTHES, tops, 0.03)
+    colours[:, figures.PATTERN] = np.where(patterned, mixed, top)
+    colours[:, figures.SHOES] = pick(_CLOTHES[:5], (0.4, 0.2, 0.25, 0.1, 0.05), 0.02)
+    colours[:, figures.BAG] = pick(_CLOTHES, _BAG_WEIGHTS, 0.03)
+    colours[:, figures.DARK] = 0.13
     return linear(np.clip(colours, 0.03, 0.95))
 
 
 def place_crowd(rng: np.random.Generator, scene: Scene, look: Look, wanted: int) -> Crowd:
-    """About `wanted` people whose heads are in the frame, and in proportion some whose heads are outside."""
+    """About `wanted` people with their heads in the frame, and a proportion outside of it."""
     camera, cells, capacity = scene.camera, scene.cells, scene.cell_capacity
     drift = rng.uniform(0, 500, 2)
-    weight = capacity / capacity.max() * np.clip(1 + 0.9 * noise_at(cells[:, 0] * 5 + drift[0],
-                                                                    cells[:, 1] * 5 + drift[1]).ravel(), 0.03, 3)
+    patches = noise_at(cells[:, 0] * 5 + drift[0], cells[:, 1] * 5 + drift[1]).ravel()
+    weight = capacity / capacity.max() * np.clip(1 + 0.9 * patches, 0.03, 3)
     pull, mass_heading = _gatherings(rng, cells, weight)
     crowding = rng.uniform(*look.crowding)
     chance = (1 - crowding) * weight / weight.sum() + crowding * (pull * capacity) / (pull * capacity).sum()
@@ -162,7 +140,6 @@ def place_crowd(rng: np.random.Generator, scene: Scene, look: Look, wanted: int)
         return (columns >= 0) & (columns < camera.size[1]) & (rows >= 0) & (rows < camera.size[0])
 
     places, owners = _spots(rng, chance, cells, capacity, wanted, in_frame)
-    places = places.reshape(-1, 2)
     count = len(places)
     in_mass = rng.random(count) < crowding * pull[owners] / np.maximum(pull[owners] + weight[owners], 1e-9) * 1.5
     street = rng.uniform(-np.pi, np.pi)
@@ -174,14 +151,14 @@ def place_crowd(rng: np.random.Generator, scene: Scene, look: Look, wanted: int)
     bearing = np.arctan2(places[:, 0], places[:, 1])
     relative = np.pi - (heading - bearing)
     mirrored = rng.random(count) < 0.5
-    yaw = np.round(np.where(mirrored, -relative, relative) / (2 * np.pi) * NUM_YAWS).astype(int) % NUM_YAWS
+    turns = np.where(mirrored, -relative, relative) / (2 * np.pi)
+    yaw = np.round(turns * figures.NUM_YAWS).astype(int) % figures.NUM_YAWS
     distance = np.maximum(np.hypot(places[:, 0], places[:, 1]), 0.5)
     angle = np.arctan2(camera.height_m - 1.2, distance)
-    stature = np.clip(rng.normal(0.985, 0.055, count), 0.85,
-                      1.14) * np.where(rng.random(count) < 0.05, rng.uniform(0.6, 0.85, count), 1.0)
+    adult = np.clip(rng.normal(0.985, 0.055, count), 0.85, 1.14)
+    stature = adult * np.where(rng.random(count) < 0.05, rng.uniform(0.6, 0.85, count), 1.0)
     neighbours = np.bincount(owners, minlength=len(cells))[owners]
     return Crowd(x=places[:, 0], z=places[:, 1], stature=stature,
-                 elevation=np.abs(angle[:, None] - ELEVATIONS).argmin(1), yaw=yaw,
-                 variant=rng.integers(FIGURES_PER_YAW, size=count), mirrored=mirrored,
-                 crush=np.clip((neighbours - 1) / 3.0, 0, 1),
-                 colours=_colours(rng, count, look))
+                 elevation=np.abs(angle[:, None] - figures.ELEVATIONS).argmin(1), yaw=yaw,
+                 variant=rng.integers(figures.FIGURES_PER_YAW, size=count), mirrored=mirrored,
+                 crush=np.clip((neighbours - 1) / 3.0, 0, 1), colours=_colours(rng, count, look))

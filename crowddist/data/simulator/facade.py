@@ -1,6 +1,4 @@
-"""House fronts: flat textures of buildings in a row, with windows, shops, signs and awnings, and what glows at
-night.
-"""
+"""House fronts: flat textures of buildings in a row, with windows, shops, signs, awnings, and their glow at night."""
 
 from __future__ import annotations
 
@@ -9,18 +7,16 @@ import numpy as np
 
 from crowddist.data.simulator.noise import linear
 
-TEXELS_PER_M = 14
-"""Resolution of the textures. ours."""
+TEXELS_PER_M = 14  # ours: resolution of the textures
 
 _WALLS = ((0.72, 0.66, 0.56), (0.62, 0.6, 0.58), (0.58, 0.42, 0.34), (0.78, 0.76, 0.72), (0.5, 0.46, 0.42),
-          (0.66, 0.55, 0.44), (0.44, 0.47, 0.5),
-          (0.36, 0.34, 0.33))
+          (0.66, 0.55, 0.44), (0.44, 0.47, 0.5), (0.36, 0.34, 0.33))
 _SIGNS = ((0.75, 0.1, 0.1), (0.1, 0.25, 0.6), (0.9, 0.75, 0.1), (0.1, 0.45, 0.25), (0.9, 0.9, 0.88), (0.1, 0.1, 0.1),
           (0.85, 0.4, 0.1), (0.6, 0.1, 0.4))
 
 
 def _scribble(rng: np.random.Generator, image: np.ndarray, box: tuple[int, int, int, int], colour) -> None:
-    """Marks that read as lettering from afar."""
+    """Marks that look like lettering from afar, in place."""
     x0, y0, x1, y1 = box
     letter = max((y1 - y0) * 0.55, 2)
     x = x0 + letter * 0.5
@@ -35,26 +31,25 @@ def _scribble(rng: np.random.Generator, image: np.ndarray, box: tuple[int, int, 
 def _shops(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, span: tuple[int, int], floor: int) -> None:
     """Shop windows, signs and awnings along the street, `floor` texels high, in place."""
     bottom = colour.shape[0]
+    lintel = bottom - int(floor * 0.72)
     x = span[0]
     while x < span[1]:
         end = min(x + int(rng.uniform(4, 10) * TEXELS_PER_M), span[1])
         glass = linear(rng.uniform(0.1, 0.35) + rng.normal(0, 0.03, 3))
-        cv2.rectangle(colour, (x + 6, bottom - int(floor * 0.72)), (end - 6, bottom - 4), glass.tolist(), -1)
+        cv2.rectangle(colour, (x + 6, lintel), (end - 6, bottom - 4), glass.tolist(), -1)
         for _ in range(int((end - x) / 9)):
-            # Goods behind the glass.
             left, top = int(rng.uniform(x + 6, max(end - 14, x + 7))), bottom - int(rng.uniform(0.15, 0.68) * floor)
-            goods = linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1))
-            cv2.rectangle(colour, (left, top), (left + int(rng.uniform(2, 12)), top + int(rng.uniform(3, 20))),
-                          goods.tolist(), -1)
+            goods = linear(np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.1, 3), 0.03, 1)).tolist()
+            wide, high = int(rng.uniform(2, 12)), int(rng.uniform(3, 20))
+            cv2.rectangle(colour, (left, top), (left + wide, top + high), goods, -1)
         for post in range(x + 6, end - 4, int(rng.uniform(1.2, 2.6) * TEXELS_PER_M)):
-            cv2.line(colour, (post, bottom - int(floor * 0.72)), (post, bottom), linear((0.2, 0.2, 0.2)).tolist(), 2)
-        cv2.rectangle(glow, (x + 6, bottom - int(floor * 0.72)), (end - 6, bottom - 4),
-                      (linear((1.0, 0.88, 0.65)) * rng.uniform(0.1, 0.9)).tolist(), -1)
+            cv2.line(colour, (post, lintel), (post, bottom), linear((0.2, 0.2, 0.2)).tolist(), 2)
+        shine = (linear((1.0, 0.88, 0.65)) * rng.uniform(0.1, 0.9)).tolist()
+        cv2.rectangle(glow, (x + 6, lintel), (end - 6, bottom - 4), shine, -1)
         sign = np.array(_SIGNS[rng.integers(len(_SIGNS))]) * rng.uniform(0.7, 1.05)
         box = (x + 3, bottom - int(floor * rng.uniform(0.98, 1.1)), end - 3, bottom - int(floor * 0.74))
         cv2.rectangle(colour, box[:2], box[2:], linear(np.clip(sign, 0, 1)).tolist(), -1)
-        ink = linear((0.93, 0.92, 0.85) if sign.mean() < 0.5 else (0.15, 0.1, 0.1)).tolist()
-        _scribble(rng, colour, box, ink)
+        _scribble(rng, colour, box, linear((0.93, 0.92, 0.85) if sign.mean() < 0.5 else (0.15, 0.1, 0.1)).tolist())
         if rng.random() < 0.6:
             cv2.rectangle(glow, box[:2], box[2:], (linear(np.clip(sign, 0, 1)) * 0.8).tolist(), -1)
             _scribble(rng, glow, box, (1.0, 1.0, 0.9))
@@ -68,7 +63,7 @@ def _shops(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, span:
 
 
 def _windows(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, box: tuple[int, int, int, int]) -> None:
-    """Rows of windows of one house within `box` (left, top, right, bottom), in place."""
+    """Rows of windows of one house in `box` (left, top, right, bottom), in place."""
     left, top, right, bottom = box
     storey, bay = rng.uniform(2.8, 4.0) * TEXELS_PER_M, rng.uniform(1.6, 4.0) * TEXELS_PER_M
     wide, high = bay * rng.uniform(0.4, 0.85), storey * rng.uniform(0.45, 0.75)
@@ -91,12 +86,9 @@ def _windows(rng: np.random.Generator, colour: np.ndarray, glow: np.ndarray, box
 
 
 def house_row(rng: np.random.Generator, length_m: float, height_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Houses side by side: linear colour (h, w, 3), glow (h, w, 3) and cover (h, w) in {0, 1}, float32; the last row is
-    the street.
-    """
+    """Houses in a row, the street below: linear colour (h, w, 3), glow (h, w, 3), cover (h, w) in {0, 1}, float32."""
     shape = (int(height_m * TEXELS_PER_M), int(length_m * TEXELS_PER_M))
-    colour, glow, cover = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3),
-                                                                      np.float32), np.zeros(shape, np.float32)
+    colour, glow, cover = (np.zeros(size, np.float32) for size in ((*shape, 3), (*shape, 3), shape))
     x = 0
     while x < shape[1]:
         end = min(x + int(rng.uniform(8, 28) * TEXELS_PER_M), shape[1])
@@ -113,12 +105,12 @@ def house_row(rng: np.random.Generator, length_m: float, height_m: float) -> tup
         if rng.random() < 0.3 and end - x > 90 and shape[0] - top > floor + 80:
             y = int(rng.uniform(top + 8, shape[0] - floor - 60))
             board = (int(x + (end - x) * 0.2), y, int(x + (end - x) * 0.7), y + int(rng.uniform(25, 50)))
-            cv2.rectangle(colour, board[:2], board[2:], linear(np.array(_SIGNS[rng.integers(len(_SIGNS))])).tolist(),
-                          -1)
+            paint = linear(_SIGNS[rng.integers(len(_SIGNS))]).tolist()
+            cv2.rectangle(colour, board[:2], board[2:], paint, -1)
             _scribble(rng, colour, board, linear((0.95, 0.93, 0.85)).tolist())
             cv2.rectangle(glow, board[:2], board[2:], (linear(rng.uniform(0.2, 1, 3)) * 0.7).tolist(), -1)
         x = end
-    rough = cv2.resize(rng.standard_normal((shape[0] // 3, shape[1] // 3)).astype(np.float32), (shape[1], shape[0]),
-                       interpolation=cv2.INTER_LINEAR)
+    rough = rng.standard_normal((shape[0] // 3, shape[1] // 3)).astype(np.float32)
+    rough = cv2.resize(rough, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     colour *= np.clip(1 + 0.08 * rough, 0.6, 1.4)[..., None]
     return colour, glow, cover

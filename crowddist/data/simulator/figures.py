@@ -1,8 +1,8 @@
-"""The bank of human figures: puppets of ellipsoids in many poses, rasterised once as material weights and normals."""
+"""The human figures: puppets of ellipsoids in many poses, rasterised once as material weights and normals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -10,17 +10,14 @@ import numpy as np
 
 from crowddist.data.simulator.noise import NOISE_SIDE, noise_table
 
-ELEVATIONS = np.deg2rad([2.0, 12.0, 24.0, 38.0, 54.0, 72.0])
-"""Angles from which each figure is drawn, radians above the horizontal. ours."""
-NUM_YAWS = 8
-"""Directions a figure may face; 0 faces the viewer. ours."""
-FIGURES_PER_YAW = 7
-"""Different figures for each direction and elevation; each is also used mirrored. ours."""
-PIXELS_PER_M = 80
-"""Resolution of the largest version of a figure. ours."""
-SKIN, HAIR, TOP, PATTERN, BOTTOM, SHOES, BAG, DARK = range(8)
-"""Materials; an instance gives each its own colour."""
+# All four are ours.
+ELEVATIONS = np.deg2rad([2.0, 12.0, 24.0, 38.0, 54.0, 72.0])  # view angles of each figure, radians above the horizontal
+NUM_YAWS = 8  # directions a figure may face; 0 faces the viewer
+FIGURES_PER_YAW = 7  # different figures per direction and elevation; each is also used mirrored
+PIXELS_PER_M = 80  # resolution of a figure's largest level
+SKIN, HAIR, TOP, PATTERN, BOTTOM, SHOES, BAG, DARK = range(8)  # materials; each person has own colours for them
 NUM_MATERIALS = 8
+HEAD_RADIUS_M = 0.095
 
 _HALF_WIDTH_M, _ABOVE_M, _BELOW_M = 1.0, 2.15, 0.65
 _SUPERSAMPLE = 2
@@ -33,14 +30,8 @@ class Figure:
     levels: tuple[np.ndarray, ...]
     """Each (h, w, NUM_MATERIALS + 3) uint8: coverage by material, then the normal (right, up, to the viewer) as 128 +
     127 n times coverage."""
-    foot: tuple[float, float]
-    """Column and row of the ground point in levels[0], in pixel-edge coordinates."""
-    head: tuple[float, float]
-    """Column and row of the centre of the head in levels[0], in pixel-edge coordinates."""
-    head_radius: float
-    """Radius of the head in pixels of levels[0]."""
-    seated: bool
-    """Whether it sits."""
+    foot: tuple[float, float]  # column and row of the ground point in levels[0], from the edge of its first pixel
+    head: tuple[float, float]  # the same for the centre of the head
 
 
 @dataclass(frozen=True)
@@ -66,20 +57,19 @@ def _ball(centre, radii, material: int, *, turn: np.ndarray | None = None, clips
     return _Part(np.asarray(centre, float), axes if turn is None else turn @ axes, material, tuple(clips), pattern)
 
 
-def _limb(start: np.ndarray, end: np.ndarray, radius: float, material: int, *, flat: float = 1.0,
-          pattern: bool = False) -> _Part:
+def _limb(start: np.ndarray, end: np.ndarray, radius: float, material: int, *, pattern: bool = False) -> _Part:
     """A barrel from joint to joint: an ellipsoid longer than the bone, cut at both ends."""
     along = end - start
     length = np.linalg.norm(along) + 1e-6
     along = along / length
     side = np.cross(along, [0.0, 0.0, 1.0] if abs(along[2]) < 0.9 else [1.0, 0.0, 0.0])
     side /= np.linalg.norm(side)
-    axes = np.stack([side * radius, along * length * 0.8, np.cross(side, along) * radius * flat], axis=1)
+    axes = np.stack([side * radius, along * length * 0.8, np.cross(side, along) * radius], axis=1)
     return _Part((start + end) / 2, axes, material, ((1, -0.68, 0.68),), pattern)
 
 
 def _legs(rng: np.random.Generator, pose: str, cut: str, girth: float) -> tuple[list[_Part], float]:
-    """The legs, and how high the hips are."""
+    """The legs, and the height of the hips."""
     hips = 0.47 if pose == "sit" else 0.9
     swing = rng.uniform(0.15, 0.36) if pose == "walk" else rng.uniform(0.0, 0.08)
     parts = []
@@ -99,10 +89,9 @@ def _legs(rng: np.random.Generator, pose: str, cut: str, girth: float) -> tuple[
         parts.append(_limb(knee, ankle, 0.058 * girth * (1.0 if bare else 1.1 * wide), SKIN if bare else BOTTOM))
         parts.append(_ball(knee, [0.062 * girth] * 3, SKIN if bare else BOTTOM))
         parts.append(_ball(ankle + np.array([0.0, -0.035, 0.05]), (0.045, 0.045, 0.125), SHOES))
-    if cut in ("skirt", "dress"):
-        length, material = rng.uniform(0.42, 0.75), TOP if cut == "dress" else BOTTOM
-        parts.append(_ball((0, hips + 0.12, 0), (0.215 * girth, length * 1.25, 0.18 * girth), material,
-                           clips=((1, -0.62, 0.1),)))
+    if cut == "skirt":
+        size = (0.215 * girth, rng.uniform(0.42, 0.75) * 1.25, 0.18 * girth)
+        parts.append(_ball((0, hips + 0.12, 0), size, BOTTOM, clips=((1, -0.62, 0.1),)))
     return parts, hips
 
 
@@ -160,10 +149,8 @@ def _head(rng: np.random.Generator, centre: np.ndarray, turn: np.ndarray, style:
     return parts
 
 
-def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, str]:
-    """All parts in the body's frame (x left-right, y up, z forward), the centre of the head, whether it sits, and the
-    pattern.
-    """
+def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, str]:
+    """All parts in the body's frame (x left-right, y up, z forward), the centre of the head, and the top's pattern."""
     pose = rng.choice(["stand", "walk", "sit"], p=[0.48, 0.44, 0.08])
     girth = rng.uniform(0.86, 1.12)
     woman = rng.random() < 0.5
@@ -171,7 +158,7 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, st
                      p=[0.4, 0.14, 0.2, 0.18, 0.08] if woman else [0.45, 0, 0, 0.3, 0.25])
     legs, hips = _legs(rng, str(pose), "skirt" if cut == "dress" else str(cut), girth)
     if cut == "dress":
-        legs[-1] = _Part(legs[-1].centre, legs[-1].axes, TOP, legs[-1].clips, True)
+        legs[-1] = replace(legs[-1], material=TOP, pattern=True)
     lean = _rotation("x", rng.normal(0.05, 0.05) + (0.12 if pose == "sit" else 0.0))
     waist = np.array([0.0, hips, 0.0])
 
@@ -189,8 +176,8 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, st
              _ball(up(0, 0.565, 0.0), (0.05, 0.075, 0.052), SKIN, turn=lean)]
     arms = _arms(rng, str(pose), str(rng.choice(["short", "long", "none"], p=[0.45, 0.47, 0.08])), hips + 0.47, girth)
     head = up(0, 0.685, 0.015)
-    turn = _rotation("y", rng.normal(0, 0.35)) @ _rotation("x",
-                                                           rng.normal(0.1, 0.15)) @ _rotation("z", rng.normal(0, 0.06))
+    turn = _rotation("y", rng.normal(0, 0.35)) @ _rotation("x", rng.normal(0.1, 0.15))
+    turn = turn @ _rotation("z", rng.normal(0, 0.06))
     style = rng.choice(["short", "long", "tail", "bald", "cap", "hat"],
                        p=[0.22, 0.45, 0.2, 0.0, 0.06, 0.07] if woman else [0.76, 0.02, 0.0, 0.07, 0.12, 0.03])
     extra = []
@@ -208,11 +195,11 @@ def _puppet(rng: np.random.Generator) -> tuple[list[_Part], np.ndarray, bool, st
     if pose == "sit":
         extra += [_ball((x, 0.21, z), (0.17, 0.21, 0.17), DARK) for x in (-0.1, 0.1) for z in (-0.16, 0.04)]
     pattern = rng.choice(["stripes", "checks", "logo", "yoke", "open", "print"], p=[0.22, 0.12, 0.24, 0.1, 0.22, 0.1])
-    return legs + upper + arms + extra + _head(rng, head, turn, str(style)), head, bool(pose == "sit"), str(pattern)
+    return legs + upper + arms + extra + _head(rng, head, turn, str(style)), head, str(pattern)
 
 
 def _patterned(kind: str, body: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Where the second colour of the top shows, from positions (..., 3) in the body's frame."""
+    """Bool: where the top shows its second colour, at positions (..., 3) in the body's frame."""
     x, y, z = body[..., 0], body[..., 1], body[..., 2]
     if kind == "stripes":
         return (y / 0.085) % 1.0 < 0.45
@@ -229,7 +216,7 @@ def _patterned(kind: str, body: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str,
                shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest surface's material (h, w), NUM_MATERIALS where there is none, and normal (h, w, 3), supersampled."""
+    """Material (h, w) of the nearest surface, NUM_MATERIALS where there is none, and normal (h, w, 3), supersampled."""
     scale = PIXELS_PER_M * _SUPERSAMPLE
     shape = (round((_ABOVE_M + _BELOW_M) * scale), round(2 * _HALF_WIDTH_M * scale))
     table = noise_table()
@@ -259,16 +246,15 @@ def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str,
         offset = np.stack([dx[i, j], dy[i, j], dz[i, j]], axis=-1)
         local = offset @ inverse.T
         if part.clips:
-            inside = np.all([(local[:, axis] >= low) & (local[:, axis] <= high) for axis, low, high in part.clips],
-                            axis=0)
+            inside = np.all([(local[:, axis] >= low) & (local[:, axis] <= high) for axis, low, high in part.clips], 0)
             i, j, offset, local = i[inside], j[inside], offset[inside], local[inside]
         normal = offset @ quadric
         material = np.full(len(i), part.material, np.int8)
         if part.material in (TOP, BOTTOM):
             folds = 0.8 * table[(i + box[0].start + shift[0]) % NOISE_SIDE, (j + box[1].start + shift[1]) % NOISE_SIDE]
             if part.pattern and part.material == TOP:
-                material[_patterned(pattern, local @ part.axes.T.astype(np.float32) + part.centre.astype(np.float32),
-                                    folds)] = PATTERN
+                body = local @ part.axes.T.astype(np.float32) + part.centre.astype(np.float32)
+                material[_patterned(pattern, body, folds)] = PATTERN
             normal /= np.sqrt((normal**2).sum(-1, keepdims=True)) + np.float32(1e-6)
             normal[:, 0] += 0.22 * folds
             normal[:, 1] += 0.22 * folds[::-1]
@@ -281,21 +267,17 @@ def _rasterise(parts: list[_Part], view: np.ndarray, pattern: str,
 
 @cache
 def figure(elevation: int, yaw: int, variant: int) -> Figure:
-    """The figure of an elevation (index into ELEVATIONS), a yaw (0..NUM_YAWS-1) and a variant
-    (0..FIGURES_PER_YAW-1).
-    """
+    """The figure of an elevation (index of ELEVATIONS), a yaw below NUM_YAWS and a variant below FIGURES_PER_YAW."""
     rng = np.random.default_rng([7, yaw, variant])
-    parts, head, seated, pattern = _puppet(rng)
+    parts, head, pattern = _puppet(rng)
     facing = 2 * np.pi * (yaw + rng.uniform(-0.4, 0.4)) / NUM_YAWS
-    angle = ELEVATIONS[elevation]
-    tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    view = tilt @ _rotation("y", facing)
+    view = _rotation("x", ELEVATIONS[elevation]) @ _rotation("y", facing)
     scale = PIXELS_PER_M * _SUPERSAMPLE
-    materials, normals = _rasterise(parts, view, pattern,
-                                    (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE))))
-    rows, columns = np.flatnonzero((materials
-                                    < NUM_MATERIALS).any(1)), np.flatnonzero((materials < NUM_MATERIALS).any(0))
-    # A transparent rim, and sizes that halve evenly at every level.
+    shift = (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE)))
+    materials, normals = _rasterise(parts, view, pattern, shift)
+    solid = materials < NUM_MATERIALS
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    # A transparent rim, and a size that halves evenly at every level.
     step = _SUPERSAMPLE * 16
     top, left = rows[0] - 8, columns[0] - 8
     height, width = -(-(rows[-1] + 9 - top) // step) * step, -(-(columns[-1] + 9 - left) // step) * step
@@ -314,5 +296,4 @@ def figure(elevation: int, yaw: int, variant: int) -> Figure:
     to_patch = np.array([left, top])
     foot = (np.array([_HALF_WIDTH_M, _ABOVE_M]) * scale - to_patch) / _SUPERSAMPLE
     middle = (np.array([seen[0] + _HALF_WIDTH_M, _ABOVE_M - seen[1]]) * scale - to_patch) / _SUPERSAMPLE
-    return Figure(tuple(levels), (float(foot[0]), float(foot[1])), (float(middle[0]), float(middle[1])),
-                  0.095 * PIXELS_PER_M, seated)
+    return Figure(tuple(levels), (float(foot[0]), float(foot[1])), (float(middle[0]), float(middle[1])))

@@ -6,18 +6,15 @@ import numpy as np
 
 from crowddist.data.simulator.noise import hash_at, linear, noise_at
 
-KINDS = ("slabs", "bricks", "bands", "asphalt", "grass", "concrete", "cobbles")
-_KIND_WEIGHTS = (0.34, 0.13, 0.15, 0.16, 0.06, 0.1, 0.06)
-
+_KINDS = {"slabs": 0.34, "bricks": 0.13, "bands": 0.15, "asphalt": 0.16, "grass": 0.06, "concrete": 0.1,
+          "cobbles": 0.06}  # the weight of each
 _STONE = ((0.62, 0.58, 0.53), (0.55, 0.52, 0.5), (0.7, 0.64, 0.56), (0.5, 0.5, 0.53), (0.63, 0.54, 0.47),
           (0.45, 0.44, 0.43), (0.72, 0.7, 0.66))
 _BRICK = ((0.55, 0.36, 0.3), (0.5, 0.4, 0.34), (0.47, 0.33, 0.3))
 
 
 def _joints(coordinate: np.ndarray, period: float, width: float, footprint: np.ndarray) -> np.ndarray:
-    """How much of each pixel a joint of `width` every `period` covers, in [0, 1]; blurred to its mean in the
-    distance.
-    """
+    """Share of each pixel under joints of `width` every `period`, in [0, 1]; blurred to its mean in the distance."""
     distance = np.abs((coordinate / period) % 1.0 - 0.5) * period
     sharp = np.clip((width / 2 - (period / 2 - distance)) / footprint + 0.5, 0, 1) * np.minimum(1, width / footprint)
     far = np.clip(footprint / period - 0.3, 0, 1)
@@ -26,9 +23,7 @@ def _joints(coordinate: np.ndarray, period: float, width: float, footprint: np.n
 
 def _tiles(rng: np.random.Generator, u, v, size: tuple[float, float], joint: float, spread: float, foot_u, foot_v,
            shift: float):
-    """Brightness of tiles of `size` metres whose courses are shifted by `shift` tiles: own tone of each, dark
-    joints.
-    """
+    """Brightness of tiles of `size` metres, courses shifted by `shift` tiles: own tone of each, dark joints."""
     row = np.floor(v / size[1])
     moved = u + row * shift * size[0]
     column = np.floor(moved / size[0])
@@ -39,9 +34,8 @@ def _tiles(rng: np.random.Generator, u, v, size: tuple[float, float], joint: flo
 
 
 def _footprints(values: np.ndarray) -> np.ndarray:
-    """How far a coordinate moves across one pixel."""
-    return np.maximum(np.abs(np.gradient(values, axis=0)) + np.abs(np.gradient(values, axis=1)),
-                      1e-4).astype(np.float32)
+    """The change of a coordinate across one pixel."""
+    return np.maximum(sum(np.abs(change) for change in np.gradient(values)), 1e-4).astype(np.float32)
 
 
 def _markings(rng: np.random.Generator, colour: np.ndarray, u, v, foot_u, foot_v) -> None:
@@ -49,17 +43,17 @@ def _markings(rng: np.random.Generator, colour: np.ndarray, u, v, foot_u, foot_v
     white = linear((0.82, 0.82, 0.8))
     worn = 0.75 + 0.25 * np.clip(noise_at(u * 40, v * 40), -1, 1)
     start, length = rng.uniform(5, 22), rng.uniform(3, 5)
-    crossing = np.clip((length / 2 - np.abs(v - start - length / 2)) / foot_v + 0.5, 0,
-                       1) * _joints(u, 1.0, 0.5, foot_u)
-    lanes = _joints(u + 1.7, rng.uniform(3.2, 3.8), 0.14,
-                    foot_u) * (((v / 6) % 1) < 0.5) * (np.abs(v - start - length / 2) > length / 2 + 1)
+    from_middle = np.abs(v - start - length / 2)
+    crossing = np.clip((length / 2 - from_middle) / foot_v + 0.5, 0, 1) * _joints(u, 1.0, 0.5, foot_u)
+    lanes = _joints(u + 1.7, rng.uniform(3.2, 3.8), 0.14, foot_u) * (((v / 6) % 1) < 0.5)
+    lanes = lanes * (from_middle > length / 2 + 1)
     cover = np.maximum(crossing if rng.random() < 0.7 else 0, lanes if rng.random() < 0.6 else 0) * worn
     colour[:] = colour * (1 - cover[..., None]) + white * cover[..., None]
 
 
-def ground_colour(rng: np.random.Generator, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, str]:
-    """Linear colours (H, W, 3) of the ground seen at metres (x, z) of each pixel, and the kind of ground drawn."""
-    kind = str(rng.choice(KINDS, p=_KIND_WEIGHTS))
+def ground_colour(rng: np.random.Generator, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Linear colours (H, W, 3) float32 of a random kind of ground at metres (x, z) of each pixel."""
+    kind = str(rng.choice(list(_KINDS), p=list(_KINDS.values())))
     turn = rng.choice([0.0, rng.normal(0, 0.15), rng.uniform(-0.8, 0.8)])
     u, v = x * np.cos(turn) + z * np.sin(turn), z * np.cos(turn) - x * np.sin(turn)
     foot_u, foot_v = _footprints(u), _footprints(v)
@@ -93,4 +87,4 @@ def ground_colour(rng: np.random.Generator, x: np.ndarray, z: np.ndarray) -> tup
         colour *= 1 + np.array([0.25, 0.1, 0.0]) * np.clip(noise_at(u * 2.5, v * 2.5), -1, 1)[..., None]
     if kind == "asphalt":
         _markings(rng, colour, u, v, foot_u, foot_v)
-    return np.clip(colour, 0.01, 0.95).astype(np.float32), kind
+    return np.clip(colour, 0.01, 0.95).astype(np.float32)

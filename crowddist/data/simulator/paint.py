@@ -8,32 +8,25 @@ import cv2
 import numpy as np
 
 from crowddist.data.simulator.crowd import Crowd
-from crowddist.data.simulator.figures import ELEVATIONS, NUM_MATERIALS, PIXELS_PER_M, Figure, figure
+from crowddist.data.simulator.figures import ELEVATIONS, HEAD_RADIUS_M, NUM_MATERIALS, PIXELS_PER_M, Figure, figure
 from crowddist.data.simulator.light import Light
-from crowddist.data.simulator.noise import blend, linear, noise_at
+from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.scene import FIRST_WALL, GROUND, SKY, Scene
 
-LAMP_COLOUR = (linear((1.0, 0.82, 0.58)) * 0.5).astype(np.float32)
-"""Light of a street lamp close by. ours."""
+LAMP_COLOUR = (linear((1.0, 0.82, 0.58)) * 0.5).astype(np.float32)  # ours: light of a street lamp close by
 
 
 @dataclass(frozen=True, kw_only=True)
 class Poses:
-    """Where the figures of a crowd come to lie in the image, N of each."""
+    """The N figures of a crowd and their places in the image."""
 
     figures: list[Figure]
-    foot: np.ndarray
-    """(N, 2) pixel column and row."""
-    head: np.ndarray
-    """(N, 2) pixel column and row of the centre of the head."""
-    head_radius: np.ndarray
-    """(N,) pixels."""
-    scale: np.ndarray
-    """(N,) pixels per metre."""
-    basis: np.ndarray
-    """(N, 2, 2): image vector per pixel of the figure's own patch, columns for its columns and rows."""
-    depth: np.ndarray
-    """(N,) metres from the image plane."""
+    foot: np.ndarray  # (N, 2) pixel column and row
+    head: np.ndarray  # (N, 2) pixel column and row of the centre of the head
+    head_radius: np.ndarray  # (N,) pixels
+    scale: np.ndarray  # (N,) pixels per metre
+    basis: np.ndarray  # (N, 2, 2): image vector per pixel of the figure's own patch, columns for its columns and rows
+    depth: np.ndarray  # (N,) metres from the image plane
 
 
 def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
@@ -49,12 +42,10 @@ def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
     sign = np.where(crowd.mirrored, -1.0, 1.0)
     basis = np.stack([np.stack([np.cos(tilt) * sign, -np.sin(tilt)], 1),
                       np.stack([np.sin(tilt) * sign, np.cos(tilt)], 1)], axis=1) * step[:, None, None]
-    figures = [figure(int(e), int(y), int(v))
-               for e, y, v in zip(crowd.elevation, crowd.yaw, crowd.variant, strict=True)]
+    figures = list(map(figure, crowd.elevation.tolist(), crowd.yaw.tolist(), crowd.variant.tolist()))
     offset = np.array([np.subtract(f.head, f.foot) for f in figures]).reshape(-1, 2)
-    radius = np.array([f.head_radius for f in figures]) * step if figures else np.zeros(0)
-    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset), head_radius=radius,
-                 scale=scale, basis=basis, depth=depth)
+    return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset),
+                 head_radius=HEAD_RADIUS_M * PIXELS_PER_M * step, scale=scale, basis=basis, depth=depth)
 
 
 def _paint_sky(rng: np.random.Generator, image: np.ndarray, scene: Scene, light: Light) -> None:
@@ -70,8 +61,8 @@ def _paint_sky(rng: np.random.Generator, image: np.ndarray, scene: Scene, light:
     sky = light.horizon + (light.zenith - light.horizon) * np.sqrt(height)
     over = 60 / np.maximum(ray_y, 0.03)
     cloud = noise_at(ray_x * over + shift[0], ray_z * over + shift[1])
-    cover = np.clip((cloud * 0.7 - 0.9 + 1.8 * light.clouds), 0,
-                    1)[..., None] * np.clip(height * 8, 0, 1) * (0.75 if light.clouds < 0.9 else 0.4)
+    cover = np.clip(cloud * 0.7 - 0.9 + 1.8 * light.clouds, 0, 1)[..., None] * np.clip(height * 8, 0, 1)
+    cover = cover * (0.75 if light.clouds < 0.9 else 0.4)
     detail = np.clip(noise_at(ray_x * over * 2, ray_z * over * 2), -1, 1)[..., None]
     bright = (light.horizon * 0.6 + 0.6 * light.sky_colour + 0.3 * light.sun_colour) * (1 + 0.15 * detail)
     image[band][open_air[band]] = (sky * (1 - cover) + bright * cover)[open_air[band]]
@@ -87,29 +78,28 @@ def _house_shadow(scene: Scene, light: Light) -> np.ndarray:
             continue
         gap = (x - wall.point[0]) * wall.normal[0] + (z - wall.point[1]) * wall.normal[1]
         distance = gap / -facing
-        along = (x + distance * light.sun[0]
-                 - wall.point[0]) * wall.along[0] + (z + distance * light.sun[2] - wall.point[1]) * wall.along[1]
+        hit_x, hit_z = x + distance * light.sun[0], z + distance * light.sun[2]
+        along = (hit_x - wall.point[0]) * wall.along[0] + (hit_z - wall.point[1]) * wall.along[1]
         roof = wall.height_m * (0.75 + 0.25 * np.sign(noise_at(np.floor(along / 12) * 7, along * 0 + 3)))
-        hit = light.sun[1] * distance
-        shadow = np.maximum(shadow,
-                            np.clip((roof - hit) * 2 + 0.5, 0, 1) * (along > 0) * (along < wall.length_m) * (gap > 0))
+        below = np.clip((roof - light.sun[1] * distance) * 2 + 0.5, 0, 1)
+        shadow = np.maximum(shadow, below * (along > 0) * (along < wall.length_m) * (gap > 0))
     return shadow
 
 
-def _tip(scene: Scene, light: Light, x, z, height_m) -> tuple[np.ndarray, np.ndarray]:
-    """Ground metres where the shadow of a point at `height_m` over (x, z) falls."""
+def _tip(light: Light, x, z, height_m) -> tuple[np.ndarray, np.ndarray]:
+    """Ground x, z in metres under the shadow of a point at `height_m` over (x, z)."""
     reach = np.minimum(height_m / light.sun[1], 12.0)
     return x - light.sun[0] * reach, z - light.sun[2] * reach
 
 
 def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) sun kept off the ground and (H, W) sky kept off the ground, in [0, 1], float32."""
+    """The parts of the sun's and the sky's light kept off the ground, (H, W) float32 in [0, 1] each."""
     height, width = scene.camera.size
     half = (-(-height // 2), -(-width // 2))
     cast, contact = np.zeros(half, np.float32), np.zeros(half, np.float32)
     camera = scene.camera
     sunny = light.sun_colour.max() > 0.04
-    tip_x, tip_z = _tip(scene, light, crowd.x, crowd.z, 1.0)
+    tip_x, tip_z = _tip(light, crowd.x, crowd.z, 1.0)
     tips = np.stack(camera.project(tip_x, 0.0, tip_z), axis=1)
     flat = np.hypot(light.sun[0], light.sun[2])
     side = np.stack(camera.project(crowd.x + light.sun[2] / flat, 0.0, crowd.z - light.sun[0] / flat), axis=1)
@@ -119,23 +109,26 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
         x, y = poses.foot[index] / 2
         if not (-200 < x < half[1] + 200 and -200 < y < half[0] + 200):
             continue
-        spot = (max(0.24 * scale / 2, 0.8), max(0.24 * scale / 2 * squash[index], 0.5))
-        cv2.ellipse(contact, (round(x * 8), round(y * 8)), (round(spot[0] * 8), round(spot[1] * 8)), 0, 0, 360, 1.0, -1,
-                    cv2.LINE_8, 3)
+        spot = (round(max(0.24 * scale / 2, 0.8) * 8), round(max(0.24 * scale / 2 * squash[index], 0.5) * 8))
+        cv2.ellipse(contact, (round(x * 8), round(y * 8)), spot, 0, 0, 360, 1.0, -1, cv2.LINE_8, 3)
         if not sunny:
             continue
         level = min(max(int(np.log2(2 * PIXELS_PER_M / max(scale, 1))), 1), 4)
         patch = item.levels[level]
         alpha = np.minimum(patch[..., :NUM_MATERIALS].sum(-1, dtype=np.uint16), 255).astype(np.uint8)
         metre = PIXELS_PER_M / 2**level
-        up = (tips[
-            index] - poses.foot[index]) / 2 / metre / np.cos(ELEVATIONS[crowd.elevation[index]]) * crowd.stature[index]
+        up = (tips[index] - poses.foot[index]) / 2 / metre / np.cos(ELEVATIONS[crowd.elevation[index]])
+        up = up * crowd.stature[index]
         across = (side[index] - poses.foot[index]) / 2 / metre
         matrix = np.array([[across[0], -up[0]], [across[1], -up[1]]])
-        _warp_max(cast, alpha, matrix, (x, y), np.array(item.foot) / 2**level)
+        placed = _warp(alpha, matrix, poses.foot[index] / 2, np.array(item.foot) / 2**level, half)
+        if placed:
+            warped, (left, top) = placed
+            view = cast[top:top + len(warped), left:left + warped.shape[1]]
+            np.maximum(view, warped.astype(np.float32) / 255, out=view)
     for prop in scene.props:
         reach = max(prop.shadow_m, 0.12)
-        x, z = _tip(scene, light, *prop.ground, max(prop.height_m - prop.shadow_m, 0.2))
+        x, z = _tip(light, *prop.ground, max(prop.height_m - prop.shadow_m, 0.2))
         for (px, pz), radius, layer in ((prop.ground, max(prop.radius_m * 0.55, 0.2), contact), ((x, z), reach, cast)):
             depth = float(camera.depth(0.0, pz))
             if depth > 1 and (layer is contact or sunny):
@@ -143,43 +136,38 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
                 wide = radius * camera.focal_px / depth / 2
                 flatness = np.clip(camera.height_m / np.hypot(pz, camera.height_m), 0.05, 1)
                 if abs(column) < 1e4 and abs(row) < 1e4:
-                    cv2.ellipse(layer, (int(column / 2), int(row / 2)),
-                                (max(int(wide), 1), max(int(wide * flatness), 1)), 0, 0, 360, 0.9, -1)
-    full = (width, height)
-    sun_kept = np.asarray(cv2.resize(cv2.GaussianBlur(cast, (0, 0), 0.8), full, interpolation=cv2.INTER_LINEAR) * 0.92,
-                          np.float32)
-    sky_kept = cv2.resize(cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7)), full,
-                          interpolation=cv2.INTER_LINEAR)
+                    axes = (max(int(wide), 1), max(int(wide * flatness), 1))
+                    cv2.ellipse(layer, (int(column / 2), int(row / 2)), axes, 0, 0, 360, 0.9, -1)
+    cast, contact = cv2.GaussianBlur(cast, (0, 0), 0.8), cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7))
+    sun_kept, sky_kept = (np.asarray(cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+                          for layer in (cast, contact))
+    sun_kept *= 0.92
     if sunny:
         sun_kept = np.maximum(sun_kept, _house_shadow(scene, light)).astype(np.float32)
-    return sun_kept, np.asarray(sky_kept, np.float32)
+    return sun_kept, sky_kept
 
 
-def _warp_max(layer: np.ndarray, alpha: np.ndarray, matrix: np.ndarray, at: tuple[float, float],
-              anchor: np.ndarray) -> None:
-    """Lay a silhouette whose `anchor` falls on `at` over a layer by maximum, in place."""
-    height, width = alpha.shape
+def _warp(patch: np.ndarray, matrix: np.ndarray, at: np.ndarray, anchor: np.ndarray,
+          shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """A patch warped with its `anchor` to `at` and cut to a frame of `shape`, and its (left, top); None if outside."""
+    height, width = patch.shape[:2]
     corners = (np.array([[0, 0], [width, 0], [0, height], [width, height]]) - anchor) @ matrix.T + at
-    left, top = np.floor(corners.min(0)).astype(int)
-    right, bottom = np.ceil(corners.max(0)).astype(int) + 1
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, layer.shape[1]), min(bottom, layer.shape[0])
+    left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0).tolist()
+    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, [shape[1], shape[0]]).tolist()
     if left >= right or top >= bottom:
-        return
+        return None
     shift = matrix @ (0.5 - anchor) + at - [left, top]
-    warped = cv2.warpAffine(alpha, np.column_stack([matrix, shift]), (right - left, bottom - top),
-                            flags=cv2.INTER_LINEAR)
-    view = layer[top:bottom, left:right]
-    np.maximum(view, warped.astype(np.float32) / 255, out=view)
+    size = (right - left, bottom - top)
+    return cv2.warpAffine(patch, np.column_stack([matrix, shift]), size, flags=cv2.INTER_LINEAR), (left, top)
 
 
 def _surface_light(scene: Scene, light: Light) -> np.ndarray:
-    """(number of surfaces, 3) light on each surface; for the ground only what is the same everywhere: nothing."""
+    """(number of surfaces, 3) light on each wall; 0 for sky and ground, whose light varies."""
     table = np.zeros((FIRST_WALL + len(scene.walls), 3), np.float32)
     for number, wall in enumerate(scene.walls):
         facing = max(wall.normal[0] * light.sun[0] + wall.normal[1] * light.sun[2], 0.0)
-        table[FIRST_WALL + number] = (0.6 * light.sky_colour + facing * light.sun_colour + 0.12 * light.sun_colour
-                                      * light.sun[1]
-                                      + 0.3 * light.lamps * LAMP_COLOUR)
+        table[FIRST_WALL + number] = (0.6 * light.sky_colour + facing * light.sun_colour
+                                      + 0.12 * light.sun_colour * light.sun[1] + 0.3 * light.lamps * LAMP_COLOUR)
     return table
 
 
@@ -219,11 +207,10 @@ def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light
     matrix = np.zeros((NUM_MATERIALS + 3, 6), np.float32)
     matrix[:NUM_MATERIALS, :3] = crowd.colours[index] / 255
     matrix[:NUM_MATERIALS, 3] = 1 / 255
-    matrix[NUM_MATERIALS:,
-           4] = np.array([-lx if crowd.mirrored[index] else lx, ly * cosine + lz * sine, ly * sine - lz * cosine]) / 127
+    to_sun = np.array([-lx if crowd.mirrored[index] else lx, ly * cosine + lz * sine, ly * sine - lz * cosine])
+    matrix[NUM_MATERIALS:, 4] = to_sun / 127
     matrix[NUM_MATERIALS:, 5] = np.array([0.0, cosine, sine]) / 127
-    # Row by row: products too small for the linear algebra library to share among threads, so that their bits never
-    # change.
+    # Row by row: such small products never run on several threads of the linear algebra library, so bits never change.
     mixed = item.levels[level].astype(np.float32) @ matrix - 128 * matrix[NUM_MATERIALS:].sum(0)
     alpha = np.minimum(mixed[..., 3], 1)
     solid = np.maximum(alpha, 0.1)
@@ -244,23 +231,20 @@ def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd:
     ids = np.zeros(image.shape[:2], np.int32)
     height, width = image.shape[:2]
     ground_sun = light.sun_colour * light.sun[1]
-    queue = [(poses.depth[i], i, None)
-             for i in range(len(poses.figures))] + [(prop.depth_m, -1, prop) for prop in scene.props]
+    queue = ([(poses.depth[i], i, None) for i in range(len(poses.figures))]
+             + [(prop.depth_m, -1, prop) for prop in scene.props])
     queue.sort(key=lambda item: (-item[0], item[1]))
     for depth, index, prop in queue:
         through = np.float32(np.exp(-light.haze_per_m * max(depth, 0)))
         if prop is not None:
-            lit = prop.colour * (light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps
-                                 * LAMP_COLOUR) + prop.glow * light.lamps
+            ambient = light.sky_colour * 0.8 + light.sun_colour * 0.5 + 0.25 * light.lamps * LAMP_COLOUR
+            lit = prop.colour * ambient + prop.glow * light.lamps
             lit = lit * through + light.horizon * (1 - through) * prop.alpha[..., None]
-            touched = blend(image, lit, prop.alpha, *prop.corner)
-            if touched:
-                ids[touched[0], touched[1]][touched[2] > 0.5] = -1
+            _blend(image, ids, lit, prop.alpha, prop.corner, -1)
             continue
-        column, row = (int(np.clip(v, 0, limit - 1))
-                       for v, limit in zip(poses.foot[index], (width, height), strict=True))
-        sunlit = 1 - (cast[row, column] if scene.surface[row, column] == GROUND
-                      and poses.foot[index, 1] < height else 0.0) * 0.5
+        column, row = np.clip(poses.foot[index], 0, [width - 1, height - 1]).astype(int)
+        on_ground = scene.surface[row, column] == GROUND and poses.foot[index, 1] < height
+        sunlit = 1 - (cast[row, column] if on_ground else 0.0) * 0.5
         lamp = scene.lamp_light[row, column] * light.lamps * 1.2
         ambient = (light.sky_colour + lamp * LAMP_COLOUR + 0.12 * ground_sun * sunlit).astype(np.float32)
         level = min(max(int(np.floor(np.log2(1.15 * PIXELS_PER_M / max(poses.scale[index], 1e-3)))), 0), 4)
@@ -276,15 +260,22 @@ def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Pose
     """Warp one lit figure to its place and blend it in, in place."""
     matrix = poses.basis[index] * 2**level
     anchor = np.array(poses.figures[index].foot) / 2**level
-    corners = (np.array([[0, 0], [lit.shape[1], 0], [0, lit.shape[0]], [lit.shape[1], lit.shape[0]]])
-               - anchor) @ matrix.T + poses.foot[index]
-    left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
-    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, [image.shape[1], image.shape[0]])
-    if left >= right or top >= bottom:
+    placed = _warp(lit, matrix, poses.foot[index], anchor, image.shape)
+    if placed:
+        warped, corner = placed
+        _blend(image, ids, warped[..., :3], warped[..., 3], corner, index + 1)
+
+
+def _blend(image: np.ndarray, ids: np.ndarray, patch: np.ndarray, alpha: np.ndarray, corner: tuple[int, int],
+           identity: int) -> None:
+    """Lay a premultiplied patch over the image at `corner` (left, top), and its id where it covers most, in place."""
+    left, top = corner
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(left + patch.shape[1], image.shape[1]), min(top + patch.shape[0], image.shape[0])
+    if x0 >= x1 or y0 >= y1:
         return
-    shift = matrix @ (0.5 - anchor) + poses.foot[index] - [left, top]
-    warped = cv2.warpAffine(lit, np.column_stack([matrix, shift]), (int(right - left), int(bottom - top)),
-                            flags=cv2.INTER_LINEAR)
-    touched = blend(image, warped[..., :3], warped[..., 3], int(left), int(top))
-    if touched:
-        ids[touched[0], touched[1]][touched[2] > 0.5] = index + 1
+    cut = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    under, cover = image[y0:y1, x0:x1], alpha[cut]
+    under *= 1 - cover[..., None]
+    under += patch[cut]
+    ids[y0:y1, x0:x1][cover > 0.5] = identity

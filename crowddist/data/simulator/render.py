@@ -1,4 +1,4 @@
-"""One image of the renderer: draws its place, hour, weather and crowd, paints, and labels the heads that show."""
+"""Renders one image: draws place, hour, weather and crowd, paints them, and labels the visible heads."""
 
 from __future__ import annotations
 
@@ -7,37 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.data.simulator.config import LEVEL_MAXIMA, Look, RendererConfig
+from crowddist.data.scenes import LEVEL_MAXIMA
+from crowddist.data.simulator.config import Look, RendererConfig
 from crowddist.data.simulator.crowd import Crowd, place_crowd
 from crowddist.data.simulator.light import draw_light
 from crowddist.data.simulator.paint import Poses, light_place, paint_people_and_props, paint_shadows, pose_crowd
 from crowddist.data.simulator.scene import Scene, build_scene
 from crowddist.data.simulator.sensor import develop
 
-_SHOWN = 0.15
-"""Least visible share of a head that is labelled: annotators of photographs do not see the others either. ours."""
+_SHOWN = 0.15  # ours: least visible share of a labelled head; annotators of photographs do not see the others either
+# Points spread over a head: its centre and two rings, (17, 2) in head radii.
 _DISC = np.array([[r * np.cos(a), r * np.sin(a)] for r, n in ((0.0, 1), (0.45, 6), (0.85, 10))
                   for a in np.arange(n) * 2 * np.pi / n])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedImage:
-    """An image and everything known about it."""
+    """An image with its labels and facts."""
 
-    image: np.ndarray
-    """(H, W, 3) uint8 RGB."""
-    points: np.ndarray
-    """N x 2 float32 centres of heads (x, y), inside the frame."""
-    mask: np.ndarray
-    """(H, W) uint8, 1 where a person is seen."""
-    scene: dict[str, Any]
-    """level, hour, minute, weather, location, camera and the camera's geometry."""
-    folder: str
-    """The scene's folder, scene_XX_Y."""
-    name: str
-    """The image's name within its folder."""
-    jpeg_quality: int
-    """The quality it is to be stored at."""
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    points: np.ndarray  # N x 2 float32 centres of heads (x, y), inside the frame
+    mask: np.ndarray  # (H, W) uint8, 1 where a person is visible
+    scene: dict[str, Any]  # level, hour, minute, weather, location, camera and the camera's geometry
+    folder: str  # of the scene, scene_XX_Y
+    name: str  # within the folder
+    jpeg_quality: int  # to store the image at
 
 
 def _weighted(rng: np.random.Generator, weights: tuple[float, ...]) -> int:
@@ -45,7 +39,7 @@ def _weighted(rng: np.random.Generator, weights: tuple[float, ...]) -> int:
 
 
 def _draw_place(config: RendererConfig, look: Look, index: int) -> tuple[int, int]:
-    """Location and camera of an image: every place of the look in turn, in an order drawn from the seed."""
+    """Location and camera of an image: the look's places in turn, in a random order from the seed."""
     first, last = look.locations
     order = np.random.default_rng([config.seed, 102]).permutation((last - first) * 4)
     number = int(order[index // config.images_per_scene % len(order)])
@@ -53,7 +47,7 @@ def _draw_place(config: RendererConfig, look: Look, index: int) -> tuple[int, in
 
 
 def _draw_count(rng: np.random.Generator, scene: Scene, look: Look) -> tuple[int, int]:
-    """A level that the place can hold, and how many persons: within the level, more than the level before."""
+    """A level that the place can hold, and a number of persons above the maximum of the level before."""
     room = int(0.55 * scene.cell_capacity.sum())
     level = _weighted(rng, look.level_weights)
     while level > 0 and LEVEL_MAXIMA[level - 1] >= room:
@@ -64,16 +58,15 @@ def _draw_count(rng: np.random.Generator, scene: Scene, look: Look) -> tuple[int
 
 
 def _inside(poses: Poses, size: tuple[int, int]) -> np.ndarray:
-    """Whose head's centre is in the frame, (N,) bool."""
+    """(N,) bool: the centre of the head is in the frame."""
     x, y = poses.head[:, 0], poses.head[:, 1]
     return (x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)
 
 
 def _within_level(scene: Scene, crowd: Crowd, maximum: int) -> tuple[Crowd, Poses]:
-    """The crowd and its poses, cut short before more than `maximum` heads are in the frame.
+    """The crowd and its poses, cut before more than `maximum` heads are in the frame.
 
-    People are placed by the height of an average head; those who sit or are small may turn out to be in the frame all
-    the same.
+    More may be: people are placed by the height of an average head, and those who sit or are small end up lower.
     """
     poses = pose_crowd(scene, crowd)
     over = np.flatnonzero(np.cumsum(_inside(poses, scene.camera.size)) > maximum)
@@ -84,21 +77,21 @@ def _within_level(scene: Scene, crowd: Crowd, maximum: int) -> tuple[Crowd, Pose
 
 
 def _shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
-    """Indexes of the persons whose head's centre is in the frame and of whose head enough is seen."""
+    """Indexes of the persons with the head's centre in the frame and enough of the head visible."""
     height, width = ids.shape
     inside = _inside(poses, (height, width))
     spots = np.round(poses.head[:, None] + _DISC * np.maximum(poses.head_radius, 0.8)[:, None, None]).astype(int)
     within = (spots[..., 0] >= 0) & (spots[..., 0] < width) & (spots[..., 1] >= 0) & (spots[..., 1] < height)
-    seen = ids[np.clip(spots[..., 1], 0, height - 1),
-               np.clip(spots[..., 0], 0, width - 1)] == np.arange(1, len(inside) + 1)[:, None]
+    owners = ids[np.clip(spots[..., 1], 0, height - 1), np.clip(spots[..., 0], 0, width - 1)]
+    seen = owners == np.arange(1, len(inside) + 1)[:, None]
     return np.flatnonzero(inside & ((seen & within).sum(1) >= _SHOWN * np.maximum(within.sum(1), 1)))
 
 
 def render_image(config: RendererConfig, index: int) -> RenderedImage:
-    """Render image `index` (0 and up); the same bytes for the same config and index, whatever was rendered before.
+    """Render image `index` (0 and up); its bytes depend on the config and the index alone.
 
-    A head is labelled where its centre is in the frame and at least a seventh of it is seen;
-    len(points) never exceeds the maximum of the level. Raises IndexError on a negative index.
+    A head is labelled where its centre is in the frame and at least 15 % of it is visible; len(points) never exceeds
+    the maximum of the level. Raises IndexError on a negative index.
     """
     if index < 0:
         raise IndexError(f"index must be at least 0, got {index}")
@@ -106,21 +99,19 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     location, camera_number = _draw_place(config, look, index)
     scene = build_scene(config.seed, location, camera_number, look, tuple(config.size))
     rng = np.random.default_rng([config.seed, 103, index])
-    hour, minute, weather = _weighted(rng,
-                                      look.hour_weights), int(rng.integers(60)), _weighted(rng, look.weather_weights)
+    hour, minute = _weighted(rng, look.hour_weights), int(rng.integers(60))
+    weather = _weighted(rng, look.weather_weights)
     light = draw_light(rng, hour + minute / 60, weather)
     level, wanted = _draw_count(rng, scene, look)
     crowd, poses = _within_level(scene, place_crowd(rng, scene, look, wanted), LEVEL_MAXIMA[level])
     cast, contact = paint_shadows(scene, light, crowd, poses)
     image = light_place(rng, scene, light, cast, contact)
     ids = paint_people_and_props(image, scene, light, crowd, poses, cast)
-    shown = _shown_heads(poses, ids)
     camera = scene.camera
     facts = {"level": level, "hour": hour, "minute": minute, "weather": weather, "location": location,
-             "camera": camera_number,
-             "camera_height_m": round(camera.height_m, 3), "camera_pitch": round(camera.pitch, 5),
-             "focal_px": round(camera.focal_px, 2)}
-    return RenderedImage(image=develop(rng, image, look, light), points=poses.head[shown].astype(np.float32),
-                         mask=(ids > 0).astype(np.uint8),
-                         scene=facts, folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index),
+             "camera": camera_number, "camera_height_m": round(camera.height_m, 3),
+             "camera_pitch": round(camera.pitch, 5), "focal_px": round(camera.focal_px, 2)}
+    return RenderedImage(image=develop(rng, image, look, light), mask=(ids > 0).astype(np.uint8), scene=facts,
+                         points=poses.head[_shown_heads(poses, ids)].astype(np.float32),
+                         folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index),
                          jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))

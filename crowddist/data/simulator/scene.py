@@ -1,4 +1,4 @@
-"""A place: its camera, ground, house fronts and things, the same for all its images."""
+"""A place: camera, ground, house fronts and things, the same for all its images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from crowddist.data.simulator.ground import ground_colour
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.props import Prop, make_prop
 
-HEAD_M = 0.24
-"""Height of a head with hair. ours."""
-SKY, GROUND, FIRST_WALL = 0, 1, 2
-"""Surface ids; walls follow in order."""
+HEAD_M = 0.24  # ours: height of a head with hair
+SKY, GROUND, FIRST_WALL = 0, 1, 2  # surface ids; walls follow in order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wall:
-    """A vertical plane of houses or trees through `point`, running along `along`; `normal` points to the camera's
-    side.
-    """
+    """A vertical plane of houses or trees from `point` along `along`; `normal` points to the camera's side."""
 
     point: tuple[float, float]
     along: tuple[float, float]
@@ -37,34 +33,21 @@ class Wall:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All of a picture that does not change between the images of a place."""
+    """The constant part of all images of a place."""
 
     camera: Camera
-    albedo: np.ndarray
-    """(H, W, 3) float32, linear; 0 in the sky."""
-    glow: np.ndarray
-    """(H, W, 3) float32, what shines at night."""
-    surface: np.ndarray
-    """(H, W) uint8 surface ids."""
-    distance: np.ndarray
-    """(H, W) float32 metres along the ray's depth; 1e4 in the sky."""
-    ground_xz: tuple[np.ndarray, np.ndarray]
-    """Metres (x, z) of the ground behind each pixel, (H, W) each, valid where surface == GROUND."""
-    rays: tuple[np.ndarray, np.ndarray, np.ndarray]
-    """World directions (x, y, z) through each pixel at unit depth, (H, W) each."""
-    elevation: np.ndarray
-    """(H, W) float32 sine of each ray's angle above the horizon."""
-    lamp_light: np.ndarray
-    """(H, W) float32: light of the street lamps on the ground, about 0-1."""
+    albedo: np.ndarray  # (H, W, 3) float32, linear; 0 in the sky
+    glow: np.ndarray  # (H, W, 3) float32, own light at night
+    surface: np.ndarray  # (H, W) uint8 surface ids
+    distance: np.ndarray  # (H, W) float32 metres along the ray's depth; 1e4 in the sky
+    ground_xz: tuple[np.ndarray, np.ndarray]  # (H, W) metres x, z of each pixel's ground, valid on GROUND
+    rays: tuple[np.ndarray, np.ndarray, np.ndarray]  # (H, W) directions x, y, z through each pixel at unit depth
+    elevation: np.ndarray  # (H, W) float32 sine of each ray's angle above the horizon
+    lamp_light: np.ndarray  # (H, W) float32: light of the street lamps on the ground, about 0-1
     walls: tuple[Wall, ...]
     props: tuple[Prop, ...]
-    cells: np.ndarray
-    """N x 2 (x, z): centres of the square metres where people may stand and show their heads, with a rim outside of the
-    frame."""
-    cell_capacity: np.ndarray
-    """N persons that a cell may hold so that most heads can be seen."""
-    reach_m: float
-    """Nobody stands farther away."""
+    cells: np.ndarray  # N x 2 (x, z): centres of square metres for people with heads in the frame or a rim round it
+    cell_capacity: np.ndarray  # (N,) persons that a cell may hold so that most heads can be seen
 
 
 def _treeline(rng: np.random.Generator, length_m: float, height_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,8 +58,8 @@ def _treeline(rng: np.random.Generator, length_m: float, height_m: float) -> tup
     texture = noise_at(columns * 1.6 + offset, rows * 1.6)
     cover = (rows > edge.reshape(1, -1) + 10 * texture).astype(np.float32)
     leaf = linear(np.array([0.25, 0.35, 0.18]) * rng.uniform(0.7, 1.2))
-    colour = leaf * np.clip(0.8 + 0.4 * texture + 0.25 * noise_at(columns * 0.4, rows * 0.4 + offset), 0.15,
-                            2)[..., None]
+    shade = 0.8 + 0.4 * texture + 0.25 * noise_at(columns * 0.4, rows * 0.4 + offset)
+    colour = leaf * np.clip(shade, 0.15, 2)[..., None]
     return (colour * cover[..., None]).astype(np.float32), np.zeros((*shape, 3), np.float32), cover
 
 
@@ -86,9 +69,8 @@ def _draw_walls(rng: np.random.Generator, reach: float) -> list[Wall]:
     far, angle = float(np.clip(reach * rng.uniform(0.55, 1.5), 14, 110)), rng.normal(0, 0.2)
     along = np.array([np.cos(angle), np.sin(angle)])
     half = min(60 + far, 120)
-    middle = np.array([0.0, far])
     trees = rng.random() < 0.22
-    walls.append(Wall(point=tuple(middle - along * half), along=tuple(along),
+    walls.append(Wall(point=tuple(np.array([0.0, far]) - along * half), along=tuple(along),
                       normal=(float(along[1]), float(-along[0])), length_m=2 * half,
                       height_m=rng.uniform(6, 12) if trees else rng.uniform(9, 28), trees=trees))
     for side in (-1, 1):
@@ -103,9 +85,8 @@ def _draw_walls(rng: np.random.Generator, reach: float) -> list[Wall]:
 
 
 def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tuple, wall: Wall, identity: int) -> None:
-    """Cast every ray at one wall and keep what lies in front, in place."""
-    colour, glow, cover = _treeline(rng, wall.length_m,
-                                    wall.height_m) if wall.trees else house_row(rng, wall.length_m, wall.height_m)
+    """Cast every ray at one wall and keep the hits in front of the scene so far, in place."""
+    colour, glow, cover = (_treeline if wall.trees else house_row)(rng, wall.length_m, wall.height_m)
     ray_x, ray_y, ray_z = rays
     (px, pz), (nx, nz), (ax, az) = wall.point, wall.normal, wall.along
     facing = nx * ray_x + nz * ray_z
@@ -113,10 +94,8 @@ def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tup
         distance = (nx * px + nz * pz) / facing
     hit_y = camera.height_m + distance * ray_y
     along = (distance * ray_x - px) * ax + (distance * ray_z - pz) * az
-    visible = (facing < 0) & (distance > 0.5) & (distance
-                                                 < scene["distance"]) & (hit_y
-                                                                         > 0) & (hit_y < wall.height_m) & (
-                                                                             along > 0) & (along < wall.length_m)
+    visible = (facing < 0) & (distance > 0.5) & (distance < scene["distance"])
+    visible &= (hit_y > 0) & (hit_y < wall.height_m) & (along > 0) & (along < wall.length_m)
     if not visible.any():
         return
     texel = np.median(distance[visible]) / camera.focal_px * TEXELS_PER_M
@@ -134,8 +113,8 @@ def _paint_wall(rng: np.random.Generator, scene: dict, camera: Camera, rays: tup
     scene["distance"][solid], scene["surface"][solid] = distance[solid], identity
 
 
-def _inside(walls: tuple[Wall, ...] | list[Wall], x: np.ndarray, z: np.ndarray, margin: float) -> np.ndarray:
-    """Which points lie at least `margin` metres in front of every wall."""
+def _inside(walls: list[Wall], x: np.ndarray, z: np.ndarray, margin: float) -> np.ndarray:
+    """Bool: points at least `margin` metres in front of every wall."""
     inside = np.ones(np.shape(x), bool)
     for wall in walls:
         inside &= (x - wall.point[0]) * wall.normal[0] + (z - wall.point[1]) * wall.normal[1] > margin
@@ -146,13 +125,11 @@ def _draw_props(rng: np.random.Generator, camera: Camera, walls: list[Wall], rea
     """Things along the edges of the square, few in its middle."""
     props = []
     kinds = rng.choice(["tree", "lamp", "car", "stall", "bin", "ball", "planter", "board", "bench", "pillar", "fence"],
-                       size=3, replace=False,
-                       p=[0.2, 0.16, 0.1, 0.1, 0.1, 0.06, 0.1, 0.06, 0.05, 0.03, 0.04])
+                       size=3, replace=False, p=[0.2, 0.16, 0.1, 0.1, 0.1, 0.06, 0.1, 0.06, 0.05, 0.03, 0.04])
     for kind in [*kinds, "lamp"]:
         spacing = rng.uniform(4, 9)
         for number in range(int(rng.integers(1, 6))):
-            if rng.random() < 0.75:
-                # In rows along a wall or across the square.
+            if rng.random() < 0.75:  # in a row along a wall, or else anywhere in the square
                 wall = walls[rng.integers(len(walls))]
                 t, off = rng.uniform(0.1, 0.9) * wall.length_m + number * spacing, rng.uniform(1.2, 4.0)
                 x, z = np.array(wall.point) + np.array(wall.along) * t + np.array(wall.normal) * off
@@ -168,14 +145,9 @@ def _draw_props(rng: np.random.Generator, camera: Camera, walls: list[Wall], rea
     return props
 
 
-def _standing_room(camera: Camera, look: Look, walls: list[Wall],
-                   props: list[Prop]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Cells for people, how many each holds, and the distance beyond which heads are too small."""
-    min_head_px = max(look.min_head_px * camera.size[1] / 960, 2.5)
-    reach = min(camera.focal_px * HEAD_M / min_head_px, 160.0)
-    side = np.arange(-90, 90, 1.0) + 0.5
-    forward = np.arange(0, 160, 1.0) + 0.5
-    x, z = (grid.ravel() for grid in np.meshgrid(side, forward))
+def _standing_room(camera: Camera, walls: list[Wall], props: list[Prop], reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cells for people closer than `reach` metres, and their capacity."""
+    x, z = (grid.ravel() for grid in np.meshgrid(np.arange(-90, 90, 1.0) + 0.5, np.arange(0, 160, 1.0) + 0.5))
     columns, rows = camera.project(x, 1.6, z)
     margin = 0.6 * camera.focal_px / np.maximum(camera.depth(1.6, z), 0.5)
     height, width = camera.size
@@ -185,20 +157,20 @@ def _standing_room(camera: Camera, look: Look, walls: list[Wall],
         keep &= np.hypot(x - prop.ground[0], z - prop.ground[1]) > prop.radius_m + 0.5
     x, z = x[keep], z[keep]
     sine = (camera.height_m - 1.6) / np.hypot(camera.height_m - 1.6, np.hypot(x, z))
-    return np.stack([x, z], axis=1), np.minimum(4.0, 16 * sine), reach
+    return np.stack([x, z], axis=1), np.minimum(4.0, 16 * sine)
 
 
 @lru_cache(maxsize=2)
 def build_scene(seed: int, location: int, camera_number: int, look: Look, size: tuple[int, int]) -> Scene:
-    """The place of `location` as camera `camera_number` (0-3) sees it; the last few are kept in memory."""
+    """The place `location` as camera `camera_number` (0-3) sees it; the last two are cached."""
     rng = np.random.default_rng([seed, 101, location, camera_number])
-    while True:
-        # A drawn view may show no ground where people could stand: draw on.
+    while True:  # until a view shows ground where people can stand
         camera = draw_camera(rng, look, size)
+        # Nobody stands farther away: heads would be too small.
         reach = min(camera.focal_px * HEAD_M / max(look.min_head_px * size[1] / 960, 2.5), 160.0)
         walls = _draw_walls(rng, reach)
         props = _draw_props(rng, camera, walls, reach)
-        cells, capacity, reach = _standing_room(camera, look, walls, props)
+        cells, capacity = _standing_room(camera, walls, props, reach)
         if capacity.sum() > 40:
             break
     rays = camera.rays()
@@ -207,18 +179,17 @@ def build_scene(seed: int, location: int, camera_number: int, look: Look, size: 
         ground_distance = np.where(ray_y < -1e-4, camera.height_m / -ray_y, 1e4).astype(np.float32)
     span = np.minimum(ground_distance, 2000)
     x, z = span * ray_x, span * ray_z
-    # What lies behind the far wall, seen over its roofs, is mist.
+    # Behind the far wall, over its roofs, there is mist.
     on_ground = (ground_distance < 2000) & _inside(walls[:1], x, z, 0.0)
-    albedo, _ = ground_colour(rng, x, z)
+    albedo = ground_colour(rng, x, z)
     albedo[~on_ground] = 0
     scene = {"albedo": albedo, "glow": np.zeros_like(albedo), "surface": on_ground.astype(np.uint8) * GROUND,
              "distance": np.where(on_ground, ground_distance, 1e4).astype(np.float32)}
     for number, wall in enumerate(walls):
         _paint_wall(rng, scene, camera, rays, wall, FIRST_WALL + number)
-    lamps = [prop.ground for prop in props if prop.kind == "lamp"] + [tuple(cells[i])
-                                                                      for i in rng.integers(len(cells), size=5)]
-    lamp_light = sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps)
+    lamps = ([prop.ground for prop in props if prop.kind == "lamp"]
+             + [tuple(cells[i]) for i in rng.integers(len(cells), size=5)])
+    lamp_light = np.minimum(sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps), 1.5)
     sine = ray_y / np.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
-    return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine,
-                 lamp_light=np.minimum(lamp_light, 1.5).astype(np.float32),
-                 walls=tuple(walls), props=tuple(props), cells=cells, cell_capacity=capacity, reach_m=reach, **scene)
+    return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine, cells=cells, cell_capacity=capacity,
+                 lamp_light=lamp_light.astype(np.float32), walls=tuple(walls), props=tuple(props), **scene)

@@ -8,14 +8,12 @@ import numpy as np
 from crowddist.data.simulator.config import Look
 from crowddist.data.simulator.light import Light
 
-_STEPS, _BRIGHTEST = 8192, 4.0
-"""Entries of the tone table, and the linear light of its last. ours."""
-_GREY = np.array([[0.3, 0.59, 0.11]])
-"""Luma weights. P: ITU-R BT.601."""
+_STEPS, _BRIGHTEST = 8192, 4.0  # ours: entries of the tone table, and the linear light of its last
+_GREY = np.array([[0.3, 0.59, 0.11]])  # P: luma weights of ITU-R BT.601
 
 
 def _expose(rng: np.random.Generator, image: np.ndarray, look: Look, light: Light) -> float:
-    """The gain at which the developed image has the mean brightness of the look; less at night."""
+    """The gain that gives the developed image the mean brightness of the look; less at night."""
     sample = np.minimum(image[::9, ::9], 8.0)
     wanted = rng.uniform(*look.brightness) * (0.72 + 0.28 * light.daylight)
     gain = 1.0
@@ -52,9 +50,8 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), blur)
     gains = np.array(look.tint) * np.exp(rng.normal(0, look.tint_spread, 3))
-    rows, columns = np.linspace(-1, 1, height,
-                                dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
-    vignette = 1 - np.float32(rng.uniform(0, 0.28)) * (rows**2 + columns**2) / 2
+    rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
+    vignette = 1 - np.float32(rng.uniform(0, 0.28)) * (rows[:, None]**2 + columns**2) / 2
     image = image * (gains * _expose(rng, image, look, light) * (_STEPS / _BRIGHTEST)).astype(np.float32)
     image *= vignette[..., None]
     table = _tone(np.arange(_STEPS, dtype=np.float32) * (_BRIGHTEST / _STEPS)).astype(np.float32)
@@ -64,8 +61,8 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     shown = cv2.transform(shown, np.column_stack([mixing, np.full(3, 0.42 * (1 - contrast))]).astype(np.float32))
     sharpen = rng.uniform(-0.3, 0.8)
     if sharpen > 0:
-        shown = cv2.addWeighted(shown, 1 + sharpen, cv2.GaussianBlur(shown, (0, 0), 1.0 * width / 960 + 0.2), -sharpen,
-                                0)
+        soft = cv2.GaussianBlur(shown, (0, 0), 1.0 * width / 960 + 0.2)
+        shown = cv2.addWeighted(shown, 1 + sharpen, soft, -sharpen, 0)
     amount = np.exp(rng.uniform(*np.log(look.noise))) * (2.0 - light.daylight)
     luma = rng.standard_normal((height, width), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)

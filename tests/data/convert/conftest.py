@@ -60,13 +60,8 @@ class Gcc:
         Image.fromarray(pixels(size)).save(place / f"{kind}s" / f"{time}.{kind}")
         if with_json:
             record = {
-                "image_info": rows_columns,
-                "weather": 1,
-                "timeInfo": [14, 30],
-                "roi": [[0, 0], [47, 0], [47, 31]],
-                "camera": [1.5, 2.5],
-                **entries,
-            }
+                "image_info": rows_columns, "weather": 1, "timeInfo": [14, 30], "roi": [[0, 0], [47, 0], [47, 31]],
+                "camera": [1.5, 2.5], **entries}
             (place / "jsons" / f"{time}.json").write_text(json.dumps(record))
         if with_mat:
             location = np.asarray(rows_columns, np.float64).reshape(-1, 2)

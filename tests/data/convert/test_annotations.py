@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from crowddist.data.convert.annotations import (
-    as_points,
+    as_rows,
     box_centres,
     check_boxes,
     check_points,
@@ -130,13 +130,9 @@ POINTS = np.array([[1.5, 2], [3, 4.25]])
 @pytest.mark.parametrize(
     "value",
     [
-        {"location": POINTS},
-        cell_of({"location": POINTS}),
-        cell_of({"location": POINTS, "number": 2}),
-        cell_of(cell_of({"location": POINTS})),
-        {"number": 2, "location": POINTS.astype(np.float32)},
-        {"location": (POINTS * 4).astype(np.int32)},
-    ],
+        {"location": POINTS}, cell_of({"location": POINTS}), cell_of({"location": POINTS, "number": 2}),
+        cell_of(cell_of({"location": POINTS})), {"number": 2, "location": POINTS.astype(np.float32)},
+        {"location": (POINTS * 4).astype(np.int32)}],
 )
 def test_mat_layouts_that_are_read(tmp_path, value):
     found = read_mat_locations(save(tmp_path, image_info=value, other=1))
@@ -229,12 +225,12 @@ def test_damaged_mat_files_are_named(tmp_path, damage, reason):
 )
 def test_values_that_are_no_points(value):
     with pytest.raises(InputError, match="wrong layout: roi must be N x 2 numbers"):
-        as_points(value, PLACE, "roi")
+        as_rows(value, PLACE, "roi")
 
 
 def test_values_that_are_points():
-    np.testing.assert_array_equal(as_points([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
-    assert as_points([], PLACE, "roi").shape == (0, 2)
+    np.testing.assert_array_equal(as_rows([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
+    assert as_rows([], PLACE, "roi").shape == (0, 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000])

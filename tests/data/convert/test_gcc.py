@@ -9,7 +9,7 @@ import pytest
 
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
-from crowddist.data.convert.gcc import LEVEL_MAXIMA, SCENE_RULES, keep_scene
+from crowddist.data.scenes import LEVEL_MAXIMA, SCENE_RULES, keep_scene
 from crowddist.data.shards import ShardReader, decode
 from crowddist.errors import InputError
 
@@ -35,18 +35,8 @@ def test_rows_and_columns_become_x_and_y(tmp_path, gcc_folder, kind, size):
     np.testing.assert_array_equal(sample.points, [[size[1] - 1, size[0] - 1], [10, 2.5]])
     np.testing.assert_array_equal(sample.mask, mask)
     assert sample.scene == {
-        "id": "scene_07_2/1536371984",
-        "file": path.name,
-        "height": size[0],
-        "width": size[1],
-        "count": 2,
-        "weather": 1,
-        "hour": 14,
-        "minute": 30,
-        "location": 7,
-        "camera": 2,
-        "roi": [[0, 0], [20, 0], [20, 31.5]],
-    }
+        "id": "scene_07_2/1536371984", "file": path.name, "height": size[0], "width": size[1], "count": 2, "weather": 1,
+        "hour": 14, "minute": 30, "location": 7, "camera": 2, "roi": [[0, 0], [20, 0], [20, 31.5]]}
     assert ShardReader(done.url).read(0)[1][kind] == path.read_bytes()
 
 
@@ -92,15 +82,8 @@ def test_an_unlabelled_set_tells_no_level(tmp_path, gcc_folder):
     key, members = ShardReader(done.url).read(0)
     assert set(members) == {"jpg", "json"}
     assert decode(key, members).scene == {
-        "id": "scene_00_0/1",
-        "file": "1.jpg",
-        "height": 32,
-        "width": 48,
-        "location": 0,
-        "camera": 0,
-        "hour": 9,
-        "weather": 6,
-    }
+        "id": "scene_00_0/1", "file": "1.jpg", "height": 32, "width": 48, "location": 0, "camera": 0, "hour": 9,
+        "weather": 6}
 
 
 @pytest.mark.parametrize(
@@ -200,40 +183,21 @@ ROW = {"level": 4, "hour": 12, "weather": 0, "count": 300}
 @pytest.mark.parametrize(
     ("target", "change", "kept"),
     [
-        ("SHA", {}, True),
-        ("sha", {}, True),
-        ("SHA", {"hour": 6}, True),
-        ("SHA", {"hour": 19}, True),
-        ("SHA", {"hour": 5}, False),
-        ("SHA", {"hour": 20}, False),
-        ("SHA", {"level": 3, "count": 100}, False),
-        ("SHA", {"weather": 3}, True),
-        ("SHA", {"weather": 2}, False),
-        ("SHA", {"weather": 4}, False),
-        ("SHA", {"count": 150}, True),
-        ("SHA", {"count": 149}, False),
-        ("SHA", {"level": 8, "count": 4000}, True),
-        ("SHA", {"level": 8, "count": 4001}, False),
-        ("SHB", {}, True),
-        ("SHB", {"weather": 3}, False),
-        ("SHB", {"level": 1, "count": 10}, True),
-        ("SHB", {"level": 0, "count": 10}, False),
-        ("SHB", {"level": 5, "count": 600}, True),
-        ("SHB", {"level": 6, "count": 600}, False),
-        ("SHB", {"count": 90}, True),
-        ("SHB", {"count": 89}, False),
-        ("UCF_CC_50", {"level": 5, "count": 400}, True),
-        ("UCF_CC_50", {"level": 5, "count": 399}, False),
-        ("UCF_CC_50", {"level": 5, "count": 400, "hour": 7}, False),
+        ("SHA", {}, True), ("sha", {}, True), ("SHA", {"hour": 6}, True), ("SHA", {"hour": 19}, True),
+        ("SHA", {"hour": 5}, False), ("SHA", {"hour": 20}, False), ("SHA", {"level": 3, "count": 100}, False),
+        ("SHA", {"weather": 3}, True), ("SHA", {"weather": 2}, False), ("SHA", {"weather": 4}, False),
+        ("SHA", {"count": 150}, True), ("SHA", {"count": 149}, False), ("SHA", {"level": 8, "count": 4000}, True),
+        ("SHA", {"level": 8, "count": 4001}, False), ("SHB", {}, True), ("SHB", {"weather": 3}, False),
+        ("SHB", {"level": 1, "count": 10}, True), ("SHB", {"level": 0, "count": 10}, False),
+        ("SHB", {"level": 5, "count": 600}, True), ("SHB", {"level": 6, "count": 600}, False),
+        ("SHB", {"count": 90}, True), ("SHB", {"count": 89}, False), ("UCF_CC_50", {"level": 5, "count": 400}, True),
+        ("UCF_CC_50", {"level": 5, "count": 399}, False), ("UCF_CC_50", {"level": 5, "count": 400, "hour": 7}, False),
         ("UCF_CC_50", {"level": 5, "count": 400, "hour": 17}, True),
         ("UCF-QNRF", {"level": 5, "count": 400, "hour": 20}, True),
         ("UCF-QNRF", {"level": 5, "count": 400, "hour": 21}, False),
-        ("ucf_qnrf", {"level": 5, "count": 400, "hour": 5}, True),
-        ("WorldExpo'10", {"level": 2, "count": 0}, True),
-        ("worldexpo10", {"level": 7, "count": 900}, False),
-        ("WorldExpo'10", {"hour": 18}, True),
-        ("WorldExpo'10", {"hour": 19}, False),
-    ],
+        ("ucf_qnrf", {"level": 5, "count": 400, "hour": 5}, True), ("WorldExpo'10", {"level": 2, "count": 0}, True),
+        ("worldexpo10", {"level": 7, "count": 900}, False), ("WorldExpo'10", {"hour": 18}, True),
+        ("WorldExpo'10", {"hour": 19}, False)],
 )
 def test_scene_regularisation_hand_worked(target, change, kept):
     row = {**ROW, **change}

@@ -40,16 +40,8 @@ def test_points_and_facts_come_back_as_annotated(tmp_path, crowds):
     np.testing.assert_array_equal(first.points, [[3, 4], [47, 31], [3, 4], [20, 10]])
     assert first.boxes is None and first.mask is None
     assert first.scene == {
-        "id": "0003",
-        "file": "0003.jpg",
-        "height": 32,
-        "width": 48,
-        "count": 4,
-        "num_repeated_points": 1,
-        "scene_type": "street protest",
-        "weather_degradation": 3,
-        "distractor": 0,
-    }
+        "id": "0003", "file": "0003.jpg", "height": 32, "width": 48, "count": 4, "num_repeated_points": 1,
+        "scene_type": "street protest", "weather_degradation": 3, "distractor": 0}
     assert empty.points.shape == (0, 2) and (empty.scene["count"], empty.scene["distractor"]) == (0, 1)
     assert last.points.tolist() == [[7, 8]] and last.scene["weather_degradation"] == 2
 
@@ -131,18 +123,9 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, crowds, damage, reason):
 @pytest.mark.parametrize(
     "line",
     [
-        "0100,1,stadium,2",
-        "0100,1,stadium,2,0,0",
-        "0100 1 stadium 2 0",
-        "0100,1,stadium,4,0",
-        "0100,1,stadium,-1,0",
-        "0100,1,stadium,rain,0",
-        "0100,1,stadium,2,2",
-        "0100,1,stadium,2,",
-        f"0100,1,stadium,{'9' * 5000},0",
-        "0100,1,\udcff,2,0",
-        "",
-    ],
+        "0100,1,stadium,2", "0100,1,stadium,2,0,0", "0100 1 stadium 2 0", "0100,1,stadium,4,0", "0100,1,stadium,-1,0",
+        "0100,1,stadium,rain,0", "0100,1,stadium,2,2", "0100,1,stadium,2,", f"0100,1,stadium,{'9' * 5000},0",
+        "0100,1,\udcff,2,0", ""],
 )
 def test_a_damaged_index_is_never_taken(tmp_path, crowds, line):
     lines = ["0003,4,street,0,0", line, "0020,0,penguins,0,1"]

@@ -44,15 +44,8 @@ def test_points_and_facts_come_back_as_annotated(tmp_path, crowds):
     np.testing.assert_array_equal(first.points, [[3, 4], [47, 31], [3, 4]])
     assert first.boxes is None and first.mask is None
     assert first.scene == {
-        "id": "0007",
-        "file": "0007.jpg",
-        "height": 32,
-        "width": 48,
-        "count": 3,
-        "num_repeated_points": 1,
-        "luminance": 1,
-        "scene_level": 3,
-    }
+        "id": "0007", "file": "0007.jpg", "height": 32, "width": 48, "count": 3, "num_repeated_points": 1,
+        "luminance": 1, "scene_level": 3}
     assert (empty.points.shape == (0, 2)
             and (empty.scene["count"], empty.scene["luminance"], empty.scene["scene_level"]) == (0, 2, 0))
     done = convert(FORM, crowds.root, tmp_path / "val", split="val")
@@ -106,17 +99,9 @@ def test_unlabelled_sets_do_not_open_annotations_and_tell_nothing_of_the_count(t
 @pytest.mark.parametrize(
     ("codes", "facts"),
     [
-        ("", {}),
-        ("2", {}),
-        ("null null", {}),
-        ("0 null", {}),
-        ("-1 3", {}),
-        ("0.5 3", {}),
-        ("٢ 3", {}),
-        ("9" * 5000 + " 3", {}),
-        ("0 3", {"luminance": 0, "scene_level": 3}),
-        ("2\t4 57.0 more", {"luminance": 2, "scene_level": 4}),
-    ],
+        ("", {}), ("2", {}), ("null null", {}), ("0 null", {}), ("-1 3", {}), ("0.5 3", {}), ("٢ 3", {}),
+        ("9" * 5000 + " 3", {}), ("0 3", {"luminance": 0, "scene_level": 3}),
+        ("2\t4 57.0 more", {"luminance": 2, "scene_level": 4})],
 )
 def test_codes_are_taken_where_they_are_codes(tmp_path, nwpu, codes, facts):
     nwpu.add("0001", [[3, 4]], codes=codes)

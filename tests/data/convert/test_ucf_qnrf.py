@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert.base import convert, is_validation
+from crowddist.data.convert.base import convert, in_split
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
@@ -54,7 +54,7 @@ def test_validation_is_set_aside_by_the_hash_of_the_name(tmp_path, pairs):
     names = [f"img_{number:04d}" for number in range(1, 31)]
     for name in names:
         pairs.add(name, [[3, 4]], folder="Train")
-    expected = [name for name in names if is_validation(name)]
+    expected = [name for name in names if in_split(name, "val")]
     assert 0 < len(expected) < 15
     assert keys((pairs.root, tmp_path / "val"), split="val") == expected
     assert keys((pairs.root, tmp_path / "train"), split="train") == [name for name in names if name not in expected]

@@ -138,7 +138,7 @@ def test_other_folders_are_explained(tmp_path, faces):
         (lambda lines: lines.__delitem__(slice(9, None)), r"ends after line 9, the number of boxes is missing"),
         (lambda lines: lines.__setitem__(1, "2"), r"line 5 should name an image, got '20 3 1 2 0 0 0 0 1 0'"),
         (lambda lines: lines.__setitem__(1, "4"), r"line 2 says 4 boxes, but 3 lines follow before the next image"),
-        (lambda lines: lines.__setitem__(1, "9" * 5000), r"line 2 should be the number of boxes, got '9{80}'; take"),
+        (lambda lines: lines.__setitem__(1, "9" * 5000), r"line 2 should be the number of boxes, got '9{80}'; "),
         (lambda lines: lines.__setitem__(1, "three"), r"line 2 should be the number of boxes, got 'three'"),
         (lambda lines: lines.__setitem__(1, "-1"), r"line 2 should be the number of boxes, got '-1'"),
         (lambda lines: lines.__setitem__(1, "²"), r"line 2 should be the number of boxes"),

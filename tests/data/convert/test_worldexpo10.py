@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert.base import convert, is_validation
+from crowddist.data.convert.base import convert, in_split
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.convert.worldexpo10 import TEST_SCENES
 from crowddist.data.shards import ShardReader, decode, verify
@@ -49,15 +49,8 @@ def test_points_regions_and_scenes_come_back_as_annotated(tmp_path, frames):
     first, second, other = samples(done)
     np.testing.assert_array_equal(first.points, [[3.5, 4.25], [47, 31], [3.5, 4.25]])
     assert first.scene == {
-        "id": FIRST,
-        "file": f"{FIRST}.jpg",
-        "height": 32,
-        "width": 48,
-        "count": 3,
-        "num_repeated_points": 1,
-        "scene": "100140",
-        "roi": [[0, 0], [47, 0], [47, 31]],
-    }
+        "id": FIRST, "file": f"{FIRST}.jpg", "height": 32, "width": 48, "count": 3, "num_repeated_points": 1,
+        "scene": "100140", "roi": [[0, 0], [47, 0], [47, 31]]}
     assert second.points.shape == (0, 2) and second.scene["roi"] == first.scene["roi"]
     assert other.scene["scene"] == "200247" and other.scene["roi"] == [[5.5, 3], [40, 3], [40, 30.25], [5, 30]]
     assert other.points.tolist() == [[1, 2]], "outside the region, and kept"
@@ -86,9 +79,9 @@ def test_validation_is_set_aside_by_scene(tmp_path, worldexpo):
     names = [f"{scene}_{frame}" for scene, frame in itertools.product(scenes, range(3))]
     for name in names:
         worldexpo.add(name, [[3, 4]])
-    expected = [name for name in names if is_validation(name[:6])]
+    expected = [name for name in names if in_split(name[:6], "val")]
     assert (0 < len(expected) < 30 and expected
-            != [name for name in names if is_validation(name)]), "the hash of the frame's name is another split"
+            != [name for name in names if in_split(name, "val")]), "the hash of the frame's name is another split"
     sets = {split: ShardReader(convert(FORM, worldexpo.root, tmp_path / split, split=split).url).keys()
             for split in ("train", "val", "all")}
     assert (sets["val"] == expected and sets["all"] == names
@@ -226,7 +219,7 @@ def test_a_frame_in_both_layouts_is_refused(tmp_path, frames):
 
 def test_other_folders_are_explained(tmp_path, frames):
     with pytest.raises(InputError,
-                       match="train_frame is missing; give the folder that holds train_frame, train_label, test_frame "
+                       match="train_frame is missing; give the folder with train_frame, train_label, test_frame "
                              "and test_label"):
         convert(FORM, frames.root / "train_frame", tmp_path / "set")
     (tmp_path / "empty" / "train_frame").mkdir(parents=True)
