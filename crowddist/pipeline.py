@@ -114,7 +114,7 @@ def adapt(
                 "rounds": rounds,
                 "final": rounds[-1],
                 "stopped": run.stopped,
-                "set_aside": {role: sorted(keys) for role, keys in run.set_aside.items()},
+                "skipped": {role: sorted(keys) for role, keys in run.skipped.items()},
                 "checkpoint": run.checkpoint,
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
                 "data": {name: prepared.summary() for name, prepared in data.items()},
@@ -170,8 +170,8 @@ class _Run:
         self.checkpoint, self.labels_url, self.stopped = "", "", ""
         self.thresholds: dict[str, float] = {}
         """What the newest search has found, by name."""
-        self.set_aside: dict[str, set[str]] = {}
-        """Name of a data set -> keys of its images that are done without, because workers died over them."""
+        self.skipped: dict[str, set[str]] = {}
+        """Name of a data set -> keys of its images that are skipped because workers died over them."""
 
     def all_rounds(self) -> list[dict[str, Any]]:
         """Every round of the method's plan in turn; the rows of the result. Labels that change less than its
@@ -225,14 +225,14 @@ class _Run:
         """Pseudo-labels of the whole target by the newest counter; returns their metrics."""
         from crowddist.inference.jobs import LabelJob
         from crowddist.inference.pseudo_labels import label_change, publish_labels
-        from crowddist.inference.units import set_aside_in
+        from crowddist.inference.units import skipped_in
 
         url = storage.join(self.folder, stage.round_name, LABELS)
         previous, self.labels_url = self.labels_url, url
         done = read_done(url)
         found = self._search(stage)
         if done is not None:
-            self._set_aside("target", done.get("set_aside", ()))
+            self._note_skipped("target", done.get("skipped", ()))
             return done["metrics"]
         started = time.time()
         self.say(f"{stage.round_name}: labelling the target")
@@ -250,10 +250,10 @@ class _Run:
             metrics["labels/change"] = change
         storage.write_json(
             storage.join(url, DONE),
-            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "set_aside": set_aside_in(records),
+            {"stage": f"{stage.round_name}/labels", "metrics": metrics, "skipped": skipped_in(records),
              "seconds": round(time.time() - started, 1)},
         )
-        self._set_aside("target", set_aside_in(records))
+        self._note_skipped("target", skipped_in(records))
         self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
                  f"{metrics['labels/mean_count']:.1f} persons an image")
         return metrics
@@ -296,14 +296,14 @@ class _Run:
         """
         from crowddist.inference.jobs import TranslateJob
         from crowddist.inference.translated_set import publish_translation
-        from crowddist.inference.units import set_aside_in
+        from crowddist.inference.units import skipped_in
 
         stage = stages[-1]
         url = storage.join(self.folder, stage.round_name, TRANSLATED)
         self.urls = {**self.urls, "translated": url}
         done = read_done(url)
         if done is not None:
-            self._set_aside("source", done.get("set_aside", ()))
+            self._note_skipped("source", done.get("skipped", ()))
             return done["metrics"]
         started = time.time()
         self.say(f"{stage.round_name}: translating the source")
@@ -311,20 +311,19 @@ class _Run:
         records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=self.urls["source"],
                                                  translated_url=url))
         metrics = publish_translation(url, ShardReader(self.urls["source"]), records)
-        facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "set_aside": set_aside_in(records)}
+        facts = {"stage": f"{stage.round_name}/translated", "metrics": metrics, "skipped": skipped_in(records)}
         storage.write_json(storage.join(url, DONE), {**facts, "seconds": round(time.time() - started, 1)})
-        self._set_aside("source", set_aside_in(records))
+        self._note_skipped("source", skipped_in(records))
         self.say(f"{stage.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 "
                  "grey levels")
         return metrics
 
-    def _set_aside(self, name: str, keys: Iterable[str]) -> None:
-        """Notes that images of a data set are done without."""
-        new = set(keys) - self.set_aside.get(name, set())
+    def _note_skipped(self, name: str, keys: Iterable[str]) -> None:
+        """Notes images of a data set that are skipped because workers died over them."""
+        new = set(keys) - self.skipped.get(name, set())
         if new:
-            self.set_aside[name] = self.set_aside.get(name, set()) | new
-            self.say(f"{name}: {', '.join(sorted(new))} set aside, because workers died over "
-                     f"{'it' if len(new) == 1 else 'them'}")
+            self.skipped[name] = self.skipped.get(name, set()) | new
+            self.say(f"{name}: {', '.join(sorted(new))} skipped: workers died over {'it' if len(new) == 1 else 'them'}")
 
     def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
         """URL of a checkpoint of all networks after these stages of a round, which are done; joined in `folder` where
@@ -355,29 +354,29 @@ class _Run:
         url = storage.join(place, EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)
-            self._set_aside("evaluation", row.get("set_aside", ()))
+            self._note_skipped("evaluation", row.get("skipped", ()))
             return row
         metrics: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
-        set_aside: list[str] = []
+        skipped: list[str] = []
         by_key: dict[str, ImageResult] = {}
         if "evaluation" in self.urls:
             job = EvaluateJob(checkpoint_url=self.checkpoint, images_url=self.urls["evaluation"])
             results: list[ImageResult] = [result for record in self.launcher.run(job) for result in record]
             by_key = {result.key: result for result in results}
             images = ShardReader(self.urls["evaluation"])
-            set_aside = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
-            self._set_aside("evaluation", set_aside)
+            skipped = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
+            self._note_skipped("evaluation", skipped)
             metrics |= summarise(results)
             rows = image_rows(results)
             storage.write_json(storage.join(place, IMAGES), rows)
             self.tracker.table(stage.num_round, "images", rows)
         shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
         pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key,
-                                  skip=self.set_aside.get(shown, ()))
+                                  skip=self.skipped.get(shown, ()))
         if any(member.needs_translation for member in stages):
             pictures["summary/translation"] = translation_picture(self.urls, self.folder,
-                                                                  skip=self.set_aside.get("source", ()))
+                                                                  skip=self.skipped.get("source", ()))
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics |= made
@@ -388,8 +387,8 @@ class _Run:
         names = [stage.name for stage in stages]
         row = {"round": stage.num_round, "stage": stage.round_name, "stages": names, "title": stage.title, **metrics,
                "checkpoint": self.checkpoint}
-        if set_aside:
-            row["set_aside"] = set_aside
+        if skipped:
+            row["skipped"] = skipped
         storage.write_json(url, row)
         if "target/mae" in row:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")

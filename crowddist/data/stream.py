@@ -93,9 +93,9 @@ class CropDataset(torch.utils.data.Dataset):
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
-        set_aside = self.labels.manifest.statistics.get("set_aside") if self.labels is not None else None
-        if set_aside:
-            kept = np.array([index for index in kept if self.images.read(int(index), ())[0] not in set_aside])
+        skipped = self.labels.manifest.statistics.get("skipped") if self.labels is not None else None
+        if skipped:
+            kept = np.array([index for index in kept if self.images.read(int(index), ())[0] not in skipped])
         ends = [self.images.shard_range(index).stop for index in range(len(self.images.manifest.shards))]
         self.plan = Plan(np.diff(np.searchsorted(kept, ends), prepend=0).tolist(), seed=plan_seed, name=name)
         order = generator(plan_seed, "share").permutation(len(kept))

@@ -76,7 +76,7 @@ class UnitActors:
         """Does a job, which is of these actors' checkpoint and data set, on every unit of the data set.
 
         A unit whose actor dies is given to another one, and a new actor takes the dead one's place. Images that kill
-        actors are set aside, see `Work`.
+        actors are skipped, see `Work`.
 
         Returns:
             The results in the order of the units, whatever order they were done in.

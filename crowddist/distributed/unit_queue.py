@@ -12,9 +12,9 @@ from crowddist.launch.base import out_of_memory
 MAX_TRIES = 3
 """Actors that may die over one unit before its images are tried one by one."""
 NUM_PROBES = 2
-"""Actors that an image must kill alone, after that, to be set aside: one may have died of something else."""
-MOST_SET_ASIDE = 0.05
-"""Largest part of a data set that is set aside (one image always may): where more kill actors it is not the images."""
+"""Actors that an image must kill alone, after that, to be skipped: one may have died of something else."""
+MOST_SKIPPED = 0.05
+"""Largest part of a data set that is skipped (one image always may): where more kill actors it is not the images."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Unit:
     images: range
     """Indexes of its images."""
     skip: tuple[int, ...] = ()
-    """Those that are set aside."""
+    """Those that are skipped."""
     one_at_a_time: bool = False
     """Whether its images are looked at one at a time, because memory ran out."""
     num_lost: int = 0
@@ -60,7 +60,7 @@ class Work:
         self._num_images = sum(map(len, units))
 
     def probed(self, probe: Probe) -> None:
-        """An image did no harm, or was set aside; after the last of a unit the unit waits again."""
+        """An image did no harm, or was skipped; after the last of a unit the unit waits again."""
         probe.unit.num_probes -= 1
         if not probe.unit.num_probes:
             self.waiting.appendleft(probe.unit)
@@ -76,7 +76,7 @@ class Work:
             if work.num_lost < NUM_PROBES:
                 self.waiting.appendleft(work)
             else:
-                self._set_aside(work, error)
+                self._skip_image(work, error)
         elif work.num_lost < MAX_TRIES:
             self.waiting.appendleft(work)
         elif work.probed:
@@ -100,13 +100,13 @@ class Work:
         work.one_at_a_time = True
         self.waiting.appendleft(work)
 
-    def _set_aside(self, probe: Probe, error: Exception) -> None:
+    def _skip_image(self, probe: Probe, error: Exception) -> None:
         probe.unit.skip = tuple(sorted((*probe.unit.skip, probe.image)))
-        key, num_set_aside = self._key(probe.image), sum(len(unit.skip) for unit in self.units)
-        if num_set_aside > max(1, MOST_SET_ASIDE * self._num_images):
-            raise RuntimeError(f"actors die over {num_set_aside} images of {self._data}, the last of them {key}: "
+        key, num_skipped = self._key(probe.image), sum(len(unit.skip) for unit in self.units)
+        if num_skipped > max(1, MOST_SKIPPED * self._num_images):
+            raise RuntimeError(f"actors die over {num_skipped} images of {self._data}, the last of them {key}: "
                                f"{error}") from error
-        logger.warning("image %s of %s is set aside: actors die over it", key, self._data)
+        logger.warning("image %s of %s is skipped: actors die over it", key, self._data)
         self.probed(probe)
 
     def _named(self, unit: Unit) -> str:

@@ -35,11 +35,11 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
     Args:
         unit: indexes of the images, consecutive.
         config: of the lowest thresholds: what lies below them is not kept.
-        skip: indexes of images that are set aside.
+        skip: indexes of images that workers died over.
 
     Returns:
-        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), and `set_aside`,
-            the keys of those set aside.
+        The record: the shard as a manifest tells of it (`shard`; None where all images are skipped), and `skipped`,
+            the keys of those skipped.
     """
     name = f"predictions-{unit.start:06d}-{unit.stop:06d}"
     record_url = storage.join(url, f"{name}.done.json")
@@ -58,7 +58,7 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
                                                                  "seen": list(seen.size)}}
 
     info = asdict(write_shard(url, f"{name}.tar", samples())) if shown else None
-    record = {"shard": info, "set_aside": [images.read(index, ())[0] for index in skip]}
+    record = {"shard": info, "skipped": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 
@@ -69,11 +69,11 @@ def publish_predictions(url: str, images: ShardReader, records: list[dict[str, A
     Raises:
         ValueError: there are not as many predictions as images.
     """
-    shards, set_aside = whole_set(url, images, records, "predictions")
+    shards, skipped = whole_set(url, images, records, "predictions")
     manifest = Manifest(name=name, split=images.manifest.split, kind="predictions", labelled=False, shards=shards,
                         converter="predictions",
                         statistics={"predictions_of": images.manifest.digest,
-                                    **({"set_aside": set_aside} if set_aside else {})})
+                                    **({"skipped": skipped} if skipped else {})})
     publish_manifest(url, manifest)
 
 

@@ -12,7 +12,7 @@ from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_label
 from crowddist.data.transforms import crop_points
 from crowddist.inference.prediction_cache import read_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
-from crowddist.inference.units import CHUNK, open_pixels, set_aside_in
+from crowddist.inference.units import CHUNK, open_pixels, skipped_in
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 
@@ -26,13 +26,13 @@ def label_unit(
 
     Args:
         unit: indexes of the images, consecutive.
-        skip: those of them that are set aside.
+        skip: those of them that workers died over.
         known: what these networks say of the images, where that is kept, see `prediction_cache`; None: they are asked.
 
     Returns:
-        The record: the shard's name (of no shard where all images are set aside), samples, bytes and sha256, sums over
-        its images: `persons`, `kept_persons`, `cells`, `kept_cells`, `spread_persons`; and `set_aside`, the keys of
-            those set aside.
+        The record: the shard's name (of no shard where all images are skipped), samples, bytes and sha256, sums over
+        its images: `persons`, `kept_persons`, `cells`, `kept_cells`, `spread_persons`; and `skipped`, the keys of
+            those skipped.
     """
     name = f"labels-{unit.start:06d}-{unit.stop:06d}"
     record_url = storage.join(labels_url, f"{name}.done.json")
@@ -75,7 +75,7 @@ def label_unit(
         info = write_shard(labels_url, f"{name}.tar", samples())
         record = {"name": info.name, "num_samples": info.num_samples, "num_bytes": info.num_bytes,
                   "sha256": info.sha256}
-    record |= {**sums, "set_aside": [images.read(index, ())[0] for index in skip]}
+    record |= {**sums, "skipped": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 
@@ -93,7 +93,7 @@ def _predicted(predictor: Predictor, images: ShardReader,
 def _recalled(
     predictor: Predictor, images: ShardReader, indexes: Sequence[int], known: ShardReader
 ) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
-    """Likewise, of what the networks have said of them; an image that was set aside then is shown to them now."""
+    """Likewise, of what the networks have said of them; an image that was skipped then is shown to them now."""
     keys = set(known.keys())
     for index in indexes:
         key, _ = images.read(index, ())
@@ -140,10 +140,10 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     Raises:
         ValueError: there are not as many labels as images.
     """
-    num_labelled, set_aside = sum(record["num_samples"] for record in records), set_aside_in(records)
-    if num_labelled + len(set_aside) != len(images):
-        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(set_aside)} of them "
-                         "set aside")
+    num_labelled, skipped = sum(record["num_samples"] for record in records), skipped_in(records)
+    if num_labelled + len(skipped) != len(images):
+        raise ValueError(f"{num_labelled} labels in {labels_url} for {len(images)} images, {len(skipped)} of them "
+                         "skipped")
     total = {key: sum(record[key] for record in records)
              for key in ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")}
     metrics = {
@@ -160,7 +160,7 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     publish_manifest(
         labels_url,
         Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True, shards=infos, converter="labels",
-                 statistics={**metrics, **({"set_aside": set_aside} if set_aside else {})}),
+                 statistics={**metrics, **({"skipped": skipped} if skipped else {})}),
     )
     return metrics
 
@@ -172,11 +172,11 @@ def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> f
         block_cells: side of the blocks, in cells, whose persons are compared.
     """
     previous, current = ShardReader(previous_url), ShardReader(current_url)
-    set_aside = previous.manifest.statistics.get("set_aside", ())
+    skipped = previous.manifest.statistics.get("skipped", ())
     change = total = 0.0
     for index in range(len(current)):
         key, members = current.read(index)
-        if key in set_aside:
+        if key in skipped:
             continue
         before = decode_labels(*previous.read(previous.index_of(key)))
         moved, persons = change_sums(*(_blocks(part.density, block_cells)

@@ -45,11 +45,11 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
 
     Args:
         unit: indexes of the images, consecutive.
-        skip: those of them that are set aside.
+        skip: those of them that workers died over.
 
     Returns:
-        The record: the shard as a manifest tells of it (`shard`; None where all images are set aside), `change`, the
-        sum over the images of their mean change in grey levels, and `set_aside`, the keys of those set aside.
+        The record: the shard as a manifest tells of it (`shard`; None where all images are skipped), `change`, the
+        sum over the images of their mean change in grey levels, and `skipped`, the keys of those skipped.
     """
     import simplejpeg
 
@@ -72,7 +72,7 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
                                         for extension, member in members.items() if extension not in ("jpg", "png")}}
 
     info = asdict(write_shard(url, f"{name}.tar", samples())) if shown else None
-    record = {"shard": info, "change": change, "set_aside": [images.read(index, ())[0] for index in skip]}
+    record = {"shard": info, "change": change, "skipped": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 

@@ -21,24 +21,24 @@ def open_pixels(images: ShardReader, index: int) -> Sample:
 
 def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]],
               what: str) -> tuple[tuple[ShardInfo, ...], list[str]]:
-    """The shards of a set that was made unit by unit, and the keys of the images that it was made without.
+    """The shards of a set that was made unit by unit, and the keys of the images that were skipped.
 
     Args:
-        records: of the units, each with `shard`, as a manifest tells of it or None, and `set_aside`.
+        records: of the units, each with `shard`, as a manifest tells of it or None, and `skipped`.
         what: the set holds one of for each image.
 
     Raises:
         ValueError: there are not as many as images.
     """
     records = list(records)
-    shards, set_aside = tuple(ShardInfo(**record["shard"])
-                              for record in records if record["shard"]), set_aside_in(records)
+    shards = tuple(ShardInfo(**record["shard"]) for record in records if record["shard"])
+    skipped = skipped_in(records)
     number = sum(shard.num_samples for shard in shards)
-    if number + len(set_aside) != len(images):
-        raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(set_aside)} of them set aside")
-    return shards, set_aside
+    if number + len(skipped) != len(images):
+        raise ValueError(f"{number} {what} in {url} for {len(images)} images, {len(skipped)} of them skipped")
+    return shards, skipped
 
 
-def set_aside_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Keys of the images that units of work were done without, because workers died over them."""
-    return [key for record in records for key in record.get("set_aside", ())]
+def skipped_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys of the images that units of work skipped because workers died over them."""
+    return [key for record in records for key in record.get("skipped", ())]

@@ -37,7 +37,7 @@ InOrder = Callable[[Iterable["Item"], Callable[["Item"], Any], int], Iterator[tu
 """What `in_order` is: (items, make, num_workers) -> items in their order, each with what returns `make(item)` or raises
 what that raised."""
 _NOTES = {
-    "num_skipped": "files skipped",
+    "num_skipped": "files skipped: cannot be read",
     "num_clipped_points": "points moved to the border",
     "num_repeated_points": "points repeat another",
     "num_cut_boxes": "boxes cut at the border",
