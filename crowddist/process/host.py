@@ -1,4 +1,4 @@
-"""This process and others: who is alive, which version runs, and how SIGTERM ends a program."""
+"""Processes: which are alive, which version runs, freed memory, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from pathlib import Path
 import crowddist
 
 KEPT_BYTES = 2**30
-"""Freed memory at the end of the heap that is kept (ours)."""
+"""ours: freed memory kept at the end of the heap."""
 
 
 def started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; "" where the system does not tell; None where it is gone, also as a
-    zombie.
-    """
+    """A process's start time in kernel ticks; "" if the system does not tell; None for a dead process or a zombie."""
     try:
-        # The name, in parentheses, may hold anything; the fields after it are fixed: the state is the 1st, the start
-        # the 20th.
+        # The name, in parentheses, may hold anything. After it come fixed fields: the 1st is the state, the 20th the
+        # start.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
@@ -41,19 +39,13 @@ def started(pid: int) -> str | None:
 
 
 def is_alive(pid: int, began: str) -> bool:
-    """Whether the process of this number that began at `began` (as `started` said then) still runs.
-
-    Numbers are given out again, and after a container's restart the very same ones: the start tells two such processes
-    apart.
-    """
+    """True if the process that `started` at `began` still runs: pids are reused, also after a container's restart."""
     now = started(pid)
     return now is not None and (now == began or "" in (now, began))
 
 
 def versions() -> dict[str, str]:
-    """`crowddist_version`, and `git_sha` (with -dirty after it where files were changed) when running from a
-    checkout.
-    """
+    """`crowddist_version`, and in a checkout `git_sha` (with -dirty appended if files were changed)."""
     root = Path(crowddist.__file__).resolve().parents[1]
     facts = {"crowddist_version": crowddist.__version__}
     if (root / ".git").exists() and shutil.which("git"):
@@ -65,11 +57,9 @@ def versions() -> dict[str, str]:
 
 
 def keep_freed_memory() -> bool:
-    """Keeps what the program frees for what it allocates next, up to 1 GiB, as networks on a CPU need: else every large
-    map is new memory, whose pages the system fills with zeros first.
+    """Reuses up to 1 GiB of freed memory, for networks on a CPU: else the system zeroes new pages for every large map.
 
-    Returns:
-        Whether it could be set: glibc alone knows how.
+    Returns False if the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -81,11 +71,9 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Within the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at
-    once.
+    """In the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at once.
 
-    Outside the main thread, where Python allows no signal handlers, and where the program has one of its own, it
-    changes nothing.
+    Changes nothing outside the main thread, where Python allows no handlers, or if the program has a handler already.
     """
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:

@@ -12,11 +12,10 @@ LINE_EVERY_S = 10.0
 
 
 def watched(items: Iterable[T], noun: str = "images", *, number: int | None = None) -> Iterator[T]:
-    """The items, with their progress shown: a bar on stderr, or a line on stdout every `LINE_EVERY_S` where stderr is
-    no terminal.
+    """Yields the items and shows progress: a bar on stderr if it is a terminal, else lines on stdout.
 
     Args:
-        number: how many items there are; None: as many as their length says.
+        number: of the items; None: their length.
     """
     total = len(items) if number is None else number  # type: ignore[arg-type]
     if sys.stderr.isatty():

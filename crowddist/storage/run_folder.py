@@ -1,4 +1,4 @@
-"""The folder of a run: what everything in it is called, and where the counter is that it has left.
+"""The names in a run's folder, and its last checkpoint.
 
     <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html
                                 pictures/
@@ -25,10 +25,10 @@ SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:
-    """The URL of a checkpoint, given itself, or of a run's last one, given the run's folder, wherever that lies by now.
+    """The URL of a run's last checkpoint, given the run's folder (which may have moved) or the checkpoint itself.
 
     Raises:
-        InputError: a folder that is not that of a run that has ended.
+        InputError: a folder, but not of a run that has ended.
     """
     url = storage.normalise(where)
     if not storage.is_folder(url):

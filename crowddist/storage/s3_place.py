@@ -1,4 +1,4 @@
-"""Places in object storage: what folders are where there are only keys, and downloads by way of the node's cache."""
+"""Places in object storage: folders made of keys, and downloads through the node's cache."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from crowddist.storage.s3_object import S3Object, Version, workers
 from crowddist.storage.s3_requests import S3Config, request
 
 _MOST_KEYS = 1000
-"""S3's limit of one request that removes."""
+"""S3's limit for one delete request."""
 
 logger = logging.getLogger(__name__)
 
 
 class S3Place(S3Object):
-    """An object, or a folder: the objects whose keys begin with its key and a slash. What each method does,
-    `storage.Place` says.
+    """An object, or a folder: the objects whose keys begin with its key and a slash. The functions of the same names in
+    `crowddist.storage` document the methods.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,9 +63,7 @@ class S3Place(S3Object):
         self.write_bytes(before + text.encode() + b"\n")
 
     def local_file(self, sha256: str = "") -> Path:
-        """A copy in the cache, called by its hash where that is given, else by where it is and which version. Raises
-        InputError for another hash.
-        """
+        """A copy in the cache, named by `sha256` if given, else by URL and version. InputError for another hash."""
         cache = Cache.from_environment()
         path = cache.find(sha256) if sha256 else None
         if path is not None:
@@ -80,12 +78,11 @@ class S3Place(S3Object):
                 with open(stream.name, "rb") as written:
                     self.require(sha256, hashlib.file_digest(written, "sha256").hexdigest())
 
-        name = (sha256 or hashlib.sha256(
-            f"{self.endpoint}\0{self.url}\0{version.etag}\0{version.num_bytes}".encode()).hexdigest())
-        return cache.fetch(name, version.num_bytes, fill)
+        facts = f"{self.endpoint}\0{self.url}\0{version.etag}\0{version.num_bytes}"
+        return cache.fetch(sha256 or hashlib.sha256(facts.encode()).hexdigest(), version.num_bytes, fill)
 
     def require(self, wanted: str, found: str) -> None:
-        """Raises InputError unless the hash of what was read is the one wanted."""
+        """Raises InputError unless the hashes are equal."""
         if found != wanted:
             raise InputError(f"{self.url}: SHA-256 is {found[:12]}..., the manifest says {wanted[:12]}...; it was "
                              "changed, convert or copy it again")
@@ -100,7 +97,7 @@ class S3Place(S3Object):
     def local_copy(self) -> Iterator[Path]:
         names = self.list_files()
         with tempfile.TemporaryDirectory(prefix="crowddist-") as temporary:
-            # Its own name stays: data sets are called by it.
+            # keep the folder's name: data sets are named by it
             folder = Path(temporary) / (self.key or self.bucket).rpartition("/")[2]
             with workers(S3Config.from_environment().streams) as submit:
                 for copy in [submit(self._below(name).copy_to, folder / name) for name in names]:
@@ -108,14 +105,14 @@ class S3Place(S3Object):
             yield folder
 
     def copy_to(self, path: Path) -> None:
-        """Downloads the object to a path where nothing is."""
+        """Downloads the object to a new file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as stream:
             self.download_to(stream)
 
     @contextmanager
     def staged(self, *, overwrite: bool, job: str) -> Iterator[S3Place]:
-        """Objects cannot be renamed: the server copies them one by one, what marks the folder as whole last."""
+        """Objects cannot be renamed: the server copies them one by one, the folder's marker last."""
         if not self.key:
             raise InputError(f"no folder can take the place of the bucket {self.url}; give a place below it")
         parent, _, name = self.url.rpartition("/")
@@ -157,7 +154,7 @@ class S3Place(S3Object):
         return holder(self._below(LOCK))
 
     def remove_tree(self) -> None:
-        """What marks the folder as whole goes first: a reader finds no data set rather than half of one."""
+        """Removes the folder's marker first: a reader finds no data set rather than half of one."""
         if self.exists():
             self._require_removable()
             self._remove_all()
@@ -171,17 +168,13 @@ class S3Place(S3Object):
                 raise OSError(f"{self.endpoint} does not remove s3://{self.bucket}/{refused['Key']}: {refused['Code']}")
 
     def _require_removable(self) -> None:
-        ours = (is_temporary(self.key.rpartition("/")[2])
-                or any(self._below(marker).find() for marker in REMOVABLE_MARKERS))
+        ours = is_temporary(self.key.rpartition("/")[2]) or any(self._below(name).find() for name in REMOVABLE_MARKERS)
         if not self.key or not ours or self.find() is not None:
-            markers = " or ".join(REMOVABLE_MARKERS)
-            raise InputError(f"will not remove {self.url}: it is not a folder with {markers} below a bucket; remove it "
-                             "by hand")
+            raise InputError(f"will not remove {self.url}: it is not a folder with {' or '.join(REMOVABLE_MARKERS)} "
+                             "below a bucket; remove it by hand")
 
     def _require_vacant(self, staging: S3Place | None = None) -> None:
-        """But for what the same job, which was killed when it copied, has copied here from its staging folder; what
-        marks a folder comes last.
-        """
+        """Allows files that the same job copied here from `staging` before it was killed; markers are copied last."""
         if staging is None:
             taken = self.exists()
         else:
@@ -201,9 +194,7 @@ class S3Place(S3Object):
         return S3Place(f"s3://{self.bucket}/{self._prefix}{name}")
 
     def _listing(self) -> Iterator[tuple[str, Version]]:
-        """Names and versions of all objects of the folder, page by page; markers of empty folders, which other tools
-        make, are none.
-        """
+        """Names and versions of the folder's objects, but for markers of empty folders, which other tools write."""
         token: dict[str, Any] = {}
         while True:
             page = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self._prefix, **token)
@@ -216,9 +207,10 @@ class S3Place(S3Object):
 
 
 class S3Content:
-    """An object that is read at random by way of the cache, or directly where that cannot take it; `storage.Content`
-    says what each method does.
-    """
+    """An object for random access through the cache, or directly if the cache cannot take it; see `LocalContent`."""
+
+    _warned = False
+    """One warning a process is enough, whatever the number of files."""
 
     def __init__(self, url: str, sha256: str) -> None:
         self.place, self.sha256 = S3Place(url), sha256
@@ -239,7 +231,7 @@ class S3Content:
         return self.place.read_range(start, num_bytes, self._etag)
 
     def digest(self) -> str:
-        """A copy that was damaged since it was downloaded is fetched anew."""
+        """Downloads a damaged copy again."""
         found = self._digest()
         if found != self.sha256:
             Cache.from_environment().drop(self.sha256)
@@ -251,12 +243,12 @@ class S3Content:
             return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def _open_cached(self) -> io.BufferedReader | None:
-        """None where the cache cannot take it."""
+        """None if the cache cannot take the object."""
         while True:
             path = self._path()
             try:
                 return None if path is None else open(path, "rb")
-            except FileNotFoundError:  # it made room for another one just now
+            except FileNotFoundError:  # removed just now to make room for another
                 continue
 
     def _path(self) -> Path | None:
@@ -266,7 +258,10 @@ class S3Content:
             return self.place.local_file(self.sha256)
         except CacheError as error:
             self._past_cache = True
-            _warn(error)
+            if not S3Content._warned:
+                S3Content._warned = True
+                logger.warning("%s; until then data in object storage is read directly, every sample anew in every "
+                               "epoch", error)
             return None
 
     def _read_all(self) -> bytes:
@@ -281,14 +276,3 @@ def _scratch_folder(url: str) -> Path:
     folder = tempfile.mkdtemp(prefix="crowddist-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
-
-
-def _warn(reason: CacheError) -> None:
-    """Once in a process, whatever the number of files."""
-    if not _warned:
-        _warned.append(True)
-        logger.warning("%s; until then data in object storage is read directly, every sample anew in every epoch",
-                       reason)
-
-
-_warned: list[bool] = []
