@@ -1,4 +1,4 @@
-"""The launcher that a configuration names; Ray is imported only where it is chosen."""
+"""Makes the launcher that a configuration names; imports Ray only for Ray's launcher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def make_launcher(config: RunConfig, termination: Termination | None = None) -> Launcher:
-    """A launcher that is ready to work; whoever asks for it closes it."""
+    """A launcher that is ready to work; the caller closes it."""
     if config.launcher == "local":
         from crowddist.launch.local import LocalLauncher
 

@@ -1,4 +1,4 @@
-"""Units of work in turn: which is done next, and what becomes of those over which actors die or memory runs out."""
+"""The queue of a job's units of work; decides what happens when actors die over a unit or memory runs out."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from dataclasses import dataclass
 from crowddist.launch.base import out_of_memory
 
 MAX_TRIES = 3
-"""Actors that may die over one unit before its images are tried one by one."""
+"""Actors that may die over a unit before its images are tried one by one."""
 NUM_PROBES = 2
-"""Actors that an image must kill alone, after that, to be skipped: one may have died of something else."""
+"""Actors that an image must then kill alone to be skipped: one may have died of something else."""
 MOST_SKIPPED = 0.05
-"""Largest part of a data set that is skipped (one image always may): where more kill actors it is not the images."""
+"""Largest part of a data set that is skipped (one image always may be): if more kill actors, the images are not the
+cause."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Unit:
-    """A unit of work, and what is known of it."""
+    """A unit of work and its state."""
 
     number: int
     images: range
-    """Indexes of its images."""
+    """Indexes of the unit's images."""
     skip: tuple[int, ...] = ()
-    """Those that are skipped."""
+    """Images that are skipped because actors died over them."""
     one_at_a_time: bool = False
-    """Whether its images are looked at one at a time, because memory ran out."""
+    """Predict one image at a time, because memory ran out."""
     num_lost: int = 0
     num_probes: int = 0
-    """Images of it that are yet to be tried alone."""
+    """Images that are still to be tried alone."""
     probed: bool = False
 
 
@@ -46,11 +47,11 @@ class Probe:
 
 
 class Work:
-    """All units of a data set; each is taken, and then done, lost, or without memory.
+    """All units of a data set. Take one from `waiting`; report a death, a lack of memory or a probe that went well.
 
     Args:
-        data: what the images are of, for messages.
-        key: tells the name of an image.
+        data: name of the data set, for messages.
+        key: returns the name of an image.
     """
 
     def __init__(self, units: Sequence[range], *, data: str, key: Callable[[int], str]) -> None:
@@ -60,13 +61,13 @@ class Work:
         self._num_images = sum(map(len, units))
 
     def probed(self, probe: Probe) -> None:
-        """An image did no harm, or was skipped; after the last of a unit the unit waits again."""
+        """The image did no harm, or is skipped; after its unit's last probe the unit waits again."""
         probe.unit.num_probes -= 1
         if not probe.unit.num_probes:
             self.waiting.appendleft(probe.unit)
 
     def lost(self, work: Unit | Probe, error: Exception) -> None:
-        """An actor died over it.
+        """An actor died over the work.
 
         Raises:
             RuntimeError: actors die over too many images, or over a unit whose images do no harm alone.
@@ -88,10 +89,10 @@ class Work:
             self.waiting.extendleft(Probe(work, image) for image in reversed(work.images))
 
     def out_of_memory(self, work: Unit | Probe, error: Exception) -> None:
-        """There was too little memory for it: a unit is done again with one image in memory at a time.
+        """Memory ran out over the work: a unit is done again with one image in memory at a time.
 
         Raises:
-            InputError: that was so already.
+            InputError: there was only one image in memory already.
         """
         if isinstance(work, Probe) or work.one_at_a_time:
             unit = work.unit if isinstance(work, Probe) else work
