@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import ray
@@ -27,18 +26,16 @@ class UnitActor:
         cv2.setNumThreads(threads)
         self._worker = JobWorker(checkpoint_url, data_url, device=device, threads=threads)
 
-    def run(self, job: Job, unit: range, skip: Collection[int], one_at_a_time: bool) -> Any:
-        self._worker.predictor.one_at_a_time = one_at_a_time
-        return self._worker.run(job, unit, skip)
-
-    def probe(self, job: Job, image: int) -> None:
-        self._worker.probe(job, image)
+    def run(self, job: Job, work: Unit | Probe) -> Any:
+        if isinstance(work, Probe):
+            return self._worker.probe(job, work.image)
+        self._worker.predictor.one_at_a_time = work.one_at_a_time
+        return self._worker.run(job, work.images, work.skip)
 
 
 class UnitActors:
-    """Actors for one checkpoint and one data set, as a context: they live until the block ends, however it ends.
-
-    An actor gets work once it has loaded, so actors for which the cluster has no room yet hold up nothing.
+    """Actors for one checkpoint and one data set, as a context: they live until the block ends, however it ends. An
+    actor gets work once it has loaded, so actors for which the cluster has no room yet hold up nothing.
     """
 
     def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int,
@@ -70,11 +67,8 @@ class UnitActors:
         """Does a job, for these actors' checkpoint and data set, on every unit. Returns the results in order of units.
 
         Another actor takes over the unit of a dead one, and a new actor replaces it. Images that kill actors are
-        skipped, see `Work`.
-
-        Raises:
-            RuntimeError: actors keep dying, over a unit or while loading.
-            InputError, FileNotFoundError: raised by the work or the loading, or memory is too small for one image.
+        skipped, see `Work`. Raises RuntimeError if actors keep dying, over a unit or while loading; InputError if even
+        one image needs too much memory; and the errors of the work and the loading.
         """
         work = Work(work_units(len(self._data)), data=self._data.url, key=lambda image: self._data.read(image, ())[0])
         results: dict[int, Any] = {}
@@ -83,9 +77,7 @@ class UnitActors:
             while len(results) < len(work.units):
                 while work.waiting and self._idle:
                     taken, actor = work.waiting.popleft(), self._idle.pop()
-                    started = (actor.probe.remote(job, taken.image) if isinstance(taken, Probe) else
-                               actor.run.remote(job, taken.images, taken.skip, taken.one_at_a_time))
-                    under_way[started] = (taken, actor)
+                    under_way[actor.run.remote(job, taken)] = (taken, actor)
                 (ready,), _ = ray.wait([*under_way, *self._loading], num_returns=1)
                 if ready in self._loading:
                     self._finish_loading(ready)

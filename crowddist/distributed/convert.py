@@ -14,7 +14,6 @@ from crowddist.distributed.runtime import connect, prepare_environment
 def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made],
                         num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
     """As `convert.base.in_order`, with Ray tasks of one CPU instead of threads; Ray repeats a task whose worker died.
-
     Every node must find the images at their paths.
     """
     prepare_environment()  # before the import of ray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
@@ -24,33 +25,31 @@ def group_size(sizes: Sequence[int], places: int) -> int:
     return max((size for size in sizes if size <= places), default=sizes[0])
 
 
+@dataclass
 class StopReasons:
-    """Each call returns why a group should stop at its next step; "" to go on.
+    """Each call returns why a group of `size` workers should stop at its next step; "" to go on."""
 
-    Args:
-        size: workers of the group.
-        sizes: allowed sizes, ascending.
-        num_groups: groups that share the cluster.
-    """
-
-    def __init__(self, termination: Termination, *, size: int, sizes: Sequence[int], num_groups: int,
-                 use_gpu: bool) -> None:
-        self._termination, self._size, self._sizes = termination, size, sizes
-        self._num_groups, self._use_gpu = num_groups, use_gpu
-        self._room_since = math.inf
+    termination: Termination
+    size: int
+    sizes: Sequence[int]
+    """Allowed sizes, ascending."""
+    num_groups: int
+    """Groups that share the cluster."""
+    use_gpu: bool
+    _room_since: float = math.inf
 
     def __call__(self, nodes: Collection[str]) -> str:
         """`nodes`: Ray's ids of the group's machines."""
-        if self._termination.requested:
-            return self._termination.signal
+        if self.termination.requested:
+            return self.termination.signal
         leaving = draining_nodes() & set(nodes)
         if leaving:
             names = sorted(node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in leaving)
             return f"{', '.join(names)} is being drained"
-        if self._size == self._sizes[-1]:
+        if self.size == self.sizes[-1]:
             return ""
-        larger = group_size(self._sizes, num_places(use_gpu=self._use_gpu) // self._num_groups)
-        if larger <= self._size:
+        larger = group_size(self.sizes, num_places(use_gpu=self.use_gpu) // self.num_groups)
+        if larger <= self.size:
             self._room_since = math.inf
             return ""
         self._room_since = min(self._room_since, time.monotonic())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 BEAT_S = 1.0
 """Time between two beats of a worker, and between two looks of the driver."""
@@ -74,8 +75,6 @@ class Watch:
 
 def start_watch() -> Any:
     """Starts the actor on the driver's machine, so that it lives as long as the driver."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ray.remote(num_cpus=0)(Watch).options(scheduling_strategy=here).remote()
 
@@ -113,11 +112,8 @@ class Pulse:
 class Monitor:
     """The driver's side, as a context while a group trains: stops it for a reason, names workers that hold it up.
 
-    Args:
-        name: of the training, for messages.
-        reason_to_stop: called every `BEAT_S` with the workers' machines; returns "" to go on.
-        record: file for rank, host and process of the workers, written once all of them have sent a beat.
-        size: number of workers.
+    `reason_to_stop` gets the workers' machines every `BEAT_S` and returns "" to go on. Once all `size` workers have
+    sent a beat, their rank, host and process are written to `record`.
     """
 
     def __init__(self, watch: Any, group: str, name: str, reason_to_stop: Callable[[Collection[str]], str], *,
@@ -191,9 +187,7 @@ class Stall:
 
 
 def suspects(beats: Sequence[Beat]) -> str:
-    """Names, in words, the workers that hold up the others: the silent, else those behind, else those not computing
-    while others are, else all.
-    """
+    """Names the workers that hold up the others: the silent, else those behind, else those not computing, else all."""
     if not beats:
         return "no worker has been heard of"
     silent = [beat for beat in beats if beat.ago_s > SILENT_S]

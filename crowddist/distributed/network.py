@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from ipaddress import ip_address
 from typing import Any
 
 from ray.train.torch import TorchConfig
@@ -12,9 +13,8 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 class GroupConfig(TorchConfig):
-    """Ray's configuration, but correct also if a machine's own name resolves to a loopback address or to nothing.
-
-    Gloo gives that address to its peers, and they would look for the worker on their own machines.
+    """Ray's configuration, correct also if a machine's own name resolves to a loopback address or to nothing: Gloo
+    gives that address to its peers, and they would look for the worker on their own machines.
     """
 
     @property
@@ -44,13 +44,11 @@ def use_ray_interface() -> None:
 
 
 def needed_interface(ray_address: str, name_address: str) -> str:
-    """The interface to set for Gloo; "" if Gloo finds one that other machines reach, or if there is none.
-
-    Args:
-        ray_address: the IP address by which other machines know this one.
-        name_address: the IP address of this machine's own name.
+    """The interface to set for Gloo; "" if Gloo finds one that other machines reach, or if there is none. Other
+    machines know this one by `ray_address`; its own name resolves to `name_address`.
     """
-    return interface_of(ray_address) if _is_loopback(name_address) and not _is_loopback(ray_address) else ""
+    needed = ip_address(name_address).is_loopback and not ip_address(ray_address).is_loopback
+    return interface_of(ray_address) if needed else ""
 
 
 def interface_of(address: str) -> str:
@@ -59,7 +57,3 @@ def interface_of(address: str) -> str:
 
     return next((name for name, addresses in psutil.net_if_addrs().items()
                  if any(each.address == address for each in addresses)), "")
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"

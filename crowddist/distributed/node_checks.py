@@ -20,14 +20,15 @@ CONNECT_S = 5.0
 
 def look_at_nodes(expected: Expected) -> list[Row]:
     """Joins the cluster, or starts a private Ray, checks every node, leaves. Returns Ray's rows, then the nodes'."""
-    joined = looked("Ray", _address(), lambda: _join(expected), advice="start the cluster, or correct RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or "here"
+    joined = looked("Ray", address, lambda: _join(expected), advice="start the cluster, or correct RAY_ADDRESS")
     if joined.state != "ok":
         return [joined]
     import ray
 
     try:
         config, has = expected.config, ray.cluster_resources()
-        room = looked("workers", _address(), lambda: enough(has, config.group_sizes()[0], config.num_workers))
+        room = looked("workers", address, lambda: enough(has, config.group_sizes()[0], config.num_workers))
         return [joined, room, *node_rows(expected)]
     finally:
         ray.shutdown()
@@ -92,21 +93,13 @@ def _join(expected: Expected) -> str:
     try:
         connect(wanted, fewest)
     except (RuntimeError, ValueError) as error:  # another version, or a wrong token
-        raise InputError(
-            f"the Ray at {address or 'this machine'} cannot be joined: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the Ray at {address or 'this machine'} cannot be joined: {reason}") from error
     return f"version {ray.__version__}, {len(usable_nodes())} nodes"
 
 
 def enough(has: Mapping[str, float], fewest: int, num_workers: int) -> str:
-    """Describes the cluster's resources.
-
-    Args:
-        has: number of "CPU" and "GPU".
-        fewest: least number of workers for training.
-
-    Raises:
-        InputError: the work would wait, or leave GPUs unused.
-    """
+    """Describes the "CPU" and "GPU" a cluster `has`. InputError if `fewest` workers would wait or leave GPUs unused."""
     cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
     if cpus < fewest:
         raise InputError(f"the cluster has {cpus} CPUs for {fewest} workers, and the work would wait: add nodes, or "
@@ -115,7 +108,3 @@ def enough(has: Mapping[str, float], fewest: int, num_workers: int) -> str:
         raise InputError(f"the cluster has {gpus} GPUs for {fewest} workers, and all would run on CPUs: give "
                          f"--num-workers {gpus}, or add GPUs")
     return f"{cpus} CPUs and {gpus} GPUs for {num_workers} workers"
-
-
-def _address() -> str:
-    return os.environ.get("RAY_ADDRESS") or "here"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, PreemptionError, ScalingConfig, WorkerGroupError
 from ray.train import RunConfig as RayRunConfig
@@ -27,9 +28,9 @@ from crowddist.distributed.actors import run_job
 from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.heartbeat import Beat, Monitor, named, start_watch, suspects, usable_nodes
 from crowddist.distributed.network import GroupConfig
-from crowddist.distributed.runtime import connect, has_gpus, num_places
+from crowddist.distributed.runtime import RayRuntime, connect, has_gpus, num_places
 from crowddist.errors import InputError
-from crowddist.launch.base import arithmetic, worker_threads
+from crowddist.launch.base import arithmetic, train_stages, worker_threads
 from crowddist.process.stop_signals import Termination
 from crowddist.run import checkpoint
 from crowddist.run.engine import read_done
@@ -93,12 +94,9 @@ class RayLauncher:
         return storage.scratch_folder(storage.join(run_folder(self.config), ".ray-train"))
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
-        """See `Launcher.train`; trains as many chains at the same time as the cluster has room for.
-
-        Raises:
-            InputError, OSError, FloatingPointError: a worker's own error, without a retry.
-            RuntimeError: workers were lost more than `MAX_FAILURES` times in a row without another checkpoint.
-            SystemExit: the process was asked to stop; a checkpoint is written.
+        """See `Launcher.train`; trains as many chains at the same time as the cluster has room for. Raises a worker's
+        own InputError, OSError or FloatingPointError at once; RuntimeError if workers are lost more than `MAX_FAILURES`
+        times in a row without another checkpoint.
         """
         with self.termination.deferred():
             self._train(chains)
@@ -187,11 +185,7 @@ class RayLauncher:
                                explain(loss, beats))
 
     def _fit(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> Loss | None:
-        """One start of a chain's group. Returns a failure that a retry may fix, None if there was none.
-
-        Raises:
-            InputError, OSError, FloatingPointError, ControllerError: failures that a retry cannot fix.
-        """
+        """One start of a chain's group. Returns a failure that a retry may fix, or None; raises the other failures."""
         try:
             with _interruptible():
                 self._trainer(stages, group, size, at_once).fit()
@@ -200,29 +194,22 @@ class RayLauncher:
             if mistake is not None:
                 raise mistake from (None if isinstance(mistake, SAID_IN_FULL) else error)
             return error
-        except PreemptionError as error:
-            return error
         except ControllerError as error:
             if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError | WorkerGroupStartupFailedError):
                 raise
             return error
+        except PreemptionError as error:
+            return error
         return None
 
     def _trainer(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> TorchTrainer:
-        """One start. Our own checkpoints are resumed, so every start gets a new name in Ray.
-
-        Ray's own restarts are off: it would retry after wrong input as after the loss of a worker. Its storage path may
-        be local to the driver's machine, where Ray's controller runs: only Ray's own checkpoints, which we do not
-        write, need it elsewhere.
+        """One start. Our own checkpoints are resumed, so every start gets a new name in Ray. Ray's restarts are off:
+        they would retry after wrong input. Its storage path may be local to the driver's machine, where Ray's
+        controller runs: only Ray's own checkpoints, which we do not write, need it elsewhere.
         """
         config, threads, watch = self.config, self._threads(at_once * self.config.num_workers), self._watch
 
         def loop() -> None:
-            import torch
-
-            from crowddist.distributed.runtime import RayRuntime
-            from crowddist.launch.base import train_stages
-
             torch.set_num_threads(threads)
             train_stages(config, stages, RayRuntime(watch, group))
 
@@ -259,21 +246,15 @@ class RayLauncher:
         return worker_threads(self.config, num_workers, self._machines)
 
     def close(self) -> None:
-        """Leaves the cluster; a private Ray ends with it.
-
-        Ray exits silently, with a code of its own, if a thread uses it after shutdown: with a thread left behind, Ray
-        is left when the program ends.
+        """Leaves the cluster; a private Ray ends with it. Ray exits silently, with a code of its own, if a thread uses
+        it after shutdown: with a thread left behind, Ray is left when the program ends.
         """
         if not self._left_behind:
             ray.shutdown()
 
 
 def mistake_among(failures: Mapping[int, Exception]) -> Exception | None:
-    """The lowest rank's error that a retry cannot fix; None if workers died or lost their peers.
-
-    Args:
-        failures: rank -> the worker's error, or Ray's about its death.
-    """
+    """The lowest rank's error that a retry cannot fix; None if workers died or lost their peers. Keys are ranks."""
     return next((failure for _, failure in sorted(failures.items())
                  if isinstance(failure, MISTAKES) and not isinstance(failure, UNREACHABLE)), None)
 
@@ -299,10 +280,9 @@ def _newest(folder: str) -> str:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """In the block Ctrl-C and SIGTERM raise KeyboardInterrupt; afterwards Ctrl-C does again.
-
-    Ray turns a SystemExit that a signal raises while it waits into exit code 1. Ray Train's handler of Ctrl-C ends its
-    workers and then the driver with another code, and would stay for the rest of the program's life.
+    """In the block Ctrl-C and SIGTERM raise KeyboardInterrupt; afterwards Ctrl-C does again. Ray turns a SystemExit
+    that a signal raises while it waits into exit code 1. Ray Train's handler of Ctrl-C ends its workers and then the
+    driver with another code, and would stay for the rest of the program's life.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's

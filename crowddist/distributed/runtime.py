@@ -47,12 +47,8 @@ def prepare_environment() -> None:
 def connect(num_workers: int = 1, fewest: int = 0) -> None:
     """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
 
-    Args:
-        num_workers: to run at once, one CPU each: a private Ray has room for them on any machine.
-        fewest: least number of workers for the work; 0: all.
-
-    Raises:
-        InputError: the cluster takes work from anybody, or its token is missing or wrong.
+    `num_workers` run at once, one CPU each, for which a private Ray has room on any machine; `fewest` could do the work
+    (0: all are needed). Raises InputError if the cluster takes work from anybody, or its token is missing or wrong.
     """
     import ray
     from ray.exceptions import AuthenticationError
@@ -115,8 +111,7 @@ def num_places(*, use_gpu: bool) -> int:
 
 
 def averaged(module: nn.Module) -> nn.Module:
-    """The module in DistributedDataParallel, set so that a resumed training has the bits of an unbroken one, for any
-    number of workers.
+    """The module in DistributedDataParallel, set so that a resumed training has the bits of an unbroken one.
 
     Buffers are not broadcast: each worker's running statistics are those of the whole batch. find_unused_parameters
     fixes the gradient layout; none are unused. Else the layout changes after a start's first step, and three workers or
@@ -127,12 +122,7 @@ def averaged(module: nn.Module) -> nn.Module:
 
 
 class RayRuntime:
-    """The runtime of a worker in a Ray Train group.
-
-    Args:
-        watch: the actor of `heartbeat.start_watch`.
-        group: the name of this start of the group.
-    """
+    """The runtime of a worker in a Ray Train group; `group` names this start of it, `watch` is of `start_watch`."""
 
     def __init__(self, watch: Any, group: str) -> None:
         import ray.train

@@ -14,8 +14,7 @@ MAX_TRIES = 3
 NUM_PROBES = 2
 """Actors that an image must then kill alone to be skipped: one may have died of something else."""
 MOST_SKIPPED = 0.05
-"""Largest part of a data set that is skipped (one image always may be): if more kill actors, the images are not the
-cause."""
+"""Largest part of a data set that is skipped, one image at least: if more kill actors, it is not the images."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +47,7 @@ class Probe:
 
 class Work:
     """All units of a data set. Take one from `waiting`; report a death, a lack of memory or a probe that went well.
-
-    Args:
-        data: name of the data set, for messages.
-        key: returns the name of an image.
+    `data` names the data set in messages; `key` returns the name of an image.
     """
 
     def __init__(self, units: Sequence[range], *, data: str, key: Callable[[int], str]) -> None:
@@ -67,11 +63,7 @@ class Work:
             self.waiting.appendleft(probe.unit)
 
     def lost(self, work: Unit | Probe, error: Exception) -> None:
-        """An actor died over the work.
-
-        Raises:
-            RuntimeError: actors die over too many images, or over a unit whose images do no harm alone.
-        """
+        """Raises RuntimeError if actors die over too many images, or over a unit whose images do no harm alone."""
         work.num_lost += 1
         if isinstance(work, Probe):
             if work.num_lost < NUM_PROBES:
@@ -89,11 +81,7 @@ class Work:
             self.waiting.extendleft(Probe(work, image) for image in reversed(work.images))
 
     def out_of_memory(self, work: Unit | Probe, error: Exception) -> None:
-        """Memory ran out over the work: a unit is done again with one image in memory at a time.
-
-        Raises:
-            InputError: there was only one image in memory already.
-        """
+        """Memory ran out: does a unit again, one image at a time; raises InputError if that was so already."""
         if isinstance(work, Probe) or work.one_at_a_time:
             unit = work.unit if isinstance(work, Probe) else work
             raise out_of_memory(f"{self._named(unit)}, also one at a time", "stream.image-size") from error

@@ -29,9 +29,7 @@ class Launcher(Protocol):
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """Fits chains of consecutive stages; chains do not depend on each other. Resumes after the work already done.
-
-        Raises:
-            SystemExit: the process was asked to stop; a checkpoint is written.
+        Raises SystemExit, with a checkpoint written, if the process was asked to stop.
         """
 
     def run(self, job: Job) -> list[Any]:
@@ -62,11 +60,7 @@ def arithmetic(device: str, threads: int) -> str:
 
 
 def worker_threads(config: RunConfig, num_workers: int, machines: Sequence[int] = ()) -> int:
-    """CPU threads of each of `num_workers` workers: as configured, or an equal share of the cores.
-
-    Args:
-        machines: cores of each machine that the workers are spread over; empty: this one alone.
-    """
+    """CPU threads of each worker: as configured, or an equal share of the cores of `machines` (default: this one)."""
     cores = machines or (os.cpu_count() or 1,)
     return config.threads or max(min(cores) // math.ceil(num_workers / len(cores)), 1)
 

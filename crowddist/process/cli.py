@@ -20,8 +20,7 @@ Arguments = TypeVar("Arguments")
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns errors that users and their machines cause into one line on stderr; a bug keeps its traceback. Removes
-    secrets from both, and from warnings.
+    """Turns errors of users and machines into one line on stderr; bugs keep their traceback. Hides secrets in both.
 
     Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
     """
@@ -30,12 +29,9 @@ def one_line_errors() -> Iterator[None]:
         logging.lastResort.addFilter(_redact)
     try:
         yield
-    except (InputError, OSError) as error:
+    except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
     except KeyboardInterrupt:
         print("interrupted; the same command takes the run up again", file=sys.stderr)
         sys.exit(130)

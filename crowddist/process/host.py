@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 import crowddist
 
@@ -22,20 +23,11 @@ KEPT_BYTES = 2**30
 def started(pid: int) -> str | None:
     """A process's start time in kernel ticks; "" if the system does not tell; None for a dead process or a zombie."""
     try:
-        # The name, in parentheses, may hold anything. After it come fixed fields: the 1st is the state, the 20th the
-        # start.
+        # The name, in parentheses, may hold anything. Of the fields after it the 1st is the state, the 20th the start.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return ""
+        return "" if not Path("/proc/self/stat").exists() and psutil.pid_exists(pid) else None
 
 
 def is_alive(pid: int, began: str) -> bool:
@@ -57,10 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def keep_freed_memory() -> bool:
-    """Reuses up to 1 GiB of freed memory, for networks on a CPU: else the system zeroes new pages for every large map.
-
-    Returns False if the C library is not glibc.
-    """
+    """Reuses up to 1 GiB of freed memory: else the system zeroes new pages for every large map. False without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -72,7 +61,6 @@ def keep_freed_memory() -> bool:
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """In the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at once.
-
     Changes nothing outside the main thread, where Python allows no handlers, or if the program has a handler already.
     """
     before = signal.getsignal(signal.SIGTERM)

@@ -12,11 +12,7 @@ LINE_EVERY_S = 10.0
 
 
 def watched(items: Iterable[T], noun: str = "images", *, number: int | None = None) -> Iterator[T]:
-    """Yields the items and shows progress: a bar on stderr if it is a terminal, else lines on stdout.
-
-    Args:
-        number: of the items; None: their length.
-    """
+    """Shows progress: a bar on stderr if that is a terminal, else lines on stdout. `number`: default is the length."""
     total = len(items) if number is None else number  # type: ignore[arg-type]
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -1,6 +1,4 @@
-"""SIGTERM and SIGUSR1 ask a program to stop: training writes a checkpoint after its step, and the exit code asks for
-another start.
-"""
+"""SIGTERM and SIGUSR1 ask a program to stop: training writes a checkpoint first; the exit code asks for a restart."""
 
 from __future__ import annotations
 
@@ -19,11 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Termination:
-    """Remembers a request to stop.
-
-    Args:
-        grace_s: time after the signal until the program exits, whatever it does.
-    """
+    """Remembers a request to stop. `grace_s` after the signal the program exits, whatever it does."""
 
     def __init__(self, grace_s: float = 25.0) -> None:
         self.grace_s = grace_s
@@ -37,11 +31,8 @@ class Termination:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """In the block a signal only sets `requested`: the block should check it and end within `grace_s`.
-
-        Raises:
-            SystemExit: EXIT_CODE, at the block's end after a signal; earlier if the time is over or a second signal
-                comes.
+        """In the block a signal only sets `requested`; the block should then end within `grace_s`. Raises
+        SystemExit(EXIT_CODE) at the block's end, or earlier if the time is over or a second signal comes.
         """
         if self.requested:
             sys.exit(EXIT_CODE)
@@ -72,17 +63,16 @@ class Termination:
                 signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
-        if self.requested and not self._over and time.monotonic() - self._came < ECHO_S:
-            return
-        first = not self.requested
-        if first:
+        if not self.requested:
             self.signal, self._came = signal.Signals(number).name, time.monotonic()
-        if first and self._deferred:
-            timer = threading.Timer(self.grace_s, self._end_of_grace)
-            timer.daemon = True
-            timer.start()
+            if self._deferred:
+                timer = threading.Timer(self.grace_s, self._end_of_grace)
+                timer.daemon = True
+                timer.start()
+                return
+        elif not self._over and time.monotonic() - self._came < ECHO_S:
             return
-        if not first:  # the exit may hang as well; then another signal kills
+        else:  # the exit may hang as well; then another signal kills
             for each in SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
         sys.exit(EXIT_CODE)

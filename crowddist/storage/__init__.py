@@ -1,7 +1,4 @@
-"""Lists, reads and publishes bytes at URLs. Callers need not know what kind of storage lies behind a URL.
-
-This package does not know what the bytes mean; `run_folder` alone knows the names in a run's folder.
-"""
+"""Lists, reads and publishes bytes at URLs, whatever storage lies behind them; knows nothing of what the bytes mean."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from crowddist.errors import InputError
-from crowddist.storage.local import LocalContent, LocalPlace
+from crowddist.storage.local import Content, LocalPlace
 from crowddist.storage.names import join, normalise, path_of_file_url
 
 if TYPE_CHECKING:
-    from crowddist.storage.s3_place import S3Content, S3Place
+    from crowddist.storage.s3_place import S3Place
 
 __all__ = [
     "append_line", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join", "list_files",
@@ -40,10 +37,7 @@ def is_folder(url: Url) -> bool:
 
 
 def list_files(url: Url) -> list[str]:
-    """The relative names of all files below a folder, sorted, without files that are still being written.
-
-    Raises FileNotFoundError if there is no folder.
-    """
+    """The sorted relative names of a folder's whole files, subfolders included. Raises FileNotFoundError."""
     return _place(url).list_files()
 
 
@@ -62,16 +56,15 @@ def read_bytes(url: Url) -> bytes:
     return _place(url).read_bytes()
 
 
-def open_content(url: Url, *, sha256: str) -> LocalContent | S3Content:
+def open_content(url: Url, *, sha256: str) -> Content:
     """A file for random access. Nothing stays open: it may be forked, pickled and shared between threads.
 
-    A file in object storage is downloaded to the node's cache, which names it by its hash; reading raises InputError if
-    the download has another hash. The hash of a local file is not checked. Raises FileNotFoundError if there is no
-    file.
+    A file in object storage comes through the node's cache, which names it by its hash; InputError if the download has
+    another hash. A local file's hash is not checked. Raises FileNotFoundError.
     """
     place = _place(url)
     if isinstance(place, LocalPlace):
-        return LocalContent(place.local_file())
+        return Content(place.local_file())
     from crowddist.storage.s3_place import S3Content
 
     return S3Content(place.url, sha256)
@@ -106,8 +99,7 @@ def write_json(url: Url, value: Any) -> None:
 def append_line(url: Url, text: str) -> None:
     """Appends a line to a small text file that has one writer; first ends a line that a killed writer left unfinished.
 
-    Object storage cannot append: there the whole file is read and published again. Raises ValueError if `text` holds a
-    line break.
+    Object storage reads and publishes the whole file again. Raises ValueError if `text` holds a line break.
     """
     if "\n" in text:
         raise ValueError(f"one line at a time: {text!r} holds a line break")
@@ -115,25 +107,17 @@ def append_line(url: Url, text: str) -> None:
 
 
 def local_file(url: Url) -> Path:
-    """A readable local path of a file: the file itself for file://, else a copy in the node's cache.
-
-    Raises FileNotFoundError if there is no file, OSError if the cache has no room for it.
-    """
+    """A local path: the file itself, or a copy in the node's cache. FileNotFoundError; OSError if there is no room."""
     return _place(url).local_file()
 
 
 def local_folder(url: Url) -> Path:
-    """The local path of a folder, created if missing.
-
-    Raises InputError if a file is in the way, and for object storage, which has no local folders.
-    """
+    """The local path of a folder, created if missing. InputError for object storage, or if a file is in the way."""
     return _place(url).local_folder()
 
 
 def scratch_folder(url: Url) -> Path:
-    """A local folder for a library's own files beside a run: the place itself for file://, else a temporary folder, the
-    same for the same place until this process ends.
-    """
+    """A local folder for a library's files beside a run: the place itself, or a temporary folder of this process."""
     return _place(url).scratch_folder()
 
 
@@ -156,23 +140,18 @@ def fingerprint(url: Url) -> str:
 def staged_folder(url: Url, *, overwrite: bool = False, job: str = "") -> Iterator[str]:
     """A temporary sibling folder that takes the place of `url` when the block ends; an exception removes it.
 
-    Args:
-        overwrite: replace a folder that `remove_tree` would remove; the old one disappears when the new one is whole.
-        job: letters and digits that no other work at this place uses. The folder then survives an exception other than
-            InputError, and the same job finds its files there again; one process at a time holds it.
-
-    Raises:
-        InputError: at `url` there is a file, or a folder that is neither empty nor to be overwritten; or another
-            process does the same job.
+    `overwrite` replaces a folder that `remove_tree` would remove, once the new one is whole. With `job`, letters and
+    digits that no other work at this place uses, the folder survives an exception other than InputError, and the same
+    job finds its files there again; one process at a time holds it. Raises InputError if `url` is a file, or a folder
+    neither empty nor to be overwritten, or if another process does the same job.
     """
     with _place(url).staged(overwrite=overwrite, job=job) as staging:
         yield staging.url
 
 
 def exclusive(url: Url, *, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-    """Holds a folder for this process alone; the hold ends with the process, however it ends.
-
-    If another process holds it: calls `waiting` and waits, or raises InputError without `waiting`.
+    """Holds a folder for this process alone until the block or the process ends. If another process holds it: calls
+    `waiting` and waits, or raises InputError without `waiting`.
     """
     return _place(url).exclusive(waiting=waiting)
 
@@ -190,8 +169,7 @@ def remove_file(url: Url) -> None:
 def remove_tree(url: Url) -> None:
     """Removes a folder that crowddist wrote: one that holds manifest.json or DONE.json, or one still being written.
 
-    Does nothing if nothing is there. Raises InputError for any other folder, a link, a file, a bucket, or a place less
-    than two levels below the root.
+    Raises InputError for any other folder, a link, a file, a bucket, or a place less than two levels below the root.
     """
     _place(url).remove_tree()
 

@@ -1,6 +1,4 @@
-"""The node's cache of downloads, shared by all processes: files are named by content, whole or absent; the least
-recently used go first.
-"""
+"""A node's cache of downloads for all processes: named by content, whole or absent; the least used go first."""
 
 from __future__ import annotations
 
@@ -11,12 +9,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from crowddist.errors import InputError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 LIMIT_BYTES = 32 * 2**30
 """ours: room for a data set of some tens of thousands of images."""
@@ -36,10 +33,7 @@ class Cache:
 
     @classmethod
     def from_environment(cls) -> Cache:
-        """Reads CROWDDIST_CACHE (default: `crowddist` in the user's cache folder) and CROWDDIST_CACHE_BYTES.
-
-        Raises InputError if the latter is no number.
-        """
+        """CROWDDIST_CACHE (default: `crowddist` in the user's caches), CROWDDIST_CACHE_BYTES. Raises InputError."""
         base = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
         limit = os.environ.get("CROWDDIST_CACHE_BYTES", str(LIMIT_BYTES))
         if not limit.isdecimal():
@@ -51,13 +45,8 @@ class Cache:
         """The path of the file `name`. If it is missing, one process downloads it with `fill` and the others wait.
 
         The file may be removed to make room as soon as it is not the newest: open it, or be ready to fetch it again.
-
-        Args:
-            name: 64 hex digits that follow from the content.
-            fill: writes the content; its errors reach the caller, and no partial file stays.
-
-        Raises:
-            CacheError: there is no room, or the folder cannot be used.
+        `name` is 64 hex digits that follow from the content. Errors of `fill` reach the caller, no partial file stays.
+        Raises CacheError if there is no room, or the folder cannot be used.
         """
         path = self.folder / name
         try:
@@ -102,9 +91,7 @@ class Cache:
             raise
 
     def _reserve(self, partial: Path, num_bytes: int) -> None:
-        """Creates a file of the full size, so that other processes count a running download in full; removes old files
-        for it.
-        """
+        """Makes room for a file and creates it at full size, so that other processes count it in full."""
         with self._lock("room"):
             entries = []
             for path in self.folder.iterdir():
@@ -129,16 +116,12 @@ class Cache:
 
     def _is_abandoned(self, partial: Path) -> bool:
         """True if no process downloads the file any more: a downloader holds the lock until it ends."""
-        from filelock import Timeout
-
         try:
             with self._lock(partial.name[1:3], timeout=0):
                 return True
         except Timeout:
             return False
 
-    def _lock(self, name: str, timeout: float = -1) -> BaseFileLock:
+    def _lock(self, name: str, timeout: float = -1) -> FileLock:
         """A file is locked by the first two digits of its name: 256 locks, so none ever needs to be removed."""
-        from filelock import FileLock
-
         return FileLock(self.folder / "locks" / f"{name}.lock", timeout=timeout)

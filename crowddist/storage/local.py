@@ -11,12 +11,14 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from crowddist.errors import InputError
 from crowddist.storage.names import LOCK, REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
 
 
 class LocalPlace:
-    """A path. The functions of the same names in `crowddist.storage` document the methods."""
+    """A path. For the methods see the functions of the same names in `storage`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.url, self.shown = path, file_url(path), str(path)
@@ -92,9 +94,8 @@ class LocalPlace:
 
     scratch_folder = local_folder
 
-    @contextmanager
-    def local_copy(self) -> Iterator[Path]:
-        yield self.path
+    def local_copy(self) -> nullcontext[Path]:
+        return nullcontext(self.path)
 
     @contextmanager
     def staged(self, *, overwrite: bool, job: str) -> Iterator[LocalPlace]:
@@ -122,8 +123,6 @@ class LocalPlace:
 
     @contextmanager
     def exclusive(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
         lock = FileLock(self.local_folder() / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -140,8 +139,6 @@ class LocalPlace:
 
     def holder(self) -> str:
         """Takes the lock for a moment; creates no lock file in a folder that was never held."""
-        from filelock import FileLock, Timeout
-
         if not (self.path / LOCK).is_file():
             return ""
         try:
@@ -177,7 +174,7 @@ class LocalPlace:
             raise InputError(f"something is at {self.path} already; choose another place or remove it")
 
 
-class LocalContent:
+class Content:
     """A file for random access, see `storage.open_content`."""
 
     def __init__(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import secrets
 from pathlib import Path
@@ -41,10 +42,7 @@ def normalise(place: str | os.PathLike[str]) -> str:
 
 
 def join(url: str | os.PathLike[str], *parts: str) -> str:
-    """The URL of `parts` under `url`: relative names as `list_files` returns them, slashes allowed.
-
-    Raises InputError for a part that is empty, absolute or leaves `url` through `..`.
-    """
+    """The URL of relative names, as of `list_files`, under `url`. InputError for empty or absolute names and `..`."""
     base = normalise(url)
     for part in parts:
         pieces = part.split("/")
@@ -85,10 +83,5 @@ def _s3_url(text: str) -> str:
     if match is None:  # the message does not repeat the address: some tools put a key and its secret there
         raise InputError("not an S3 address: write s3://bucket/prefix, the bucket of letters, digits, '.', '_' and "
                          "'-'; keys belong in the environment")
-    pieces: list[str] = []
-    for piece in (match.group(2) or "").split("/"):
-        if piece == "..":
-            del pieces[-1:]
-        elif piece not in ("", "."):
-            pieces.append(piece)
-    return "/".join([f"s3://{match.group(1)}", *pieces])
+    key = posixpath.normpath("/" + (match.group(2) or "")).strip("/")
+    return f"s3://{match.group(1)}/{key}".rstrip("/")

@@ -25,11 +25,7 @@ SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:
-    """The URL of a run's last checkpoint, given the run's folder (which may have moved) or the checkpoint itself.
-
-    Raises:
-        InputError: a folder, but not of a run that has ended.
-    """
+    """The last checkpoint of a finished run, given its folder (which may have moved), or of the checkpoint itself."""
     url = storage.normalise(where)
     if not storage.is_folder(url):
         return url

@@ -1,6 +1,4 @@
-"""A hold on a place in object storage: an object that only one process can create, that it renews, and that expires
-when the process is dead.
-"""
+"""A hold on a place in object storage: an object that one process alone creates and renews, and that expires."""
 
 from __future__ import annotations
 
@@ -69,8 +67,7 @@ class _Hold:
         self.place, self.folder = place, folder
         self.owner = {"owner": secrets.token_hex(16), "host": socket.gethostname(), "pid": os.getpid(),
                       "machine": _machine(), "began": host.started(os.getpid()) or ""}
-        self.num_beats = 0
-        self.etag = ""
+        self.num_beats, self.etag = 0, ""
         self.ended = threading.Event()
 
     def acquire(self, waiting: Callable[[], None] | None) -> None:
@@ -99,9 +96,7 @@ class _Hold:
             time.sleep(LOOK_S)
 
     def renew(self) -> None:
-        """Renews the hold until the block ends. While the server does not answer, no other process reaches it either;
-        if one did, the next renewal finds the hold lost.
-        """
+        """Renews the hold until the block ends. A silent server is no loss: no other process reaches it either."""
         while not self.ended.wait(BEAT_S):
             with suppress(OSError, InputError):
                 if not (self._mine() and self._write(etag=self.etag)) and not self._mine():
@@ -121,14 +116,12 @@ class _Hold:
     def _write(self, *, new: bool = False, etag: str = "") -> bool:
         """Creates or renews the object; False if the server refused."""
         self.num_beats += 1
-        return self.place.write_if(self._content(), new=new, etag=etag)
-
-    def _content(self) -> bytes:
-        return json.dumps({**self.owner, "beat": self.num_beats}).encode()
+        content = json.dumps({**self.owner, "beat": self.num_beats})
+        return self.place.write_if(content.encode(), new=new, etag=etag)
 
     def _is_ours(self) -> bool:
         """Also works if the server ignores conditions: then the last writer has the hold, after a pause."""
-        if self.place.write_if(self._content(), new=True):
+        if self._write(new=True):
             logger.warning("%s ignores conditions: two processes that begin in the same second on %s may hold it both",
                            self.place.endpoint, self.folder)
             time.sleep(SETTLE_S)

@@ -1,6 +1,4 @@
-"""One object in object storage: read whole or in part, resumed after every break, and written so that it appears
-whole.
-"""
+"""One object in object storage: reads resume after every break, and writes appear whole."""
 
 from __future__ import annotations
 
@@ -37,13 +35,14 @@ class S3Object:
     """The object at an address; it need not exist."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = self.shown = url
         self.bucket, _, self.key = url.removeprefix("s3://").partition("/")
         try:
             self.key.encode()
         except UnicodeEncodeError:
             raise InputError(f"the name {os.fsencode(self.key)!r} is not UTF-8, which object storage needs; rename the "
                              "file") from None
+        self.prefix = f"{self.key}/" if self.key else ""
 
     @property
     def endpoint(self) -> str:
@@ -89,13 +88,9 @@ class S3Object:
         return self.download(begin)
 
     def download(self, begin: Callable[[int], Sink]) -> Version:
-        """The whole content of one version; a large object comes in parallel parts.
-
-        Args:
-            begin: takes the size in bytes and returns the sink; called again if the object was replaced meanwhile.
-
-        Raises:
-            FileNotFoundError: there is no object. OSError: it is replaced all the time, or as `request`.
+        """The whole content of one version; a large object comes in parallel parts. `begin` takes the size in bytes and
+        returns the sink; it is called again if the object was replaced meanwhile. Raises FileNotFoundError, OSError if
+        the object is replaced all the time, or as `request`.
         """
         config = S3Config.from_environment()
         for _ in range(config.attempts):
@@ -188,9 +183,6 @@ class S3Object:
             return False
         return True
 
-    def write_bytes(self, data: bytes) -> None:
-        self._call("put_object", Body=data)
-
     @contextmanager
     def open_write(self) -> Iterator[BinaryIO]:
         """See `storage.open_write`. Sends nothing before the block has ended: large content waits in a $TMPDIR file."""
@@ -200,7 +192,7 @@ class S3Object:
             num_bytes = stream.seek(0, os.SEEK_END)
             if num_bytes <= part_bytes:
                 stream.seek(0)
-                self.write_bytes(stream.read())
+                self._call("put_object", Body=stream.read())
             else:
                 stream.rollover()
                 stream.flush()
@@ -208,9 +200,7 @@ class S3Object:
                              max(part_bytes, _LEAST_PART_BYTES, -(-num_bytes // _MOST_PARTS)))
 
     def _upload(self, descriptor: int, num_bytes: int, part_bytes: int) -> None:
-        """Uploads parts, which stay invisible until the last request joins them. A killed process leaves parts, which
-        the bucket's rules should remove.
-        """
+        """Uploads parts, invisible until joined. A killed process leaves parts, for the bucket's rules to remove."""
         upload = {"UploadId": self._call("create_multipart_upload")["UploadId"]}
 
         def send(number: int) -> dict[str, Any]:
@@ -222,20 +212,18 @@ class S3Object:
             with workers(S3Config.from_environment().streams) as submit:
                 sent = [submit(send, number + 1) for number in range(-(-num_bytes // part_bytes))]
                 parts = [part.result() for part in sent]
-            self._join(upload, parts, num_bytes)
+            try:
+                self._call("complete_multipart_upload", expected=("NoSuchUpload",), **upload,
+                           MultipartUpload={"Parts": parts})
+            except ClientError:  # an earlier try may have joined them, and its answer was lost
+                found = self.find()
+                if found is None or found.num_bytes != num_bytes or not found.etag.endswith(f"-{len(parts)}"):
+                    raise OSError(f"{self.endpoint} lost the upload of {self.url}; give the same command "
+                                  "again") from None
         except BaseException:
             with suppress(OSError, InputError):
                 self._call("abort_multipart_upload", **upload)
             raise
-
-    def _join(self, upload: dict[str, str], parts: list[dict[str, Any]], num_bytes: int) -> None:
-        try:
-            self._call("complete_multipart_upload", expected=("NoSuchUpload",), **upload,
-                       MultipartUpload={"Parts": parts})
-        except ClientError:  # an earlier try may have joined them, and its answer was lost
-            version = self.find()
-            if version is None or version.num_bytes != num_bytes or not version.etag.endswith(f"-{len(parts)}"):
-                raise OSError(f"{self.endpoint} lost the upload of {self.url}; give the same command again") from None
 
     def copy_from(self, source: S3Object) -> None:
         """Makes this object a copy of another one, inside the server."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import hashlib
 import io
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from crowddist.errors import InputError
+from crowddist.storage import s3_lock
 from crowddist.storage.cache import Cache, CacheError
+from crowddist.storage.local import Content
 from crowddist.storage.names import LOCK, REMOVABLE_MARKERS, is_temporary, temporary_name
 from crowddist.storage.s3_object import S3Object, Version, workers
 from crowddist.storage.s3_requests import S3Config, request
@@ -28,19 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class S3Place(S3Object):
-    """An object, or a folder: the objects whose keys begin with its key and a slash. The functions of the same names in
-    `crowddist.storage` document the methods.
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.shown = url
+    """An object, or a folder: the objects whose keys begin with its key and a slash. For the methods see `storage`."""
 
     def exists(self) -> bool:
         return self.find() is not None or self.is_folder()
 
     def is_folder(self) -> bool:
-        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
+        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
         return not self.key or bool(listed.get("Contents"))
 
     def list_files(self) -> list[str]:
@@ -60,13 +54,12 @@ class S3Place(S3Object):
         before = self.read_bytes() if self.find() is not None else b""
         if before and not before.endswith(b"\n"):
             before += b"\n"
-        self.write_bytes(before + text.encode() + b"\n")
+        self._call("put_object", Body=before + text.encode() + b"\n")
 
     def local_file(self, sha256: str = "") -> Path:
         """A copy in the cache, named by `sha256` if given, else by URL and version. InputError for another hash."""
         cache = Cache.from_environment()
-        path = cache.find(sha256) if sha256 else None
-        if path is not None:
+        if sha256 and (path := cache.find(sha256)):
             return path
         version = self.find()
         if version is None:
@@ -91,7 +84,7 @@ class S3Place(S3Object):
         raise InputError(f"a folder on this machine is needed, got {self.url}; give a path")
 
     def scratch_folder(self) -> Path:
-        return _scratch_folder(self.url)
+        return Path(_scratch_folder(self.url).name)
 
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
@@ -99,16 +92,16 @@ class S3Place(S3Object):
         with tempfile.TemporaryDirectory(prefix="crowddist-") as temporary:
             # keep the folder's name: data sets are named by it
             folder = Path(temporary) / (self.key or self.bucket).rpartition("/")[2]
+
+            def download(name: str) -> None:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with open(folder / name, "xb") as stream:
+                    self._below(name).download_to(stream)
+
             with workers(S3Config.from_environment().streams) as submit:
-                for copy in [submit(self._below(name).copy_to, folder / name) for name in names]:
+                for copy in [submit(download, name) for name in names]:
                     copy.result()
             yield folder
-
-    def copy_to(self, path: Path) -> None:
-        """Downloads the object to a new file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "xb") as stream:
-            self.download_to(stream)
 
     @contextmanager
     def staged(self, *, overwrite: bool, job: str) -> Iterator[S3Place]:
@@ -141,17 +134,11 @@ class S3Place(S3Object):
                 with suppress(OSError, InputError):
                     staging._remove_all()
 
-    @contextmanager
-    def exclusive(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
-        from crowddist.storage.s3_lock import held
-
-        with held(self._below(LOCK), self.url, waiting=waiting):
-            yield
+    def exclusive(self, *, waiting: Callable[[], None] | None) -> AbstractContextManager[None]:
+        return s3_lock.held(self._below(LOCK), self.url, waiting=waiting)
 
     def holder(self) -> str:
-        from crowddist.storage.s3_lock import holder
-
-        return holder(self._below(LOCK))
+        return s3_lock.holder(self._below(LOCK))
 
     def remove_tree(self) -> None:
         """Removes the folder's marker first: a reader finds no data set rather than half of one."""
@@ -162,7 +149,7 @@ class S3Place(S3Object):
     def _remove_all(self) -> None:
         names = sorted((name for name, _ in self._listing()), key=lambda name: name not in REMOVABLE_MARKERS)
         for first in range(0, len(names), _MOST_KEYS):
-            doomed = [{"Key": self._prefix + name} for name in names[first : first + _MOST_KEYS]]
+            doomed = [{"Key": self.prefix + name} for name in names[first : first + _MOST_KEYS]]
             answer = request("delete_objects", self.url, Bucket=self.bucket, Delete={"Objects": doomed, "Quiet": True})
             for refused in answer.get("Errors", []):
                 raise OSError(f"{self.endpoint} does not remove s3://{self.bucket}/{refused['Key']}: {refused['Code']}")
@@ -183,31 +170,27 @@ class S3Place(S3Object):
         if taken:
             raise InputError(f"something is at {self.url} already; choose another place or remove it")
 
-    @property
-    def _prefix(self) -> str:
-        return f"{self.key}/" if self.key else ""
-
     def _below(self, name: str) -> S3Place:
         if any(piece in ("", ".", "..") for piece in name.split("/")):
-            raise InputError(f"the key {self._prefix + name!r} of bucket {self.bucket} can be no file's name; rename "
+            raise InputError(f"the key {self.prefix + name!r} of bucket {self.bucket} can be no file's name; rename "
                              "the object")
-        return S3Place(f"s3://{self.bucket}/{self._prefix}{name}")
+        return S3Place(f"s3://{self.bucket}/{self.prefix}{name}")
 
     def _listing(self) -> Iterator[tuple[str, Version]]:
         """Names and versions of the folder's objects, but for markers of empty folders, which other tools write."""
         token: dict[str, Any] = {}
         while True:
-            page = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self._prefix, **token)
+            page = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.prefix, **token)
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
-                    yield entry["Key"].removeprefix(self._prefix), Version(entry["Size"], entry["ETag"].strip('"'))
+                    yield entry["Key"].removeprefix(self.prefix), Version(entry["Size"], entry["ETag"].strip('"'))
             if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-class S3Content:
-    """An object for random access through the cache, or directly if the cache cannot take it; see `LocalContent`."""
+class S3Content(Content):
+    """An object for random access through the cache, or directly if the cache cannot take it; see `Content`."""
 
     _warned = False
     """One warning a process is enough, whatever the number of files."""
@@ -232,15 +215,11 @@ class S3Content:
 
     def digest(self) -> str:
         """Downloads a damaged copy again."""
-        found = self._digest()
-        if found != self.sha256:
-            Cache.from_environment().drop(self.sha256)
-            found = self._digest()
-        return found
-
-    def _digest(self) -> str:
-        with self.open() as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        found = super().digest()
+        if found == self.sha256:
+            return found
+        Cache.from_environment().drop(self.sha256)
+        return super().digest()
 
     def _open_cached(self) -> io.BufferedReader | None:
         """None if the cache cannot take the object."""
@@ -272,7 +251,6 @@ class S3Content:
 
 
 @functools.cache
-def _scratch_folder(url: str) -> Path:
-    folder = tempfile.mkdtemp(prefix="crowddist-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+def _scratch_folder(url: str) -> tempfile.TemporaryDirectory:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="crowddist-", ignore_cleanup_errors=True)

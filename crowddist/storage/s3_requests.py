@@ -1,6 +1,4 @@
-"""Requests to S3 object storage by boto3: one client a process, retries with pauses, and one-line error messages that
-name the cause.
-"""
+"""Requests to S3 object storage by boto3: one client a process, retries with pauses, one-line error messages."""
 
 from __future__ import annotations
 
@@ -13,46 +11,36 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    ParamValidationError,
-    SSLError,
-)
-from botocore.exceptions import ConnectionError as NotConnectedError
+from botocore import exceptions as boto
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from crowddist.errors import InputError
 
 LONGEST_PAUSE_S = 2.0
 """ours: longest pause between two tries of a request; the first is a twentieth of it, and each doubles."""
-BROKEN = (HTTPClientError, NotConnectedError, IncompleteReadError, ResponseParserError)
+BROKEN = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError)
 """Errors of a broken connection, in a request or in the body of its answer."""
 _ENVIRONMENT = "CROWDDIST_S3_"
 _TEMPORARY = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded",
               "TooManyRequests", "OperationAborted")
-_REFUSALS: tuple[tuple[tuple[str, ...], type[Exception], str], ...] = (
-    (("NoSuchKey", "404"), FileNotFoundError, "no file at {url}"),
-    (("NoSuchBucket",), InputError,
-     "no bucket {bucket} at {server}, asked for {url}; make it, or correct the address"),
-    (("InvalidAccessKeyId",), InputError,
+_REFUSALS: tuple[tuple[str, type[Exception], str], ...] = (
+    ("NoSuchKey 404", FileNotFoundError, "no file at {url}"),
+    ("NoSuchBucket", InputError, "no bucket {bucket} at {server}, asked for {url}; make it, or correct the address"),
+    ("InvalidAccessKeyId", InputError,
      "wrong key for {url}: {server} does not know the access key; correct AWS_ACCESS_KEY_ID or the profile"),
-    (("SignatureDoesNotMatch",), InputError,
-     "wrong key for {url}: the secret is not that of the access key at {server}; correct AWS_SECRET_ACCESS_KEY or the "
-     "profile"),
-    (("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), InputError,
+    ("SignatureDoesNotMatch", InputError, "wrong key for {url}: the secret is not that of the access key at {server}; "
+     "correct AWS_SECRET_ACCESS_KEY or the profile"),
+    ("ExpiredToken ExpiredTokenException TokenRefreshRequired", InputError,
      "expired token for {url}: {server} no longer takes it; renew AWS_SESSION_TOKEN and its keys, or the profile's"),
-    (("InvalidToken",), InputError,
+    ("InvalidToken", InputError,
      "wrong token for {url}: {server} does not know it; correct AWS_SESSION_TOKEN or the profile"),
-    (("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"), InputError,
-     "clock skew: the clocks of this machine and of {server} differ too much to read {url}; set this machine's clock"),
-    (("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException",
-      "301", "307"), InputError,
+    ("RequestTimeTooSkewed RequestExpired RequestInTheFuture", InputError, "clock skew: the clocks of this machine and "
+     "of {server} differ too much to read {url}; set this machine's clock"),
+    ("PermanentRedirect TemporaryRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301 307",
+     InputError,
      "wrong region for {url}: {server} sends us elsewhere ({code}); set AWS_DEFAULT_REGION to the bucket's region"),
-    (("AccessDenied", "403", "AllAccessDisabled", "AccountProblem"), PermissionError,
+    ("AccessDenied 403 AllAccessDisabled AccountProblem", PermissionError,
      "no permission: {server} denies {operation} at {url} with this key; grant it, or use another key"),
 )
 """Error codes of the server, the exception they become, and its message."""
@@ -95,7 +83,7 @@ class S3Config:
         values: dict[str, Any] = {}
         for name in cls.__dataclass_fields__:
             text = os.environ.get(_ENVIRONMENT + name.upper(), "")
-            if text and name != "addressing_style" and not text.isdecimal():
+            if name != "addressing_style" and text and not text.isdecimal():
                 raise InputError(f"{_ENVIRONMENT}{name.upper()} must be a whole number, got {text!r}")
             if text:
                 values[name] = text if name == "addressing_style" else int(text)
@@ -103,17 +91,9 @@ class S3Config:
 
 
 def request(operation: str, url: str, *, expected: tuple[str, ...] = (), **arguments: Any) -> dict[str, Any]:
-    """Sends one request, and again if its failure may be temporary.
-
-    boto3's own retries are off: they stop for good once a server has failed some hundred times, and ignore bodies.
-
-    Args:
-        operation: the client's method.
-        url: for messages.
-        expected: error codes that the caller handles: they raise ClientError.
-
-    Raises:
-        InputError, OSError: all other errors, see `explain`.
+    """Sends one request, and again if its failure may be temporary. boto3's own retries are off: they stop for good
+    once a server has failed some hundred times, and ignore bodies. Raises ClientError for codes in `expected`, else an
+    InputError or OSError, see `explain`.
     """
     config, client = S3Config.from_environment(), _client_of(url)
     server, num_tries, told = client.meta.endpoint_url, 0, False
@@ -155,20 +135,17 @@ def code_of(error: ClientError) -> str:
 
 
 def explain(error: Exception, operation: str, url: str, server: str) -> Exception:
-    """The exception for a failed request: its message says what was wrong and what to do, without keys.
-
-    Returns:
-        InputError if the user has to correct something, FileNotFoundError, PermissionError, ConnectionError for a
-        server that does not answer or keeps failing, OSError for the rest.
+    """The exception for a failed request; its message says what was wrong and what to do, without keys. It is an
+    InputError if the user has to correct something, else an OSError: ConnectionError for a server that keeps failing.
     """
     if isinstance(error, ClientError):
         return _explain_refusal(error, operation, url, server)
     reason = " ".join(str(error).split())
-    if isinstance(error, NoCredentialsError):
+    if isinstance(error, boto.NoCredentialsError):
         return InputError(f"no key for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
-    if isinstance(error, ParamValidationError):
+    if isinstance(error, boto.ParamValidationError):
         return InputError(f"not a place in object storage: {url}; {reason}")
-    if isinstance(error, SSLError):
+    if isinstance(error, boto.SSLError):
         return ConnectionError(f"no secure connection to {server} for {url}: {reason}")
     if isinstance(error, BROKEN):
         return ConnectionError(f"cannot reach {server} for {url} ({type(error).__name__}); check AWS_ENDPOINT_URL, the "
@@ -180,7 +157,7 @@ def _explain_refusal(error: ClientError, operation: str, url: str, server: str) 
     code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     bucket = url.removeprefix("s3://").partition("/")[0]
     for codes, kind, message in _REFUSALS:
-        if code in codes:
+        if code in codes.split():
             return kind(message.format(url=url, server=server, bucket=bucket, code=code, operation=operation))
     if _is_temporary(error):
         return ConnectionError(f"{server} keeps failing at {url} ({code or status}); try again later")
@@ -192,7 +169,7 @@ def _is_temporary(error: Exception) -> bool:
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or code_of(error) in _TEMPORARY
-    return isinstance(error, BROKEN) and not isinstance(error, SSLError)
+    return isinstance(error, BROKEN) and not isinstance(error, boto.SSLError)
 
 
 def _client_of(url: str) -> Any:
@@ -217,10 +194,8 @@ def _client(process: int) -> Any:
     return boto3.session.Session().client(
         "s3",
         config=Config(
-            connect_timeout=config.connect_timeout_s,
-            read_timeout=config.read_timeout_s,
-            max_pool_connections=2 * config.streams,
-            retries={"total_max_attempts": 1, "mode": "standard"},
+            connect_timeout=config.connect_timeout_s, read_timeout=config.read_timeout_s,
+            max_pool_connections=2 * config.streams, retries={"total_max_attempts": 1, "mode": "standard"},
             # Older servers refuse the checksums that boto3 adds since 1.36, or answer with the whole file's for a part.
             request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
             response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
