@@ -38,9 +38,8 @@ logger = logging.getLogger(__name__)
 def held(place: S3Object, folder: str, *, waiting: Callable[[], None] | None) -> Iterator[None]:
     """Holds `folder` by the object at `place`, see `storage.exclusive`.
 
-    The hold of a dead process on this machine is taken at once, elsewhere within `EXPIRY_S`; to find that a holder is
-    alive takes as long at most. A process whose hold was taken (it stood still for longer than `EXPIRY_S`) gets a
-    SIGTERM, which ends a job, see `host.sigterm_as_exit`.
+    A dead process here loses its hold at once, elsewhere within `EXPIRY_S`; to find a holder alive takes no longer.
+    A process that lost its hold while it stood still gets a SIGTERM, see `host.sigterm_as_exit`.
     """
     hold = _Hold(place, folder)
     hold.acquire(waiting)

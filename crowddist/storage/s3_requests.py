@@ -126,7 +126,6 @@ def endpoint(url: str) -> str:
 
 
 def pause_s(num_tries: int) -> float:
-    """The pause after so many tries."""
     return min(LONGEST_PAUSE_S / 20 * 2.0 ** (num_tries - 1), LONGEST_PAUSE_S) * _random.uniform(0.5, 1)
 
 
