@@ -112,7 +112,7 @@ def adapt(
                 "run": name, "recipe": config.recipe, "method": config.method, "seed": config.seed,
                 "version": crowddist.__version__, "code": code_versions(),
                 "rounds": rounds, "final": rounds[-1], "stopped": run.stopped,
-                "set_aside": {used: sorted(keys) for used, keys in run.skipped.items()},
+                "skipped": {used: sorted(keys) for used, keys in run.skipped.items()},
                 "checkpoint": run.checkpoint,
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
                 "data": {used: prepared.summary() for used, prepared in data.items()},
@@ -285,17 +285,17 @@ class _Run:
         done = read_done(url)
         if done is None:
             records, metrics = make()
-            done = {"stage": name, "metrics": metrics, "set_aside": skipped_keys(records),
+            done = {"stage": name, "metrics": metrics, "skipped": skipped_keys(records),
                     "seconds": round(time.time() - started, 1)}
             storage.write_json(storage.join(url, files.DONE), done)
-        self._note_skipped(role, done.get("set_aside", ()))
+        self._note_skipped(role, done.get("skipped", ()))
         return done["metrics"]
 
     def _note_skipped(self, role: str, keys: Iterable[str]) -> None:
         new = set(keys) - self.skipped.get(role, set())
         if new:
             self.skipped[role] = self.skipped.get(role, set()) | new
-            self.say(f"{role}: {', '.join(sorted(new))} skipped, because workers died over "
+            self.say(f"{role}: {', '.join(sorted(new))} skipped: workers died over "
                      f"{'it' if len(new) == 1 else 'them'}")
 
     def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
@@ -324,7 +324,7 @@ class _Run:
         url = storage.join(place, files.EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)
-            self._note_skipped("evaluation", row.get("set_aside", ()))
+            self._note_skipped("evaluation", row.get("skipped", ()))
             return row
         metrics, by_key, skipped = self._evaluate(stage, place) if "evaluation" in self.urls else ({}, {}, [])
         shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
@@ -343,7 +343,7 @@ class _Run:
         row = {"round": stage.num_round, "stage": stage.round_name, "stages": [member.name for member in stages],
                "title": stage.title, **metrics, "checkpoint": self.checkpoint}
         if skipped:
-            row["set_aside"] = skipped
+            row["skipped"] = skipped
         storage.write_json(url, row)
         if "target/mae" in row:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")

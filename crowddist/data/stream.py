@@ -63,7 +63,7 @@ class CropDataset(torch.utils.data.Dataset):
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
-        skipped = self.labels.manifest.statistics.get("set_aside") if self.labels is not None else None
+        skipped = self.labels.manifest.statistics.get("skipped") if self.labels is not None else None
         if skipped:  # images that killed workers have no labels
             kept = np.array([index for index in kept if self.images.read(int(index), ())[0] not in skipped])
         ends = [self.images.shard_range(index).stop for index in range(len(self.images.manifest.shards))]

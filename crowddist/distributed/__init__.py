@@ -1,4 +1,1 @@
-"""All that runs on Ray: the launcher, the actors that label, the checks of every node.
-
-Nothing else imports ray, and what is done on a worker is written elsewhere, so that it also runs without Ray.
-"""
+"""Everything on Ray: launcher, labelling actors, node checks. The work itself lies elsewhere and runs without Ray."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import ray
@@ -19,32 +18,24 @@ MAX_LOST_LOADING = 3
 
 
 class UnitActor:
-    """A `JobWorker` in an actor of its own; loading is a call, so that what it raises is more to the driver than a dead
-    actor.
-    """
+    """A `JobWorker` in an actor. Loading is a call of its own, so that the driver gets its errors, not a dead actor."""
 
     def load(self, checkpoint_url: str, data_url: str, device: str, threads: int) -> None:
-        """Loads the model and opens the data."""
         import cv2
 
         cv2.setNumThreads(threads)
         self._worker = JobWorker(checkpoint_url, data_url, device=device, threads=threads)
 
-    def run(self, job: Job, unit: range, skip: Collection[int], one_at_a_time: bool) -> Any:
-        """See `JobWorker.run`."""
-        self._worker.predictor.one_at_a_time = one_at_a_time
-        return self._worker.run(job, unit, skip)
-
-    def probe(self, job: Job, image: int) -> None:
-        """See `JobWorker.probe`."""
-        self._worker.probe(job, image)
+    def run(self, job: Job, work: Unit | Probe) -> Any:
+        if isinstance(work, Probe):
+            return self._worker.probe(job, work.image)
+        self._worker.predictor.one_at_a_time = work.one_at_a_time
+        return self._worker.run(job, work.images, work.skip)
 
 
 class UnitActors:
-    """Actors with one checkpoint and one data set, as a context: they come up when it begins and are gone when it ends,
-    however it ends.
-
-    An actor gets work when it has loaded, so those for whom the cluster has no room yet hold nothing up.
+    """Actors for one checkpoint and one data set, as a context: they live until the block ends, however it ends. An
+    actor gets work once it has loaded, so actors for which the cluster has no room yet hold up nothing.
     """
 
     def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int,
@@ -67,24 +58,17 @@ class UnitActors:
             ray.kill(actor)
 
     def wait(self) -> None:
-        """Returns when all actors have loaded. Raises: as `run`."""
+        """Returns when all actors have loaded. Raises as `run`."""
         while self._loading:
             (ready,), _ = ray.wait(list(self._loading), num_returns=1)
             self._finish_loading(ready)
 
     def run(self, job: Job) -> list[Any]:
-        """Does a job, which is of these actors' checkpoint and data set, on every unit of the data set.
+        """Does a job, for these actors' checkpoint and data set, on every unit. Returns the results in order of units.
 
-        A unit whose actor dies is given to another one, and a new actor takes the dead one's place. Images that kill
-        actors are set aside, see `Work`.
-
-        Returns:
-            The results in the order of the units, whatever order they were done in.
-
-        Raises:
-            RuntimeError: actors keep dying, over a unit or while loading.
-            InputError, FileNotFoundError: what the work or the loading itself raised, or too little memory for one
-                image.
+        Another actor takes over the unit of a dead one, and a new actor replaces it. Images that kill actors are
+        skipped, see `Work`. Raises RuntimeError if actors keep dying, over a unit or while loading; InputError if even
+        one image needs too much memory; and the errors of the work and the loading.
         """
         work = Work(work_units(len(self._data)), data=self._data.url, key=lambda image: self._data.read(image, ())[0])
         results: dict[int, Any] = {}
@@ -93,7 +77,7 @@ class UnitActors:
             while len(results) < len(work.units):
                 while work.waiting and self._idle:
                     taken, actor = work.waiting.popleft(), self._idle.pop()
-                    under_way[_start(actor, taken, job)] = (taken, actor)
+                    under_way[actor.run.remote(job, taken)] = (taken, actor)
                 (ready,), _ = ray.wait([*under_way, *self._loading], num_returns=1)
                 if ready in self._loading:
                     self._finish_loading(ready)
@@ -118,7 +102,7 @@ class UnitActors:
                     else:
                         work.lost(taken, error)
         finally:
-            for _, actor in under_way.values():  # only after an error: what they still do is of no use
+            for _, actor in under_way.values():  # after an error nobody needs their results
                 ray.kill(actor)
         return [results[number] for number in range(len(work.units))]
 
@@ -143,19 +127,12 @@ class UnitActors:
             self._replace(actor)
 
     def _replace(self, actor: Any) -> None:
-        """A new actor for a lost one, which may be unreachable rather than dead."""
-        ray.kill(actor)
+        ray.kill(actor)  # it may be unreachable rather than dead
         self._start_actor()
 
 
-def _start(actor: Any, taken: Unit | Probe, job: Job) -> ray.ObjectRef:
-    if isinstance(taken, Probe):
-        return actor.probe.remote(job, taken.image)
-    return actor.run.remote(job, taken.images, taken.skip, taken.one_at_a_time)
-
-
 def run_job(job: Job, *, num_actors: int, threads: int, use_gpu: bool = False) -> list[Any]:
-    """`UnitActors.run` on actors that are made for it."""
+    """`UnitActors.run` with new actors."""
     with UnitActors(job.checkpoint_url, job.images_url, num_actors=num_actors, threads=threads,
                     use_gpu=use_gpu) as actors:
         return actors.run(job)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_launcher(config: RunConfig, termination: Termination | None = None) -> Launcher:
-    """A launcher that is ready to work; whoever asks for it closes it."""
+    """A launcher that is ready to work; the caller closes it."""
     if config.launcher == "local":
         from crowddist.launch.local import LocalLauncher
 

@@ -1,6 +1,4 @@
-"""Conversion on a cluster: Ray tasks read, check and shrink raw images wherever there is room, and the driver writes
-them in their order.
-"""
+"""Conversion on a cluster: Ray tasks read, check and shrink raw images; the driver writes them in order."""
 
 from __future__ import annotations
 
@@ -15,13 +13,8 @@ from crowddist.distributed.runtime import connect, prepare_environment
 
 def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made],
                         num_workers: int) -> Iterator[tuple[Item, Callable[[], Made]]]:
-    """As `convert.base.in_order` with tasks of the cluster in the place of threads; a task whose worker dies is done
-    again by another.
-
+    """As `convert.base.in_order`, with Ray tasks of one CPU instead of threads; Ray repeats a task whose worker died.
     Every node must find the images at their paths.
-
-    Args:
-        num_workers: tasks at once; each is counted as one CPU.
     """
     prepare_environment()  # before the import of ray
     connect(num_workers)
@@ -44,7 +37,6 @@ def in_order_on_cluster(items: Iterable[Item], make: Callable[[Item], Made],
 
 
 def cluster_cpus() -> int:
-    """How many CPUs the cluster has."""
     prepare_environment()
     connect()
     import ray

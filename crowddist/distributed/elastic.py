@@ -1,10 +1,11 @@
-"""How many workers a training group has, and when it should stop to start again elsewhere, or with more."""
+"""Size of a training group, and reasons to stop it: to start again elsewhere, or with more workers."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
@@ -16,42 +17,39 @@ if TYPE_CHECKING:
     from crowddist.process.stop_signals import Termination
 
 GROWTH_S = 20.0
-"""How long there must be room for more workers before a group is stopped to start again with them."""
+"""Room for more workers must last so long before a group stops to start again with them."""
 
 
 def group_size(sizes: Sequence[int], places: int) -> int:
-    """The largest of the sizes (rising) that fits into so many places; the smallest where none does."""
+    """The largest of the ascending sizes that fits into so many places; the smallest if none fits."""
     return max((size for size in sizes if size <= places), default=sizes[0])
 
 
+@dataclass
 class StopReasons:
-    """Why a group should stop at its next step, looked for anew at every call.
+    """Each call returns why a group of `size` workers should stop at its next step; "" to go on."""
 
-    Args:
-        termination: of this process.
-        size: workers of the group.
-        sizes: that it may have.
-        num_groups: that share the cluster.
-    """
-
-    def __init__(self, termination: Termination, *, size: int, sizes: Sequence[int], num_groups: int,
-                 use_gpu: bool) -> None:
-        self._termination, self._size, self._sizes, self._num_groups, self._use_gpu = (
-            termination, size, sizes, num_groups, use_gpu)
-        self._room_since = math.inf
+    termination: Termination
+    size: int
+    sizes: Sequence[int]
+    """Allowed sizes, ascending."""
+    num_groups: int
+    """Groups that share the cluster."""
+    use_gpu: bool
+    _room_since: float = math.inf
 
     def __call__(self, nodes: Collection[str]) -> str:
-        """In words; "" where it should go on. `nodes`: Ray's ids of its machines."""
-        if self._termination.requested:
-            return self._termination.signal
+        """`nodes`: Ray's ids of the group's machines."""
+        if self.termination.requested:
+            return self.termination.signal
         leaving = draining_nodes() & set(nodes)
         if leaving:
             names = sorted(node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in leaving)
             return f"{', '.join(names)} is being drained"
-        if self._size == self._sizes[-1]:
+        if self.size == self.sizes[-1]:
             return ""
-        larger = group_size(self._sizes, num_places(use_gpu=self._use_gpu) // self._num_groups)
-        if larger <= self._size:
+        larger = group_size(self.sizes, num_places(use_gpu=self.use_gpu) // self.num_groups)
+        if larger <= self.size:
             self._room_since = math.inf
             return ""
         self._room_since = min(self._room_since, time.monotonic())

@@ -1,4 +1,4 @@
-"""The driver and the workers of a training group: each worker tells where it is, and is told when to stop."""
+"""Heartbeats of a training group: each worker tells the driver its step, and hears when to stop."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 BEAT_S = 1.0
-"""How often a worker tells, and the driver looks."""
+"""Time between two beats of a worker, and between two looks of the driver."""
 SILENT_S = 10.0
-"""A worker not heard of for so long counts as silent."""
+"""A worker without a beat for so long counts as silent."""
 STALL_S = 60.0
-"""A group whose steps stand still for so long, and ten times as long as a step took so far, is told of."""
+"""Warn if a group makes no step for so long, and for ten times the mean time of its steps so far."""
 
 Order: TypeAlias = Literal["go on", "stop", "leave"]
-"""To a worker: stop at a step, with a checkpoint, or leave in mid-step."""
+"""Answer to a worker's beat: "stop" at a step, with a checkpoint; "leave" at once, in mid-step."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """What a worker said of itself."""
+    """A worker's report."""
 
     rank: int
     host: str
@@ -40,13 +41,13 @@ class Beat:
     step: int
     doing: str
     since_s: float
-    """How long it had been doing that."""
+    """Time since it began that."""
     ago_s: float = 0.0
-    """How long ago it said so."""
+    """Age of the report."""
 
 
 class Watch:
-    """The place where workers and driver meet, an actor without a CPU of its own."""
+    """Exchanges beats and orders between workers and driver; an actor without a CPU of its own."""
 
     def __init__(self) -> None:
         self._beats: dict[str, dict[int, tuple[float, dict[str, Any]]]] = {}
@@ -54,36 +55,32 @@ class Watch:
         self._over = False
 
     def beat(self, group: str, beat: dict[str, Any]) -> Order:
-        """Keeps a worker's newest beat. Returns: what the worker is to do."""
+        """Keeps a worker's newest beat and returns its order."""
         self._beats.setdefault(group, {})[beat["rank"]] = (time.monotonic(), beat)
         return "leave" if self._over else "stop" if group in self._stopping else "go on"
 
     def stop(self, group: str) -> None:
-        """Has the group stop at a step."""
+        """Orders a group to stop at a step."""
         self._stopping.add(group)
 
     def leave(self) -> None:
-        """Has all workers end at once, in mid-step: what they do is of no use any more."""
+        """Orders all workers to end at once: nobody needs their work any more."""
         self._over = True
 
     def beats(self, group: str) -> list[dict[str, Any]]:
-        """The newest beat of each worker of a group, by rank, with its age."""
+        """The newest beat of each worker of a group, by rank."""
         now = time.monotonic()
         return [{**beat, "ago_s": now - came} for _, (came, beat) in sorted(self._beats.get(group, {}).items())]
 
 
 def start_watch() -> Any:
-    """The actor, on the driver's machine, so that it lives as long as the driver."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+    """Starts the actor on the driver's machine, so that it lives as long as the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ray.remote(num_cpus=0)(Watch).options(scheduling_strategy=here).remote()
 
 
 class Pulse:
-    """A worker's side: a thread that tells where the worker is, hears whether to stop, and ends the process when told
-    to leave.
-    """
+    """The worker's side: a thread that sends beats, notes an order to stop, and exits on an order to leave."""
 
     def __init__(self, watch: Any, group: str, rank: int) -> None:
         self.stopping = False
@@ -94,7 +91,7 @@ class Pulse:
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def at(self, step: int, doing: str) -> None:
-        """Notes where the worker is."""
+        """Notes the worker's step and work for the next beat."""
         self._place = (step, doing, time.monotonic())
 
     def _run(self) -> None:
@@ -103,7 +100,7 @@ class Pulse:
             beat = {**self._facts, "step": step, "doing": doing, "since_s": time.monotonic() - since}
             try:
                 order: Order = ray.get(self._watch.beat.remote(self._group, beat), timeout=30 * BEAT_S)
-            except Exception:  # the driver is gone or busy: training needs neither
+            except Exception:  # the driver is gone or busy: training goes on without it
                 logger.debug("nobody hears the beat of rank %d", self._facts["rank"], exc_info=True)
             else:
                 self.stopping |= order == "stop"
@@ -113,22 +110,18 @@ class Pulse:
 
 
 class Monitor:
-    """The driver's side while a group trains, as a context: asks it to stop where there is a reason to, and names who
-    holds it up.
+    """The driver's side, as a context while a group trains: stops it for a reason, names workers that hold it up.
 
-    Args:
-        reason_to_stop: is asked about once a second with the machines of the workers; "" for none.
-        name: of what is trained, for people.
-        record: a file that says where the workers run, once all of them have been heard of.
-        size: how many there are.
+    `reason_to_stop` gets the workers' machines every `BEAT_S` and returns "" to go on. Once all `size` workers have
+    sent a beat, their rank, host and process are written to `record`.
     """
 
     def __init__(self, watch: Any, group: str, name: str, reason_to_stop: Callable[[Collection[str]], str], *,
                  record: Path, size: int) -> None:
         self.reason = ""
-        """Why the group was asked to stop; "" while it was not."""
-        self._record, self._size = record, size
+        """Why the group was asked to stop; "" before."""
         self._watch, self._group, self._name, self._reason_to_stop = watch, group, name, reason_to_stop
+        self._record, self._size = record, size
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._stall = Stall()
@@ -142,7 +135,7 @@ class Monitor:
         self._thread.join(30 * BEAT_S)
 
     def beats(self) -> list[Beat]:
-        """The newest beat of each worker; none where they cannot be had."""
+        """The newest beat of each worker; [] if the watch does not answer."""
         try:
             return [Beat(**beat) for beat in ray.get(self._watch.beats.remote(self._group), timeout=10 * BEAT_S)]
         except Exception:
@@ -152,15 +145,15 @@ class Monitor:
         while not self._ended.wait(BEAT_S):
             try:
                 self._look()
-            except Exception:  # training goes on without us
+            except Exception:  # training goes on without the monitor
                 logger.debug("%s: the group could not be looked after", self._name, exc_info=True)
 
     def _look(self) -> None:
         beats = self.beats()
         if len(beats) == self._size and not self._record.exists():
             self._record.parent.mkdir(parents=True, exist_ok=True)
-            self._record.write_text(json.dumps([{"rank": beat.rank, "host": beat.host, "pid": beat.pid}
-                                                for beat in beats]))
+            facts = [{"rank": beat.rank, "host": beat.host, "pid": beat.pid} for beat in beats]
+            self._record.write_text(json.dumps(facts))
         if self._stall.seen(beats, time.monotonic()):
             logger.warning("%s: no step for %.0f s; %s", self._name, self._stall.seconds, suspects(beats))
         if not self.reason:
@@ -170,18 +163,18 @@ class Monitor:
 
 
 class Stall:
-    """Tells once that a group's steps stand still."""
+    """Detects that a group makes no steps; reports each standstill once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """How long they have stood still when it was told."""
+        """Length of the standstill when it was reported."""
         self._step, self._num_changes, self._first, self._began, self._changed, self._told = -1, 0, 0, 0.0, 0.0, False
 
     def seen(self, beats: Sequence[Beat], now: float) -> bool:
-        """Whether the steps have just been found to stand still; `now` in seconds of the monotonic clock."""
+        """True at the first report of a standstill; `now` in seconds of the monotonic clock."""
         step = min((beat.step for beat in beats), default=-1)
         if step != self._step:
-            if self._num_changes <= 1:  # before its first step a group may wait for anything
+            if self._num_changes <= 1:  # the first step may take any time
                 self._first, self._began = step, now
             self._step, self._changed, self._told = step, now, False
             self._num_changes += 1
@@ -194,15 +187,13 @@ class Stall:
 
 
 def suspects(beats: Sequence[Beat]) -> str:
-    """In words, whom the others wait for: those that are silent, else those behind, else those that do something else
-    than most, else all.
-    """
+    """Names the workers that hold up the others: the silent, else those behind, else those not computing, else all."""
     if not beats:
         return "no worker has been heard of"
     silent = [beat for beat in beats if beat.ago_s > SILENT_S]
     if silent:
-        return ("; ".join(f"{_who(beat)} has been silent for {beat.ago_s:.0f} s, when last heard of {beat.doing} at "
-                          f"step {beat.step}" for beat in silent))
+        return "; ".join(f"{_who(beat)} has been silent for {beat.ago_s:.0f} s, when last heard of {beat.doing} at "
+                         f"step {beat.step}" for beat in silent)
     behind = [beat for beat in beats if beat.step < max(other.step for other in beats)]
     idle = [beat for beat in beats if beat.doing != "computing"]
     waited_for = behind or (idle if len(idle) < len(beats) else []) or list(beats)
@@ -211,7 +202,7 @@ def suspects(beats: Sequence[Beat]) -> str:
 
 
 def named(rank: int, beats: Sequence[Beat]) -> str:
-    """A worker with its process and machine, where they are known."""
+    """A worker with its process and machine, if known."""
     return next((_who(beat) for beat in beats if beat.rank == rank), f"rank {rank}")
 
 
@@ -220,14 +211,14 @@ def _who(beat: Beat) -> str:
 
 
 def usable_nodes() -> list[Mapping[str, Any]]:
-    """Ray's facts of the machines that are alive and not being drained."""
+    """Ray's facts about the machines that are alive and not being drained."""
     draining = draining_nodes()
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the machines that are about to be taken away."""
-    # As Ray Train's own watcher asks: there is no public call but one that all workers must make at the same step.
+    """Ids of the machines that will soon be taken away."""
+    # Ray Train's own watcher does the same; the only public call must be made by all workers at the same step.
     from ray._private.state import state
 
     return set(state.get_draining_nodes())

@@ -1,9 +1,10 @@
-"""The network that the workers of a training group meet on: the one that Ray's machines know each other by."""
+"""The network interface of a training group: the one by which Ray's machines know each other."""
 
 from __future__ import annotations
 
 import os
 import socket
+from ipaddress import ip_address
 from typing import Any
 
 from ray.train.torch import TorchConfig
@@ -12,15 +13,13 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 class GroupConfig(TorchConfig):
-    """Ray's, for machines whose own names lead to themselves as well.
-
-    Gloo tells its peers the address that a machine's name stands for. On many machines that is a loopback address, or
-    none: then workers of other machines look for it on their own.
+    """Ray's configuration, correct also if a machine's own name resolves to a loopback address or to nothing: Gloo
+    gives that address to its peers, and they would look for the worker on their own machines.
     """
 
     @property
     def backend_cls(self) -> Any:
-        """Ray's backend, which first says which interface to use."""
+        """Ray's backend, which first sets the interface."""
         base: Any = super().backend_cls
 
         class Backend(base):
@@ -32,40 +31,29 @@ class GroupConfig(TorchConfig):
 
 
 def use_ray_interface() -> None:
-    """Has Gloo use the interface of Ray's address where this machine's name leads nowhere else, and nobody has chosen
-    one.
-    """
+    """Sets Gloo's interface to that of Ray's address, if Gloo needs it and the user has set none."""
     import ray
 
-    name = needed_interface(ray.util.get_node_ip_address(), _address_of_name())
-    if name and INTERFACE not in os.environ:
-        os.environ[INTERFACE] = name
+    try:
+        own = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        own = "127.0.0.1"
+    name = needed_interface(ray.util.get_node_ip_address(), own)
+    if name:
+        os.environ.setdefault(INTERFACE, name)
 
 
 def needed_interface(ray_address: str, name_address: str) -> str:
-    """The interface that Gloo has to be told; "" where it finds one that other machines reach, or where there is none.
-
-    Args:
-        ray_address: the IP address that other machines know this one by.
-        name_address: the one that this machine's own name stands for.
+    """The interface to set for Gloo; "" if Gloo finds one that other machines reach, or if there is none. Other
+    machines know this one by `ray_address`; its own name resolves to `name_address`.
     """
-    return interface_of(ray_address) if _is_loopback(name_address) and not _is_loopback(ray_address) else ""
+    needed = ip_address(name_address).is_loopback and not ip_address(ray_address).is_loopback
+    return interface_of(ray_address) if needed else ""
 
 
 def interface_of(address: str) -> str:
-    """The network interface that has an IP address; "" where none has."""
+    """The network interface with an IP address; "" if none has it."""
     import psutil
 
-    return next((name for name,
-                 addresses in psutil.net_if_addrs().items() if any(each.address == address for each in addresses)), "")
-
-
-def _address_of_name() -> str:
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return "127.0.0.1"
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
+    return next((name for name, addresses in psutil.net_if_addrs().items()
+                 if any(each.address == address for each in addresses)), "")

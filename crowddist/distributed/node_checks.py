@@ -1,4 +1,4 @@
-"""The dry run on a cluster: every node that is alive looks at itself, in one small task."""
+"""The dry run on a cluster: every live node checks itself in a small task."""
 
 from __future__ import annotations
 
@@ -13,32 +13,29 @@ from crowddist.preflight.checks import Expected, look_at_node
 from crowddist.preflight.table import Row, looked
 
 NODES_S = 45.0
-"""How long all nodes together may take."""
+"""Time for all nodes together."""
 CONNECT_S = 5.0
-"""How long the head may take to accept a connection; Ray itself tries for minutes."""
+"""Time for the head to accept a connection; Ray itself tries for minutes."""
 
 
 def look_at_nodes(expected: Expected) -> list[Row]:
-    """Joins the cluster, or starts a private Ray, asks every node, and leaves it. Returns: the rows of Ray itself, then
-    those of the nodes.
-    """
-    joined = looked("Ray", _address(), lambda: _join(expected), advice="start the cluster, or correct RAY_ADDRESS")
+    """Joins the cluster, or starts a private Ray, checks every node, leaves. Returns Ray's rows, then the nodes'."""
+    address = os.environ.get("RAY_ADDRESS") or "here"
+    joined = looked("Ray", address, lambda: _join(expected), advice="start the cluster, or correct RAY_ADDRESS")
     if joined.state != "ok":
         return [joined]
     import ray
 
     try:
         config, has = expected.config, ray.cluster_resources()
-        room = looked("workers", _address(), lambda: enough(has, config.group_sizes()[0], config.num_workers))
+        room = looked("workers", address, lambda: enough(has, config.group_sizes()[0], config.num_workers))
         return [joined, room, *node_rows(expected)]
     finally:
         ray.shutdown()
 
 
 def node_rows(expected: Expected, *, timeout_s: float = NODES_S) -> list[Row]:
-    """The rows of every node of the cluster that this process is in; a node that says nothing in time has one that
-    failed.
-    """
+    """The rows of every node of this process's cluster; a node without an answer in time gets a FAILED row."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -47,19 +44,15 @@ def node_rows(expected: Expected, *, timeout_s: float = NODES_S) -> list[Row]:
     task: Any = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
     asked = []
     for node in usable_nodes():
-        where = name_of(node)
-        place = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        asked.append((where, task.options(scheduling_strategy=place).remote(expected, where,
-                                                                            int(node["Resources"].get("GPU", 0)))))
-    rows: list[Row] = []
+        here = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False))
+        where, num_gpus = name_of(node), int(node["Resources"].get("GPU", 0))
+        asked.append((where, here.remote(expected, where, num_gpus)))
     end = time.monotonic() + timeout_s
-    for where, answer in asked:
-        rows += _answer(where, answer, max(end - time.monotonic(), 0.0))
-    return rows
+    return [row for where, answer in asked for row in _answer(where, answer, max(end - time.monotonic(), 0.0))]
 
 
 def name_of(node: Mapping[str, Any]) -> str:
-    """What a node is called in the table: its host, and the beginning of its id, for several nodes may share a host."""
+    """A node's host and the start of its id, as several nodes may share a host."""
     return f"{node['NodeManagerHostname']} {node['NodeID'][:6]}"
 
 
@@ -71,16 +64,15 @@ def _answer(where: str, answer: Any, timeout_s: float) -> list[Row]:
         return ray.get(answer, timeout=timeout_s)
     except GetTimeoutError:
         ray.cancel(answer, force=True)
-        return [Row("node", where, "FAILED",
-                    f"no answer within {NODES_S:.0f} s: look at its Ray logs, its load and its disk")]
+        reason = f"no answer within {NODES_S:.0f} s: look at its Ray logs, its load and its disk"
     except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        return [Row("node", where, "FAILED",
-                    f"cannot look at itself: {reason}; start Ray there with the same Python, and crowddist installed")]
+        reason = (f"cannot look at itself: {str(error).strip().splitlines()[-1]}; start Ray there with the same "
+                  "Python, and crowddist installed")
+    return [Row("node", where, "FAILED", reason)]
 
 
 def _join(expected: Expected) -> str:
-    """Connects. Raises: InputError, OSError: there is no cluster, or it refuses."""
+    """Connects. Raises InputError or OSError if there is no cluster, or it refuses."""
     from crowddist.distributed.runtime import connect, prepare_environment
 
     address = os.environ.get("RAY_ADDRESS", "")
@@ -100,23 +92,14 @@ def _join(expected: Expected) -> str:
     fewest, wanted = config.group_sizes()[0], max(config.num_workers, config.num_labellers)
     try:
         connect(wanted, fewest)
-    except (RuntimeError, ValueError) as error:  # of another version, or a token that is not the cluster's
-        raise InputError(
-            f"the Ray at {address or 'this machine'} cannot be joined: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, ValueError) as error:  # another version, or a wrong token
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the Ray at {address or 'this machine'} cannot be joined: {reason}") from error
     return f"version {ray.__version__}, {len(usable_nodes())} nodes"
 
 
 def enough(has: Mapping[str, float], fewest: int, num_workers: int) -> str:
-    """What is said of the cluster's resources.
-
-    Args:
-        has: number of "CPU" and "GPU".
-        fewest: workers that training can do with.
-        num_workers: workers that are asked for.
-
-    Raises:
-        InputError: the work would wait, or leave GPUs unused.
-    """
+    """Describes the "CPU" and "GPU" a cluster `has`. InputError if `fewest` workers would wait or leave GPUs unused."""
     cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
     if cpus < fewest:
         raise InputError(f"the cluster has {cpus} CPUs for {fewest} workers, and the work would wait: add nodes, or "
@@ -125,7 +108,3 @@ def enough(has: Mapping[str, float], fewest: int, num_workers: int) -> str:
         raise InputError(f"the cluster has {gpus} GPUs for {fewest} workers, and all would run on CPUs: give "
                          f"--num-workers {gpus}, or add GPUs")
     return f"{cpus} CPUs and {gpus} GPUs for {num_workers} workers"
-
-
-def _address() -> str:
-    return os.environ.get("RAY_ADDRESS") or "here"

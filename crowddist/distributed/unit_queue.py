@@ -1,4 +1,4 @@
-"""Units of work in turn: which is done next, and what becomes of those over which actors die or memory runs out."""
+"""The queue of a job's units of work; decides what happens when actors die over a unit or memory runs out."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from dataclasses import dataclass
 from crowddist.launch.base import out_of_memory
 
 MAX_TRIES = 3
-"""Actors that may die over one unit before its images are tried one by one."""
+"""Actors that may die over a unit before its images are tried one by one."""
 NUM_PROBES = 2
-"""Actors that an image must kill alone, after that, to be set aside: one may have died of something else."""
-MOST_SET_ASIDE = 0.05
-"""Largest part of a data set that is set aside (one image always may): where more kill actors it is not the images."""
+"""Actors that an image must then kill alone to be skipped: one may have died of something else."""
+MOST_SKIPPED = 0.05
+"""Largest part of a data set that is skipped, one image at least: if more kill actors, it is not the images."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Unit:
-    """A unit of work, and what is known of it."""
+    """A unit of work and its state."""
 
     number: int
     images: range
-    """Indexes of its images."""
+    """Indexes of the unit's images."""
     skip: tuple[int, ...] = ()
-    """Those that are set aside."""
+    """Images that are skipped because actors died over them."""
     one_at_a_time: bool = False
-    """Whether its images are looked at one at a time, because memory ran out."""
+    """Predict one image at a time, because memory ran out."""
     num_lost: int = 0
     num_probes: int = 0
-    """Images of it that are yet to be tried alone."""
+    """Images that are still to be tried alone."""
     probed: bool = False
 
 
@@ -46,11 +46,8 @@ class Probe:
 
 
 class Work:
-    """All units of a data set; each is taken, and then done, lost, or without memory.
-
-    Args:
-        data: what the images are of, for messages.
-        key: tells the name of an image.
+    """All units of a data set. Take one from `waiting`; report a death, a lack of memory or a probe that went well.
+    `data` names the data set in messages; `key` returns the name of an image.
     """
 
     def __init__(self, units: Sequence[range], *, data: str, key: Callable[[int], str]) -> None:
@@ -60,23 +57,19 @@ class Work:
         self._num_images = sum(map(len, units))
 
     def probed(self, probe: Probe) -> None:
-        """An image did no harm, or was set aside; after the last of a unit the unit waits again."""
+        """The image did no harm, or is skipped; after its unit's last probe the unit waits again."""
         probe.unit.num_probes -= 1
         if not probe.unit.num_probes:
             self.waiting.appendleft(probe.unit)
 
     def lost(self, work: Unit | Probe, error: Exception) -> None:
-        """An actor died over it.
-
-        Raises:
-            RuntimeError: actors die over too many images, or over a unit whose images do no harm alone.
-        """
+        """Raises RuntimeError if actors die over too many images, or over a unit whose images do no harm alone."""
         work.num_lost += 1
         if isinstance(work, Probe):
             if work.num_lost < NUM_PROBES:
                 self.waiting.appendleft(work)
             else:
-                self._set_aside(work, error)
+                self._skip_image(work, error)
         elif work.num_lost < MAX_TRIES:
             self.waiting.appendleft(work)
         elif work.probed:
@@ -88,11 +81,7 @@ class Work:
             self.waiting.extendleft(Probe(work, image) for image in reversed(work.images))
 
     def out_of_memory(self, work: Unit | Probe, error: Exception) -> None:
-        """There was too little memory for it: a unit is done again with one image in memory at a time.
-
-        Raises:
-            InputError: that was so already.
-        """
+        """Memory ran out: does a unit again, one image at a time; raises InputError if that was so already."""
         if isinstance(work, Probe) or work.one_at_a_time:
             unit = work.unit if isinstance(work, Probe) else work
             raise out_of_memory(f"{self._named(unit)}, also one at a time", "stream.image-size") from error
@@ -100,13 +89,13 @@ class Work:
         work.one_at_a_time = True
         self.waiting.appendleft(work)
 
-    def _set_aside(self, probe: Probe, error: Exception) -> None:
+    def _skip_image(self, probe: Probe, error: Exception) -> None:
         probe.unit.skip = tuple(sorted((*probe.unit.skip, probe.image)))
-        key, num_set_aside = self._key(probe.image), sum(len(unit.skip) for unit in self.units)
-        if num_set_aside > max(1, MOST_SET_ASIDE * self._num_images):
-            raise RuntimeError(f"actors die over {num_set_aside} images of {self._data}, the last of them {key}: "
+        key, num_skipped = self._key(probe.image), sum(len(unit.skip) for unit in self.units)
+        if num_skipped > max(1, MOST_SKIPPED * self._num_images):
+            raise RuntimeError(f"actors die over {num_skipped} images of {self._data}, the last of them {key}: "
                                f"{error}") from error
-        logger.warning("image %s of %s is set aside: actors die over it", key, self._data)
+        logger.warning("image %s of %s is skipped: actors die over it", key, self._data)
         self.probed(probe)
 
     def _named(self, unit: Unit) -> str:

@@ -49,7 +49,7 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
 def publish_predictions(url: str, images: ShardReader, records: list[dict[str, Any]], name: str) -> None:
     """Writes the manifest of a whole set. Raises: ValueError where predictions are not as many as images."""
     shards, skipped = whole_set(url, images, records, "predictions")
-    statistics = {"predictions_of": images.manifest.digest, **({"set_aside": skipped} if skipped else {})}
+    statistics = {"predictions_of": images.manifest.digest, **({"skipped": skipped} if skipped else {})}
     publish_manifest(url, Manifest(name=name, split=images.manifest.split, kind="predictions", labelled=False,
                                    shards=shards, converter="predictions", statistics=statistics))
 

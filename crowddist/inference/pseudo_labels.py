@@ -131,7 +131,7 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
         "labels/mean_count": total["persons"] / max(num_labelled, 1),
         "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }
-    statistics = {**metrics, **({"set_aside": skipped} if skipped else {})}
+    statistics = {**metrics, **({"skipped": skipped} if skipped else {})}
     publish_manifest(labels_url, Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True,
                                           shards=shards, converter="labels", statistics=statistics))
     return metrics
@@ -142,7 +142,7 @@ def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> f
     blocks of `block_cells` x `block_cells` cells.
     """
     previous, current = ShardReader(previous_url), ShardReader(current_url)
-    skipped = previous.manifest.statistics.get("set_aside", ())
+    skipped = previous.manifest.statistics.get("skipped", ())
     change = total = 0.0
     for index in range(len(current)):
         key, members = current.read(index)

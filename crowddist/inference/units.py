@@ -44,7 +44,7 @@ def write_unit(
         unit: indexes of the images, consecutive.
         skip: those of them that are skipped.
         samples: makes the samples of the images with these indexes.
-        facts: makes the record, once the shard is written; None: all images were skipped. `set_aside`, the keys of the
+        facts: makes the record, once the shard is written; None: all images were skipped. `skipped`, the keys of the
             skipped images, is added.
     """
     name = f"{noun}-{unit.start:06d}-{unit.stop:06d}"
@@ -53,7 +53,7 @@ def write_unit(
         return storage.read_json(record_url)
     shown = [index for index in unit if index not in skip]
     info = write_shard(url, f"{name}.tar", samples(shown)) if shown else None
-    record = {**facts(info), "set_aside": [images.read(index, ())[0] for index in skip]}
+    record = {**facts(info), "skipped": [images.read(index, ())[0] for index in skip]}
     storage.write_json(record_url, record)
     return record
 
@@ -63,7 +63,7 @@ def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]
     """The shards of a set that was made unit by unit, and the keys of the skipped images.
 
     Args:
-        records: the units' records, each with `shard`, the fields of a `ShardInfo` or None, and `set_aside`.
+        records: the units' records, each with `shard`, the fields of a `ShardInfo` or None, and `skipped`.
         what: plural noun for the set's samples.
 
     Raises:
@@ -79,4 +79,4 @@ def whole_set(url: str, images: ShardReader, records: Iterable[Mapping[str, Any]
 
 def skipped_keys(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """Keys of the images that were skipped, because workers died over them."""
-    return [key for record in records for key in record.get("set_aside", ())]
+    return [key for record in records for key in record.get("skipped", ())]

@@ -1,6 +1,4 @@
-"""What every launcher does, and what its workers share: how many threads they have, training, and what to say when
-memory runs out.
-"""
+"""The launchers' interface, and the functions they share: threads, training, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -22,69 +20,56 @@ if TYPE_CHECKING:
 
 
 class Launcher(Protocol):
-    """Where the work of an adaptation is done."""
+    """Does the work of an adaptation."""
 
     arithmetic: str
-    """What the last bits of its predictions depend on, see `arithmetic`."""
+    """See the function `arithmetic`."""
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
-        """Fits chains of consecutive stages, which do not wait for each other; stages that are done are skipped, one
-        under way is resumed.
-
-        Raises:
-            SystemExit: the process was asked to stop; a checkpoint is written.
+        """Fits chains of consecutive stages; chains do not depend on each other. Resumes after the work already done.
+        Raises SystemExit, with a checkpoint written, if the process was asked to stop.
         """
 
     def run(self, job: Job) -> list[Any]:
-        """Does a job on every image of its data set once. Returns: the records of its units, in order."""
+        """Does a job on every image of its data set once. Returns the records of its units, in order."""
 
     def close(self) -> None:
-        """Gives back what the launcher holds."""
+        """Releases the launcher's resources."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of its GPU."""
+    """True if the machine's or the GPU's memory ran out."""
     return (isinstance(error, MemoryError | torch.OutOfMemoryError)
             or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
 
 
 def out_of_memory(what: str, option: str) -> InputError:
-    """What to say of work that there is too little memory for."""
-    return (InputError(f"out of memory over {what}: give a smaller --{option}, fewer workers a machine (--num-workers, "
-                       "--num-labellers), or more memory"))
+    """The error for work that needs more memory; its message says what to do."""
+    return InputError(f"out of memory over {what}: give a smaller --{option}, fewer workers a machine (--num-workers, "
+                      "--num-labellers), or more memory")
 
 
 def arithmetic(device: str, threads: int) -> str:
-    """What the last bits of a prediction depend on, beside the networks and the image: in words."""
+    """Names, besides the networks and the image, all that the last bits of a prediction depend on."""
     return f"torch {torch.__version__}, {device}, {threads} threads"
 
 
 def worker_threads(config: RunConfig, num_workers: int, machines: Sequence[int] = ()) -> int:
-    """CPU threads of one of `num_workers` workers: as configured, or an equal share of the cores.
-
-    Args:
-        machines: cores of each machine that the workers are spread over; none: they are on this one.
-    """
+    """CPU threads of each worker: as configured, or an equal share of the cores of `machines` (default: this one)."""
     cores = machines or (os.cpu_count() or 1,)
     return config.threads or max(min(cores) // math.ceil(num_workers / len(cores)), 1)
 
 
 def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -> None:
-    """Fits stages on one worker of any launcher: the function that all of them call."""
+    """Fits stages on one worker; all launchers call it."""
     from crowddist.methods.build import build_method
 
     config = with_values(config, stages[0].thresholds)
     keep_freed_memory()
     begun = stages[0].initial or is_begun(stages[0].folder)
     try:
-        fit_stages(
-            lambda: build_method(config, weights="none" if begun else "all"),
-            stages,
-            runtime,
-            engine=config.engine,
-            seed=config.seed,
-            record=to_json(config),
-        )
+        fit_stages(lambda: build_method(config, weights="none" if begun else "all"), stages, runtime,
+                   engine=config.engine, seed=config.seed, record=to_json(config))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

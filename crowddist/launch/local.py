@@ -1,4 +1,4 @@
-"""The launcher that does everything in this process, with one worker; needs no Ray."""
+"""The launcher without Ray: one worker, in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalLauncher:
-    """Everything in this process, one thing after the other."""
+    """Does everything in this process, one thing after the other."""
 
     def __init__(self, config: RunConfig, termination: Termination | None = None) -> None:
         self.config, self.termination = config, termination or Termination()
@@ -35,7 +35,7 @@ class LocalLauncher:
                     train_stages(self.config, stages, LocalRuntime(device=self.device, termination=self.termination))
 
     def run(self, job: Job) -> list[Any]:
-        """See `Launcher.run`; once memory has run out, with one image at a time."""
+        """See `Launcher.run`; once memory has run out, predicts one image at a time."""
         worker = JobWorker(job.checkpoint_url, job.images_url, device=self.device)
         records = []
         for unit in worker.units():

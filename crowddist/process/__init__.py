@@ -1,4 +1,1 @@
-"""This process and its machine: how a program begins, tells how far it is, stops, and what of a text may be shown.
-
-Nothing here knows of images, networks or runs.
-"""
+"""This process and its machine: errors, progress, signals, and safe text. Knows nothing of images, networks or runs."""

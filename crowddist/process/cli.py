@@ -1,4 +1,4 @@
-"""What all jobs share: a user's mistake becomes one line and exit code 2."""
+"""Shared by all jobs: turns a user's mistake into one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ Arguments = TypeVar("Arguments")
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what users and their machines cause into one line on stderr; a traceback is a bug of ours. No secret is in
-    either, nor in warnings.
+    """Turns errors of users and machines into one line on stderr; bugs keep their traceback. Hides secrets in both.
 
     Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
     """
@@ -30,12 +29,9 @@ def one_line_errors() -> Iterator[None]:
         logging.lastResort.addFilter(_redact)
     try:
         yield
-    except (InputError, OSError) as error:
+    except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
     except KeyboardInterrupt:
         print("interrupted; the same command takes the run up again", file=sys.stderr)
         sys.exit(130)
@@ -62,9 +58,7 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks, secrets and what acts on a terminal; of the system's own its words and
-    the file.
-    """
+    """An error's message without line breaks, secrets and terminal controls; a system error's words and file."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"

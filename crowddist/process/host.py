@@ -1,9 +1,8 @@
-"""This process and others: who is alive, which version runs, and how SIGTERM ends a program."""
+"""Processes: which are alive, which version runs, freed memory, and SIGTERM."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import signal
 import subprocess
@@ -13,47 +12,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 import crowddist
 
 KEPT_BYTES = 2**30
-"""Freed memory at the end of the heap that is kept (ours)."""
+"""ours: freed memory kept at the end of the heap."""
 
 
 def started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; "" where the system does not tell; None where it is gone, also as a
-    zombie.
-    """
+    """A process's start time in kernel ticks; "" if the system does not tell; None for a dead process or a zombie."""
     try:
-        # The name, in parentheses, may hold anything; the fields after it are fixed: the state is the 1st, the start
-        # the 20th.
+        # The name, in parentheses, may hold anything. Of the fields after it the 1st is the state, the 20th the start.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return ""
+        return "" if not Path("/proc/self/stat").exists() and psutil.pid_exists(pid) else None
 
 
 def is_alive(pid: int, began: str) -> bool:
-    """Whether the process of this number that began at `began` (as `started` said then) still runs.
-
-    Numbers are given out again, and after a container's restart the very same ones: the start tells two such processes
-    apart.
-    """
+    """True if the process that `started` at `began` still runs: pids are reused, also after a container's restart."""
     now = started(pid)
     return now is not None and (now == began or "" in (now, began))
 
 
 def versions() -> dict[str, str]:
-    """`crowddist_version`, and `git_sha` (with -dirty after it where files were changed) when running from a
-    checkout.
-    """
+    """`crowddist_version`, and in a checkout `git_sha` (with -dirty appended if files were changed)."""
     root = Path(crowddist.__file__).resolve().parents[1]
     facts = {"crowddist_version": crowddist.__version__}
     if (root / ".git").exists() and shutil.which("git"):
@@ -65,12 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def keep_freed_memory() -> bool:
-    """Keeps what the program frees for what it allocates next, up to 1 GiB, as networks on a CPU need: else every large
-    map is new memory, whose pages the system fills with zeros first.
-
-    Returns:
-        Whether it could be set: glibc alone knows how.
-    """
+    """Reuses up to 1 GiB of freed memory: else the system zeroes new pages for every large map. False without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -81,11 +60,8 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Within the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at
-    once.
-
-    Outside the main thread, where Python allows no signal handlers, and where the program has one of its own, it
-    changes nothing.
+    """In the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at once.
+    Changes nothing outside the main thread, where Python allows no handlers, or if the program has a handler already.
     """
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:

@@ -12,12 +12,7 @@ LINE_EVERY_S = 10.0
 
 
 def watched(items: Iterable[T], noun: str = "images", *, number: int | None = None) -> Iterator[T]:
-    """The items, with their progress shown: a bar on stderr, or a line on stdout every `LINE_EVERY_S` where stderr is
-    no terminal.
-
-    Args:
-        number: how many items there are; None: as many as their length says.
-    """
+    """Shows progress: a bar on stderr if that is a terminal, else lines on stdout. `number`: default is the length."""
     total = len(items) if number is None else number  # type: ignore[arg-type]
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -1,6 +1,4 @@
-"""SIGTERM and SIGUSR1 as a request to stop: training writes a checkpoint after its step, and the program leaves with
-the code that asks for another start.
-"""
+"""SIGTERM and SIGUSR1 ask a program to stop: training writes a checkpoint first; the exit code asks for a restart."""
 
 from __future__ import annotations
 
@@ -12,41 +10,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again. What Slurm's batch script and Kubernetes' failure policy
-look for."""
+"""EX_TEMPFAIL of sysexits.h: start again. Slurm's batch script and Kubernetes' failure policy look for it."""
 ECHO_S = 2.0
-"""Schedulers send a signal to a process and to its group, or two kinds at once: what comes so soon after the first says
-nothing new."""
+"""Signals so soon after the first are echoes: schedulers signal a process and its group, or send two kinds at once."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Termination:
-    """Whether this process has been asked to stop, and how long it may take.
-
-    Args:
-        grace_s: how long after the signal the program may go on; then it leaves whatever it does.
-    """
+    """Remembers a request to stop. `grace_s` after the signal the program exits, whatever it does."""
 
     def __init__(self, grace_s: float = 25.0) -> None:
         self.grace_s = grace_s
         self.signal = ""
-        """Name of the signal that came; "" while none has."""
-        self._came = 0.0
-        self._deferred = False
-        self._over = False
+        """Name of the signal that came; "" before."""
+        self._came, self._deferred, self._over = 0.0, False, False
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
         return bool(self.signal)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within the block a signal only sets `requested`: the block is expected to see it and to end within `grace_s`.
-
-        Raises:
-            SystemExit: EXIT_CODE, at the block's end where a signal came; in its midst when the time is over, or at a
-                second signal.
+        """In the block a signal only sets `requested`; the block should then end within `grace_s`. Raises
+        SystemExit(EXIT_CODE) at the block's end, or earlier if the time is over or a second signal comes.
         """
         if self.requested:
             sys.exit(EXIT_CODE)
@@ -54,7 +40,7 @@ class Termination:
         try:
             yield
         except Exception:
-            if not self.requested:  # whoever stops us may have stopped our workers too
+            if not self.requested:  # the same scheduler may have stopped our workers too
                 raise
         finally:
             self._deferred = False
@@ -63,33 +49,30 @@ class Termination:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block, of the main thread, both signals are heard; outside of `deferred` they raise
-        SystemExit(EXIT_CODE).
-        """
+        """In the block (main thread only) handles both signals; outside `deferred` they raise SystemExit(EXIT_CODE)."""
         before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         try:
             yield
         except (SystemExit, KeyboardInterrupt):
             if self.requested:
                 print(f"stopped by {self.signal}; the same command takes the run up again", file=sys.stderr)
-                sys.exit(EXIT_CODE)  # whatever became of it on its way through Ray
+                sys.exit(EXIT_CODE)  # Ray may have turned it into another exception
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
-        if self.requested and not self._over and time.monotonic() - self._came < ECHO_S:
-            return
-        first = not self.requested
-        if first:
+        if not self.requested:
             self.signal, self._came = signal.Signals(number).name, time.monotonic()
-        if first and self._deferred:
-            timer = threading.Timer(self.grace_s, self._end_of_grace)
-            timer.daemon = True
-            timer.start()
+            if self._deferred:
+                timer = threading.Timer(self.grace_s, self._end_of_grace)
+                timer.daemon = True
+                timer.start()
+                return
+        elif not self._over and time.monotonic() - self._came < ECHO_S:
             return
-        if not first:  # what ends now may hang as well
+        else:  # the exit may hang as well; then another signal kills
             for each in SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
         sys.exit(EXIT_CODE)

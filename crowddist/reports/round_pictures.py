@@ -37,7 +37,7 @@ def round_pictures(
     Args:
         results: key -> what the evaluation saw, whose count and true heads may be those of a part of the image; no
             label is opened here.
-        skip: keys of images that are set aside.
+        skip: keys of images that workers died over.
 
     Returns:
         Name -> (H, W, 3) uint8; the names are equal in every round.
@@ -75,7 +75,7 @@ def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Colle
 
     Args:
         urls: of the data sets `source`, `translated` and `target`.
-        skip: keys of images of the source that are set aside.
+        skip: keys of images of the source that workers died over.
     """
     from crowddist.reports.sheets import translation_sheet
 

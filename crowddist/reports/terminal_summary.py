@@ -72,8 +72,8 @@ def _outcome(result: Mapping[str, Any]) -> list[str]:
                      "held out")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
-    for name, keys in result["set_aside"].items():
-        lines.append(f"done without, because workers died over them: {name} {', '.join(keys)}")
+    for name, keys in result["skipped"].items():
+        lines.append(f"skipped, because workers died over them: {name} {', '.join(keys)}")
     return lines
 
 

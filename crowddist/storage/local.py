@@ -11,12 +11,14 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from crowddist.errors import InputError
 from crowddist.storage.names import LOCK, REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
 
 
 class LocalPlace:
-    """A path; what each method does, `storage.Place` says."""
+    """A path. For the methods see the functions of the same names in `storage`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.url, self.shown = path, file_url(path), str(path)
@@ -28,7 +30,7 @@ class LocalPlace:
         return self.path.is_dir()
 
     def list_files(self) -> list[str]:
-        """Links to folders are not followed, so a loop of links ends."""
+        """Does not follow links to folders, so a loop of links ends."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"no folder at {self.url}")
         names: list[str] = []
@@ -39,14 +41,14 @@ class LocalPlace:
         return sorted(names)
 
     def stamps(self) -> Iterator[str]:
-        """In one order; a folder that links lead to again is entered once."""
+        """A text for each file, always in the same order; it changes with the file. Links are followed once."""
         entered: set[str] = set()
         for folder, folders, names in os.walk(self.path, followlinks=True):
             real = os.path.realpath(folder)
             folders[:] = [] if real in entered else sorted(folders)
             for name in () if real in entered else sorted(names):
                 path = os.path.join(folder, name)
-                # a dangling link is for the reader to refuse
+                # the reader refuses a dangling link
                 facts = os.stat(path, follow_symlinks=os.path.exists(path))
                 yield f"{os.path.relpath(path, self.path)}\0{facts.st_size}\0{facts.st_mtime_ns}\0"
             entered.add(real)
@@ -90,12 +92,10 @@ class LocalPlace:
                              "place") from None
         return self.path
 
-    def scratch_folder(self) -> Path:
-        return self.local_folder()
+    scratch_folder = local_folder
 
-    @contextmanager
-    def local_copy(self) -> Iterator[Path]:
-        yield self.path
+    def local_copy(self) -> nullcontext[Path]:
+        return nullcontext(self.path)
 
     @contextmanager
     def staged(self, *, overwrite: bool, job: str) -> Iterator[LocalPlace]:
@@ -123,15 +123,13 @@ class LocalPlace:
 
     @contextmanager
     def exclusive(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
         lock = FileLock(self.local_folder() / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             if waiting is None:
-                raise InputError(
-                    f"another process is at work in {self.url}; wait for it, or choose another name") from None
+                raise InputError(f"another process is at work in {self.url}; wait for it, or choose another "
+                                 "name") from None
             waiting()
             lock.acquire()
         try:
@@ -140,9 +138,7 @@ class LocalPlace:
             lock.release()
 
     def holder(self) -> str:
-        """Taken for a moment and given back at once; a folder that nobody has held yet stays without the file."""
-        from filelock import FileLock, Timeout
-
+        """Takes the lock for a moment; creates no lock file in a folder that was never held."""
         if not (self.path / LOCK).is_file():
             return ""
         try:
@@ -155,7 +151,7 @@ class LocalPlace:
         self.path.unlink(missing_ok=True)
 
     def remove_tree(self) -> None:
-        """The folder is renamed first, so that a reader never finds half of it."""
+        """Renames the folder first, so that a reader never finds half of it."""
         if not self.path.exists() and not self.path.is_symlink():
             return
         self._require_removable()
@@ -170,35 +166,37 @@ class LocalPlace:
         path = self.path
         ours = is_temporary(path.name) or any((path / marker).is_file() for marker in REMOVABLE_MARKERS)
         if len(path.parts) < 3 or path == Path.home() or path.is_symlink() or not path.is_dir() or not ours:
-            markers = " or ".join(REMOVABLE_MARKERS)
-            raise InputError(f"will not remove {path}: it is not a folder with {markers} at least two levels below the "
-                             "root; remove it by hand")
+            raise InputError(f"will not remove {path}: it is not a folder with {' or '.join(REMOVABLE_MARKERS)} at "
+                             "least two levels below the root; remove it by hand")
 
     def _require_vacant(self) -> None:
         if self.path.is_symlink() or (self.path.exists() and (not self.path.is_dir() or self._is_full())):
             raise InputError(f"something is at {self.path} already; choose another place or remove it")
 
 
-class LocalContent:
-    """A file that is read at random; what each method does, `storage.Content` says."""
+class Content:
+    """A file for random access, see `storage.open_content`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def open(self) -> BufferedIOBase:
+        """The whole file as a stream."""
         return open(self.path, "rb")
 
     def read(self, start: int, num_bytes: int) -> bytes:
+        """A part of the file; shorter if the file ends before."""
         with open(self.path, "rb") as stream:
             return os.pread(stream.fileno(), num_bytes, start)
 
     def digest(self) -> str:
+        """The SHA-256 of the file, in hex, computed now."""
         with self.open() as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _sync_folder(path: Path) -> None:
-    """A rename survives a power cut only when the folder itself is flushed."""
+    """A rename survives a power cut only if the folder is flushed too."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,9 @@
-"""What places are called: URLs and their parts, names of what is still being written, and what marks a folder as
-ours.
-"""
+"""Names of places: URLs and their parts, temporary names, and the files that mark a folder as crowddist's."""
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import secrets
 from pathlib import Path
@@ -13,23 +12,20 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from crowddist.errors import InputError
 from crowddist.process.safe_text import redacted
 
-# ours: only a folder holding one of these was written by crowddist and may be removed.
 REMOVABLE_MARKERS = ("manifest.json", "DONE.json")
-# ours: files and folders being written carry these; readers never see them, and a killed writer leaves at most these.
+"""ours: crowddist wrote, and may remove, only a folder that holds one of these."""
 LOCK = ".lock"
-"""What a process that holds a folder holds in it."""
+"""File that a process locks in a folder it holds."""
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".", ".partial"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 _S3 = re.compile(r"^s3://([A-Za-z0-9._-]+)(?:/(.*))?$", re.IGNORECASE | re.DOTALL)
 
 
 def normalise(place: str | os.PathLike[str]) -> str:
-    """The absolute URL of `place`: a plain path, `~/path` or `file:///path` becomes file://..., `s3://bucket/prefix`
-    stays.
+    """The absolute URL of a path, a `~/path`, a file:// or an s3:// URL; equal places have equal URLs.
 
-    A trailing slash and `.` or `..` are resolved away, and in file:// characters that a URL cannot hold are
-    percent-encoded: equal places, equal URLs. Raises InputError for an empty place, an unknown scheme, a file URL of
-    another host or an S3 URL that names no bucket.
+    Resolves a trailing slash, `.` and `..`; in file:// percent-encodes characters that a URL cannot hold. Raises
+    InputError for an empty place, an unknown scheme, a file URL of another host or an S3 URL without a bucket.
     """
     text = os.fspath(place)
     if not text or "\0" in text:
@@ -46,11 +42,7 @@ def normalise(place: str | os.PathLike[str]) -> str:
 
 
 def join(url: str | os.PathLike[str], *parts: str) -> str:
-    """The URL of the place named by `parts` under `url`.
-
-    Parts are plain relative names as `list_files` returns them, and may hold slashes.
-    Raises InputError for a part that is empty, absolute or leaves `url` through `..`.
-    """
+    """The URL of relative names, as of `list_files`, under `url`. InputError for empty or absolute names and `..`."""
     base = normalise(url)
     for part in parts:
         pieces = part.split("/")
@@ -62,7 +54,7 @@ def join(url: str | os.PathLike[str], *parts: str) -> str:
 
 
 def path_of_file_url(url: str) -> Path:
-    """Everything after file:// is the path: `?` and `#` have no meaning in a file's name."""
+    """The path of a file:// URL; `?` and `#` are parts of the name."""
     match = re.match(r"^file:(?://(?:localhost)?)?(/.*)$", url, re.IGNORECASE | re.DOTALL)
     if match is None or match.group(1).startswith("//"):
         raise InputError(f"not a local file URL: {url}; write file:///absolute/path")
@@ -73,32 +65,23 @@ def path_of_file_url(url: str) -> Path:
 
 
 def file_url(path: Path) -> str:
-    """The URL of a path."""
-    absolute = os.path.abspath(path)
-    return "file://" + quote_from_bytes(os.fsencode("/" + absolute.lstrip("/")))
+    return "file://" + quote_from_bytes(os.fsencode("/" + os.path.abspath(path).lstrip("/")))
 
 
 def temporary_name(stem: str = "", *, job: str = "") -> str:
-    """A name that nobody else uses, or that of a job alone, the same every time, of something that is being written."""
-    # A long stem is cut: a name holds at most 255 bytes.
-    stem = os.fsencode(stem)[:180].decode("utf-8", "ignore")
+    """The name of a file or folder being written, hidden from readers: unique, or always the same for a job."""
+    stem = os.fsencode(stem)[:180].decode("utf-8", "ignore")  # a name holds at most 255 bytes
     return f"{_TEMPORARY_PREFIX}{stem}{'.' if stem else ''}{job or secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `temporary_name` gave the name."""
     return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX)
 
 
 def _s3_url(text: str) -> str:
     match = _S3.match(text)
-    if match is None:  # Never repeated as it is: some tools have a key and its secret in the address.
+    if match is None:  # the message does not repeat the address: some tools put a key and its secret there
         raise InputError("not an S3 address: write s3://bucket/prefix, the bucket of letters, digits, '.', '_' and "
                          "'-'; keys belong in the environment")
-    pieces: list[str] = []
-    for piece in (match.group(2) or "").split("/"):
-        if piece == "..":
-            del pieces[-1:]
-        elif piece not in ("", "."):
-            pieces.append(piece)
-    return "/".join([f"s3://{match.group(1)}", *pieces])
+    key = posixpath.normpath("/" + (match.group(2) or "")).strip("/")
+    return f"s3://{match.group(1)}/{key}".rstrip("/")

@@ -1,4 +1,4 @@
-"""The folder of a run: what everything in it is called, and where the counter is that it has left.
+"""The names in a run's folder, and its last checkpoint.
 
     <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html
                                 pictures/
@@ -25,11 +25,7 @@ SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:
-    """The URL of a checkpoint, given itself, or of a run's last one, given the run's folder, wherever that lies by now.
-
-    Raises:
-        InputError: a folder that is not that of a run that has ended.
-    """
+    """The last checkpoint of a finished run, given its folder (which may have moved), or of the checkpoint itself."""
     url = storage.normalise(where)
     if not storage.is_folder(url):
         return url

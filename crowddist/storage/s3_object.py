@@ -1,8 +1,7 @@
-"""One object in object storage: read whole or in part through every break, and written so that it appears whole."""
+"""One object in object storage: reads resume after every break, and writes appear whole."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import tempfile
@@ -19,7 +18,7 @@ from crowddist.errors import InputError
 from crowddist.storage.s3_requests import BROKEN, S3Config, code_of, endpoint, pause_s, request
 
 Sink = Callable[[int, bytes], object]
-"""Takes where in the file bytes belong, and the bytes, from several threads."""
+"""Called with an offset in the file and the bytes for it, from several threads."""
 _READ_BYTES = 2**20
 _MOST_PARTS, _LEAST_PART_BYTES = 10_000, 5 * 2**20
 """S3's limits of an upload in parts."""
@@ -28,63 +27,58 @@ _NOTHING_THERE = ("InvalidRange", "416")
 
 
 class Version(NamedTuple):
-    """What is known of an object's content."""
-
     num_bytes: int
     etag: str
 
 
 class S3Object:
-    """The object at an address; whether there is one shows when it is used."""
+    """The object at an address; it need not exist."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = self.shown = url
         self.bucket, _, self.key = url.removeprefix("s3://").partition("/")
         try:
             self.key.encode()
         except UnicodeEncodeError:
             raise InputError(f"the name {os.fsencode(self.key)!r} is not UTF-8, which object storage needs; rename the "
                              "file") from None
+        self.prefix = f"{self.key}/" if self.key else ""
 
     @property
     def endpoint(self) -> str:
-        """The address of the server."""
         return endpoint(self.url)
 
     def find(self) -> Version | None:
-        """Of the object; None where there is none. By a listing: what is refused to a HEAD is refused without a
-        reason.
-        """
+        """The object's version, None if there is no object. Asks by a listing: a refused HEAD gives no reason."""
         if not self.key:
             return None
-        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.key,
-                         MaxKeys=1).get("Contents", [])
-        return Version(listed[0]["Size"], _bare(listed[0]["ETag"])) if listed and listed[0]["Key"] == self.key else None
+        answer = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.key, MaxKeys=1)
+        return next((Version(entry["Size"], entry["ETag"].strip('"')) for entry in answer.get("Contents", [])
+                     if entry["Key"] == self.key), None)
 
     def read_version(self) -> tuple[bytes, Version]:
-        """The whole content, and of which version it is. Raises as `download`."""
+        """The whole content and its version. Raises as `download`."""
         data = bytearray()
 
         def begin(num_bytes: int) -> Sink:
             nonlocal data
             data = bytearray(num_bytes)
-            return functools.partial(_put, memoryview(data))
+            return _into(data)
 
         version = self.download(begin)
         return bytes(data), version
 
     def read_range(self, start: int, num_bytes: int, etag: str) -> bytes:
-        """A part of one version; shorter where that ends before. Raises InputError where it was replaced."""
+        """A part of one version; shorter if the version ends before. Raises InputError if the object was replaced."""
         data = bytearray(num_bytes)
         try:
-            version = self._read(start, start + num_bytes, etag, lambda place,
-                                 part: data.__setitem__(slice(place - start, place - start + len(part)), part))
+            version = self._read(start, start + num_bytes, etag, _into(data, start))
         except _ChangedError:
             raise InputError(f"{self.url} was replaced while it was read; give the same command again") from None
         return bytes(data[: max(version.num_bytes - start, 0)])
 
     def download_to(self, stream: BinaryIO) -> Version:
-        """The whole content to a file that is open. Raises as `download`."""
+        """Writes the whole content to an open file. Raises as `download`."""
         descriptor = stream.fileno()
 
         def begin(num_bytes: int) -> Sink:
@@ -94,14 +88,9 @@ class S3Object:
         return self.download(begin)
 
     def download(self, begin: Callable[[int], Sink]) -> Version:
-        """The whole content of one version, in parts side by side where it is large.
-
-        Args:
-            begin: is told the size in bytes and says where the parts go; again, where the object was replaced
-                meanwhile.
-
-        Raises:
-            FileNotFoundError: there is none. OSError: it is replaced all the time, or as `request`.
+        """The whole content of one version; a large object comes in parallel parts. `begin` takes the size in bytes and
+        returns the sink; it is called again if the object was replaced meanwhile. Raises FileNotFoundError, OSError if
+        the object is replaced all the time, or as `request`.
         """
         config = S3Config.from_environment()
         for _ in range(config.attempts):
@@ -117,7 +106,7 @@ class S3Object:
             return Version(0, "")
         version = _version(answer)
         sink = begin(version.num_bytes)
-        # A server that knows no ranges sends everything.
+        # a server without ranges sends the whole object
         first_end = min(part_bytes, version.num_bytes) if "ContentRange" in answer else version.num_bytes
         starts = range(first_end, version.num_bytes, part_bytes)
         with workers(config.streams - 1) as submit:
@@ -128,10 +117,9 @@ class S3Object:
         return version
 
     def _read(self, start: int, end: int, etag: str, sink: Sink, answer: dict[str, Any] | None = None) -> Version:
-        """The bytes from `start` to `end`, or to the object's; a body that breaks off is asked for again from where it
-        broke, which boto3 never does.
+        """Reads from `start` to `end` or the object's end; asks again from where a body broke off, as boto3 never does.
 
-        Raises _ChangedError where the object has another version than `etag`.
+        Raises _ChangedError if the object has another version than `etag`.
         """
         position, num_tries, attempts = start, 0, S3Config.from_environment().attempts
         while True:
@@ -139,7 +127,7 @@ class S3Object:
             if answer is None:
                 return Version(start, etag)
             version = _version(answer)
-            if version.etag != etag:  # a server that knows no conditions
+            if version.etag != etag:  # a server without conditions
                 raise _ChangedError
             end, before = min(end, version.num_bytes), position
             try:
@@ -164,7 +152,7 @@ class S3Object:
             time.sleep(pause_s(num_tries))
 
     def _get(self, start: int, end: int, etag: str) -> dict[str, Any] | None:
-        """An answer whose body holds the bytes from `start` on; None where the object has none there."""
+        """An answer whose body holds the bytes from `start` on; None if the object ends before."""
         condition = {"IfMatch": f'"{etag}"'} if etag else {}
         try:
             return self._call("get_object", expected=(*_NOTHING_THERE, *_CHANGED), Range=f"bytes={start}-{end - 1}",
@@ -175,7 +163,7 @@ class S3Object:
             return None
 
     def read_tagged(self) -> tuple[bytes, str, float] | None:
-        """Content, version and age in seconds by the server's clock of a small object; None where there is none."""
+        """Content, version and age (seconds of the server's clock) of a small object; None if there is none."""
         data = bytearray()
         try:
             answer = self._call("get_object")
@@ -186,7 +174,7 @@ class S3Object:
         return bytes(data), _version(answer).etag, (now - answer["LastModified"]).total_seconds()
 
     def write_if(self, data: bytes, *, new: bool = False, etag: str = "") -> bool:
-        """Writes a small object where there is none (`new`), or where it has this version; whether it was so."""
+        """Writes a small object only if there is none (`new`) or it has version `etag`; False if not."""
         # RADOS Gateway wants the tag of a write without its quotes; others take both.
         condition = {"IfNoneMatch": "*"} if new else {"IfMatch": etag}
         try:
@@ -195,22 +183,16 @@ class S3Object:
             return False
         return True
 
-    def write_bytes(self, data: bytes) -> None:
-        """In one request."""
-        self._call("put_object", Body=data)
-
     @contextmanager
     def open_write(self) -> Iterator[BinaryIO]:
-        """See `storage.open_write`. Nothing is sent before the block has ended: what is large waits in a file in
-        $TMPDIR.
-        """
+        """See `storage.open_write`. Sends nothing before the block has ended: large content waits in a $TMPDIR file."""
         part_bytes = S3Config.from_environment().part_mib * 2**20
         with tempfile.SpooledTemporaryFile(max_size=part_bytes) as stream:
             yield cast(BinaryIO, stream)
             num_bytes = stream.seek(0, os.SEEK_END)
             if num_bytes <= part_bytes:
                 stream.seek(0)
-                self.write_bytes(stream.read())
+                self._call("put_object", Body=stream.read())
             else:
                 stream.rollover()
                 stream.flush()
@@ -218,41 +200,36 @@ class S3Object:
                              max(part_bytes, _LEAST_PART_BYTES, -(-num_bytes // _MOST_PARTS)))
 
     def _upload(self, descriptor: int, num_bytes: int, part_bytes: int) -> None:
-        """In parts, of which nothing is seen before the last request joins them. A killed process leaves parts, which
-        the bucket's rules should end.
-        """
+        """Uploads parts, invisible until joined. A killed process leaves parts, for the bucket's rules to remove."""
         upload = {"UploadId": self._call("create_multipart_upload")["UploadId"]}
 
         def send(number: int) -> dict[str, Any]:
             part = os.pread(descriptor, part_bytes, (number - 1) * part_bytes)
-            return {"PartNumber": number,
-                    "ETag": self._call("upload_part", **upload, PartNumber=number, Body=part)["ETag"]}
+            answer = self._call("upload_part", **upload, PartNumber=number, Body=part)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
 
         try:
             with workers(S3Config.from_environment().streams) as submit:
-                parts = [part.result()
-                         for part in [submit(send, number + 1) for number in range(-(-num_bytes // part_bytes))]]
-            self._join(upload, parts, num_bytes)
+                sent = [submit(send, number + 1) for number in range(-(-num_bytes // part_bytes))]
+                parts = [part.result() for part in sent]
+            try:
+                self._call("complete_multipart_upload", expected=("NoSuchUpload",), **upload,
+                           MultipartUpload={"Parts": parts})
+            except ClientError:  # an earlier try may have joined them, and its answer was lost
+                found = self.find()
+                if found is None or found.num_bytes != num_bytes or not found.etag.endswith(f"-{len(parts)}"):
+                    raise OSError(f"{self.endpoint} lost the upload of {self.url}; give the same command "
+                                  "again") from None
         except BaseException:
             with suppress(OSError, InputError):
                 self._call("abort_multipart_upload", **upload)
             raise
 
-    def _join(self, upload: dict[str, str], parts: list[dict[str, Any]], num_bytes: int) -> None:
-        try:
-            self._call("complete_multipart_upload", expected=("NoSuchUpload",), **upload,
-                       MultipartUpload={"Parts": parts})
-        except ClientError:  # an earlier try did it, and its answer was lost
-            version = self.find()
-            if version is None or version.num_bytes != num_bytes or not version.etag.endswith(f"-{len(parts)}"):
-                raise OSError(f"{self.endpoint} lost the upload of {self.url}; give the same command again") from None
-
     def copy_from(self, source: S3Object) -> None:
-        """Makes it a copy of another object, which the server reads itself."""
+        """Makes this object a copy of another one, inside the server."""
         self._call("copy_object", CopySource={"Bucket": source.bucket, "Key": source.key})
 
     def remove_file(self) -> None:
-        """See `storage.remove_file`."""
         self._call("delete_object")
 
     def _call(self, operation: str, *, expected: tuple[str, ...] = (), **arguments: Any) -> dict[str, Any]:
@@ -260,12 +237,12 @@ class S3Object:
 
 
 class _ChangedError(Exception):
-    """The object has another version by now."""
+    """The object has another version now."""
 
 
 @contextmanager
 def workers(num_threads: int) -> Iterator[Callable[..., Future[Any]]]:
-    """Threads that drop what they have not begun when the block fails; none is started before there is work."""
+    """A thread pool; if the block fails, tasks that have not begun are dropped."""
     with ThreadPoolExecutor(max(num_threads, 1)) as pool:
         try:
             yield pool.submit
@@ -275,13 +252,9 @@ def workers(num_threads: int) -> Iterator[Callable[..., Future[Any]]]:
 
 
 def _version(answer: dict[str, Any]) -> Version:
-    """Of the whole object that a body is of."""
+    """The version of the whole object, even if the answer holds only a part."""
     whole = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange", ""))
-    return Version(int(whole.group(1)) if whole else answer["ContentLength"], _bare(answer["ETag"]))
-
-
-def _bare(etag: str) -> str:
-    return etag.strip('"')
+    return Version(int(whole.group(1)) if whole else answer["ContentLength"], answer["ETag"].strip('"'))
 
 
 def _skip(body: Any, num_bytes: int) -> None:
@@ -289,8 +262,14 @@ def _skip(body: Any, num_bytes: int) -> None:
         num_bytes -= len(body.read(min(_READ_BYTES, num_bytes)))
 
 
-def _put(data: memoryview, start: int, part: bytes) -> None:
-    data[start : start + len(part)] = part
+def _into(data: bytearray, first: int = 0) -> Sink:
+    """A sink that fills `data` with the file's bytes from offset `first` on."""
+    view = memoryview(data)
+
+    def put(start: int, part: bytes) -> None:
+        view[start - first : start - first + len(part)] = part
+
+    return put
 
 
 def _write_at(descriptor: int, part: bytes, start: int) -> None:

@@ -1,46 +1,40 @@
-"""Places in object storage: what folders are where there are only keys, and downloads by way of the node's cache."""
+"""Places in object storage: folders made of keys, and downloads through the node's cache."""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import hashlib
 import io
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from crowddist.errors import InputError
+from crowddist.storage import s3_lock
 from crowddist.storage.cache import Cache, CacheError
+from crowddist.storage.local import Content
 from crowddist.storage.names import LOCK, REMOVABLE_MARKERS, is_temporary, temporary_name
 from crowddist.storage.s3_object import S3Object, Version, workers
 from crowddist.storage.s3_requests import S3Config, request
 
 _MOST_KEYS = 1000
-"""S3's limit of one request that removes."""
+"""S3's limit for one delete request."""
 
 logger = logging.getLogger(__name__)
 
 
 class S3Place(S3Object):
-    """An object, or a folder: the objects whose keys begin with its key and a slash. What each method does,
-    `storage.Place` says.
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.shown = url
+    """An object, or a folder: the objects whose keys begin with its key and a slash. For the methods see `storage`."""
 
     def exists(self) -> bool:
         return self.find() is not None or self.is_folder()
 
     def is_folder(self) -> bool:
-        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
+        listed = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
         return not self.key or bool(listed.get("Contents"))
 
     def list_files(self) -> list[str]:
@@ -60,15 +54,12 @@ class S3Place(S3Object):
         before = self.read_bytes() if self.find() is not None else b""
         if before and not before.endswith(b"\n"):
             before += b"\n"
-        self.write_bytes(before + text.encode() + b"\n")
+        self._call("put_object", Body=before + text.encode() + b"\n")
 
     def local_file(self, sha256: str = "") -> Path:
-        """A copy in the cache, called by its hash where that is given, else by where it is and which version. Raises
-        InputError for another hash.
-        """
+        """A copy in the cache, named by `sha256` if given, else by URL and version. InputError for another hash."""
         cache = Cache.from_environment()
-        path = cache.find(sha256) if sha256 else None
-        if path is not None:
+        if sha256 and (path := cache.find(sha256)):
             return path
         version = self.find()
         if version is None:
@@ -80,12 +71,11 @@ class S3Place(S3Object):
                 with open(stream.name, "rb") as written:
                     self.require(sha256, hashlib.file_digest(written, "sha256").hexdigest())
 
-        name = (sha256 or hashlib.sha256(
-            f"{self.endpoint}\0{self.url}\0{version.etag}\0{version.num_bytes}".encode()).hexdigest())
-        return cache.fetch(name, version.num_bytes, fill)
+        facts = f"{self.endpoint}\0{self.url}\0{version.etag}\0{version.num_bytes}"
+        return cache.fetch(sha256 or hashlib.sha256(facts.encode()).hexdigest(), version.num_bytes, fill)
 
     def require(self, wanted: str, found: str) -> None:
-        """Raises InputError unless the hash of what was read is the one wanted."""
+        """Raises InputError unless the hashes are equal."""
         if found != wanted:
             raise InputError(f"{self.url}: SHA-256 is {found[:12]}..., the manifest says {wanted[:12]}...; it was "
                              "changed, convert or copy it again")
@@ -94,28 +84,28 @@ class S3Place(S3Object):
         raise InputError(f"a folder on this machine is needed, got {self.url}; give a path")
 
     def scratch_folder(self) -> Path:
-        return _scratch_folder(self.url)
+        return Path(_scratch_folder(self.url).name)
 
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
         names = self.list_files()
         with tempfile.TemporaryDirectory(prefix="crowddist-") as temporary:
-            # Its own name stays: data sets are called by it.
+            # keep the folder's name: data sets are named by it
             folder = Path(temporary) / (self.key or self.bucket).rpartition("/")[2]
+
+            def download(name: str) -> None:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with open(folder / name, "xb") as stream:
+                    self._below(name).download_to(stream)
+
             with workers(S3Config.from_environment().streams) as submit:
-                for copy in [submit(self._below(name).copy_to, folder / name) for name in names]:
+                for copy in [submit(download, name) for name in names]:
                     copy.result()
             yield folder
 
-    def copy_to(self, path: Path) -> None:
-        """Downloads the object to a path where nothing is."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "xb") as stream:
-            self.download_to(stream)
-
     @contextmanager
     def staged(self, *, overwrite: bool, job: str) -> Iterator[S3Place]:
-        """Objects cannot be renamed: the server copies them one by one, what marks the folder as whole last."""
+        """Objects cannot be renamed: the server copies them one by one, the folder's marker last."""
         if not self.key:
             raise InputError(f"no folder can take the place of the bucket {self.url}; give a place below it")
         parent, _, name = self.url.rpartition("/")
@@ -144,20 +134,14 @@ class S3Place(S3Object):
                 with suppress(OSError, InputError):
                     staging._remove_all()
 
-    @contextmanager
-    def exclusive(self, *, waiting: Callable[[], None] | None) -> Iterator[None]:
-        from crowddist.storage.s3_lock import held
-
-        with held(self._below(LOCK), self.url, waiting=waiting):
-            yield
+    def exclusive(self, *, waiting: Callable[[], None] | None) -> AbstractContextManager[None]:
+        return s3_lock.held(self._below(LOCK), self.url, waiting=waiting)
 
     def holder(self) -> str:
-        from crowddist.storage.s3_lock import holder
-
-        return holder(self._below(LOCK))
+        return s3_lock.holder(self._below(LOCK))
 
     def remove_tree(self) -> None:
-        """What marks the folder as whole goes first: a reader finds no data set rather than half of one."""
+        """Removes the folder's marker first: a reader finds no data set rather than half of one."""
         if self.exists():
             self._require_removable()
             self._remove_all()
@@ -165,23 +149,19 @@ class S3Place(S3Object):
     def _remove_all(self) -> None:
         names = sorted((name for name, _ in self._listing()), key=lambda name: name not in REMOVABLE_MARKERS)
         for first in range(0, len(names), _MOST_KEYS):
-            doomed = [{"Key": self._prefix + name} for name in names[first : first + _MOST_KEYS]]
+            doomed = [{"Key": self.prefix + name} for name in names[first : first + _MOST_KEYS]]
             answer = request("delete_objects", self.url, Bucket=self.bucket, Delete={"Objects": doomed, "Quiet": True})
             for refused in answer.get("Errors", []):
                 raise OSError(f"{self.endpoint} does not remove s3://{self.bucket}/{refused['Key']}: {refused['Code']}")
 
     def _require_removable(self) -> None:
-        ours = (is_temporary(self.key.rpartition("/")[2])
-                or any(self._below(marker).find() for marker in REMOVABLE_MARKERS))
+        ours = is_temporary(self.key.rpartition("/")[2]) or any(self._below(name).find() for name in REMOVABLE_MARKERS)
         if not self.key or not ours or self.find() is not None:
-            markers = " or ".join(REMOVABLE_MARKERS)
-            raise InputError(f"will not remove {self.url}: it is not a folder with {markers} below a bucket; remove it "
-                             "by hand")
+            raise InputError(f"will not remove {self.url}: it is not a folder with {' or '.join(REMOVABLE_MARKERS)} "
+                             "below a bucket; remove it by hand")
 
     def _require_vacant(self, staging: S3Place | None = None) -> None:
-        """But for what the same job, which was killed when it copied, has copied here from its staging folder; what
-        marks a folder comes last.
-        """
+        """Allows files that the same job copied here from `staging` before it was killed; markers are copied last."""
         if staging is None:
             taken = self.exists()
         else:
@@ -190,35 +170,30 @@ class S3Place(S3Object):
         if taken:
             raise InputError(f"something is at {self.url} already; choose another place or remove it")
 
-    @property
-    def _prefix(self) -> str:
-        return f"{self.key}/" if self.key else ""
-
     def _below(self, name: str) -> S3Place:
         if any(piece in ("", ".", "..") for piece in name.split("/")):
-            raise InputError(f"the key {self._prefix + name!r} of bucket {self.bucket} can be no file's name; rename "
+            raise InputError(f"the key {self.prefix + name!r} of bucket {self.bucket} can be no file's name; rename "
                              "the object")
-        return S3Place(f"s3://{self.bucket}/{self._prefix}{name}")
+        return S3Place(f"s3://{self.bucket}/{self.prefix}{name}")
 
     def _listing(self) -> Iterator[tuple[str, Version]]:
-        """Names and versions of all objects of the folder, page by page; markers of empty folders, which other tools
-        make, are none.
-        """
+        """Names and versions of the folder's objects, but for markers of empty folders, which other tools write."""
         token: dict[str, Any] = {}
         while True:
-            page = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self._prefix, **token)
+            page = request("list_objects_v2", self.url, Bucket=self.bucket, Prefix=self.prefix, **token)
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
-                    yield entry["Key"].removeprefix(self._prefix), Version(entry["Size"], entry["ETag"].strip('"'))
+                    yield entry["Key"].removeprefix(self.prefix), Version(entry["Size"], entry["ETag"].strip('"'))
             if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-class S3Content:
-    """An object that is read at random by way of the cache, or directly where that cannot take it; `storage.Content`
-    says what each method does.
-    """
+class S3Content(Content):
+    """An object for random access through the cache, or directly if the cache cannot take it; see `Content`."""
+
+    _warned = False
+    """One warning a process is enough, whatever the number of files."""
 
     def __init__(self, url: str, sha256: str) -> None:
         self.place, self.sha256 = S3Place(url), sha256
@@ -239,24 +214,20 @@ class S3Content:
         return self.place.read_range(start, num_bytes, self._etag)
 
     def digest(self) -> str:
-        """A copy that was damaged since it was downloaded is fetched anew."""
-        found = self._digest()
-        if found != self.sha256:
-            Cache.from_environment().drop(self.sha256)
-            found = self._digest()
-        return found
-
-    def _digest(self) -> str:
-        with self.open() as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        """Downloads a damaged copy again."""
+        found = super().digest()
+        if found == self.sha256:
+            return found
+        Cache.from_environment().drop(self.sha256)
+        return super().digest()
 
     def _open_cached(self) -> io.BufferedReader | None:
-        """None where the cache cannot take it."""
+        """None if the cache cannot take the object."""
         while True:
             path = self._path()
             try:
                 return None if path is None else open(path, "rb")
-            except FileNotFoundError:  # it made room for another one just now
+            except FileNotFoundError:  # removed just now to make room for another
                 continue
 
     def _path(self) -> Path | None:
@@ -266,7 +237,10 @@ class S3Content:
             return self.place.local_file(self.sha256)
         except CacheError as error:
             self._past_cache = True
-            _warn(error)
+            if not S3Content._warned:
+                S3Content._warned = True
+                logger.warning("%s; until then data in object storage is read directly, every sample anew in every "
+                               "epoch", error)
             return None
 
     def _read_all(self) -> bytes:
@@ -277,18 +251,6 @@ class S3Content:
 
 
 @functools.cache
-def _scratch_folder(url: str) -> Path:
-    folder = tempfile.mkdtemp(prefix="crowddist-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-def _warn(reason: CacheError) -> None:
-    """Once in a process, whatever the number of files."""
-    if not _warned:
-        _warned.append(True)
-        logger.warning("%s; until then data in object storage is read directly, every sample anew in every epoch",
-                       reason)
-
-
-_warned: list[bool] = []
+def _scratch_folder(url: str) -> tempfile.TemporaryDirectory:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="crowddist-", ignore_cleanup_errors=True)

@@ -1,4 +1,4 @@
-"""An image over which actors die, for real: it is set aside, and all others are labelled once."""
+"""An image over which actors die, for real: it is skipped, and all others are labelled once."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ Path(sys.argv[4]).write_text(json.dumps(records))  # not printed: Ray, too, prin
 """
 
 
-def test_an_image_over_which_actors_die_is_set_aside(tiny_checkpoint: str, tmp_path: Path,
-                                                     make_images: Callable[..., str]) -> None:
+def test_an_image_over_which_actors_die_is_skipped(tiny_checkpoint: str, tmp_path: Path,
+                                                   make_images: Callable[..., str]) -> None:
     images, labels = make_images(tmp_path / "images", count=40, labelled=False), (tmp_path / "labels").as_uri()
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     environment |= {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
@@ -54,7 +54,7 @@ def test_an_image_over_which_actors_die_is_set_aside(tiny_checkpoint: str, tmp_p
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     records, reader = json.loads(result.read_text()), ShardReader(images)
-    assert [key for record in records for key in record["set_aside"]] == ["image-013"]
-    assert f"image image-013 of {images} is set aside: actors die over it" in done.stderr
+    assert [key for record in records for key in record["skipped"]] == ["image-013"]
+    assert f"image image-013 of {images} is skipped: actors die over it" in done.stderr
     publish_labels(labels, reader, records, name="labels")
     assert sorted([*ShardReader(labels).keys(), "image-013"]) == reader.keys()

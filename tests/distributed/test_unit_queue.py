@@ -1,5 +1,5 @@
-"""Units of work: done again where an actor dies, tried image by image where actors keep dying, and no more set aside
-than images can explain.
+"""Units of work: done again where an actor dies, tried image by image where actors keep dying, and no more images
+skipped than can explain the deaths.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def poison(*images: int) -> Callable[[Unit | Probe], bool]:
     return kills
 
 
-def test_an_image_that_kills_actors_is_set_aside_and_all_others_are_done_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_that_kills_actors_is_skipped_and_all_others_are_done_once(caplog: pytest.LogCaptureFixture) -> None:
     work = schedule(100, 8)
     done, num_lost = work_off(work, poison(13, 14, 70))
     assert sorted(image for images in done.values()
                   for image in images) == [image for image in range(100) if image not in (13, 14, 70)]
     assert [unit.skip for unit in work.units if unit.skip] == [(13, 14), (70,)]
     assert num_lost == 2 * MAX_TRIES + 3 * NUM_PROBES
-    assert "image image-013 of file:///images is set aside: actors die over it" in caplog.text
+    assert "image image-013 of file:///images is skipped: actors die over it" in caplog.text
 
 
-def test_deaths_of_another_cause_set_nothing_aside() -> None:
+def test_deaths_of_another_cause_skip_nothing() -> None:
     # three at the first unit, and one at the first of its images
     work, deaths = schedule(40, 8), iter([True] * (MAX_TRIES + 1))
     done, num_lost = work_off(work, lambda taken: next(deaths, False))
@@ -73,7 +73,7 @@ def test_a_unit_that_kills_as_a_whole_alone_stops() -> None:
         work_off(schedule(40, 8), lambda taken: isinstance(taken, Unit) and taken.number == 1)
 
 
-def test_one_image_may_always_be_set_aside() -> None:
+def test_one_image_may_always_be_skipped() -> None:
     done, _ = work_off(schedule(3, 1), poison(1))
     assert done == {0: [0], 1: [], 2: [2]}
 

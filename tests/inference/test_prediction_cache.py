@@ -100,7 +100,7 @@ def test_a_unit_is_done_once(tiny_checkpoint: str, tiny_target: str, tmp_path: P
     worker = JobWorker(tiny_checkpoint, tiny_target)
     url, config = (tmp_path / "predictions").as_uri(), worker.predictor.method.config
     first = predict_unit(worker.predictor, worker.images, range(2, 5), url, config, (3,))
-    assert first["set_aside"] == [worker.images.read(3)[0]] and first["shard"]["num_samples"] == 2
+    assert first["skipped"] == [worker.images.read(3)[0]] and first["shard"]["num_samples"] == 2
     worker.predictor.method.networks().requires_grad_(False).zero_grad()
     for parameter in worker.predictor.method.networks().parameters():
         parameter.zero_()

@@ -20,7 +20,7 @@ def result(rounds: list[dict[str, Any]], stopped: str = "") -> dict[str, Any]:
         "rounds": rounds,
         "final": rounds[-1],
         "stopped": stopped,
-        "set_aside": {},
+        "skipped": {},
         "checkpoint": "file:///runs/first/labels-1/checkpoints/step-000120.pt",
     }
 

@@ -185,11 +185,13 @@ def test_remove_tree_removes_only_what_is_ours(place: str) -> None:
 
 
 def test_stamps_change_with_the_files(place: str) -> None:
+    from crowddist.storage.s3_place import S3Place
+
     storage.write_bytes(storage.join(place, "a"), b"1")
     storage.write_bytes(storage.join(place, "b"), b"1")
-    before = list(storage.stamps(place))
+    before = list(S3Place(place).stamps())
     storage.write_bytes(storage.join(place, "a"), b"2")
-    after = list(storage.stamps(place))
+    after = list(S3Place(place).stamps())
     assert before == list(dict.fromkeys(before)) and before[0] != after[0] and before[1:] == after[1:]
 
 
@@ -243,7 +245,7 @@ def test_shards_are_read_by_way_of_the_cache(place: str, make_images,
 
     local = make_images(tmp_path / "local", count=6, max_shard_bytes=60_000)
     for name in storage.list_files(local):
-        storage.upload(tmp_path / "local" / name, storage.join(place, name))
+        storage.write_bytes(storage.join(place, name), (tmp_path / "local" / name).read_bytes())
     assert verify(place) == verify(local)
     reader, expected = ShardReader(place), ShardReader(local)
     assert [reader.read(index) for index in range(6)] == [expected.read(index) for index in range(6)]
@@ -267,10 +269,10 @@ def test_without_room_in_the_cache_shards_are_read_directly(
     from crowddist.storage import s3_place
 
     environment.setenv("CROWDDIST_CACHE_BYTES", "1000")
-    s3_place._warned.clear()
+    environment.setattr(s3_place.S3Content, "_warned", False)
     local = make_images(tmp_path / "local", count=4, max_shard_bytes=60_000)
     for name in storage.list_files(local):
-        storage.upload(tmp_path / "local" / name, storage.join(place, name))
+        storage.write_bytes(storage.join(place, name), (tmp_path / "local" / name).read_bytes())
     reader, expected = ShardReader(place), ShardReader(local)
     assert (verify(place) == expected.manifest
             and [reader.read(index) for index in range(4)] == [expected.read(index) for index in range(4)])
@@ -291,7 +293,7 @@ def test_photographs_are_converted_from_and_to_object_storage(place: str, tmp_pa
         cv2.imwrite(str(photos / "day 1" / f"ü {number}.jpg"),
                     np.random.default_rng(number).integers(0, 255, (64, 96, 3), dtype=np.uint8))
     for name in storage.list_files(photos):
-        storage.upload(photos / name, storage.join(place, "photos", name))
+        storage.write_bytes(storage.join(place, "photos", name), (photos / name).read_bytes())
     said: list[str] = []
     prepared = [
         prepare(parse_data(source), runs, role="target", say=said.append)

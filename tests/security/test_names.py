@@ -96,7 +96,7 @@ def test_a_report_shows_markup_as_text(tiny_config: RunConfig, tmp_path: Path) -
     data = {MARKUP: {"url": MARKUP, "name": MARKUP, "digest": MARKUP, "num_images": 1}}
     result = {"run": MARKUP, "recipe": MARKUP, "method": MARKUP, "seed": MARKUP, "version": MARKUP, "rounds": [row],
               "final": row, "stopped": MARKUP,
-              "set_aside": {MARKUP: [MARKUP]}, "checkpoint": MARKUP, "model": MARKUP, "data": data}
+              "skipped": {MARKUP: [MARKUP]}, "checkpoint": MARKUP, "model": MARKUP, "data": data}
     config = {**json.loads(to_json(tiny_config)), "recipe": "smoke", "target": MARKUP}
     storage.write_json(tmp_path / "result.json", result)
     storage.write_json(tmp_path / "config.json", config)

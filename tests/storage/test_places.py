@@ -144,14 +144,6 @@ def test_append_line_ends_a_line_that_was_cut(tmp_path):
         storage.append_line(curve, "a\nb")
 
 
-def test_upload_copies_and_needs_a_file(tmp_path):
-    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
-    storage.upload(tmp_path / "a", tmp_path / "to" / "b")
-    assert (tmp_path / "to" / "b").read_bytes() == (tmp_path / "a").read_bytes()
-    with pytest.raises(FileNotFoundError):
-        storage.upload(tmp_path, tmp_path / "c")
-
-
 def test_a_file_in_the_way_of_a_folder_is_one_clear_line(tmp_path):
     (tmp_path / "a").write_text("")
     for call in (lambda: storage.local_folder(tmp_path / "a"), lambda: storage.write_bytes(tmp_path / "a" / "b", b"")):

@@ -30,7 +30,7 @@ Made = TypeVar("Made")
 # The type of `in_order`: (items, make, num_workers) -> each item with a function that returns `make(item)` or raises.
 InOrder = Callable[[Iterable["Item"], Callable[["Item"], Any], int], Iterator[tuple["Item", Callable[[], Any]]]]
 _NOTES = {
-    "num_skipped": "files skipped",
+    "num_skipped": "files skipped: cannot be read",
     "num_clipped_points": "points moved to the border",
     "num_repeated_points": "points repeat another",
     "num_cut_boxes": "boxes cut at the border",

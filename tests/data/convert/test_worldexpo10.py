@@ -74,7 +74,7 @@ def test_frames_in_a_folder_per_scene_make_the_same_sets(tmp_path, frames, world
         assert flat == nested
 
 
-def test_validation_is_set_aside_by_scene(tmp_path, worldexpo):
+def test_validation_is_held_out_by_scene(tmp_path, worldexpo):
     scenes = [f"1002{number:02d}" for number in range(20)]
     names = [f"{scene}_{frame}" for scene, frame in itertools.product(scenes, range(3))]
     for name in names:

@@ -18,13 +18,13 @@ from crowddist.tracking.tracker import NullTracker
 
 
 class CarefulLauncher(LocalLauncher):
-    """Skips one image of every data set, as if actors died over it."""
+    """Skips one image of every data set, as if workers died over it."""
 
-    ASIDE = 3
+    SKIPPED = 3
 
     def run(self, job: Job) -> list[Any]:
         worker = JobWorker(job.checkpoint_url, job.images_url)
-        return [worker.run(job, unit, [index for index in unit if index == self.ASIDE]) for unit in worker.units()]
+        return [worker.run(job, unit, [index for index in unit if index == self.SKIPPED]) for unit in worker.units()]
 
 
 @pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"), ("translation", "source")])
@@ -32,15 +32,15 @@ def test_skipped_images_are_left_out_and_named(tiny_config: RunConfig, method: A
     config = replace(tiny_config, method=method)
     lines: list[str] = []
     result = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)
-    aside = {name: [ShardReader(url).keys()[3]]
+    skipped = {name: [ShardReader(url).keys()[3]]
              for name, url in ((data, getattr(config, data)), ("evaluation", config.evaluation))}
-    assert result["set_aside"] == aside
+    assert result["skipped"] == skipped
     folder = storage.local_folder(run_folder(config))
     for row in result["rounds"]:
-        assert row["target/num_images"] == 4 and row["set_aside"] == aside["evaluation"]
+        assert row["target/num_images"] == 4 and row["skipped"] == skipped["evaluation"]
         assert len(list((folder / "pictures").glob(f"*/round-{row['round']}.png"))) == 4
-    assert f"{data}: {aside[data][0]} skipped, because workers died over it" in lines
+    assert f"{data}: {skipped[data][0]} skipped: workers died over it" in lines
     made = folder / ("translation/translated" if method == "translation" else "labels-2/labels")
-    assert set(ShardReader(getattr(config, data)).keys()) - set(ShardReader(made).keys()) == set(aside[data])
+    assert set(ShardReader(getattr(config, data)).keys()) - set(ShardReader(made).keys()) == set(skipped[data])
     again = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)
-    assert again["set_aside"] == aside and again["rounds"] == result["rounds"]
+    assert again["skipped"] == skipped and again["rounds"] == result["rounds"]
