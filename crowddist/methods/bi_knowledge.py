@@ -31,7 +31,7 @@ from crowddist.methods.parts.detecting import (
     log_sizes,
     read_heads,
 )
-from crowddist.methods.parts.training import Trained, TrainingMethod, constant_rate
+from crowddist.methods.parts.training import Trained, TrainingMethod
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
@@ -148,8 +148,9 @@ class BiKnowledge(TrainingMethod):
             ("localiser", False): settings.localiser_rate,
         }[stage.trains, adapts]
         trained = self.one_cycle(parameters, stage, peak)
-        return {stage.trains: replace(trained, schedule=constant_rate(peak)) if settings.schedule == "constant"
-                else trained}
+        if settings.schedule == "constant":
+            trained = replace(trained, schedule=lambda step: peak)
+        return {stage.trains: trained}
 
     def predict(self, images: Tensor) -> Prediction:
         """R's density, D's heads, and the peaks of Phi's map of that density, with D's sizes there."""

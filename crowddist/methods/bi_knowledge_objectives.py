@@ -89,7 +89,7 @@ class LocalisationObjective(nn.Module):
 
 
 def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
-    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. `heads`: for each image (M, 2 or more) x, y in px."""
+    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. `heads`: by image, (M, 2 or more) x, y in px."""
     truth = torch.zeros(len(heads), 1, *cells, device=heads[0].device)
     for one, points in zip(truth, heads, strict=True):
         column, row = (((points[:, axis] + 0.5) / stride).long().clamp(0, cells[1 - axis] - 1) for axis in (0, 1))

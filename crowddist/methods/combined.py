@@ -99,10 +99,6 @@ class Combined(SemanticMethod):
         """That of the network that sees farthest."""
         return max(super().margin_px, BACKBONES[self.config.detector.backbone].uses["detector"].context_px)
 
-    @property
-    def stop_change(self) -> float:
-        return self.config.self_supervision.stop_change
-
     def label_views(self) -> tuple[float, ...]:
         return self.config.self_supervision.label_views
 

@@ -75,7 +75,3 @@ class SelfSupervision(CountingMethod):
 
     def label_views(self) -> tuple[float, ...]:
         return self.settings.label_views
-
-    @property
-    def stop_change(self) -> float:
-        return self.settings.stop_change

@@ -17,18 +17,12 @@ from crowddist.methods.parts.training import Trained
 if TYPE_CHECKING:
     from torch import nn
 
-    from crowddist.methods.settings.semantic_consistency import SemanticConsistencyConfig
-
 
 class SemanticConsistency(SemanticMethod):
     """A counter on the source; then encoder, density, semantic head and discriminator on source and target."""
 
-    @property
-    def settings(self) -> SemanticConsistencyConfig:
-        return self.config.semantic_consistency
-
     def plan(self) -> tuple[Stage, ...]:
-        semantic = Stage(name="semantic", steps=self.settings.steps, streams=self.aligned_streams(),
+        semantic = Stage(name="semantic", steps=self.config.semantic_consistency.steps, streams=self.aligned_streams(),
                          title="semantic consistency", num_round=1)
         return (self.source_stage("source/counter"), *self.segmenter_stages(), semantic)
 

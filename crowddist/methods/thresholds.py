@@ -59,10 +59,10 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
 
 def lowest_thresholds(config: RunConfig) -> RunConfig:
     """The configuration with the lowest thresholds: its predictions hold every head that a trial may use."""
-    names = {CONFIDENCE, LOCALISER_THRESHOLD.name}
     own = own_values(config)
     return with_values(config, {parameter.name: min(parameter.low, own[parameter.name])
-                                for parameter in search_space(config) if parameter.name in names})
+                                for parameter in search_space(config)
+                                if parameter.name in (CONFIDENCE, LOCALISER_THRESHOLD.name)})
 
 
 def trial_values(config: RunConfig, number: int) -> list[dict[str, float]]:

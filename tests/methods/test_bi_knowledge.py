@@ -16,7 +16,6 @@ from crowddist.data.sample import Batch, Seen
 from crowddist.losses.density import count_map_loss
 from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
-from crowddist.methods.base import OneCycle
 from crowddist.methods.bi_knowledge import BiKnowledge
 from crowddist.methods.bi_knowledge_objectives import (
     LocalisationObjective,
@@ -26,6 +25,7 @@ from crowddist.methods.bi_knowledge_objectives import (
 )
 from crowddist.methods.build import build_method
 from crowddist.methods.parts.detecting import DetectionObjective
+from crowddist.methods.parts.training import one_cycle_rate
 from crowddist.ops.scales import head_sizes
 from crowddist.run.engine import LocalRuntime
 
@@ -359,5 +359,5 @@ def test_learning_rates_run_as_told(tiny_config: RunConfig, schedule: Any) -> No
         rates += [group["lr"] for group in method.optimizers()["regressor"].param_groups]
     peak = method.settings.regressor_cycle_rate
     expected = ([peak] * stage.steps if schedule == "constant"
-                else [OneCycle(peak, stage.steps).at(step) for step in range(stage.steps)])
+                else [one_cycle_rate(peak, stage.steps)(step) for step in range(stage.steps)])
     assert rates == pytest.approx(expected) and len(rates) == stage.steps

@@ -11,8 +11,9 @@ import torch
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
-from crowddist.methods.base import Method, OneCycle, Stage, belongs_to
+from crowddist.methods.base import Method, Stage, belongs_to
 from crowddist.methods.build import build_method
+from crowddist.methods.parts.training import one_cycle_rate
 from crowddist.methods.table import METHODS
 from crowddist.models.config import CounterConfig, DetectorConfig, RegressorConfig
 from crowddist.models.norm import SyncBatchNorm2d
@@ -223,7 +224,7 @@ def test_pretrained_layers_learn_more_slowly_and_the_first_ones_not_at_all(tiny_
     (optimizer,) = method.optimizers().values()
     new, pretrained = optimizer.param_groups
     assert (pretrained["lr"] == pytest.approx(0.25 * new["lr"])
-            and new["lr"] == pytest.approx(OneCycle(2e-3, stage.steps).at(1)))
+            and new["lr"] == pytest.approx(one_cycle_rate(2e-3, stage.steps)(1)))
     moved = {name for name, value in method.networks().named_parameters() if not torch.equal(value, before[name])}
     assert not any(name.startswith("encoder.levels.0.") for name in moved), "the level of stride 8"
     assert {"encoder.levels.1.block5.expand.conv.weight", "encoder.levels.1.block10.project.norm.bias",
@@ -248,10 +249,10 @@ def test_one_cycle_by_hand_and_against_torch() -> None:
     peak, steps = 2e-3, 40
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=steps)
-    schedule = OneCycle(peak, steps)
-    assert schedule.at(0) == pytest.approx(peak / 25) and schedule.at(11) == pytest.approx(peak)
+    schedule = one_cycle_rate(peak, steps)
+    assert schedule(0) == pytest.approx(peak / 25) and schedule(11) == pytest.approx(peak)
     for step in range(steps):
-        assert schedule.at(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
         if step + 1 < steps:
             reference.step()

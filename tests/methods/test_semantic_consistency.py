@@ -53,7 +53,7 @@ def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
         p_source, p_target = (method.semantics.discriminator(features).sigmoid().double().numpy()
                               for features in (source_features, target_features))
         assert method.semantics.segmenter is not None and source.mask is not None
-        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= method.settings.person_threshold
+        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= method.config.semantic_consistency.person_threshold
     truth = mask_cells(source.mask, z_source.shape[2:]).numpy()
     assert 0 < persons.sum() < persons.size
     eq7 = -np.mean(truth * np.log(z_source) + (1 - truth) * np.log(1 - z_source))

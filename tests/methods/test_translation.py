@@ -19,7 +19,7 @@ from crowddist.data.sample import Batch
 from crowddist.methods.base import Stage
 from crowddist.methods.build import build_method
 from crowddist.methods.settings.translation import TranslationConfig
-from crowddist.methods.translation import PooledObjective, SteadyThenFalling, Translation, TranslationObjective
+from crowddist.methods.translation import PooledObjective, Translation, TranslationObjective, falling_rate
 from crowddist.ops.ssim import ssim
 from crowddist.run.engine import LocalRuntime
 
@@ -164,7 +164,7 @@ def test_mixed_precision_gives_nearly_the_same_losses() -> None:
 
 def test_the_rate_is_steady_then_falls_to_zero() -> None:
     """By hand: 10 steps, the first half and the one after it at the full rate, the last at a fifth."""
-    assert [SteadyThenFalling(1.0, 10).at(step) for step in range(10)] == pytest.approx([1] * 6 + [0.8, 0.6, 0.4, 0.2])
+    assert [falling_rate(1.0, 10)(step) for step in range(10)] == pytest.approx([1] * 6 + [0.8, 0.6, 0.4, 0.2])
     method = make()
     method.start(stages(method)["translation/translator"], LocalRuntime())
     method.step(9, domains())

@@ -145,6 +145,10 @@ class CountingMethod(TrainingMethod):
         counter = self.config.counter
         return BACKBONES[counter.backbone].uses["upsampling" if counter.upsamples else "counter"].context_px
 
+    @property
+    def stop_change(self) -> float:
+        return self.config.self_supervision.stop_change
+
     def predict(self, images: Tensor) -> Prediction:
         """Mean and standard deviation over the ensemble's members.
 

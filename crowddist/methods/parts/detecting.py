@@ -11,16 +11,7 @@ import torch
 from torch import nn
 
 from crowddist.data.stream import cell_places, kernel_px
-from crowddist.losses.detection import (
-    CENTRE_WEIGHT,
-    OFFSET_WEIGHT,
-    SIZE_WEIGHT,
-    centre_loss,
-    detection_targets,
-    offset_loss,
-    reach,
-    size_loss,
-)
+from crowddist.losses import detection
 from crowddist.methods.parts.training import mean_over_workers
 from crowddist.ops.density import TRUNCATE, kernel_means
 from crowddist.ops.fusion import sweep_counts
@@ -48,20 +39,21 @@ class DetectionObjective(nn.Module):
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         parts = [self._losses(batch) for batch in batches.values()]
         losses = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-        weights = {"centre_loss": CENTRE_WEIGHT, "size_loss": SIZE_WEIGHT, "offset_loss": OFFSET_WEIGHT}
+        weights = {"centre_loss": detection.CENTRE_WEIGHT, "size_loss": detection.SIZE_WEIGHT,
+                   "offset_loss": detection.OFFSET_WEIGHT}
         return {"loss": sum((weights[name] * loss for name, loss in losses.items()), torch.tensor(0.0)), **losses}
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.heads is not None  # by the stage's plan
         maps = self.detector(batch.images)
         cells, stride = (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride
-        targets = detection_targets(batch.heads, cells, stride)
-        doubtful = None if batch.doubtful is None else reach(batch.doubtful, cells, stride)
+        targets = detection.detection_targets(batch.heads, cells, stride)
+        doubtful = None if batch.doubtful is None else detection.reach(batch.doubtful, cells, stride)
         num_heads = mean_over_workers(targets.centres.sum(), least=1.0)
         return {
-            "centre_loss": centre_loss(maps.logits.float(), targets, num_heads, doubtful=doubtful),
-            "size_loss": size_loss(maps.log_size.float(), targets, num_heads),
-            "offset_loss": offset_loss(maps.offset.float(), targets, num_heads),
+            "centre_loss": detection.centre_loss(maps.logits.float(), targets, num_heads, doubtful=doubtful),
+            "size_loss": detection.size_loss(maps.log_size.float(), targets, num_heads),
+            "offset_loss": detection.offset_loss(maps.offset.float(), targets, num_heads),
         }
 
 
@@ -75,11 +67,8 @@ def read_heads(maps: DetectorMaps, stride: int, settings: BiKnowledgeConfig) -> 
     least = min(settings.confidence, settings.doubtful_confidence if settings.sure_confidence else 1.0)
     confidence, log_size, offset = (part.float().cpu().numpy()
                                     for part in (maps.logits.sigmoid(), log_sizes(maps), maps.offset))
-    return [
-        distinct(read_detections(confidence[index, 0], log_size[index, 0], offset[index], stride, least),
-                 settings.nms_share)
-        for index in range(len(confidence))
-    ]
+    return [distinct(read_detections(*image, stride, least), settings.nms_share)
+            for image in zip(confidence[:, 0], log_size[:, 0], offset, strict=True)]
 
 
 def distinct(detections: np.ndarray, share: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from crowddist.losses.adversarial import domain_accuracy, domain_loss
 from crowddist.losses.segmentation import background_bce
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective
-from crowddist.methods.parts.training import Trained, constant_rate, mean_over_workers
+from crowddist.methods.parts.training import Trained, mean_over_workers
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.discriminator import build_discriminator
 from crowddist.models.frozen import frozen_forward
@@ -150,7 +150,7 @@ class SemanticMethod(CountingMethod):
         return {
             "counter": self.one_cycle([*counter, *self.semantics.head.parameters()], stage, settings.learning_rate),
             "discriminator": Trained(parameters=list(self.semantics.discriminator.parameters()),
-                                     schedule=constant_rate(settings.discriminator_rate), betas=DISCRIMINATOR_BETAS),
+                                     schedule=lambda step: settings.discriminator_rate, betas=DISCRIMINATOR_BETAS),
         }
 
     def objective(self, stage: Stage) -> nn.Module:

@@ -136,11 +136,6 @@ def one_cycle_rate(peak: float, steps: int) -> Schedule:
     return rate
 
 
-def constant_rate(peak: float) -> Schedule:
-    """The same rate at every step."""
-    return lambda step: peak
-
-
 def mean_over_workers(value: Tensor, *, least: float) -> Tensor:
     """Mean of a scalar over all workers, without gradient; a sum below `least` counts as `least`."""
     total = value.detach().clone()
