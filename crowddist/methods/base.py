@@ -80,12 +80,12 @@ class Stage:
 
     @property
     def needs_labels(self) -> bool:
-        """The target must be labelled first, by the networks of the stage before."""
+        """Whether the target must be labelled first, by the networks of the stage before."""
         return any(stream.labels for stream in self.streams.values())
 
     @property
     def needs_translation(self) -> bool:
-        """The source must be translated first, by the networks of the stages before."""
+        """Whether the source must be translated first, by the networks of the stages before."""
         return any(stream.data == "translated" for stream in self.streams.values())
 
 
@@ -106,7 +106,7 @@ class Runtime(Protocol):
         """Notes what the worker does next, so that messages can name a worker that hangs. Costs nothing."""
 
     def stop_requested(self) -> bool:
-        """Training stops after this step. All workers get the same answer, so all must ask in every step."""
+        """Whether to stop after this step. All workers get the same answer, so all must ask in every step."""
 
 
 class Method(ABC):
@@ -153,9 +153,7 @@ class Method(ABC):
     @property
     @abstractmethod
     def margin_px(self) -> int:
-        """Context in px that every side of a tile of a large image needs: about as far as the networks see; a multiple
-        of 32.
-        """
+        """Context in px around each tile of a large image: about as far as the networks see, a multiple of 32."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> Prediction:
@@ -163,12 +161,9 @@ class Method(ABC):
 
     def conclude(self, seen: Seen) -> Verdict:
         """The count and the heads of a whole image, from the joined predictions of its tiles."""
-        return Verdict(
-            density=seen.density,
-            spread=seen.spread,
-            uncertainty=float(seen.member_counts.std()),
-            points=density_points(seen.density, self.output_stride, self.stream.sigma_px),
-        )
+        points = density_points(seen.density, self.output_stride, self.stream.sigma_px)
+        return Verdict(density=seen.density, spread=seen.spread, uncertainty=float(seen.member_counts.std()),
+                       points=points)
 
     def count_by_confidence(self, seen: Seen, thresholds: np.ndarray) -> np.ndarray | None:
         """The count that `conclude` would come to at every least confidence of a detection, all else as configured, in

@@ -111,8 +111,7 @@ class BiKnowledge(TrainingMethod):
         stages = [
             Stage(name=f"source/{name}", trains=network, steps=steps, streams=streams, title="no adaptation",
                   num_round=0)
-            for name, network, steps, streams in source
-            if steps
+            for name, network, steps, streams in source if steps
         ]
         for cycle in range(1, settings.cycles + 1):
             for network, crops in (("regressor", density), ("detector", heads)):

@@ -20,7 +20,7 @@ from crowddist.data.stream import cell_density
 from crowddist.methods.base import Stage
 from crowddist.methods.parts.counting import orientation_terms
 from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, fused_counts, read_heads
-from crowddist.methods.parts.semantics import SemanticMethod, SemanticObjective, Semantics
+from crowddist.methods.parts.semantics import SemanticMethod, SemanticObjective
 from crowddist.methods.parts.training import Trained
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
@@ -33,19 +33,15 @@ if TYPE_CHECKING:
 
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch, Prediction, Seen
-    from crowddist.models.counter import Counter
 
 
 class AlignmentObjective(SemanticObjective):
     """Stage 1 of Liu et al., CVPR 2022, (orientation) plus Eq. 5 of Han et al., ICASSP 2020; the sum is ours."""
 
-    def __init__(self, counter: Counter, semantics: Semantics, config: RunConfig) -> None:
-        super().__init__(counter, semantics, config)
-        self.orientation_weight = config.self_supervision.orientation_weight
-
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         losses, terms = super().forward(batches), orientation_terms(self.counter, batches["target"].images)
-        return {**losses, **terms, "loss": losses["loss"] + self.orientation_weight * terms["orientation_loss"]}
+        weight = self.config.self_supervision.orientation_weight
+        return {**losses, **terms, "loss": losses["loss"] + weight * terms["orientation_loss"]}
 
 
 class Combined(SemanticMethod):

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.methods.settings.translation import TranslationConfig
 
-BETAS = (0.5, 0.999)
-"""Adam's. P."""
+BETAS = (0.5, 0.999)  # P: Adam's.
 
 
 class TranslationObjective(nn.Module):

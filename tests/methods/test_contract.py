@@ -23,7 +23,7 @@ ENSEMBLES = ("masksembles", "dropout", "deep", "none")
 
 
 def on_pretrained(config: RunConfig) -> RunConfig:
-    """The same on networks that start from ImageNet's weights."""
+    """The same configuration with networks that start from ImageNet's weights."""
     start: dict[str, Any] = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
     return replace(
         config,
@@ -38,9 +38,7 @@ def on_pretrained(config: RunConfig) -> RunConfig:
                         for method in METHODS],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
-    """A small configuration of each method, on networks from scratch and on those that start from ImageNet's
-    weights.
-    """
+    """A small configuration of each method, with networks from scratch and from ImageNet's weights."""
     method, backbone = request.param
     config = replace(tiny_config, method=method)
     return config if backbone == "compact" else on_pretrained(config)
@@ -52,7 +50,7 @@ def make(config: RunConfig, seed: int = 0) -> Method:
 
 
 def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
-    """Random batches of the kind that a stage asks for."""
+    """Random batches for the streams of a stage."""
     batches = {}
     for name, use in stage.streams.items():
         generator = torch.Generator().manual_seed(1000 * step + len(name))

@@ -79,10 +79,11 @@ class SemanticObjective(CountingObjective):
 
     def __init__(self, counter: Counter, semantics: Semantics, config: RunConfig) -> None:
         super().__init__(counter, config.train)
-        self.semantics, self.settings = semantics, config.semantic_consistency
+        self.semantics, self.config = semantics, config
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        source, target, semantics = batches["source"], batches["target"], self.semantics
+        source, target = batches["source"], batches["target"]
+        semantics, settings = self.semantics, self.config.semantic_consistency
         assert source.mask is not None  # a stream of masks, by the stage's plan
         source_features, target_features = (self.counter.encode(batch.images) for batch in (source, target))
         density = self.density_loss(source, source_features)
@@ -92,9 +93,9 @@ class SemanticObjective(CountingObjective):
             **adversarial_terms(semantics.discriminator, source_features, target_features),
         }
         weighted = (
-            self.settings.source_mask_weight * terms["source_mask_loss"]
-            + self.settings.target_mask_weight * terms["target_mask_loss"]
-            + self.settings.adversarial_weight * terms["adversarial_loss"]
+            settings.source_mask_weight * terms["source_mask_loss"]
+            + settings.target_mask_weight * terms["target_mask_loss"]
+            + settings.adversarial_weight * terms["adversarial_loss"]
             + terms["discriminator_loss"]
         )
         return {"loss": density + weighted, "source_loss": density, **terms}

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -96,20 +96,19 @@ class TrainingMethod(Method):
         return continues or step >= (1 - FROZEN_SHARE) * self._stage.steps
 
     def _optimizer(self, trained: Trained) -> torch.optim.AdamW:
-        """Unfreezes the parameters, except first pretrained layers; other pretrained layers learn more slowly."""
+        """Unfreezes all but the first pretrained layers; the other pretrained layers learn more slowly."""
         train = self.config.train
         frozen = first_pretrained_parameters(self._networks, train.frozen_px)
         pretrained = pretrained_parameters(self._networks) if train.pretrained_share < 1 else set()
         parameters = [parameter for parameter in trained.parameters if parameter not in frozen]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        groups = [
-            {"params": [parameter for parameter in parameters if parameter not in pretrained], "share": 1.0},
-            {"params": [parameter for parameter in parameters if parameter in pretrained],
-             "share": train.pretrained_share},
-        ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=trained.betas,
-                                 weight_decay=trained.weight_decay)
+        new = [parameter for parameter in parameters if parameter not in pretrained]
+        slow = [parameter for parameter in parameters if parameter in pretrained]
+        groups: list[dict[str, Any]] = [{"params": new, "share": 1.0}]
+        if slow:
+            groups.append({"params": slow, "share": train.pretrained_share})
+        return torch.optim.AdamW(groups, lr=0.0, betas=trained.betas, weight_decay=trained.weight_decay)
 
     def one_cycle(self, parameters: list[nn.Parameter], stage: Stage, peak_rate: float) -> Trained:
         """Training with the one-cycle schedule and the run's weight decay."""

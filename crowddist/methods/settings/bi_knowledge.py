@@ -37,9 +37,8 @@ class BiKnowledgeConfig:
     """Standard deviation of a head's Gaussian in px; replaces `stream.sigma_px`. Narrower, because heads are read from
     the density."""
     sigma_of_size: float = 0.0
-    """If above 0, sigma is this times the head's size instead (Eq. 1, P: proportional to the scale map). 0.6 is near
-    0.3 of the mean distance to 4 neighbours, which is about twice our head size (median of 29 images: 1.8 on
-    ShanghaiTech A, 2.4 on B)."""
+    """If above 0, sigma is this times the head's size instead (Eq. 1, P). 0.6 is near 0.3 of the mean distance to 4
+    neighbours, which is about twice the head's size (median: 1.8 on ShanghaiTech A, 2.4 on B)."""
     regressor_steps: int = 1000
     """Steps of the regressor on the source."""
     detector_steps: int = 2000
@@ -64,8 +63,7 @@ class BiKnowledgeConfig:
     localiser_share: float = 1.0
     """Share of the source's images that the localiser learns from, above 0 to 1 (Table 4: 0.3 is enough)."""
     localiser_blur_px: float = 8.0
-    """Largest sigma in px of the random blur of the localiser's training densities, to resemble a regressor's (ours; P:
-    0)."""
+    """Largest sigma in px of the random blur of the localiser's training densities (ours; P: 0)."""
     localiser_loss: Literal["mse", "focal_mse", "focal_cross_entropy", "focal_mse_dms_ssim"] = "focal_mse"
     """Loss of the localiser: focal_mse_dms_ssim (P, Eq. 7) or another of Table 4. With DMS-SSIM the compact localiser
     predicts an empty map, because 0.01 of background noise costs half of the similarity."""
@@ -82,8 +80,7 @@ class BiKnowledgeConfig:
     localiser_threshold: float = 0.2
     """Least value of a localiser point, above 0 (P)."""
     merge_px: int = 6
-    """Localiser points within a square of this side, in px as the networks see them, are one (P: 10, of larger
-    images)."""
+    """Localiser points within a square of this side are one, in px as the networks see them (P: 10, larger images)."""
     nms_share: float = 1.0
     """A detection suppresses points within this share of its size (ours). Sizes are distances to the nearest neighbour:
     1 loses 7 to 8 % of ShanghaiTech's true heads, one of each closest pair. 0.7 keeps them, but also duplicates from
