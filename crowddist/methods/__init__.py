@@ -1,4 +1,4 @@
 """The adaptation methods, one file each, and the table that lists them.
 
-Methods share `base`, `config` and `parts`, and nothing with each other.
+Methods share `base`, `settings` and `parts`, but nothing with each other.
 """

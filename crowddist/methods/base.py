@@ -1,133 +1,131 @@
-"""What every method is: a plan of stages, a step, a prediction and a state."""
+"""The contract of every adaptation method: a plan of stages, a training step, a prediction and a state."""
 
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import torch
 
 from crowddist.data.sample import Verdict
 from crowddist.data.stream import STRIDE
-from crowddist.models.backbones.encoder import first_pretrained_parameters, pretrained_parameters
 from crowddist.ops.peaks import density_points
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor, nn
 
     from crowddist.config import RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Prediction, Seen
-    from crowddist.methods.settings.train import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """What a stage reads in every step."""
+    """One of the inputs that a stage reads in every step."""
 
     data: Literal["source", "target", "labelled_target", "boxes", "translated"]
-    """Which data set of the run; `translated` is the source as the newest networks show it, and `labelled_target`, the
-    target with its true labels, is for `supervised` alone."""
+    """Data set to read. `translated`: the source, translated by the newest networks. `labelled_target`: the target with
+    its true labels, for `supervised` only."""
     batch_size: int
-    """Crops of a step, over all workers."""
+    """Crops per step, over all workers."""
     labels: bool = False
-    """Whether the stage trains on the newest pseudo-labels of this data set."""
+    """Train on the newest pseudo-labels of this data set."""
     scale_jitter: tuple[float, float] | None = None
-    """Range of the crops' random scale; None is the run's own."""
+    """Range of the crops' random scale; None: the run's own."""
     crop_size: int = 0
-    """Side of the crops in px; 0 is the run's own."""
+    """Side of the crops in px; 0: the run's own."""
     plain: bool = False
-    """Whether crops keep the colours and the sharpness of their images."""
+    """Keep the colours and the sharpness of the images."""
     stride: int = STRIDE
-    """Pixels of a crop along a side of the density's cells."""
+    """Side of a density cell in px of the crop."""
     windows: str = ""
-    """The purpose whose patches of the pseudo-labels are the crops; "" cuts anywhere."""
+    """Key of `Method.windows`: crops are these patches of the pseudo-labels; "": crops are cut anywhere."""
     heads: bool = False
-    """Whether batches carry the heads and their sizes."""
+    """Batches hold the heads and their sizes."""
     masks: bool = False
-    """Whether batches carry masks of persons; of the target, nothing else is opened."""
+    """Batches hold masks of persons. Of the target, the masks are then the only labels that are opened."""
     share: float = 1.0
-    """Part of the data set's images that are read at all, above 0 to 1."""
+    """Share of the data set's images that are read at all, above 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A piece of training with one optimisation problem.
+    """A training with one objective, from one checkpoint to the next.
 
-    Stages of one round that train different networks do not wait for each other; all others run in order, each from the
-    one before.
+    All stages run in order, except that stages of one round that train different networks may run at the same time.
     """
 
     name: str
-    """Its folder below the run, e.g. "source", or "source/detector" where a round has several."""
+    """Folder below the run, e.g. "source", or "source/detector" where a round has several stages."""
     steps: int
     """Optimisation steps."""
     streams: Mapping[str, Stream]
-    """Name -> stream; `Method.step` gets one batch of each, by the same names."""
+    """Name -> stream; `Method.step` gets one batch of each, under the same name."""
     title: str
-    """What the row of this stage is called in tables, e.g. "no adaptation"."""
+    """Name of the stage's row in tables, e.g. "no adaptation"."""
     num_round: int
-    """The row's number; 0 is the counter before any adaptation. Stages of one round share a row."""
+    """Number of the row; 0 is the counter before any adaptation. Stages of one round share a row."""
     trains: str = ""
-    """The child of `Method.networks` whose weights the stage changes; "" is all of them."""
+    """Child of `Method.networks` whose weights the stage changes; "": all."""
     fresh: bool = False
-    """Whether its networks begin anew, rather than as the stage before left them."""
+    """Start from new networks, not from those of the stage before."""
 
     @property
     def round_name(self) -> str:
-        """The folder of the round that the stage belongs to."""
+        """Folder of the stage's round."""
         return self.name.partition("/")[0]
 
     @property
     def needs_labels(self) -> bool:
-        """Whether target labels must be made, with the stage before, first."""
+        """Whether the target must be labelled first, by the networks of the stage before."""
         return any(stream.labels for stream in self.streams.values())
 
     @property
     def needs_translation(self) -> bool:
-        """Whether the source must be translated, with the stages before, first."""
+        """Whether the source must be translated first, by the networks of the stages before."""
         return any(stream.data == "translated" for stream in self.streams.values())
 
 
 class Runtime(Protocol):
-    """The worker a stage runs on; one process of `world_size`."""
+    """The worker that runs a stage: one process of `world_size`."""
 
     rank: int
     world_size: int
     device: torch.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the workers; its forward is called exactly once a step."""
+        """The module with gradients averaged over the workers. Call its forward exactly once per step."""
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Tells the launcher that a checkpoint is written; every worker calls it at the same steps."""
 
     def at(self, step: int, doing: str) -> None:
-        """Notes what the worker is about to do, so that one that is waited for can be named; costs nothing."""
+        """Notes what the worker does next, so that messages can name a worker that hangs. Costs nothing."""
 
     def stop_requested(self) -> bool:
-        """Whether training is to stop after this step: all workers are told the same, so every one calls it in every
-        step.
-        """
+        """Whether to stop after this step. All workers get the same answer, so all must ask in every step."""
 
 
 class Method(ABC):
-    """An adaptation method. It owns its networks and optimizers; engine, labeller and evaluation know no more than
-    this.
+    """An adaptation method. A new one implements:
+
+    1. `plan`: its stages, in order;
+    2. `start` and `step`: prepare a stage; train on one batch of each stream (`parts.training` does both for methods
+       that give an objective and what to optimise);
+    3. `predict`, `conclude` and `select`: tiles become maps and heads, a whole image a count, some of its cells labels;
+    4. `networks` and `optimizers`: the state that checkpoints hold.
+
+    Training loop, labelling and evaluation use a method only through this class.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
 
     def with_config(self, config: RunConfig) -> Method:
-        """The same networks under another configuration, whose networks and data are alike: to conclude and select by
-        other thresholds.
-        """
+        """The same networks with other thresholds. `config` must describe the same networks and data."""
         other = copy.copy(self)
         other.config = config
         return other
@@ -138,53 +136,46 @@ class Method(ABC):
 
     @abstractmethod
     def start(self, stage: Stage, runtime: Runtime) -> None:
-        """Prepares networks and fresh optimizers for a stage; the networks' weights stay as they are."""
+        """Prepares networks and fresh optimizers for a stage, without changing weights."""
 
     @abstractmethod
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """One optimisation step on a batch of each stream. Returns: detached scalars to log, `loss` among them."""
+        """One optimisation step on a batch of each stream. Returns detached scalars to log; one is called `loss`."""
+
+    @abstractmethod
+    def networks(self) -> nn.Module:
+        """The networks whose weights and buffers are the result."""
+
+    @abstractmethod
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """The current stage's optimizers by name; empty before the first `start`."""
 
     @property
     @abstractmethod
     def margin_px(self) -> int:
-        """Context that a tile of a large image is seen with on every side, px: about as far as the networks look; a
-        multiple of 32.
-        """
-
-    @property
-    def settling_px(self) -> int:
-        """Side of the blocks, px, whose persons are compared from one set of labels to the next to see whether they
-        settle.
-        """
-        return self.output_stride
+        """Context in px around each tile of a large image: about as far as the networks see, a multiple of 32."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> Prediction:
-        """What the networks say of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without
-        gradients.
-        """
+        """Maps and heads of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without gradients."""
 
     def conclude(self, seen: Seen) -> Verdict:
-        """The count and the heads of a whole image, of what its tiles were predicted to hold."""
-        return Verdict(
-            density=seen.density,
-            spread=seen.spread,
-            uncertainty=float(seen.member_counts.std()),
-            points=density_points(seen.density, self.output_stride, self.stream.sigma_px),
-        )
+        """The count and the heads of a whole image, from the joined predictions of its tiles."""
+        points = density_points(seen.density, self.output_stride, self.stream.sigma_px)
+        return Verdict(density=seen.density, spread=seen.spread, uncertainty=float(seen.member_counts.std()),
+                       points=points)
 
     @abstractmethod
     def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """The cells of a whole image that are good enough to be labels: (h, w) bool of two (h, w) maps."""
+        """The cells of a whole image that become labels: (h, w) bool from two (h, w) maps."""
 
     def windows(self, density: np.ndarray, points: np.ndarray, key: str) -> dict[str, np.ndarray]:
-        """Purpose -> K x 4 top, left, height, width in cells: the patches of an image that labels are trained on; none
-        means anywhere.
+        """The patches of an image to train on: purpose -> K x 4 top, left, height, width in cells; empty: anywhere.
 
         Args:
             density: (h, w) persons per cell.
-            points: M x 3 x, y and score of the heads that were detected, in px of the image as the networks saw it.
-            key: of the image and the round; whatever is random follows from it.
+            points: M x 3 x, y and score of the detected heads, in px of the image as the networks saw it.
+            key: names the image and the round; seeds all random choices.
         """
         del density, points, key
         return {}
@@ -196,57 +187,51 @@ class Method(ABC):
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the image along a side of a density's cells."""
+        """Side of a density cell in px of the image."""
         return STRIDE
 
     @property
+    def settling_px(self) -> int:
+        """Side in px of the blocks whose counts are compared between two rounds of labels, to see if they settle."""
+        return self.output_stride
+
+    @property
     def stop_change(self) -> float:
-        """Rounds stop when labels change less than this, relative to their mean; 0 never stops."""
+        """Rounds stop when labels change by less than this share of their mean; 0: never."""
         return 0.0
 
     def label_views(self) -> tuple[float, ...]:
-        """The sizes, relative to the usual one, that labels are made at; see `ops.views`."""
+        """Sizes, relative to the usual one, at which images are labelled; see `ops.views`."""
         return (1.0,)
 
     def translate(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images of the source in [0, 1] as the target would show them; for methods whose plan reads
-        `translated` data.
-        """
+        """(N, 3, H, W) source images in [0, 1], made to look like the target. Only for plans with `translated` data."""
         raise NotImplementedError(f"{type(self).__name__} translates no images")
 
     def limit_density(self, persons: float) -> None:
-        """From now on, no cell of a prediction holds more than so many persons: what would is taken to hold none. For
-        counters.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no limit of its density")
-
-    @abstractmethod
-    def networks(self) -> nn.Module:
-        """The networks whose weights and buffers are the result."""
-
-    @abstractmethod
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """The optimizers of the stage under way, by name; empty before the first `start`."""
+        """Sets predicted cells that hold more than `persons` to 0 from now on. Only for counters."""
+        raise NotImplementedError(f"{type(self).__name__} has no density limit")
 
     def state_dict(self, trained: str = "") -> dict[str, Any]:
-        """Networks and optimizers, as plain containers of tensors. Args: `trained` as `Stage.trains`; the other
-        networks are left out.
+        """Networks and optimizers, as plain containers of tensors. `trained`: as `Stage.trains`, leaves out the other
+        networks.
         """
         networks = {name: tensor for name, tensor in self.networks().state_dict().items() if belongs_to(name, trained)}
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()}
         return {"trained": trained, "networks": networks, "optimizers": optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any], *, optimizers: bool = True) -> None:
-        """Takes back what `state_dict` gave; `optimizers=False` takes the weights alone, at the start of another stage.
+        """Restores what `state_dict` returned; networks that the state leaves out stay as they are.
 
-        Networks that the state leaves out stay as they are.
+        Args:
+            optimizers: False loads the weights only, to start another stage.
 
         Raises:
-            RuntimeError: the state is of other networks.
+            RuntimeError: the state belongs to other networks.
         """
-        trained = state.get("trained", "")  # checkpoints of former versions hold everything
-        others = {name: tensor
-                  for name, tensor in self.networks().state_dict().items() if not belongs_to(name, trained)}
+        trained = state.get("trained", "")  # the oldest checkpoints lack it; they hold all networks
+        others = {name: tensor for name, tensor in self.networks().state_dict().items()
+                  if not belongs_to(name, trained)}
         self.networks().load_state_dict({**others, **state["networks"]})
         if optimizers:
             for name, optimizer in self.optimizers().items():
@@ -254,85 +239,5 @@ class Method(ABC):
 
 
 def belongs_to(parameter: str, network: str) -> bool:
-    """Whether a parameter of that full name belongs to a child of the networks; "" is all of them."""
+    """Whether `parameter`, a full name, belongs to that child of the networks; "": all do."""
     return not network or parameter.startswith(f"{network}.")
-
-
-def mean_over_workers(value: Tensor, *, least: float) -> Tensor:
-    """The mean of a number over all workers, whose sum counts as `least` at the least; without a gradient."""
-    total = value.detach().clone()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return total.clamp(min=least)
-    torch.distributed.all_reduce(total)
-    return total.clamp(min=least) / torch.distributed.get_world_size()
-
-
-class Schedule(Protocol):
-    """A learning rate as a function of the step."""
-
-    def at(self, step: int) -> float:
-        """The rate of step 0..steps-1."""
-
-
-@dataclass(frozen=True)
-class OneCycle:
-    """Learning rate as a pure function of the step: a linear-cosine rise to the peak, a cosine fall to nearly zero.
-
-    Source: Smith and Topin, 2018; the shape is PyTorch's OneCycleLR with its default shares.
-    """
-
-    peak: float
-    steps: int
-    warm_share: float = field(default=0.3)
-
-    def at(self, step: int) -> float:
-        """The rate of step 0..steps-1."""
-        warm = self.warm_share * self.steps - 1
-        if step <= warm:
-            return _anneal(self.peak / 25, self.peak, step / max(warm, 1))
-        return _anneal(self.peak, self.peak / 25e4, (step - warm) / max(self.steps - 1 - warm, 1))
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The same learning rate at every step, as the papers' plain Adam has it."""
-
-    peak: float
-
-    def at(self, step: int) -> float:
-        """The rate of any step."""
-        del step
-        return self.peak
-
-
-def _anneal(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * min(share, 1)))
-
-
-def make_optimizer(
-    network: nn.Module, parameters: list[nn.Parameter], train: TrainConfig, *, weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.999)
-) -> torch.optim.Optimizer:
-    """AdamW for some of a network's parameters, which are no longer frozen, but for those that keep the weights they
-    came with.
-
-    Those with pretrained weights are a group of their own, which learns more slowly. `set_learning_rate` sets the
-    rates.
-    """
-    frozen = first_pretrained_parameters(network, train.frozen_px)
-    parameters = [parameter for parameter in parameters if parameter not in frozen]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    pretrained = pretrained_parameters(network) if train.pretrained_share < 1 else set()
-    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in parameters if parameter not in pretrained],
-                                     "share": 1.0}]
-    slow = [parameter for parameter in parameters if parameter in pretrained]
-    if slow:
-        groups.append({"params": slow, "share": train.pretrained_share})
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=weight_decay)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all parameter groups, of each to its share of it."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)

@@ -1,6 +1,4 @@
-"""What the networks of bi-knowledge transfer minimise, but for the detector: the objectives of its regressor and of its
-transformer.
-"""
+"""Losses of bi-knowledge transfer's regressor and localiser; the detector's are in `parts.detecting`."""
 
 from __future__ import annotations
 
@@ -25,20 +23,21 @@ if TYPE_CHECKING:
     from crowddist.models.nested_unet import NestedUnet
 
 COUNT_CELL_PX = 8
-"""Side of the cells whose counts the regressor learns beside the structure (ours: that of the other methods' cells)."""
-SOFTNESSES = 1024
-"""How finely the softness of the transformer's densities is drawn (ours)."""
+"""Side of the cells of the regressor's count loss (ours; as large as the other methods' cells)."""
+NUM_BLURS = 1024
+"""Number of different blurs of the localiser's densities (ours)."""
 
 
 class RegressionObjective(nn.Module):
-    """DMS-SSIM of the density, and the error of its counts, on source crops or on patches with pseudo-labels."""
+    """DMS-SSIM of the density and the error of its counts, on source crops or pseudo-labelled patches; mean over the
+    streams.
+    """
 
     def __init__(self, regressor: Dssinet, settings: BiKnowledgeConfig, train_config: TrainConfig) -> None:
         super().__init__()
         self.regressor, self.settings, self.train_config = regressor, settings, train_config
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, the mean over the streams; `loss` is what is minimised."""
         losses = {name: self._loss(batch) for name, batch in batches.items()}
         return {"loss": torch.stack(list(losses.values())).mean(),
                 **{f"{name}_loss": loss for name, loss in losses.items()}}
@@ -52,18 +51,18 @@ class RegressionObjective(nn.Module):
             loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density, empty_peak=peak)
         if self.settings.count_weight:
             factor = COUNT_CELL_PX // self.regressor.output_stride
-            predicted, target = _pooled(predicted, factor), _pooled(batch.density, factor)
-            error = count_map_loss(predicted, target, block_weight=self.train_config.block_weight,
+            counts, target = (functional.avg_pool2d(maps, factor) * factor**2 for maps in (predicted, batch.density))
+            error = count_map_loss(counts, target, block_weight=self.train_config.block_weight,
                                    cell_error=self.train_config.cell_error)
             loss = loss + self.settings.count_weight * error
         return loss
 
 
 class LocalisationObjective(nn.Module):
-    """Phi: the 0-1 map of heads of their density, Eqs. 3 to 7.
+    """Phi, Eqs. 3 to 7: from a density to a map that is 1 at heads and 0 elsewhere.
 
-    The densities are made softer at random first (ours): those of a regressor are, and a transformer that only ever saw
-    Gaussians finds hardly a head in them.
+    Densities are blurred at random first (ours), because a regressor's are blurred: a localiser that has only seen
+    sharp Gaussians finds hardly any head in them.
     """
 
     def __init__(self, localiser: NestedUnet, loss: str, stride: int, blur_px: float = 0.0) -> None:
@@ -71,12 +70,11 @@ class LocalisationObjective(nn.Module):
         self.localiser, self.loss, self.stride, self.blur_px = localiser, loss, stride, blur_px
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name; `loss` is what is minimised."""
         batch = batches["source"]
         assert batch.density is not None and batch.heads is not None  # by the stage's plan
-        softness = batch.draws.remainder(SOFTNESSES) / SOFTNESSES  # of the sample, the same on any number of workers
+        blur = batch.draws.remainder(NUM_BLURS) / NUM_BLURS  # by sample: the same on any number of workers
         sigma = self.blur_px / self.stride
-        density = blurred(batch.density, sigma * softness, largest=sigma)
+        density = blurred(batch.density, sigma * blur, largest=sigma)
         answer = self.localiser(density, self.stride).float()
         truth = localisation_map(batch.heads, (answer.shape[2], answer.shape[3]), self.stride)
         if self.loss == "mse":
@@ -91,9 +89,7 @@ class LocalisationObjective(nn.Module):
 
 
 def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
-    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. Args: heads (M, 2 or more) x, y in px for each
-    image.
-    """
+    """M^D: (N, 1, h, w), 1 in the cell of each head's centre, else 0. `heads`: by image, (M, 2 or more) x, y in px."""
     truth = torch.zeros(len(heads), 1, *cells, device=heads[0].device)
     for one, points in zip(truth, heads, strict=True):
         column, row = (((points[:, axis] + 0.5) / stride).long().clamp(0, cells[1 - axis] - 1) for axis in (0, 1))
@@ -102,9 +98,9 @@ def localisation_map(heads: list[Tensor], cells: tuple[int, int], stride: int) -
 
 
 def blurred(maps: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
-    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) cells; a sigma of 0 leaves a map as it is.
+    """(N, 1, h, w) maps, each smoothed by a Gaussian of its own sigma, (N,) in cells; 0 leaves a map as it is.
 
-    Kernels reach as far as one of the `largest` sigma does, so a map comes out the same whatever others are beside it.
+    All kernels have the reach of the `largest` sigma, so a map's result does not depend on the other maps.
     """
     reach = max(math.ceil(3 * largest), 1)
     offsets = torch.arange(-reach, reach + 1, device=maps.device)
@@ -114,8 +110,3 @@ def blurred(maps: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
     rows = functional.conv2d(rows, kernels[:, :, None, :], groups=len(maps))
     columns = functional.pad(rows, (0, 0, reach, reach), mode="replicate")
     return functional.conv2d(columns, kernels[:, :, :, None], groups=len(maps)).transpose(0, 1)
-
-
-def _pooled(density: Tensor, factor: int) -> Tensor:
-    """Persons per larger cell."""
-    return functional.avg_pool2d(density, factor) * factor**2

@@ -1,4 +1,4 @@
-"""A method built from the configuration of a run; its file, and with it torch, is imported when it is asked for."""
+"""Builds a run's method; imports the method's file, and with it torch, only then."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ def build_method(config: RunConfig, *, weights: Loaded = "all") -> Method:
     """The method that a run's configuration names, with fresh networks.
 
     Args:
-        weights: which of the weights that the networks start from are loaded; "none" for networks that a checkpoint
-            fills.
+        weights: which start weights to load; "none" for networks that a checkpoint fills.
 
     Raises:
-        InputError, FileNotFoundError: weights that cannot be had, or belong to other networks.
+        InputError, FileNotFoundError: start weights are missing or belong to other networks.
     """
     from crowddist.models.weights import loading
 

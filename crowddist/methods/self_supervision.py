@@ -1,19 +1,22 @@
-"""Self-supervision: an orientation pretext on the target, then rounds of certain pseudo-labels (Liu et al., CVPR
-2022).
+"""Self-supervision (Liu et al., CVPR 2022): the target teaches the counter which way is up, then its pseudo-labels.
+
+1. source: the counter on the source, for the row without adaptation.
+2. orientation: source density plus upright or upside-down target images (the paper's stage 1, `OrientationObjective`).
+3. labels-1 to labels-K: label the target with the ensemble, keep the most certain cells, train on both (stage 2,
+   `parts.counting.LabelObjective`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.parts.counting import CountingMethod, CountingObjective, LabelObjective, Trained
-from crowddist.methods.parts.shared_losses import orientation_terms
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective, orientation_terms
+from crowddist.methods.parts.training import Trained
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from crowddist.data.sample import Batch
     from crowddist.methods.settings.self_supervision import SelfSupervisionConfig
@@ -33,75 +36,42 @@ class OrientationObjective(CountingObjective):
         self.orientation_weight = orientation_weight
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, and the share of target images whose orientation was told right."""
-        source = self.source_loss(batches["source"])
+        source = self.density_loss(batches["source"])
         terms = orientation_terms(self.counter, batches["target"].images)
         return {"loss": source + self.orientation_weight * terms["orientation_loss"], "source_loss": source, **terms}
 
 
 class SelfSupervision(CountingMethod):
-    """Both stages of the paper, behind a source stage whose counter is the row without adaptation."""
+    """Both stages of the paper, after a stage on the source."""
 
     @property
     def settings(self) -> SelfSupervisionConfig:
-        """The method's part of the configuration."""
         return self.config.self_supervision
 
     def plan(self) -> tuple[Stage, ...]:
-        """Source; source and orientation; then K rounds of source and labels."""
-        train, settings = self.config.train, self.settings
-        source = self.source_stream()
-        target = Stream(data="target", batch_size=settings.target_batch_size)
-        stages = [Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation",
-                        num_round=0)]
+        settings, stages = self.settings, [self.source_stage()]
         if settings.orientation_steps:
-            stages.append(
-                Stage(
-                    name="orientation",
-                    steps=settings.orientation_steps,
-                    streams={"source": source, "target": target},
-                    title="orientation",
-                    num_round=1,
-                )
-            )
-        labelled = replace(target, labels=True, scale_jitter=settings.label_scale_jitter, stride=self.output_stride)
+            streams = {"source": self.source_stream(),
+                       "target": Stream(data="target", batch_size=settings.target_batch_size)}
+            stages.append(Stage(name="orientation", steps=settings.orientation_steps, streams=streams,
+                                title="orientation", num_round=1))
         first = len(stages)
         for number in range(settings.rounds):
-            stages.append(
-                Stage(
-                    name=f"labels-{number + 1}",
-                    steps=settings.round_steps,
-                    streams={"source": source, "target": labelled},
-                    title=f"labels, round {number + 1}",
-                    num_round=first + number,
-                )
-            )
+            stages.append(Stage(name=f"labels-{number + 1}", steps=settings.round_steps,
+                                streams=self.labelled_streams(), title=f"labels, round {number + 1}",
+                                num_round=first + number))
         return tuple(stages)
 
-    def label_views(self) -> tuple[float, ...]:
-        """See `Method.label_views`."""
-        return self.settings.label_views
-
-    @property
-    def stop_change(self) -> float:
-        """See `Method.stop_change`."""
-        return self.settings.stop_change
-
-    def objective(self, stage: Stage) -> CountingObjective:
-        """The losses of the paper's stage that this one belongs to."""
-        train, settings = self.config.train, self.settings
-        if stage.needs_labels:
-            return LabelObjective(self.counter, train, target_weight=settings.target_weight)
-        if "target" in stage.streams:
-            return OrientationObjective(self.counter, train, orientation_weight=settings.orientation_weight)
-        return CountingObjective(self.counter, train)
+    def objective(self, stage: Stage) -> nn.Module:
+        if stage.name == "orientation":
+            return OrientationObjective(self.counter, self.config.train,
+                                        orientation_weight=self.settings.orientation_weight)
+        return super().objective(stage)
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
-        """The training's rate on the source alone, the adaptation's afterwards; the orientation head only where the
-        stage uses it.
-        """
-        adapts = "target" in stage.streams
-        uses_head = adapts and not stage.needs_labels
-        parameters = list(self.counter.parameters()) if uses_head else self.density_parameters()
-        return {"counter": self.one_cycle(parameters, stage,
-                                          self.settings.learning_rate if adapts else self.config.train.learning_rate)}
+        if stage.name == "orientation":  # the only stage that uses the counter's orientation head
+            return {"counter": self.one_cycle(list(self.counter.parameters()), stage, self.settings.learning_rate)}
+        return super().trained(stage)
+
+    def label_views(self) -> tuple[float, ...]:
+        return self.settings.label_views

@@ -1,4 +1,4 @@
-"""What a search may change: the thresholds that pseudo-labels are made with, by their names in the configuration."""
+"""The thresholds that make pseudo-labels, by their names in the configuration; a search may change them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from crowddist.methods.table import METHODS, facts_of
 
 
 def search_space(config: RunConfig) -> tuple[Parameter, ...]:
-    """The parameters that the labels of a configuration's method depend on.
+    """The thresholds of the configuration's method.
 
     Raises:
-        InputError: the method makes no labels that a threshold decides.
+        InputError: the method has none.
     """
     space = facts_of(config.method).thresholds(config)
     if not space:
@@ -28,7 +28,7 @@ def search_space(config: RunConfig) -> tuple[Parameter, ...]:
 
 
 def own_values(config: RunConfig) -> dict[str, float]:
-    """The values that a configuration has, of the parameters of its space."""
+    """The configured value of each threshold; of a range, its lower end."""
     values = {}
     for parameter in search_space(config):
         part, _, field = parameter.name.partition(".")
@@ -38,10 +38,10 @@ def own_values(config: RunConfig) -> dict[str, float]:
 
 
 def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
-    """The configuration with other values of parameters.
+    """The configuration with other values of its thresholds.
 
     Raises:
-        InputError: there is no such parameter, or the value is none that it can have.
+        InputError: an unknown threshold, or a value out of its range.
     """
     for name, value in values.items():
         part, _, field = name.partition(".")
@@ -58,8 +58,8 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
 
 
 def lowest_thresholds(config: RunConfig) -> RunConfig:
-    """The configuration whose predictions hold all that any values of its space would take."""
-    names = {CONFIDENCE, LOCALISER_THRESHOLD.name}
+    """The configuration with the lowest thresholds: its predictions hold every head that a trial may use."""
     own = own_values(config)
     return with_values(config, {parameter.name: min(parameter.low, own[parameter.name])
-                                for parameter in search_space(config) if parameter.name in names})
+                                for parameter in search_space(config)
+                                if parameter.name in (CONFIDENCE, LOCALISER_THRESHOLD.name)})

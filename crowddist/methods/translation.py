@@ -1,10 +1,15 @@
-"""Translation: the source as the target would show it (CycleGAN, SE CycleGAN), and a counter trained on that."""
+"""Translation: make the source look like the target (CycleGAN, SE CycleGAN) and train a counter on the result.
+
+1. source: the counter on the source, for the row without adaptation.
+2. translation/translator: two generators and two discriminators on crops of both domains (`TranslationObjective`).
+3. translation/counter: the counter on the translated source, or on half source and half translated (`PooledObjective`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,7 +18,8 @@ from torch.nn import functional
 from crowddist.data.sample import Batch
 from crowddist.losses.adversarial import discriminator_accuracy, discriminator_loss, generator_loss
 from crowddist.methods.base import Stage, Stream
-from crowddist.methods.parts.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.parts.counting import CountingMethod, CountingObjective
+from crowddist.methods.parts.training import Schedule, Trained
 from crowddist.models.frozen import frozen_forward
 from crowddist.models.translator import Translator, build_translator
 from crowddist.ops.ssim import ssim
@@ -24,20 +30,17 @@ if TYPE_CHECKING:
     from crowddist.config import RunConfig
     from crowddist.methods.settings.translation import TranslationConfig
 
-BETAS = (0.5, 0.999)
-"""Of Adam. P."""
-STEADY_SHARE = 0.5
-"""Part of the steps before the rate begins to fall, linearly to zero. P: 100 of 200 epochs."""
+BETAS = (0.5, 0.999)  # P: Adam's.
 
 
 class TranslationObjective(nn.Module):
-    """All losses of the four networks as one module, so that a wrapped (DDP) forward is called once a step.
+    """The losses of generators and discriminators together, each the sum over both domains.
 
-    Source: Zhu et al., ICCV 2017, Eqs. 1 to 3 by least squares; with a structure weight, Wang et al., CVPR 2019 (SE
-    CycleGAN): the cycle also keeps the SSIM. The generators' losses pass through frozen discriminators and the
-    discriminators see detached images, so one backward pass gives each network its own gradient, and both sides step
-    from where they stood. Discriminators see the newest images alone: the history of 50 that the authors draw from
-    would have to be kept with every checkpoint (ours).
+    Source: Zhu et al., ICCV 2017, Eqs. 1 to 3 with least squares; Wang et al., CVPR 2019 (SE CycleGAN), where a
+    structure weight also keeps the SSIM of the cycle. The generators' losses pass through frozen discriminators, and
+    discriminators see detached images: one backward pass gives each network its own gradient, and both sides step from
+    the same weights. Discriminators see only the newest images (ours), because the authors' history of 50 would be part
+    of every checkpoint.
     """
 
     def __init__(self, translator: Translator, settings: TranslationConfig) -> None:
@@ -45,9 +48,6 @@ class TranslationObjective(nn.Module):
         self.translator, self.settings = translator, settings
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The losses by name, each the sum over both domains, and the share of patches that the discriminators tell
-        right.
-        """
         settings = self.settings
         generators, discriminators = self.translator.generators, self.translator.discriminators
         real = {domain: batches[domain].images for domain in ("source", "target")}
@@ -74,26 +74,18 @@ class TranslationObjective(nn.Module):
 
 
 class PooledObjective(CountingObjective):
-    """The density loss over the crops of all streams: the source, the translated source, or both."""
+    """The density loss on the source, the translated source, or both; in one batch, to share the normalisation."""
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The loss, of one forward pass, so that both kinds of crops are normalised together."""
         parts = list(batches.values())
-        # all are labelled, by the stage's plan
-        densities = [batch.density for batch in parts if batch.density is not None]
-        pooled = replace(
-            parts[0],
-            images=torch.cat([batch.images for batch in parts]),
-            density=torch.cat(densities),
-            draws=torch.cat([batch.draws for batch in parts]),
-        )
-        return {"loss": self.source_loss(pooled)}
+        densities = [batch.density for batch in parts if batch.density is not None]  # all, by the stage's plan
+        pooled = replace(parts[0], images=torch.cat([batch.images for batch in parts]), density=torch.cat(densities),
+                         draws=torch.cat([batch.draws for batch in parts]))
+        return {"loss": self.density_loss(pooled)}
 
 
 class Translation(CountingMethod):
-    """A counter on the source; four networks on source and target; then the counter on the source as one of them
-    translated it.
-    """
+    """A counter on the source; four translating networks on source and target; the counter on the translated source."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
@@ -102,86 +94,50 @@ class Translation(CountingMethod):
 
     @property
     def settings(self) -> TranslationConfig:
-        """The method's part of the configuration."""
         return self.config.translation
 
     def plan(self) -> tuple[Stage, ...]:
-        """Source; then, in one round, the translator on plain crops of both domains, and the counter on what it makes
-        of the source.
-        """
-        train, settings = self.config.train, self.settings
-        source = self.source_stream()
-        crops = Stream(
-            data="source", batch_size=settings.batch_size, scale_jitter=settings.scale_jitter,
-            crop_size=settings.crop_size, plain=True
-        )
-        translated = {"translated": replace(source, data="translated")}
+        settings, source = self.settings, self.source_stream()
+        crops = Stream(data="source", batch_size=settings.batch_size, scale_jitter=settings.scale_jitter,
+                       crop_size=settings.crop_size, plain=True)
+        streams = {"translated": replace(source, data="translated")}
         if settings.joint:
-            half = replace(source, batch_size=train.batch_size // 2)
-            translated = {"source": half, "translated": replace(half, data="translated")}
+            half = replace(source, batch_size=self.config.train.batch_size // 2)
+            streams = {"source": half, "translated": replace(half, data="translated")}
+        row: dict[str, Any] = {"title": "translation", "num_round": 1}
         return (
-            Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation", num_round=0),
-            Stage(
-                name="translation/translator",
-                trains="translator",
-                steps=settings.steps,
-                streams={"source": crops, "target": replace(crops, data="target")},
-                title="translation",
-                num_round=1,
-            ),
-            Stage(
-                name="translation/counter",
-                trains="counter",
-                fresh=settings.fresh,
-                steps=settings.counting_steps,
-                streams=translated,
-                title="translation",
-                num_round=1,
-            ),
+            self.source_stage(),
+            Stage(name="translation/translator", trains="translator", steps=settings.steps,
+                  streams={"source": crops, "target": replace(crops, data="target")}, **row),
+            Stage(name="translation/counter", trains="counter", fresh=settings.fresh, steps=settings.counting_steps,
+                  streams=streams, **row),
         )
-
-    def translate(self, images: Tensor) -> Tensor:
-        """See `Method.translate`."""
-        self.translator.eval()
-        with torch.inference_mode():
-            return self.translator.generators["target"](images).float()
 
     def objective(self, stage: Stage) -> nn.Module:
-        """The losses of the four networks, or the density loss on whatever the stage reads."""
         return (TranslationObjective(self.translator, self.settings) if stage.trains == "translator"
                 else PooledObjective(self.counter, self.config.train))
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
-        """Generators and discriminators, each by an optimizer of their own, or the counter: on the source at the
-        training's rate.
-        """
+        """All generators by one optimizer and all discriminators by another; or the counter."""
         if stage.trains == "translator":
-            schedule = SteadyThenFalling(self.settings.learning_rate, stage.steps)
-            return {
-                name: Trained(parameters=list(networks.parameters()), schedule=schedule, betas=BETAS)
-                for name, networks in self.translator.named_children()
-            }
+            schedule = falling_rate(self.settings.learning_rate, stage.steps)
+            return {name: Trained(parameters=list(networks.parameters()), schedule=schedule, betas=BETAS)
+                    for name, networks in self.translator.named_children()}
         rate = self.settings.counting_rate if stage.needs_translation else self.config.train.learning_rate
         return {"counter": self.one_cycle(self.density_parameters(), stage, rate)}
 
-    def networks(self) -> nn.Module:
-        """See `Method.networks`."""
-        return self._networks
+    def translate(self, images: Tensor) -> Tensor:
+        self.translator.eval()
+        with torch.inference_mode():
+            return self.translator.generators["target"](images).float()
 
 
-@dataclass(frozen=True)
-class SteadyThenFalling:
-    """The peak in the first half of the steps, then down in a line, to zero behind the last step.
+def falling_rate(peak: float, steps: int) -> Schedule:
+    """The peak in the first half of the steps, then a linear fall that would reach 0 after the last step.
 
-    Source: Zhu et al., ICCV 2017, Sec. 4 (P).
+    Source: Zhu et al., ICCV 2017, Sec. 4 (P: 100 and 100 epochs).
     """
-
-    peak: float
-    steps: int
-
-    def at(self, step: int) -> float:
-        """The rate of step 0..steps-1."""
-        return self.peak * min((self.steps - step) / ((1 - STEADY_SHARE) * self.steps), 1.0)
+    return lambda step: peak * min((steps - step) / (0.5 * steps), 1.0)
 
 
 def _total(losses: Iterable[Tensor]) -> Tensor:

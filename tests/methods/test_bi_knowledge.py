@@ -1,6 +1,4 @@
-"""Bi-knowledge transfer: the fusion of both, the patches, the losses of its three networks, and what a cycle
-changes.
-"""
+"""Bi-knowledge transfer: fusion, patches, the losses of its three networks, and the weights that a cycle changes."""
 
 from __future__ import annotations
 
@@ -16,7 +14,6 @@ from crowddist.data.sample import Batch, Seen
 from crowddist.losses.density import count_map_loss
 from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
-from crowddist.methods.base import OneCycle
 from crowddist.methods.bi_knowledge import BiKnowledge
 from crowddist.methods.bi_knowledge_objectives import (
     LocalisationObjective,
@@ -26,6 +23,7 @@ from crowddist.methods.bi_knowledge_objectives import (
 )
 from crowddist.methods.build import build_method
 from crowddist.methods.parts.detecting import DetectionObjective
+from crowddist.methods.parts.training import one_cycle_rate
 from crowddist.ops.scales import head_sizes
 from crowddist.run.engine import LocalRuntime
 
@@ -46,9 +44,7 @@ def seen(density: np.ndarray, detections: list, transformed: list) -> Seen:
 
 
 def test_fused_by_hand(tiny_config: RunConfig) -> None:
-    """Persons spread evenly, and one certain head: inside its kernel's window the even ones count by what is left of
-    the weight.
-    """
+    """Persons spread evenly and one head of weight 0.75: inside its window, the even density counts by 0.25."""
     method = make(tiny_config, sigma_px=4.0, fusion="confidence")
     even = np.full(CELLS, 0.01, np.float32)
     verdict = method.conclude(seen(even, [[100.5, 80.5, 20, 0.75]], []))
@@ -95,9 +91,7 @@ def test_heads_of_both_are_merged_and_get_sizes(tiny_config: RunConfig) -> None:
 
 
 def test_a_crowd_that_is_detected_without_a_mistake_stays_whole(tiny_config: RunConfig) -> None:
-    """Sizes are distances to the nearest neighbour: suppression within the whole of them takes one of every pair that
-    stands closest.
-    """
+    """Sizes are distances to the nearest neighbour: suppression within a whole size takes one of each closest pair."""
     places = np.random.default_rng(0).uniform(4, [SIZE[1] - 5, SIZE[0] - 5], (150, 2)).astype(np.float32)
     heads = np.column_stack([places, head_sizes(places), np.random.default_rng(1).uniform(0.4, 0.9, 150)])
     nobody = np.zeros(CELLS, np.float32)
@@ -113,9 +107,7 @@ def test_heads_that_two_tiles_have_seen_count_once(tiny_config: RunConfig) -> No
 
 
 def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
-    """Five heads within 23 px of one transformed point, three of another, none of a third; the density is that of the
-    heads.
-    """
+    """One transformed point has five heads within 23 px, another three, a third none; the density is the heads'."""
     detected = [[x, y, 9, 0.9] for x, y in ((30, 40), (50, 40), (40, 30), (40, 50), (75, 40))]
     others = [[40, 40, 9, 0.4], [62, 40, 9, 0.4], [200, 150, 9, 0.9]]
     method = make(tiny_config, crowd_heads=5, crowd_px=23.0, sigma_px=4.0)
@@ -129,7 +121,7 @@ def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
 
 
 def test_a_crowd_that_the_regressor_alone_sees_can_be_left_out(tiny_config: RunConfig) -> None:
-    """Two transformed points with four neighbours each: of one three are detections, of the other one is."""
+    """Two transformed points with four neighbours each: three are detections at one point, one at the other."""
     sure = [[30, 40, 9, 0.9], [50, 40, 9, 0.9], [40, 30, 9, 0.9], [200, 150, 9, 0.9]]
     others = [[40, 40, 9, 0.4], [40, 55, 9, 0.4], [190, 150, 9, 0.4], [190, 160, 9, 0.4], [190, 140, 9, 0.4],
               [180, 150, 9, 0.4]]
@@ -156,7 +148,7 @@ def test_a_crowd_that_the_detector_does_not_see_is_counted_all_the_same(tiny_con
 
 
 def test_a_transformed_point_does_not_clear_the_image(tiny_config: RunConfig) -> None:
-    """The detector's scale map says anything where it saw nobody."""
+    """The detector's scale map is arbitrary where it saw nobody."""
     detected = [[30 + 20 * index, 40, 16, 0.6] for index in range(6)]
     verdict = make(tiny_config, crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected,
                                                              [[80, 60, 500, 0.95], [120, 62, 500, 0.9]]))
@@ -164,8 +156,8 @@ def test_a_transformed_point_does_not_clear_the_image(tiny_config: RunConfig) ->
 
 
 def test_what_labels_teach_and_what_they_leave_open(tiny_config: RunConfig) -> None:
-    """Sure detections and a crowd's points are taught; weaker detections are counted from 0.3 on, open from 0.15 on; a
-    lone point is open.
+    """Sure detections and a crowd's points are taught. Weaker detections and a lone point are ignored by the loss;
+    those from 0.3 on are counted.
     """
     detected = [[30, 40, 9, 0.9], [50, 40, 9, 0.37], [40, 30, 9, 0.38], [40, 50, 9, 0.31], [75, 40, 9, 0.2]]
     crowd, lone = [40, 40, 9, 0.25], [200, 150, 9, 0.9]
@@ -212,8 +204,8 @@ def test_without_fusion_each_believes_itself(tiny_config: RunConfig) -> None:
 
 
 def test_patches_are_chosen_as_published(tiny_config: RunConfig) -> None:
-    """12 patches of 64 px, the i-th with i persons: ranks 50 to 70 % are the 7th to the 9th; the detector gets where it
-    is sure.
+    """12 patches of 64 px, the i-th with i persons: ranks 50 to 70 % are the 7th to the 9th. The detector gets its most
+    confident patches.
     """
     density = np.zeros(CELLS, np.float32)
     order = np.random.default_rng(0).permutation(12)
@@ -274,9 +266,7 @@ def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
 
 
 def test_the_detector_learns_nothing_of_what_is_doubtful(tiny_config: RunConfig) -> None:
-    """Where everything is doubtful, only the centres of heads say anything of the confidence; size and offset are
-    learnt as ever.
-    """
+    """If everything is doubtful, only heads' centres teach the confidence; size and offset losses do not change."""
     objective, source = DetectionObjective(make(tiny_config).detector).eval(), batch(2)
     everything = torch.tensor([[32.0, 32.0, 1000.0]])
     usual, lenient = (objective({"target": replace(source, doubtful=[some] * 2)})
@@ -359,5 +349,5 @@ def test_learning_rates_run_as_told(tiny_config: RunConfig, schedule: Any) -> No
         rates += [group["lr"] for group in method.optimizers()["regressor"].param_groups]
     peak = method.settings.regressor_cycle_rate
     expected = ([peak] * stage.steps if schedule == "constant"
-                else [OneCycle(peak, stage.steps).at(step) for step in range(stage.steps)])
+                else [one_cycle_rate(peak, stage.steps)(step) for step in range(stage.steps)])
     assert rates == pytest.approx(expected) and len(rates) == stage.steps

@@ -45,7 +45,7 @@ def seen(density: np.ndarray, spread: np.ndarray, detections: list) -> Seen:
 
 
 def one_head(x: float, y: float) -> np.ndarray:
-    """The density that the source shows of a head there, in px."""
+    """The source's density of one head at x, y in px."""
     from crowddist.data.config import StreamConfig
 
     return cell_density(np.array([[x, y]]), CELLS, StreamConfig())
@@ -70,9 +70,7 @@ def test_alignment_adds_up_what_it_says(tiny_config: RunConfig) -> None:
 
 
 def test_a_sure_detection_counts_where_the_ensemble_is_not(tiny_config: RunConfig) -> None:
-    """The counter sees half a person at the left and half a person at the right; a detection is on each, but its
-    members agree on the left.
-    """
+    """The counter sees half a person on the left and on the right, each with a detection; members agree on the left."""
     method = make(tiny_config)
     left, right = one_head(44, 92), one_head(212, 92)
     density = 0.5 * (left + right)

@@ -11,8 +11,9 @@ import torch
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
-from crowddist.methods.base import Method, OneCycle, Stage, belongs_to
+from crowddist.methods.base import Method, Stage, belongs_to
 from crowddist.methods.build import build_method
+from crowddist.methods.parts.training import one_cycle_rate
 from crowddist.methods.table import METHODS
 from crowddist.models.config import CounterConfig, DetectorConfig, RegressorConfig
 from crowddist.models.norm import SyncBatchNorm2d
@@ -22,7 +23,7 @@ ENSEMBLES = ("masksembles", "dropout", "deep", "none")
 
 
 def on_pretrained(config: RunConfig) -> RunConfig:
-    """The same on networks that start from ImageNet's weights."""
+    """The same configuration with networks that start from ImageNet's weights."""
     start: dict[str, Any] = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
     return replace(
         config,
@@ -37,9 +38,7 @@ def on_pretrained(config: RunConfig) -> RunConfig:
                         for method in METHODS],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
-    """A small configuration of each method, on networks from scratch and on those that start from ImageNet's
-    weights.
-    """
+    """A small configuration of each method, with networks from scratch and from ImageNet's weights."""
     method, backbone = request.param
     config = replace(tiny_config, method=method)
     return config if backbone == "compact" else on_pretrained(config)
@@ -51,7 +50,7 @@ def make(config: RunConfig, seed: int = 0) -> Method:
 
 
 def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
-    """Random batches of the kind that a stage asks for."""
+    """Random batches for the streams of a stage."""
     batches = {}
     for name, use in stage.streams.items():
         generator = torch.Generator().manual_seed(1000 * step + len(name))
@@ -223,7 +222,7 @@ def test_pretrained_layers_learn_more_slowly_and_the_first_ones_not_at_all(tiny_
     (optimizer,) = method.optimizers().values()
     new, pretrained = optimizer.param_groups
     assert (pretrained["lr"] == pytest.approx(0.25 * new["lr"])
-            and new["lr"] == pytest.approx(OneCycle(2e-3, stage.steps).at(1)))
+            and new["lr"] == pytest.approx(one_cycle_rate(2e-3, stage.steps)(1)))
     moved = {name for name, value in method.networks().named_parameters() if not torch.equal(value, before[name])}
     assert not any(name.startswith("encoder.levels.0.") for name in moved), "the level of stride 8"
     assert {"encoder.levels.1.block5.expand.conv.weight", "encoder.levels.1.block10.project.norm.bias",
@@ -248,10 +247,10 @@ def test_one_cycle_by_hand_and_against_torch() -> None:
     peak, steps = 2e-3, 40
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=steps)
-    schedule = OneCycle(peak, steps)
-    assert schedule.at(0) == pytest.approx(peak / 25) and schedule.at(11) == pytest.approx(peak)
+    schedule = one_cycle_rate(peak, steps)
+    assert schedule(0) == pytest.approx(peak / 25) and schedule(11) == pytest.approx(peak)
     for step in range(steps):
-        assert schedule.at(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
         if step + 1 < steps:
             reference.step()

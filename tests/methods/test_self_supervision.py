@@ -12,8 +12,8 @@ from crowddist.config import RunConfig
 from crowddist.data.sample import Batch
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.build import build_method
-from crowddist.methods.parts.counting import CountingObjective
-from crowddist.methods.self_supervision import LabelObjective, OrientationObjective, SelfSupervision
+from crowddist.methods.parts.counting import CountingObjective, LabelObjective
+from crowddist.methods.self_supervision import OrientationObjective, SelfSupervision
 from crowddist.methods.settings.train import TrainConfig
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import Counter, build_counter

@@ -1,4 +1,4 @@
-"""Semantic consistency: its losses by the printed formulas, and who learns from which."""
+"""Semantic consistency: its losses by the printed formulas, and which network learns from which loss."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
         p_source, p_target = (method.semantics.discriminator(features).sigmoid().double().numpy()
                               for features in (source_features, target_features))
         assert method.semantics.segmenter is not None and source.mask is not None
-        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= method.settings.person_threshold
+        likely = method.config.semantic_consistency.person_threshold
+        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= likely
     truth = mask_cells(source.mask, z_source.shape[2:]).numpy()
     assert 0 < persons.sum() < persons.size
     eq7 = -np.mean(truth * np.log(z_source) + (1 - truth) * np.log(1 - z_source))
@@ -88,7 +89,7 @@ def test_each_opponent_learns_from_its_own_loss_alone(tiny_config: RunConfig) ->
 
 
 def test_the_discriminator_tells_apart_what_differs(tiny_config: RunConfig) -> None:
-    """Bright against dark images, and an encoder that does not try to deceive it."""
+    """Bright against dark images; the encoder does not try to deceive the discriminator."""
     method = make(tiny_config, discriminator_rate=1e-3, adversarial_weight=0.0)
     stage = replace(method.plan()[-1], steps=40)
     method.start(stage, LocalRuntime())

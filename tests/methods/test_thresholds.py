@@ -1,4 +1,4 @@
-"""What a search may change, and the values that it tries."""
+"""The thresholds that a search may change, and the values that it tries."""
 
 from __future__ import annotations
 

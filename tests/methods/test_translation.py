@@ -1,6 +1,4 @@
-"""Translation: the losses by their formulas, each network's own slopes on any number of workers, and what the counter
-then learns from.
-"""
+"""Translation: losses by their formulas, each network's gradients on any number of workers, and the counter's data."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from crowddist.data.sample import Batch
 from crowddist.methods.base import Stage
 from crowddist.methods.build import build_method
 from crowddist.methods.settings.translation import TranslationConfig
-from crowddist.methods.translation import PooledObjective, SteadyThenFalling, Translation, TranslationObjective
+from crowddist.methods.translation import PooledObjective, Translation, TranslationObjective, falling_rate
 from crowddist.ops.ssim import ssim
 from crowddist.run.engine import LocalRuntime
 
@@ -82,16 +80,14 @@ def slopes(method: Translation) -> dict[str, torch.Tensor]:
 
 
 def stepped(method: Translation, batches: dict[str, Batch], runtime: Any) -> dict[str, torch.Tensor]:
-    """The slopes of a step, with which both optimizers have moved."""
+    """The gradients of one step, which both optimizers have used."""
     method.start(stages(method)["translation/translator"], runtime)
     method.step(0, batches)
     return slopes(method)
 
 
 def test_each_side_gets_the_slopes_of_its_own_loss_alone() -> None:
-    """Generators by their losses through discriminators that stay; discriminators by theirs on images that stay; as if
-    taken one by one.
-    """
+    """As if taken one by one: generators through fixed discriminators, discriminators on fixed images."""
     mine = stepped(make(), domains(), LocalRuntime())
     method = make()
     network, (x, y) = method.translator, (one.images for one in domains().values())
@@ -164,7 +160,7 @@ def test_mixed_precision_gives_nearly_the_same_losses() -> None:
 
 def test_the_rate_is_steady_then_falls_to_zero() -> None:
     """By hand: 10 steps, the first half and the one after it at the full rate, the last at a fifth."""
-    assert [SteadyThenFalling(1.0, 10).at(step) for step in range(10)] == pytest.approx([1] * 6 + [0.8, 0.6, 0.4, 0.2])
+    assert [falling_rate(1.0, 10)(step) for step in range(10)] == pytest.approx([1] * 6 + [0.8, 0.6, 0.4, 0.2])
     method = make()
     method.start(stages(method)["translation/translator"], LocalRuntime())
     method.step(9, domains())
@@ -216,7 +212,7 @@ def test_pooled_crops_cost_what_one_batch_of_them_costs() -> None:
 
 
 def test_a_counter_that_begins_anew_learns_its_statistics() -> None:
-    """As at the source: running statistics move, and rest in the last fifth; one that goes on keeps them."""
+    """A fresh counter's running statistics change until the last fifth, as on the source; a continued one's never."""
     for fresh in (True, False):
         method = make(fresh=fresh)
         method.start(stages(method)["translation/counter"], LocalRuntime())

@@ -25,13 +25,13 @@ from tests.methods.test_contract import made_up_batches, on_pretrained
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
-"""And else 1e-4: largest relative difference (L2) of a network's gradients (3e-6 seen, and 2e-5 of a discriminator that
-cannot tell the domains apart yet; 9e-4 of a translator, whose L1 error pulls by its sign alone: where rounding decides
-that, a whole slope turns)."""
+"""Network -> largest relative difference (L2) of its gradients; others: 1e-4. Seen: 3e-6; 2e-5 for a discriminator that
+cannot tell the domains apart yet; 9e-4 for a translator, because the gradient of its L1 error is a sign, which rounding
+may flip."""
 
 
 class GlooRuntime(LocalRuntime):
-    """One of the processes; wraps as Ray's runtime does."""
+    """The runtime of one of the processes; wraps modules as Ray's runtime does."""
 
     def __init__(self, rank: int, world_size: int = NUM_WORKERS) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class GlooRuntime(LocalRuntime):
 
 
 def configs(config: RunConfig) -> dict[str, RunConfig]:
-    """A small configuration of each method on compact networks; on pretrained ones, those two that have every network
-    between them.
+    """A small configuration of each method on compact networks, and of two methods with all networks on pretrained
+    ones.
     """
     compact = {method: replace(config, method=method) for method in METHODS}
     return {**compact, **{f"pretrained {method}": on_pretrained(compact[method])
@@ -110,7 +110,7 @@ class StoppingRuntime(GlooRuntime):
 
 
 def resume(rank: int, config: RunConfig, folder: str) -> None:
-    """Trains a stage at one go, and another with a stop in its midst."""
+    """Trains a stage in one go, and again with a stop in the middle."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
     for name, runtime in (("unbroken", GlooRuntime(rank, 3)), ("stopped", StoppingRuntime(rank, 3)),
@@ -125,7 +125,7 @@ def resume(rank: int, config: RunConfig, folder: str) -> None:
 
 @pytest.mark.slow
 def test_three_workers_resume_with_the_same_bits(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """Three add in an order that depends on the layout of the gradients, which must not depend on when a start was."""
+    """Three workers add in an order that depends on the layout of the gradients; a resume must not change that."""
     config = replace(tiny_config, train=replace(tiny_config.train, batch_size=6),
                      engine=replace(tiny_config.engine, checkpoint_every=100))
     torch.multiprocessing.spawn(resume, args=(config, str(tmp_path)), nprocs=3)

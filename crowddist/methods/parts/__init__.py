@@ -1,5 +1,1 @@
-"""What several methods are built from: training a counter or a detector, semantic consistency, losses that more than
-one uses.
-
-No plan of stages: that is a method's own.
-"""
+"""Parts that several methods share: training, counting, detection and the semantic side of a counter."""

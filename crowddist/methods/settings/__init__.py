@@ -1,4 +1,4 @@
-"""The settings of the methods, a file each, and what a run has to know of a method before its networks are built.
+"""The methods' settings, one file each, and the facts a run needs of a method before its networks are built.
 
-Nothing here imports torch, so that options are shown and checked quickly; the methods themselves stand a folder above.
+No file here imports torch, so that options are shown and checked quickly.
 """

@@ -1,4 +1,4 @@
-"""Settings of self-supervision, and what a run has to know of it."""
+"""Settings of self-supervision, and the facts a run needs of it."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, se
 
 @dataclass(frozen=True, kw_only=True)
 class SelfSupervisionConfig:
-    """Self-supervision (Liu et al., CVPR 2022). The paper prints none of these numbers: all are ours."""
+    """Self-supervision (Liu et al., CVPR 2022). All values are ours; the paper prints none."""
 
     orientation_steps: int = 100
-    """Steps of stage 1: source density plus the orientation of target images."""
+    """Steps of stage 1, on source density and the orientation of target images; 0: none."""
     orientation_weight: float = 0.005
-    """Weight lambda of the orientation's cross-entropy. The head learns as fast whatever it is; the shared encoder
-    moves less."""
+    """Weight lambda of the orientation's cross-entropy. A smaller one moves the shared encoder less; the head learns as
+    fast."""
     rounds: int = 2
-    """Rounds K of stage 2: labels on the target, then training on both."""
+    """Rounds K of stage 2: label the target, then train on both domains."""
     round_steps: int = 300
-    """Steps of a round."""
+    """Steps per round."""
     target_batch_size: int = 8
-    """Target crops of a step, over all workers."""
+    """Target crops per step, over all workers."""
     target_weight: float = 1.0
     """Weight mu of the target's pseudo-labels."""
     kept_share: float = 0.7
-    """Share of each image's cells that become labels, 0 to 1."""
+    """Share of each image's cells that become labels, above 0 to 1."""
     label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Sizes, relative to the usual one, that every target image is labelled at; each place weighs them by how certain
-    the ensemble is of them there. One size labels at what the counter already says, and the rounds can only repeat
-    it."""
+    """Sizes, relative to the usual one, at which each target image is labelled, 0.25 to 4; each place weighs them by
+    the ensemble's certainty there. With one size, rounds only repeat what the counter already predicts."""
     label_scale_jitter: tuple[float, float] = (0.9, 1.1)
-    """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that
-    sees half the persons at half the scale, and is taught to count them all there, counts too many at full scale."""
+    """Range of the random scale of labelled target crops. Keep it near 1: labels hold at the scale they were made at,
+    and a counter that learns to count all persons at half scale counts too many at full scale."""
     learning_rate: float = 1e-4
     """Peak learning rate of stage 1 and of each round."""
     stop_change: float = 0.02
-    """Rounds stop when labels change less than this from round to round, relative to their mean; 0 never stops."""
+    """Rounds stop when labels change by less than this share of their mean; 0: never."""
 
     def __post_init__(self) -> None:
         require_positive(round_steps=self.round_steps, target_batch_size=self.target_batch_size,
@@ -63,7 +62,7 @@ def _check(config: Any) -> None:
 
 
 def require_orientation(config: Any) -> None:
-    """Raises InputError where the counter has no head that a stage of orientation could train."""
+    """Raises InputError if the counter has no orientation head to train."""
     if not config.counter.orientation:
         raise InputError("the orientation stage needs a counter with the head: leave counter.orientation on, or set "
                          "orientation_steps to 0")
@@ -74,16 +73,12 @@ def target_batch(config: Any) -> dict[str, int]:
     return {"self_supervision.target_batch_size": config.self_supervision.target_batch_size}
 
 
-def _thresholds(config: Any) -> tuple[Parameter, ...]:
-    return (KEPT_SHARE,)
-
-
 FACTS = MethodFacts(
-    line="orientation, then the labels an ensemble is certain of (Liu et al., CVPR 2022)",
+    line="orientation, then the ensemble's most certain labels (Liu et al., CVPR 2022)",
     module="crowddist.methods.self_supervision",
     name="SelfSupervision",
     check=_check,
     batches=target_batch,
-    thresholds=_thresholds,
+    thresholds=lambda config: (KEPT_SHARE,),
     published={"GCC->SHA": (160.0, 109.2), "GCC->SHB": (22.8, 11.4)},  # CVPR 2022, Table 1
 )

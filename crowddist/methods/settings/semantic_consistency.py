@@ -1,4 +1,4 @@
-"""Settings of semantic consistency, and what a run has to know of it."""
+"""Settings of semantic consistency, and the facts a run needs of it."""
 
 from __future__ import annotations
 
@@ -11,33 +11,31 @@ from crowddist.methods.settings.facts import MethodFacts
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticConsistencyConfig:
-    """Semantic consistency (Han et al., ICASSP 2020, SE+FD). The source needs masks of persons: GCC and the renderer
-    have them.
-    """
+    """Semantic consistency (Han et al., ICASSP 2020, SE+FD). The source needs masks of persons (GCC, renderer)."""
 
     steps: int = 600
-    """Steps of all losses together, behind `train.steps` of the counter alone (ours; the paper has the former only)."""
+    """Steps with all losses (ours), after `train.steps` of the counter alone, which the paper leaves out."""
     learning_rate: float = 1e-4
-    """Peak learning rate of encoder, density and semantic head there (P: 1e-5, from ImageNet weights)."""
+    """Peak learning rate of encoder, density and semantic head in these steps (P: 1e-5 from ImageNet weights)."""
     target_batch_size: int = 8
-    """Target crops of a step, over all workers (P)."""
+    """Target crops per step, over all workers (P)."""
     source_mask_weight: float = 0.01
-    """Weight lambda^s of the source's masks (P)."""
+    """Weight lambda^s of the source's mask loss (P)."""
     target_mask_weight: float = 0.01
-    """Weight lambda^t of the target's background (P)."""
+    """Weight lambda^t of the target's background loss (P)."""
     adversarial_weight: float = 0.001
-    """Weight lambda^d of deceiving the discriminator (ours, never published; AdaptSegNet's)."""
+    """Weight lambda^d of the adversarial loss (not published; AdaptSegNet's)."""
     discriminator_rate: float = 1e-4
-    """Learning rate of the discriminator (of AdaptSegNet's code)."""
+    """Learning rate of the discriminator (AdaptSegNet's)."""
     target_masks: Literal["made", "given"] = "made"
-    """made: a segmenter of persons, trained on the source's masks and, with `boxes`, on theirs, says where persons may
-    be in the target. given: the target's shards hold masks (never points: those stay closed)."""
+    """Where persons may be in the target. made: a segmenter decides, trained on masks of the source and of `boxes`.
+    given: the target's shards hold masks (their points stay closed)."""
     segmenter_steps: int = 400
     """Steps of the segmenter."""
     segmenter_rate: float = 2e-3
     """Peak learning rate of the segmenter."""
     person_threshold: float = 0.3
-    """Probability from which the segmenter's cells may hold persons, so that they are not taught as background
+    """Least probability, between 0 and 1, at which a segmenter's cell may hold persons and is not taught as background
     (ours)."""
 
     def __post_init__(self) -> None:
@@ -62,7 +60,7 @@ def trains_segmenter(config: Any) -> bool:
 
 
 FACTS = MethodFacts(
-    line="persons and background told apart alike, aligned features (Han et al., ICASSP 2020)",
+    line="features that tell persons from background in both domains (Han et al., ICASSP 2020)",
     module="crowddist.methods.semantic_consistency",
     name="SemanticConsistency",
     batches=target_batch,

@@ -1,4 +1,4 @@
-"""What a run has to know of training on the target's own labels."""
+"""The facts a run needs of training on the target's own labels."""
 
 from __future__ import annotations
 

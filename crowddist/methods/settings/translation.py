@@ -1,4 +1,4 @@
-"""Settings of translation, and what a run has to know of it."""
+"""Settings of translation, and the facts a run needs of it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,33 @@ from crowddist.methods.settings.facts import MethodFacts
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationConfig:
-    """Image translation: CycleGAN (Zhu et al., ICCV 2017), SE CycleGAN (Wang et al., CVPR 2019). Defaults are for the
-    compact networks.
-    """
+    """CycleGAN (Zhu et al., ICCV 2017), SE CycleGAN (Wang et al., CVPR 2019). Defaults suit the compact networks."""
 
     steps: int = 1500
-    """Steps of the four networks that translate (P: 200 epochs)."""
+    """Steps of the translator's four networks (P: 200 epochs)."""
     batch_size: int = 4
-    """Source crops of a step, and as many target crops, over all workers (P: 1)."""
+    """Translator's source crops per step, and as many target crops, over all workers (P: 1)."""
     crop_size: int = 128
-    """Side of their crops in px, a multiple of 8 (P: 256)."""
+    """Side of the translator's crops in px, a multiple of 8, at least 32 (P: 256)."""
     scale_jitter: tuple[float, float] = (0.8, 1.25)
-    """Range of their random scale (ours), on top of `stream.image_size`: images are translated at the size that they
-    are counted at."""
+    """Range of these crops' random scale on top of `stream.image_size` (ours). Near 1, because images are translated at
+    the size at which they are counted."""
     learning_rate: float = 2e-4
-    """Adam's rate in the first half of the steps; it falls to zero in the second (P)."""
+    """Translator's learning rate in the first half of its steps; falls to 0 in the second (P)."""
     cycle_weight: float = 10.0
-    """Weight lambda of the cycle's L1 error (P)."""
+    """Weight lambda of the L1 error of the cycle (P)."""
     structure_weight: float = 1.0
-    """Weight of 1 - SSIM of the cycle: SE CycleGAN (ours); 0 is CycleGAN."""
+    """Weight of the cycle's 1 - SSIM, SE CycleGAN's loss (ours); 0: CycleGAN."""
     identity_weight: float = 0.0
-    """Weight of the L1 error of target images that are shown as target images, and of the source likewise (P: 0; 5 for
-    paintings, whose colours it keeps)."""
+    """Weight of the L1 error of images translated to their own domain, which keeps colours (P: 0; 5 for paintings)."""
     counting_steps: int = 1000
     """Steps of the counter on the translated source."""
     counting_rate: float = 5e-4
-    """Its peak learning rate (ours); one that is to begin anew wants that of `train.learning_rate`."""
+    """Peak learning rate of that counter (ours); with `fresh`, give it the value of `train.learning_rate`."""
     joint: bool = False
-    """Whether it learns from the source too, half and half."""
+    """Train that counter on the source too, half and half."""
     fresh: bool = False
-    """Whether it begins anew, rather than with the counter of the source, which needs fewer steps (ours)."""
+    """Train a new counter. Off: continue with the source's counter, which needs fewer steps (ours)."""
 
     def __post_init__(self) -> None:
         require_positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
@@ -57,15 +54,14 @@ class TranslationConfig:
 def _check(config: Any) -> None:
     settings, workers = config.translation, config.num_workers
     if config.more_sources:
-        raise InputError("translation shows one source as the target would: leave more_sources out, or choose another "
-                         "method")
+        raise InputError("translation works on one source: leave more_sources out, or choose another method")
     if settings.joint and config.train.batch_size % (2 * workers):
         raise InputError(f"translation.joint needs a train.batch_size whose halves {workers} workers can share "
                          f"equally, got {config.train.batch_size}")
     smallest = config.stream.image_size * settings.scale_jitter[0]
     if smallest < settings.crop_size:
-        raise InputError(f"translation.crop_size {settings.crop_size} is larger than images can be, which are shown at "
-                         f"a longest side down to {smallest:.0f} px (stream.image_size times translation.scale_jitter)")
+        raise InputError(f"translation.crop_size {settings.crop_size} is larger than the smallest images, whose "
+                         f"longest side is {smallest:.0f} px (stream.image_size times translation.scale_jitter)")
 
 
 def _batches(config: Any) -> dict[str, int]:
@@ -74,7 +70,7 @@ def _batches(config: Any) -> dict[str, int]:
 
 
 FACTS = MethodFacts(
-    line="the source shown as the target would show it (SE CycleGAN, Wang et al., CVPR 2019)",
+    line="makes the source look like the target (SE CycleGAN, Wang et al., CVPR 2019)",
     module="crowddist.methods.translation",
     name="Translation",
     check=_check,
