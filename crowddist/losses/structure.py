@@ -1,4 +1,4 @@
-"""Losses of 0-1 localisation maps made from density maps, and of the structure of any map."""
+"""Losses of 0-1 localisation maps made from density maps."""
 
 from __future__ import annotations
 
@@ -34,23 +34,18 @@ def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False, empty_peak: 
 
 
 def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:
-    """Focal mean squared error: the squared error of every pixel, less of it where the pixel is easy or empty.
+    """Focal mean squared error: the squared error of every pixel, weighted down where the pixel is easy or empty.
 
     Source: Liu et al., MM 2020, Eqs. 4-6: mean of alpha_i (1 - p_i)^gamma (M_i - Phi_i)^2, with p_i = sigmoid(Phi_i)
     and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. The gradient flows through
     p_i too (our reading).
-
     Args:
-        prediction: Phi, any shape, unbounded (the sigmoid is only taken for p); NumPy or torch.
-        target: M, same shape, 1 at the one pixel of each head, 0 elsewhere.
-        alpha: weight of pixels without a head, >= 0.
-        gamma: how fast easy pixels lose weight, >= 0.
-
-    Returns:
-        The mean over pixels, >= 0: a float, or for tensors a differentiable scalar.
-
-    Raises:
-        ValueError: shapes differ, there is no pixel, or alpha or gamma is negative.
+        prediction: Phi, any shape, unbounded (the sigmoid is only for p); NumPy or torch
+        target: M, shape of Phi, 1 at the one pixel of each head, 0 elsewhere
+        alpha: weight of pixels without a head, >= 0
+        gamma: how fast easy pixels lose weight, >= 0
+    Returns: mean over pixels, >= 0: a float, or for tensors a differentiable scalar.
+    Raises: ValueError if shapes differ, there is no pixel, or alpha or gamma is negative.
     """
     if not isinstance(prediction, Tensor):
         return float(focal_mse(torch.as_tensor(prediction), target, alpha, gamma))
@@ -59,23 +54,15 @@ def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2
 
 
 def focal_cross_entropy(logits: Any, target: Any, alpha: float = 0.1, gamma: float = 2.0) -> Any:
-    """Focal cross-entropy: the logarithmic loss of every pixel, less of it where the pixel is easy or empty.
+    """Focal cross-entropy: the logarithmic loss of every pixel, weighted down where the pixel is easy or empty.
 
     Source: Liu et al., MM 2020, Table 4 (L_Focal-CE), after Lin et al., ICCV 2017: mean of -alpha_i (1 - p_i)^gamma log
-    p_i, with p_i and alpha_i as in Eqs. 5-6. It is not written out there (our reading); the gradient flows through p_i
-    wherever it stands.
-
+    p_i, p_i and alpha_i as in Eqs. 5-6. The paper does not write it out (our reading); the gradient flows through every
+    p_i.
     Args:
-        logits: Phi, any shape, unbounded; NumPy or torch. Its sigmoid is the localisation map that is read out.
-        target: M, same shape, 1 at the one pixel of each head, 0 elsewhere.
-        alpha: weight of pixels without a head, >= 0.
-        gamma: how fast easy pixels lose weight, >= 0.
-
-    Returns:
-        The mean over pixels, >= 0: a float, or for tensors a differentiable scalar.
-
-    Raises:
-        ValueError: shapes differ, there is no pixel, or alpha or gamma is negative.
+        logits: Phi, any shape, unbounded; NumPy or torch. Its sigmoid is the localisation map
+        target, alpha, gamma: as in `focal_mse`
+    Returns, Raises: as `focal_mse`.
     """
     if not isinstance(logits, Tensor):
         return float(focal_cross_entropy(torch.as_tensor(logits), target, alpha, gamma))
@@ -85,7 +72,7 @@ def focal_cross_entropy(logits: Any, target: Any, alpha: float = 0.1, gamma: flo
 
 
 def _checked(prediction: Tensor, target: Any, alpha: float, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Prediction and target, in floating point on one device, and where heads are."""
+    """Prediction and target in floating point on one device, and where the heads are."""
     target = torch.as_tensor(target, device=prediction.device)
     if prediction.shape != target.shape or prediction.numel() == 0:
         raise ValueError(f"prediction and target must have one shape with a pixel, got {tuple(prediction.shape)} and "

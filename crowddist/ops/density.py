@@ -16,31 +16,26 @@ TRUNCATE = 4.0
 TILE_PX = 64
 """Side of the tiles the map is made of. ours: 32 and 128 were slower on 1080p maps of 500 to 4,000 heads."""
 SMALLEST_KERNEL_PX = 1e-3
-"""Below this a kernel is a single pixel anyway; the floor keeps its square from underflowing. ours."""
+"""Floor of sigma: below it a kernel is one pixel anyway, and its square would underflow. ours."""
 SMALLEST_SIGMA_PX = 0.5
-"""Floor of the adaptive sigma: points that coincide would have none. ours."""
+"""Floor of the adaptive sigma, for points that coincide. ours."""
 LONE_SIGMA_PX = 15.0
-"""Adaptive sigma of a point without neighbours. ours: the fixed sigma CSRNet uses in sparse scenes (C)."""
+"""Adaptive sigma of a lone point. ours: CSRNet's fixed sigma for sparse scenes (C)."""
 
 
 def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -> np.ndarray:
     """The density map of head points: one Gaussian a point, each summing to 1 over the frame.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres of a window that reaches
-    `TRUNCATE` sigma (rounded up to whole pixels) from the pixel nearest to the point, and is divided by its sum over
-    the part of the window inside the frame (ours), so that nobody is lost at a border and no kernel is too narrow to be
-    counted.
-
+    Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres within `TRUNCATE` sigma (rounded
+    up to whole pixels) of the pixel nearest to the point, and divided by its sum inside the frame (ours), so heads at a
+    border and very narrow kernels count fully.
     Args:
-        points: (N, 2) head centres x, y in pixels; those outside 0 <= x < width, 0 <= y < height are ignored.
-        size: (height, width) of the map.
-        sigma_px: standard deviation of every kernel, one number or one a point, > 0.
-
-    Returns:
-        (height, width) float32, persons per pixel.
-
-    Raises:
-        ValueError: points or sigma are not finite or of the wrong shape, sigma is not positive, or the size is empty.
+        points: (N, 2) x and y of heads, px; points outside 0 <= x < width, 0 <= y < height are ignored
+        size: (height, width) of the map, px, >= 1
+        sigma_px: a number or (N,), px, > 0; standard deviation of the kernels
+    Returns: (height, width) float32, persons per pixel, >= 0.
+    Raises: ValueError if points or sigma have a wrong shape or are not finite, sigma is not positive, or the size is
+        empty.
     """
     height, width = _checked_size(size)
     return density_crop(points, (height, width), sigma_px, (0, 0, height, width))
@@ -85,17 +80,14 @@ def density_crop(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike,
 
 
 def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> np.ndarray:
-    """The mean of a map under the kernel of each point: what its sum with `density_map` of that point alone would be.
+    """The mean of a map under each point's kernel: the sum of the map times `density_map` of that point alone.
 
+    Source: ours.
     Args:
-        values: (height, width) map.
-        points, sigma_px: as for `density_map`; a point outside the frame has the mean 0.
-
-    Returns:
-        (N,) float64.
-
-    Raises:
-        ValueError: as `density_map`.
+        values: (height, width), any unit
+        points, sigma_px: as in `density_map`
+    Returns: (N,) float64, unit of `values`; 0 for a point outside the frame.
+    Raises: ValueError as `density_map`.
     """
     frame = _checked_size(values.shape)
     given = checked_points(points, 2)
@@ -117,22 +109,16 @@ def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> 
 
 
 def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) -> np.ndarray:
-    """The standard deviation of each head's kernel: `beta` times its mean distance to its nearest neighbours.
+    """The standard deviation of each head's kernel: `beta` times the mean distance to its nearest neighbours.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); beta 0.3 and 4 neighbours from DSSINet's data
-    code (C). Where fewer neighbours exist, those are used; a lone point gets `LONE_SIGMA_PX`, and nothing falls below
-    `SMALLEST_SIGMA_PX` (coinciding points).
-
+    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); beta 0.3 and 4 neighbours as in DSSINet's
+    data code (C).
     Args:
-        points: (N, 2) head centres x, y in pixels; N may be 0.
-        neighbours: how many nearest neighbours are averaged, >= 1.
-        beta: the factor on the mean distance, > 0.
-
-    Returns:
-        (N,) float32 sigma in pixels.
-
-    Raises:
-        ValueError: points are not finite or of the wrong shape, or neighbours or beta is not positive.
+        points: (N, 2) x and y of heads, px; N may be 0
+        neighbours: neighbours to average, >= 1; all others where there are fewer
+        beta: factor on the mean distance, > 0
+    Returns: (N,) float32, px, at least `SMALLEST_SIGMA_PX`; `LONE_SIGMA_PX` for a lone point.
+    Raises: ValueError if points have a wrong shape or are not finite, or neighbours or beta is not positive.
     """
     if neighbours < 1 or not beta > 0:
         raise ValueError(f"adaptive_sigma needs neighbours >= 1 and beta > 0, got {neighbours} and {beta}")
@@ -148,16 +134,16 @@ def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) ->
 
 
 class _Windows(NamedTuple):
-    """The in-frame windows of all kernels along one axis, each field (N,)."""
+    """The in-frame windows of all kernels along one axis; all fields (N,)."""
 
     nearest: np.ndarray
     """The pixel nearest to the point."""
     fraction: np.ndarray
     """The point's coordinate minus `nearest`, in (-0.5, 1)."""
     low: np.ndarray
-    """The first pixel of the window."""
+    """First pixel of the window."""
     length: np.ndarray
-    """The number of pixels of the window."""
+    """Pixels of the window."""
     first_tile: np.ndarray
     last_tile: np.ndarray
 
@@ -171,7 +157,7 @@ def _windows(coordinates: np.ndarray, sigma: np.ndarray, length: int) -> _Window
 
 
 def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All 1-D kernels cut into tiles: (pieces, TILE_PX) float32, and the index of each point's first piece."""
+    """All 1-D kernels cut into tiles, (pieces, TILE_PX) float32, and the index of each point's first piece."""
     num_pieces = windows.last_tile - windows.first_tile + 1
     first_piece = np.cumsum(num_pieces) - num_pieces
     start = np.cumsum(windows.length) - windows.length
@@ -194,8 +180,8 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _dense_kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of all windows along one axis and their kernels' weights there, both (N, longest): shorter ones repeat
-    their last pixel with 0.
+    """Pixels and kernel weights of all windows along one axis, (N, longest); shorter ones repeat their last pixel with
+    0.
     """
     step = np.arange(windows.length.max(initial=1))
     offset = windows.low[:, None] + step - windows.nearest[:, None]
@@ -208,9 +194,7 @@ def _dense_kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np
 
 def _add_kernels(tiles: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray,
                  region: tuple[int, int, int, int]) -> None:
-    """Fill the region's tiles: in each, the sum of outer products of the kernels that reach it is one matrix
-    product.
-    """
+    """Fills the map tile by tile: the sum of outer products of a tile's kernels is one matrix product."""
     first_row, end_row, first_column, end_column = region
     row_pieces, row_start = _kernels(rows, sigma)
     column_pieces, column_start = _kernels(columns, sigma)
@@ -257,7 +241,7 @@ def _checked_window(window: tuple[int, int, int, int], frame: tuple[int, int]) -
 
 
 def _points_inside(points: ArrayLike, sigma_px: ArrayLike, frame: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The points inside the frame and their sigmas, float64, checked."""
+    """Which points lie inside the frame, (N,) bool; those points and their sigmas, float64, checked."""
     xy = checked_points(points, 2)
     sigma = np.asarray(sigma_px, np.float64)
     if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != len(xy)):

@@ -1,4 +1,4 @@
-"""Head points read from maps: from the 0-1 localisation map, and from a density map alone."""
+"""Head points read from maps: 0-1 localisation maps, a detector's maps, and density maps."""
 
 from __future__ import annotations
 
@@ -7,35 +7,30 @@ from typing import Any
 import numpy as np
 
 DENSE_SHARE = 1 / 32
-"""Above this share of candidate pixels a filter over the whole map is faster than a look at each candidate. ours:
+"""Above this share of candidate pixels a filter over the whole map is faster than checking each candidate. ours:
 measured at 1080p."""
 SMALLEST_SCORE = 1e-6
-"""Score of a point the count demands where hardly any density stands. ours."""
+"""Score of a point that the count demands where there is hardly any density. ours."""
 FILTER_SHARE = 2 / 3
-"""Sigma of the filter a density map is searched with, over that of a head: 1 is best in noise, less tells close heads
-apart. ours: the best or near it on true, blurred and noisy maps of ShanghaiTech A and B."""
+"""Sigma of the search filter over sigma of a head: 1 is best in noise, less separates close heads. ours: best or near
+it on true, blurred and noisy maps of ShanghaiTech A and B."""
 TRUNCATE = 4.0
 """Half the kernel of a head in standard deviations, as in `ops.density`. C (CSRNet)."""
 
 
 def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -> np.ndarray:
-    """Head points of a localisation map: strong local maxima, of which each clears the square around it.
+    """Head points of a localisation map: strong local maxima; each clears the square around it.
 
     Source: Liu et al., MM 2020, Sec. 3.3: threshold 0.2, then redundant pixels within 10 x 10 are merged. Our reading:
-    the candidates are the pixels >= threshold that none of their 8 neighbours exceeds; taken by value, highest first
-    (equal ones row by row from the top left), each one that stands becomes a point and removes the others at most
-    merge_px / 2 away from it in both x and y.
-
+    candidates are the pixels >= threshold that none of their 8 neighbours exceeds. Taken from the highest down (equal
+    ones row by row from the top left), each remaining one becomes a point and removes the others at most merge_px / 2
+    away in both x and y.
     Args:
-        localisation: (h, w) map, about 1 at heads and 0 elsewhere; NumPy or torch.
-        threshold: the least value of a head, > 0.
-        merge_px: side of the square around a point that holds no other, >= 1.
-
-    Returns:
-        (M, 3) float32 x, y in pixels and score = the map's value, best first.
-
-    Raises:
-        ValueError: the map is not (h, w) or not finite, or threshold or merge_px is out of range.
+        localisation: (h, w), about 1 at heads, 0 elsewhere; NumPy or torch
+        threshold: least value of a head, > 0
+        merge_px: side of the square around a point that holds no other, px, >= 1
+    Returns: (M, 3) float32 x and y, px, and score = the map's value, best first.
+    Raises: ValueError if the map is not (h, w) or not finite, or threshold or merge_px is out of range.
     """
     values = _checked_map(localisation)
     if not threshold > 0 or merge_px < 1:
@@ -46,14 +41,13 @@ def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -
 
 
 def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
-    """Which points stand when each, the best first, clears the square around it: the second half of `read_points`.
+    """Which points remain when each, best first, clears the square around it: the second half of `read_points`.
 
+    Source: Liu et al., MM 2020, Sec. 3.3.
     Args:
-        points: (M, 3) x, y in whole pixels >= 0, and score; of equal scores the first goes first.
-        merge_px: side of the square, >= 1.
-
-    Returns:
-        (K,) int64 indexes, best score first.
+        points: (M, 3) x and y, whole px, >= 0, and score; of equal scores the first goes first
+        merge_px: side of the square, px, >= 1
+    Returns: (K,) int64 indexes, best score first.
     """
     order = np.argsort(-points[:, 2], kind="stable")
     columns, rows = points[order, :2].astype(np.int64).T
@@ -70,21 +64,16 @@ def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
 def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int, threshold: float) -> np.ndarray:
     """Heads of a detector's maps: strong local maxima of the confidence, with their sizes.
 
-    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4 (confidence above a threshold, size and offset from the other maps);
-    only local maxima of the 8-neighbourhood are taken, where CSP leaves that to non-maximum suppression (ours).
-
+    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4: confidence above a threshold, size and offset from the other maps.
+    Only maxima of the 8-neighbourhood are taken; CSP leaves that to non-maximum suppression (ours).
     Args:
-        confidence: (h, w), 0 to 1; NumPy or torch.
-        log_size: (h, w), natural logarithm of the size in px.
-        offset: (2, h, w), y and x of the centre relative to the cell's centre, in cells.
-        stride_px: px along a cell's side, >= 1.
-        threshold: the least confidence of a head, > 0.
-
-    Returns:
-        (D, 4) float32 x, y, size in px and score, best first.
-
-    Raises:
-        ValueError: a map has another shape or is not finite, or stride_px or threshold is out of range.
+        confidence: (h, w), 0 to 1; NumPy or torch
+        log_size: (h, w), natural logarithm of the size in px
+        offset: (2, h, w) y and x of the centre relative to the cell's centre, cells, clipped to -0.5..0.5
+        stride_px: side of a cell, px, >= 1
+        threshold: least confidence of a head, > 0
+    Returns: (D, 4) float32 x, y and size, px, and score, best first.
+    Raises: ValueError if a map has a wrong shape or is not finite, or stride_px or threshold is out of range.
     """
     values, sizes = _checked_map(confidence), _checked_map(log_size)
     shifts = np.stack([_checked_map(part) for part in offset])
@@ -102,10 +91,13 @@ def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int,
 
 
 def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of an (h, w) map that are >= threshold and that none of their 8 neighbours exceeds.
+    """The pixels of a map that are >= threshold and that none of their 8 neighbours exceeds.
 
-    Returns:
-        Their rows and their columns, in row-major order.
+    Source: ours.
+    Args:
+        values: (h, w), finite
+        threshold: least value of a maximum
+    Returns: their rows and their columns, (M,) int64 each, in row-major order.
     """
     width = values.shape[1]
     flat = values.ravel()
@@ -131,36 +123,30 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
 
 
 def _edge(height: int, width: int) -> np.ndarray:
-    """The flat indexes of the pixels on the edge of a map, each once."""
+    """Flat indexes of the pixels on the edge of a map, each once."""
     size, middle = height * width, np.arange(width, (height - 1) * width, width)
     sides = [np.arange(width), middle, middle + width - 1, np.arange(size - width, size)]
     return np.concatenate(sides) if height > 1 and width > 1 else np.arange(size)
 
 
 def _neighbourhood(values: np.ndarray, row: int, column: int) -> np.ndarray:
-    """The pixel and its neighbours, as far as there are any."""
+    """The pixel and its neighbours inside the map."""
     return values[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2]
 
 
 def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> np.ndarray:
-    """Head points of a counter's density map: as many as it counts, strongest first.
+    """Head points of a counter's density map: as many as the map counts, strongest first.
 
-    Source: ours (matching pursuit, Mallat and Zhang 1993). The map is smoothed a little; the highest cell becomes a
-    point and one head, smoothed alike, is taken away there, until round(count) points are found. So the local maxima
-    come first, and a place that holds more than one head's mass is visited again. A cell gives at most one point; where
-    there are more than half as many heads as cells, the cells are first cut in four, down to single pixels.
-
+    Source: ours (matching pursuit, Mallat and Zhang 1993). The smoothed map's highest cell becomes a point, and one
+    smoothed head is subtracted there, until round(count) points are found. So local maxima come first, and a place with
+    the mass of several heads is visited again. A cell gives at most one point; with more heads than half the cells,
+    cells are first cut in four, down to single pixels.
     Args:
-        density: (h, w) persons per cell; NumPy or torch.
-        stride_px: side of a cell in pixels of the image, >= 1.
-        sigma_px: standard deviation of the kernel the density was learnt from, in pixels of the image, > 0.
-
-    Returns:
-        (M, 3) float32 x, y in pixels of the image and score in (0, 1]: how much of one head still stood there, at most
-        1.
-
-    Raises:
-        ValueError: the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.
+        density: (h, w), persons per cell, >= 0; NumPy or torch
+        stride_px: side of a cell, px of the image, >= 1
+        sigma_px: standard deviation of the kernel that drew the density, px of the image, > 0
+    Returns: (M, 3) float32 x and y, px of the image, and score in (0, 1]: the part of one head that was left there.
+    Raises: ValueError if the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.
     """
     cells = _checked_map(density).astype(np.float64)
     if stride_px < 1 or not sigma_px > 0:
@@ -193,7 +179,7 @@ def _kernel(sigma: float) -> np.ndarray:
 
 
 def _smoothed(cells: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The map filtered with a symmetric kernel along both axes, zeros around."""
+    """The map filtered with a symmetric kernel along both axes, with zeros around."""
     radius = len(kernel) // 2
     for axis in (0, 1):
         length = cells.shape[axis]

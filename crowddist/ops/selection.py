@@ -1,5 +1,5 @@
-"""Selection of pseudo-labels: which cells of a predicted density map are certain enough to train on, and when rounds
-have settled.
+"""Selection of pseudo-labels: which cells of a predicted density are certain enough to train on, and when rounds
+settle.
 """
 
 from __future__ import annotations
@@ -10,40 +10,33 @@ from typing import Any
 import numpy as np
 
 EPSILON_PERSONS = 1e-6
-"""Added to the density in the relative uncertainty, so that empty cells have one. ours."""
+"""Added to the density in the relative uncertainty, so that it is finite in empty cells. ours."""
 BACKGROUND_MASS = 0.01
-"""The sparsest cells that together hold this share of an image's count are its background. ours: needs no absolute
+"""An image's background: its sparsest cells that together hold this share of the count. ours: needs no absolute
 threshold."""
 NUM_STRATA = 10
-"""Density strata of the occupied cells of an image. ours."""
+"""Density strata of an image's occupied cells. ours."""
 SMALLEST_STRATUM_CELLS = 8
-"""Fewer cells than this are not worth ranking among themselves: sparse images get fewer strata. ours."""
+"""Least cells of a stratum; sparse images get fewer strata. ours."""
 
 
 def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int = NUM_STRATA) -> Any:
-    """Keep the given share of each image's cells: those the ensemble agrees on most, at every level of density.
+    """Keep a share of each image's cells: those the ensemble agrees on most, at every level of density.
 
-    Source: CVPR 2022, stage 2 (in words only); the rule is ours. Ranking all cells by spread keeps only empty
-    background, because density 0 has spread 0: the labels would then teach nothing but emptiness. Ranking by spread /
-    density alone errs the other way and keeps crowds only. So cells are compared within strata of similar density: the
-    cells holding the last `BACKGROUND_MASS` of the count are one stratum, the others are cut into `num_strata` equally
-    large ones by density. Each stratum keeps its `share` of cells with the least spread / (density + epsilon), so the
-    kept share of the count is near `share` too. Equal cells (an exactly empty background) are taken in a fixed order
-    that is scattered over the map, not from the top row down.
-
+    Source: CVPR 2022, stage 2 (in words only); the rule is ours. Ranking by spread keeps only empty background, because
+    density 0 has spread 0, and labels would teach only emptiness; ranking by spread / density keeps only crowds. So
+    cells compete within strata of similar density: the cells of the last `BACKGROUND_MASS` of the count form one, the
+    others `num_strata` equally large ones. Each keeps its `share` of cells with the least spread / (density + epsilon),
+    so the kept share of the count is near `share` too. Equal cells (exactly empty background) are taken in a fixed
+    order scattered over the map, not from the top row down.
     Args:
-        density: (N, 1, h, w) or (h, w), persons per cell >= 0, mean over the ensemble; NumPy or torch.
-        spread: like `density`, standard deviation over the ensemble >= 0.
-        share: part of the cells of each image to keep, 0 to 1.
-        num_strata: the most strata the occupied cells of an image are cut into, >= 1.
-
-    Returns:
-        bool, shape and kind (NumPy, or torch on the same device) of `density`; each image keeps `share` of its cells,
-        to the nearest cell.
-
-    Raises:
-        ValueError: shapes differ or are neither of the two, values are negative or not finite, or share or num_strata
-            is out of range.
+        density: (N, 1, h, w) or (h, w), persons per cell, >= 0, mean over the ensemble; NumPy or torch
+        spread: shape and unit of `density`, >= 0, standard deviation over the ensemble
+        share: part of each image's cells to keep, 0 to 1
+        num_strata: most strata of an image's occupied cells, >= 1
+    Returns: bool, shape, kind and device of `density`; each image keeps `share` of its cells to the nearest cell.
+    Raises: ValueError if shapes differ or are neither of the two, values are negative or not finite, or share or
+        num_strata is out of range.
     """
     if not 0 <= share <= 1 or num_strata < 1:
         raise ValueError(f"share must lie in 0..1 and num_strata be at least 1, got {share} and {num_strata}")
@@ -69,19 +62,16 @@ def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int =
 
 
 def kept_shares(density: Any, keep: Any) -> dict[str, float]:
-    """How much a selection kept: `kept_pixels`, the share of cells, and `kept_mass`, the share of the count, over all
-    maps given.
+    """Size of a selection: `kept_pixels`, the share of cells, and `kept_mass`, the share of the count, over all given
+    maps.
 
+    Source: ours.
     Args:
-        density: any shape, persons per cell >= 0; NumPy or torch.
-        keep: bool or 0/1, same shape.
-
-    Returns:
-        Both shares, 0 to 1. Where the count is 0, `kept_mass` is the share of cells: what an evenly vanishing density
-        tends to (ours).
-
-    Raises:
-        ValueError: the shapes differ or there is no cell.
+        density: any shape, persons per cell, >= 0; NumPy or torch
+        keep: shape of `density`, bool or 0/1
+    Returns: both shares, 0 to 1. If the count is 0, `kept_mass` is the share of cells, the limit of an even density
+        (ours).
+    Raises: ValueError if the shapes differ or there is no cell.
     """
     mass, kept = _as_array(density), _as_array(keep).astype(bool)
     if mass.shape != kept.shape or mass.size == 0:
@@ -93,13 +83,13 @@ def kept_shares(density: Any, keep: Any) -> dict[str, float]:
 
 
 def change_sums(previous: Any, current: Any) -> tuple[float, float]:
-    """The two sums of `relative_change` for one part of the data: sum of |current - previous|, and sum of previous.
+    """The two sums of `ratio_of_sums` for one part of the data.
 
+    Source: ours (CVPR 2022 says "until predictions settle").
     Args:
-        previous, current: equal shapes, persons per cell >= 0; NumPy or torch.
-
-    Raises:
-        ValueError: the shapes differ.
+        previous, current: maps of two rounds, one shape, persons per cell, >= 0; NumPy or torch
+    Returns: sum of |current - previous| and sum of previous, persons, >= 0.
+    Raises: ValueError if the shapes differ.
     """
     before, after = _as_array(previous), _as_array(current)
     if before.shape != after.shape:
@@ -132,14 +122,21 @@ def relative_change(previous: Any, current: Any) -> float:
 
 
 def ratio_of_sums(change: float, count: float) -> float:
-    """`relative_change` from its added-up sums: change / count; 0 if both are 0, infinity if only the count is."""
+    """Relative change of the predictions in one round: mean |y_k - y_{k-1}| / mean y_{k-1}. It needs no labels, so it
+    may stop the rounds.
+
+    Source: ours.
+    Args:
+        change, count: sums of `change_sums` over all data, persons, >= 0
+    Returns: change / count, >= 0; 0 if both are 0, infinity if only the count is.
+    """
     if count > 0:
         return change / count
     return 0.0 if change == 0 else float("inf")
 
 
 def _as_array(values: Any) -> np.ndarray:
-    """The values as float64 or bool; sums of float32 maps over a data set would drift."""
+    """Values as float64 or bool: sums of float32 maps over a data set would drift."""
     array = values.detach().cpu().float().numpy() if hasattr(values, "detach") else np.asarray(values)
     return array if array.dtype == bool else array.astype(np.float64)
 
@@ -149,13 +146,13 @@ def _as_list(maps: Any) -> list[Any]:
 
 
 def _scattered(num_cells: int) -> np.ndarray:
-    """A fixed rank for each cell that runs all over the map: the golden-ratio (Fibonacci) hash of its index."""
+    """A fixed rank for each cell, scattered over the map: the golden-ratio (Fibonacci) hash of its index."""
     return (np.arange(num_cells, dtype=np.uint64) * np.uint64(2654435769)) & np.uint64(0xFFFFFFFF)
 
 
 def _kept_cells(density: np.ndarray, spread: np.ndarray, share: float, num_strata: int,
                 scatter: np.ndarray) -> np.ndarray:
-    """The flat indexes of the cells of one image to keep."""
+    """Flat indexes of one image's cells to keep."""
     by_density = np.lexsort((scatter, density))
     mass = np.cumsum(density[by_density])
     num_background = int(np.searchsorted(mass, BACKGROUND_MASS * mass[-1], side="right"))

@@ -1,28 +1,22 @@
-"""Style of images: photographs shown with the colours and the coarse light of others, without a network."""
+"""Style transfer without a network: photographs take over the colours or the coarse light of others."""
 
 from __future__ import annotations
 
 import numpy as np
 
 BAND = 0.01
-"""Part of the shorter side within which low frequencies are exchanged. P (FDA: beta 0.01)."""
+"""Part of the shorter side, in frequencies, that is exchanged. P (FDA: beta 0.01)."""
 
 
 def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
-    """An image whose channels have the values of another's as often: exact specification by the cumulative
-    distributions.
+    """The image with the histogram of another one in each channel.
 
-    Source: Gonzalez and Woods, Digital Image Processing, Sec. 3.3 (histogram matching), channel by channel.
-
+    Source: Gonzalez and Woods, Digital Image Processing, Sec. 3.3 (histogram matching by cumulative distributions).
     Args:
-        image: (H, W, 3) uint8.
-        style: (h, w, 3) uint8, of any size.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ValueError: not two images of 8 bits in three channels.
+        image: (H, W, 3) uint8, 0 to 255
+        style: (h, w, 3) uint8, 0 to 255
+    Returns: (H, W, 3) uint8, 0 to 255.
+    Raises: ValueError if an array is not an 8-bit image of three channels.
     """
     _check(image, style)
     matched = np.empty_like(image)
@@ -35,21 +29,15 @@ def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
 
 
 def swap_amplitude(image: np.ndarray, style: np.ndarray, band: float = BAND) -> np.ndarray:
-    """An image with the amplitudes of another's lowest frequencies, and its own phases: its coarse light, as the other
-    has it.
+    """The image with the low-frequency amplitudes of another one and its own phases: it takes over the coarse light.
 
     Source: Yang and Soatto, CVPR 2020 (FDA), Eq. 1 to 3.
-
     Args:
-        image: (H, W, 3) uint8.
-        style: (h, w, 3) uint8, resized to the image.
-        band: part of the shorter side, 0 to 0.5: frequencies up to floor(band * side) in both directions are exchanged.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ValueError: not two images of 8 bits in three channels, or a band outside 0..0.5.
+        image: (H, W, 3) uint8, 0 to 255
+        style: (h, w, 3) uint8, 0 to 255; resized to the image
+        band: part of the shorter side, 0 to 0.5; frequencies up to floor(band * side) in both directions are exchanged
+    Returns: (H, W, 3) uint8, 0 to 255.
+    Raises: ValueError if an array is not an 8-bit image of three channels, or band is outside 0..0.5.
     """
     import cv2
 
