@@ -166,7 +166,7 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
 
 
 def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> float:
-    """How far the labels of all images moved from one set to the next, see `ops.selection.relative_change`.
+    """How far the labels of all images moved from one set to the next, see `ops.selection.ratio_of_sums`.
 
     Args:
         block_cells: side of the blocks, in cells, whose persons are compared.

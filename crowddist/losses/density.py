@@ -17,11 +17,7 @@ LARGEST_PULL = 4.0
 
 
 def count_map_loss(
-    prediction: Tensor,
-    target: Tensor,
-    keep: Tensor | None = None,
-    block: int = 8,
-    block_weight: float = 0.1,
+    prediction: Tensor, target: Tensor, keep: Tensor | None = None, block: int = 8, block_weight: float = 0.1,
     cell_error: CellError = "poisson",
 ) -> Tensor:
     """Error of cells, which teaches places, plus error of block counts, which teaches numbers.
@@ -50,16 +46,15 @@ def count_map_loss(
         raise ValueError(f"prediction and target must be (N, 1, h, w) and not empty, got {tuple(prediction.shape)}, "
                          f"{tuple(target.shape)}")
     if keep is not None and keep.shape != prediction.shape:
-        raise ValueError(f"keep must have the shape of the prediction {tuple(prediction.shape)}, got "
-                         f"{tuple(keep.shape)}")
+        raise ValueError(f"keep must have the prediction's shape {tuple(prediction.shape)}, got {tuple(keep.shape)}")
     if block < 1 or block_weight < 0:
         raise ValueError(f"block must be at least 1 and block_weight not negative, got {block} and {block_weight}")
     kept = torch.ones_like(prediction) if keep is None else keep.to(prediction.dtype)
     difference = (prediction - target) * kept
     cells = difference.square() if cell_error == "squared" else poisson_deviance(prediction, target) * kept
     block_error = _block_sums(difference, block)
-    pull = (block_error / (FLOOR_PERSONS_BLOCK
-                           + _block_sums(prediction * kept, block))).clamp(min=-LARGEST_PULL).detach()
+    pull = block_error / (FLOOR_PERSONS_BLOCK + _block_sums(prediction * kept, block))
+    pull = pull.clamp(min=-LARGEST_PULL).detach()
     errors = cells.sum((1, 2, 3)) + block_weight * (pull * block_error).sum((1, 2, 3))
     return (errors / kept.sum((1, 2, 3)).clamp(min=1)).mean()
 

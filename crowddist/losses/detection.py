@@ -62,7 +62,7 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
     down = torch.arange(cells[0], device=device) - row[:, None]
     across = torch.arange(cells[1], device=device) - column[:, None]
     sigma = (0.15 * size + 0.35)[:, None]
-    # Separable: the Gaussian and the square it is cut to are products of a row and a column.
+    # Separable: the Gaussian and the square that cuts it are products of a row and a column.
     gauss_down = torch.exp(-down.square() / (2 * sigma**2)) * (down.abs() <= size[:, None] / 2)
     gauss_across = torch.exp(-across.square() / (2 * sigma**2)) * (across.abs() <= size[:, None] / 2)
     closeness = (gauss_down[:, :, None] * gauss_across[:, None, :]).amax(0)
@@ -121,9 +121,8 @@ def size_loss(log_size: Tensor, targets: DetectionTargets, num_heads: Tensor | f
     Returns: scalar, >= 0.
     """
     error = (log_size - targets.log_size) / targets.log_size.clamp(min=1e-3)
-    cells = (2 * SIZE_REACH + 1) ** 2
-    return (functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
-            * targets.near).sum() / (cells * num_heads)
+    costs = functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none") * targets.near
+    return costs.sum() / ((2 * SIZE_REACH + 1) ** 2 * num_heads)
 
 
 def offset_loss(offset: Tensor, targets: DetectionTargets, num_heads: Tensor | float) -> Tensor:

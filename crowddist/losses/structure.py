@@ -14,21 +14,11 @@ from crowddist.ops.ssim import EMPTY_PEAK, ms_ssim_dilated
 def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False, empty_peak: float = EMPTY_PEAK) -> Any:
     """1 minus the dilated multi-scale structural similarity.
 
-    Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7. Our readings: as
-    `ms_ssim_dilated`.
-
+    Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7.
     Args:
-        prediction: maps, (h, w), (N, h, w) or (N, C, h, w), unbounded; NumPy or torch.
-        target: the maps wanted, same shape, >= 0; one that is empty is allowed.
-        pool: whether maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not in the
-            paper.
-        empty_peak: what an empty target is scaled by, in units of the maps: the peak of one head; 1 for 0-1 maps.
-
-    Returns:
-        The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
-
-    Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, or there is no pixel.
+        prediction, target: a and b of `ms_ssim_dilated`
+        pool, empty_peak: as in `ms_ssim_dilated`; empty_peak is 1 for 0-1 maps
+    Returns, Raises: as `ms_ssim_dilated`.
     """
     return 1 - ms_ssim_dilated(prediction, target, pool, empty_peak)
 
@@ -85,6 +75,6 @@ def _checked(prediction: Tensor, target: Any, alpha: float, gamma: float) -> tup
 
 def _weights(prediction: Tensor, head: Tensor, alpha: float, gamma: float) -> Tensor:
     """alpha_i (1 - p_i)^gamma of Eqs. 4-6."""
-    # 1 - sigmoid(x) = sigmoid(-x) keeps its digits for large x, and its logarithm a finite slope under every power.
+    # 1 - sigmoid(x) = sigmoid(-x) keeps its digits for large x; via its logarithm every power has a finite slope.
     modulation = torch.exp(gamma * functional.logsigmoid(torch.where(head, -prediction, prediction)))
     return modulation * torch.full_like(prediction, alpha).masked_fill(head, 1.0)

@@ -23,12 +23,11 @@ from crowddist.models.weights import load_start
 
 
 class Counter(nn.Module):
-    """A crowd counter with an ensemble in its decoder and, where asked for, an orientation head.
+    """A crowd counter with an ensemble in its decoder and optionally an orientation head.
 
     Images of any size are padded at the right and the bottom to multiples of the encoder's stride. A density is persons
-    per cell of `output_stride` px, 8 but for the upsampling decoders; its sum is the count. The published x8 upsampling
-    is left to whoever needs a map of the image's size, because a sum survives only if the upsampled map is divided by
-    64.
+    per cell of `output_stride` px (8 but for the upsampling decoders); its sum is the count. The published x8
+    upsampling is left to callers that need a full-size map: its sum is right only after dividing by 64.
     """
 
     def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None,
@@ -48,10 +47,9 @@ class Counter(nn.Module):
         return self.density(self.encode(images), members)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1], any size -> (N, C, ceil(H/s), ceil(W/s)) features, s the encoder's stride.
+        """(N, 3, H, W) images, 0 to 1, any size -> (N, C, ceil(H/s), ceil(W/s)) features, s the encoder's stride.
 
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
+        Raises: ValueError if `images` is not a batch of RGB images.
         """
         return self.encoder(images)
 
@@ -59,16 +57,11 @@ class Counter(nn.Module):
         """Persons per cell by one member of the ensemble for each image.
 
         Args:
-            features: (N, C, h, w) of `encode`.
-            members: (N,) int64 indexes of masks, as `member_indexes` gives them; None where the ensemble has no masks.
-                With dropout, channels are dropped in training mode only, from torch's own generator, which the caller
-                seeds.
-
-        Returns:
-            (N, 1, h, w) float, not negative; with an upsampling decoder the last cells may lie wholly beyond the image.
-
-        Raises:
-            ValueError: `members` are missing where the ensemble has masks, or given where it has none.
+            features: (N, C, h, w) of `encode`
+            members: (N,) int64 indexes of masks, of `member_indexes`; None without masks
+        Returns: (N, 1, h, w), persons per cell, >= 0; with an upsampling decoder the last cells may lie outside the
+            image. In training mode dropout drops channels by torch's own generator, which the caller seeds.
+        Raises: ValueError if `members` is missing for an ensemble with masks, or given for one without.
         """
         if (members is None) != (self.masks is None):
             raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes "
@@ -83,15 +76,12 @@ class Counter(nn.Module):
     def members(self, features: Tensor) -> Tensor:
         """Persons per cell by every member for every image.
 
-        What comes before the masks runs once, what follows once a member, one after the other: peak memory does not
-        grow with the members, and each map equals `density` with that mask bit for bit. With dropout,
-        a member drops the same channels of every image, whatever ran before, so labels do not depend on their order.
-
+        The part before the masks runs once, the rest once a member, one after the other: peak memory does not grow with
+        the members, and each map equals `density` with that mask bit for bit. With dropout, a member drops the same
+        channels of every image at any time, so labels do not depend on their order.
         Args:
-            features: (N, C, h, w) of `encode`.
-
-        Returns:
-            (M, N, 1, h, w) float, not negative; M = `num_members`, or 1 where `one_pass` is set.
+            features: (N, C, h, w) of `encode`
+        Returns: (M, N, 1, h, w), persons per cell, >= 0; M is `num_members`, or 1 with `one_pass`.
         """
         trunk = self.decoder.trunk(features)
         if self.one_pass:
@@ -106,35 +96,25 @@ class Counter(nn.Module):
         return torch.stack(maps)
 
     def _kept_channels(self, member: int) -> Tensor:
-        """(C, 1, 1) factors of a member of a dropout ensemble: 0 for a dropped channel, 1 / (1 - dropout) for a kept
-        one.
-        """
+        """(C, 1, 1) factors of a dropout member: 0 for a dropped channel, 1 / (1 - dropout) for a kept one."""
         assert self.dropout is not None  # by the caller
         kept = torch.rand(self.decoder.channels, generator=torch.Generator().manual_seed(member)) >= self.dropout
         return (kept / (1 - self.dropout))[:, None, None]
 
     def member_indexes(self, draws: Tensor) -> Tensor | None:
-        """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has
-        no masks.
-        """
+        """Draw the masks that samples train with: (N,) int64 random numbers -> (N,) int64, or None without masks."""
         return None if self.masks is None else draws.remainder(self.num_members)
 
     def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
-        """(N, 1, h, w) persons per cell, each sample by the member that its random number draws. Args: `draws` (N,)
-        int64.
-        """
+        """(N, 1, h, w), persons per cell, each sample by a random member. Args: `draws`, (N,) int64 random numbers."""
         return self.density(features, self.member_indexes(draws))
 
     def orientation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the orientation head; none without one."""
+        """Parameters of the orientation head, if any."""
         return [] if self.orientation_head is None else list(self.orientation_head.parameters())
 
     def orientation(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) features -> (N, 2) logits: upright, upside-down.
-
-        Raises:
-            ValueError: the counter was built without the head.
-        """
+        """(N, C, h, w) features -> (N, 2) logits: upright, upside-down. Raises: ValueError if there is no such head."""
         if self.orientation_head is None:
             raise ValueError("this counter has no orientation head; build it with orientation=True")
         return self.orientation_head(features)
@@ -143,11 +123,9 @@ class Counter(nn.Module):
 def build_counter(config: CounterConfig) -> Counter:
     """The counter that `config` describes.
 
-    Random weights come from torch's own generator: seed it for equal counters. The masks come from `mask_seed` alone.
-
-    Raises:
-        InputError: the weights cannot be had, or are of another architecture.
-        FileNotFoundError: there is no file of weights at the place given.
+    Random weights come from torch's own generator: seed it for equal counters. The masks depend on `mask_seed` alone.
+    Raises: InputError if the weights are unavailable or of another architecture; FileNotFoundError if the file is
+        missing.
     """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")

@@ -1,4 +1,4 @@
-"""Decoders: from an encoder's features to persons per cell, cut in two where the members of the ensemble part."""
+"""Decoders from an encoder's features to persons per cell, in two parts: before and after the ensemble's masks."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ ORIENTATION_GRID = (8, 4)
 
 
 class Decoder(nn.Module):
-    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density, and `trunk` is the same for all
-    members.
-    """
+    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density; all members share `trunk`."""
 
     def __init__(self, trunk: nn.Sequential, rest: nn.Sequential, *, channels: int, upsampling: int = 1) -> None:
         super().__init__()
@@ -44,7 +42,7 @@ class Decoder(nn.Module):
 
 
 def published_decoder(in_channels: int) -> Decoder:
-    """The decoder of the paper: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
+    """The paper's decoder: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
 
     Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022, and its released
     model.py.
@@ -66,12 +64,11 @@ def published_decoder(in_channels: int) -> Decoder:
 
 
 def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Decoder:
-    """A chain of convolutions, each with a bilinear x2 upsampling behind it, then 1x1 and ReLU.
+    """A chain of convolutions, each followed by a bilinear x2 upsampling, then 1x1 and ReLU.
 
-    Source: Han et al., ICASSP 2020, section 2.1, with kernels 3x3; `large` are those of the authors' later code.
-
+    Source: Han et al., ICASSP 2020, Sec. 2.1, kernels 3x3; `large`: kernels of the authors' later code.
     Args:
-        cell_px: side of a cell of the density, in px of the image.
+        cell_px: side of a cell of the density, px of the image
     """
     first, *others = LARGE_KERNELS if large else UPSAMPLING_KERNELS
     layers: list[nn.Module] = [nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True)] if large else []
@@ -90,9 +87,7 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
 
 
 def small_decoder(in_channels: int) -> Decoder:
-    """A small decoder to train from scratch: three dilated convolutions with batch normalisation, 1x1, softplus
-    (ours).
-    """
+    """A small decoder to train from scratch (ours): three dilated, normalised convolutions, 1x1, softplus."""
     trunk = nn.Sequential(*_dilated_norm(in_channels, SMALL_TRUNK))
     layers: list[nn.Module] = []
     channels = SMALL_TRUNK
@@ -107,10 +102,10 @@ def small_decoder(in_channels: int) -> Decoder:
 
 
 class OrientationHead(nn.Module):
-    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a small grid, linear (D_aux
-    of the paper).
+    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a grid, linear (D_aux in
+    CVPR 2022).
 
-    Its convolutions have no normalisation, so it does not mind in which mode the rest of the network is.
+    It has no normalisation, so it works the same in training and eval mode.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:

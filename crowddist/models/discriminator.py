@@ -1,6 +1,4 @@
-"""Discriminator: tells the features of source images from those of target images (the feature discriminator D of
-SE+FD).
-"""
+"""Discriminator: tells features of source images from those of target images (D of SE+FD)."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ SMALL_WIDTHS = (32, 64)  # ours: three in all, so that crops of 64 px will do.
 
 
 class FeatureDiscriminator(nn.Module):
-    """Convolutions of stride 2 with leaky ReLU, the last of which gives the logit of "source" for every patch of the
+    """Convolutions of stride 2 with leaky ReLU; the last one gives the logit of "source" for every patch of the
     features.
 
     Source: Han et al., ICASSP 2020, Eq. 3; Tsai et al., CVPR 2018.
@@ -34,10 +32,9 @@ class FeatureDiscriminator(nn.Module):
         """The features' sides must have at least so many cells."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) features -> (N, 1, h', w') logits, each of h and w halved by every convolution.
+        """(N, C, h, w) features -> (N, 1, h', w') logits; every convolution halves h and w.
 
-        Raises:
-            ValueError: the features are smaller than `least_cells`.
+        Raises: ValueError if the features are smaller than `least_cells`.
         """
         if min(features.shape[2:]) < self.least_cells:
             raise ValueError(f"features of {tuple(features.shape[2:])} cells are too few for the discriminator: it "

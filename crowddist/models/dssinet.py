@@ -32,19 +32,16 @@ class Dssinet(nn.Module):
 
     Source: Liu et al., Crowd Counting with Deep Structured Scale Integration Network, ICCV 2019, and its released
     CRFVGG.py (C). One stack of blocks reads the image at twice, once and half its size. Block l of the image of size s
-    gives features of stride 2^l / s, so up to three sizes meet at every stride; there each hears the others by a
-    conditional random field of two mean-field steps, and what was heard goes on through the blocks. A decoder at each
-    stride makes a density of what is there, corrected by the coarser one.
+    gives features of stride 2^l / s, so up to three sizes meet at every stride. There they exchange messages by a
+    conditional random field of two mean-field steps, and the results go on through the blocks. A decoder at each stride
+    makes a density of them, corrected by the coarser density.
 
-    Images of any size are padded at the right and the bottom to multiples of 16 cells. A map has ceil(H / stride) x
-    ceil(W / stride) cells and holds persons per cell; its sum is the count.
-
+    Images of any size are padded at the right and the bottom to multiples of 16 cells.
     Args:
-        encoder: of `NUM_LEVELS` levels; each halves the resolution of its input, but for the first, which divides it by
-            the output stride. They are called with (features, index of the size in `PYRAMID`) and give features that
-            nothing has activated yet.
-        hidden: channels between the convolutions of a decoder.
-        activation: of the final density: it must not be negative.
+        encoder: of `NUM_LEVELS` levels, which take (features, index of the size in `PYRAMID`) and give features that
+            are not activated; each halves the resolution, but the first divides it by the output stride
+        hidden: channels between the convolutions of a decoder
+        activation: of the final density, >= 0
     """
 
     def __init__(self, encoder: Encoder, *, hidden: int, activation: nn.Module) -> None:
@@ -62,10 +59,9 @@ class Dssinet(nn.Module):
         self.register_load_state_dict_pre_hook(_former_names)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> (N, 1, ceil(H / stride), ceil(W / stride)) persons per cell, not negative.
+        """(N, 3, H, W) images, 0 to 1 -> (N, 1, ceil(H / stride), ceil(W / stride)), persons per cell, >= 0.
 
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
+        Raises: ValueError if `images` is not a batch of RGB images.
         """
         height, width = images.shape[-2:]
         blocks = self.encoder.levels
@@ -87,18 +83,18 @@ class Dssinet(nn.Module):
         return density[..., : -(-height // self.output_stride), : -(-width // self.output_stride)]
 
     def last_two_layers(self) -> list[nn.Parameter]:
-        """The parameters of the two convolutions of every decoder.
+        """Parameters of the two convolutions of every decoder.
 
-        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; which ones is our
-        reading.
+        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; our reading of which
+        ones.
         """
         return list(self.decoders.parameters())
 
 
 class MessagePassing(nn.Module):
-    """Features of one resolution hear each other: h_i <- relu(h_i + prelu(sum over j != i of W_ji h_j)), twice.
+    """Message passing between features of one resolution: h_i <- relu(h_i + prelu(sum over j != i of W_ji h_j)), twice.
 
-    Source: ICCV 2019, Eqs. 2 and 3; weights shared by both mean-field steps (C).
+    Source: ICCV 2019, Eqs. 2 and 3; both mean-field steps share their weights (C).
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -108,7 +104,7 @@ class MessagePassing(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """(N, C_i, h, w) each -> the same shapes, not negative."""
+        """(N, C_i, h, w) each -> the same shapes, >= 0."""
         hidden = list(features)
         for _ in range(MEAN_FIELD_STEPS):
             heard = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i)
@@ -119,10 +115,8 @@ class MessagePassing(nn.Module):
 
 
 def build_dssinet(config: RegressorConfig) -> Dssinet:
-    """The regressor that `config` describes; random weights come from torch's own generator.
-
-    Raises:
-        InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
+    """The regressor that `config` describes, with random weights from torch's own generator. Raises: as
+    `build_counter`.
     """
     backbone = BACKBONES[config.backbone]
     published = backbone.heads == "published"
@@ -147,9 +141,7 @@ def build_dssinet(config: RegressorConfig) -> Dssinet:
 
 
 def _members(place: int) -> list[tuple[int, int]]:
-    """(index of the size, level) of the features that meet at a place: the larger image's deeper level with the smaller
-    one's shallower.
-    """
+    """(index of the size, level) of the features that meet at a place: deeper levels of larger images."""
     return [(size, place + 1 - size) for size in range(len(PYRAMID)) if 0 <= place + 1 - size < NUM_LEVELS]
 
 

@@ -1,4 +1,4 @@
-"""SyncBatchNorm2d: batch normalisation over the batch of all workers, so that any number of them computes the same."""
+"""SyncBatchNorm2d: batch normalisation over the batch of all workers, so any number of workers computes the same."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ EPSILON = 1e-5  # ours: torch's default, which torchvision's weights were traine
 
 
 class SyncBatchNorm2d(nn.Module):
-    """Batch normalisation with the statistics of the whole batch, whichever workers hold its parts.
+    """Batch normalisation with the statistics of the whole batch, however it is split over workers.
 
-    Inside a torch.distributed group of several workers, sums travel once in the forward pass and once in the backward
-    pass; outside, it is torch's batch normalisation. torch.nn.SyncBatchNorm does the same, but on GPUs only. All
-    workers call it equally often, with gradients averaged over them (DistributedDataParallel). In eval mode, or inside
-    `frozen_norm`, the running statistics are used and kept, and nothing travels.
+    In a torch.distributed group of several workers, sums travel once in the forward and once in the backward pass;
+    otherwise it is torch's batch normalisation. torch.nn.SyncBatchNorm does the same, but on GPUs only. All workers
+    must call it equally often and average their gradients (DistributedDataParallel). In eval mode or inside
+    `frozen_norm` it uses the running statistics, leaves them unchanged, and nothing travels.
     """
 
     running_mean: Tensor
@@ -51,11 +51,11 @@ class SyncBatchNorm2d(nn.Module):
 
     @property
     def uses_batch(self) -> bool:
-        """Whether the next batch is normalised by its own statistics, rather than by the running ones."""
+        """The next batch is normalised by its own statistics, not by the running ones."""
         return self.training and not self.frozen
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """(channels,) each: what the running statistics multiply images with and add to them."""
+        """(channels,) each: factor and summand of images that the running statistics normalise."""
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -114,11 +114,9 @@ def _num_workers() -> int:
 
 @contextmanager
 def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
-    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and keeps them, whatever mode
-    it is in.
+    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and leaves them unchanged.
 
-    For images of another domain (the target) that pass through a network in training: gradients flow as usual, but
-    neither their statistics nor the network's memory of the source's are mixed.
+    For target images in a network that trains: gradients flow as usual, but the statistics of both domains do not mix.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, SyncBatchNorm2d)]
     before = [layer.frozen for layer in layers]
@@ -132,9 +130,7 @@ def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
 
 
 def sync_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d inside `module` by a SyncBatchNorm2d with the same weights and statistics; returns
-    `module`.
-    """
+    """Replace every BatchNorm2d in `module` by a SyncBatchNorm2d with its weights and statistics; returns `module`."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             layer = SyncBatchNorm2d(child.num_features, child.eps)

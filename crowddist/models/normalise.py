@@ -1,4 +1,4 @@
-"""Normalise: what every network does first with a batch of images."""
+"""Normalise: the first step of every network that takes images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Normalise(nn.Module):
     """Images in [0, 1] to about zero mean and unit variance, padded at the right and the bottom.
 
     Args:
-        mean: of red, green and blue in [0, 1], as the network's pretrained weights expect them.
-        std: likewise their standard deviations.
+        mean: of red, green and blue, 0 to 1, as the pretrained weights expect
+        std: their standard deviations, 0 to 1
     """
 
     mean: Tensor
@@ -28,11 +28,9 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, multiple: int) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> the same, normalised, with sides that are multiples of `multiple`, channels
-        last.
+        """(N, 3, H, W) images, 0 to 1 -> the same, normalised, sides padded to multiples of `multiple`, channels last.
 
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
+        Raises: ValueError if `images` is not a batch of RGB images.
         """
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"images must be (N, 3, H, W) and not empty, got shape {tuple(images.shape)}")

@@ -1,6 +1,4 @@
-"""Pyramid pooling: from features to a mask of persons, each place in the light of the whole image (the semantic
-extractor S of SE+FD).
-"""
+"""Pyramid pooling: from features to a mask of persons, with context of the whole image (S of SE+FD)."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ SMALL_WIDTH = 48  # ours
 class PyramidHead(nn.Module):
     """PSP module and a 1x1 convolution: the logit of "person" in every cell.
 
-    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation of its own,
-    so it does not mind in which mode the rest of the network is (ours).
+    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation, so it works
+    the same in training and eval mode (ours).
     """
 
     def __init__(self, in_channels: int, width: int) -> None:
@@ -33,7 +31,7 @@ class PyramidHead(nn.Module):
         nn.init.normal_(self.logit.weight, std=0.01)  # ours: so that every cell begins undecided
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) features, any h and w -> (N, 1, h, w) logits."""
+        """(N, C, h, w) features, any size -> (N, 1, h, w) logits."""
         parts = [features]
         for cells, level in zip(POOL_SIZES, self.levels, strict=True):
             pooled = functional.relu(level(functional.adaptive_avg_pool2d(features, cells)))

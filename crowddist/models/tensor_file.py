@@ -1,6 +1,4 @@
-"""Files that torch.save wrote: tensors and plain values are read from them, never code, and no more memory is taken
-than the file has bytes.
-"""
+"""Files written by torch.save: reads tensors and plain values, never code, in no more memory than the file's size."""
 
 from __future__ import annotations
 
@@ -11,10 +9,10 @@ from crowddist.errors import InputError
 
 
 def read_tensors(stream: BinaryIO) -> Any:
-    """What a file holds, on the CPU (`weights_only`: classes outside torch's list of harmless ones are refused before
-    anything of them is called).
+    """The content of a file, on the CPU. `weights_only` makes torch refuse classes outside its list before calling
+    them.
 
-    Raises InputError, the reason alone, for what is no such file, is damaged or packed, or would be more than that.
+    Raises: InputError, with the reason alone, if the file is of another kind, damaged, packed, or holds anything else.
     """
     import pickle
 
@@ -35,9 +33,7 @@ def read_tensors(stream: BinaryIO) -> Any:
 
 
 def _require_plain(stream: BinaryIO) -> None:
-    """Torch writes its archives unpacked; packed, or with entries that share their bytes, a small file could fill the
-    memory.
-    """
+    """Torch writes archives unpacked; packed or overlapping entries would let a small file fill the memory."""
     num_bytes = stream.seek(0, 2)
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()

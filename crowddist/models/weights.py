@@ -1,6 +1,4 @@
-"""Weights to start from: ImageNet's, a file of an encoder's weights, or what a run has trained; all are checked against
-the network.
-"""
+"""Weights to start from: ImageNet's, a file of encoder weights, or a run's; all are checked against the network."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ from crowddist.storage.run_folder import find_checkpoint
 Loaded = Literal["all", "files", "none"]
 
 WRAPPINGS = ("state_dict", "model", "net", "model_state_dict", "model_state")
-"""What training scripts call the weights where they keep other things beside them."""
+"""Keys of the weights in training scripts' files that hold more than weights."""
 STAGE = re.compile(r"(layer\d+|blocks\.\d+)\.")
-"""Names of layers that a deeper network of the same family has more of, within a stage."""
+"""Layer names of which deeper networks of the same family have more within a stage."""
 OPTIONAL = ("orientation_head.", "density_limit")
-"""What a trained counter may have or not: the head of the orientation stage, and the limit of its density."""
+"""Optional parts of a trained counter: the orientation head and the limit of its density."""
 
 
 _LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
@@ -38,10 +36,9 @@ _LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
 
 @contextmanager
 def loading(kinds: Loaded) -> Iterator[None]:
-    """Within the block, networks are built with the weights they start from: all, those of files alone (no download),
-    or none of them.
+    """Within the block, networks are built with all initial weights, only those from files (no download), or none.
 
-    None is for networks that a checkpoint fills: their files, or the internet, need not be there any more.
+    `none` is for networks that a checkpoint fills: the files or the internet may be gone by then.
     """
     token = _LOADED.set(kinds)
     try:
@@ -52,17 +49,15 @@ def loading(kinds: Loaded) -> Iterator[None]:
 
 def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: str, weights: str,
                backbone: Backbone) -> None:
-    """Fills a network, or its encoder alone, with what it is to start from.
+    """Fill a network, or its encoder alone, with its initial weights.
 
     Args:
-        network: as built, with random weights.
-        encoder: its `Encoder`, or the list of its levels.
-        name: of the network in a run's checkpoints, e.g. `counter`.
-        weights: `none`; `imagenet`; or a path or URL of a file of weights, of a run's folder, or of a checkpoint.
-
-    Raises:
-        InputError: the weights cannot be had or read, or belong to another network; FileNotFoundError: there is no file
-            at the place given.
+        network: as built, with random weights
+        encoder: its `Encoder`, or the list of its levels
+        name: the network's name in a run's checkpoints, e.g. `counter`
+        weights: `none`; `imagenet`; or a path or URL of a file of weights, a run's folder, or a checkpoint
+    Raises: InputError if the weights are unavailable, unreadable or of another network; FileNotFoundError if the file
+        is missing.
     """
     if weights == "none" or _LOADED.get() == "none" or (weights == "imagenet" and _LOADED.get() == "files"):
         return
@@ -79,7 +74,7 @@ def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: st
 
 
 def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: str, backbone: Backbone) -> None:
-    """Fills the levels of an encoder by the names that files have for its layers, behind any prefix."""
+    """Fill an encoder's levels by the files' names of its layers, after any prefix."""
     own: dict[str, Tensor] = {}
     groups = [
         {name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)}
@@ -119,16 +114,12 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
 
 
 def _is_slope(level: nn.Module, name: str) -> bool:
-    """Whether a parameter is the slope of a PReLU: they stand where the file's network has ReLUs, and learn from the
-    beginning.
-    """
+    """Is the parameter a PReLU's slope? The file's network has ReLUs there."""
     return isinstance(level.get_submodule(name.rpartition(".")[0]), nn.PReLU)
 
 
 def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Backbone) -> tuple[dict[str, str], str]:
-    """The naming, and the prefix before all its names, that a file has most parameters in. Returns: own name -> name
-    there; prefix.
-    """
+    """The naming and prefix that match most parameters of a file -> (own name -> name in the file, prefix)."""
     best: tuple[int, dict[str, str], str] = (-1, {}, "")
     for naming in zip(*(backbone.file_names(name) for name in own), strict=True):
         names = dict(zip(own, naming, strict=True))
@@ -142,16 +133,14 @@ def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Back
 
 
 def _networks_of_run(content: Any) -> dict[str, Tensor] | None:
-    """The weights in a run's checkpoint by name; None where the file is none."""
+    """Weights in a run's checkpoint, by name; None if the file is no checkpoint."""
     method = content.get("method") if isinstance(content, dict) else None
     networks = method.get("networks") if isinstance(method, dict) else None
     return networks if isinstance(networks, dict) else None
 
 
 def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: str, place: str) -> None:
-    """Fills a network with what a run has trained of it. A method of a counter alone calls its parts without the
-    counter's name.
-    """
+    """Fill a network with a run's weights of it."""
     if any(key.startswith("decoder.") for key in networks):
         networks = {f"counter.{key}": tensor for key, tensor in networks.items()}
     state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
@@ -185,10 +174,12 @@ def _without(key: str, name: str) -> str:
 
 
 def require_weights(weights: str, backbone: str) -> str:
-    """Says where weights are to come from, without loading them.
+    """Say where the weights would come from, without loading them.
 
-    Args: as of `load_start`; `backbone` by name.
-    Raises: InputError, OSError: there are none, or their address does not answer within 10 s.
+    Args:
+        weights: as in `load_start`
+        backbone: name of the backbone
+    Raises: InputError or OSError if there are none, or the server does not answer within 10 s.
     """
     from crowddist import storage
 
@@ -226,7 +217,7 @@ def _unavailable(pretrained: Pretrained, backbone: str, error: object) -> str:
 def _imagenet(backbone: Backbone) -> str:
     """Path of the file: in the installed package, in torch's cache, or downloaded to there.
 
-    It is read as any other file: the package and torch's own functions would execute what another has put there.
+    It is read like any other file: the package and torch's own functions would run code in it.
     """
     pretrained = _pretrained(backbone)
     installed = _installed(pretrained)
@@ -245,7 +236,7 @@ def _imagenet(backbone: Backbone) -> str:
 
 
 def _installed(pretrained: Pretrained) -> Path | None:
-    """The file of an installed package, which is found by its metadata and not imported."""
+    """The file in an installed package, found by its metadata without importing it."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     if not pretrained.package:
@@ -266,12 +257,12 @@ def _check_digest(path: Path, pretrained: Pretrained) -> None:
 
 
 def _cached(url: str) -> Path:
-    """Where torch keeps a download."""
+    """Path of a download in torch's cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _read(place: str) -> Any:
-    """What a file holds: of safetensors, or of `torch.save`."""
+    """Content of a safetensors or `torch.save` file."""
     from crowddist import storage
 
     try:
@@ -296,7 +287,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(content: Any, place: str) -> dict[str, Tensor]:
-    """The tensors by name, also where they lie in a dict under one of the usual names."""
+    """The tensors by name, also if they lie in a dict under one of the usual keys."""
     wrapped: list[Any] = [content]
     while wrapped and isinstance(content, dict):
         wrapped = [content[name] for name in WRAPPINGS if isinstance(content.get(name), dict)]

@@ -22,8 +22,7 @@ def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
     """
     mass, doubt, kept = (np.asarray(values) for values in (density, spread, keep))
     if not mass.shape == doubt.shape == kept.shape:
-        raise ValueError(f"density, spread and keep must have one shape, got {mass.shape}, {doubt.shape} and "
-                         f"{kept.shape}")
+        raise ValueError(f"density, spread and keep must have one shape, got {mass.shape}, {doubt.shape}, {kept.shape}")
     kept = kept.astype(bool)
     # float64: sums of float32 maps over a data set would drift.
     sums = {"persons": mass, "spread": doubt, "kept_persons": mass[kept], "kept_spread": doubt[kept]}

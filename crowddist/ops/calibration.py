@@ -59,7 +59,7 @@ def sparsification(errors: ArrayLike, spreads: ArrayLike) -> tuple[np.ndarray, n
     """
     error, spread = _checked(errors, spreads)
     size = np.abs(error)
-    # Equal spreads cannot be told apart: each of them stands for their mean.
+    # Equal spreads cannot be ranked, so each gets their mean error.
     _, group = np.unique(spread, return_inverse=True)
     shared = (np.bincount(group, weights=size) / np.bincount(group))[group]
     left = np.arange(len(size), 0, -1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.ops.views import EPSILON_PERSONS, NEIGHBOURHOOD_CELLS
+from crowddist.ops.views import NEIGHBOURHOOD_CELLS, relative_spread
 
 
 def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) -> Any:
@@ -33,8 +33,7 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
     regressed, detected = np.asarray(regressed), np.asarray(detected)
     dtype = np.result_type(regressed, detected, np.float32)
     fused = np.empty(shape, dtype) if out is None else _checked_out(out, shape, dtype)
-    # torch mixes in one pass over the maps where they lie, NumPy in three; torch takes no read-only or reversed arrays,
-    # so those are copied.
+    # torch mixes in one pass, NumPy in three; torch takes no read-only or reversed arrays, so those are copied.
     maps = [torch.from_numpy(np.require(v, dtype, ["C", "W"])) for v in (regressed, detected, weight)]
     torch.lerp(maps[0], maps[1], _checked_weight(maps[2]), out=torch.from_numpy(fused))
     return fused
@@ -54,14 +53,10 @@ def uncertainty_weight(
     Returns: (h, w) float32, 0 to W.
     Raises: ValueError if the shapes differ.
     """
-    from scipy.ndimage import gaussian_filter
-
     if not weight.shape == density.shape == spread.shape:
         raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and "
                          f"{spread.shape}")
-    near_spread, near_density = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
-                                 for part in (spread, density))
-    relative = near_spread / (near_density + EPSILON_PERSONS)
+    relative = relative_spread(density, spread, neighbourhood_cells)
     persons = float(density.sum(dtype=np.float64))
     usual = float((relative * density).sum()) / persons if persons else 0.0
     return weight.astype(np.float32) if not usual else (weight * np.minimum(relative / usual, 1)).astype(np.float32)

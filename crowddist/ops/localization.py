@@ -106,8 +106,7 @@ def _match_sizes(points: np.ndarray, heads: np.ndarray, radii_px: Sequence[float
     from scipy.sparse.csgraph import maximum_bipartite_matching
     from scipy.spatial import KDTree
 
-    # A little farther than asked, so that what lies just on the radius is decided by one rule, d <= r, and not by the
-    # tree's rounding.
+    # Search a little farther: points on the radius are decided by d <= r alone, not by the tree's rounding.
     reach_px = max(radii_px) * (1 + 1e-9)
     near = KDTree(points).sparse_distance_matrix(KDTree(heads), reach_px, output_type="ndarray")
     rows, columns = near["i"], near["j"]
@@ -121,8 +120,7 @@ def _match_sizes(points: np.ndarray, heads: np.ndarray, radii_px: Sequence[float
 
 def _check_lengths(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike]) -> None:
     if len(predictions) != len(truths):
-        raise ValueError(f"predictions and truths must have one entry an image, got {len(predictions)} and "
-                         f"{len(truths)}")
+        raise ValueError(f"predictions and truths must have one entry an image, got {len(predictions)}, {len(truths)}")
 
 
 def _nearest_truths(points: list[np.ndarray], heads: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +135,7 @@ def _nearest_truths(points: list[np.ndarray], heads: list[np.ndarray]) -> tuple[
             both, indexes = KDTree(true, compact_nodes=False, balanced_tree=False).query(xy, k=min(2, len(true)))
             index = indexes.reshape(len(xy), -1)[:, 0]
             if len(true) > 1:
-                # Which of equally near truths the tree returns depends on how it was built.
+                # The tree picks any of equally near truths.
                 for tie in np.flatnonzero(both[:, 1] <= both[:, 0] * (1 + 1e-12)):
                     index[tie] = np.argmin(np.hypot(*(true - xy[tie]).T))
             gap = np.hypot(*(true[index] - xy).T)
@@ -151,7 +149,7 @@ def _taken_from(nearest: np.ndarray, first: np.ndarray, never: int) -> np.ndarra
     """In score order: the least `first` of the better predictions with the same nearest truth, else `never`."""
     by_truth = np.argsort(nearest, kind="stable")
     group = np.cumsum(np.diff(nearest[by_truth], prepend=nearest[by_truth[0]]) > 0)
-    # Each group's values lie below all of the group before, so the running minimum starts afresh with it.
+    # Each group's values lie below all earlier groups, so the running minimum restarts with each group.
     running = np.minimum.accumulate(first[by_truth] - group * (never + 1)) + group * (never + 1)
     starts = np.diff(group, prepend=-1) > 0
     end = np.empty_like(first)
@@ -171,7 +169,7 @@ def _areas(first: np.ndarray, end: np.ndarray, num_truths: int, max_distance_px:
             areas[c] = areas[c - 1]
             continue
         hits = num_tried[np.flatnonzero((first <= c) & (c < end))]
-        # Recall rises only at hits, so the envelope of the precision is needed there alone.
+        # Recall rises only at hits, so the precision's envelope is needed only there.
         precision = num_hits[:len(hits)] / hits
         areas[c] = np.maximum.accumulate(precision[::-1]).sum() / num_truths
     return areas[1:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,32 +31,27 @@ def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
     return {"mae": float(np.abs(error).mean()), "rmse": math.sqrt(float(np.square(error).mean()))}
 
 
-def count_errors_by_range(predicted: ArrayLike, true: ArrayLike,
-                          starts: Sequence[int] = RANGE_STARTS) -> dict[str, dict[str, float]]:
+def count_errors_by_range(predicted: ArrayLike, true: ArrayLike) -> dict[str, dict[str, float]]:
     """Mean absolute error and bias by range of the true count; crowded images dominate the mean over all images.
 
     Source: ours.
     Args:
         predicted: (N,) persons
         true: (N,) persons
-        starts: first count of each range, persons, ascending
     Returns: for each range with an image, in order, named "010-049" or "500-up" so that names sort: `mae`, persons, >=
         0; `bias`, mean of predicted minus true, persons; `num_images`.
     Raises: ValueError as `count_errors`, and if ranges are out of order or a true count is below the first one.
     """
     estimate, truth = _checked_counts(predicted, true)
-    if not starts or list(starts) != sorted(set(starts)) or truth.min() < starts[0]:
-        raise ValueError(f"ranges must begin in ascending order and hold every true count, got {list(starts)} and "
-                         f"counts from {truth.min():g}")
-    digits = len(str(starts[-1]))
-    ends = [f"{start - 1:0{digits}d}" for start in starts[1:]] + ["up"]
-    places = np.searchsorted(starts, truth, side="right") - 1
+    if truth.min() < 0:
+        raise ValueError(f"true counts must not be negative, got {truth.min():g}")
+    ends = [f"{start - 1:03d}" for start in RANGE_STARTS[1:]] + ["up"]
+    places = np.searchsorted(RANGE_STARTS, truth, side="right") - 1
     errors = {}
     for place in np.unique(places):
         error = (estimate - truth)[places == place]
-        name = f"{starts[place]:0{digits}d}-{ends[place]}"
-        errors[name] = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()),
-                        "num_images": float(len(error))}
+        errors[f"{RANGE_STARTS[place]:03d}-{ends[place]}"] = {
+            "mae": float(np.abs(error).mean()), "bias": float(error.mean()), "num_images": float(len(error))}
     return errors
 
 
@@ -85,8 +79,7 @@ def psnr(predicted: Any, true: Any) -> float:
     """
     estimate, truth = _normalised(predicted), _normalised(true)
     if estimate.shape != truth.shape or estimate.size == 0:
-        raise ValueError(
-            f"the maps must have one shape with at least one pixel, got {estimate.shape} and {truth.shape}")
+        raise ValueError(f"the maps must have one shape and at least one pixel, got {estimate.shape}, {truth.shape}")
     error = float(np.square(estimate - truth).mean())
     return LARGEST_PSNR_DB if error == 0 else min(-10.0 * math.log10(error), LARGEST_PSNR_DB)
 

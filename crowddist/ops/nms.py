@@ -39,7 +39,7 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
     pairs = (_pairs_within(places, radius[order], tree) if radius.ndim
              else tree.query_pairs(float(radius), output_type="ndarray"))
     alive = bytearray(b"\x01") * len(order)
-    # In the order of the better point of each pair, whose own fate is settled by then.
+    # In the order of each pair's better point: it is known by then whether that one stays.
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     for better, worse in zip(*pairs.T.tolist(), strict=True):
         if alive[better]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.ops.density import TRUNCATE
+
 DENSE_SHARE = 1 / 32
 """Above this share of candidate pixels a filter over the whole map is faster than checking each candidate. ours:
 measured at 1080p."""
@@ -14,8 +16,6 @@ SMALLEST_SCORE = 1e-6
 FILTER_SHARE = 2 / 3
 """Sigma of the search filter over sigma of a head: 1 is best in noise, less separates close heads. ours: best or near
 it on true, blurred and noisy maps of ShanghaiTech A and B."""
-TRUNCATE = 4.0
-"""Half the kernel of a head in standard deviations, as in `ops.density`. C (CSRNet)."""
 
 
 def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -> np.ndarray:
@@ -106,13 +106,12 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     if len(found) > DENSE_SHARE * flat.size:
         import cv2
 
-        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8)))
-                                   & strong.reshape(values.shape))
+        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & (values >= threshold))
         return rows, columns
-    # Those that fall out are not looked at again: the first two neighbours leave few.
+    # Dropped pixels are not checked again: few remain after two neighbours.
     for step in (1, -1, width, -width, width + 1, -width - 1, width - 1, 1 - width):
         found = found[np.flatnonzero(flat.take(found) >= flat.take(found + step, mode="clip"))]
-    # At the edge of the map some of these were no neighbours, so its pixels are looked at again.
+    # On the map's edge some of these were no neighbours, so its pixels are checked on their own.
     column = found % width
     inner = found[(column > 0) & (column < width - 1) & (found >= width) & (found < flat.size - width)]
     edge = _edge(*values.shape)
@@ -159,7 +158,7 @@ def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> n
     head = np.convolve(head, smoothing)
     head = np.outer(head, head)
     reach = len(head) // 2
-    # Minus infinity around the map, so that a head can be taken away at its edge and is never found outside.
+    # Minus infinity around the map: heads can be subtracted at its edge and are never found outside.
     strength = np.pad(_smoothed(cells, smoothing), reach, constant_values=-np.inf)
     points = np.empty((min(count, cells.size), 3))
     for point in points:
@@ -192,7 +191,7 @@ def _checked_map(values: Any) -> np.ndarray:
     array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"the map must be (h, w) with at least one pixel, got the shape {array.shape}")
-    # A sum is finite only if all values are (or overflow, which is as bad), and needs no second map.
+    # The sum is finite only if all values are (overflow is as bad), and needs no second map.
     if not np.isfinite(array.sum()):
         raise ValueError("the map must be finite, got NaN or infinity")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)

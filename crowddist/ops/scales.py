@@ -33,7 +33,7 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
     Raises: ValueError if points have a wrong shape or are not finite.
     """
     given = checked_points(points, 2)
-    # a point that is annotated twice is no neighbour of itself
+    # A point that is annotated twice is not its own neighbour.
     xy, place_of = np.unique(given, axis=0, return_inverse=True)
     if len(xy) < 2:
         return np.full(len(given), LONE_SIZE_PX, np.float32)
@@ -62,7 +62,7 @@ def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
 
     xy = checked_points(points, 2)
     distances, _ = KDTree(xy, compact_nodes=False, balanced_tree=False).query(xy, k=min(neighbours, len(xy) - 1) + 1)
-    # The nearest of all is the point itself, or one that coincides with it: distance 0 either way.
+    # The nearest is the point itself, or one that coincides with it: distance 0 either way.
     return distances[:, 1:].mean(axis=1)
 
 

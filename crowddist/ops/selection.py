@@ -4,7 +4,6 @@ settle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,26 +19,25 @@ SMALLEST_STRATUM_CELLS = 8
 """Least cells of a stratum; sparse images get fewer strata. ours."""
 
 
-def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int = NUM_STRATA) -> Any:
+def keep_most_certain(density: Any, spread: Any, share: float) -> Any:
     """Keep a share of each image's cells: those the ensemble agrees on most, at every level of density.
 
     Source: CVPR 2022, stage 2 (in words only); the rule is ours. Ranking by spread keeps only empty background, because
     density 0 has spread 0, and labels would teach only emptiness; ranking by spread / density keeps only crowds. So
     cells compete within strata of similar density: the cells of the last `BACKGROUND_MASS` of the count form one, the
-    others `num_strata` equally large ones. Each keeps its `share` of cells with the least spread / (density + epsilon),
+    others `NUM_STRATA` equally large ones. Each keeps its `share` of cells with the least spread / (density + epsilon),
     so the kept share of the count is near `share` too. Equal cells (exactly empty background) are taken in a fixed
     order scattered over the map, not from the top row down.
     Args:
         density: (N, 1, h, w) or (h, w), persons per cell, >= 0, mean over the ensemble; NumPy or torch
         spread: shape and unit of `density`, >= 0, standard deviation over the ensemble
         share: part of each image's cells to keep, 0 to 1
-        num_strata: most strata of an image's occupied cells, >= 1
     Returns: bool, shape, kind and device of `density`; each image keeps `share` of its cells to the nearest cell.
     Raises: ValueError if shapes differ or are neither of the two, values are negative or not finite, or share or
         num_strata is out of range.
     """
-    if not 0 <= share <= 1 or num_strata < 1:
-        raise ValueError(f"share must lie in 0..1 and num_strata be at least 1, got {share} and {num_strata}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in 0..1, got {share}")
     mean, deviations = _as_array(density), _as_array(spread)
     if mean.shape != deviations.shape or not (mean.ndim == 2 or (mean.ndim == 4 and mean.shape[1] == 1)):
         raise ValueError(f"density and spread must both be (N, 1, h, w) or (h, w), got {mean.shape} and "
@@ -52,7 +50,7 @@ def keep_most_certain(density: Any, spread: Any, share: float, num_strata: int =
     scatter = _scattered(images.shape[1])
     kept = np.zeros(images.shape, bool)
     for row, image, deviation in zip(kept, images, deviations, strict=True):
-        row[_kept_cells(image, deviation, share, num_strata, scatter)] = True
+        row[_kept_cells(image, deviation, share, scatter)] = True
     keep = kept.reshape(mean.shape)
     if not hasattr(density, "detach"):
         return keep
@@ -97,30 +95,6 @@ def change_sums(previous: Any, current: Any) -> tuple[float, float]:
     return float(np.abs(after - before).sum()), float(before.sum())
 
 
-def relative_change(previous: Any, current: Any) -> float:
-    """How far the predictions moved in one round: mean |y_k - y_{k-1}| / mean y_{k-1}; needs no label, so it may stop
-    the rounds.
-
-    Source: ours (CVPR 2022 says "until predictions settle"). For data in several places add up `change_sums` and call
-    `ratio_of_sums`.
-
-    Args:
-        previous, current: one map each, or sequences of equally many maps (of any sizes); persons per cell, NumPy or
-            torch.
-
-    Returns:
-        >= 0; 0 if both rounds are empty, infinity if only the previous one is.
-
-    Raises:
-        ValueError: the numbers of maps or their shapes differ.
-    """
-    befores, afters = _as_list(previous), _as_list(current)
-    if len(befores) != len(afters):
-        raise ValueError(f"two rounds must have equally many maps, got {len(befores)} and {len(afters)}")
-    sums = [change_sums(before, after) for before, after in zip(befores, afters, strict=True)]
-    return ratio_of_sums(sum(change for change, _ in sums), sum(count for _, count in sums))
-
-
 def ratio_of_sums(change: float, count: float) -> float:
     """Relative change of the predictions in one round: mean |y_k - y_{k-1}| / mean y_{k-1}. It needs no labels, so it
     may stop the rounds.
@@ -141,28 +115,23 @@ def _as_array(values: Any) -> np.ndarray:
     return array if array.dtype == bool else array.astype(np.float64)
 
 
-def _as_list(maps: Any) -> list[Any]:
-    return list(maps) if isinstance(maps, Sequence) else [maps]
-
-
 def _scattered(num_cells: int) -> np.ndarray:
     """A fixed rank for each cell, scattered over the map: the golden-ratio (Fibonacci) hash of its index."""
     return (np.arange(num_cells, dtype=np.uint64) * np.uint64(2654435769)) & np.uint64(0xFFFFFFFF)
 
 
-def _kept_cells(density: np.ndarray, spread: np.ndarray, share: float, num_strata: int,
-                scatter: np.ndarray) -> np.ndarray:
+def _kept_cells(density: np.ndarray, spread: np.ndarray, share: float, scatter: np.ndarray) -> np.ndarray:
     """Flat indexes of one image's cells to keep."""
     by_density = np.lexsort((scatter, density))
     mass = np.cumsum(density[by_density])
     num_background = int(np.searchsorted(mass, BACKGROUND_MASS * mass[-1], side="right"))
     num_occupied = len(density) - num_background
-    strata = max(1, min(num_strata, num_occupied // SMALLEST_STRATUM_CELLS))
+    strata = max(1, min(NUM_STRATA, num_occupied // SMALLEST_STRATUM_CELLS))
     ends = num_background + num_occupied * np.arange(strata + 1) // strata
     stratum = np.empty(len(density), np.int64)
     stratum[by_density] = np.searchsorted(ends, np.arange(len(density)), side="right")
     ranked = np.lexsort((scatter, spread / (density + EPSILON_PERSONS), stratum))
-    # Rounding the running total, not each stratum, makes the image's own share exact to half a cell.
+    # Rounding the running total, not each stratum, keeps the image's share exact to half a cell.
     bounds = np.concatenate(([0], ends))
     quotas = np.floor(share * bounds + 0.5).astype(np.int64)
     return np.concatenate([ranked[start:start + quota]

@@ -117,13 +117,13 @@ def _gaussian(window: int, sigma: float) -> tuple[float, ...]:
 
 def _similarity(prediction: Tensor, truth: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
     """SSIM at every pixel, (maps, h, w), with zeros around the maps."""
-    # The two variances only ever appear as a sum, so four maps are smoothed, not five.
+    # The two variances appear only as a sum, so four maps are smoothed, not five.
     stack = torch.stack((prediction, truth, prediction * prediction + truth * truth, prediction * truth))
     mean_a, mean_b, squares, products = _Smooth.apply(stack, weights, dilation)
     mean_product = mean_a * mean_b
     mean_squares = mean_a * mean_a + mean_b * mean_b
     numerator = (2 * mean_product + LUMINANCE_CONSTANT) * (2 * (products - mean_product) + CONTRAST_CONSTANT)
-    # Of large values with hardly any variance only rounding is left, which can be negative.
+    # For large values with hardly any variance only rounding remains, which can be negative.
     variances = (squares - mean_squares).clamp_min(0)
     return numerator / ((mean_squares + LUMINANCE_CONSTANT) * (variances + CONTRAST_CONSTANT))
 

@@ -22,7 +22,7 @@ def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
     matched = np.empty_like(image)
     for channel in range(3):
         given, wanted = (np.bincount(part[..., channel].ravel(), minlength=256).cumsum() for part in (image, style))
-        # A value of rank r among the given ones becomes the value of that rank among the wanted ones.
+        # A value of rank r in the image becomes the style's value of that rank.
         table = np.searchsorted(wanted / wanted[-1], given / given[-1] - 1e-9)
         matched[..., channel] = table.clip(0, 255).astype(np.uint8)[image[..., channel]]
     return matched
@@ -43,7 +43,7 @@ def swap_amplitude(image: np.ndarray, style: np.ndarray, band: float = BAND) -> 
 
     _check(image, style)
     if not 0 <= band <= 0.5:
-        raise ValueError(f"band lies in 0..0.5, got {band}")
+        raise ValueError(f"band must lie in 0..0.5, got {band}")
     height, width = image.shape[:2]
     other = cv2.resize(style, (width, height), interpolation=cv2.INTER_AREA)
     spectrum, wanted = (np.fft.fft2(part.astype(np.float64), axes=(0, 1)) for part in (image, other))

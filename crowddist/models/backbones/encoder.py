@@ -17,18 +17,16 @@ PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
 
 
 class Encoder(nn.Module):
-    """Groups of layers, each of which takes what the one before gives, and a pyramid that joins their features where
-    there are several.
+    """Groups of layers that run one after the other, and a pyramid that joins their features if there are several.
 
     Args:
-        backbone: row of the table.
-        use: which of its features.
-        pretrained: whether it starts from weights, whose statistics are then kept if the row says so.
-        joined: whether features of several strides are to become one map; `forward` needs that.
-
+        backbone: row of the table
+        use: which of its features
+        pretrained: it starts from weights, and keeps their statistics if the row says so
+        joined: join features of several strides into one map, as `forward` needs
     Attributes:
-        stride: pixels of the image along a side of the cells of `forward`'s map.
-        channels: of that map.
+        stride: side of a cell of `forward`'s map, px of the image
+        channels: of `forward`'s map
     """
 
     def __init__(self, backbone: Backbone, use: Use, *, pretrained: bool = False, joined: bool = True) -> None:
@@ -47,11 +45,10 @@ class Encoder(nn.Module):
         self.register_load_state_dict_pre_hook(_former_names)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) images in [0, 1] -> what every group gives, of H and W padded at the right and the bottom to the
+        """(N, 3, H, W) images, 0 to 1 -> every group's features, of images padded at the right and bottom to the
         coarsest stride.
 
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
+        Raises: ValueError if `images` is not a batch of RGB images.
         """
         current, found = self.normalise(images, max(self.strides)), []
         for level in self.levels:
@@ -60,8 +57,8 @@ class Encoder(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1], any size -> (N, channels, ceil(H / stride), ceil(W / stride)) features.
-        Raises: as `features`.
+        """(N, 3, H, W) images, 0 to 1, any size -> (N, channels, ceil(H / stride), ceil(W / stride)). Raises: as
+        `features`.
         """
         found = self.features(images)
         joined = found[-1] if self.pyramid is None else self.pyramid(found)
@@ -70,10 +67,9 @@ class Encoder(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Features of several strides joined at the finest: a 1x1 convolution of each level, plus twice as large what the
-    coarser ones give.
+    """Features of several strides joined at the finest: a 1x1 convolution of each level plus the upsampled coarser sum.
 
-    Source: Lin et al., CVPR 2017 (FPN), without the 3x3 convolutions behind the sums: a decoder follows (ours).
+    Source: Lin et al., CVPR 2017 (FPN), without the 3x3 convolutions after the sums: a decoder follows (ours).
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
@@ -82,9 +78,7 @@ class FeaturePyramid(nn.Module):
         init_kaiming(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features from fine to coarse, each of half the size of the one before -> (N, width, h, w) of the finest's
-        size.
-        """
+        """Features (N, C_i, h / 2^i, w / 2^i), fine to coarse -> (N, width, h, w)."""
         levels = [lateral(level) for lateral, level in zip(self.laterals, features, strict=True)]
         joined = levels.pop()
         while levels:
@@ -94,10 +88,10 @@ class FeaturePyramid(nn.Module):
 
 
 class SharedLevel(nn.Sequential):
-    """A group of layers for images of several sizes, which are all treated alike."""
+    """A group of layers that treats images of all sizes alike."""
 
     def forward(self, features: Tensor, size: int) -> Tensor:  # type: ignore[override]
-        """(N, C, h, w) features of an image and the index of its size -> features of the group."""
+        """(N, C, h, w) features and the index of the image's size -> the group's features."""
         del size
         return super().forward(features)
 

@@ -1,4 +1,4 @@
-"""The table of backbones, by name. A new one is a file with its layers and a row here; imports no torch."""
+"""The table of backbones, by name. A new one is a file with its layers and a row here. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1
 
 
 def names_for(use: Use) -> tuple[str, ...]:
-    """The backbones that a use can be had with."""
+    """The backbones that offer a use."""
     return tuple(name for name, row in BACKBONES.items() if use in row.uses)
 
 
 def _layers(family: str, function: str, **arguments: Any) -> Callable[[], Sequence[nn.Module]]:
-    """`crowddist.models.backbones.<family>.<function>(**arguments)`, imported when it is called: with it comes
-    torch.
+    """`crowddist.models.backbones.<family>.<function>(**arguments)`; the import, which needs torch, waits for the call.
     """
 
     def build() -> Sequence[nn.Module]:
@@ -54,9 +53,7 @@ def _compact() -> Backbone:
 
 def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tuple[int, ...], digest: str,
                        timm_digest: str) -> Backbone:
-    """Args: `channels` behind the last blocks of strides 2, 4, 8, 16 and 32; digests are in the names of the files of
-    weights.
-    """
+    """`channels`: after the last blocks of strides 2, 4, 8, 16 and 32. Digests are parts of the weight files' names."""
 
     def features(finest: int, coarsest: int) -> Features:
         strides = tuple(stride for stride in (2, 4, 8, 16, 32) if finest <= stride <= coarsest)

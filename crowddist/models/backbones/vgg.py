@@ -1,5 +1,4 @@
-"""VGG-16: the encoder of the papers, in groups that end before a pooling; layers are numbered as in torchvision's
-`features`.
+"""VGG-16, the papers' encoder, in groups that end before a pooling; layers are numbered as in torchvision's `features`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ WIDTHS = (64, 128, 256, 512)
 STRIDE_8_LAYERS = 13
 """C: entries of torchvision's table up to conv4_3: ten convolutions and three poolings."""
 STRIDE_16_LAYERS = 17
-"""C: likewise up to conv5_3: thirteen convolutions and four poolings."""
+"""C: entries up to conv5_3: thirteen convolutions and four poolings."""
 
 
 def counter_levels(*, batch_norm: bool) -> list[nn.Module]:
@@ -35,9 +34,7 @@ def upsampling_levels() -> list[nn.Module]:
 
 
 def regressor_levels() -> list[nn.Module]:
-    """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated
-    yet.
-    """
+    """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated."""
     blocks: list[nn.Module] = []
     for group in _convolutions():
         layers: list[tuple[str, nn.Module]] = [("pool", nn.MaxPool2d(2))] if blocks else []
@@ -49,7 +46,7 @@ def regressor_levels() -> list[nn.Module]:
 
 
 def localiser_levels() -> list[nn.Module]:
-    """The four blocks for a density map, without their poolings: the first convolution has one channel."""
+    """The four blocks for a density map of one channel, without their poolings."""
     groups: list[list[tuple[str, nn.Module]]] = [list(group) for group in _convolutions()]
     groups[0][0] = ("0", _one_channel())
     return [nn.Sequential(OrderedDict(_activated(group))) for group in groups]
@@ -64,7 +61,7 @@ def _features(num_layers: int, *, batch_norm: bool = False) -> nn.Sequential:
 
 
 def _convolutions() -> list[list[tuple[str, nn.Conv2d]]]:
-    """Number and convolution, of each of the first four blocks."""
+    """Numbers and convolutions of each of the first four blocks."""
     groups: list[list[tuple[str, nn.Conv2d]]] = [[]]
     for name, layer in _features(STRIDE_8_LAYERS).named_children():
         if isinstance(layer, nn.MaxPool2d):
