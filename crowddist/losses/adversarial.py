@@ -36,9 +36,8 @@ def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
 
 
 def discriminator_accuracy(real: Tensor, made: Tensor) -> Tensor:
-    """Share of answers on the right side of `UNDECIDED`; real and made images count half each.
+    """Share of answers on the right side of `UNDECIDED`; real and made images count half each (ours).
 
-    Source: ours.
     Args:
         real, made: as in `discriminator_loss`
     Returns: scalar, 0 to 1, without gradient; 1/2 is chance, 1 means that every made image is recognised.
@@ -64,9 +63,8 @@ def domain_loss(logits: Tensor, source: bool) -> Tensor:
 
 
 def domain_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Share of patches whose domain a discriminator recognises; each domain counts half.
+    """Share of patches whose domain a discriminator recognises; each domain counts half (ours).
 
-    Source: ours.
     Args:
         source_logits, target_logits: any shape, not empty, unbounded; above 0 means "source"
     Returns: scalar, 0 to 1; 1/2 is chance.

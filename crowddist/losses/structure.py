@@ -27,8 +27,7 @@ def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2
     """Focal mean squared error: the squared error of every pixel, weighted down where the pixel is easy or empty.
 
     Source: Liu et al., MM 2020, Eqs. 4-6: mean of alpha_i (1 - p_i)^gamma (M_i - Phi_i)^2, with p_i = sigmoid(Phi_i)
-    and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. The gradient flows through
-    p_i too (our reading).
+    and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. p_i has a gradient (ours).
     Args:
         prediction: Phi, any shape, unbounded (the sigmoid is only for p); NumPy or torch
         target: M, shape of Phi, 1 at the one pixel of each head, 0 elsewhere
@@ -47,8 +46,7 @@ def focal_cross_entropy(logits: Any, target: Any, alpha: float = 0.1, gamma: flo
     """Focal cross-entropy: the logarithmic loss of every pixel, weighted down where the pixel is easy or empty.
 
     Source: Liu et al., MM 2020, Table 4 (L_Focal-CE), after Lin et al., ICCV 2017: mean of -alpha_i (1 - p_i)^gamma log
-    p_i, p_i and alpha_i as in Eqs. 5-6. The paper does not write it out (our reading); the gradient flows through every
-    p_i.
+    p_i, p_i and alpha_i as in Eqs. 5-6. Every p_i has a gradient (our reading).
     Args:
         logits: Phi, any shape, unbounded; NumPy or torch. Its sigmoid is the localisation map
         target, alpha, gamma: as in `focal_mse`

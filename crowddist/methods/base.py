@@ -13,7 +13,7 @@ import torch
 
 from crowddist.data.sample import Verdict
 from crowddist.data.stream import STRIDE
-from crowddist.models.backbones.encoder import first_pretrained_parameters, pretrained_parameters
+from crowddist.models.backbones.encoder import pretrained_parameters
 from crowddist.ops.peaks import density_points
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def make_optimizer(
     Those with pretrained weights are a group of their own, which learns more slowly. `set_learning_rate` sets the
     rates.
     """
-    frozen = first_pretrained_parameters(network, train.frozen_px)
+    frozen = pretrained_parameters(network, train.frozen_px)
     parameters = [parameter for parameter in parameters if parameter not in frozen]
     for parameter in parameters:
         parameter.requires_grad_(True)

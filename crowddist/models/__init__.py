@@ -1,2 +1,1 @@
-"""Networks, each an nn.Module built from a frozen configuration, and the weights they start from. No data, no training.
-"""
+"""Networks, each an nn.Module built from a frozen configuration, and their initial weights. No data, no training."""

@@ -29,12 +29,10 @@ class CounterConfig:
     """The counter's networks; equal configs and equal checkpoints give equal counters."""
 
     backbone: CounterBackbone = "compact"
-    """Encoder. efficientnet ones suit a CPU, VGG and ResNet (with the published decoder) a GPU; `compact` has no
-    pretrained weights."""
+    """Encoder. efficientnet: for a CPU; VGG, ResNet: for a GPU, with the published decoder; `compact`: no weights."""
     decoder: DecoderName = "usual"
-    """Decoder from features to density. `usual`: CVPR 2022, small behind encoders for a CPU. `upsampling`: ICASSP 2020
-    as printed, behind features of stride 16; its cells are pixels. `upsampling_large`: the same with the kernels of the
-    authors' later code."""
+    """Decoder of the density. `usual`: CVPR 2022, small behind encoders for a CPU. `upsampling`: ICASSP 2020 as
+    printed, cells are pixels. `upsampling_large`: the same with the larger kernels of the authors' later code."""
     weights: str = "none"
     """Initial weights: `none` (random); `imagenet` (an installed package, torch's cache or a download); or a path or
     URL of a file of encoder weights, or of a run's folder or checkpoint, which gives the whole counter."""
@@ -135,8 +133,7 @@ class TranslatorConfig:
 
 def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
     require_choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder",
-                   backbone,
-                   names_for(use))
+                   backbone, names_for(use))
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or "
                          "of a run")

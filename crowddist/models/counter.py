@@ -30,17 +30,15 @@ class Counter(nn.Module):
     upsampling is left to callers that need a full-size map: its sum is right only after dividing by 64.
     """
 
-    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None,
-                 dropout: float | None = None,
-                 num_members: int = 1, orientation: OrientationHead | None = None) -> None:
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None, dropout: float | None,
+                 num_members: int, orientation: OrientationHead | None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.masks, self.dropout, self.num_members = masks, dropout, num_members
         self.orientation_head = orientation
         self.output_stride = encoder.stride // decoder.upsampling
         self.one_pass = False
-        """Whether `members` is one map alone, by the mean of the masks: no uncertainty, and no more computation than a
-        single network."""
+        """`members` gives one map, by the mean of the masks: the cost of a single network, and no uncertainty."""
 
     def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
         """`density(encode(images), members)`."""
@@ -64,8 +62,7 @@ class Counter(nn.Module):
         Raises: ValueError if `members` is missing for an ensemble with masks, or given for one without.
         """
         if (members is None) != (self.masks is None):
-            raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes "
-                             "gives")
+            raise ValueError("members must be None exactly where the ensemble has no masks: pass member_indexes(...)")
         trunk = self.decoder.trunk(features)
         if self.dropout is not None:
             trunk = functional.dropout2d(trunk, self.dropout, self.training)
@@ -97,7 +94,7 @@ class Counter(nn.Module):
 
     def _kept_channels(self, member: int) -> Tensor:
         """(C, 1, 1) factors of a dropout member: 0 for a dropped channel, 1 / (1 - dropout) for a kept one."""
-        assert self.dropout is not None  # by the caller
+        assert self.dropout is not None
         kept = torch.rand(self.decoder.channels, generator=torch.Generator().manual_seed(member)) >= self.dropout
         return (kept / (1 - self.dropout))[:, None, None]
 
@@ -124,12 +121,15 @@ def build_counter(config: CounterConfig) -> Counter:
     """The counter that `config` describes.
 
     Random weights come from torch's own generator: seed it for equal counters. The masks depend on `mask_seed` alone.
-    Raises: InputError if the weights are unavailable or of another architecture; FileNotFoundError if the file is
-        missing.
+    Raises: InputError if the weights are unavailable or of another network; FileNotFoundError if a file is missing.
     """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
-    decoder = _build_decoder(config, encoder)
+    if config.upsamples:
+        decoder = upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING,
+                                     large=config.decoder == "upsampling_large")
+    else:
+        decoder = (small_decoder if backbone.heads == "small" else published_decoder)(encoder.channels)
     orientation = build_orientation_head(encoder.channels, backbone.heads) if config.orientation else None
     masks = None
     if config.ensemble == "masksembles":
@@ -138,13 +138,5 @@ def build_counter(config: CounterConfig) -> Counter:
                       dropout=config.dropout if config.ensemble == "dropout" else None,
                       num_members=config.num_members, orientation=orientation)
     load_start(counter, encoder, name="counter", weights=config.weights, backbone=backbone)
-    # ours: a training step of the compact counter on a CPU takes three quarters of the time that the default layout
-    # takes.
+    # ours: a training step of the compact counter on a CPU takes three quarters of the time of the default layout.
     return counter.to(memory_format=torch.channels_last)
-
-
-def _build_decoder(config: CounterConfig, encoder: Encoder) -> Decoder:
-    if config.upsamples:
-        return upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING,
-                                  large=config.decoder == "upsampling_large")
-    return {"small": small_decoder, "published": published_decoder}[BACKBONES[config.backbone].heads](encoder.channels)

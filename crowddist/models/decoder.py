@@ -23,10 +23,8 @@ SMALL_WIDTHS = (96, 64)  # ours
 SMALL_ORIENTATION = (64, 64, 32)  # ours
 UPSAMPLING = 2 ** len(UPSAMPLING_KERNELS)
 DILATION = 2  # C; taken over by the small decoder.
-# ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
-INITIAL_DENSITY = 0.05
-# ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
-ORIENTATION_GRID = (8, 4)
+INITIAL_DENSITY = 0.05  # ours, persons per cell of 8x8 px; ShanghaiTech B has 0.04, A 0.2 (longest side 512 px).
+ORIENTATION_GRID = (8, 4)  # ours, rows x columns; the published 96x128 ties the head to one image size.
 
 
 class Decoder(nn.Module):
@@ -36,16 +34,15 @@ class Decoder(nn.Module):
         super().__init__()
         self.trunk, self.rest = trunk, rest
         self.channels = channels
-        """How many channels the trunk gives and the masks choose from."""
+        """Channels of the trunk, which the masks choose from."""
         self.upsampling = upsampling
-        """How many cells of the density lie along the side of one of the features."""
+        """Cells of the density along the side of a cell of the features."""
 
 
 def published_decoder(in_channels: int) -> Decoder:
     """The paper's decoder: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
 
-    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022, and its released
-    model.py.
+    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022; released model.py.
     """
     trunk = nn.Sequential(_dilated(in_channels, PUBLISHED_TRUNK), nn.ReLU(inplace=True))
     layers: list[nn.Module] = []
@@ -54,11 +51,10 @@ def published_decoder(in_channels: int) -> Decoder:
         layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
         channels = width
     density = nn.Conv2d(channels, 1, 1)
-    decoder = Decoder(trunk, nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU()),
-                      channels=PUBLISHED_TRUNK)
+    rest = nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU())
+    decoder = Decoder(trunk, rest, channels=PUBLISHED_TRUNK)
     init_normal(decoder)
-    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no
-    # gradient.
+    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where ReLU has no gradient.
     fill_bias(density, INITIAL_DENSITY)
     return decoder
 
@@ -79,8 +75,8 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
         layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(inplace=True), _doubled()]
         channels = width
     density = nn.Conv2d(channels, 1, 1)
-    decoder = Decoder(trunk, nn.Sequential(*layers, density, nn.ReLU()), channels=UPSAMPLING_TRUNK,
-                      upsampling=UPSAMPLING)
+    rest = nn.Sequential(*layers, density, nn.ReLU())
+    decoder = Decoder(trunk, rest, channels=UPSAMPLING_TRUNK, upsampling=UPSAMPLING)
     init_normal(decoder)
     fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
     return decoder
@@ -94,16 +90,14 @@ def small_decoder(in_channels: int) -> Decoder:
     for width in SMALL_WIDTHS:
         layers += _dilated_norm(channels, width)
         channels = width
-    # Weights stay as torch draws them: behind a last layer of N(0, 0.01), as published, the others learn no places for
-    # hundreds of steps.
+    # Torch's default weights: after a last layer of N(0, 0.01), as published, places are not learnt for long.
     density = nn.Conv2d(channels, 1, 1)
     fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
     return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=SMALL_TRUNK)
 
 
 class OrientationHead(nn.Module):
-    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a grid, linear (D_aux in
-    CVPR 2022).
+    """Tells upright images from upside-down ones: dilated convolutions, average pooling, linear (D_aux, CVPR 2022).
 
     It has no normalisation, so it works the same in training and eval mode.
     """

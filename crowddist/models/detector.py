@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import HeadWidth
-from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.encoder import Encoder, accept_former_names
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import DetectorConfig
 from crowddist.models.initialisation import fill_bias
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.weights import load_start
 
-PRIOR = 0.01  # C: the confidence that every place begins with.
-L2_SCALE = 10.0  # C: the length of every level's features, at first.
+PRIOR = 0.01  # C: initial confidence of every place.
+L2_SCALE = 10.0  # C: initial length of every level's features.
 WIDTHS: dict[HeadWidth, tuple[int, int]] = {"published": (256, 256), "small": (32, 64)}
 """Channels of a level at stride 4, and of the convolution before the three outputs; C, and ours."""
-USUAL_SIZE_PX = 16.0  # ours: the size that every place begins with.
-LARGEST_LOG_SIZE = math.log(2048.0)  # ours: no head is larger; keeps a wild answer finite.
+USUAL_SIZE_PX = 16.0  # ours: initial size at every place.
+LARGEST_LOG_SIZE = math.log(2048.0)  # ours: no head is larger; keeps wild predictions finite.
 
 
 class DetectorMaps(NamedTuple):
@@ -62,12 +62,10 @@ class Detector(nn.Module):
         self.centre, self.size, self.offset = (nn.Conv2d(head_channels, channels, 1) for channels in (1, 1, 2))
         fill_bias(self.centre, -math.log((1 - PRIOR) / PRIOR))
         fill_bias(self.size, math.log(USUAL_SIZE_PX))
-        self.register_load_state_dict_pre_hook(_former_names)
+        accept_former_names(self, "levels.", "encoder.levels.")
 
     def forward(self, images: Tensor) -> DetectorMaps:
-        """(N, 3, H, W) images, 0 to 1 -> maps of ceil(H / 4) x ceil(W / 4) cells. Raises: ValueError if `images` is no
-        RGB batch.
-        """
+        """(N, 3, H, W) images, 0 to 1 -> maps of ceil(H / 4) x ceil(W / 4) cells. Raises: as `Encoder.features`."""
         rows, columns = (-(-side // self.output_stride) for side in images.shape[-2:])
         raised = []
         for features, rise, length in zip(self.encoder.features(images), self.raise_levels, self.lengths, strict=True):
@@ -77,8 +75,7 @@ class Detector(nn.Module):
 
 
 def build_detector(config: DetectorConfig) -> Detector:
-    """The detector that `config` describes, with random weights from torch's own generator. Raises: as `build_counter`.
-    """
+    """The detector that `config` describes; random weights from torch's own generator. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     level_channels, head_channels = WIDTHS[backbone.heads]
     encoder = Encoder(backbone, "detector", pretrained=config.weights != "none", joined=False)
@@ -92,9 +89,3 @@ def _raise(in_channels: int, channels: int, factor: int) -> nn.Module:
     if factor == 1:
         return nn.Conv2d(in_channels, channels, 3, padding=1)
     return nn.ConvTranspose2d(in_channels, channels, 4, stride=factor, padding=(4 - factor) // 2)
-
-
-def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Checkpoints of version 0.1 have the encoder's levels in the detector itself."""
-    for name in [name for name in state if name.startswith(f"{prefix}levels.")]:
-        state[f"{prefix}encoder.{name.removeprefix(prefix)}"] = state.pop(name)

@@ -8,19 +8,19 @@ from crowddist.models.backbones.base import HeadWidth
 from crowddist.models.initialisation import init_kaiming
 
 KERNEL, STRIDE, SLOPE = 4, 2, 0.2  # P: 4x4, stride 2; C: leaky ReLU 0.2, padding 1 (AdaptSegNet).
-PUBLISHED_WIDTHS = (64, 128, 256)  # C: before the last convolution, which gives the logit: four in all, as printed.
-SMALL_WIDTHS = (32, 64)  # ours: three in all, so that crops of 64 px will do.
+PUBLISHED_WIDTHS = (64, 128, 256)  # C: before the convolution of the logit; four in all, as printed.
+SMALL_WIDTHS = (32, 64)  # ours: three in all, for crops of 64 px and more.
 
 
 class FeatureDiscriminator(nn.Module):
-    """Convolutions of stride 2 with leaky ReLU; the last one gives the logit of "source" for every patch of the
-    features.
+    """Convolutions of stride 2 with leaky ReLU; the last one gives the logit of "source" for every patch.
 
     Source: Han et al., ICASSP 2020, Eq. 3; Tsai et al., CVPR 2018.
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, heads: HeadWidth) -> None:
         super().__init__()
+        widths = SMALL_WIDTHS if heads == "small" else PUBLISHED_WIDTHS
         layers: list[nn.Module] = []
         channels = in_channels
         for width in widths:
@@ -29,7 +29,7 @@ class FeatureDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, KERNEL, STRIDE, padding=1))
         init_kaiming(self)
         self.least_cells = STRIDE ** (len(widths) + 1)
-        """The features' sides must have at least so many cells."""
+        """Smallest side of the features, cells."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 1, h', w') logits; every convolution halves h and w.
@@ -40,8 +40,3 @@ class FeatureDiscriminator(nn.Module):
             raise ValueError(f"features of {tuple(features.shape[2:])} cells are too few for the discriminator: it "
                              f"needs {self.least_cells} a side")
         return self.layers(features)
-
-
-def build_discriminator(in_channels: int, heads: HeadWidth) -> FeatureDiscriminator:
-    """The discriminator of features of that many channels."""
-    return FeatureDiscriminator(in_channels, SMALL_WIDTHS if heads == "small" else PUBLISHED_WIDTHS)

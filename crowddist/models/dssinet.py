@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import HeadWidth
-from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.encoder import Encoder, accept_former_names
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import RegressorConfig
 from crowddist.models.initialisation import NORMAL_STD, fill_bias, init_normal
@@ -19,12 +18,11 @@ from crowddist.models.weights import load_start
 
 PYRAMID = (2.0, 1.0, 0.5)  # P: the sizes of the image; C: resized bilinearly.
 NUM_LEVELS = 4  # C: conv1_2, conv2_2, conv3_3 and conv4_3 of VGG-16.
-# resolutions at which features of several sizes meet, and the coarsest: five decoders.
-NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2
+NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2  # resolutions where several sizes meet, and the coarsest: five decoders
 MEAN_FIELD_STEPS = 2  # C
 HIDDEN: dict[HeadWidth, int] = {"published": 128, "small": 32}
 """Channels between the two convolutions of a decoder; C, and ours."""
-INITIAL_DENSITY = 0.05 / 64  # ours, persons per px, as the counters of `models.decoder` begin.
+INITIAL_DENSITY = 0.05 / 64  # ours, persons per px, as in `models.decoder`.
 
 
 class Dssinet(nn.Module):
@@ -56,7 +54,7 @@ class Dssinet(nn.Module):
         self.corrections = nn.ModuleList([nn.Conv2d(1, 1, 3, padding=1) for _ in range(NUM_DENSITIES - 1)])
         self.density_activation = nn.PReLU()
         self.activation = activation
-        self.register_load_state_dict_pre_hook(_former_names)
+        accept_former_names(self, "blocks.", "encoder.levels.")
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images, 0 to 1 -> (N, 1, ceil(H / stride), ceil(W / stride)), persons per cell, >= 0.
@@ -67,15 +65,15 @@ class Dssinet(nn.Module):
         blocks = self.encoder.levels
         padded = self.encoder.normalise(images, self.output_stride * 2 ** (NUM_DENSITIES - 1))
         features = [padded if size == 1 else _resized(padded, size) for size in PYRAMID]
-        features[0] = functional.relu(blocks[0](features[0], 0))  # the finest has no other to hear
+        features[0] = functional.relu(blocks[0](features[0], 0))  # the finest gets no message
         gathered = []
         for place in range(NUM_DENSITIES):
             members = _members(place)
-            spoken = [blocks[level](features[size], size) for size, level in members]
-            heard = self.messages[place](spoken) if len(members) > 1 else [self.messages[place](spoken[0])]
-            for (size, _), one in zip(members, heard, strict=True):
+            sent = [blocks[level](features[size], size) for size, level in members]
+            received = self.messages[place](sent) if len(members) > 1 else [self.messages[place](sent[0])]
+            for (size, _), one in zip(members, received, strict=True):
                 features[size] = one
-            gathered.append(torch.cat(heard, dim=1))
+            gathered.append(torch.cat(received, dim=1))
         density = self.density_activation(self.decoders[-1](gathered[-1]))
         for place in range(NUM_DENSITIES - 2, -1, -1):
             corrected = self.decoders[place](gathered[place]) + self.corrections[place](_resized(density, 2.0))
@@ -85,8 +83,7 @@ class Dssinet(nn.Module):
     def last_two_layers(self) -> list[nn.Parameter]:
         """Parameters of the two convolutions of every decoder.
 
-        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; our reading of which
-        ones.
+        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; our reading.
         """
         return list(self.decoders.parameters())
 
@@ -107,17 +104,15 @@ class MessagePassing(nn.Module):
         """(N, C_i, h, w) each -> the same shapes, >= 0."""
         hidden = list(features)
         for _ in range(MEAN_FIELD_STEPS):
-            heard = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i)
-                     for i in range(len(hidden))]
+            messages = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i)
+                        for i in range(len(hidden))]
             hidden = [functional.relu(own + self.activation(message))
-                      for own, message in zip(hidden, heard, strict=True)]
+                      for own, message in zip(hidden, messages, strict=True)]
         return hidden
 
 
 def build_dssinet(config: RegressorConfig) -> Dssinet:
-    """The regressor that `config` describes, with random weights from torch's own generator. Raises: as
-    `build_counter`.
-    """
+    """The regressor that `config` describes; random weights from torch's own generator. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     published = backbone.heads == "published"
     encoder = Encoder(backbone, "regressor", pretrained=config.weights != "none", joined=False)
@@ -127,14 +122,14 @@ def build_dssinet(config: RegressorConfig) -> Dssinet:
         for part in (network.messages, network.decoders, network.corrections):
             init_normal(part)
     if backbone.weights is not None:
-        # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six,
-        # less than zero everywhere; EfficientNet's are as strong, and softplus lets less than zero pass.
+        # ours: with N(0, 0.01) VGG's features give up to a hundred times that density or, for one seed in six, values
+        # below zero everywhere; EfficientNet's are as strong, but softplus lets values below zero learn.
         for last in (network.decoders[0][-1], network.corrections[0]):  # type: ignore[index]
             strength = INITIAL_DENSITY if published else 1
             nn.init.normal_(last.weight, std=NORMAL_STD * strength)  # type: ignore[arg-type]
     if not published:
-        start = math.log(math.expm1(start))  # what softplus makes that density of
-    # ours: with a bias of 0 a last ReLU may begin below zero everywhere, where it passes no gradient.
+        start = math.log(math.expm1(start))  # softplus turns it into that density
+    # ours: with a bias of 0 a last ReLU may start below zero everywhere and pass no gradient.
     fill_bias(network.decoders[0][-1], start)  # type: ignore[index]
     load_start(network, encoder, name="regressor", weights=config.weights, backbone=backbone)
     return network.to(memory_format=torch.channels_last)
@@ -147,9 +142,3 @@ def _members(place: int) -> list[tuple[int, int]]:
 
 def _resized(maps: Tensor, scale: float) -> Tensor:
     return functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
-def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Checkpoints of version 0.1 have the encoder's levels in the regressor itself, as blocks."""
-    for name in [name for name in state if name.startswith(f"{prefix}blocks.")]:
-        state[f"{prefix}encoder.levels.{name.removeprefix(f'{prefix}blocks.')}"] = state.pop(name)

@@ -32,6 +32,5 @@ def fold_norms(network: nn.Module) -> nn.Module:
 
 def _fold(layer: nn.Conv2d, norm: SyncBatchNorm2d) -> None:
     with torch.no_grad():
-        layer.weight, layer.bias = fuse_conv_bn_weights(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.epsilon, norm.weight, norm.bias
-        )
+        layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, norm.running_mean, norm.running_var,
+                                                        norm.epsilon, norm.weight, norm.bias)

@@ -12,8 +12,7 @@ class Masksembles(nn.Module):
     """Keeps the channels of one mask per sample and zeroes the rest, without rescaling.
 
     The masks are a persistent buffer: a reloaded network has the members it was trained with, whatever its seed.
-    Source: Durasov et al., Masksembles, CVPR 2021; one mask a sample as in the paper, not one a contiguous part of the
-    batch as in its library.
+    Source: Durasov et al., Masksembles, CVPR 2021; one mask a sample as in the paper, not one a part of the batch (C).
     """
 
     masks: Tensor
@@ -21,11 +20,6 @@ class Masksembles(nn.Module):
     def __init__(self, channels: int, num_masks: int, scale: float, seed: int) -> None:
         super().__init__()
         self.register_buffer("masks", torch.from_numpy(make_masks(channels, num_masks, scale, seed)))
-
-    @property
-    def num_masks(self) -> int:
-        """How many masks there are."""
-        return len(self.masks)
 
     def forward(self, features: Tensor, members: Tensor) -> Tensor:
         """Apply mask `members[n]` to sample n.
@@ -44,6 +38,3 @@ class Masksembles(nn.Module):
     def mean(self, features: Tensor) -> Tensor:
         """(N, channels, h, w) features times the mean of all masks: one pass instead of one a mask (ours)."""
         return features * self.masks.to(features.dtype).mean(0)[:, None, None]
-
-    def extra_repr(self) -> str:
-        return f"{self.masks.shape[1]} channels, {self.num_masks} masks"

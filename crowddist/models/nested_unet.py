@@ -39,14 +39,12 @@ class NestedUnet(nn.Module):
         self.answer = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, density: Tensor, stride: int) -> Tensor:
-        """Phi: (N, 1, h, w), persons per cell of `stride` px, >= 0 -> (N, 1, h, w), unbounded, about 1 at heads and 0
-        elsewhere.
-        """
+        """Phi: (N, 1, h, w), persons per cell of `stride` px, >= 0 -> (N, 1, h, w), about 1 at heads, 0 elsewhere."""
         height, width = density.shape[-2:]
         multiple = 2 ** (len(self.blocks) - 1)
         scaled = density / (USUAL_PEAK * stride**2)
-        features = functional.pad(scaled, (0, -width % multiple, 0,
-                                           -height % multiple)).contiguous(memory_format=torch.channels_last)
+        padded = functional.pad(scaled, (0, -width % multiple, 0, -height % multiple))
+        features = padded.contiguous(memory_format=torch.channels_last)
         rows: list[list[Tensor]] = []
         for index, block in enumerate(self.blocks):
             features = block(features if index == 0 else functional.max_pool2d(features, 2))
@@ -60,9 +58,7 @@ class NestedUnet(nn.Module):
 
 
 def build_localiser(config: LocaliserConfig) -> NestedUnet:
-    """The transformer that `config` describes, with random weights from torch's own generator. Raises: as
-    `build_counter`.
-    """
+    """The network that `config` describes; random weights from torch's own generator. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     features = backbone.uses["localiser"]
     blocks = nn.ModuleList(features.build())
@@ -71,9 +67,8 @@ def build_localiser(config: LocaliserConfig) -> NestedUnet:
     coarsest[str(len(coarsest))] = dilated
     network = NestedUnet([*blocks[:-1], nn.Sequential(coarsest)], widths=features.channels)
     if backbone.heads == "published":
-        # P: what is not of VGG is drawn from N(0, 0.01).
         for part in (network.nodes, network.answer, dilated):
-            init_normal(part)
+            init_normal(part)  # P: N(0, 0.01) for all layers outside VGG
     load_start(network, blocks, name="localiser", weights=config.weights, backbone=backbone)
     return network.to(memory_format=torch.channels_last)
 

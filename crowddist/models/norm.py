@@ -40,7 +40,7 @@ class SyncBatchNorm2d(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape, normalised, scaled by `weight` and shifted by `bias`."""
         if self.uses_batch and _num_workers() > 1:
-            # Sums over all workers' images need more digits than mixed precision's images have.
+            # Sums over all workers' images need more digits than mixed precision has.
             output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias,
                                                        self.epsilon)
             self.running_mean.lerp_(mean, MOMENTUM)
@@ -59,9 +59,6 @@ class SyncBatchNorm2d(nn.Module):
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
-    def extra_repr(self) -> str:
-        return str(self.channels)
-
 
 class _SyncedNorm(torch.autograd.Function):
     """Batch normalisation over all workers' images -> (normalised images, mean, unbiased variance)."""
@@ -69,7 +66,7 @@ class _SyncedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor,
                 epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        # On a CPU this takes a sixth of the time of torch.var_mean; what it normalises itself is thrown away.
+        # On a CPU this takes a sixth of the time of torch.var_mean; its normalised images are not used.
         _, own_mean, own_inverse = torch.native_batch_norm(images, None, None, None, None, True, 0.0, epsilon)
         own_mean, own_var = own_mean.double(), own_inverse.double() ** -2 - epsilon
         own_size = torch.full_like(own_mean[:1], images.numel() // images.shape[1])
@@ -87,8 +84,9 @@ class _SyncedNorm(torch.autograd.Function):
         return functional.batch_norm(images, mean, variance, weight, bias, False, 0.0, epsilon), mean, unbiased
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor,
-                                                                    None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, slope: Tensor, *unused: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         images, weight, mean, variance, size = ctx.saved_tensors
         # With the statistics fixed: slope * weight / sd, and the sums over this worker's images.
         image_slope, weight_slope, bias_slope = torch.ops.aten.native_batch_norm_backward(
@@ -97,8 +95,7 @@ class _SyncedNorm(torch.autograd.Function):
         sums = torch.cat([weight_slope, bias_slope])
         torch.distributed.all_reduce(sums)
         of_weight, of_bias = (sums / size).to(weight.dtype).chunk(2)
-        # What all images owe to their moving the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd,
-        # linear in x.
+        # The part through the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd, linear in x.
         inverse = (variance + ctx.epsilon).rsqrt()
         rise = -weight * inverse.square() * of_weight
         level = -weight * inverse * of_bias - rise * mean
@@ -108,8 +105,8 @@ class _SyncedNorm(torch.autograd.Function):
 
 
 def _num_workers() -> int:
-    return (torch.distributed.get_world_size() if torch.distributed.is_available()
-            and torch.distributed.is_initialized() else 1)
+    group = torch.distributed
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
 @contextmanager

@@ -21,14 +21,15 @@ class PyramidHead(nn.Module):
     the same in training and eval mode (ours).
     """
 
-    def __init__(self, in_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, heads: HeadWidth) -> None:
         super().__init__()
+        width = SMALL_WIDTH if heads == "small" else PUBLISHED_WIDTH
         self.levels = nn.ModuleList([nn.Conv2d(in_channels, in_channels // len(POOL_SIZES), 1) for _ in POOL_SIZES])
         fused = in_channels + len(POOL_SIZES) * (in_channels // len(POOL_SIZES))
         self.fuse = nn.Conv2d(fused, width, 1)
         self.logit = nn.Conv2d(width, 1, 1)
         init_kaiming(self)
-        nn.init.normal_(self.logit.weight, std=0.01)  # ours: so that every cell begins undecided
+        nn.init.normal_(self.logit.weight, std=0.01)  # ours: every cell starts undecided
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features, any size -> (N, 1, h, w) logits."""
@@ -37,8 +38,3 @@ class PyramidHead(nn.Module):
             pooled = functional.relu(level(functional.adaptive_avg_pool2d(features, cells)))
             parts.append(functional.interpolate(pooled, features.shape[2:], mode="bilinear", align_corners=False))
         return self.logit(functional.relu(self.fuse(torch.cat(parts, 1))))
-
-
-def build_pyramid_head(in_channels: int, heads: HeadWidth) -> PyramidHead:
-    """The head behind an encoder of that many channels."""
-    return PyramidHead(in_channels, SMALL_WIDTH if heads == "small" else PUBLISHED_WIDTH)

@@ -8,13 +8,12 @@ from torch.nn import functional
 from crowddist.models.backbones.encoder import Encoder
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import CounterConfig
-from crowddist.models.pyramid import PyramidHead, build_pyramid_head
+from crowddist.models.pyramid import PyramidHead
 from crowddist.models.weights import load_start
 
 
 class Segmenter(nn.Module):
-    """The counter's encoder and a pyramid head, with weights of its own (ours: the paper says only that there was one).
-    """
+    """The counter's encoder and a pyramid head, not shared with the counter (ours: the paper gives no details)."""
 
     def __init__(self, encoder: Encoder, head: PyramidHead) -> None:
         super().__init__()
@@ -29,7 +28,7 @@ def build_segmenter(config: CounterConfig) -> Segmenter:
     """The segmenter with the backbone and weights of the counter in `config`. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
-    segmenter = Segmenter(encoder, build_pyramid_head(encoder.channels, backbone.heads))
+    segmenter = Segmenter(encoder, PyramidHead(encoder.channels, backbone.heads))
     load_start(segmenter, encoder, name="segmenter", weights=config.weights, backbone=backbone)
     return segmenter
 

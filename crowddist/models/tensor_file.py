@@ -9,8 +9,7 @@ from crowddist.errors import InputError
 
 
 def read_tensors(stream: BinaryIO) -> Any:
-    """The content of a file, on the CPU. `weights_only` makes torch refuse classes outside its list before calling
-    them.
+    """The content of a file, on the CPU. `weights_only`: torch calls only classes of its own list.
 
     Raises: InputError, with the reason alone, if the file is of another kind, damaged, packed, or holds anything else.
     """
@@ -25,9 +24,9 @@ def read_tensors(stream: BinaryIO) -> Any:
         return torch.load(stream, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except pickle.UnpicklingError:  # torch's own words advise to execute the file
+    except pickle.UnpicklingError:  # torch's own message advises running the file
         raise InputError("it holds something else than tensors and plain values, which is never executed") from None
-    except Exception as error:  # what a damaged file raises in the reader is anything
+    except Exception as error:  # a damaged file may raise anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(reason) from error
 
@@ -37,6 +36,6 @@ def _require_plain(stream: BinaryIO) -> None:
     num_bytes = stream.seek(0, 2)
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED
-           for entry in entries) or sum(entry.file_size for entry in entries) > num_bytes:
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > num_bytes:
         raise InputError("its archive is packed, as torch.save never writes it")

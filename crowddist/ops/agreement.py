@@ -9,15 +9,13 @@ import numpy as np
 
 
 def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
-    """The sums that `agreement` needs, for one image or many; sums of several parts of the data add up.
+    """The sums that `agreement` needs, for one image or many; sums of several parts of the data add up (ours).
 
-    Source: ours.
     Args:
         density: any shape, persons per cell, >= 0
         spread: shape of `density`, persons per cell, >= 0; standard deviation over the ensemble
         keep: shape of `density`, bool or 0/1; the selected cells
-    Returns: `persons`, `spread` and `cells` over all cells; `kept_persons`, `kept_spread` and `kept_cells` over the
-        selected ones.
+    Returns: `persons`, `spread` and `cells` over all cells; `kept_persons`, `kept_spread`, `kept_cells` over `keep`.
     Raises: ValueError if the shapes differ.
     """
     mass, doubt, kept = (np.asarray(values) for values in (density, spread, keep))
@@ -37,8 +35,7 @@ def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int)
     where they never see persons in the same block.
     Args:
         density: (h, w), persons per cell, >= 0
-        places: (M, 2) x and y of heads, cells; the first cell spans 0 to 1, and heads outside count for the nearest
-            cell
+        places: (M, 2) x and y of heads, cells; the first cell spans 0 to 1; heads outside go to the nearest cell
         block_cells: side of a block, cells, >= 1; the last blocks hold the rest
     Returns: `apart`, the sum over blocks of |density - heads|, and `said`, density plus heads; persons, >= 0.
     """
@@ -59,8 +56,7 @@ def agreement(sums: Mapping[str, float]) -> float:
     changes nothing, so an ensemble that is overconfident everywhere, like masks of one network, does no harm.
 
     Not visible here: errors that all members share, such as a street counted short, and whether the labels are good as
-    a whole (the least certain of good labels are dropped too). If it is near 0 for every selection, the spread does not
-    tell cells apart.
+    a whole (the least certain are dropped even then). If it stays near 0, the spread does not tell cells apart.
     Args:
         sums: of `kept_sums`, added up over the data
     Returns: -1 to 1.

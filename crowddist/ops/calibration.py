@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 NUM_BINS = 10
 """Parts of a reliability curve. ours."""
@@ -49,8 +45,7 @@ def calibration_error(curve: np.ndarray) -> float:
 def sparsification(errors: ArrayLike, spreads: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean absolute error of the rest as the predictions of largest spread are left out one by one.
 
-    Source: Ilg et al., ECCV 2018, Sec. 5.1. Predictions of equal spread share their mean error, so their order does not
-    matter (ours).
+    Source: Ilg et al., ECCV 2018, Sec. 5.1. Predictions of equal spread share their mean error (ours).
     Args:
         errors, spreads: as in `reliability`
     Returns: (N,) each: the share left out, 0 to 1 - 1/N; the error of the rest over the error of all, >= 0; the same

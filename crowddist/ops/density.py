@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crowddist.ops.points import checked_points
 from crowddist.ops.scales import neighbour_distances
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 TRUNCATE = 4.0
 """Half a kernel in standard deviations. C (CSRNet: scipy's default)."""
@@ -35,8 +33,7 @@ def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -
         size: (height, width) of the map, px, >= 1
         sigma_px: a number or (N,), px, > 0; standard deviation of the kernels
     Returns: (height, width) float32, persons per pixel, >= 0.
-    Raises: ValueError if points or sigma have a wrong shape or are not finite, sigma is not positive, or the size is
-        empty.
+    Raises: ValueError if points or sigma have a wrong shape or are not finite, sigma <= 0, or the size is empty.
     """
     height, width = frame = _checked_size(size)
     _, xy, sigma = _points_inside(points, sigma_px, frame)
@@ -47,9 +44,8 @@ def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -
 
 
 def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> np.ndarray:
-    """The mean of a map under each point's kernel: the sum of the map times `density_map` of that point alone.
+    """The mean of a map under each point's kernel: the sum of the map times `density_map` of that point alone (ours).
 
-    Source: ours.
     Args:
         values: (height, width), any unit
         points, sigma_px: as in `density_map`
@@ -75,8 +71,7 @@ def kernel_means(values: np.ndarray, points: ArrayLike, sigma_px: ArrayLike) -> 
 def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) -> np.ndarray:
     """The standard deviation of each head's kernel: `beta` times the mean distance to its nearest neighbours.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); beta 0.3 and 4 neighbours as in DSSINet's
-    data code (C).
+    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); defaults of DSSINet's data code (C).
     Args:
         points: (N, 2) x and y of heads, px; N may be 0
         neighbours: neighbours to average, >= 1; all others where there are fewer
@@ -138,9 +133,7 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _dense_kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and kernel weights of all windows along one axis, (N, longest); shorter ones repeat their last pixel with
-    0.
-    """
+    """Pixels and kernel weights of all windows along an axis, (N, longest); shorter ones repeat a pixel with 0."""
     step = np.arange(windows.length.max(initial=1))
     offset = windows.low[:, None] + step - windows.nearest[:, None]
     fraction = windows.fraction[:, None]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crowddist.ops.points import checked_points
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 def mean_average_precision(predictions: Sequence[ArrayLike], truths: Sequence[ArrayLike],
@@ -40,8 +37,7 @@ def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayL
         truths: for each image (N, 2) x and y, px; N may be 0
         max_distance_px: largest distance c, px, >= 1
     Returns: (max_distance_px,) float64, 0 to 1. Without any truth: 1 if there is no prediction either, else 0 (ours).
-    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or max_distance_px <
-        1.
+    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or c < 1.
     """
     _check_lengths(predictions, truths)
     if max_distance_px < 1:
@@ -75,8 +71,7 @@ def precision_recall(
         radii_px: one or more largest distances of a pair, px, >= 0
     Returns: for each radius `precision` = pairs / M, `recall` = pairs / N and `f1` = 2 pairs / (M + N), 0 to 1. A
         quotient with denominator 0 is 1 if there are neither predictions nor truths, else 0 (ours).
-    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or a radius is
-        missing, negative or not finite.
+    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or a radius is bad.
     """
     _check_lengths(predictions, truths)
     if len(radii_px) == 0 or not all(np.isfinite(radius) and radius >= 0 for radius in radii_px):

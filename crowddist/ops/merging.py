@@ -11,8 +11,7 @@ from crowddist.ops.points import checked_points
 
 
 def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.ndarray:
-    """W of Eq. 8: each detection's score, spread evenly over the k x k area round its centre; the largest where areas
-    overlap.
+    """W of Eq. 8: each detection's score, over the k x k area round its centre; the largest where areas overlap.
 
     Source: Liu et al., MM 2020, Sec. 3.4: "within each k x k (same k for the Gaussian kernel) area of a detection
     center, the weights are set the same to the center weight".
@@ -21,8 +20,7 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
         size: (height, width) of the map, cells
         reach: (k - 1) / 2, a number or (D,), cells, >= 0; rounded to whole cells
     Returns: (height, width) float32, 0 to 1; 0 where no detection reaches.
-    Raises: ValueError if detections are not D x 3 finite numbers, a score is outside 0..1, or a reach is negative or
-        not finite.
+    Raises: ValueError if detections are not D x 3 finite numbers, a score is outside 0..1, or a reach is not >= 0.
     """
     points = checked_points(detections, 3)
     if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
@@ -40,9 +38,8 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
 
 
 def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
-    """How many other points lie within a radius of each point.
+    """How many other points lie within a radius of each point (ours).
 
-    Source: ours.
     Args:
         points: (N, 2) x and y, px
         radius_px: px, >= 0
@@ -60,8 +57,7 @@ def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
 
 
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
-    """Which points stay in the union of detections and points of the transformed density, after non-maximum
-    suppression.
+    """Non-maximum suppression of the union of detections and points of the transformed density.
 
     Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our
     reading: detections go first, and a transformed point stays if no detection is near, because the two scores are of

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 LARGEST_PSNR_DB = 100.0
 """Value of equal maps instead of infinity: means over images and JSON stay finite. ours."""
@@ -57,11 +55,9 @@ def count_errors_by_range(predicted: ArrayLike, true: ArrayLike) -> dict[str, di
 
 def _checked_counts(predicted: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     estimate, truth = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
-    if estimate.ndim != 1 or estimate.shape != truth.shape:
-        raise ValueError(f"predicted and true counts must be lists of one length, got the shapes {estimate.shape} and "
-                         f"{truth.shape}")
-    if len(estimate) == 0:
-        raise ValueError("count errors need at least one image, got none")
+    if estimate.ndim != 1 or estimate.shape != truth.shape or not len(estimate):
+        raise ValueError("predicted and true counts must be two lists of one length, at least 1, got the shapes "
+                         f"{estimate.shape} and {truth.shape}")
     if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
         raise ValueError("counts must be finite, got NaN or infinity")
     return estimate, truth

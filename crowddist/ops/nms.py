@@ -50,8 +50,7 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
 def _pairs_within(places: np.ndarray, radius: np.ndarray, tree: KDTree) -> np.ndarray:
     """(K, 2) int64 pairs of points, the earlier one first, with the later one inside the earlier one's radius.
 
-    The few radii that are far larger than the others are queried one by one: they would make the list of all pairs
-    long.
+    The few radii far larger than the others are queried one by one: they would make the list of pairs long.
     """
     usual = radius <= 4 * np.median(radius[radius > 0]) if radius.any() else np.ones(len(radius), bool)
     pairs = tree.query_pairs(float(radius[usual].max()), output_type="ndarray")

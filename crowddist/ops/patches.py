@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 MEDIUM_DENSITY = (0.5, 0.7)
 """Ranks by density that a regressor learns from. P (MM 2020, Sec. 3.4)."""
 
 
 def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
-    """Patches side by side without overlap, centred in the image, starting at whole numbers.
+    """Patches side by side without overlap, centred in the image, starting at whole numbers (ours).
 
-    Source: ours.
     Args:
         size: (height, width) of the image, any unit, > 0
         patch: side of a patch, same unit, > 0; a narrower image gets one patch across, which sticks out on both sides

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 
 def checked_points(values: ArrayLike, *nums_columns: int, what: str = "points") -> np.ndarray:
-    """Points as a checked float64 array.
+    """Points as a checked float64 array (ours).
 
-    Source: ours.
     Args:
         values: (N, K), x and y first, any unit, finite; N may be 0
         nums_columns: allowed K

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crowddist.ops.points import checked_points
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 FARTHEST_PX = 1e6
 """Largest coordinate of a vertex, px. ours."""
@@ -24,8 +20,7 @@ def polygon_pixels(polygon: ArrayLike, size: tuple[int, int]) -> np.ndarray:
             and a part that is circled twice is outside
         size: (height, width) of the image, px, which clips the polygon
     Returns: (height, width) bool.
-    Raises: ValueError if there are fewer than three vertices, the shape is wrong, or a vertex is not finite or farther
-        out than `FARTHEST_PX`.
+    Raises: ValueError if there are less than three vertices, the shape is wrong, or one is beyond `FARTHEST_PX`.
     """
     import cv2
 

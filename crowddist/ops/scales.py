@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crowddist.ops.points import checked_points
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 LONE_SIZE_PX = 30.0
 """Size of the only head of an image. ours."""
@@ -67,8 +63,7 @@ def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
 
 
 def transformed_sizes(points: ArrayLike, detector_sizes: ArrayLike, height: float) -> np.ndarray:
-    """Sizes of points read from a density: the detector's in the lower half of the image, `head_sizes` in the upper
-    half.
+    """Sizes of points read from a density: the detector's in the lower half of the image, else `head_sizes`.
 
     Source: Liu et al., MM 2020, Sec. 3.4: "using the original scale map M^S from D_t in the lower half of the image and
     nearest neighbor distances in the upper half", where heads are far, small and dense.

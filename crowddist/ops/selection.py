@@ -1,6 +1,4 @@
-"""Selection of pseudo-labels: which cells of a predicted density are certain enough to train on, and when rounds
-settle.
-"""
+"""Selection of pseudo-labels: the cells of a density that are certain enough to train on; when rounds settle."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ import numpy as np
 EPSILON_PERSONS = 1e-6
 """Added to the density in the relative uncertainty, so that it is finite in empty cells. ours."""
 BACKGROUND_MASS = 0.01
-"""An image's background: its sparsest cells that together hold this share of the count. ours: needs no absolute
-threshold."""
+"""An image's background: its sparsest cells that together hold this share of the count. ours."""
 NUM_STRATA = 10
 """Density strata of an image's occupied cells. ours."""
 SMALLEST_STRATUM_CELLS = 8
@@ -33,8 +30,7 @@ def keep_most_certain(density: Any, spread: Any, share: float) -> Any:
         spread: shape and unit of `density`, >= 0, standard deviation over the ensemble
         share: part of each image's cells to keep, 0 to 1
     Returns: bool, shape, kind and device of `density`; each image keeps `share` of its cells to the nearest cell.
-    Raises: ValueError if shapes differ or are neither of the two, values are negative or not finite, or share or
-        num_strata is out of range.
+    Raises: ValueError if shapes differ or are none of the two, values are not finite and >= 0, or share is bad.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in 0..1, got {share}")
@@ -60,15 +56,12 @@ def keep_most_certain(density: Any, spread: Any, share: float) -> Any:
 
 
 def kept_shares(density: Any, keep: Any) -> dict[str, float]:
-    """Size of a selection: `kept_pixels`, the share of cells, and `kept_mass`, the share of the count, over all given
-    maps.
+    """Size of a selection: `kept_pixels`, the share of cells, and `kept_mass`, the share of the count (ours).
 
-    Source: ours.
     Args:
         density: any shape, persons per cell, >= 0; NumPy or torch
         keep: shape of `density`, bool or 0/1
-    Returns: both shares, 0 to 1. If the count is 0, `kept_mass` is the share of cells, the limit of an even density
-        (ours).
+    Returns: both shares, 0 to 1. If the count is 0, `kept_mass` is the share of cells (ours).
     Raises: ValueError if the shapes differ or there is no cell.
     """
     mass, kept = _as_array(density), _as_array(keep).astype(bool)
@@ -96,10 +89,8 @@ def change_sums(previous: Any, current: Any) -> tuple[float, float]:
 
 
 def ratio_of_sums(change: float, count: float) -> float:
-    """Relative change of the predictions in one round: mean |y_k - y_{k-1}| / mean y_{k-1}. It needs no labels, so it
-    may stop the rounds.
+    """Relative change of the predictions in one round, mean |y_k - y_{k-1}| / mean y_{k-1}; needs no labels (ours).
 
-    Source: ours.
     Args:
         change, count: sums of `change_sums` over all data, persons, >= 0
     Returns: change / count, >= 0; 0 if both are 0, infinity if only the count is.

@@ -19,8 +19,7 @@ DILATIONS = (1, 2, 3, 6, 9)
 LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponent of each level. P (Wang et al., 2003), kept by DSSINet (C)."""
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01**2, 0.03**2
-"""C1 and C2 for maps scaled to a peak of 1. P; DSSINet scales to 255 and multiplies both by 255^2 (C), which is the
-same."""
+"""C1 and C2 for maps with a peak of 1. P; DSSINet scales maps to 255 and both constants by 255^2 (C)."""
 EMPTY_PEAK = 1 / (2 * math.pi * 4.0**2)
 """Default scale of an empty truth: peak of a head drawn with a sigma of 4 cells. ours."""
 SMALLEST_LEVEL = 1e-6
@@ -36,12 +35,10 @@ def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = 
     Args:
         a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
         b: truth, shape and unit of `a`
-        inside: (h, w) bool, places to average; those where the window does not fit count only if there are no others
-            (ours). None: all
+        inside: (h, w) bool, places to average; if possible only those where the window fits (ours). None: all
         peak: divisor of both maps instead of the maximum, > 0; for images, whose white does not depend on their content
     Returns: mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
-    Raises: ValueError if shapes differ, there are not 2 to 4 dimensions, no pixel or none inside, or peak is not
-        positive.
+    Raises: ValueError if shapes differ, there are not 2 to 4 dimensions, no pixel or none inside, or peak <= 0.
     """
     prediction, truth = _stacked(a, b, peak=peak)
     if inside is not None and (inside.shape != truth.shape[-2:] or not inside.any()):
@@ -65,8 +62,7 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
 
     Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the
     maximum of the true one, zeros around the map (C). The paper's loss is 1 minus this. Our readings: the maximum is
-    each map's own, not the batch's; a level below `SMALLEST_LEVEL` is raised to it and passes no gradient; `empty_peak`
-    scales an empty truth.
+    each map's own, not the batch's; a level below `SMALLEST_LEVEL` becomes that and passes no gradient.
     Args:
         a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
         b: truth, shape and unit of `a`, >= 0

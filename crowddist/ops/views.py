@@ -70,8 +70,7 @@ def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:
     within its size, 0 where a view has none.
     Args:
         views: V arrays (D, 4) x, y and size, px of one image, and score, 0 to 1
-    Returns: (M, 4) float32 x, y and size, px, and score, 0 to 1, best first; no head lies within the size of a surer
-        one.
+    Returns: (M, 4) float32 x, y and size, px, and score, 0 to 1, best first; none lies within the size of a surer one.
     Raises: ValueError if there is no view.
     """
     from scipy.spatial import KDTree

@@ -15,8 +15,8 @@ from crowddist.methods.base import Constant
 from crowddist.methods.parts.counting import Trained
 from crowddist.methods.parts.shared_losses import adversarial_terms, background_loss, person_mask_loss
 from crowddist.models.backbones.table import BACKBONES
-from crowddist.models.discriminator import build_discriminator
-from crowddist.models.pyramid import build_pyramid_head
+from crowddist.models.discriminator import FeatureDiscriminator
+from crowddist.models.pyramid import PyramidHead
 from crowddist.models.segmenter import Segmenter, build_segmenter, mask_cells
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Semantics(nn.Module):
             raise InputError(f"{config.method} aligns the features of one encoder: set counter.ensemble to "
                              "masksembles, dropout or none")
         heads, stride = BACKBONES[config.counter.backbone].heads, counter.encoder.stride
-        self.head = build_pyramid_head(counter.encoder.channels, heads)
-        self.discriminator = build_discriminator(counter.encoder.channels, heads)
+        self.head = PyramidHead(counter.encoder.channels, heads)
+        self.discriminator = FeatureDiscriminator(counter.encoder.channels, heads)
         self.segmenter = build_segmenter(config.counter) if self.settings.target_masks == "made" else None
         self.stride = stride
         least = self.discriminator.least_cells * stride

@@ -1,6 +1,4 @@
-"""Backbone: the facts about an encoder that a network needs before it is built. Imports no torch: options are checked
-fast.
-"""
+"""Backbone: the facts about an encoder that a network needs before it is built. Imports no torch, so it is fast."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Use = Literal["counter", "upsampling", "regressor", "detector", "localiser"]
-"""What features are for. `upsampling`: the counter with a decoder of ICASSP 2020; `counter`: other counters, the
-segmenter."""
+"""What features are for. `upsampling`: the counter with a decoder of ICASSP 2020; `counter`: all others."""
 
 HeadWidth = Literal["small", "published"]
 
@@ -69,8 +66,6 @@ class Backbone:
     """None: it trains from scratch."""
     keeps_statistics: bool = False
     """Batch norms keep the weights' statistics, in training too. From A to B (ShanghaiTech, 600 steps, seed 0) a
-    counter that normalised by its batches of 8 crops erred by 33.0 persons, one that kept ImageNet's statistics by
-    28.3."""
+    counter's error was 33.0 persons with statistics of its batches of 8 crops, 28.3 with ImageNet's."""
     file_names: Callable[[str], tuple[str, ...]] = lambda name: (name,)
-    """Name of a parameter in its group -> its names in weight files, one for each known naming, always in the same
-    order."""
+    """Name of a parameter in its group -> its name in weight files, for each known naming in a fixed order."""

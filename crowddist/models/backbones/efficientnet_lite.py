@@ -17,7 +17,7 @@ from crowddist.models.backbones.encoder import SharedLevel
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 
-EPSILON = 1e-3  # C: of the batch norms the weights were trained with.
+EPSILON = 1e-3  # C: of the batch norms when the weights were trained
 STEM = 32
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))
@@ -38,8 +38,7 @@ def depths(depth: float) -> tuple[int, ...]:
 
 
 def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn.Module]:
-    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first starts with
-    the stem.
+    """Groups of layers, from the stem on, that end at the last block of each stride from `finest` to `coarsest` px.
 
     Layers are named `stem`, `block0`, `block1`, ...; `stride_px` is the stride of their features.
     """
@@ -68,8 +67,7 @@ def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn
 
 
 def regressor_levels(width: float, depth: float) -> list[nn.Module]:
-    """The groups of strides 2 to 16 for images of several sizes; each ends with a projection, so it is not activated.
-    """
+    """The groups of strides 2 to 16 for images of several sizes; each ends with a projection, not activated."""
     groups = levels(width, depth, finest=2, coarsest=16)
     return [SharedLevel(OrderedDict(group.named_children())) for group in groups]
 
@@ -119,7 +117,7 @@ class NormedConvolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, channels, h / stride, w / stride)."""
-        if self.conv.bias is not None:  # once and for all, see `models.folding`
+        if self.conv.bias is not None:  # folded for inference, see `models.folding`
             return self._convolve_folded(features)
         if self.norm.uses_batch:
             normed = self.norm(self._convolve(features, self.conv.weight, None))
@@ -131,16 +129,14 @@ class NormedConvolution(nn.Module):
         if (self.conv.kernel_size[0] > 1 or features.device.type != "cpu" or features.dtype != torch.float32
             or not torch.backends.mkldnn.is_available()):
             return self._convolve(features, self.conv.weight, self.conv.bias, activated=self.activated)
-        # A large image is seen in 0.9 of the time that matrix products take; the backward pass, which nobody needs
-        # here, would gain nothing.
+        # Takes 0.9 of the time of matrix products on a large image; a backward pass would gain nothing.
         convolved = torch.mkldnn_convolution(features, self.conv.weight, self.conv.bias, (0, 0), (1, 1), (1, 1), 1)
         return convolved.clamp_(0, 6) if self.activated else convolved
 
     def _convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None, *, activated: bool = False) -> Tensor:
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         if kernel == 1:
-            # With channels last it is a matrix product; torch's own 1x1 convolution, on one thread, goes through the
-            # other layout and back.
+            # A matrix product, with channels last; on one thread torch's own 1x1 convolution converts the layout twice.
             product = functional.linear(features.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias)
             return (_Relu6.apply(product) if activated else product).permute(0, 3, 1, 2)
         padding = kernel // 2

