@@ -13,7 +13,7 @@ FLOOR_PERSONS_CELL = 1e-3
 FLOOR_PERSONS_BLOCK = 0.1
 """Added to the persons of a cell and of a block before dividing by them. ours."""
 LARGEST_PULL = 4.0
-"""Largest relative shortfall of a block that still pulls harder. ours: a few dense crops would drown all others."""
+"""Largest shortfall of a block, over its prediction, that counts. ours: else a few dense crops drown all others."""
 
 
 def count_map_loss(

@@ -36,8 +36,8 @@ def detection_targets(heads: Sequence[Tensor], cells: tuple[int, int], stride: i
     """The target maps of heads.
 
     Source: Liu et al., CVPR 2019 (CSP), Eq. 3 and its released code (C): a Gaussian of sigma 0.15 s + 0.35 for a head
-    of s cells, cut at the head's border; sizes in the 5 x 5 cells round the centre. Overlaps take the
-    nearest head's size; heads are at least `SMALLEST_SIZE_PX`, because the log size divides the error (ours).
+    of s cells, cut at the head's border; sizes in the 5 x 5 cells round the centre. Overlaps take the nearest head's
+    size; heads are at least `SMALLEST_SIZE_PX`, because the logarithm of the size divides the error (ours).
     Args:
         heads: for each image (M, 3) x, y and size, px; M may be 0
         cells: (height, width) of the maps, cells

@@ -9,15 +9,7 @@ from torch.nn import functional
 from crowddist.models.backbones.encoder import Encoder
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import CounterConfig
-from crowddist.models.decoder import (
-    UPSAMPLING,
-    Decoder,
-    OrientationHead,
-    build_orientation_head,
-    published_decoder,
-    small_decoder,
-    upsampling_decoder,
-)
+from crowddist.models.decoder import Decoder, OrientationHead, build_decoder, build_orientation_head
 from crowddist.models.masksembles import Masksembles
 from crowddist.models.weights import load_start
 
@@ -45,10 +37,7 @@ class Counter(nn.Module):
         return self.density(self.encode(images), members)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images, 0 to 1, any size -> (N, C, ceil(H/s), ceil(W/s)) features, s the encoder's stride.
-
-        Raises: ValueError if `images` is not a batch of RGB images.
-        """
+        """(N, 3, H, W) images, 0 to 1 -> (N, C, ceil(H/s), ceil(W/s)), s the encoder's stride. Raises: as `Encoder`."""
         return self.encoder(images)
 
     def density(self, features: Tensor, members: Tensor | None = None) -> Tensor:
@@ -125,11 +114,7 @@ def build_counter(config: CounterConfig) -> Counter:
     """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
-    if config.upsamples:
-        decoder = upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING,
-                                     large=config.decoder == "upsampling_large")
-    else:
-        decoder = (small_decoder if backbone.heads == "small" else published_decoder)(encoder.channels)
+    decoder = build_decoder(config.decoder, encoder.channels, encoder.stride, backbone.heads)
     orientation = build_orientation_head(encoder.channels, backbone.heads) if config.orientation else None
     masks = None
     if config.ensemble == "masksembles":

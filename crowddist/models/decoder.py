@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from crowddist.models.backbones.base import HeadWidth
+from crowddist.models.config import DecoderName
 from crowddist.models.initialisation import fill_bias, init_kaiming, init_normal
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.spatial import SpatialEncoder
@@ -44,14 +46,10 @@ def published_decoder(in_channels: int) -> Decoder:
 
     Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022; released model.py.
     """
-    trunk = nn.Sequential(_dilated(in_channels, PUBLISHED_TRUNK), nn.ReLU(inplace=True))
-    layers: list[nn.Module] = []
-    channels = PUBLISHED_TRUNK
-    for width in PUBLISHED_WIDTHS:
-        layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
-        channels = width
-    density = nn.Conv2d(channels, 1, 1)
-    rest = nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU())
+    trunk = nn.Sequential(*_dilated_relus(in_channels, PUBLISHED_TRUNK))
+    layers = _dilated_relus(PUBLISHED_TRUNK, *PUBLISHED_WIDTHS)
+    density = nn.Conv2d(PUBLISHED_WIDTHS[-1], 1, 1)
+    rest = nn.Sequential(*layers, SpatialEncoder(PUBLISHED_WIDTHS[-1]), density, nn.ReLU())
     decoder = Decoder(trunk, rest, channels=PUBLISHED_TRUNK)
     init_normal(decoder)
     # ours: with the published bias of 0 half of all seeds start below zero everywhere, where ReLU has no gradient.
@@ -85,15 +83,19 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
 def small_decoder(in_channels: int) -> Decoder:
     """A small decoder to train from scratch (ours): three dilated, normalised convolutions, 1x1, softplus."""
     trunk = nn.Sequential(*_dilated_norm(in_channels, SMALL_TRUNK))
-    layers: list[nn.Module] = []
-    channels = SMALL_TRUNK
-    for width in SMALL_WIDTHS:
-        layers += _dilated_norm(channels, width)
-        channels = width
-    # Torch's default weights: after a last layer of N(0, 0.01), as published, places are not learnt for long.
-    density = nn.Conv2d(channels, 1, 1)
+    layers = [layer for before, width in pairwise((SMALL_TRUNK, *SMALL_WIDTHS))
+              for layer in _dilated_norm(before, width)]
+    # Torch's default weights: with N(0, 0.01) in the last layer, as published, no places are learnt for 100s of steps.
+    density = nn.Conv2d(SMALL_WIDTHS[-1], 1, 1)
     fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
     return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=SMALL_TRUNK)
+
+
+def build_decoder(name: DecoderName, in_channels: int, stride: int, heads: HeadWidth) -> Decoder:
+    """The decoder called `name`, behind features of `stride` px."""
+    if name != "usual":
+        return upsampling_decoder(in_channels, stride / UPSAMPLING, large=name == "upsampling_large")
+    return (small_decoder if heads == "small" else published_decoder)(in_channels)
 
 
 class OrientationHead(nn.Module):
@@ -104,14 +106,9 @@ class OrientationHead(nn.Module):
 
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = in_channels
-        for width in widths:
-            layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
-            channels = width
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = nn.Sequential(*_dilated_relus(in_channels, *widths))
         self.pool = nn.AdaptiveAvgPool2d(ORIENTATION_GRID)
-        self.linear = nn.Linear(channels * ORIENTATION_GRID[0] * ORIENTATION_GRID[1], 2)
+        self.linear = nn.Linear(widths[-1] * ORIENTATION_GRID[0] * ORIENTATION_GRID[1], 2)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 2) logits: upright, upside-down."""
@@ -131,6 +128,11 @@ def _doubled() -> nn.Upsample:
 
 def _dilated(in_channels: int, width: int, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(in_channels, width, 3, padding=DILATION, dilation=DILATION, bias=bias)
+
+
+def _dilated_relus(*channels: int) -> list[nn.Module]:
+    return [layer for before, width in pairwise(channels)
+            for layer in (_dilated(before, width), nn.ReLU(inplace=True))]
 
 
 def _dilated_norm(in_channels: int, width: int) -> list[nn.Module]:

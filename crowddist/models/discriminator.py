@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from crowddist.models.backbones.base import HeadWidth
@@ -21,12 +23,9 @@ class FeatureDiscriminator(nn.Module):
     def __init__(self, in_channels: int, heads: HeadWidth) -> None:
         super().__init__()
         widths = SMALL_WIDTHS if heads == "small" else PUBLISHED_WIDTHS
-        layers: list[nn.Module] = []
-        channels = in_channels
-        for width in widths:
-            layers += [nn.Conv2d(channels, width, KERNEL, STRIDE, padding=1), nn.LeakyReLU(SLOPE)]
-            channels = width
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, KERNEL, STRIDE, padding=1))
+        layers = [layer for before, width in pairwise((in_channels, *widths))
+                  for layer in (nn.Conv2d(before, width, KERNEL, STRIDE, padding=1), nn.LeakyReLU(SLOPE))]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, KERNEL, STRIDE, padding=1))
         init_kaiming(self)
         self.least_cells = STRIDE ** (len(widths) + 1)
         """Smallest side of the features, cells."""

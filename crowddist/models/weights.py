@@ -26,7 +26,7 @@ Loaded = Literal["all", "files", "none"]
 WRAPPINGS = ("state_dict", "model", "net", "model_state_dict", "model_state")
 """Keys of the weights in training scripts' files that hold more than weights."""
 STAGE = re.compile(r"(layer\d+|blocks\.\d+)\.")
-"""Layer names of which deeper networks of the same family have more within a stage."""
+"""Stages of networks; deeper ones of the same family have more layers in a stage."""
 OPTIONAL = ("orientation_head.", "density_limit")
 """Optional parts of a trained counter: the orientation head and the limit of its density."""
 _LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
@@ -73,10 +73,8 @@ def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: st
 def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: str, backbone: Backbone) -> None:
     """Fill an encoder's levels by the files' names of its layers, after any prefix."""
     own: dict[str, Tensor] = {}
-    groups = [
-        {name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)}
-        for level in levels
-    ]
+    groups = [{name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)}
+              for level in levels]
     alike = len({name for group in groups for name in group}) < sum(len(group) for group in groups)
     for index, group in enumerate(groups):
         own |= {f"{index}.{name}" if alike else name: tensor for name, tensor in group.items()}

