@@ -14,7 +14,7 @@ SMALLEST_COMPLEMENT = 1e-7
 def background_bce(logits_or_probabilities: Any, box_mask: Any, from_logits: bool = False) -> Any:
     """Binary cross-entropy of a person mask outside the person boxes: the mean over the background of -log(1 - z).
 
-    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. Inside a box, which holds both, the term is 0.
+    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. Boxes hold both, so the term is 0 inside.
     Args:
         logits_or_probabilities: z, probability of "person", any shape, 0 to 1, or its logits, unbounded; NumPy or torch
         box_mask: shape of z, bool or 0/1, 1 = inside a person box

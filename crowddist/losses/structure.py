@@ -27,7 +27,7 @@ def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2
     """Focal mean squared error: the squared error of every pixel, weighted down where the pixel is easy or empty.
 
     Source: Liu et al., MM 2020, Eqs. 4-6: mean of alpha_i (1 - p_i)^gamma (M_i - Phi_i)^2, with p_i = sigmoid(Phi_i)
-    and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. p_i has a gradient (ours).
+    and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. p_i has a gradient.
     Args:
         prediction: Phi, any shape, unbounded (the sigmoid is only for p); NumPy or torch
         target: M, shape of Phi, 1 at the one pixel of each head, 0 elsewhere

@@ -30,7 +30,7 @@ class SyncBatchNorm2d(nn.Module):
         super().__init__()
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        self.epsilon, self.frozen = epsilon, False
+        self.channels, self.epsilon, self.frozen = channels, epsilon, False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))

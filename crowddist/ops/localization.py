@@ -68,7 +68,7 @@ def precision_recall(
         radii_px: one or more largest distances of a pair, px, >= 0
     Returns: for each radius `precision` = pairs / M, `recall` = pairs / N and `f1` = 2 pairs / (M + N), 0 to 1. A
         quotient with denominator 0 is 1 if there are neither predictions nor truths, else 0 (ours).
-    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or a radius is bad.
+    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or a radius is < 0.
     """
     _check_lengths(predictions, truths)
     if len(radii_px) == 0 or not all(np.isfinite(radius) and radius >= 0 for radius in radii_px):

@@ -30,15 +30,14 @@ def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
 
 
 def count_errors_by_range(predicted: ArrayLike, true: ArrayLike) -> dict[str, dict[str, float]]:
-    """Mean absolute error and bias by range of the true count; crowded images dominate the mean over all images.
+    """Mean absolute error and bias by range of the true count: crowded images dominate the overall mean (ours).
 
-    Source: ours.
     Args:
         predicted: (N,) persons
         true: (N,) persons
-    Returns: for each range with an image, in order, named "010-049" or "500-up" so that names sort: `mae`, persons, >=
-        0; `bias`, mean of predicted minus true, persons; `num_images`.
-    Raises: ValueError as `count_errors`, and if ranges are out of order or a true count is below the first one.
+    Returns: for each range with an image, in order, named "010-049" or "500-up" so that names sort: `mae` and `bias`
+        (mean of predicted minus true), persons, and `num_images`.
+    Raises: ValueError as `count_errors`, and if a true count is negative.
     """
     estimate, truth = _checked_counts(predicted, true)
     if truth.min() < 0:

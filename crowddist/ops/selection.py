@@ -30,7 +30,7 @@ def keep_most_certain(density: Any, spread: Any, share: float) -> Any:
         spread: shape and unit of `density`, >= 0, standard deviation over the ensemble
         share: part of each image's cells to keep, 0 to 1
     Returns: bool, shape, kind and device of `density`; each image keeps `share` of its cells to the nearest cell.
-    Raises: ValueError if shapes differ or are none of the two, values are not finite and >= 0, or share is bad.
+    Raises: ValueError if shapes differ or are neither, values are not finite and >= 0, or share is not in 0..1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in 0..1, got {share}")
