@@ -138,7 +138,7 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
 
 
 def label_change(previous_url: str, current_url: str, block_cells: int = 1) -> float:
-    """How far all labels moved from one set to the next, see `ops.selection.relative_change`; compares the persons in
+    """How far all labels moved from one set to the next, see `ops.selection.ratio_of_sums`; compares the persons in
     blocks of `block_cells` x `block_cells` cells.
     """
     previous, current = ShardReader(previous_url), ShardReader(current_url)

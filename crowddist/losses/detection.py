@@ -1,4 +1,4 @@
-"""Losses of a detector of heads by centre, size and offset (CSP)."""
+"""Losses of a head detector by centre, size and offset (CSP)."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from crowddist.ops.scales import SMALLEST_SIZE_PX
 CENTRE_WEIGHT, SIZE_WEIGHT, OFFSET_WEIGHT = 0.01, 1.0, 0.1
 """Weights of the three losses. C (CSP)."""
 SIZE_REACH = 2
-"""The size is learnt in the cells at most this far from a centre, along both axes. C (CSP)."""
+"""Cells at most this far from a centre, along both axes, learn the size. C (CSP)."""
 
 
 class DetectionTargets(NamedTuple):
-    """What a detector should say of a batch; maps of cells."""
+    """Target maps of a detector for a batch."""
 
     centres: Tensor
     """(N, 1, h, w), 1 in the cell of a head's centre, else 0."""
     closeness: Tensor
-    """(N, 1, h, w), 0 to 1: the largest of the Gaussians round the heads' centres, each inside its head."""
+    """(N, 1, h, w), 0 to 1: the largest Gaussian of all heads, each cut at its head's border."""
     log_size: Tensor
-    """(N, 1, h, w), natural logarithm of the nearest head's size in px, where `near`."""
+    """(N, 1, h, w), natural logarithm of the nearest head's size in px, where `near` is 1."""
     near: Tensor
-    """(N, 1, h, w), 1 in the cells that learn a size."""
+    """(N, 1, h, w), 1 in the cells that learn a size, else 0."""
     offset: Tensor
-    """(N, 2, h, w), y and x of the centre relative to the cell's centre, in cells, where `centres`."""
+    """(N, 2, h, w), y and x of the centre relative to the cell's centre, cells, where `centres` is 1."""
 
 
 def detection_targets(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> DetectionTargets:
-    """The maps that heads ask of a detector.
+    """The target maps of heads.
 
     Source: Liu et al., CVPR 2019 (CSP), Eq. 3 and its released code (C): a Gaussian of sigma 0.15 s + 0.35 for a head
-    of s cells, cut at the head's border; sizes in the 5 x 5 cells round the centre. Where heads overlap, a cell takes
-    the nearest one's size, and smaller heads count as `SMALLEST_SIZE_PX` large: the error of the logarithm is relative,
-    so it must stay well above 0 (ours).
-
+    of s cells, cut at the head's border; sizes in the 5 x 5 cells round the centre. Overlaps take the nearest head's
+    size; heads are at least `SMALLEST_SIZE_PX`, because the logarithm of the size divides the error (ours).
     Args:
-        heads: for each image (M, 3) x, y, size in px; M may be 0.
-        cells: (height, width) of the maps.
-        stride: px along a cell's side.
+        heads: for each image (M, 3) x, y and size, px; M may be 0
+        cells: (height, width) of the maps, cells
+        stride: side of a cell, px
+    Returns: maps (N, 1 or 2, h, w), see `DetectionTargets`.
     """
     maps = [_targets_of_one(one, cells, stride) for one in heads]
     return DetectionTargets(*(torch.stack(parts) for parts in zip(*maps, strict=True)))
@@ -62,7 +61,7 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
     down = torch.arange(cells[0], device=device) - row[:, None]
     across = torch.arange(cells[1], device=device) - column[:, None]
     sigma = (0.15 * size + 0.35)[:, None]
-    # Separable: the Gaussian and the square it is cut to are products of a row and a column.
+    # Separable: the Gaussian and the square that cuts it are products of a row and a column.
     gauss_down = torch.exp(-down.square() / (2 * sigma**2)) * (down.abs() <= size[:, None] / 2)
     gauss_across = torch.exp(-across.square() / (2 * sigma**2)) * (across.abs() <= size[:, None] / 2)
     closeness = (gauss_down[:, :, None] * gauss_across[:, None, :]).amax(0)
@@ -78,8 +77,12 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
 
 
 def reach(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> Tensor:
-    """(N, 1, h, w) bool: the cells that heads would change the targets of, inside them or near their centres. Args: see
-    `detection_targets`.
+    """The cells whose targets heads would change, inside them or near their centres.
+
+    Source: as `detection_targets`.
+    Args:
+        heads, cells, stride: as in `detection_targets`
+    Returns: (N, 1, h, w) bool.
     """
     targets = detection_targets(heads, cells, stride)
     return (targets.closeness > 0) | (targets.near > 0)
@@ -87,15 +90,16 @@ def reach(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> Tenso
 
 def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | float, *,
                 doubtful: Tensor | None = None) -> Tensor:
-    """Focal cross-entropy of the centres, over the number of heads.
+    """Focal cross-entropy of the centres, divided by the number of heads.
 
-    Source: Liu et al., CVPR 2019 (CSP), Eqs. 4 and 5: with confidence p, (1 - p)^2 * -log p where a centre is, and
-    elsewhere (1 - G)^4 p^2 * -log(1 - p), G the closeness.
-
+    Source: Liu et al., CVPR 2019 (CSP), Eqs. 4 and 5: with confidence p, (1 - p)^2 * -log p at a centre, and elsewhere
+    (1 - G)^4 p^2 * -log(1 - p), G the closeness.
     Args:
-        logits: (N, 1, h, w), p before the sigmoid.
-        num_heads: what the sum is divided by, > 0.
-        doubtful: (N, 1, h, w) bool, the cells that are not learnt to be background (ours); None: all are.
+        logits: (N, 1, h, w), unbounded; p = sigmoid(logits)
+        targets: of `detection_targets`
+        num_heads: divisor, > 0
+        doubtful: (N, 1, h, w) bool, cells that are not trained as background (ours); None: no cell
+    Returns: scalar, >= 0.
     """
     confidence = torch.sigmoid(logits)
     missed = targets.centres * (1 - confidence).square() * functional.softplus(-logits)
@@ -106,28 +110,29 @@ def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | f
 
 
 def size_loss(log_size: Tensor, targets: DetectionTargets, num_heads: Tensor | float) -> Tensor:
-    """Smooth L1 of the relative error of the logarithm of the size, mean over the cells near heads.
+    """Smooth L1 of the relative error of the size's logarithm, mean over the cells near heads.
 
-    Source: Liu et al., CVPR 2019 (CSP), Eq. 6; relative to the true value in the released code (C).
-
+    Source: Liu et al., CVPR 2019 (CSP), Eq. 6; relative to the true value as in the released code (C).
     Args:
-        log_size: (N, 1, h, w).
-        num_heads: 1 / 25 of the largest number of cells that can be near so many heads (C divides by the cells
-            themselves).
+        log_size: (N, 1, h, w), natural logarithm of the size in px
+        targets: of `detection_targets`
+        num_heads: > 0; the divisor is 25 * num_heads, the most cells near that many heads (C: the cells near heads)
+    Returns: scalar, >= 0.
     """
     error = (log_size - targets.log_size) / targets.log_size.clamp(min=1e-3)
-    cells = (2 * SIZE_REACH + 1) ** 2
-    return (functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
-            * targets.near).sum() / (cells * num_heads)
+    costs = functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none") * targets.near
+    return costs.sum() / ((2 * SIZE_REACH + 1) ** 2 * num_heads)
 
 
 def offset_loss(offset: Tensor, targets: DetectionTargets, num_heads: Tensor | float) -> Tensor:
-    """Smooth L1 of the centre's place in its cell, over the number of heads.
+    """Smooth L1 of the centre's place in its cell, divided by the number of heads.
 
     Source: Liu et al., CVPR 2019 (CSP), Sec. 3.3, and its released code (C).
-
     Args:
-        offset: (N, 2, h, w), y and x in cells.
+        offset: (N, 2, h, w), y and x, cells
+        targets: of `detection_targets`
+        num_heads: divisor, > 0
+    Returns: scalar, >= 0.
     """
     errors = functional.smooth_l1_loss(offset, targets.offset, reduction="none")
     return (errors * targets.centres).sum() / num_heads

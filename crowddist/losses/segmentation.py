@@ -8,26 +8,19 @@ import torch
 from torch.nn import functional
 
 SMALLEST_COMPLEMENT = 1e-7
-"""Floor of 1 - z under the logarithm, so that a certain mistake costs 16, not infinity. ours."""
+"""Floor of 1 - z under the logarithm: a certain mistake costs 16, not infinity. ours."""
 
 
 def background_bce(logits_or_probabilities: Any, box_mask: Any, from_logits: bool = False) -> Any:
     """Binary cross-entropy of a person mask outside the person boxes: the mean over the background of -log(1 - z).
 
-    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. A box holds person and background alike, so inside it the term is
-    exactly 0.
-
+    Source: Han et al., ICASSP 2020, Eqs. 8 and 9. Boxes hold both, so the term is 0 inside.
     Args:
-        logits_or_probabilities: z, the probability of "person" 0..1, any shape, NumPy or torch; with `from_logits` the
-            values before the sigmoid.
-        box_mask: same shape, bool or 0/1: 1 = inside a person box.
-        from_logits: how the first argument is to be read; never guessed from its values.
-
-    Returns:
-        >= 0, 0 where there is no background: a float, or for tensors a differentiable scalar.
-
-    Raises:
-        ValueError: the shapes differ, or a probability is NaN or lies outside 0..1.
+        logits_or_probabilities: z, probability of "person", any shape, 0 to 1, or its logits, unbounded; NumPy or torch
+        box_mask: shape of z, bool or 0/1, 1 = inside a person box
+        from_logits: the first argument holds logits
+    Returns: >= 0, 0 without background: a float, or for tensors a differentiable scalar.
+    Raises: ValueError if the shapes differ, or a probability is NaN or outside 0..1.
     """
     values = logits_or_probabilities
     if not isinstance(values, torch.Tensor):

@@ -1,4 +1,4 @@
-"""CounterConfig: what a crowd counter is built from."""
+"""Configurations of the networks."""
 
 from __future__ import annotations
 
@@ -29,28 +29,26 @@ class CounterConfig:
     """The counter's networks; equal configs and equal checkpoints give equal counters."""
 
     backbone: CounterBackbone = "compact"
-    """The encoder. The efficientnet ones are for a CPU, VGG and ResNet, with the published decoder, for a GPU;
-    `compact` has no weights."""
+    """Encoder. efficientnet: for a CPU; VGG, ResNet: for a GPU, with the published decoder; `compact`: no weights."""
     decoder: DecoderName = "usual"
-    """What turns features into density: `usual` is that of CVPR 2022 (small behind encoders for a CPU), `upsampling`
-    that of ICASSP 2020 as printed, behind features of stride 16, so that its cells are pixels, and `upsampling_large`
-    the same with the kernels of its authors' later code."""
+    """Decoder of the density. `usual`: CVPR 2022, small behind encoders for a CPU. `upsampling`: ICASSP 2020 as
+    printed, cells are pixels. `upsampling_large`: the same with the larger kernels of the authors' later code."""
     weights: str = "none"
-    """What it starts from: `none` (random), `imagenet` (of an installed package, torch's cache or a download), or a
-    path or URL of a file of the encoder's weights, or of a run's folder or checkpoint, whose whole counter is taken."""
+    """Initial weights: `none` (random); `imagenet` (an installed package, torch's cache or a download); or a path or
+    URL of a file of encoder weights, or of a run's folder or checkpoint, which gives the whole counter."""
     ensemble: Ensemble = "masksembles"
-    """What the members of the ensemble are: fixed masks over the channels, fixed dropouts, networks of their own
-    (`deep`), or one network alone."""
+    """Members of the ensemble: `masksembles` (fixed masks over channels), `dropout` (fixed dropouts), `deep` (separate
+    networks), or `none` (one network)."""
     num_masks: int = 3
-    """How many members the ensemble has (masks, dropouts at inference, or networks)."""  # P: n = 3.
+    """Number of members (masks, dropouts or networks), at least 1."""
     mask_scale: float = 2.0
-    """How little the masks share: 1 = all masks alike, large = disjoint sub-networks."""  # C: scale = 2.0.
+    """How little the masks overlap, at least 1. 1: all masks are equal; large: disjoint sub-networks."""
     mask_seed: int = 0
-    """The seed the masks are drawn from; they are stored in every checkpoint."""
+    """Seed of the masks, 0 or more. Checkpoints store the masks."""
     dropout: float = 0.5
-    """The share of channels dropped with `ensemble=dropout`."""  # ours: (512, 3, 2.0) masks drop about as many, 43 %.
+    """Share of channels to drop with ensemble `dropout`, above 0 and below 1."""
     orientation: bool = True
-    """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
+    """Add a head that tells upright images from upside-down ones. Off where nothing trains it."""
 
     def __post_init__(self) -> None:
         require_choice("counter decoder", self.decoder, get_args(DecoderName))
@@ -68,12 +66,12 @@ class CounterConfig:
 
     @property
     def upsamples(self) -> bool:
-        """Whether the decoder is one of ICASSP 2020, behind features of stride 16."""
+        """The decoder is one of ICASSP 2020, behind features of stride 16."""
         return self.decoder != "usual"
 
     @property
     def num_members(self) -> int:
-        """How many maps the ensemble gives for one image."""
+        """Maps that the ensemble gives for an image."""
         return 1 if self.ensemble == "none" else self.num_masks
 
 
@@ -82,27 +80,27 @@ class RegressorConfig:
     """DSSINet, which regresses density (bi-knowledge transfer)."""
 
     backbone: RegressorBackbone = "compact"
-    """`vgg16` as published, one cell a pixel; those for a CPU are narrow and have cells of 2x2 px."""
+    """Encoder. `vgg16`: as published, one cell a pixel; the others are narrow, for a CPU, with cells of 2x2 px."""
     weights: str = "none"
-    """What it starts from, as of the counter; from a run, its whole regressor."""
+    """Initial weights, as for the counter; a run gives its whole regressor."""
 
     def __post_init__(self) -> None:
         _check_backbone("regressor", "regressor", self.backbone, self.weights)
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the image along a cell's side."""
+        """Side of a cell, px of the image."""
         return BACKBONES[self.backbone].uses["regressor"].strides[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """CSP, which detects heads by centre and scale (bi-knowledge transfer)."""
+    """CSP, which detects heads by centre and size (bi-knowledge transfer)."""
 
     backbone: DetectorBackbone = "compact"
-    """`resnet50` as published; the efficientnet ones and `compact` are for a CPU."""
+    """Encoder. `resnet50`: as published; the efficientnet ones and `compact` suit a CPU."""
     weights: str = "none"
-    """What it starts from, as of the counter; from a run, its whole detector, e.g. one that was trained on boxes."""
+    """Initial weights, as for the counter; a run gives its whole detector, e.g. one trained on boxes."""
 
     def __post_init__(self) -> None:
         _check_backbone("detector", "detector", self.backbone, self.weights)
@@ -110,12 +108,12 @@ class DetectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LocaliserConfig:
-    """The nested U-Net that makes points of a density, Reg-to-Det (bi-knowledge transfer)."""
+    """The nested U-Net that reads points from a density, Reg-to-Det (bi-knowledge transfer)."""
 
     backbone: LocaliserBackbone = "compact"
-    """`vgg16`: a dilated VGG-16 encoder as published; `compact`: the same blocks, an eighth as wide."""
+    """Encoder. `vgg16`: a dilated VGG-16 as published; `compact`: the same blocks, an eighth as wide."""
     weights: str = "none"
-    """What it starts from, as of the counter; from a run, its whole localiser."""
+    """Initial weights, as for the counter; a run gives its whole localiser."""
 
     def __post_init__(self) -> None:
         _check_backbone("localiser", "localiser", self.backbone, self.weights)
@@ -123,13 +121,11 @@ class LocaliserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TranslatorConfig:
-    """CycleGAN's networks, which show the source as the target would look (translation). They are always trained from
-    scratch.
-    """
+    """CycleGAN's networks, which make source images look like the target (translation); always trained from scratch."""
 
     backbone: TranslatorBackbone = "compact"
-    """`published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`: of width 16 with 4,
-    which say what to change of the image, patches of 34 px."""
+    """Size of the networks. `published`: generators of width 64 with 9 residual blocks, patches of 70 px; `compact`:
+    width 16 with 4 blocks that predict the change of the image, patches of 34 px."""
 
     def __post_init__(self) -> None:
         require_choice("translator backbone", self.backbone, get_args(TranslatorBackbone))
@@ -137,8 +133,7 @@ class TranslatorConfig:
 
 def _check_backbone(network: str, use: Use, backbone: str, weights: str) -> None:
     require_choice(f"{network} backbone" if use != "upsampling" else "counter backbone behind an upsampling decoder",
-                   backbone,
-                   names_for(use))
+                   backbone, names_for(use))
     if not weights:
         raise InputError(f"{network} weights are empty; give none, imagenet, or a path or URL of a file of weights or "
                          "of a run")

@@ -9,70 +9,49 @@ from torch.nn import functional
 from crowddist.models.backbones.encoder import Encoder
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import CounterConfig
-from crowddist.models.decoder import (
-    UPSAMPLING,
-    Decoder,
-    OrientationHead,
-    build_orientation_head,
-    published_decoder,
-    small_decoder,
-    upsampling_decoder,
-)
+from crowddist.models.decoder import Decoder, OrientationHead, build_decoder, build_orientation_head
 from crowddist.models.masksembles import Masksembles
 from crowddist.models.weights import load_start
 
 
 class Counter(nn.Module):
-    """A crowd counter with an ensemble in its decoder and, where asked for, an orientation head.
+    """A crowd counter with an ensemble in its decoder and optionally an orientation head.
 
     Images of any size are padded at the right and the bottom to multiples of the encoder's stride. A density is persons
-    per cell of `output_stride` px, 8 but for the upsampling decoders; its sum is the count. The published x8 upsampling
-    is left to whoever needs a map of the image's size, because a sum survives only if the upsampled map is divided by
-    64.
+    per cell of `output_stride` px (8 but for the upsampling decoders); its sum is the count. The published x8
+    upsampling is left to callers that need a full-size map: its sum is right only after dividing by 64.
     """
 
-    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None = None,
-                 dropout: float | None = None,
-                 num_members: int = 1, orientation: OrientationHead | None = None) -> None:
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None, dropout: float | None,
+                 num_members: int, orientation: OrientationHead | None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.masks, self.dropout, self.num_members = masks, dropout, num_members
         self.orientation_head = orientation
         self.output_stride = encoder.stride // decoder.upsampling
         self.one_pass = False
-        """Whether `members` is one map alone, by the mean of the masks: no uncertainty, and no more computation than a
-        single network."""
+        """`members` gives one map, by the mean of the masks: the cost of a single network, and no uncertainty."""
 
     def forward(self, images: Tensor, members: Tensor | None = None) -> Tensor:
         """`density(encode(images), members)`."""
         return self.density(self.encode(images), members)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1], any size -> (N, C, ceil(H/s), ceil(W/s)) features, s the encoder's stride.
-
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
-        """
+        """(N, 3, H, W) images, 0 to 1 -> (N, C, ceil(H/s), ceil(W/s)), s the encoder's stride. Raises: as `Encoder`."""
         return self.encoder(images)
 
     def density(self, features: Tensor, members: Tensor | None = None) -> Tensor:
         """Persons per cell by one member of the ensemble for each image.
 
         Args:
-            features: (N, C, h, w) of `encode`.
-            members: (N,) int64 indexes of masks, as `member_indexes` gives them; None where the ensemble has no masks.
-                With dropout, channels are dropped in training mode only, from torch's own generator, which the caller
-                seeds.
-
-        Returns:
-            (N, 1, h, w) float, not negative; with an upsampling decoder the last cells may lie wholly beyond the image.
-
-        Raises:
-            ValueError: `members` are missing where the ensemble has masks, or given where it has none.
+            features: (N, C, h, w) of `encode`
+            members: (N,) int64 indexes of masks, of `member_indexes`; None without masks
+        Returns: (N, 1, h, w), persons per cell, >= 0; with an upsampling decoder the last cells may lie outside the
+            image. In training mode dropout drops channels by torch's own generator, which the caller seeds.
+        Raises: ValueError if `members` is missing for an ensemble with masks, or given for one without.
         """
         if (members is None) != (self.masks is None):
-            raise ValueError("members must be None exactly where the ensemble has no masks: pass what member_indexes "
-                             "gives")
+            raise ValueError("members must be None exactly where the ensemble has no masks: pass member_indexes(...)")
         trunk = self.decoder.trunk(features)
         if self.dropout is not None:
             trunk = functional.dropout2d(trunk, self.dropout, self.training)
@@ -83,15 +62,12 @@ class Counter(nn.Module):
     def members(self, features: Tensor) -> Tensor:
         """Persons per cell by every member for every image.
 
-        What comes before the masks runs once, what follows once a member, one after the other: peak memory does not
-        grow with the members, and each map equals `density` with that mask bit for bit. With dropout,
-        a member drops the same channels of every image, whatever ran before, so labels do not depend on their order.
-
+        The part before the masks runs once, the rest once a member, one after the other: peak memory does not grow with
+        the members, and each map equals `density` with that mask bit for bit. With dropout, a member drops the same
+        channels of every image at any time, so labels do not depend on their order.
         Args:
-            features: (N, C, h, w) of `encode`.
-
-        Returns:
-            (M, N, 1, h, w) float, not negative; M = `num_members`, or 1 where `one_pass` is set.
+            features: (N, C, h, w) of `encode`
+        Returns: (M, N, 1, h, w), persons per cell, >= 0; M is `num_members`, or 1 with `one_pass`.
         """
         trunk = self.decoder.trunk(features)
         if self.one_pass:
@@ -106,35 +82,25 @@ class Counter(nn.Module):
         return torch.stack(maps)
 
     def _kept_channels(self, member: int) -> Tensor:
-        """(C, 1, 1) factors of a member of a dropout ensemble: 0 for a dropped channel, 1 / (1 - dropout) for a kept
-        one.
-        """
-        assert self.dropout is not None  # by the caller
+        """(C, 1, 1) factors of a dropout member: 0 for a dropped channel, 1 / (1 - dropout) for a kept one."""
+        assert self.dropout is not None
         kept = torch.rand(self.decoder.channels, generator=torch.Generator().manual_seed(member)) >= self.dropout
         return (kept / (1 - self.dropout))[:, None, None]
 
     def member_indexes(self, draws: Tensor) -> Tensor | None:
-        """The masks that samples train with: (N,) int64 random numbers -> (N,) indexes, or None where the ensemble has
-        no masks.
-        """
+        """Draw the masks that samples train with: (N,) int64 random numbers -> (N,) int64, or None without masks."""
         return None if self.masks is None else draws.remainder(self.num_members)
 
     def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
-        """(N, 1, h, w) persons per cell, each sample by the member that its random number draws. Args: `draws` (N,)
-        int64.
-        """
+        """(N, 1, h, w), persons per cell, each sample by a random member. Args: `draws`, (N,) int64 random numbers."""
         return self.density(features, self.member_indexes(draws))
 
     def orientation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the orientation head; none without one."""
+        """Parameters of the orientation head, if any."""
         return [] if self.orientation_head is None else list(self.orientation_head.parameters())
 
     def orientation(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) features -> (N, 2) logits: upright, upside-down.
-
-        Raises:
-            ValueError: the counter was built without the head.
-        """
+        """(N, C, h, w) features -> (N, 2) logits: upright, upside-down. Raises: ValueError if there is no such head."""
         if self.orientation_head is None:
             raise ValueError("this counter has no orientation head; build it with orientation=True")
         return self.orientation_head(features)
@@ -143,15 +109,12 @@ class Counter(nn.Module):
 def build_counter(config: CounterConfig) -> Counter:
     """The counter that `config` describes.
 
-    Random weights come from torch's own generator: seed it for equal counters. The masks come from `mask_seed` alone.
-
-    Raises:
-        InputError: the weights cannot be had, or are of another architecture.
-        FileNotFoundError: there is no file of weights at the place given.
+    Random weights come from torch's own generator: seed it for equal counters. The masks depend on `mask_seed` alone.
+    Raises: InputError if the weights are unavailable or of another network; FileNotFoundError if a file is missing.
     """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
-    decoder = _build_decoder(config, encoder)
+    decoder = build_decoder(config.decoder, encoder.channels, encoder.stride, backbone.heads)
     orientation = build_orientation_head(encoder.channels, backbone.heads) if config.orientation else None
     masks = None
     if config.ensemble == "masksembles":
@@ -160,13 +123,5 @@ def build_counter(config: CounterConfig) -> Counter:
                       dropout=config.dropout if config.ensemble == "dropout" else None,
                       num_members=config.num_members, orientation=orientation)
     load_start(counter, encoder, name="counter", weights=config.weights, backbone=backbone)
-    # ours: a training step of the compact counter on a CPU takes three quarters of the time that the default layout
-    # takes.
+    # ours: a training step of the compact counter on a CPU takes three quarters of the time of the default layout.
     return counter.to(memory_format=torch.channels_last)
-
-
-def _build_decoder(config: CounterConfig, encoder: Encoder) -> Decoder:
-    if config.upsamples:
-        return upsampling_decoder(encoder.channels, encoder.stride / UPSAMPLING,
-                                  large=config.decoder == "upsampling_large")
-    return {"small": small_decoder, "published": published_decoder}[BACKBONES[config.backbone].heads](encoder.channels)

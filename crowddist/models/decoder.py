@@ -1,12 +1,14 @@
-"""Decoders: from an encoder's features to persons per cell, cut in two where the members of the ensemble part."""
+"""Decoders from an encoder's features to persons per cell, in two parts: before and after the ensemble's masks."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from crowddist.models.backbones.base import HeadWidth
+from crowddist.models.config import DecoderName
 from crowddist.models.initialisation import fill_bias, init_kaiming, init_normal
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.spatial import SpatialEncoder
@@ -23,55 +25,44 @@ SMALL_WIDTHS = (96, 64)  # ours
 SMALL_ORIENTATION = (64, 64, 32)  # ours
 UPSAMPLING = 2 ** len(UPSAMPLING_KERNELS)
 DILATION = 2  # C; taken over by the small decoder.
-# ours, persons per cell of 8x8 px: ShanghaiTech B has 0.04, A 0.2, with 512 px on the longest side.
-INITIAL_DENSITY = 0.05
-# ours: rows x columns; published 96x128, which ties the head to one image size. Rows tell up from down.
-ORIENTATION_GRID = (8, 4)
+INITIAL_DENSITY = 0.05  # ours, persons per cell of 8x8 px; ShanghaiTech B has 0.04, A 0.2 (longest side 512 px).
+ORIENTATION_GRID = (8, 4)  # ours, rows x columns; the published 96x128 ties the head to one image size.
 
 
 class Decoder(nn.Module):
-    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density, and `trunk` is the same for all
-    members.
-    """
+    """The two parts of a decoder: `rest(masks(trunk(features)))` is the density; all members share `trunk`."""
 
     def __init__(self, trunk: nn.Sequential, rest: nn.Sequential, *, channels: int, upsampling: int = 1) -> None:
         super().__init__()
         self.trunk, self.rest = trunk, rest
         self.channels = channels
-        """How many channels the trunk gives and the masks choose from."""
+        """Channels of the trunk, which the masks choose from."""
         self.upsampling = upsampling
-        """How many cells of the density lie along the side of one of the features."""
+        """Cells of the density along the side of a cell of the features."""
 
 
 def published_decoder(in_channels: int) -> Decoder:
-    """The decoder of the paper: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
+    """The paper's decoder: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
 
-    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022, and its released
-    model.py.
+    Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022; released model.py.
     """
-    trunk = nn.Sequential(_dilated(in_channels, PUBLISHED_TRUNK), nn.ReLU(inplace=True))
-    layers: list[nn.Module] = []
-    channels = PUBLISHED_TRUNK
-    for width in PUBLISHED_WIDTHS:
-        layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
-        channels = width
-    density = nn.Conv2d(channels, 1, 1)
-    decoder = Decoder(trunk, nn.Sequential(*layers, SpatialEncoder(channels), density, nn.ReLU()),
-                      channels=PUBLISHED_TRUNK)
+    trunk = nn.Sequential(*_dilated_relus(in_channels, PUBLISHED_TRUNK))
+    layers = _dilated_relus(PUBLISHED_TRUNK, *PUBLISHED_WIDTHS)
+    density = nn.Conv2d(PUBLISHED_WIDTHS[-1], 1, 1)
+    rest = nn.Sequential(*layers, SpatialEncoder(PUBLISHED_WIDTHS[-1]), density, nn.ReLU())
+    decoder = Decoder(trunk, rest, channels=PUBLISHED_TRUNK)
     init_normal(decoder)
-    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where the last ReLU passes no
-    # gradient.
+    # ours: with the published bias of 0 half of all seeds start below zero everywhere, where ReLU has no gradient.
     fill_bias(density, INITIAL_DENSITY)
     return decoder
 
 
 def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Decoder:
-    """A chain of convolutions, each with a bilinear x2 upsampling behind it, then 1x1 and ReLU.
+    """A chain of convolutions, each followed by a bilinear x2 upsampling, then 1x1 and ReLU.
 
-    Source: Han et al., ICASSP 2020, section 2.1, with kernels 3x3; `large` are those of the authors' later code.
-
+    Source: Han et al., ICASSP 2020, Sec. 2.1, kernels 3x3; `large`: kernels of the authors' later code.
     Args:
-        cell_px: side of a cell of the density, in px of the image.
+        cell_px: side of a cell of the density, px of the image
     """
     first, *others = LARGE_KERNELS if large else UPSAMPLING_KERNELS
     layers: list[nn.Module] = [nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True)] if large else []
@@ -82,47 +73,42 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
         layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(inplace=True), _doubled()]
         channels = width
     density = nn.Conv2d(channels, 1, 1)
-    decoder = Decoder(trunk, nn.Sequential(*layers, density, nn.ReLU()), channels=UPSAMPLING_TRUNK,
-                      upsampling=UPSAMPLING)
+    rest = nn.Sequential(*layers, density, nn.ReLU())
+    decoder = Decoder(trunk, rest, channels=UPSAMPLING_TRUNK, upsampling=UPSAMPLING)
     init_normal(decoder)
     fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
     return decoder
 
 
 def small_decoder(in_channels: int) -> Decoder:
-    """A small decoder to train from scratch: three dilated convolutions with batch normalisation, 1x1, softplus
-    (ours).
-    """
+    """A small decoder to train from scratch (ours): three dilated, normalised convolutions, 1x1, softplus."""
     trunk = nn.Sequential(*_dilated_norm(in_channels, SMALL_TRUNK))
-    layers: list[nn.Module] = []
-    channels = SMALL_TRUNK
-    for width in SMALL_WIDTHS:
-        layers += _dilated_norm(channels, width)
-        channels = width
-    # Weights stay as torch draws them: behind a last layer of N(0, 0.01), as published, the others learn no places for
-    # hundreds of steps.
-    density = nn.Conv2d(channels, 1, 1)
+    layers = [layer for before, width in pairwise((SMALL_TRUNK, *SMALL_WIDTHS))
+              for layer in _dilated_norm(before, width)]
+    # Torch's default weights: with N(0, 0.01) in the last layer, as published, no places are learnt for 100s of steps.
+    density = nn.Conv2d(SMALL_WIDTHS[-1], 1, 1)
     fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
     return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=SMALL_TRUNK)
 
 
-class OrientationHead(nn.Module):
-    """Tells upright images from upside-down ones: dilated convolutions, average pooling to a small grid, linear (D_aux
-    of the paper).
+def build_decoder(name: DecoderName, in_channels: int, stride: int, heads: HeadWidth) -> Decoder:
+    """The decoder called `name`, behind features of `stride` px."""
+    if name != "usual":
+        return upsampling_decoder(in_channels, stride / UPSAMPLING, large=name == "upsampling_large")
+    return (small_decoder if heads == "small" else published_decoder)(in_channels)
 
-    Its convolutions have no normalisation, so it does not mind in which mode the rest of the network is.
+
+class OrientationHead(nn.Module):
+    """Tells upright images from upside-down ones: dilated convolutions, average pooling, linear (D_aux, CVPR 2022).
+
+    It has no normalisation, so it works the same in training and eval mode.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = in_channels
-        for width in widths:
-            layers += [_dilated(channels, width), nn.ReLU(inplace=True)]
-            channels = width
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = nn.Sequential(*_dilated_relus(in_channels, *widths))
         self.pool = nn.AdaptiveAvgPool2d(ORIENTATION_GRID)
-        self.linear = nn.Linear(channels * ORIENTATION_GRID[0] * ORIENTATION_GRID[1], 2)
+        self.linear = nn.Linear(widths[-1] * ORIENTATION_GRID[0] * ORIENTATION_GRID[1], 2)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 2) logits: upright, upside-down."""
@@ -142,6 +128,11 @@ def _doubled() -> nn.Upsample:
 
 def _dilated(in_channels: int, width: int, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(in_channels, width, 3, padding=DILATION, dilation=DILATION, bias=bias)
+
+
+def _dilated_relus(*channels: int) -> list[nn.Module]:
+    return [layer for before, width in pairwise(channels)
+            for layer in (_dilated(before, width), nn.ReLU(inplace=True))]
 
 
 def _dilated_norm(in_channels: int, width: int) -> list[nn.Module]:

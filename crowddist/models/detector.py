@@ -1,55 +1,51 @@
-"""Detector: the anchor-free detector of bi-knowledge transfer, which finds heads by their centre and scale."""
+"""Detector: the anchor-free detector of bi-knowledge transfer, which finds heads by centre and size."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import HeadWidth
-from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.encoder import Encoder, accept_former_names
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import DetectorConfig
 from crowddist.models.initialisation import fill_bias
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.weights import load_start
 
-PRIOR = 0.01  # C: the confidence that every place begins with.
-L2_SCALE = 10.0  # C: the length of every level's features, at first.
+PRIOR = 0.01  # C: initial confidence of every place.
+L2_SCALE = 10.0  # C: initial length of every level's features.
 WIDTHS: dict[HeadWidth, tuple[int, int]] = {"published": (256, 256), "small": (32, 64)}
-"""Channels of a level at stride 4, and of the convolution before the three answers; C, and ours."""
-USUAL_SIZE_PX = 16.0  # ours: the size that every place begins with.
-LARGEST_LOG_SIZE = math.log(2048.0)  # ours: no head is larger; keeps a wild answer finite.
+"""Channels of a level at stride 4, and of the convolution before the three outputs; C, and ours."""
+USUAL_SIZE_PX = 16.0  # ours: initial size at every place.
+LARGEST_LOG_SIZE = math.log(2048.0)  # ours: no head is larger; keeps wild predictions finite.
 
 
 class DetectorMaps(NamedTuple):
-    """What the detector says of every cell of `Detector.output_stride` px."""
+    """The detector's output for every cell of `Detector.output_stride` px."""
 
     logits: Tensor
-    """(N, 1, h, w), of a head's centre in the cell; their sigmoid is the confidence."""
+    """(N, 1, h, w), unbounded; their sigmoid is the confidence that a head's centre is in the cell."""
     log_size: Tensor
     """(N, 1, h, w), natural logarithm of the head's size in px."""
     offset: Tensor
-    """(N, 2, h, w), y and x of the centre relative to the cell's centre, in cells, -0.5 to 0.5."""
+    """(N, 2, h, w), y and x of the centre relative to the cell's centre, cells, trained to -0.5..0.5."""
 
 
 class Detector(nn.Module):
-    """CSP: three levels of an encoder, brought to stride 4, normalised and joined, answer where a head's centre is and
-    how large it is.
+    """CSP: three levels of an encoder, brought to stride 4, normalised and joined, predict centres and sizes of heads.
 
     Source: Liu et al., High-level Semantic Feature Detection, CVPR 2019 (CSP), and its released code (C). The size is
-    that of a square head in px, where CSP has the height in cells: its logarithm must be positive for the relative
-    error (ours).
-
-    Images of any size are padded at the right and the bottom to multiples of the encoder's coarsest stride.
-
+    the side of a square head in px; CSP's is the height in cells. Its logarithm must be positive for the relative error
+    (ours). Images of any size are padded at the right and the bottom to multiples of the encoder's coarsest stride.
     Args:
-        encoder: its levels have strides of 4, 8 or 16.
-        level_channels: of each level at stride 4.
-        head_channels: of the convolution before the three answers.
+        encoder: its levels have strides of 4, 8 or 16
+        level_channels: of each level at stride 4
+        head_channels: of the convolution before the three outputs
     """
 
     output_stride = 4
@@ -66,14 +62,10 @@ class Detector(nn.Module):
         self.centre, self.size, self.offset = (nn.Conv2d(head_channels, channels, 1) for channels in (1, 1, 2))
         fill_bias(self.centre, -math.log((1 - PRIOR) / PRIOR))
         fill_bias(self.size, math.log(USUAL_SIZE_PX))
-        self.register_load_state_dict_pre_hook(_former_names)
+        accept_former_names(self, "levels.", "encoder.levels.")
 
     def forward(self, images: Tensor) -> DetectorMaps:
-        """(N, 3, H, W) images in [0, 1] -> maps of ceil(H / 4) x ceil(W / 4) cells.
-
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
-        """
+        """(N, 3, H, W) images, 0 to 1 -> maps of ceil(H / 4) x ceil(W / 4) cells. Raises: as `Encoder.features`."""
         rows, columns = (-(-side // self.output_stride) for side in images.shape[-2:])
         raised = []
         for features, rise, length in zip(self.encoder.features(images), self.raise_levels, self.lengths, strict=True):
@@ -83,11 +75,7 @@ class Detector(nn.Module):
 
 
 def build_detector(config: DetectorConfig) -> Detector:
-    """The detector that `config` describes; random weights come from torch's own generator.
-
-    Raises:
-        InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
-    """
+    """The detector that `config` describes; random weights from torch's own generator. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     level_channels, head_channels = WIDTHS[backbone.heads]
     encoder = Encoder(backbone, "detector", pretrained=config.weights != "none", joined=False)
@@ -97,15 +85,7 @@ def build_detector(config: DetectorConfig) -> Detector:
 
 
 def _raise(in_channels: int, channels: int, factor: int) -> nn.Module:
-    """Features at stride 4 of features at `factor` times that: a deconvolution of kernel 4 (C), or a convolution where
-    none is needed.
-    """
+    """Brings features to stride 4: a deconvolution of kernel 4 (C), or a convolution if the stride is 4 already."""
     if factor == 1:
         return nn.Conv2d(in_channels, channels, 3, padding=1)
     return nn.ConvTranspose2d(in_channels, channels, 4, stride=factor, padding=(4 - factor) // 2)
-
-
-def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Checkpoints of version 0.1 have the encoder's levels in the detector itself."""
-    for name in [name for name in state if name.startswith(f"{prefix}levels.")]:
-        state[f"{prefix}encoder.{name.removeprefix(prefix)}"] = state.pop(name)

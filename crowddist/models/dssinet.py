@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crowddist.models.backbones.base import HeadWidth
-from crowddist.models.backbones.encoder import Encoder
+from crowddist.models.backbones.encoder import Encoder, accept_former_names
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.config import RegressorConfig
 from crowddist.models.initialisation import NORMAL_STD, fill_bias, init_normal
@@ -19,12 +18,11 @@ from crowddist.models.weights import load_start
 
 PYRAMID = (2.0, 1.0, 0.5)  # P: the sizes of the image; C: resized bilinearly.
 NUM_LEVELS = 4  # C: conv1_2, conv2_2, conv3_3 and conv4_3 of VGG-16.
-# resolutions at which features of several sizes meet, and the coarsest: five decoders.
-NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2
+NUM_DENSITIES = NUM_LEVELS + len(PYRAMID) - 2  # resolutions where several sizes meet, and the coarsest: five decoders
 MEAN_FIELD_STEPS = 2  # C
 HIDDEN: dict[HeadWidth, int] = {"published": 128, "small": 32}
 """Channels between the two convolutions of a decoder; C, and ours."""
-INITIAL_DENSITY = 0.05 / 64  # ours, persons per px, as the counters of `models.decoder` begin.
+INITIAL_DENSITY = 0.05 / 64  # ours, persons per px, as in `models.decoder`.
 
 
 class Dssinet(nn.Module):
@@ -32,19 +30,16 @@ class Dssinet(nn.Module):
 
     Source: Liu et al., Crowd Counting with Deep Structured Scale Integration Network, ICCV 2019, and its released
     CRFVGG.py (C). One stack of blocks reads the image at twice, once and half its size. Block l of the image of size s
-    gives features of stride 2^l / s, so up to three sizes meet at every stride; there each hears the others by a
-    conditional random field of two mean-field steps, and what was heard goes on through the blocks. A decoder at each
-    stride makes a density of what is there, corrected by the coarser one.
+    gives features of stride 2^l / s, so up to three sizes meet at every stride. There they exchange messages by a
+    conditional random field of two mean-field steps, and the results go on through the blocks. A decoder at each stride
+    makes a density of them, corrected by the coarser density.
 
-    Images of any size are padded at the right and the bottom to multiples of 16 cells. A map has ceil(H / stride) x
-    ceil(W / stride) cells and holds persons per cell; its sum is the count.
-
+    Images of any size are padded at the right and the bottom to multiples of 16 cells.
     Args:
-        encoder: of `NUM_LEVELS` levels; each halves the resolution of its input, but for the first, which divides it by
-            the output stride. They are called with (features, index of the size in `PYRAMID`) and give features that
-            nothing has activated yet.
-        hidden: channels between the convolutions of a decoder.
-        activation: of the final density: it must not be negative.
+        encoder: of `NUM_LEVELS` levels, which take (features, index of the size in `PYRAMID`) and give features that
+            are not activated; each halves the resolution, but the first divides it by the output stride
+        hidden: channels between the convolutions of a decoder
+        activation: of the final density, >= 0
     """
 
     def __init__(self, encoder: Encoder, *, hidden: int, activation: nn.Module) -> None:
@@ -59,27 +54,26 @@ class Dssinet(nn.Module):
         self.corrections = nn.ModuleList([nn.Conv2d(1, 1, 3, padding=1) for _ in range(NUM_DENSITIES - 1)])
         self.density_activation = nn.PReLU()
         self.activation = activation
-        self.register_load_state_dict_pre_hook(_former_names)
+        accept_former_names(self, "blocks.", "encoder.levels.")
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> (N, 1, ceil(H / stride), ceil(W / stride)) persons per cell, not negative.
+        """(N, 3, H, W) images, 0 to 1 -> (N, 1, ceil(H / stride), ceil(W / stride)), persons per cell, >= 0.
 
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
+        Raises: ValueError if `images` is not a batch of RGB images.
         """
         height, width = images.shape[-2:]
         blocks = self.encoder.levels
         padded = self.encoder.normalise(images, self.output_stride * 2 ** (NUM_DENSITIES - 1))
         features = [padded if size == 1 else _resized(padded, size) for size in PYRAMID]
-        features[0] = functional.relu(blocks[0](features[0], 0))  # the finest has no other to hear
+        features[0] = functional.relu(blocks[0](features[0], 0))  # the finest gets no message
         gathered = []
         for place in range(NUM_DENSITIES):
             members = _members(place)
-            spoken = [blocks[level](features[size], size) for size, level in members]
-            heard = self.messages[place](spoken) if len(members) > 1 else [self.messages[place](spoken[0])]
-            for (size, _), one in zip(members, heard, strict=True):
+            sent = [blocks[level](features[size], size) for size, level in members]
+            received = self.messages[place](sent) if len(members) > 1 else [self.messages[place](sent[0])]
+            for (size, _), one in zip(members, received, strict=True):
                 features[size] = one
-            gathered.append(torch.cat(heard, dim=1))
+            gathered.append(torch.cat(received, dim=1))
         density = self.density_activation(self.decoders[-1](gathered[-1]))
         for place in range(NUM_DENSITIES - 2, -1, -1):
             corrected = self.decoders[place](gathered[place]) + self.corrections[place](_resized(density, 2.0))
@@ -87,18 +81,17 @@ class Dssinet(nn.Module):
         return density[..., : -(-height // self.output_stride), : -(-width // self.output_stride)]
 
     def last_two_layers(self) -> list[nn.Parameter]:
-        """The parameters of the two convolutions of every decoder.
+        """Parameters of the two convolutions of every decoder.
 
-        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; which ones is our
-        reading.
+        Source: Liu et al., MM 2020, Sec. 4.2: "only weights of the last two layers are updated"; our reading.
         """
         return list(self.decoders.parameters())
 
 
 class MessagePassing(nn.Module):
-    """Features of one resolution hear each other: h_i <- relu(h_i + prelu(sum over j != i of W_ji h_j)), twice.
+    """Message passing between features of one resolution: h_i <- relu(h_i + prelu(sum over j != i of W_ji h_j)), twice.
 
-    Source: ICCV 2019, Eqs. 2 and 3; weights shared by both mean-field steps (C).
+    Source: ICCV 2019, Eqs. 2 and 3; both mean-field steps share their weights (C).
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -108,22 +101,18 @@ class MessagePassing(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """(N, C_i, h, w) each -> the same shapes, not negative."""
+        """(N, C_i, h, w) each -> the same shapes, >= 0."""
         hidden = list(features)
         for _ in range(MEAN_FIELD_STEPS):
-            heard = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i)
-                     for i in range(len(hidden))]
+            messages = [sum(self.weights[f"{j}_to_{i}"](other) for j, other in enumerate(hidden) if j != i)
+                        for i in range(len(hidden))]
             hidden = [functional.relu(own + self.activation(message))
-                      for own, message in zip(hidden, heard, strict=True)]
+                      for own, message in zip(hidden, messages, strict=True)]
         return hidden
 
 
 def build_dssinet(config: RegressorConfig) -> Dssinet:
-    """The regressor that `config` describes; random weights come from torch's own generator.
-
-    Raises:
-        InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
-    """
+    """The regressor that `config` describes; random weights from torch's own generator. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     published = backbone.heads == "published"
     encoder = Encoder(backbone, "regressor", pretrained=config.weights != "none", joined=False)
@@ -133,31 +122,23 @@ def build_dssinet(config: RegressorConfig) -> Dssinet:
         for part in (network.messages, network.decoders, network.corrections):
             init_normal(part)
     if backbone.weights is not None:
-        # ours: N(0, 0.01) alone makes of VGG's features up to a hundred times that density or, for one seed in six,
-        # less than zero everywhere; EfficientNet's are as strong, and softplus lets less than zero pass.
+        # ours: with N(0, 0.01) VGG's features give up to a hundred times that density or, for one seed in six, values
+        # below zero everywhere; EfficientNet's are as strong, but softplus lets values below zero learn.
         for last in (network.decoders[0][-1], network.corrections[0]):  # type: ignore[index]
             strength = INITIAL_DENSITY if published else 1
             nn.init.normal_(last.weight, std=NORMAL_STD * strength)  # type: ignore[arg-type]
     if not published:
-        start = math.log(math.expm1(start))  # what softplus makes that density of
-    # ours: with a bias of 0 a last ReLU may begin below zero everywhere, where it passes no gradient.
+        start = math.log(math.expm1(start))  # softplus turns it into that density
+    # ours: with a bias of 0 a last ReLU may start below zero everywhere and pass no gradient.
     fill_bias(network.decoders[0][-1], start)  # type: ignore[index]
     load_start(network, encoder, name="regressor", weights=config.weights, backbone=backbone)
     return network.to(memory_format=torch.channels_last)
 
 
 def _members(place: int) -> list[tuple[int, int]]:
-    """(index of the size, level) of the features that meet at a place: the larger image's deeper level with the smaller
-    one's shallower.
-    """
+    """(index of the size, level) of the features that meet at a place: deeper levels of larger images."""
     return [(size, place + 1 - size) for size in range(len(PYRAMID)) if 0 <= place + 1 - size < NUM_LEVELS]
 
 
 def _resized(maps: Tensor, scale: float) -> Tensor:
     return functional.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
-def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Checkpoints of version 0.1 have the encoder's levels in the regressor itself, as blocks."""
-    for name in [name for name in state if name.startswith(f"{prefix}blocks.")]:
-        state[f"{prefix}encoder.levels.{name.removeprefix(f'{prefix}blocks.')}"] = state.pop(name)

@@ -1,4 +1,4 @@
-"""A deep ensemble: several counters that share nothing but what they are shown."""
+"""A deep ensemble: several counters with separate weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crowddist.models.counter import Counter, build_counter
 
 
 class DeepEnsemble(nn.Module):
-    """M counters with weights of their own, behind the interface of one `Counter`; features have the members in front.
+    """M separate counters behind the interface of one `Counter`; features have the members in front.
 
     Every member learns from every sample, so a step costs M times that of one counter.
     Source: Lakshminarayanan et al., NeurIPS 2017; random initialisation alone makes the members differ.
@@ -26,16 +26,16 @@ class DeepEnsemble(nn.Module):
         self.output_stride = counters[0].output_stride
 
     def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> (M, N, C, h, w) features of each member."""
+        """(N, 3, H, W) images, 0 to 1 -> (M, N, C, h, w) features."""
         return torch.stack([counter.encode(images) for counter in self._members()])
 
     def training_maps(self, features: Tensor, draws: Tensor) -> Tensor:
-        """(M * N, 1, h, w) persons per cell: the maps of all samples by the first member, then by the next."""
+        """(M * N, 1, h, w), persons per cell: the maps of all samples by the first member, then by the next."""
         return torch.cat([counter.training_maps(own, draws)
                           for counter, own in zip(self._members(), features, strict=True)])
 
     def members(self, features: Tensor) -> Tensor:
-        """(M, N, 1, h, w) persons per cell by every member."""
+        """(M, N, 1, h, w), persons per cell, by every member."""
         return torch.stack([counter.density(own) for counter, own in zip(self._members(), features, strict=True)])
 
     def orientation(self, features: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class DeepEnsemble(nn.Module):
         return torch.cat([counter.orientation(own) for counter, own in zip(self._members(), features, strict=True)])
 
     def orientation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of all orientation heads."""
+        """Parameters of all orientation heads."""
         return [parameter for counter in self._members() for parameter in counter.orientation_parameters()]
 
     def _members(self) -> list[Counter]:
@@ -51,9 +51,7 @@ class DeepEnsemble(nn.Module):
 
 
 def build_networks(config: CounterConfig) -> Counter | DeepEnsemble:
-    """The counter that `config` describes, or `num_masks` of them for a deep ensemble. Raises as `build_counter`
-    does.
-    """
+    """The counter that `config` describes, or `num_masks` of them for a deep ensemble. Raises: as `build_counter`."""
     if config.ensemble != "deep":
         return build_counter(config)
     single = replace(config, ensemble="none")

@@ -1,4 +1,4 @@
-"""Folding: batch normalisation as a part of the convolution before it, for networks that are only asked."""
+"""Folding of batch normalisation into the convolution before it, for inference."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from crowddist.models.norm import SyncBatchNorm2d
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """Folds every batch normalisation that follows a convolution in a sequence, in place; answers stay the same but for
-    rounding.
+    """Fold every batch normalisation that follows a convolution, in place; results change by rounding only.
 
-    Only for a network that is never trained again, nor saved: its parameters are no longer those it was built with.
-
-    Returns:
-        The network, in eval mode.
+    Never train or save the network afterwards: its parameters are not those it was built with. Returns it in eval mode.
     """
     network.eval()
     for module in network.modules():
@@ -36,6 +32,5 @@ def fold_norms(network: nn.Module) -> nn.Module:
 
 def _fold(layer: nn.Conv2d, norm: SyncBatchNorm2d) -> None:
     with torch.no_grad():
-        layer.weight, layer.bias = fuse_conv_bn_weights(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.epsilon, norm.weight, norm.bias
-        )
+        layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, norm.running_mean, norm.running_var,
+                                                        norm.epsilon, norm.weight, norm.bias)

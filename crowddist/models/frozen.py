@@ -1,4 +1,4 @@
-"""A network as another one's judge: gradients pass through it, and leave it as it is."""
+"""Frozen forward passes: gradients pass through a network without changing it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from torch.func import functional_call
 
 
 def frozen_forward(module: nn.Module, *inputs: Any) -> Any:
-    """What a module says of its inputs, with gradients that reach the inputs but none of the module's parameters.
+    """The module's output, with gradients for its inputs but not for its parameters.
 
-    So two networks that play against each other share one forward and one backward pass: one's loss goes through the
-    other one frozen, the other's loss sees detached inputs. Parameters keep `requires_grad`, which
-    DistributedDataParallel looks at once and for all. Whatever else a forward changes (running statistics) it changes
-    here too.
+    Two adversarial networks share one forward and one backward pass this way: one's loss goes through the frozen other,
+    the other's loss sees detached inputs. Parameters keep `requires_grad`, which DistributedDataParallel reads only
+    once. Other effects of a forward pass (running statistics) happen here too.
     """
     return functional_call(module, {name: parameter.detach() for name, parameter in module.named_parameters()}, inputs)

@@ -1,4 +1,4 @@
-"""Initialisation: how random weights are drawn, from torch's own generator."""
+"""Initialisation: random weights from torch's own generator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NORMAL_STD = 0.01  # C: the released counters draw their decoders from N(0, 0.01
 
 
 def init_normal(module: nn.Module) -> None:
-    """Convolutions as the published code draws them: weights N(0, 0.01), biases 0."""
+    """Convolutions as in the published code: weights N(0, 0.01), biases 0."""
     _init(module, lambda weight: nn.init.normal_(weight, std=NORMAL_STD))
 
 
@@ -20,7 +20,7 @@ def init_kaiming(module: nn.Module) -> None:
 
 
 def fill_bias(layer: nn.Module, value: float) -> None:
-    """Sets the bias of a convolution that has one."""
+    """Set the bias of a convolution."""
     assert isinstance(layer, nn.Conv2d) and layer.bias is not None
     nn.init.constant_(layer.bias, value)
 

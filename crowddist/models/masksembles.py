@@ -11,9 +11,8 @@ from crowddist.ops.masksembles import make_masks
 class Masksembles(nn.Module):
     """Keeps the channels of one mask per sample and zeroes the rest, without rescaling.
 
-    The masks are a persistent buffer: a checkpoint carries them, so a reloaded network has the members it was trained
-    with, whatever the seed it was built from. Source: Durasov et al., Masksembles, CVPR 2021; a mask per sample as in
-    the paper, not per contiguous part of the batch as in its library.
+    The masks are a persistent buffer: a reloaded network has the members it was trained with, whatever its seed.
+    Source: Durasov et al., Masksembles, CVPR 2021; one mask a sample as in the paper, not one a part of the batch (C).
     """
 
     masks: Tensor
@@ -22,20 +21,14 @@ class Masksembles(nn.Module):
         super().__init__()
         self.register_buffer("masks", torch.from_numpy(make_masks(channels, num_masks, scale, seed)))
 
-    @property
-    def num_masks(self) -> int:
-        """How many masks there are."""
-        return len(self.masks)
-
     def forward(self, features: Tensor, members: Tensor) -> Tensor:
         """Apply mask `members[n]` to sample n.
 
         Args:
-            features: (N, channels, h, w).
-            members: (N,) int64, each in [0, num_masks).
-
-        Raises:
-            ValueError: `members` is not an int64 vector of the batch's length.
+            features: (N, channels, h, w)
+            members: (N,) int64, 0 to the number of masks - 1
+        Returns: shape of `features`.
+        Raises: ValueError if `members` is not an int64 vector of the batch's length.
         """
         if members.shape != features.shape[:1] or members.dtype != torch.int64:
             raise ValueError(f"members must be {len(features)} int64 indexes, got {members.dtype} of shape "
@@ -43,8 +36,5 @@ class Masksembles(nn.Module):
         return features * self.masks[members].to(features.dtype)[:, :, None, None]
 
     def mean(self, features: Tensor) -> Tensor:
-        """(N, channels, h, w) features times the mean of all masks: one pass in the place of one a mask (ours)."""
+        """(N, channels, h, w) features times the mean of all masks: one pass instead of one a mask (ours)."""
         return features * self.masks.to(features.dtype).mean(0)[:, None, None]
-
-    def extra_repr(self) -> str:
-        return f"{self.masks.shape[1]} channels, {self.num_masks} masks"

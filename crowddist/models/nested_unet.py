@@ -17,20 +17,17 @@ from crowddist.models.weights import load_start
 
 DILATIONS = (2, 2, 2)  # C (CSRNet): the dilated convolutions behind VGG's ten; ours: three of its six.
 USUAL_PEAK = 0.01
-"""Persons per px at the peak of a head of sigma 4 px; ours: densities are divided by it, as VGG expects numbers of
-about 1."""
+"""Peak of a head of sigma 4 px, persons per px. ours: divides the density, because VGG expects values of about 1."""
 
 
 class NestedUnet(nn.Module):
-    """UNet++ with a dilated VGG-16 encoder: every level's features are refined by those of the level below, again and
-    again.
+    """UNet++ with a dilated VGG-16 encoder: features of the level below refine every level's features repeatedly.
 
     Source: Liu et al., MM 2020, Sec. 3.3; Zhou et al., UNet++, DLMIA 2018: X(i, j) = block([X(i, 0), ..., X(i, j-1),
     up(X(i+1, j-1))]). Maps of any size are padded at the right and the bottom to multiples of 8 cells.
-
     Args:
-        blocks: of the encoder, from fine to coarse, each of half the resolution of the one before.
-        widths: of the blocks.
+        blocks: of the encoder, fine to coarse, each of half the resolution of the one before
+        widths: channels of the blocks
     """
 
     def __init__(self, blocks: Sequence[nn.Module], *, widths: Sequence[int]) -> None:
@@ -42,14 +39,12 @@ class NestedUnet(nn.Module):
         self.answer = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, density: Tensor, stride: int) -> Tensor:
-        """Phi: (N, 1, h, w) persons per cell of `stride` x `stride` px -> (N, 1, h, w), about 1 in the cell of a head
-        and 0 elsewhere.
-        """
+        """Phi: (N, 1, h, w), persons per cell of `stride` px, >= 0 -> (N, 1, h, w), about 1 at heads, 0 elsewhere."""
         height, width = density.shape[-2:]
         multiple = 2 ** (len(self.blocks) - 1)
         scaled = density / (USUAL_PEAK * stride**2)
-        features = functional.pad(scaled, (0, -width % multiple, 0,
-                                           -height % multiple)).contiguous(memory_format=torch.channels_last)
+        padded = functional.pad(scaled, (0, -width % multiple, 0, -height % multiple))
+        features = padded.contiguous(memory_format=torch.channels_last)
         rows: list[list[Tensor]] = []
         for index, block in enumerate(self.blocks):
             features = block(features if index == 0 else functional.max_pool2d(features, 2))
@@ -63,11 +58,7 @@ class NestedUnet(nn.Module):
 
 
 def build_localiser(config: LocaliserConfig) -> NestedUnet:
-    """The transformer that `config` describes; random weights come from torch's own generator.
-
-    Raises:
-        InputError, FileNotFoundError: the weights cannot be had, or are of another architecture.
-    """
+    """The network that `config` describes; random weights from torch's own generator. Raises: as `build_counter`."""
     backbone = BACKBONES[config.backbone]
     features = backbone.uses["localiser"]
     blocks = nn.ModuleList(features.build())
@@ -76,9 +67,8 @@ def build_localiser(config: LocaliserConfig) -> NestedUnet:
     coarsest[str(len(coarsest))] = dilated
     network = NestedUnet([*blocks[:-1], nn.Sequential(coarsest)], widths=features.channels)
     if backbone.heads == "published":
-        # P: what is not of VGG is drawn from N(0, 0.01).
         for part in (network.nodes, network.answer, dilated):
-            init_normal(part)
+            init_normal(part)  # P: N(0, 0.01) for all layers outside VGG
     load_start(network, blocks, name="localiser", weights=config.weights, backbone=backbone)
     return network.to(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""SyncBatchNorm2d: batch normalisation over the batch of all workers, so that any number of them computes the same."""
+"""SyncBatchNorm2d: batch normalisation over the batch of all workers, so any number of workers computes the same."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ EPSILON = 1e-5  # ours: torch's default, which torchvision's weights were traine
 
 
 class SyncBatchNorm2d(nn.Module):
-    """Batch normalisation with the statistics of the whole batch, whichever workers hold its parts.
+    """Batch normalisation with the statistics of the whole batch, however it is split over workers.
 
-    Inside a torch.distributed group of several workers, sums travel once in the forward pass and once in the backward
-    pass; outside, it is torch's batch normalisation. torch.nn.SyncBatchNorm does the same, but on GPUs only. All
-    workers call it equally often, with gradients averaged over them (DistributedDataParallel). In eval mode, or inside
-    `frozen_norm`, the running statistics are used and kept, and nothing travels.
+    In a torch.distributed group of several workers, sums travel once in the forward and once in the backward pass;
+    otherwise it is torch's batch normalisation. torch.nn.SyncBatchNorm does the same, but on GPUs only. All workers
+    must call it equally often and average their gradients (DistributedDataParallel). In eval mode or inside
+    `frozen_norm` it uses the running statistics, leaves them unchanged, and nothing travels.
     """
 
     running_mean: Tensor
@@ -30,8 +30,7 @@ class SyncBatchNorm2d(nn.Module):
         super().__init__()
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        self.channels, self.epsilon = channels, epsilon
-        self.frozen = False
+        self.channels, self.epsilon, self.frozen = channels, epsilon, False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -40,7 +39,7 @@ class SyncBatchNorm2d(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape, normalised, scaled by `weight` and shifted by `bias`."""
         if self.uses_batch and _num_workers() > 1:
-            # Sums over all workers' images need more digits than mixed precision's images have.
+            # Sums over all workers' images need more digits than mixed precision has.
             output, mean, variance = _SyncedNorm.apply(images.to(self.weight.dtype), self.weight, self.bias,
                                                        self.epsilon)
             self.running_mean.lerp_(mean, MOMENTUM)
@@ -51,16 +50,13 @@ class SyncBatchNorm2d(nn.Module):
 
     @property
     def uses_batch(self) -> bool:
-        """Whether the next batch is normalised by its own statistics, rather than by the running ones."""
+        """The next batch is normalised by its own statistics, not by the running ones."""
         return self.training and not self.frozen
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """(channels,) each: what the running statistics multiply images with and add to them."""
+        """(channels,) each: factor and summand of images that the running statistics normalise."""
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         return scale, self.bias - self.running_mean * scale
-
-    def extra_repr(self) -> str:
-        return str(self.channels)
 
 
 class _SyncedNorm(torch.autograd.Function):
@@ -69,7 +65,7 @@ class _SyncedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor,
                 epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        # On a CPU this takes a sixth of the time of torch.var_mean; what it normalises itself is thrown away.
+        # On a CPU this takes a sixth of the time of torch.var_mean; its normalised images are not used.
         _, own_mean, own_inverse = torch.native_batch_norm(images, None, None, None, None, True, 0.0, epsilon)
         own_mean, own_var = own_mean.double(), own_inverse.double() ** -2 - epsilon
         own_size = torch.full_like(own_mean[:1], images.numel() // images.shape[1])
@@ -87,8 +83,9 @@ class _SyncedNorm(torch.autograd.Function):
         return functional.batch_norm(images, mean, variance, weight, bias, False, 0.0, epsilon), mean, unbiased
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor,
-                                                                    None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, slope: Tensor, *unused: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         images, weight, mean, variance, size = ctx.saved_tensors
         # With the statistics fixed: slope * weight / sd, and the sums over this worker's images.
         image_slope, weight_slope, bias_slope = torch.ops.aten.native_batch_norm_backward(
@@ -97,8 +94,7 @@ class _SyncedNorm(torch.autograd.Function):
         sums = torch.cat([weight_slope, bias_slope])
         torch.distributed.all_reduce(sums)
         of_weight, of_bias = (sums / size).to(weight.dtype).chunk(2)
-        # What all images owe to their moving the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd,
-        # linear in x.
+        # The part through the statistics: (of_bias + (x - mean) / sd * of_weight) * weight / sd, linear in x.
         inverse = (variance + ctx.epsilon).rsqrt()
         rise = -weight * inverse.square() * of_weight
         level = -weight * inverse * of_bias - rise * mean
@@ -108,17 +104,15 @@ class _SyncedNorm(torch.autograd.Function):
 
 
 def _num_workers() -> int:
-    return (torch.distributed.get_world_size() if torch.distributed.is_available()
-            and torch.distributed.is_initialized() else 1)
+    group = torch.distributed
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
 @contextmanager
 def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
-    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and keeps them, whatever mode
-    it is in.
+    """Inside, if `frozen`, every SyncBatchNorm2d of `module` uses its running statistics and leaves them unchanged.
 
-    For images of another domain (the target) that pass through a network in training: gradients flow as usual, but
-    neither their statistics nor the network's memory of the source's are mixed.
+    For target images in a network that trains: gradients flow as usual, but the statistics of both domains do not mix.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, SyncBatchNorm2d)]
     before = [layer.frozen for layer in layers]
@@ -132,9 +126,7 @@ def frozen_norm(module: nn.Module, *, frozen: bool = True) -> Iterator[None]:
 
 
 def sync_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d inside `module` by a SyncBatchNorm2d with the same weights and statistics; returns
-    `module`.
-    """
+    """Replace every BatchNorm2d in `module` by a SyncBatchNorm2d with its weights and statistics; returns `module`."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             layer = SyncBatchNorm2d(child.num_features, child.eps)

@@ -1,6 +1,4 @@
-"""Pyramid pooling: from features to a mask of persons, each place in the light of the whole image (the semantic
-extractor S of SE+FD).
-"""
+"""Pyramid pooling: from features to a mask of persons, with context of the whole image (S of SE+FD)."""
 
 from __future__ import annotations
 
@@ -19,28 +17,24 @@ SMALL_WIDTH = 48  # ours
 class PyramidHead(nn.Module):
     """PSP module and a 1x1 convolution: the logit of "person" in every cell.
 
-    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation of its own,
-    so it does not mind in which mode the rest of the network is (ours).
+    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation, so it works
+    the same in training and eval mode (ours).
     """
 
-    def __init__(self, in_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, heads: HeadWidth) -> None:
         super().__init__()
+        width = SMALL_WIDTH if heads == "small" else PUBLISHED_WIDTH
         self.levels = nn.ModuleList([nn.Conv2d(in_channels, in_channels // len(POOL_SIZES), 1) for _ in POOL_SIZES])
         fused = in_channels + len(POOL_SIZES) * (in_channels // len(POOL_SIZES))
         self.fuse = nn.Conv2d(fused, width, 1)
         self.logit = nn.Conv2d(width, 1, 1)
         init_kaiming(self)
-        nn.init.normal_(self.logit.weight, std=0.01)  # ours: so that every cell begins undecided
+        nn.init.normal_(self.logit.weight, std=0.01)  # ours: every cell starts undecided
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) features, any h and w -> (N, 1, h, w) logits."""
+        """(N, C, h, w) features, any size -> (N, 1, h, w) logits."""
         parts = [features]
         for cells, level in zip(POOL_SIZES, self.levels, strict=True):
             pooled = functional.relu(level(functional.adaptive_avg_pool2d(features, cells)))
             parts.append(functional.interpolate(pooled, features.shape[2:], mode="bilinear", align_corners=False))
         return self.logit(functional.relu(self.fuse(torch.cat(parts, 1))))
-
-
-def build_pyramid_head(in_channels: int, heads: HeadWidth) -> PyramidHead:
-    """The head behind an encoder of that many channels."""
-    return PyramidHead(in_channels, SMALL_WIDTH if heads == "small" else PUBLISHED_WIDTH)

@@ -13,8 +13,7 @@ class SpatialEncoder(nn.Module):
     """The spatial encoder of SFCN: rows down then up with one convolution, then columns right then left with another.
 
     With f = convolution, then ReLU: `s_i = f(s_{i-1}) + x_i` forward, then `s_i = f(s_{i+1}) + s_i` backward.
-    Source: Wang et al., Learning from Synthetic Data for Crowd Counting, CVPR 2019, with the kernels of their released
-    code.
+    Source: Wang et al., Learning from Synthetic Data for Crowd Counting, CVPR 2019, kernels of its code (C).
     """
 
     def __init__(self, channels: int) -> None:

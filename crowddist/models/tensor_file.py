@@ -1,6 +1,4 @@
-"""Files that torch.save wrote: tensors and plain values are read from them, never code, and no more memory is taken
-than the file has bytes.
-"""
+"""Files written by torch.save: reads tensors and plain values, never code, in no more memory than the file's size."""
 
 from __future__ import annotations
 
@@ -11,10 +9,9 @@ from crowddist.errors import InputError
 
 
 def read_tensors(stream: BinaryIO) -> Any:
-    """What a file holds, on the CPU (`weights_only`: classes outside torch's list of harmless ones are refused before
-    anything of them is called).
+    """The content of a file, on the CPU. `weights_only`: torch calls only classes of its own list.
 
-    Raises InputError, the reason alone, for what is no such file, is damaged or packed, or would be more than that.
+    Raises: InputError, with the reason alone, if the file is of another kind, damaged, packed, or holds anything else.
     """
     import pickle
 
@@ -27,20 +24,18 @@ def read_tensors(stream: BinaryIO) -> Any:
         return torch.load(stream, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except pickle.UnpicklingError:  # torch's own words advise to execute the file
+    except pickle.UnpicklingError:  # torch's own message advises running the file
         raise InputError("it holds something else than tensors and plain values, which is never executed") from None
-    except Exception as error:  # what a damaged file raises in the reader is anything
+    except Exception as error:  # a damaged file may raise anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(reason) from error
 
 
 def _require_plain(stream: BinaryIO) -> None:
-    """Torch writes its archives unpacked; packed, or with entries that share their bytes, a small file could fill the
-    memory.
-    """
+    """Torch writes archives unpacked; packed or overlapping entries would let a small file fill the memory."""
     num_bytes = stream.seek(0, 2)
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED
-           for entry in entries) or sum(entry.file_size for entry in entries) > num_bytes:
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > num_bytes:
         raise InputError("its archive is packed, as torch.save never writes it")

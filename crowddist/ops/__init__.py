@@ -1,4 +1,1 @@
-"""Pure mathematics on arrays and tensors, one noun a file.
-
-No file, network or configuration is known here; sources stand with the equations.
-"""
+"""Pure mathematics on arrays and tensors, one noun a file: no files, networks or configurations."""

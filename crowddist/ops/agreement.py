@@ -1,6 +1,4 @@
-"""Agreement: how well a selection of pseudo-labels keeps the count and leaves the ensemble's doubt, measured without
-ground truth.
-"""
+"""Agreement: how well a selection of pseudo-labels keeps the count and drops the spread, without ground truth."""
 
 from __future__ import annotations
 
@@ -11,24 +9,18 @@ import numpy as np
 
 
 def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
-    """The sums that `agreement` is made of, for one image or many; those of several parts of the data add up.
+    """The sums that `agreement` needs, for one image or many; sums of several parts of the data add up (ours).
 
     Args:
-        density: any shape, persons per cell >= 0.
-        spread: same shape, standard deviation of the density over the ensemble >= 0, persons per cell.
-        keep: bool or 0/1, same shape: the cells selected.
-
-    Returns:
-        `persons`, `spread` and `cells` over all cells, `kept_persons`, `kept_spread` and `kept_cells` over those
-        selected.
-
-    Raises:
-        ValueError: the shapes differ.
+        density: any shape, persons per cell, >= 0
+        spread: shape of `density`, persons per cell, >= 0; standard deviation over the ensemble
+        keep: shape of `density`, bool or 0/1; the selected cells
+    Returns: `persons`, `spread` and `cells` over all cells; `kept_persons`, `kept_spread`, `kept_cells` over `keep`.
+    Raises: ValueError if the shapes differ.
     """
     mass, doubt, kept = (np.asarray(values) for values in (density, spread, keep))
     if not mass.shape == doubt.shape == kept.shape:
-        raise ValueError(f"density, spread and keep must have one shape, got {mass.shape}, {doubt.shape} and "
-                         f"{kept.shape}")
+        raise ValueError(f"density, spread and keep must have one shape, got {mass.shape}, {doubt.shape}, {kept.shape}")
     kept = kept.astype(bool)
     # float64: sums of float32 maps over a data set would drift.
     sums = {"persons": mass, "spread": doubt, "kept_persons": mass[kept], "kept_spread": doubt[kept]}
@@ -37,19 +29,15 @@ def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
 
 
 def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int) -> dict[str, float]:
-    """How far a density and a set of heads are apart, in blocks so large that it does not matter where in a cell a head
-    lies.
+    """How far a density and a set of heads disagree, in blocks that are larger than the error of a head's place.
 
-    Source: ours. Over several images and sets the sums add up; `apart` / `said` is 0 where both say the same everywhere
-    and 1 where they never see anybody in the same block.
-
+    Source: ours. The sums add up over images: `apart` / `said` is 0 where density and heads agree in every block, and 1
+    where they never see persons in the same block.
     Args:
-        density: (h, w) persons per cell >= 0.
-        places: (M, 2) x, y of the heads in cells, the first cell from 0 to 1; those outside belong to the nearest cell.
-        block_cells: side of a block, >= 1; the last ones hold what is left.
-
-    Returns:
-        `apart`, the sum over the blocks of the difference of persons, and `said`, the persons of both.
+        density: (h, w), persons per cell, >= 0
+        places: (M, 2) x and y of heads, cells; the first cell spans 0 to 1; heads outside go to the nearest cell
+        block_cells: side of a block, cells, >= 1; the last blocks hold the rest
+    Returns: `apart`, the sum over blocks of |density - heads|, and `said`, density plus heads; persons, >= 0.
     """
     height, width = density.shape
     rows, columns = (np.arange(0, side, block_cells) for side in (height, width))
@@ -61,22 +49,18 @@ def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int)
 
 
 def agreement(sums: Mapping[str, float]) -> float:
-    """The share of the count that a selection keeps, minus the share of the ensemble's spread that it keeps with it.
+    """The kept share of the count minus the kept share of the spread.
 
-    Source: ours. 0 for keeping nothing or everything, near 0 for a random part, at most 1. Adding cells to a selection
-    raises it as long as they are more certain, relative to their count, than the predictions are on the whole, and
-    lowers it otherwise. Scaling all densities or all spreads changes nothing, so an ensemble that is too sure of itself
-    everywhere, as a few masks of one network may be, does no harm.
+    Source: ours. It is 0 for keeping nothing or everything, near 0 for a random part, and at most 1. A cell raises it
+    if its spread relative to its density is below the average of all cells. Scaling all densities or all spreads
+    changes nothing, so an ensemble that is overconfident everywhere, like masks of one network, does no harm.
 
-    What it cannot tell: errors that all members share, such as counting a whole street short, and whether the labels as
-    a whole are good: of good labels, too, it leaves the less certain out. Where it is near 0 for every selection, the
-    spread does not tell cells apart.
-
+    Not visible here: errors that all members share, such as a street counted short, and whether the labels are good as
+    a whole (the least certain are dropped even then). If it stays near 0, the spread does not tell cells apart.
     Args:
-        sums: as `kept_sums` returns them, added up over the data.
-
-    Raises:
-        ValueError: there is no count or no spread to take shares of.
+        sums: of `kept_sums`, added up over the data
+    Returns: -1 to 1.
+    Raises: ValueError if the count or the spread is 0.
     """
     if not (sums["persons"] > 0 and sums["spread"] > 0):
         raise ValueError(f"agreement needs a count and a spread above 0, got {sums['persons']} and {sums['spread']}")

@@ -1,36 +1,24 @@
-"""Calibration: whether an uncertainty is as large as the error that it stands for, and whether the larger one marks the
-larger error.
-"""
+"""Calibration: does an uncertainty match the size of the error, and does a larger uncertainty mean a larger error?"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 NUM_BINS = 10
-"""Of a reliability curve. ours."""
+"""Parts of a reliability curve. ours."""
 
 
 def reliability(errors: ArrayLike, spreads: ArrayLike, num_bins: int = NUM_BINS) -> np.ndarray:
-    """Error against spread: predictions in the order of their spread, cut into parts of equal number.
+    """Error against spread: predictions sorted by spread and cut into parts of equal size.
 
     Source: Levi et al., 2019, Sec. 4 (calibration of regression by standard deviation).
-
     Args:
-        errors: (N,) predicted minus true.
-        spreads: (N,) standard deviations >= 0, same unit.
-        num_bins: the most parts, >= 1; there are no more than predictions.
-
-    Returns:
-        (B, 3) float64: the root of the mean squared spread, the root mean squared error, and the number of predictions
-        of each part.
-
-    Raises:
-        ValueError: no predictions, different lengths, a spread below 0, or a number that is not finite.
+        errors: (N,) predicted minus true, any unit
+        spreads: (N,) standard deviations, unit of `errors`, >= 0
+        num_bins: most parts, >= 1; at most N are made
+    Returns: (B, 3) float64, a row a part: root mean squared spread, root mean squared error, number of predictions.
+    Raises: ValueError if there is no prediction, lengths differ, a spread is negative, or a number is not finite.
     """
     error, spread = _checked(errors, spreads)
     if num_bins < 1:
@@ -41,11 +29,13 @@ def reliability(errors: ArrayLike, spreads: ArrayLike, num_bins: int = NUM_BINS)
 
 
 def calibration_error(curve: np.ndarray) -> float:
-    """How far spreads are from errors, over the errors: the mean over the parts of a `reliability` curve, each by its
-    number.
+    """Mean distance of spread and error over a `reliability` curve, divided by the mean error.
 
-    Source: Levi et al., 2019, Eq. 5 (expected normalised calibration error), there over the spread; over the error it
-    stays finite where an ensemble has none (ours). 0 is calibrated; 1 is what no spread at all gets.
+    Source: Levi et al., 2019, Eq. 5 (expected normalised calibration error). The paper divides by the spread; the error
+    stays finite for an ensemble without spread (ours).
+    Args:
+        curve: (B, 3) of `reliability`
+    Returns: >= 0; 0 is calibrated, 1 means no spread at all.
     """
     spread, error, number = curve.T
     total = float((error * number).sum())
@@ -53,22 +43,18 @@ def calibration_error(curve: np.ndarray) -> float:
 
 
 def sparsification(errors: ArrayLike, spreads: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean absolute error of what is left when the predictions of largest spread are left out, one after the other.
+    """The mean absolute error of the rest as the predictions of largest spread are left out one by one.
 
-    Source: Ilg et al., ECCV 2018, Sec. 5.1.
-
+    Source: Ilg et al., ECCV 2018, Sec. 5.1. Predictions of equal spread share their mean error (ours).
     Args:
-        errors, spreads: as for `reliability`. Of equal spreads the error is shared, so that their order does not matter
-            (ours).
-
-    Returns:
-        (N,) each: the share that is left out, 0 to 1 - 1 / N; the error of the rest over the error of all; and likewise
-        where those of the largest error are left out, which nothing can be better than. Where there is no error at all,
-        both are 1.
+        errors, spreads: as in `reliability`
+    Returns: (N,) each: the share left out, 0 to 1 - 1/N; the error of the rest over the error of all, >= 0; the same
+        with the largest errors left out first, the best possible curve. Without any error both curves are 1.
+    Raises: ValueError as `reliability`.
     """
     error, spread = _checked(errors, spreads)
     size = np.abs(error)
-    # Equal spreads cannot be told apart: each of them stands for their mean.
+    # Equal spreads cannot be ranked, so each gets their mean error.
     _, group = np.unique(spread, return_inverse=True)
     shared = (np.bincount(group, weights=size) / np.bincount(group))[group]
     left = np.arange(len(size), 0, -1)
@@ -80,11 +66,13 @@ def sparsification(errors: ArrayLike, spreads: ArrayLike) -> tuple[np.ndarray, n
 
 
 def sparsification_error(errors: ArrayLike, spreads: ArrayLike) -> float:
-    """The area between both curves of `sparsification` (AUSE): 0 where the spread ranks the errors perfectly; larger is
-    worse.
+    """The area between both curves of `sparsification` (AUSE).
 
-    Source: Ilg et al., ECCV 2018, Sec. 5.1. A spread that says nothing gets what `1 - oracle` has below it, about 0.5
-    (ours: mean over the shares).
+    Source: Ilg et al., ECCV 2018, Sec. 5.1; here the mean over the shares (ours).
+    Args:
+        errors, spreads: as in `reliability`
+    Returns: >= 0; 0 where the spread ranks the errors perfectly, about 0.5 for a spread without information.
+    Raises: ValueError as `reliability`.
     """
     _, by_spread, oracle = sparsification(errors, spreads)
     return float(np.mean(by_spread - oracle))

@@ -2,144 +2,91 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crowddist.ops.points import checked_points
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from crowddist.ops.scales import neighbour_distances
 
 TRUNCATE = 4.0
 """Half a kernel in standard deviations. C (CSRNet: scipy's default)."""
 TILE_PX = 64
 """Side of the tiles the map is made of. ours: 32 and 128 were slower on 1080p maps of 500 to 4,000 heads."""
 SMALLEST_KERNEL_PX = 1e-3
-"""Below this a kernel is a single pixel anyway; the floor keeps its square from underflowing. ours."""
+"""Floor of sigma: below it a kernel is one pixel anyway, and its square would underflow. ours."""
 SMALLEST_SIGMA_PX = 0.5
-"""Floor of the adaptive sigma: points that coincide would have none. ours."""
+"""Floor of the adaptive sigma, for points that coincide. ours."""
 LONE_SIGMA_PX = 15.0
-"""Adaptive sigma of a point without neighbours. ours: the fixed sigma CSRNet uses in sparse scenes (C)."""
+"""Adaptive sigma of a lone point. ours: CSRNet's fixed sigma for sparse scenes (C)."""
 
 
 def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -> np.ndarray:
     """The density map of head points: one Gaussian a point, each summing to 1 over the frame.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres of a window that reaches
-    `TRUNCATE` sigma (rounded up to whole pixels) from the pixel nearest to the point, and is divided by its sum over
-    the part of the window inside the frame (ours), so that nobody is lost at a border and no kernel is too narrow to be
-    counted.
-
+    Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres within `TRUNCATE` sigma (rounded
+    up to whole pixels) of the pixel nearest to the point, and divided by its sum inside the frame (ours), so heads at a
+    border and very narrow kernels count fully.
     Args:
-        points: (N, 2) head centres x, y in pixels; those outside 0 <= x < width, 0 <= y < height are ignored.
-        size: (height, width) of the map.
-        sigma_px: standard deviation of every kernel, one number or one a point, > 0.
-
-    Returns:
-        (height, width) float32, persons per pixel.
-
-    Raises:
-        ValueError: points or sigma are not finite or of the wrong shape, sigma is not positive, or the size is empty.
+        points: (N, 2) x and y of heads, px; points outside 0 <= x < width, 0 <= y < height are ignored
+        size: (height, width) of the map, px, >= 1
+        sigma_px: a number or (N,), px, > 0; standard deviation of the kernels
+    Returns: (height, width) float32, persons per pixel, >= 0.
+    Raises: ValueError if points or sigma have a wrong shape or are not finite, sigma <= 0, or the size is empty.
     """
-    height, width = _checked_size(size)
-    return density_crop(points, (height, width), sigma_px, (0, 0, height, width))
-
-
-def density_crop(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike,
-                 window: tuple[int, int, int, int]) -> np.ndarray:
-    """The slice of `density_map(points, size, sigma_px)` under a window, bit for bit, without making the rest of the
-    map.
-
-    Args:
-        points, size, sigma_px: as for `density_map`, in the coordinates of the whole frame.
-        window: (top, left, height, width) in pixels, inside the frame.
-
-    Returns:
-        (window height, window width) float32, persons per pixel.
-
-    Raises:
-        ValueError: as `density_map`, or the window is empty or leaves the frame.
-    """
-    frame = _checked_size(size)
-    top, left, height, width = _checked_window(window, frame)
+    height, width = frame = _checked_size(size)
     xy, sigma = _points_inside(points, sigma_px, frame)
-    # The tiles lie on the grid of the whole frame, so that a tile is the same product of the same matrices whatever the
-    # window.
-    first_row, end_row = top // TILE_PX, -(-(top + height) // TILE_PX)
-    first_column, end_column = left // TILE_PX, -(-(left + width) // TILE_PX)
-    rows = _windows(xy[:, 1], sigma, frame[0])
-    columns = _windows(xy[:, 0], sigma, frame[1])
-    near = (rows.last_tile >= first_row) & (rows.first_tile < end_row)
-    near &= (columns.last_tile >= first_column) & (columns.first_tile < end_column)
-    if not near.all():
-        rows, columns, sigma = _Windows(*(a[near] for a in rows)), _Windows(*(a[near] for a in columns)), sigma[near]
-    bottom, right = min(end_row * TILE_PX, frame[0]), min(end_column * TILE_PX, frame[1])
-    tiles = np.zeros((bottom - first_row * TILE_PX, right - first_column * TILE_PX), np.float32)
+    density = np.zeros(frame, np.float32)
     if len(sigma):
-        _add_kernels(tiles, rows, columns, sigma, (first_row, end_row, first_column, end_column))
-    if tiles.shape == (height, width):
-        return tiles
-    y, x = top - first_row * TILE_PX, left - first_column * TILE_PX
-    return tiles[y:y + height, x:x + width].copy()
+        _add_kernels(density, _windows(xy[:, 1], sigma, height), _windows(xy[:, 0], sigma, width), sigma)
+    return density
 
 
 def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) -> np.ndarray:
-    """The standard deviation of each head's kernel: `beta` times its mean distance to its nearest neighbours.
+    """The standard deviation of each head's kernel: `beta` times the mean distance to its nearest neighbours.
 
-    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); beta 0.3 and 4 neighbours from DSSINet's data
-    code (C). Where fewer neighbours exist, those are used; a lone point gets `LONE_SIGMA_PX`, and nothing falls below
-    `SMALLEST_SIGMA_PX` (coinciding points).
-
+    Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); defaults of DSSINet's data code (C).
     Args:
-        points: (N, 2) head centres x, y in pixels; N may be 0.
-        neighbours: how many nearest neighbours are averaged, >= 1.
-        beta: the factor on the mean distance, > 0.
-
-    Returns:
-        (N,) float32 sigma in pixels.
-
-    Raises:
-        ValueError: points are not finite or of the wrong shape, or neighbours or beta is not positive.
+        points: (N, 2) x and y of heads, px; N may be 0
+        neighbours: neighbours to average, >= 1; all others where there are fewer
+        beta: factor on the mean distance, > 0
+    Returns: (N,) float32, px, at least `SMALLEST_SIGMA_PX`; `LONE_SIGMA_PX` for a lone point.
+    Raises: ValueError if points have a wrong shape or are not finite, or neighbours or beta is not positive.
     """
     if neighbours < 1 or not beta > 0:
         raise ValueError(f"adaptive_sigma needs neighbours >= 1 and beta > 0, got {neighbours} and {beta}")
     xy = checked_points(points, 2)
     if len(xy) < 2:
         return np.full(len(xy), LONE_SIGMA_PX, np.float32)
-    from scipy.spatial import KDTree
-
-    tree = KDTree(xy, compact_nodes=False, balanced_tree=False)
-    distances, _ = tree.query(xy, k=min(neighbours, len(xy) - 1) + 1)
-    # The nearest of all is the point itself, or one that coincides with it: distance 0 either way.
-    return np.maximum(beta * distances[:, 1:].mean(axis=1), SMALLEST_SIGMA_PX).astype(np.float32)
+    return np.maximum(beta * neighbour_distances(xy, neighbours), SMALLEST_SIGMA_PX).astype(np.float32)
 
 
 class _Windows(NamedTuple):
-    """The in-frame windows of all kernels along one axis, each field (N,)."""
+    """The in-frame windows of all kernels along one axis; all fields (N,)."""
 
     nearest: np.ndarray
     """The pixel nearest to the point."""
     fraction: np.ndarray
     """The point's coordinate minus `nearest`, in (-0.5, 1)."""
     low: np.ndarray
-    """The first pixel of the window."""
+    """First pixel of the window."""
     length: np.ndarray
-    """The number of pixels of the window."""
+    """Pixels of the window."""
     first_tile: np.ndarray
     last_tile: np.ndarray
 
 
 def _windows(coordinates: np.ndarray, sigma: np.ndarray, length: int) -> _Windows:
     nearest = np.minimum(np.rint(coordinates), length - 1).astype(np.int64)
-    # A window wider than the frame is the frame: the bound keeps a huge sigma from overflowing the integer.
+    # The bound keeps a huge sigma from overflowing the integer; a window never leaves the frame anyway.
     radius = np.minimum(np.ceil(TRUNCATE * sigma), length).astype(np.int64)
     low, high = np.maximum(nearest - radius, 0), np.minimum(nearest + radius, length - 1)
     return _Windows(nearest, coordinates - nearest, low, high - low + 1, low // TILE_PX, high // TILE_PX)
 
 
 def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All 1-D kernels cut into tiles: (pieces, TILE_PX) float32, and the index of each point's first piece."""
+    """All 1-D kernels cut into tiles, (pieces, TILE_PX) float32, and the index of each point's first piece."""
     num_pieces = windows.last_tile - windows.first_tile + 1
     first_piece = np.cumsum(num_pieces) - num_pieces
     start = np.cumsum(windows.length) - windows.length
@@ -148,8 +95,7 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
     def spread(values: np.ndarray) -> np.ndarray:
         return np.repeat(values, windows.length)
 
-    # exp(-(d^2 - d0^2) / 2 sigma^2), with d0 the distance to the nearest pixel: 1 at that pixel, so the sum never
-    # vanishes.
+    # exp(-(d^2 - d0^2) / 2 sigma^2), d0 the distance to the nearest pixel: 1 at that pixel, so the sum is never 0.
     offset = (flat + spread(windows.low - windows.nearest - start)).astype(np.float32)
     exponent = offset - spread((2 * windows.fraction).astype(np.float32))
     exponent *= offset
@@ -161,38 +107,28 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return pieces, first_piece
 
 
-def _add_kernels(tiles: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray,
-                 region: tuple[int, int, int, int]) -> None:
-    """Fill the region's tiles: in each, the sum of outer products of the kernels that reach it is one matrix
-    product.
-    """
-    first_row, end_row, first_column, end_column = region
+def _add_kernels(density: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray) -> None:
+    """Fills the map tile by tile: the sum of outer products of a tile's kernels is one matrix product."""
     row_pieces, row_start = _kernels(rows, sigma)
     column_pieces, column_start = _kernels(columns, sigma)
-    row_low, row_high = np.maximum(rows.first_tile, first_row), np.minimum(rows.last_tile, end_row - 1)
-    column_low, column_high = np.maximum(columns.first_tile,
-                                         first_column), np.minimum(columns.last_tile, end_column - 1)
-    num_columns = column_high - column_low + 1
-    num_tiles = (row_high - row_low + 1) * num_columns
+    tiles_down, tiles_across = (-(-side // TILE_PX) for side in density.shape)
+    num_columns = columns.last_tile - columns.first_tile + 1
+    num_tiles = (rows.last_tile - rows.first_tile + 1) * num_columns
     point = np.repeat(np.arange(len(sigma)), num_tiles)
     row, column = np.divmod(np.arange(len(point)) - (np.cumsum(num_tiles) - num_tiles)[point], num_columns[point])
-    row += row_low[point]
-    column += column_low[point]
-    width_tiles = end_column - first_column
-    tile = (row - first_row) * width_tiles + (column - first_column)
-    # Stable: within a tile the points keep their order, so the products of a crop and of the full map round alike.
+    tile = (row + rows.first_tile[point]) * tiles_across + column + columns.first_tile[point]
+    # Stable: within a tile the points keep their order, so that sums always round alike.
     order = np.argsort(tile, kind="stable")
-    row_piece = (row_start[point] + row - rows.first_tile[point])[order]
-    column_piece = (column_start[point] + column - columns.first_tile[point])[order]
-    bounds = np.concatenate(([0], np.cumsum(np.bincount(tile, minlength=(end_row - first_row) * width_tiles)))).tolist()
-    for strip in range(end_row - first_row):
-        begin, end = bounds[strip * width_tiles], bounds[(strip + 1) * width_tiles]
+    row_piece, column_piece = (row_start[point] + row)[order], (column_start[point] + column)[order]
+    bounds = np.concatenate(([0], np.cumsum(np.bincount(tile, minlength=tiles_down * tiles_across)))).tolist()
+    for strip in range(tiles_down):
+        begin, end = bounds[strip * tiles_across], bounds[(strip + 1) * tiles_across]
         left, right = row_pieces[row_piece[begin:end]], column_pieces[column_piece[begin:end]]
-        target = tiles[strip * TILE_PX:(strip + 1) * TILE_PX]
-        for index in range(width_tiles):
-            start, stop = bounds[strip * width_tiles + index] - begin, bounds[strip * width_tiles + index + 1] - begin
+        band = density[strip * TILE_PX:(strip + 1) * TILE_PX]
+        for index in range(tiles_across):
+            start, stop = (bounds[strip * tiles_across + index + step] - begin for step in (0, 1))
             if start < stop:
-                cell = target[:, index * TILE_PX:(index + 1) * TILE_PX]
+                cell = band[:, index * TILE_PX:(index + 1) * TILE_PX]
                 np.matmul(left[start:stop, :cell.shape[0]].T, right[start:stop, :cell.shape[1]], out=cell)
 
 
@@ -203,15 +139,9 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _checked_window(window: tuple[int, int, int, int], frame: tuple[int, int]) -> tuple[int, int, int, int]:
-    top, left, height, width = (int(v) for v in window)
-    if top < 0 or left < 0 or height < 1 or width < 1 or top + height > frame[0] or left + width > frame[1]:
-        raise ValueError(f"the window (top, left, height, width) = {tuple(window)} does not lie inside a frame of "
-                         f"{frame[0]} x {frame[1]}")
-    return top, left, height, width
-
-
-def _points_inside(points: ArrayLike, sigma_px: ArrayLike, frame: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _points_inside(
+    points: ArrayLike, sigma_px: ArrayLike, frame: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """The points inside the frame and their sigmas, float64, checked."""
     xy = checked_points(points, 2)
     sigma = np.asarray(sigma_px, np.float64)

@@ -1,6 +1,4 @@
-"""Masksembles: fixed binary masks over channels whose overlap is set by one scale, the members of an ensemble in one
-network.
-"""
+"""Masksembles: fixed binary masks over channels, the members of an ensemble in one network."""
 
 from __future__ import annotations
 
@@ -9,31 +7,25 @@ import math
 import numpy as np
 
 LARGEST_SCALE = 1e4
-"""End of the bisection's bracket: masks of this scale are disjoint but for rare draws. ours."""
+"""Upper end of the bisection: masks of this scale hardly ever overlap. ours."""
 LARGEST_NUM_DRAWS = 100_000
-"""Draws before giving up; the width drawn for is the expected one, so tens are usual. ours."""
+"""Draws before giving up; tens are usual, because the expected width is the wanted one. ours."""
 
 
 def make_masks(channels: int, num_masks: int, scale: float, seed: int) -> np.ndarray:
-    """Binary masks over channels, one a member of the ensemble, which overlap less the larger the scale.
+    """Binary masks over channels, one a member of the ensemble; a larger scale makes them overlap less.
 
-    Source: Durasov et al., CVPR 2021, Sec. 3, in the way of their library (C): every mask has m ones among int(m * s)
-    positions, positions no mask uses are dropped, the masks are drawn again until the width left is the expected m * s
-    * (1 - (1 - 1/s)^M), and a bisection on s makes that width exactly `channels`; m follows from the scale asked for.
-    Ours: a seeded generator of our own, and m raised to channels / num_masks where fewer ones could not cover all
-    channels.
-
+    Source: Durasov et al., CVPR 2021, Sec. 3, as in their library (C): each mask has m ones among int(m * s) positions,
+    unused positions are dropped, and masks are redrawn until the remaining width is the expected m * s * (1 - (1 -
+    1/s)^M). A bisection on s makes that width exactly `channels`; m follows from `scale`. Ours: our own seeded
+    generator, and m is at least channels / num_masks, so that the masks can cover all channels.
     Args:
-        channels: the number of channels C the masks cover, >= 1.
-        num_masks: the number of masks M, >= 1.
-        scale: s >= 1; 1 gives masks of ones (one model), a large scale disjoint masks (independent models).
-        seed: equal seeds give equal masks, whatever else draws random numbers.
-
-    Returns:
-        (num_masks, channels) bool; all rows have equally many ones, and every channel is used by some mask.
-
-    Raises:
-        ValueError: channels or num_masks is less than 1, or scale is not a finite number >= 1.
+        channels: channels C of the masks, >= 1
+        num_masks: masks M, >= 1
+        scale: s, >= 1, finite; 1 gives masks of ones (one model), a large scale disjoint masks (independent models)
+        seed: equal seeds give equal masks, whatever else draws random numbers
+    Returns: (num_masks, channels) bool; all rows have equally many ones, and every channel is in some mask.
+    Raises: ValueError if channels or num_masks is less than 1, or scale is not a finite number >= 1.
     """
     if channels < 1 or num_masks < 1 or not (math.isfinite(scale) and scale >= 1):
         raise ValueError(f"make_masks needs channels >= 1, num_masks >= 1 and scale >= 1, got {channels}, {num_masks} "
@@ -55,14 +47,12 @@ def make_masks(channels: int, num_masks: int, scale: float, seed: int) -> np.nda
 
 
 def _expected_width(ones: int, num_masks: int, scale: float) -> float:
-    """The expected number of positions that at least one of the masks uses."""
+    """Expected number of positions that at least one mask uses."""
     return ones * scale * (1 - (1 - 1 / scale) ** num_masks)
 
 
 def _scale_for_width(channels: int, ones: int, num_masks: int) -> float:
-    """The scale at which the expected width is `channels`, by bisection: the width rises with the scale from m to m *
-    M.
-    """
+    """The scale with expected width `channels`; the width rises with the scale from m to m * M."""
     low, high = 1.0, LARGEST_SCALE
     while high - low > 1e-12 * high:
         middle = (low + high) / 2

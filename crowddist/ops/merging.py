@@ -1,6 +1,4 @@
-"""Merging of detections with what a density says: the weight that they have in its fusion, and the union of the points
-of both.
-"""
+"""Merging detections with a density: their weight in the fused density, and the union of both sets of points."""
 
 from __future__ import annotations
 
@@ -13,23 +11,16 @@ from crowddist.ops.points import checked_points
 
 
 def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.ndarray:
-    """W of Eq. 8: the confidence of detections, spread evenly over the k x k area round each centre; where areas
-    overlap, the largest.
+    """W of Eq. 8: each detection's score, over the k x k area round its centre; the largest where areas overlap.
 
     Source: Liu et al., MM 2020, Sec. 3.4: "within each k x k (same k for the Gaussian kernel) area of a detection
     center, the weights are set the same to the center weight".
-
     Args:
-        detections: (D, 3) x, y in cells and score in 0..1; D may be 0.
-        size: (height, width) of the map.
-        reach: (k - 1) / 2 in cells, >= 0; one number, or one for each detection, rounded to whole cells.
-
-    Returns:
-        (height, width) float32; 0 where no detection reaches.
-
-    Raises:
-        ValueError: detections are not D x 3 finite numbers, a score lies outside 0..1, or a reach is negative or not
-            finite.
+        detections: (D, 3) x and y, cells, and score, 0 to 1; D may be 0
+        size: (height, width) of the map, cells
+        reach: (k - 1) / 2, a number or (D,), cells, >= 0; rounded to whole cells
+    Returns: (height, width) float32, 0 to 1; 0 where no detection reaches.
+    Raises: ValueError if detections are not D x 3 finite numbers, a score is outside 0..1, or a reach is not >= 0.
     """
     points = checked_points(detections, 3)
     if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
@@ -47,14 +38,14 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
 
 
 def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
-    """How many others lie within a radius of each point.
+    """How many other points lie within a radius of each point (ours).
 
     Args:
-        points: (N, 2) x, y in px.
-        of: (M, 2) likewise, those that are counted; None counts the points themselves, each but for itself.
-
-    Returns:
-        (N,) int64.
+        points: (N, 2) x and y, px
+        radius_px: px, >= 0
+        of: (M, 2) x and y, px, the points to count; None counts `points`, each but for itself
+    Returns: (N,) int64, >= 0.
+    Raises: ValueError if points have a wrong shape or are not finite.
     """
     from scipy.spatial import KDTree
 
@@ -66,20 +57,17 @@ def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
 
 
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
-    """Which of the points of detection and of the transformed density stay: the union of both, after non-maximum
-    suppression.
+    """Non-maximum suppression of the union of detections and points of the transformed density.
 
     Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our
-    reading: detections go first, and a transformed point stays where none of them is near, because the two scores are
-    of different kinds and only detections have sizes of their own.
-
+    reading: detections go first, and a transformed point stays if no detection is near, because the two scores are of
+    different kinds and only detections have sizes of their own.
     Args:
-        detections: (D, 3) x, y in px and score.
-        transformed: (P, 3) likewise, of which none says the same head as another.
-        radius_px: how far a detection clears its neighbourhood, >= 0; one number, or one for each detection.
-
-    Returns:
-        (M,) int64 indexes into both, one after the other, best score first.
+        detections: (D, 3) x and y, px, and score
+        transformed: (P, 3) x and y, px, and score, one point a head
+        radius_px: a number or (D,), px, >= 0; how far a detection clears its neighbourhood
+    Returns: (M,) int64 indexes into detections followed by transformed points, best score first.
+    Raises: ValueError if points have a wrong shape or are not finite, or a radius is negative or not finite.
     """
     first, second = checked_points(detections, 3), checked_points(transformed, 3)
     points = np.concatenate([first, second])

@@ -1,107 +1,80 @@
-"""Metrics of counting: errors of counts, also by how many persons there are, and the peak signal-to-noise ratio of
-density maps.
-"""
+"""Metrics of counting: errors of counts, also by size of the crowd, and peak signal-to-noise ratio of density maps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 LARGEST_PSNR_DB = 100.0
-"""What equal maps get instead of infinity, so that means over images and JSON stay finite. ours."""
+"""Value of equal maps instead of infinity: means over images and JSON stay finite. ours."""
 RANGE_STARTS = (0, 10, 50, 100, 500)
-"""Persons at which the ranges of true counts begin; the last has no end. ours."""
+"""First true count of each range, persons; the last range has no end. ours."""
 
 
 def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
-    """Mean absolute error and root mean squared error of counts ("MSE" in the crowd counting papers is this root).
+    """Mean absolute error and root mean squared error of counts ("MSE" in crowd counting papers is this root).
 
     Source: Wang et al., CVPR 2019, Eq. 7 and 8.
-
     Args:
-        predicted: length-N predicted counts, persons.
-        true: length-N true counts, persons.
-
-    Returns:
-        {"mae": persons, "rmse": persons}, plain floats.
-
-    Raises:
-        ValueError: no images, different lengths, or counts that are not finite.
+        predicted: (N,) persons
+        true: (N,) persons
+    Returns: `mae` and `rmse`, persons, >= 0.
+    Raises: ValueError if there is no image, lengths differ, or a count is not finite.
     """
     estimate, truth = _checked_counts(predicted, true)
     error = estimate - truth
     return {"mae": float(np.abs(error).mean()), "rmse": math.sqrt(float(np.square(error).mean()))}
 
 
-def count_errors_by_range(predicted: ArrayLike, true: ArrayLike,
-                          starts: Sequence[int] = RANGE_STARTS) -> dict[str, dict[str, float]]:
-    """Mean absolute error and bias of the images in each range of the true count: the mean over all images is mostly
-    that of the crowded ones.
+def count_errors_by_range(predicted: ArrayLike, true: ArrayLike) -> dict[str, dict[str, float]]:
+    """Mean absolute error and bias by range of the true count: crowded images dominate the overall mean (ours).
 
     Args:
-        predicted: length-N predicted counts, persons.
-        true: length-N true counts, persons.
-        starts: persons at which the ranges begin, in ascending order.
-
-    Returns:
-        For each range that holds an image, in order and called "010-049" or "500-up" so that names sort: {"mae":
-        persons, "bias": mean of predicted minus true, persons, "num_images"}, plain floats.
-
-    Raises:
-        ValueError: as `count_errors`, ranges out of order, or a true count below the first.
+        predicted: (N,) persons
+        true: (N,) persons
+    Returns: for each range with an image, in order, named "010-049" or "500-up" so that names sort: `mae` and `bias`
+        (mean of predicted minus true), persons, and `num_images`.
+    Raises: ValueError as `count_errors`, and if a true count is negative.
     """
     estimate, truth = _checked_counts(predicted, true)
-    if not starts or list(starts) != sorted(set(starts)) or truth.min() < starts[0]:
-        raise ValueError(f"ranges must begin in ascending order and hold every true count, got {list(starts)} and "
-                         f"counts from {truth.min():g}")
-    digits = len(str(starts[-1]))
-    ends = [f"{start - 1:0{digits}d}" for start in starts[1:]] + ["up"]
-    places = np.searchsorted(starts, truth, side="right") - 1
+    if truth.min() < 0:
+        raise ValueError(f"true counts must not be negative, got {truth.min():g}")
+    ends = [f"{start - 1:03d}" for start in RANGE_STARTS[1:]] + ["up"]
+    places = np.searchsorted(RANGE_STARTS, truth, side="right") - 1
     errors = {}
     for place in np.unique(places):
         error = (estimate - truth)[places == place]
-        name = f"{starts[place]:0{digits}d}-{ends[place]}"
-        errors[name] = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()),
-                        "num_images": float(len(error))}
+        errors[f"{RANGE_STARTS[place]:03d}-{ends[place]}"] = {
+            "mae": float(np.abs(error).mean()), "bias": float(error.mean()), "num_images": float(len(error))}
     return errors
 
 
 def _checked_counts(predicted: ArrayLike, true: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     estimate, truth = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
-    if estimate.ndim != 1 or estimate.shape != truth.shape:
-        raise ValueError(f"predicted and true counts must be lists of one length, got the shapes {estimate.shape} and "
-                         f"{truth.shape}")
-    if len(estimate) == 0:
-        raise ValueError("count errors need at least one image, got none")
+    if estimate.ndim != 1 or estimate.shape != truth.shape or not len(estimate):
+        raise ValueError("predicted and true counts must be two lists of one length, at least 1, got the shapes "
+                         f"{estimate.shape} and {truth.shape}")
     if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
         raise ValueError("counts must be finite, got NaN or infinity")
     return estimate, truth
 
 
 def psnr(predicted: Any, true: Any) -> float:
-    """Peak signal-to-noise ratio of two density maps in dB, each first divided by its own maximum, so that the peak is
-    1.
+    """Peak signal-to-noise ratio of two density maps, each divided by its own maximum, so that the peak is 1.
 
-    Source: the protocol of CP-CNN and CSRNet (Li et al., CVPR 2018, Sec. 4.3), where both maps are normalised: it
-    compares shapes, not counts. Normalising by the maximum is our reading. A map without a positive value stays as it
-    is (ours), and the value is at most `LARGEST_PSNR_DB`, which equal maps get, two empty ones too.
-
+    Source: protocol of CP-CNN and CSRNet (Li et al., CVPR 2018, Sec. 4.3), which normalises both maps and so compares
+    shapes, not counts; dividing by the maximum is our reading. A map without a positive value stays as it is (ours).
     Args:
-        predicted, true: density maps of one shape; NumPy or torch.
-
-    Raises:
-        ValueError: the shapes differ, or the maps have no pixel or are not finite.
+        predicted, true: one shape, any unit; NumPy or torch
+    Returns: dB, at most `LARGEST_PSNR_DB`, the value of equal maps.
+    Raises: ValueError if shapes differ, or the maps have no pixel or are not finite.
     """
     estimate, truth = _normalised(predicted), _normalised(true)
     if estimate.shape != truth.shape or estimate.size == 0:
-        raise ValueError(
-            f"the maps must have one shape with at least one pixel, got {estimate.shape} and {truth.shape}")
+        raise ValueError(f"the maps must have one shape and at least one pixel, got {estimate.shape}, {truth.shape}")
     error = float(np.square(estimate - truth).mean())
     return LARGEST_PSNR_DB if error == 0 else min(-10.0 * math.log10(error), LARGEST_PSNR_DB)
 

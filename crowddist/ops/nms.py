@@ -1,4 +1,4 @@
-"""Suppression of points that say the same head twice."""
+"""Suppression of points that mark the same head twice."""
 
 from __future__ import annotations
 
@@ -14,21 +14,15 @@ if TYPE_CHECKING:
 
 
 def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
-    """Greedy non-maximum suppression of points: the best score wins, others within the radius of a kept point go.
+    """Greedy non-maximum suppression of points: the best score wins; others within the radius of a kept point go.
 
-    Source: Neubeck and Van Gool, ICPR 2006 (greedy), with the distance of points in the place of overlap, as MM 2020
-    Sec. 3.4 needs for the union of detections and transformed densities (ours). Equal scores: the earlier point wins.
-
+    Source: Neubeck and Van Gool, ICPR 2006 (greedy), with distance instead of overlap, as MM 2020, Sec. 3.4 needs for
+    the union of detections and transformed densities (ours). Of equal scores the earlier point wins.
     Args:
-        points_xys: (N, 3) x, y in pixels and score; N may be 0.
-        radius_px: a point at this distance or nearer to a better kept one is suppressed, >= 0; one number, or one for
-            each point, which is how far it clears its neighbourhood when it is kept.
-
-    Returns:
-        (M,) int64 indexes of the points kept, best score first.
-
-    Raises:
-        ValueError: the shape is not N x 3, a value is not finite, or the radius is negative or not finite.
+        points_xys: (N, 3) x and y, px, and score; N may be 0
+        radius_px: a number or (N,), px, >= 0; how far a kept point clears its neighbourhood, inclusive
+    Returns: (M,) int64 indexes of the kept points, best score first.
+    Raises: ValueError if the shape is not N x 3, a value is not finite, or a radius is negative or not finite.
     """
     points = checked_points(points_xys, 3, what="points_xys")
     radius = np.asarray(radius_px, np.float64)
@@ -45,7 +39,7 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
     pairs = (_pairs_within(places, radius[order], tree) if radius.ndim
              else tree.query_pairs(float(radius), output_type="ndarray"))
     alive = bytearray(b"\x01") * len(order)
-    # In the order of the better point of each pair, whose own fate is settled by then.
+    # In the order of each pair's better point: it is known by then whether that one stays.
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     for better, worse in zip(*pairs.T.tolist(), strict=True):
         if alive[better]:
@@ -54,9 +48,9 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
 
 
 def _pairs_within(places: np.ndarray, radius: np.ndarray, tree: KDTree) -> np.ndarray:
-    """(K, 2) int64 pairs of points, the earlier one first, of which the later lies within the earlier one's radius.
+    """(K, 2) int64 pairs of points, the earlier one first, with the later one inside the earlier one's radius.
 
-    A few radii that are far larger than the others are asked for apart: they do not make all pairs long ones.
+    The few radii far larger than the others are queried one by one: they would make the list of pairs long.
     """
     usual = radius <= 4 * np.median(radius[radius > 0]) if radius.any() else np.ones(len(radius), bool)
     pairs = tree.query_pairs(float(radius[usual].max()), output_type="ndarray")

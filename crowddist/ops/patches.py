@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 MEDIUM_DENSITY = (0.5, 0.7)
-"""Range of ranks by density that a regressor learns from. P (MM 2020, Sec. 3.4)."""
+"""Ranks by density that a regressor learns from. P (MM 2020, Sec. 3.4)."""
 
 
 def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
-    """Patches that do not overlap, side by side in the middle of an image, from a whole number on.
+    """Patches side by side without overlap, centred in the image, starting at whole numbers (ours).
 
     Args:
-        size: (height, width) of the image, in any unit.
-        patch: side of a patch, same unit, > 0; an image narrower than that has one patch across, which reaches beyond
-            it on both sides.
-
-    Returns:
-        (P, 4) float64 windows top, left, height, width, row by row; P >= 1.
+        size: (height, width) of the image, any unit, > 0
+        patch: side of a patch, same unit, > 0; a narrower image gets one patch across, which sticks out on both sides
+    Returns: (P, 4) float64 top, left, height and width, same unit, row by row; P >= 1.
+    Raises: ValueError if the size or the patch is not positive.
     """
     if not patch > 0 or min(size) <= 0:
         raise ValueError(f"patches need a positive side and an image, got {patch} and {size}")
@@ -35,23 +29,20 @@ def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
 
 
 def medium_density(persons: ArrayLike, low: float = MEDIUM_DENSITY[0], high: float = MEDIUM_DENSITY[1]) -> np.ndarray:
-    """The patches whose density lies between two percentiles of their image's.
+    """The patches whose density lies between two percentiles of their image.
 
     Source: Liu et al., MM 2020, Sec. 3.4: "randomly selecting from the density ranges 50% - 70%". Our reading: patches
-    are ranked by the persons in them; patch i of P, from the sparsest, stands for the ranks i / P to (i + 1) / P, and
-    is taken where these overlap the range. So an image always has one.
-
+    are ranked by their persons; patch i of P, from the sparsest, covers the ranks i / P to (i + 1) / P and is taken if
+    these overlap the range. So every image has one.
     Args:
-        persons: (P,) in each patch, P >= 1.
-        low, high: ranks, 0 <= low < high <= 1.
-
-    Returns:
-        Indexes of patches, the sparsest first.
+        persons: (P,) persons per patch, >= 0; P >= 1
+        low, high: ranks, 0 <= low < high <= 1
+    Returns: (M,) int64 indexes of patches, sparsest first; M >= 1.
+    Raises: ValueError if there is no patch or the ranks are out of order.
     """
     values = np.asarray(persons, np.float64)
     if values.ndim != 1 or not len(values) or not 0 <= low < high <= 1:
-        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low} and "
-                         f"{high}")
+        raise ValueError(f"needs at least one patch and ranks 0 <= low < high <= 1, got {values.shape}, {low}, {high}")
     order = np.argsort(values, kind="stable")
     rank = np.arange(len(values))
     return order[(rank + 1 > low * len(values) + 1e-9) & (rank < high * len(values) - 1e-9)]
@@ -61,14 +52,11 @@ def most_confident(scores: ArrayLike, inside: ArrayLike, number: int) -> np.ndar
     """The patches of highest mean detection confidence.
 
     Source: Liu et al., MM 2020, Sec. 3.4.
-
     Args:
-        scores: (D,) confidence of each detection.
-        inside: (P, D) bool: which detection lies in which patch.
-        number: of patches, >= 1.
-
-    Returns:
-        Indexes of at most `number` patches that hold a detection, the most confident first.
+        scores: (D,) confidence of each detection, 0 to 1
+        inside: (P, D) bool; is the detection in the patch?
+        number: most patches, >= 1
+    Returns: (M,) int64 indexes of the patches with a detection, most confident first; M <= number.
     """
     held = np.asarray(inside, bool)
     counts = held.sum(1)

@@ -1,4 +1,4 @@
-"""Head points read from maps: from the 0-1 localisation map, and from a density map alone."""
+"""Head points read from maps: 0-1 localisation maps, a detector's maps, and density maps."""
 
 from __future__ import annotations
 
@@ -6,36 +6,29 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.ops.density import TRUNCATE
+
 DENSE_SHARE = 1 / 32
-"""Above this share of candidate pixels a filter over the whole map is faster than a look at each candidate. ours:
-measured at 1080p."""
+"""Above this share of candidate pixels a filter of the whole map is faster than checking each. ours, at 1080p."""
 SMALLEST_SCORE = 1e-6
-"""Score of a point the count demands where hardly any density stands. ours."""
+"""Score of a point that the count demands where there is hardly any density. ours."""
 FILTER_SHARE = 2 / 3
-"""Sigma of the filter a density map is searched with, over that of a head: 1 is best in noise, less tells close heads
-apart. ours: the best or near it on true, blurred and noisy maps of ShanghaiTech A and B."""
-TRUNCATE = 4.0
-"""Half the kernel of a head in standard deviations, as in `ops.density`. C (CSRNet)."""
+"""Sigma of the search filter over sigma of a head: 1 is best in noise, less separates close heads. ours: best or near
+it on true, blurred and noisy maps of ShanghaiTech A and B."""
 
 
 def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -> np.ndarray:
-    """Head points of a localisation map: strong local maxima, of which each clears the square around it.
+    """Head points of a localisation map: strong local maxima; each clears the square around it.
 
     Source: Liu et al., MM 2020, Sec. 3.3: threshold 0.2, then redundant pixels within 10 x 10 are merged. Our reading:
-    the candidates are the pixels >= threshold that none of their 8 neighbours exceeds; taken by value, highest first
-    (equal ones row by row from the top left), each one that stands becomes a point and removes the others at most
-    merge_px / 2 away from it in both x and y.
-
+    candidates are the pixels >= threshold that none of their 8 neighbours exceeds. Taken from the highest down (equal
+    ones row by row from the top left), each one left becomes a point and removes those within merge_px / 2 in x and y.
     Args:
-        localisation: (h, w) map, about 1 at heads and 0 elsewhere; NumPy or torch.
-        threshold: the least value of a head, > 0.
-        merge_px: side of the square around a point that holds no other, >= 1.
-
-    Returns:
-        (M, 3) float32 x, y in pixels and score = the map's value, best first.
-
-    Raises:
-        ValueError: the map is not (h, w) or not finite, or threshold or merge_px is out of range.
+        localisation: (h, w), about 1 at heads, 0 elsewhere; NumPy or torch
+        threshold: least value of a head, > 0
+        merge_px: side of the square around a point that holds no other, px, >= 1
+    Returns: (M, 3) float32 x and y, px, and score = the map's value, best first.
+    Raises: ValueError if the map is not (h, w) or not finite, or threshold or merge_px is out of range.
     """
     values = _checked_map(localisation)
     if not threshold > 0 or merge_px < 1:
@@ -46,14 +39,13 @@ def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -
 
 
 def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
-    """Which points stand when each, the best first, clears the square around it: the second half of `read_points`.
+    """Which points remain when each, best first, clears the square around it: the second half of `read_points`.
 
+    Source: Liu et al., MM 2020, Sec. 3.3.
     Args:
-        points: (M, 3) x, y in whole pixels >= 0, and score; of equal scores the first goes first.
-        merge_px: side of the square, >= 1.
-
-    Returns:
-        (K,) int64 indexes, best score first.
+        points: (M, 3) x and y, whole px, >= 0, and score; of equal scores the first goes first
+        merge_px: side of the square, px, >= 1
+    Returns: (K,) int64 indexes, best score first.
     """
     order = np.argsort(-points[:, 2], kind="stable")
     columns, rows = points[order, :2].astype(np.int64).T
@@ -70,21 +62,16 @@ def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
 def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int, threshold: float) -> np.ndarray:
     """Heads of a detector's maps: strong local maxima of the confidence, with their sizes.
 
-    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4 (confidence above a threshold, size and offset from the other maps);
-    only local maxima of the 8-neighbourhood are taken, where CSP leaves that to non-maximum suppression (ours).
-
+    Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4: confidence above a threshold, size and offset from the other maps.
+    Only maxima of the 8-neighbourhood are taken; CSP leaves that to non-maximum suppression (ours).
     Args:
-        confidence: (h, w), 0 to 1; NumPy or torch.
-        log_size: (h, w), natural logarithm of the size in px.
-        offset: (2, h, w), y and x of the centre relative to the cell's centre, in cells.
-        stride_px: px along a cell's side, >= 1.
-        threshold: the least confidence of a head, > 0.
-
-    Returns:
-        (D, 4) float32 x, y, size in px and score, best first.
-
-    Raises:
-        ValueError: a map has another shape or is not finite, or stride_px or threshold is out of range.
+        confidence: (h, w), 0 to 1; NumPy or torch
+        log_size: (h, w), natural logarithm of the size in px
+        offset: (2, h, w) y and x of the centre relative to the cell's centre, cells, clipped to -0.5..0.5
+        stride_px: side of a cell, px, >= 1
+        threshold: least confidence of a head, > 0
+    Returns: (D, 4) float32 x, y and size, px, and score, best first.
+    Raises: ValueError if a map has a wrong shape or is not finite, or stride_px or threshold is out of range.
     """
     values, sizes = _checked_map(confidence), _checked_map(log_size)
     shifts = np.stack([_checked_map(part) for part in offset])
@@ -102,65 +89,42 @@ def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int,
 
 
 def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of an (h, w) map that are >= threshold and that none of their 8 neighbours exceeds.
+    """The pixels of a map that are >= threshold and that none of their 8 neighbours exceeds (ours).
 
-    Returns:
-        Their rows and their columns, in row-major order.
+    Args:
+        values: (h, w), finite
+        threshold: least value of a maximum
+    Returns: their rows and their columns, (M,) int64 each, in row-major order.
     """
-    width = values.shape[1]
-    flat = values.ravel()
-    strong = flat >= threshold
-    found = np.flatnonzero(strong)
-    if len(found) > DENSE_SHARE * flat.size:
+    strong = values >= threshold
+    if np.count_nonzero(strong) > DENSE_SHARE * values.size:
         import cv2
 
-        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8)))
-                                   & strong.reshape(values.shape))
+        rows, columns = np.nonzero((values == cv2.dilate(values, np.ones((3, 3), np.uint8))) & strong)
         return rows, columns
-    # Those that fall out are not looked at again: the first two neighbours leave few.
-    for step in (1, -1, width, -width, width + 1, -width - 1, width - 1, 1 - width):
-        found = found[np.flatnonzero(flat.take(found) >= flat.take(found + step, mode="clip"))]
-    # At the edge of the map some of these were no neighbours, so its pixels are looked at again.
-    column = found % width
-    inner = found[(column > 0) & (column < width - 1) & (found >= width) & (found < flat.size - width)]
-    edge = _edge(*values.shape)
-    edge = edge[strong[edge]]
-    standing = [flat[index] >= _neighbourhood(values, *divmod(index, width)).max() for index in edge.tolist()]
-    peaks = np.sort(np.concatenate([inner, edge[np.array(standing, bool)]]))
-    return peaks // width, peaks % width
-
-
-def _edge(height: int, width: int) -> np.ndarray:
-    """The flat indexes of the pixels on the edge of a map, each once."""
-    size, middle = height * width, np.arange(width, (height - 1) * width, width)
-    sides = [np.arange(width), middle, middle + width - 1, np.arange(size - width, size)]
-    return np.concatenate(sides) if height > 1 and width > 1 else np.arange(size)
-
-
-def _neighbourhood(values: np.ndarray, row: int, column: int) -> np.ndarray:
-    """The pixel and its neighbours, as far as there are any."""
-    return values[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2]
+    height, width = values.shape
+    rows, columns = np.divmod(np.flatnonzero(strong), width)
+    # Few pixels remain after the first two. Clipped to the map, a neighbour is another neighbour or the pixel itself.
+    for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+        neighbours = values[(rows + down).clip(0, height - 1), (columns + right).clip(0, width - 1)]
+        standing = values[rows, columns] >= neighbours
+        rows, columns = rows[standing], columns[standing]
+    return rows, columns
 
 
 def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> np.ndarray:
-    """Head points of a counter's density map: as many as it counts, strongest first.
+    """Head points of a counter's density map: as many as the map counts, strongest first.
 
-    Source: ours (matching pursuit, Mallat and Zhang 1993). The map is smoothed a little; the highest cell becomes a
-    point and one head, smoothed alike, is taken away there, until round(count) points are found. So the local maxima
-    come first, and a place that holds more than one head's mass is visited again. A cell gives at most one point; where
-    there are more than half as many heads as cells, the cells are first cut in four, down to single pixels.
-
+    Source: ours (matching pursuit, Mallat and Zhang 1993). The smoothed map's highest cell becomes a point, and one
+    smoothed head is subtracted there, until round(count) points are found. So local maxima come first, and a place with
+    the mass of several heads is visited again. A cell gives at most one point; with more heads than half the cells,
+    cells are first cut in four, down to single pixels.
     Args:
-        density: (h, w) persons per cell; NumPy or torch.
-        stride_px: side of a cell in pixels of the image, >= 1.
-        sigma_px: standard deviation of the kernel the density was learnt from, in pixels of the image, > 0.
-
-    Returns:
-        (M, 3) float32 x, y in pixels of the image and score in (0, 1]: how much of one head still stood there, at most
-        1.
-
-    Raises:
-        ValueError: the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.
+        density: (h, w), persons per cell, >= 0; NumPy or torch
+        stride_px: side of a cell, px of the image, >= 1
+        sigma_px: standard deviation of the kernel that drew the density, px of the image, > 0
+    Returns: (M, 3) float32 x and y, px of the image, and score in (0, 1]: the part of one head that was left there.
+    Raises: ValueError if the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.
     """
     cells = _checked_map(density).astype(np.float64)
     if stride_px < 1 or not sigma_px > 0:
@@ -173,7 +137,7 @@ def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> n
     head = np.convolve(head, smoothing)
     head = np.outer(head, head)
     reach = len(head) // 2
-    # Minus infinity around the map, so that a head can be taken away at its edge and is never found outside.
+    # Minus infinity around the map: heads can be subtracted at its edge and are never found outside.
     strength = np.pad(_smoothed(cells, smoothing), reach, constant_values=-np.inf)
     points = np.empty((min(count, cells.size), 3))
     for point in points:
@@ -193,7 +157,7 @@ def _kernel(sigma: float) -> np.ndarray:
 
 
 def _smoothed(cells: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The map filtered with a symmetric kernel along both axes, zeros around."""
+    """The map filtered with a symmetric kernel along both axes, with zeros around."""
     radius = len(kernel) // 2
     for axis in (0, 1):
         length = cells.shape[axis]
@@ -206,7 +170,7 @@ def _checked_map(values: Any) -> np.ndarray:
     array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"the map must be (h, w) with at least one pixel, got the shape {array.shape}")
-    # A sum is finite only if all values are (or overflow, which is as bad), and needs no second map.
+    # The sum is finite only if all values are (overflow is as bad), and needs no second map.
     if not np.isfinite(array.sum()):
         raise ValueError("the map must be finite, got NaN or infinity")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)

@@ -1,20 +1,20 @@
-"""What every function that takes points asks of them."""
+"""Checks of points, shared by all functions that take them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 
 def checked_points(values: ArrayLike, *nums_columns: int, what: str = "points") -> np.ndarray:
-    """Points as a float64 array. Args: values, N x one of the numbers of columns, x and y first; N may be 0.
+    """Points as a checked float64 array (ours).
 
-    Raises:
-        ValueError: another shape, or a value that is not finite.
+    Args:
+        values: (N, K), x and y first, any unit, finite; N may be 0
+        nums_columns: allowed K
+        what: name of the points in messages
+    Returns: (N, K) float64.
+    Raises: ValueError if the shape is another one or a value is not finite.
     """
     array = np.asarray(values, np.float64)
     if array.size == 0:

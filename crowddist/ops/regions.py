@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crowddist.ops.points import checked_points
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 FARTHEST_PX = 1e6
-"""No vertex lies farther out than this. ours."""
+"""Largest coordinate of a vertex, px. ours."""
 
 
 def polygon_pixels(polygon: ArrayLike, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a polygon, those that its outline runs through included; its vertices are moved to the pixels they
-    lie in (ours).
+    """The pixels of a polygon, including those on its outline; vertices snap to the pixels they lie in (ours).
 
+    Source: `cv2.fillPoly`.
     Args:
-        polygon: K x 2 x, y of the vertices in pixels (pixel j has its centre at j), K >= 3, the last joined to the
-            first; a place that it goes round twice lies outside.
-        size: (height, width) of the image, which cuts the polygon off.
-
-    Returns:
-        bool (height, width).
-
-    Raises:
-        ValueError: fewer than three vertices, another shape, or a vertex that is not finite or farther out than
-            `FARTHEST_PX`.
+        polygon: (K, 2) x and y of vertices, px (pixel j has its centre at j), K >= 3; the last is joined to the first,
+            and a part that is circled twice is outside
+        size: (height, width) of the image, px, which clips the polygon
+    Returns: (height, width) bool.
+    Raises: ValueError if there are less than three vertices, the shape is wrong, or one is beyond `FARTHEST_PX`.
     """
     import cv2
 
@@ -39,14 +30,14 @@ def polygon_pixels(polygon: ArrayLike, size: tuple[int, int]) -> np.ndarray:
 
 
 def points_inside(points: np.ndarray, polygon: ArrayLike) -> np.ndarray:
-    """(N,) bool, whether each point lies in a polygon or on its outline.
+    """Does each point lie in a polygon or on its outline?
 
+    Source: `cv2.pointPolygonTest`.
     Args:
-        points: N x 2 or more columns, x and y in pixels first.
-        polygon: as `polygon_pixels`.
-
-    Raises:
-        ValueError: as `polygon_pixels`.
+        points: (N, 2 or more) x and y, px, first
+        polygon: as in `polygon_pixels`
+    Returns: (N,) bool.
+    Raises: ValueError as `polygon_pixels`.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Structural similarity of density maps: SSIM, and the dilated multi-scale SSIM that networks are trained on."""
+"""Structural similarity of density maps: SSIM, and the dilated multi-scale SSIM that networks train on."""
 
 from __future__ import annotations
 
@@ -11,46 +11,34 @@ from torch import Tensor
 from torch.nn import functional
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-"""Gaussian window of SSIM in cells. P (Wang et al., TIP 2004)."""
+"""Gaussian window of SSIM, cells. P (Wang et al., TIP 2004)."""
 DILATED_WINDOW, DILATED_SIGMA = 5, 1.0
-"""Gaussian window of DMS-SSIM in cells. C (DSSINet)."""
+"""Gaussian window of DMS-SSIM, cells. C (DSSINet)."""
 DILATIONS = (1, 2, 3, 6, 9)
-"""Dilation of the window, level by level. C (DSSINet)."""
+"""Dilation of the window at each level. C (DSSINet)."""
 LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponent of each level. P (Wang et al., 2003), kept by DSSINet (C)."""
 LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01**2, 0.03**2
-"""C1 and C2 for maps scaled to a peak of 1. P; DSSINet scales to 255 and multiplies both by 255^2 (C), which is the
-same."""
+"""C1 and C2 for maps with a peak of 1. P; DSSINet scales maps to 255 and both constants by 255^2 (C)."""
 EMPTY_PEAK = 1 / (2 * math.pi * 4.0**2)
-"""Scale where the truth is empty, unless the caller says what a head's peak is: that of one drawn with a sigma of 4
-cells. ours."""
+"""Default scale of an empty truth: peak of a head drawn with a sigma of 4 cells. ours."""
 SMALLEST_LEVEL = 1e-6
-"""Floor of a level's similarity, which can be negative: a fractional power needs a positive base, and its slope a
-finite one. ours."""
+"""Floor of a level's similarity: a fractional power needs a positive base and a finite slope. ours."""
 
 
 def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = None) -> Any:
-    """Mean structural similarity of predicted to true density maps, or, with `peak` 1, of images in [0, 1], channel by
-    channel.
+    """Mean structural similarity of density maps, or, with `peak` 1, of images in [0, 1], channel by channel.
 
-    Source: Wang et al., TIP 2004, Eq. 13, Gaussian window 11 x 11 of sigma 1.5, population variances, only where the
-    window lies inside. Both maps are divided by the maximum of the true one, so its data range is 1; `EMPTY_PEAK`
-    stands in where that is 0. On a map smaller than the window, the window is the largest odd square that fits (ours).
-
+    Source: Wang et al., TIP 2004, Eq. 13: Gaussian window 11 x 11 of sigma 1.5, population variances, only where the
+    window fits in. Both maps are divided by the true map's maximum (`EMPTY_PEAK` if that is 0), so the data range is 1.
+    On a map smaller than the window, the window is the largest odd square that fits (ours).
     Args:
-        a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
-        b: true density, same shape.
-        inside: (h, w) bool, the places whose mean is taken, those that the window cannot lie round only where there are
-            no others (ours); None: all.
-        peak: what both maps are divided by in the place of that maximum, > 0: of images, whose white is the same
-            whatever they show.
-
-    Returns:
-        The mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
-
-    Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or none inside, or peak is
-            not positive.
+        a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
+        b: truth, shape and unit of `a`
+        inside: (h, w) bool, places to average; if possible only those where the window fits (ours). None: all
+        peak: divisor of both maps instead of the maximum, > 0; for images, whose white does not depend on their content
+    Returns: mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
+    Raises: ValueError if shapes differ, there are not 2 to 4 dimensions, no pixel or none inside, or peak <= 0.
     """
     prediction, truth = _stacked(a, b, peak=peak)
     if inside is not None and (inside.shape != truth.shape[-2:] or not inside.any()):
@@ -73,24 +61,16 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
     """Dilated multi-scale structural similarity: the product over levels of SSIM with an ever wider, dilated window.
 
     Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the
-    maximum of the true one, zeros around the map (C). Our readings: the maximum is each map's own, not the batch's; a
-    level below `SMALLEST_LEVEL` counts as that and passes no gradient; `empty_peak` scales where the truth is empty.
-    The loss of the paper is 1 minus this.
-
+    maximum of the true one, zeros around the map (C). The paper's loss is 1 minus this. Our readings: the maximum is
+    each map's own, not the batch's; a level below `SMALLEST_LEVEL` becomes that and passes no gradient.
     Args:
-        a: predicted density, (h, w), (N, h, w) or (N, C, h, w); NumPy or torch.
-        b: true density, same shape.
-        pool: whether both maps are averaged over 2 x 2 cells from level to level, as in the released code (C) but not
-            in the paper; an odd last row or column is left out, and maps that would become smaller than one pixel stay
-            as they are.
-        empty_peak: what a true map that holds nobody is scaled by, in units of the maps, > 0: the peak of one head.
-
-    Returns:
-        The mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
-
-    Raises:
-        ValueError: shapes differ, the number of dimensions is not 2 to 4, there is no pixel, or empty_peak is not
-            positive.
+        a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
+        b: truth, shape and unit of `a`, >= 0
+        pool: average both maps over 2 x 2 cells from level to level, as in the released code (C) but not in the paper.
+            An odd last row or column is dropped; maps of one pixel stay as they are
+        empty_peak: divisor where the truth is empty, unit of the maps, > 0: the peak of one head
+    Returns: mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
+    Raises: ValueError if shapes differ, there are not 2 to 4 dimensions, no pixel, or empty_peak is not positive.
     """
     prediction, truth = _stacked(a, b, empty_peak)
     weights = _gaussian(DILATED_WINDOW, DILATED_SIGMA)
@@ -104,7 +84,7 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
 
 
 def _stacked(a: Any, b: Any, empty_peak: float = EMPTY_PEAK, peak: float | None = None) -> tuple[Tensor, Tensor]:
-    """Both as (maps, h, w) floating tensors, each map divided by the peak of its truth, or by the one that is told."""
+    """Both as (maps, h, w) floating tensors, each map divided by the peak of its truth, or by `peak`."""
     prediction, truth = (torch.as_tensor(v if isinstance(v, Tensor) else np.asarray(v)) for v in (a, b))
     if prediction.shape != truth.shape or not 2 <= truth.ndim <= 4 or truth.numel() == 0:
         shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
@@ -132,14 +112,14 @@ def _gaussian(window: int, sigma: float) -> tuple[float, ...]:
 
 
 def _similarity(prediction: Tensor, truth: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
-    """The SSIM at every pixel, (maps, h, w), with zeros around the maps."""
-    # The two variances only ever appear as a sum, so four maps are smoothed, not five.
+    """SSIM at every pixel, (maps, h, w), with zeros around the maps."""
+    # The two variances appear only as a sum, so four maps are smoothed, not five.
     stack = torch.stack((prediction, truth, prediction * prediction + truth * truth, prediction * truth))
     mean_a, mean_b, squares, products = _Smooth.apply(stack, weights, dilation)
     mean_product = mean_a * mean_b
     mean_squares = mean_a * mean_a + mean_b * mean_b
     numerator = (2 * mean_product + LUMINANCE_CONSTANT) * (2 * (products - mean_product) + CONTRAST_CONSTANT)
-    # Of large values with hardly any variance only rounding is left, which can be negative.
+    # For large values with hardly any variance only rounding remains, which can be negative.
     variances = (squares - mean_squares).clamp_min(0)
     return numerator / ((mean_squares + LUMINANCE_CONSTANT) * (variances + CONTRAST_CONSTANT))
 

@@ -1,61 +1,49 @@
-"""Style of images: photographs shown with the colours and the coarse light of others, without a network."""
+"""Style transfer without a network: photographs take over the colours or the coarse light of others."""
 
 from __future__ import annotations
 
 import numpy as np
 
 BAND = 0.01
-"""Part of the shorter side within which low frequencies are exchanged. P (FDA: beta 0.01)."""
+"""Part of the shorter side, in frequencies, that is exchanged. P (FDA: beta 0.01)."""
 
 
 def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
-    """An image whose channels have the values of another's as often: exact specification by the cumulative
-    distributions.
+    """The image with the histogram of another one in each channel.
 
-    Source: Gonzalez and Woods, Digital Image Processing, Sec. 3.3 (histogram matching), channel by channel.
-
+    Source: Gonzalez and Woods, Digital Image Processing, Sec. 3.3 (histogram matching by cumulative distributions).
     Args:
-        image: (H, W, 3) uint8.
-        style: (h, w, 3) uint8, of any size.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ValueError: not two images of 8 bits in three channels.
+        image: (H, W, 3) uint8, 0 to 255
+        style: (h, w, 3) uint8, 0 to 255
+    Returns: (H, W, 3) uint8, 0 to 255.
+    Raises: ValueError if an array is not an 8-bit image of three channels.
     """
     _check(image, style)
     matched = np.empty_like(image)
     for channel in range(3):
         given, wanted = (np.bincount(part[..., channel].ravel(), minlength=256).cumsum() for part in (image, style))
-        # A value of rank r among the given ones becomes the value of that rank among the wanted ones.
+        # A value of rank r in the image becomes the style's value of that rank.
         table = np.searchsorted(wanted / wanted[-1], given / given[-1] - 1e-9)
         matched[..., channel] = table.clip(0, 255).astype(np.uint8)[image[..., channel]]
     return matched
 
 
 def swap_amplitude(image: np.ndarray, style: np.ndarray, band: float = BAND) -> np.ndarray:
-    """An image with the amplitudes of another's lowest frequencies, and its own phases: its coarse light, as the other
-    has it.
+    """The image with the low-frequency amplitudes of another one and its own phases: it takes over the coarse light.
 
     Source: Yang and Soatto, CVPR 2020 (FDA), Eq. 1 to 3.
-
     Args:
-        image: (H, W, 3) uint8.
-        style: (h, w, 3) uint8, resized to the image.
-        band: part of the shorter side, 0 to 0.5: frequencies up to floor(band * side) in both directions are exchanged.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ValueError: not two images of 8 bits in three channels, or a band outside 0..0.5.
+        image: (H, W, 3) uint8, 0 to 255
+        style: (h, w, 3) uint8, 0 to 255; resized to the image
+        band: part of the shorter side, 0 to 0.5; frequencies up to floor(band * side) in both directions are exchanged
+    Returns: (H, W, 3) uint8, 0 to 255.
+    Raises: ValueError if an array is not an 8-bit image of three channels, or band is outside 0..0.5.
     """
     import cv2
 
     _check(image, style)
     if not 0 <= band <= 0.5:
-        raise ValueError(f"band lies in 0..0.5, got {band}")
+        raise ValueError(f"band must lie in 0..0.5, got {band}")
     height, width = image.shape[:2]
     other = cv2.resize(style, (width, height), interpolation=cv2.INTER_AREA)
     spectrum, wanted = (np.fft.fft2(part.astype(np.float64), axes=(0, 1)) for part in (image, other))

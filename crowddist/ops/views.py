@@ -1,4 +1,4 @@
-"""Views: one image counted at several sizes, merged by how certain the networks are of each, place by place."""
+"""Views: one image counted at several sizes, merged place by place by the networks' certainty."""
 
 from __future__ import annotations
 
@@ -9,47 +9,36 @@ import numpy as np
 from crowddist.ops.nms import suppress_points
 
 NEIGHBOURHOOD_CELLS = 6.0
-"""Standard deviation of the Gaussian that a view's certainty is averaged over: as heads of a place are of one size
-(ours)."""
+"""Standard deviation of the Gaussian that averages a view's certainty: nearby heads have one size. ours."""
 SMALLEST_UNCERTAINTY = 1e-6
-"""Added to the relative uncertainty, so that views without any spread weigh alike (ours)."""
+"""Added to the relative uncertainty, so that views without spread weigh alike. ours."""
 EPSILON_PERSONS = 1e-4
-"""Added to the density of a neighbourhood before it is divided by (ours)."""
+"""Added to the density of a neighbourhood before dividing by it. ours."""
 
 
 def merge_views(
     densities: Sequence[np.ndarray], spreads: Sequence[np.ndarray], neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of several predictions of one image, each weighted by the inverse of its relative variance near
-    by.
+    """Mean and spread of several views of one image, each weighted by the inverse of its relative variance nearby.
 
-    Source: ours, after "the densities the network is most certain of" (CVPR 2022, stage 2): heads of a size that the
-    counter knows are those its ensemble agrees on, so of several sizes of an image the right one differs from place to
-    place. u_v = G(spread_v) / (G(density_v) + epsilon), G a Gaussian mean; w_v = u_v^-2 / sum over views of u^-2;
-    density = sum of w_v density_v; spread^2 = sum of w_v (spread_v^2 + density_v^2) - density^2, the law of total
-    variance: views that disagree make a place uncertain as members that disagree do.
-
+    Source: ours, after "the densities the network is most certain of" (CVPR 2022, stage 2): the ensemble agrees on
+    heads of a familiar size, so the best view differs from place to place. u_v = G(spread_v) / (G(density_v) +
+    epsilon), G a Gaussian mean; w_v = u_v^-2 / sum over views of u^-2; density = sum of w_v density_v; spread^2 = sum
+    of w_v (spread_v^2 + density_v^2) - density^2 (law of total variance): views that disagree add spread as members do.
     Args:
-        densities: V maps (h, w), persons per cell >= 0, moved to the cells of one grid.
-        spreads: V maps (h, w), standard deviation over the ensemble, persons per cell >= 0.
-        neighbourhood_cells: standard deviation of G, cells, > 0.
-
-    Returns:
-        density and spread, (h, w) float32 each. Where every view's spread is 0, all views weigh alike.
-
-    Raises:
-        ValueError: no view, shapes that differ, or neighbourhood_cells that is not positive.
+        densities: V maps (h, w), persons per cell, >= 0, on one grid of cells
+        spreads: V maps (h, w), persons per cell, >= 0; standard deviation over the ensemble
+        neighbourhood_cells: standard deviation of G, cells, > 0
+    Returns: density and spread, (h, w) float32, persons per cell, >= 0. Views weigh alike where no view has spread.
+    Raises: ValueError if there is no view, shapes differ, or neighbourhood_cells is not positive.
     """
-    from scipy.ndimage import gaussian_filter
-
-    if not len(densities) or len({np.shape(part)
-                                  for part in (*densities, *spreads)}) != 1 or len(densities) != len(spreads):
+    shapes = {np.shape(part) for part in (*densities, *spreads)}
+    if not len(densities) or len(densities) != len(spreads) or len(shapes) != 1:
         raise ValueError("densities and spreads must be equally many maps of one shape, at least one of each")
     if neighbourhood_cells <= 0:
         raise ValueError(f"neighbourhood_cells must be positive, got {neighbourhood_cells}")
     density, spread = (np.stack(part).astype(np.float64) for part in (densities, spreads))
-    near = [[gaussian_filter(one, neighbourhood_cells, mode="nearest") for one in part] for part in (density, spread)]
-    relative = np.stack(near[1]) / (np.stack(near[0]) + EPSILON_PERSONS)
+    relative = np.stack([relative_spread(*maps, neighbourhood_cells) for maps in zip(density, spread, strict=True)])
     certainty = (relative + SMALLEST_UNCERTAINTY) ** -2
     weight = certainty / certainty.sum(0)
     mean = (weight * density).sum(0)
@@ -57,21 +46,32 @@ def merge_views(
     return mean.astype(np.float32), np.sqrt(variance.clip(min=0)).astype(np.float32)
 
 
-def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:
-    """The heads of several views of one image, each as sure as the views are together.
+def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float) -> np.ndarray:
+    """The relative uncertainty of each cell's neighbourhood.
 
-    Source: weighted boxes fusion (Solovyev et al., 2021), which lowers the score of a box that some of the models did
-    not find; here with points, which stay where the surest view has them. A head's score is the mean over all views of
-    the surest detection within its size, 0 where a view has none.
-
+    Source: ours: G(spread) / (G(density) + epsilon), G a Gaussian mean.
     Args:
-        views: V arrays D x 4, x, y, size in px and score, moved to one image's pixels.
+        density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
+        neighbourhood_cells: standard deviation of G, cells, > 0
+    Returns: (h, w) float64, >= 0, without unit.
+    """
+    from scipy.ndimage import gaussian_filter
 
-    Returns:
-        M x 4 float32, likewise; no head lies within the size of a surer one.
+    near_density, near_spread = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
+                                 for part in (density, spread))
+    return near_spread / (near_density + EPSILON_PERSONS)
 
-    Raises:
-        ValueError: no view.
+
+def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:
+    """Merge the heads of several views of one image; scores are averaged over the views.
+
+    Source: weighted boxes fusion (Solovyev et al., 2021), which lowers the score of a box that some models missed; here
+    for points, which keep the place of the surest view. A head's score is the mean over views of the best detection
+    within its size, 0 where a view has none.
+    Args:
+        views: V arrays (D, 4) x, y and size, px of one image, and score, 0 to 1
+    Returns: (M, 4) float32 x, y and size, px, and score, 0 to 1, best first; none lies within the size of a surer one.
+    Raises: ValueError if there is no view.
     """
     from scipy.spatial import KDTree
 

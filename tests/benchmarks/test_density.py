@@ -1,4 +1,4 @@
-"""Density of a 1080p map and of a crop, against a loop over local windows and against one filter of the whole image a
+"""Density of a 1080p map, against a loop over local windows and against one filter of the whole image a
 head.
 """
 
@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from crowddist.ops.density import adaptive_sigma, density_crop, density_map
+from crowddist.ops.density import adaptive_sigma, density_map
 from tests.benchmarks.harness import compare
 
 SIZE = (1080, 1920)
@@ -92,20 +92,6 @@ def test_full_map_against_window_loop(num_heads, loop, agree):
     result = compare(lambda: loop(points, sigmas, SIZE), lambda: density_map(points, SIZE, sigmas), agree=agree)
     print(f"\ndensity 1080p, {num_heads} heads, {loop.__name__} / ours: {result}")
     assert result.ratio >= 2.5
-
-
-@pytest.mark.benchmark
-@pytest.mark.parametrize("num_heads", [500, 4000])
-def test_crop_against_window_loop_over_the_full_map(num_heads):
-    points = square(num_heads)
-    sigmas = csrnet_sigma(points)
-    window = (300, 640, 480, 640)
-    place = np.s_[300:780, 640:1280]
-    result = compare(lambda: cached_window_loop(points, sigmas, SIZE),
-                     lambda: density_crop(points, SIZE, sigmas, window),
-                     agree=lambda _, ours: (density_map(points, SIZE, sigmas)[place] == ours).all())
-    print(f"\ndensity crop 480x640, {num_heads} heads, cached_window_loop over 1080p / ours: {result}")
-    assert result.ratio >= 8
 
 
 @pytest.mark.benchmark

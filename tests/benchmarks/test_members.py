@@ -65,7 +65,7 @@ def _light() -> Counter:
     trunk = nn.Sequential(nn.Conv2d(encoder.channels, 128, 3, padding=1), nn.ReLU())
     rest = nn.Sequential(nn.Conv2d(128, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 1), nn.ReLU())
     counter = Counter(encoder=encoder, decoder=Decoder(trunk, rest, channels=128), masks=Masksembles(128, 8, 2.0, 0),
-                      num_members=8)
+                      dropout=None, num_members=8, orientation=None)
     return counter.to(memory_format=torch.channels_last).eval()
 
 

@@ -13,9 +13,9 @@ from crowddist.models.backbones.base import HeadWidth
 from crowddist.models.backbones.table import names_for
 from crowddist.models.config import CounterConfig, DecoderName
 from crowddist.models.counter import build_counter
-from crowddist.models.discriminator import PUBLISHED_WIDTHS, FeatureDiscriminator, build_discriminator
+from crowddist.models.discriminator import FeatureDiscriminator
 from crowddist.models.frozen import frozen_forward
-from crowddist.models.pyramid import build_pyramid_head
+from crowddist.models.pyramid import PyramidHead
 from crowddist.models.segmenter import build_segmenter, mask_cells
 
 
@@ -27,20 +27,20 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("heads", ["small", "published"])
 def test_masks_of_features_of_any_size(size: tuple[int, int], heads: HeadWidth) -> None:
     torch.manual_seed(0)
-    logits = build_pyramid_head(16, heads)(random(2, 16, *size))
+    logits = PyramidHead(16, heads)(random(2, 16, *size))
     assert logits.shape == (2, 1, *size) and logits.isfinite().all() and logits.abs().max() < 1, "undecided at first"
 
 
 def test_every_cell_sees_the_whole_image() -> None:
     torch.manual_seed(0)
-    head = build_pyramid_head(16, "small")
+    head = PyramidHead(16, "small")
     features = random(1, 16, 30, 30).requires_grad_()
     head(features)[0, 0, 0, 0].backward()
     assert features.grad is not None and (features.grad[0].abs().sum(0) > 0).all()
 
 
 def test_the_published_discriminator() -> None:
-    network = FeatureDiscriminator(512, PUBLISHED_WIDTHS)
+    network = FeatureDiscriminator(512, "published")
     convolutions = [layer for layer in network.layers if isinstance(layer, torch.nn.Conv2d)]
     assert ([layer.kernel_size for layer in convolutions] == [(4, 4)] * 4
             and [layer.stride for layer in convolutions] == [(2, 2)] * 4)
@@ -48,12 +48,12 @@ def test_the_published_discriminator() -> None:
     assert network(random(1, 512, 16, 16)).shape == (1, 1, 1, 1) and network.least_cells == 16
     with pytest.raises(ValueError, match="it needs 16 a side"):
         network(random(1, 512, 15, 40))
-    assert build_discriminator(8, "small")(random(1, 8, 8, 8)).shape == (1, 1, 1, 1)
+    assert FeatureDiscriminator(8, "small")(random(1, 8, 8, 8)).shape == (1, 1, 1, 1)
 
 
 def test_frozen_passes_move_inputs_alone() -> None:
     torch.manual_seed(0)
-    network = build_discriminator(4, "small")
+    network = FeatureDiscriminator(4, "small")
     features = random(1, 4, 8, 8).requires_grad_()
     output = frozen_forward(network, features)
     assert torch.equal(output, network(features))

@@ -1,4 +1,4 @@
-"""Density maps: mass, borders, tiny kernels, crops, and a loop over points as reference."""
+"""Density maps: mass, borders, tiny kernels, and a loop over points as reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from crowddist.ops.density import (
     SMALLEST_SIGMA_PX,
     TILE_PX,
     adaptive_sigma,
-    density_crop,
     density_map,
 )
 
@@ -85,21 +84,6 @@ def test_the_sum_is_the_number_of_heads_inside(data):
     assert density_map(points, (height, width), sigma).sum(dtype=np.float64) == pytest.approx(inside.sum(), rel=1e-4)
 
 
-@given(st.data())
-@settings(max_examples=60, deadline=None)
-def test_a_crop_is_the_slice_bit_for_bit(data):
-    height, width = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
-    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    window = (top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
-    generator = np.random.default_rng(data.draw(st.integers(0, 999)))
-    points = generator.uniform(0, [width, height], (data.draw(st.integers(0, 80)), 2))
-    sigmas = np.exp(generator.uniform(-2, 4, len(points)))
-    crop = density_crop(points, (height, width), sigmas, window)
-    assert crop.flags.c_contiguous
-    np.testing.assert_array_equal(crop, density_map(points, (height, width),
-                                                    sigmas)[top:top + window[2], left:left + window[3]])
-
-
 def test_a_flip_of_the_points_flips_the_map():
     points = np.random.default_rng(1).uniform(0, [89, 49], (40, 2))
     flipped = density_map(np.stack([89 - points[:, 0], points[:, 1]], axis=1), (50, 90), 3.0)
@@ -121,12 +105,6 @@ def test_a_flip_of_the_points_flips_the_map():
 def test_bad_input_is_refused(points, size, sigma):
     with pytest.raises(ValueError):
         density_map(points, size, sigma)
-
-
-@pytest.mark.parametrize("window", [(-1, 0, 2, 2), (0, 0, 0, 2), (4, 0, 2, 2), (0, 4, 2, 2)])
-def test_a_window_outside_the_frame_is_refused(window):
-    with pytest.raises(ValueError, match="window"):
-        density_crop([[1, 1]], (5, 5), 1.0, window)
 
 
 def test_adaptive_sigma_by_hand():

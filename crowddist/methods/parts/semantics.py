@@ -19,9 +19,9 @@ from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective
 from crowddist.methods.parts.training import Trained, mean_over_workers
 from crowddist.models.backbones.table import BACKBONES
-from crowddist.models.discriminator import build_discriminator
+from crowddist.models.discriminator import FeatureDiscriminator
 from crowddist.models.frozen import frozen_forward
-from crowddist.models.pyramid import build_pyramid_head
+from crowddist.models.pyramid import PyramidHead
 from crowddist.models.segmenter import Segmenter, build_segmenter, mask_cells
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Semantics(nn.Module):
             raise InputError(f"{config.method} aligns the features of one encoder: set counter.ensemble to "
                              "masksembles, dropout or none")
         heads, self.stride = BACKBONES[config.counter.backbone].heads, counter.encoder.stride
-        self.head = build_pyramid_head(counter.encoder.channels, heads)
-        self.discriminator = build_discriminator(counter.encoder.channels, heads)
+        self.head = PyramidHead(counter.encoder.channels, heads)
+        self.discriminator = FeatureDiscriminator(counter.encoder.channels, heads)
         self.segmenter = build_segmenter(config.counter) if self.settings.target_masks == "made" else None
         least = self.discriminator.least_cells * self.stride
         if config.stream.crop_size < least:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crowddist.methods.base import Method, Runtime, Stage
-from crowddist.models.backbones.encoder import first_pretrained_parameters, pretrained_parameters
+from crowddist.models.backbones.encoder import pretrained_parameters
 from crowddist.models.norm import frozen_norm
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class TrainingMethod(Method):
     def _optimizer(self, trained: Trained) -> torch.optim.AdamW:
         """Unfreezes all but the first pretrained layers; the other pretrained layers learn more slowly."""
         train = self.config.train
-        frozen = first_pretrained_parameters(self._networks, train.frozen_px)
+        frozen = pretrained_parameters(self._networks, train.frozen_px)
         pretrained = pretrained_parameters(self._networks) if train.pretrained_share < 1 else set()
         parameters = [parameter for parameter in trained.parameters if parameter not in frozen]
         for parameter in parameters:

@@ -1,5 +1,1 @@
-"""Backbones: what turns an image into features, one file a family and one row of `table.BACKBONES` each.
-
-Networks take from here by name, with their weights; nothing here knows what the features are for, beyond how many a
-network needs.
-"""
+"""Backbones turn an image into features: one file a family, one row of `table.BACKBONES` a backbone."""

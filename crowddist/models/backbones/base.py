@@ -1,6 +1,4 @@
-"""Backbone: what a network has to know of an encoder before it is built; imports no torch, so that options can be
-checked quickly.
-"""
+"""Backbone: the facts about an encoder that a network needs before it is built. Imports no torch, so it is fast."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Use = Literal["counter", "upsampling", "regressor", "detector", "localiser"]
-"""What features are for: `upsampling` is the counter with the decoder of ICASSP 2020, `counter` all others, and the
-segmenter."""
+"""What features are for. `upsampling`: the counter with a decoder of ICASSP 2020; `counter`: all others."""
 
 HeadWidth = Literal["small", "published"]
 
@@ -26,26 +23,25 @@ class Features:
     """The layers that one use takes of a backbone, in groups that run one after the other."""
 
     build: Callable[[], Sequence[nn.Module]]
-    """Builds the groups with random weights, from torch's own generator."""
+    """Builds the groups with random weights from torch's own generator."""
     strides: tuple[int, ...]
-    """Pixels of the image along a cell's side, behind each group."""
+    """Side of a cell after each group, px of the image."""
     channels: tuple[int, ...]
-    """Channels behind each group."""
+    """Channels after each group."""
     context_px: int = 256
-    """How far from a cell the image still matters to the network, px: tiles of a large image are seen with so much
-    around them. A multiple of 32."""
+    """Margin of image around each tile of a large image, px, a multiple of 32: content farther away does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Where ImageNet's weights of a backbone are to be had."""
+    """Where to get ImageNet weights of a backbone."""
 
     url: str
-    """Of the download; its last part is the file's name, with the first digits of its sha256 before the ending."""
+    """Download address; the file name ends with the first digits of the file's sha256."""
     package: str = ""
-    """The Python package that holds the same file, as pip calls it; empty: none does."""
+    """pip's name of the Python package with the same file; empty: there is none."""
     file: str = ""
-    """The file inside the package, relative to its folder."""
+    """The file's path inside the package's folder."""
 
     @property
     def digest(self) -> str:
@@ -59,20 +55,17 @@ class Backbone:
 
     name: str
     uses: Mapping[Use, Features]
-    """What each use takes; a use that is missing cannot be had with this backbone."""
+    """The layers of each use; a missing use is not available with this backbone."""
     heads: HeadWidth = "small"
-    """How wide decoders and heads behind it are: small for a CPU, or as the papers' authors have them behind VGG and
-    ResNet."""
+    """Width of decoders and heads: small for a CPU, or as published behind VGG and ResNet."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Of the input, red, green and blue in 0..1, that its weights were trained with."""
+    """Mean of red, green and blue, 0 to 1, of the images that the weights were trained with."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Likewise the standard deviation."""
+    """Their standard deviation, 0 to 1."""
     weights: Pretrained | None = None
-    """None: there are none, it learns from scratch."""
+    """None: it trains from scratch."""
     keeps_statistics: bool = False
-    """Whether batch norms keep the statistics that came with the weights, in training too. From A to B (ShanghaiTech,
-    600 steps, seed 0) a counter that normalised by its batches of 8 crops erred by 33.0 persons, one that kept
-    ImageNet's statistics by 28.3."""
+    """Batch norms keep the weights' statistics, in training too. From A to B (ShanghaiTech, 600 steps, seed 0) a
+    counter's error was 33.0 persons with statistics of its batches of 8 crops, 28.3 with ImageNet's."""
     file_names: Callable[[str], tuple[str, ...]] = lambda name: (name,)
-    """Name of a parameter within its group -> what files call it, in each naming that is known, always in the same
-    order."""
+    """Name of a parameter in its group -> its name in weight files, for each known naming in a fixed order."""

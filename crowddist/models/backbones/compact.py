@@ -1,8 +1,8 @@
-"""The compact networks: small, without pretrained weights, for tests and as what pretrained ones are compared with
-(ours).
-"""
+"""The compact networks (ours): small, without pretrained weights, for tests and as a baseline of pretrained ones."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +30,7 @@ def counter_levels() -> list[nn.Module]:
 
 
 def detector_levels() -> list[nn.Module]:
-    """Three groups of two convolutions, of strides 4, 8 and 16, the last dilated."""
+    """Three groups of two convolutions, of strides 4, 8 and 16; the last one is dilated."""
     first, second, third = DETECTOR_WIDTHS
     stem = [*norm_conv(3, DETECTOR_STEM, 5, stride=2), *norm_conv(DETECTOR_STEM, DETECTOR_STEM, 3), nn.MaxPool2d(2)]
     return [
@@ -41,26 +41,20 @@ def detector_levels() -> list[nn.Module]:
 
 
 def regressor_levels() -> list[nn.Module]:
-    """Four blocks of strides 2, 4, 8 and 16, which are also told the size of the image that their features come
-    from.
-    """
-    channels = (3, *REGRESSOR_WIDTHS)
-    return [SizedBlock(channels[level], channels[level + 1], num_sizes=3, stem=level == 0)
-            for level in range(len(REGRESSOR_WIDTHS))]
+    """Four blocks of strides 2, 4, 8 and 16, with a normalisation for each size of the image."""
+    return [SizedBlock(before, width, num_sizes=3, stem=level == 0)
+            for level, (before, width) in enumerate(pairwise((3, *REGRESSOR_WIDTHS)))]
 
 
 def localiser_levels() -> list[nn.Module]:
-    """Four blocks of two convolutions, of a density map, from its own cells to cells eight times as large; the network
-    pools between them.
-    """
-    channels = (1, *LOCALISER_WIDTHS)
-    return [plain_block(channels[level], channels[level + 1]) for level in range(len(LOCALISER_WIDTHS))]
+    """Four blocks of two convolutions for a density map; the network pools between them."""
+    return [plain_block(before, width) for before, width in pairwise((1, *LOCALISER_WIDTHS))]
 
 
 class SizedBlock(nn.Module):
-    """Two 3x3 convolutions to train from scratch; each size of the image has a normalisation of its own.
+    """Two 3x3 convolutions, with a normalisation of its own for each size of the image.
 
-    What is sharp at twice the size is soft at once, so the statistics of one size tell nothing of another's.
+    An image enlarged to twice its size is blurred, so statistics of one size do not fit another.
     """
 
     def __init__(self, in_channels: int, channels: int, *, num_sizes: int, stem: bool) -> None:
@@ -73,22 +67,21 @@ class SizedBlock(nn.Module):
                                     for _ in range(2)])
 
     def forward(self, features: Tensor, size: int) -> Tensor:
-        """(N, C, h, w) features of an image and the index of its size -> features that nothing has activated yet."""
+        """(N, C, h, w) features and the index of the image's size -> (N, channels, h', w'), not activated."""
         first, second = self.norms
         hidden = functional.relu(first[size](self.first(self.pool(features))))  # type: ignore[index]
         return second[size](self.second(hidden))  # type: ignore[index]
 
 
 def norm_conv(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size, but for its stride, with batch normalisation and ReLU."""
+    """A convolution with batch normalisation and ReLU; it keeps the size at stride 1."""
     padding = dilation * (kernel // 2)
-    convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=padding, dilation=dilation,
-                            bias=False)
+    convolution = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, bias=False)
     return [convolution, SyncBatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
 def plain_block(in_channels: int, channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions with ReLU and without normalisation."""
+    """Two 3x3 convolutions with ReLU, without normalisation."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True),
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True),

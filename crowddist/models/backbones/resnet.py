@@ -15,8 +15,7 @@ Depth = Literal[50, 101]
 def counter_levels(depth: Depth) -> list[nn.Module]:
     """One group of stride 8: up to the third layer, which keeps its stride.
 
-    Source: the released SFCN (C-3-Framework), which sets the stride of `layer3` to 1 and leaves its convolutions
-    undilated.
+    Source: the released SFCN (C-3-Framework), which sets the stride of `layer3` to 1 without dilating its convolutions.
     """
     network = _network(depth)
     block = network.layer3[0]
@@ -25,7 +24,7 @@ def counter_levels(depth: Depth) -> list[nn.Module]:
 
 
 def detector_levels(depth: Depth) -> list[nn.Module]:
-    """Stages 3, 4 and 5, of strides 8, 16 and 16: stage 5 is dilated by 2 without a stride (C, of CSP)."""
+    """Stages 3, 4 and 5, of strides 8, 16 and 16: stage 5 is dilated by 2 instead of strided (C, of CSP)."""
     network = _network(depth, replace_stride_with_dilation=[False, False, True])
     stem = _named(network, "conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
     return [stem, _named(network, "layer3"), _named(network, "layer4")]

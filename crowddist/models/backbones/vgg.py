@@ -1,11 +1,8 @@
-"""VGG-16: the encoder of the papers, in groups that end before a pooling; layers are numbered as in torchvision's
-`features`.
-"""
+"""VGG-16, the papers' encoder, in groups that end before a pooling; layers have torchvision's numbers."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from torch import nn
 
@@ -18,7 +15,7 @@ WIDTHS = (64, 128, 256, 512)
 STRIDE_8_LAYERS = 13
 """C: entries of torchvision's table up to conv4_3: ten convolutions and three poolings."""
 STRIDE_16_LAYERS = 17
-"""C: likewise up to conv5_3: thirteen convolutions and four poolings."""
+"""C: entries up to conv5_3: thirteen convolutions and four poolings."""
 
 
 def counter_levels(*, batch_norm: bool) -> list[nn.Module]:
@@ -35,9 +32,7 @@ def upsampling_levels() -> list[nn.Module]:
 
 
 def regressor_levels() -> list[nn.Module]:
-    """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated
-    yet.
-    """
+    """The four blocks of strides 1 to 8 for images of several sizes; the last convolution of each is not activated."""
     blocks: list[nn.Module] = []
     for group in _convolutions():
         layers: list[tuple[str, nn.Module]] = [("pool", nn.MaxPool2d(2))] if blocks else []
@@ -49,10 +44,14 @@ def regressor_levels() -> list[nn.Module]:
 
 
 def localiser_levels() -> list[nn.Module]:
-    """The four blocks for a density map, without their poolings: the first convolution has one channel."""
-    groups: list[list[tuple[str, nn.Module]]] = [list(group) for group in _convolutions()]
-    groups[0][0] = ("0", _one_channel())
-    return [nn.Sequential(OrderedDict(_activated(group))) for group in groups]
+    """The four blocks for a density map of one channel, without their poolings."""
+    groups = _convolutions()
+    one_channel = nn.Conv2d(1, WIDTHS[0], 3, padding=1)
+    init_kaiming(one_channel)
+    groups[0][0] = ("0", one_channel)
+    return [nn.Sequential(OrderedDict(layer for name, convolution in group for layer in
+                                      ((name, convolution), (f"activation{name}", nn.ReLU(inplace=True)))))
+            for group in groups]
 
 
 def _features(num_layers: int, *, batch_norm: bool = False) -> nn.Sequential:
@@ -64,7 +63,7 @@ def _features(num_layers: int, *, batch_norm: bool = False) -> nn.Sequential:
 
 
 def _convolutions() -> list[list[tuple[str, nn.Conv2d]]]:
-    """Number and convolution, of each of the first four blocks."""
+    """Numbers and convolutions of each of the first four blocks."""
     groups: list[list[tuple[str, nn.Conv2d]]] = [[]]
     for name, layer in _features(STRIDE_8_LAYERS).named_children():
         if isinstance(layer, nn.MaxPool2d):
@@ -72,14 +71,3 @@ def _convolutions() -> list[list[tuple[str, nn.Conv2d]]]:
         elif isinstance(layer, nn.Conv2d):
             groups[-1].append((name, layer))
     return groups
-
-
-def _activated(convolutions: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
-    return [(name, layer) for number, convolution in convolutions
-            for name, layer in ((number, convolution), (f"activation{number}", nn.ReLU(inplace=True)))]
-
-
-def _one_channel() -> nn.Conv2d:
-    layer = nn.Conv2d(1, WIDTHS[0], 3, padding=1)
-    init_kaiming(layer)
-    return layer

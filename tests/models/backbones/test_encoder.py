@@ -11,7 +11,6 @@ from crowddist.models.backbones.base import Backbone, Use
 from crowddist.models.backbones.encoder import (
     Encoder,
     FeaturePyramid,
-    first_pretrained_parameters,
     pretrained_parameters,
 )
 from crowddist.models.backbones.table import BACKBONES, names_for
@@ -134,10 +133,9 @@ def test_the_first_layers_are_told_by_the_stride_of_their_features(stride_px: in
     kept = _encoder("efficientnet_lite0", pretrained=True)
     layers = dict(child for level in kept.levels for child in level.named_children())
     first = nn.ModuleList([layers[name] for name in ("stem", *(f"block{number}" for number in range(16)))[: last + 1]])
-    assert first_pretrained_parameters(nn.ModuleList([kept]), stride_px) == set(first.parameters())
-    assert first_pretrained_parameters(_encoder("efficientnet_lite0"),
-                                       stride_px) == set(), "without weights there is nothing to keep"
-    assert first_pretrained_parameters(_encoder("vgg16", pretrained=True), stride_px) == set()
+    assert pretrained_parameters(nn.ModuleList([kept]), stride_px) == set(first.parameters())
+    assert pretrained_parameters(_encoder("efficientnet_lite0"), stride_px) == set(), "nothing to keep"
+    assert pretrained_parameters(_encoder("vgg16", pretrained=True), stride_px) == set()
 
 
 def test_a_checkpoint_of_version_0_1_still_fills_the_compact_encoder() -> None:
