@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,6 +15,7 @@ from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
+from crowddist.process.progress_bar import Progress, watched
 from crowddist.process.safe_text import is_secret_name
 
 Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
@@ -116,7 +117,7 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     from crowddist.data.convert.formats import FORMATS
 
     def watch(items: Sequence[Entry]) -> Iterable[Entry]:
-        return _counted(items, f"{role}: converted", say)
+        return watched(items, f"images of the {role} converted", say=say)
 
     num_workers = os.cpu_count() or 1
     if spec.format == "renderer":
@@ -149,22 +150,7 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
     size = (spec.height_px, spec.height_px * 16 // 9)
     config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
     say(f"rendering {spec.num_images} images, look {spec.look}")
-    tenth = max(spec.num_images // 4, 1)
-    reached = [0]
-
-    def progress(done: int, total: int) -> None:
-        if done // tenth > reached[0]:
-            reached[0] = done // tenth
-            say(f"rendered {done}/{total}")
-
-    write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=progress)
+    progress = Progress(spec.num_images, "images rendered", say)
+    write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=lambda done, total: progress.show(done))
+    progress.close()
     return folder
-
-
-def _counted(items: Sequence[Entry], what: str, say: Callable[[str], None]) -> Iterator[Entry]:
-    """The items, saying how far they are now and then."""
-    every = max(len(items) // 4, 500)
-    for index, item in enumerate(items):
-        if index and index % every == 0:
-            say(f"{what} {index}/{len(items)}")
-        yield item

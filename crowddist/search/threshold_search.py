@@ -14,6 +14,7 @@ from crowddist import storage
 from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shards import ShardReader
 from crowddist.methods.thresholds import lowest_thresholds, search_space
+from crowddist.reports.text_table import text_table
 from crowddist.search.confidence_sweep import sweep_confidence
 from crowddist.search.trial_values import Listed, Plan, tried
 from crowddist.search.trials import Search, looked_at
@@ -217,10 +218,8 @@ def trial_table(trials: Sequence[dict[str, float]], *, most: int = 12) -> str:
     if own not in shown:
         shown.append(own)
     names = list(own)
-    headings = [name.rpartition(".")[2].replace("_", " ") for name in names]
-    lines = ["  ".join(headings)]
+    lines = [[*(name.rpartition(".")[2].replace("_", " ") for name in names), ""]]
     for trial in shown:
-        cells = [f"{trial[name]:.3f}".rjust(len(heading)) for heading, name in zip(headings, names, strict=True)]
-        marks = ("  <- best" if trial is best else "") + ("  <- as configured" if trial is own else "")
-        lines.append("  ".join(cells) + marks)
-    return "\n".join(lines)
+        marks = [mark for mark, other in (("<- best", best), ("<- as configured", own)) if trial is other]
+        lines.append([*(f"{trial[name]:.3f}" for name in names), "  ".join(marks)])
+    return text_table(lines, align=">" * len(names) + "<")

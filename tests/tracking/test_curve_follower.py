@@ -14,6 +14,7 @@ import pytest
 
 from crowddist import storage
 from crowddist.methods.base import Stage, Stream
+from crowddist.process import progress_bar
 from crowddist.run.engine import StageData, read_curve
 from crowddist.tracking import curve_follower
 from crowddist.tracking.curve_follower import following
@@ -34,7 +35,7 @@ class Noted(NullTracker):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve_follower, "POLL_S", 0.01)
-    monkeypatch.setattr(curve_follower, "LINE_EVERY_S", -1.0)
+    monkeypatch.setattr(progress_bar, "LINE_EVERY_S", -1.0)
 
 
 def stage(folder: Path, name: str = "source", num_round: int = 0, steps: int = 40) -> StageData:
@@ -73,9 +74,9 @@ def test_points_are_told_once_and_in_order_while_they_come(tmp_path: Path) -> No
         (20, 1, {"train/loss": 0.125, "train/seconds_per_step": 0.5}),
     ]
     assert lines == [
-        "source: step 20/40, loss 0.5, 0.50 s a step, 10 s left",
-        "source: step 40/40, loss 0.25, 0.50 s a step, 0 s left",
-        "orientation: step 20/20, loss 0.125, 0.50 s a step, 0 s left",
+        "source: 20 of 40 steps, loss 0.5, 0.50 s a step, 10 s left",
+        "source: 40 of 40 steps, loss 0.25, 0.50 s a step, 0 s left",
+        "orientation: 20 of 20 steps, loss 0.125, 0.50 s a step, 0 s left",
     ]
 
 
@@ -96,7 +97,7 @@ def test_a_failure_is_told_once_and_the_rest_goes_on(tmp_path: Path) -> None:
         until(lambda: any("cannot be followed" in line for line in lines))
         write(first, 20, 0.5)
         write(second, 10, 0.25)
-        until(lambda: tracker.told and any("step 20/40" in line for line in lines))
+        until(lambda: tracker.told and any("20 of 40 steps" in line for line in lines))
     complaints = [line for line in lines if "cannot be followed" in line]
     assert len(complaints) == 1 and "train/loss is nan" in complaints[0] and "\n" not in complaints[0]
     assert [(step, number) for step, number, _ in tracker.told] == [(10, 1)]
