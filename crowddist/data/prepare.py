@@ -74,6 +74,13 @@ def prepare(
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
     manifest = verify(url)
+    require_labels(url, manifest, role, masks=masks)
+    say(f"{role}: {manifest.name}, {manifest.num_samples} images")
+    return Prepared(url=url, manifest=manifest)
+
+
+def require_labels(url: str, manifest: Manifest, role: Role, *, masks: bool) -> None:
+    """Raises InputError if a data set lacks the labels, masks or boxes that its role needs."""
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     if masks and "mask.png" not in ShardReader(url).read(0)[1]:
@@ -81,8 +88,6 @@ def prepare(
                          "renderer and CrowdHuman have some")
     if role == "boxes" and not masks and "boxes.npy" not in ShardReader(url).read(0)[1]:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
-    say(f"{role}: {manifest.name}, {manifest.num_samples} images")
-    return Prepared(url=url, manifest=manifest)
 
 
 def expand(spec: DataSpec) -> DataSpec:

@@ -14,16 +14,9 @@ from crowddist.reports.text_table import text_table
 from crowddist.storage.run_folder import IMAGES, RESULT
 
 PAIRS = {
-    "renderer_to_sha": "GCC->SHA",
-    "gcc_to_sha": "GCC->SHA",
-    "icassp2020_gcc_to_sha": "GCC->SHA",
-    "renderer_to_shb": "GCC->SHB",
-    "gcc_to_shb": "GCC->SHB",
-    "icassp2020_gcc_to_shb": "GCC->SHB",
-    "sha_to_shb": "A->B",
-    "mm2020_sha_to_shb": "A->B",
-    "shb_to_sha": "B->A",
-    "mm2020_shb_to_sha": "B->A",
+    "renderer_to_sha": "GCC->SHA", "gcc_to_sha": "GCC->SHA", "icassp2020_gcc_to_sha": "GCC->SHA",
+    "renderer_to_shb": "GCC->SHB", "gcc_to_shb": "GCC->SHB", "icassp2020_gcc_to_shb": "GCC->SHB",
+    "sha_to_shb": "A->B", "mm2020_sha_to_shb": "A->B", "shb_to_sha": "B->A", "mm2020_shb_to_sha": "B->A",
 }
 """Recipe -> the nearest published pair of data sets."""
 HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper",
@@ -107,11 +100,7 @@ def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
     paper = published(result["recipe"], result["method"])
     adapts = len(result["rounds"]) > 1
     return (
-        result["run"],
-        result["recipe"],
-        result["method"],
-        str(result["seed"]),
-        f"{last['target/num_images']:.0f}",
+        result["run"], result["recipe"], result["method"], str(result["seed"]), f"{last['target/num_images']:.0f}",
         f"{first[f'{alone}mae']:.1f} / {first[f'{alone}rmse']:.1f}" if adapts else "-",
         f"{last['target/mae']:.1f} / {last['target/rmse']:.1f}",
         (change(first[f"{alone}mae"], last["target/mae"]) if adapts else "") or "-",

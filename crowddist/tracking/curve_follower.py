@@ -75,4 +75,5 @@ class _Follower:
         name, steps, step_s = data.stage.name, data.stage.steps, point["seconds_per_step"]
         if name not in self.bars:
             self.bars[name] = Progress(steps, "steps", self.say, title=name)
-        self.bars[name].show(step, f"loss {point['loss']:.4g}, {step_s:.2f} s a step, {(steps - step) * step_s:.0f} s left")
+        facts = f"loss {point['loss']:.4g}, {step_s:.2f} s a step, {(steps - step) * step_s:.0f} s left"
+        self.bars[name].show(step, facts)

@@ -1,4 +1,4 @@
-"""A journal beside the run: keeps entries for MLflow while its server does not answer, and delivers them later in order."""
+"""A journal beside the run: keeps entries for MLflow while its server does not answer, and delivers them in order."""
 
 from __future__ import annotations
 

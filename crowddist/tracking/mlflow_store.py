@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from crowddist import serving, storage
+from crowddist.config import flat
 from crowddist.errors import InputError
 from crowddist.process.safe_text import holds_secret, redacted
 
@@ -136,23 +137,19 @@ class Store:
         if NOTE not in self.client.get_run(run_id).data.tags:
             self.client.set_tag(run_id, NOTE, text)
 
-    def running(self, host: str) -> Iterator[Run]:
-        """The experiment's runs with status RUNNING and this tag `host`."""
-        token: str | None = None
+    def running(self, host: str) -> Sequence[Run]:
+        """The experiment's runs (at most 1,000) with status RUNNING and this tag `host`."""
         condition = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
-        while True:
-            page = self.client.search_runs([self._experiment_id], condition, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return self.client.search_runs([self._experiment_id], condition)
 
     def log_params(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Nested settings as flat parameters; existing ones stay, as MLflow does not allow changes."""
         from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
-        params = [Param(key, value) for key, value in _flatten(config).items() if key not in known]
+        texts = {re.sub(r"[^\w\-. /:]", "_", name): value if isinstance(value, str) else json.dumps(value, default=str)
+                 for name, value in flat(config).items()}  # MLflow allows only these characters
+        params = [Param(name, text) for name, text in texts.items() if name not in known]
         for start in range(0, len(params), _MAX_PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=params[start : start + _MAX_PARAMS_PER_BATCH])
 
@@ -264,7 +261,9 @@ def _connect(uri: str) -> MlflowClient:
         if database is None:
             return MlflowClient(uri)
         # MLflow itself retries a file that is no database for minutes.
-        _require_database(database)
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
         # Two processes that create the tables of one file at the same time break each other.
         with FileLock(f"{database}.lock"):
             return MlflowClient(uri)
@@ -349,12 +348,6 @@ def _sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix("sqlite:///"))).absolute() if uri.startswith("sqlite:///") else None
 
 
-def _require_database(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("PRAGMA schema_version").fetchone()
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -378,15 +371,3 @@ def cell(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """`{"a": {"b": 1}}` becomes `{"a.b": "1"}`."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        name = prefix + re.sub(r"[^\w\-. /:]", "_", str(key))  # MLflow allows only these characters
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{name}.")
-        else:
-            flat[name] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return flat

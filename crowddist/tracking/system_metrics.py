@@ -51,7 +51,9 @@ class SystemMetrics:
 
     def _run(self) -> None:
         try:
-            interval_s, monitors = _interval_s(), _monitors()
+            from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
+
+            interval_s, monitors = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S, _monitors()
         except Exception as error:
             self._complain(error)
             return
@@ -67,12 +69,6 @@ class SystemMetrics:
         if not self._complained:
             self._complained = True
             self.say(f"system metrics are missing: {type(error).__name__}: {one_line(error)}")
-
-
-def _interval_s() -> float:
-    from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
-
-    return MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S
 
 
 def _point(monitors: Sequence[BaseMetricsMonitor]) -> dict[str, float]:

@@ -210,8 +210,7 @@ class MlflowTracker(Tracker):
         for number, run_id in self._state["rounds"].items():
             found = self._store.find(run_id)
             if found is not None and found.info.status == "RUNNING":
-                self._store.client.set_terminated(run_id,
-                                                  "FINISHED" if int(number) in self._state["done"] else status)
+                self._store.client.set_terminated(run_id, "FINISHED" if int(number) in self._state["done"] else status)
         if self._state["parent"]:
             self._store.client.set_terminated(self._state["parent"], status)
         self.leave()
@@ -308,7 +307,7 @@ class MlflowTracker(Tracker):
     def _end_dead_runs(self) -> None:
         """Ends this experiment's runs whose process on this host died without ending them."""
         own = {self._state["parent"], *self._state["rounds"].values()}
-        for found in list(self._store.running(self._process["host"])):
+        for found in self._store.running(self._process["host"]):
             pid, started = found.data.tags.get("pid", ""), found.data.tags.get("pid_started", "")
             if found.info.run_id not in own and pid.isdigit() and not host.is_alive(int(pid), started):
                 self._store.client.set_terminated(found.info.run_id, "KILLED")
@@ -323,5 +322,4 @@ class MlflowTracker(Tracker):
 def _require_finite(values: Mapping[str, float], where: str) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out undefined "
-                             "metrics")
+            raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out others")

@@ -155,7 +155,7 @@ def test_5_storage_that_cannot_be_written(tiny_config: RunConfig, tmp_path: Path
     if Path("/sys/kernel").is_dir():
         line = the_failure(replace(tiny_config, storage="/sys/kernel/runs"))
         assert (line.startswith("storage here FAILED ")
-                and line.endswith("a place that this user may write to, or give another --storage"))
+                and line.endswith("a place where this user may write and remove files, or give another --storage"))
 
 
 def test_6_no_weights_file(tiny_config: RunConfig, tmp_path: Path) -> None:
