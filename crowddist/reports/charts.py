@@ -44,31 +44,24 @@ def rounds_chart(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """The mean absolute error by round, with its value at each point and round 0 (no adaptation) as a dashed line.
 
     Args:
-        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the
-            error is left out.
+        rows: as in result.json; those without the error are left out.
 
     Returns RGB uint8. Raises ValueError if no row has the error.
     """
-    known = [(row["round"], float(row["target/mae"])) for row in rows if row.get("target/mae") is not None]
-    if not known:
+    errors = {row["round"]: float(row["target/mae"]) for row in rows if row.get("target/mae") is not None}
+    if not errors:
         raise ValueError("no round has the metric target/mae")
     figure, axes = _chart("Error by round", "round", "mean absolute error (people)")
-    rounds = sorted(entry for entry in known if isinstance(entry[0], int))
-    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2,
-              color="#1f5fa8")
-    for number, value in rounds:
+    axes.plot(list(errors), list(errors.values()), marker="o", markersize=8, linewidth=2.2, color="#1f5fa8")
+    for number, value in errors.items():
         axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center",
                       fontsize=12)
         if number == 0:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
     titles = {row["round"]: row.get("title", "no adaptation" if row["round"] == 0 else "") for row in rows}
-    axes.set_xticks([number for number, _ in rounds], [f"{number}\n{titles[number]}" for number, _ in rounds])
+    axes.set_xticks(list(errors), [f"{number}\n{titles[number]}" for number in errors])
     axes.margins(x=0.12)
-    for word, value in (entry for entry in known if not isinstance(entry[0], int)):
-        axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
-        axes.annotate(f"{word}: {value:.1f}", (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                      fontsize=12, color="#2a8f4d")
-    axes.set_ylim(0, 1.18 * max(value for _, value in known) or 1.0)
+    axes.set_ylim(0, 1.18 * max(errors.values()) or 1.0)
     return _rendered(figure)
 
 

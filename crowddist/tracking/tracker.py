@@ -26,7 +26,8 @@ Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
-    """Receives everything that the pipeline reports about a run. This base class writes nothing and rejects bad values.
+    """Receives everything that the pipeline reports about a run. This base class writes nothing. All trackers raise
+    ValueError for a metric that is NaN or infinite and for a picture of the wrong shape or type.
 
     Only the driver calls it, inside `with tracked_run(...)`. One adaptation is a parent run; each round is a child run,
     created when first named. After a restart everything may be reported again: nothing is duplicated or lost.
@@ -37,21 +38,15 @@ class Tracker:
         """Opens the adaptation's run, or resumes the one named in `state_url` (a JSON object on storage)."""
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
-        """Points of learning curves of a round, or (None) of the whole adaptation. A step that a metric has already
-        keeps its value. Raises ValueError for NaN or infinity.
-        """
+        """Points of a round's or (None) the adaptation's curves. A metric keeps its first value at a step."""
         _require_finite(values, f"step {step}, round {round}")
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
-        """Final metrics of a round, with the same names in every round: on the round's run, and on the parent with
-        step = round. Raises ValueError for NaN or infinity.
-        """
+        """A round's final metrics, the same in all rounds: on the round's run, and on the parent with step = round."""
         _require_finite(values, f"round {round}")
 
     def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """All trials of a round's search, each as a child of the round's run. Names with a dot become parameters, the
-        others metrics. Raises ValueError for NaN or infinity.
-        """
+        """All trials of a round's search as children of its run. Names with a dot are parameters, others metrics."""
         for number, row in enumerate(rows):
             _require_finite(row, f"round {round}, trial {number}")
 
@@ -59,7 +54,7 @@ class Tracker:
         """Describes a run in markdown, unless it has a description, and adds parameters for comparisons."""
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
-        """One of the few pictures that every round has under the same `name`: (H, W, 3) uint8 RGB, else ValueError."""
+        """One of the few pictures that every round has under the same `name`: (H, W, 3) uint8 RGB."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"picture {name} must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
 

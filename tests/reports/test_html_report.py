@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file, made from what lies on storage."""
+"""The report of a run: one HTML file, made from files on storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from crowddist.tracking.tracker import NullTracker
 
 
 class Reader(HTMLParser):
-    """Texts, tables, pictures, and whatever the page would load from elsewhere."""
+    """Collects texts, headings, embedded pictures, and addresses that the page would load from elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()

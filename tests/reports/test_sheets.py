@@ -162,9 +162,8 @@ def test_charts():
     assert (curves({**lines, "source": lines["source"][:9]}, title="Curves", label="loss") != picture).any()
     with pytest.raises(ValueError, match="no curve to draw"):
         curves({"later": []}, title="Curves", label="loss")
-    chart = rounds_chart(ROWS)
-    assert chart.shape == (648, 1152, 3) and (chart != rounds_chart(ROWS[:2])).any()
-    assert rounds_chart(ROWS[2:]).shape == chart.shape
+    chart = rounds_chart(ROWS[:2])
+    assert chart.shape == (648, 1152, 3) and (chart != rounds_chart(ROWS[:1])).any()
     with pytest.raises(ValueError, match="no round has the metric target/mae"):
         rounds_chart([{"round": 0, "target/map": 0.5}])
 

@@ -1,6 +1,4 @@
-"""Progress: what workers write is shown and tracked as it comes, and its failure stops neither training nor the
-rest.
-"""
+"""Progress: new points of the curves are shown and tracked; an error stops neither the training nor other stages."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from crowddist.tracking.tracker import NullTracker
 
 
 class Noted(NullTracker):
-    """The null tracker with a memory: it refuses what is not finite, as every tracker does."""
+    """A null tracker that remembers its metrics."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int | None, dict[str, float]]] = []
@@ -89,7 +87,7 @@ def test_the_last_points_are_not_missed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_failure_is_told_once_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """A point that no tracker takes: its stage is still shown, and the next stage tracked."""
+    """After a point that the tracker rejects, its stage is still shown and the next stage tracked."""
     first, second = stage(tmp_path), stage(tmp_path, "orientation", 1)
     tracker, lines = Noted(), []
     with following([first, second], tracker, lines.append):

@@ -1,4 +1,4 @@
-"""A real MLflow server that goes away for a while: the run goes on, and everything arrives later, in order, once."""
+"""A real MLflow server that is down for a while: the run goes on, and all entries arrive later, in order, once."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def picture(shade: int) -> np.ndarray:
 
 
 def held(server: Server) -> dict[str, Any]:
-    """What the server has: the loss's points in the order they came, the rounds' figures, and how often each."""
+    """The server's content: the points of the loss in order of arrival, the rounds' errors, pictures and files."""
     from mlflow import MlflowClient
 
     client = MlflowClient(server.uri)

@@ -1,4 +1,4 @@
-"""What the machine does is tracked beside a run, and never in its way."""
+"""The machine's load is tracked during a run, and never disturbs it."""
 
 from __future__ import annotations
 
