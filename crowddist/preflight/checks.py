@@ -55,10 +55,8 @@ Nodes = Callable[[Expected], list[Row]]
 
 
 def check(config: RunConfig, nodes: Nodes | None, *, say: Callable[[str], None] = print) -> bool:
-    """Checks everything that a run needs, here and on all nodes, and prints one table. Returns True without failures.
-
-    Args:
-        nodes: checks a cluster's nodes; None without Ray.
+    """Checks everything that a run needs, here and on all nodes (`nodes` is None without Ray), and prints one table.
+    Returns True without failures.
     """
     with hasty(), _probe(config) as (storage_row, probe_url, content):
         rows, expected = look_here(config, storage_ok=storage_row.state == "ok")
@@ -104,12 +102,7 @@ def look_here(config: RunConfig, *, storage_ok: bool = True) -> tuple[list[Row],
 
 
 def look_at_node(expected: Expected, where: str, num_gpus: int) -> list[Row]:
-    """The rows of a cluster's node; runs on that node.
-
-    Args:
-        where: the node's name in the table.
-        num_gpus: GPUs that it promises.
-    """
+    """The rows of a cluster's node that promises `num_gpus` GPUs; runs on that node. `where`: its name in the table."""
     with hasty():
         config, rows = expected.config, []
         if expected.probe_url:
@@ -251,9 +244,8 @@ def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
 
 
 def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row, tuple[str, str] | None]:
-    """Finds a data set and decodes its first image, without labels of the target and the evaluation.
-
-    Returns: the row, and URL and digest of shards.
+    """Finds a data set and decodes its first image, without labels of the target and the evaluation. Returns the row,
+    and URL and digest of shards.
     """
     from crowddist.data.prepare import expand
 

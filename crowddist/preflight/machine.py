@@ -98,11 +98,7 @@ def shared_memory_row(where: str, *, folder: str = "/dev/shm", least: int = LEAS
 
 
 def gpu_row(num_promised: int | None, where: str) -> Row:
-    """Checks that torch sees the promised GPUs and has NCCL for them.
-
-    Args:
-        num_promised: number of GPUs according to the cluster; None: according to this machine.
-    """
+    """Checks that torch sees the GPUs that the cluster, or without a number this machine, promises, and has NCCL."""
     environment, promise = dict(os.environ), "the cluster promises"
     if num_promised is None:
         num_promised, promise = _promised_here()
@@ -113,12 +109,8 @@ def gpu_row(num_promised: int | None, where: str) -> Row:
 
 
 def gpu_detail(num_promised: int, promise: str, facts: Mapping[str, Any]) -> str:
-    """The detail of the GPUs' row. Raises InputError if torch sees too few, or lacks NCCL.
-
-    Args:
-        num_promised: expected number of GPUs.
-        promise: subject and verb that name the source of this number.
-        facts: from `_gpu_facts`.
+    """The detail of the GPUs' row. Raises InputError if torch sees too few, or lacks NCCL. `promise`: subject and verb
+    of the sentence about the source of the number; `facts`: of `_gpu_facts`.
     """
     if not num_promised:
         return "none here: the work is done on CPUs"

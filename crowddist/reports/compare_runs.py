@@ -42,11 +42,8 @@ def read_result(place: str) -> dict[str, Any]:
 
 
 def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per evaluated image of a round, the largest error first; empty without an evaluation.
-
-    Args:
-        folder: URL of the run.
-        row: the round's row in result.json.
+    """One row per evaluated image of a round, the largest error first; empty without an evaluation. `folder`: the run's
+    URL; `row`: the round's row in result.json.
     """
     url = storage.join(folder, row["stage"], IMAGES)
     return storage.read_json(url) if storage.exists(url) else []
@@ -81,10 +78,8 @@ def compare(results: Sequence[Mapping[str, Any]]) -> str:
     MAE of the same method.
 
     If several networks together give a run's count, the error without adaptation is that of the counter (or regressor)
-    alone, as in the papers. Errors are comparable for equal data, seed and number of steps.
-
-    Args:
-        results: from `read_result`.
+    alone, as in the papers. Errors are comparable for equal data, seed and number of steps. `results`: of
+    `read_result`.
     """
     return text_table([HEADINGS, *(_cells(result) for result in results)], rule_after=1)
 

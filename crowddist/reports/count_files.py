@@ -26,14 +26,11 @@ def predict_files(
     """Counts every image among `inputs` (files and folders); writes `counts.csv` and one overlay PNG each to `output`.
 
     Unless `skip_bad`, all files are read once before the first is counted, so that a bad file stops the job before it
-    writes anything.
-
-    Returns:
-        One row per image: file, count and uncertainty in persons, number of head points.
+    writes anything. Returns one row per image: file, count and uncertainty in persons, number of head points.
 
     Raises:
-        InputError, FileNotFoundError: an input is missing, holds no image, lies in `output`, or cannot be read
-            (unless `skip_bad`).
+        InputError, FileNotFoundError: an input is missing, holds no image, lies in `output`, or (unless `skip_bad`)
+            cannot be read.
     """
     from crowddist.reports.sheets import overlay
 

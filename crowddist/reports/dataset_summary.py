@@ -40,11 +40,9 @@ class Description:
         manifest = self.manifest
         num_bytes = sum(shard.num_bytes for shard in manifest.shards)
         noun = NOUNS[manifest.kind]
-        lines = [
-            f"{manifest.name} ({manifest.split}): {manifest.num_samples:,} {noun}, {len(manifest.shards)} shards, "
-            f"{num_bytes / 1e6:,.1f} MB",
-            f"at {self.url}, written by {manifest.converter}, digest {manifest.digest[:12]}",
-        ]
+        lines = [f"{manifest.name} ({manifest.split}): {manifest.num_samples:,} {noun}, {len(manifest.shards)} shards, "
+                 f"{num_bytes / 1e6:,.1f} MB",
+                 f"at {self.url}, written by {manifest.converter}, digest {manifest.digest[:12]}"]
         if self.sizes:
             usual = [f"{width} x {height} px ({number:,})" for (height, width), number in list(self.sizes.items())[:3]]
             more = f" and {len(self.sizes) - 3} more" if len(self.sizes) > 3 else ""
@@ -58,13 +56,8 @@ class Description:
 
 
 def describe(url: str, *, watch: Callable[[Sequence[int]], Iterable[int]] = iter) -> Description:
-    """Reads sizes and counts of all samples of the shards at `url`, without their pixels.
-
-    Args:
-        watch: iterates over the samples' numbers, to show progress.
-
-    Raises:
-        FileNotFoundError, InputError: the data set is missing or damaged.
+    """Reads sizes and counts of all samples of the shards at `url`, without their pixels. Raises FileNotFoundError or
+    InputError if the data set is missing or damaged. `watch` iterates over the samples' numbers, to show progress.
     """
     reader = ShardReader(url)
     sizes: Counter[tuple[int, int]] = Counter()
@@ -82,11 +75,7 @@ def describe(url: str, *, watch: Callable[[Sequence[int]], Iterable[int]] = iter
 
 
 def histogram(counts: np.ndarray) -> list[str]:
-    """One line for each range of counts from the least to the most: range, number of images, and a bar.
-
-    Args:
-        counts: (N,) persons >= 0, N >= 1.
-    """
+    """One line per range of counts (N,), N >= 1, persons, from the least to the most: range, images, and a bar."""
     names = [f"{low:,}" if next_low == low + 1 else f"{low:,} to {next_low - 1:,}"
              for low, next_low in pairwise(RANGE_STARTS)]
     names.append(f"{RANGE_STARTS[-1]:,} and more")
@@ -106,10 +95,8 @@ def samples_of(description: Description, number: int) -> list[int]:
 
 
 def write_sheet(description: Description, place: str, *, number: int = 12) -> str:
-    """Writes a PNG of up to `number` images with their heads, the emptiest first. Returns its URL.
-
-    Raises:
-        InputError: the set holds pseudo-labels or predictions.
+    """Writes a PNG of up to `number` images with their heads, the emptiest first. Returns its URL. Raises InputError for
+    pseudo-labels and predictions.
     """
     from crowddist.reports.sheets import samples_sheet
 

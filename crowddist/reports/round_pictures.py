@@ -34,14 +34,12 @@ def round_pictures(
     skip: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """Draws the chosen images with the predictions of a stage's counter, and keeps them in the run's `pictures`.
+    Returns name -> (H, W, 3) uint8, with the same names in every round.
 
     Args:
         results: key -> result of the evaluation; its count and true heads may be those of a region of interest. The
             labels themselves are not read.
         skip: keys of images that are set aside.
-
-    Returns:
-        Name -> (H, W, 3) uint8, with the same names in every round.
     """
     from crowddist.reports.sheets import round_sheet
 
@@ -84,12 +82,8 @@ def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Colle
 def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict[str, np.ndarray]:
     """Draws the learning curves of all stages and the error by round, and keeps them in the run's `pictures`.
 
-    Args:
-        rows: as in result.json.
-
-    Returns:
-        `curves`, `rounds` and, if a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3)
-        uint8 each; those without data are left out.
+    Returns `curves`, `rounds` and, if a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3)
+    uint8 each, without those that have no data. `rows`: as in result.json.
     """
     from crowddist.reports.charts import curves, rounds_chart
 
