@@ -75,7 +75,7 @@ def describe(url: str, *, watch: Callable[[Sequence[int]], Iterable[int]] = iter
 
 
 def histogram(counts: np.ndarray) -> list[str]:
-    """One line per range of counts (N,), N >= 1, persons, from the least to the most: range, images, and a bar."""
+    """One line per range of counts (N,), N >= 1, persons, from least to most: range, number of images, bar."""
     names = [f"{low:,}" if next_low == low + 1 else f"{low:,} to {next_low - 1:,}"
              for low, next_low in pairwise(RANGE_STARTS)]
     names.append(f"{RANGE_STARTS[-1]:,} and more")
