@@ -48,14 +48,12 @@ def main(arguments: Arguments) -> None:
     if arguments.calibration:
         if not known:
             raise InputError("no run has an uncertainty that a picture could show: their counters have no ensemble")
-        import cv2
-
         from crowddist import storage
+        from crowddist.data.safe_decode import encode_png
         from crowddist.reports.charts import calibration_chart
 
         picture = calibration_chart({name: (found["errors"], found["uncertainties"]) for name, found in known.items()})
-        _, png = cv2.imencode(".png", picture[:, :, ::-1])
-        storage.write_bytes(storage.normalise(arguments.calibration), png.tobytes())
+        storage.write_bytes(storage.normalise(arguments.calibration), encode_png(picture))
         print(f"\nwritten to {arguments.calibration}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,6 +15,7 @@ from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
+from crowddist.process.progress_bar import Progress, watched
 from crowddist.process.safe_text import is_secret_name
 
 Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
@@ -73,6 +74,13 @@ def prepare(
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
     manifest = verify(url)
+    require_labels(url, manifest, role, masks=masks)
+    say(f"{role}: {manifest.name}, {manifest.num_samples} images")
+    return Prepared(url=url, manifest=manifest)
+
+
+def require_labels(url: str, manifest: Manifest, role: Role, *, masks: bool) -> None:
+    """Raises InputError if a data set lacks the labels, masks or boxes that its role needs."""
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     if masks and "mask.png" not in ShardReader(url).read(0)[1]:
@@ -80,8 +88,6 @@ def prepare(
                          "and CrowdHuman have masks")
     if role == "boxes" and not masks and "boxes.npy" not in ShardReader(url).read(0)[1]:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
-    say(f"{role}: {manifest.name}, {manifest.num_samples} images")
-    return Prepared(url=url, manifest=manifest)
 
 
 def expand(spec: DataSpec) -> DataSpec:
@@ -113,12 +119,8 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     from crowddist.data.convert.base import SKIPPED, convert
     from crowddist.data.convert.formats import FORMATS
 
-    def watch(items: Sequence[Entry]) -> Iterator[Entry]:
-        every = max(len(items) // 4, 500)
-        for index, item in enumerate(items):
-            if index and index % every == 0:
-                say(f"{role}: converted {index}/{len(items)}")
-            yield item
+    def watch(items: Sequence[Entry]) -> Iterable[Entry]:
+        return watched(items, f"images of the {role} converted", say=say)
 
     num_workers = os.cpu_count() or 1
     if spec.format == "renderer":
@@ -147,13 +149,7 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
     size = (spec.height_px, spec.height_px * 16 // 9)
     config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
     say(f"rendering {spec.num_images} images, look {spec.look}")
-    quarter, reached = max(spec.num_images // 4, 1), 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal reached
-        if done // quarter > reached:
-            reached = done // quarter
-            say(f"rendered {done}/{total}")
-
-    write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=progress)
+    progress = Progress(spec.num_images, "images rendered", say)
+    write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=lambda done, total: progress.show(done))
+    progress.close()
     return folder

@@ -59,3 +59,10 @@ def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
     if image is None:
         raise InputError("not an image")
     return image
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """An (H, W, 3) uint8 RGB image as PNG."""
+    import cv2
+
+    return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()

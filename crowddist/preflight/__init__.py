@@ -1,4 +1,1 @@
-"""The dry run (`--check`): what a run needs, looked at before it costs hours.
-
-Nothing is trained or written here, but for what is removed again.
-"""
+"""The dry run (`--check`): finds what would stop a run before it costs hours. Trains nothing and leaves no files."""

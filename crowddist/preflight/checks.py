@@ -1,6 +1,4 @@
-"""The dry run: whether storage, data, weights, name, MLflow, GPUs and versions are as a run needs them, before hours of
-work. Nothing is changed.
-"""
+"""The dry run: checks storage, data, weights, name, MLflow, GPUs and versions before hours of work. Changes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,40 +28,35 @@ if TYPE_CHECKING:
 
 HERE = "here"
 LABELS_OPENED: tuple[str, ...] = ("source", "boxes")
-"""Roles of the data sets whose labels may be looked at; those of the target are the evaluation's alone."""
+"""Roles of the data sets whose labels may be read; those of the target are for the evaluation alone."""
 HASTE = {"CROWDDIST_S3_ATTEMPTS": "2", "CROWDDIST_S3_PATIENCE_S": "0", "CROWDDIST_S3_CONNECT_TIMEOUT_S": "5"}
-"""How long object storage is waited for here, where nobody has said so: a run has more patience."""
+"""Shorter timeouts of object storage than in a run, unless the user sets them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What every node must find as it is found here."""
+    """What every node must find as this machine does."""
 
     config: RunConfig
     probe_url: str = ""
-    """A small file that was written here, which a node must be able to read; "": storage failed here already."""
+    """A small file that this machine wrote and nodes must read; "" if storage failed here already."""
     probe: bytes = b""
-    """Its content."""
+    """The file's content."""
     shards: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Name of a data set that is shards -> URL and digest."""
+    """Name of each data set of shards -> URL and digest."""
     weights: bool = True
-    """Whether there are weights to be looked for: not where they are missing here."""
+    """Nodes look for the weights; False if they are missing here."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of Python and of the libraries."""
+    """Versions of Python and of the libraries."""
 
 
 Nodes = Callable[[Expected], list[Row]]
-"""Looks at all nodes of a cluster, see `distributed.node_checks`."""
+"""Checks all nodes of a cluster, see `distributed.node_checks`."""
 
 
 def check(config: RunConfig, nodes: Nodes | None, *, say: Callable[[str], None] = print) -> bool:
-    """Looks at everything that a run needs, here and on all nodes, and prints one table.
-
-    Args:
-        nodes: looks at a cluster's nodes; None without Ray.
-
-    Returns:
-        Whether all is as it must be.
+    """Checks everything that a run needs, here and on all nodes (`nodes` is None without Ray), and prints one table.
+    Returns True without failures.
     """
     with hasty(), _probe(config) as (storage_row, probe_url, content):
         rows, expected = look_here(config, storage_ok=storage_row.state == "ok")
@@ -71,19 +65,17 @@ def check(config: RunConfig, nodes: Nodes | None, *, say: Callable[[str], None] 
         rows += nodes(expected) if nodes else []
     failures = [row for row in rows if row.state == "FAILED"]
     say(table(rows))
-    say(f"{len(failures)} of {len(rows)} checks failed: mend what the lines marked FAILED say" if failures
+    say(f"{len(failures)} of {len(rows)} checks failed: see the lines marked FAILED" if failures
         else f"all {len(rows)} checks are ok")
     return not failures
 
 
 def look_here(config: RunConfig, *, storage_ok: bool = True) -> tuple[list[Row], Expected]:
-    """The rows of this machine without that of storage, and what nodes must find likewise. Where storage failed, the
-    name is not asked for.
-    """
+    """The rows of this machine, except that of storage, and what nodes must find. Skips the name if storage failed."""
     rows, shards = [], {}
     name = f"run name {run_name(config)}"
     rows.append(looked(name, HERE, lambda: _name(config)) if storage_ok
-                else Row(name, HERE, "skipped", "storage must be there first"))
+                else Row(name, HERE, "skipped", "storage must work first"))
     begun = False
     if storage_ok:
         with suppress(InputError, OSError):
@@ -92,7 +84,7 @@ def look_here(config: RunConfig, *, storage_ok: bool = True) -> tuple[list[Row],
     network_row, masked = _networks(config, load=not begun and all(row.state == "ok" for row in weights))
     rows += [*weights, network_row]
     for data, (role, spec) in data_specs(config).items():
-        row, found = data_row(data, role, spec, masks=role in masked, boxes=role == "boxes")
+        row, found = data_row(data, role, spec, masks=role in masked)
         rows.append(row)
         if found is not None:
             shards[data] = found
@@ -103,19 +95,14 @@ def look_here(config: RunConfig, *, storage_ok: bool = True) -> tuple[list[Row],
     mine = versions()
     rows += [mlflow_row(config), versions_row(mine, mine, HERE),
              disk_row(_folders(config, storage_ok=storage_ok), HERE)]
-    if config.launcher == "local":  # with Ray the nodes tell, of which this machine is one or not
+    if config.launcher == "local":  # with Ray the nodes have these rows
         rows += [gpu_row(None, HERE), *([shared_memory_row(HERE)] if config.stream.num_readers else [])]
     return rows, Expected(config=config, shards=shards,
                           weights=bool(weights) and all(row.state == "ok" for row in weights), versions=mine)
 
 
 def look_at_node(expected: Expected, where: str, num_gpus: int) -> list[Row]:
-    """The rows of a node of a cluster, asked on that node.
-
-    Args:
-        where: what the node is called in the table.
-        num_gpus: GPUs that it promises.
-    """
+    """The rows of a cluster's node that promises `num_gpus` GPUs; runs on that node. `where`: its name in the table."""
     with hasty():
         config, rows = expected.config, []
         if expected.probe_url:
@@ -133,7 +120,7 @@ def look_at_node(expected: Expected, where: str, num_gpus: int) -> list[Row]:
 
 @contextmanager
 def hasty() -> Iterator[None]:
-    """Object storage that does not answer is given up soon."""
+    """Inside the block, object storage that does not answer fails soon."""
     added = {name: value for name, value in HASTE.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -145,50 +132,45 @@ def hasty() -> Iterator[None]:
 
 @contextmanager
 def _probe(config: RunConfig) -> Iterator[tuple[Row, str, bytes]]:
-    """Writes a small file where runs will be; yields what became of that, its URL ("" where it failed) and its content,
-    and removes it.
+    """Writes a small file where runs will be, and removes it at the end. Yields the row of storage, the file's URL (""
+    if it could not be written) and its content.
     """
-    content, url, where = os.urandom(16), "", config.storage
+    content, url = os.urandom(16), ""
 
-    def write() -> str:
+    def look() -> str:
         nonlocal url
         base = _base(config)
         place = storage.join(base, temporary_name("check"))
         storage.write_bytes(place, content)
         if storage.read_bytes(place) != content:
-            raise OSError(f"what was written to {place} reads back otherwise")
+            raise OSError(f"{place} reads back with other bytes")
         url = place
-        shown = storage.shown(config.storage)
-        below = "" if _is_there(config) else f"will be made below {storage.shown(base)}; there "
-        return f"{shown}: {below}a small file was written, read"
+        # Nodes need the first file: removal is tried with another one.
+        _write_and_remove(base, content)
+        there = not storage.is_local(config.storage) or storage.exists(config.storage)
+        below = "" if there else f"will be made below {storage.shown(base)}; there "
+        return f"{storage.shown(config.storage)}: {below}a small file was written, read and removed"
 
-    row = looked("storage", HERE, write,
-                 advice=f"make {where} a place that this user may write to, or give another --storage")
-    failed: Row | None = None
+    row = looked("storage", HERE, look, advice=f"make {config.storage} a place where this user may write and remove "
+                                               "files, or give another --storage")
     try:
-        # removing is part of the check, and nodes need the file: whether it can be removed is tried with another
-        if url:
-            spare = storage.join(_base(config), temporary_name("check"))
-
-            def remove() -> str:
-                storage.write_bytes(spare, content)
-                storage.remove_file(spare)
-                if storage.exists(spare):
-                    raise OSError(f"{spare} is still there after it was removed")
-                return f"{row.detail} and removed"
-
-            failed = looked("storage", HERE, remove, advice="grant this user the right to remove files there")
-        yield failed or row, url, content
+        yield row, url, content
     finally:
         if url:
             with suppress(InputError, OSError):
                 storage.remove_file(url)
 
 
+def _write_and_remove(folder: str, content: bytes) -> None:
+    file = storage.join(folder, temporary_name("check"))
+    storage.write_bytes(file, content)
+    storage.remove_file(file)
+    if storage.exists(file):
+        raise OSError(f"{file} is still there after it was removed")
+
+
 def _base(config: RunConfig) -> str:
-    """Where the small file goes: the storage, or the nearest folder above one that is not there yet; a file in the way
-    is for the writer to refuse.
-    """
+    """The place of the small file: the storage, or the nearest existing path above it. A file there fails the write."""
     url = storage.normalise(config.storage)
     if not storage.is_local(url):
         return url
@@ -198,24 +180,17 @@ def _base(config: RunConfig) -> str:
     return storage.normalise(path)
 
 
-def _is_there(config: RunConfig) -> bool:
-    return not storage.is_local(config.storage) or storage.exists(config.storage)
-
-
 def _shared(expected: Expected) -> str:
-    """A node reads what was written here, and writes and removes a file of its own."""
+    """Reads the driver's file on a node, and writes and removes another one."""
     try:
         found = storage.read_bytes(expected.probe_url)
     except FileNotFoundError:
         raise InputError(f"this node does not see what the driver wrote to {expected.config.storage}: mount the same "
-                         "folder on every node, "
-                         "or give an s3:// address") from None
+                         "folder on every node, or give an s3:// address") from None
     if found != expected.probe:
         raise InputError(f"this node finds other bytes in {expected.config.storage} than the driver wrote: mount the "
                          "same folder on every node")
-    own = storage.join(expected.probe_url.rpartition("/")[0], temporary_name("check"))
-    storage.write_bytes(own, expected.probe)
-    storage.remove_file(own)
+    _write_and_remove(expected.probe_url.rpartition("/")[0], expected.probe)
     return "sees the driver's file; wrote and removed one"
 
 
@@ -243,21 +218,18 @@ def _name(config: RunConfig) -> str:
 
 
 def weights_rows(config: RunConfig, where: str) -> list[Row]:
-    """A row for each network of the method that starts from weights."""
+    """One row for each network of the method that starts from weights."""
     from crowddist.models.weights import require_weights  # imports torch
 
-    rows = []
-    for network in facts_of(config.method).networks:
-        settings = getattr(config, network)
-        if settings.weights != "none":
-            look = lambda settings=settings: require_weights(settings.weights, settings.backbone)  # noqa: E731
-            rows.append(looked(f"weights {network}", where, look, advice="correct the option weights"))
-    return rows
+    settings = {network: getattr(config, network) for network in facts_of(config.method).networks}
+    return [looked(f"weights {network}", where, partial(require_weights, own.weights, own.backbone),
+                   advice="correct the option weights")
+            for network, own in settings.items() if own.weights != "none"]
 
 
 def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
-    """Builds the networks, with weights from files where `load`, and none are downloaded. Returns also the roles whose
-    images must have masks.
+    """Builds the networks, with weights from files if `load`, without downloads. Also returns the roles that need
+    masks.
     """
     from crowddist.methods.build import build_method
 
@@ -271,11 +243,9 @@ def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
     return looked("networks", HERE, build), masked
 
 
-def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool, boxes: bool) -> tuple[Row, tuple[str, str] | None]:
-    """Whether a data set resolves, and its first image decodes; of the target's and the evaluation's no label is
-    opened.
-
-    Returns: the row; URL and digest where it is shards.
+def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row, tuple[str, str] | None]:
+    """Finds a data set and decodes its first image, without labels of the target and the evaluation. Returns the row,
+    and URL and digest of shards.
     """
     from crowddist.data.prepare import expand
 
@@ -287,7 +257,7 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool, boxes: bool)
             return f"{full.num_images} images, look {full.look}, will be rendered"
         url = storage.normalise(full.place)
         if full.format == "place" and (role != "target" or storage.exists(storage.join(url, FILE_NAME))):
-            manifest, told = _shards(url, role, masks=masks, boxes=boxes)
+            manifest, told = _shards(url, role, masks=masks)
             found.append((url, manifest.digest))
             return told
         return _raw(full, role)
@@ -296,34 +266,28 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool, boxes: bool)
     return row, found[0] if found and row.state == "ok" else None
 
 
-def _shards(url: str, role: Role, *, masks: bool, boxes: bool) -> tuple[Manifest, str]:
+def _shards(url: str, role: Role, *, masks: bool) -> tuple[Manifest, str]:
+    from crowddist.data.prepare import require_labels
     from crowddist.data.shard_codec import decode
     from crowddist.data.shards import ShardReader
 
-    reader = ShardReader(url)
-    _require_shards(url, reader.manifest)
-    if role != "target" and not reader.manifest.labelled:
-        raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
-    key, members = reader.read(0, None if role in LABELS_OPENED else ("jpg", "png"))
-    if masks and role in LABELS_OPENED and "mask.png" not in members:
-        raise InputError(f"the {role} at {url} has no masks of persons, which the method needs; those of GCC, the "
-                         "renderer and CrowdHuman have some")
-    if boxes and not masks and "boxes.npy" not in members:
-        raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
-    decode(key, members)
-    return (reader.manifest,
-            f"{reader.manifest.name}, {len(reader)} images in {len(reader.manifest.shards)} shards; the first decodes")
+    reader, opened = ShardReader(url), role in LABELS_OPENED
+    manifest = reader.manifest
+    _require_shards(url, manifest)
+    require_labels(url, manifest, role, masks=masks and opened)
+    decode(*reader.read(0, None if opened else ("jpg", "png")))
+    return manifest, f"{manifest.name}, {len(reader)} images in {len(manifest.shards)} shards; the first decodes"
 
 
 def _require_shards(url: str, manifest: Manifest) -> None:
     missing = sorted({shard.name for shard in manifest.shards} - set(storage.list_files(url)))
     if missing:
-        raise InputError(f"the data set at {url} lacks "
-                         f"{missing[0]}{f' and {len(missing) - 1} more shards' if missing[1:] else ''}; copy it again")
+        more = f" and {len(missing) - 1} more shards" if missing[1:] else ""
+        raise InputError(f"the data set at {url} lacks {missing[0]}{more}; copy it again")
 
 
 def _raw(spec: DataSpec, role: Role) -> str:
-    """Raw data that the run converts first: its layout, and its first image."""
+    """Checks raw data, which the run converts first: its layout and its first image."""
     from crowddist.data.convert.formats import FORMATS
     from crowddist.data.images import store_image
 
@@ -334,7 +298,7 @@ def _raw(spec: DataSpec, role: Role) -> str:
     if not storage.is_folder(spec.place):
         raise FileNotFoundError(f"no folder at {spec.place}; give the folder that holds the {form.name} data")
     if not storage.is_local(spec.place):
-        return f"{form.name}: there is a folder; what it holds is only known when it is downloaded"
+        return f"{form.name}: there is a folder; its content is checked after the download"
     labelled = form.annotate is not None and role in LABELS_OPENED
     items = form.find(Path(storage.shown(spec.place)), split, labelled).items
     if not items:
@@ -349,7 +313,7 @@ def _raw(spec: DataSpec, role: Role) -> str:
 
 
 def mlflow_row(config: RunConfig) -> Row:
-    """Whether MLflow answers and the run's experiment can be written to; none is made."""
+    """Checks that MLflow answers and that the run's experiment, if it exists, is not deleted. Creates nothing."""
     if config.tracking_uri == "none":
         return Row("MLflow", HERE, "ok", "turned off")
 
@@ -368,7 +332,7 @@ def mlflow_row(config: RunConfig) -> Row:
 
 
 def _folders(config: RunConfig, *, storage_ok: bool) -> dict[str, Path]:
-    """What a machine of the run needs disk space for; storage that failed needs another place first."""
+    """Purpose -> folder that needs disk space on this machine; without storage if that failed."""
     from crowddist.storage.cache import Cache
 
     folders = {"temporary files": Path(tempfile.gettempdir())}
@@ -380,5 +344,3 @@ def _folders(config: RunConfig, *, storage_ok: bool) -> dict[str, Path]:
         with suppress(InputError):
             folders["cache"] = Cache.from_environment().folder
     return folders
-
-

@@ -1,4 +1,4 @@
-"""What a dry run asks of a machine: versions, disk, shared memory, GPUs."""
+"""Checks of one machine for a dry run: versions, disk, shared memory, GPUs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from crowddist.preflight.table import Row, looked
 
 LIBRARIES = ("torch", "torchvision", "ray", "mlflow")
 LEAST_DISK_BYTES = 2 * 2**30
-"""ours: checkpoints, labels and converted shards of the smallest published run."""
+"""ours: room for checkpoints, labels and converted shards of the smallest published run."""
 LEAST_SHARED_BYTES = 512 * 2**20
-"""ours: of /dev/shm. Ray's object store and reader processes live there; containers have 64 MiB of it unless they are
-told otherwise."""
+"""ours: /dev/shm holds Ray's object store and the data of reader processes; containers have 64 MiB by default."""
 GPU_S = 40
-"""How long torch may take to look for GPUs."""
+"""Timeout of torch's search for GPUs."""
 _GPU_FACTS = """
 import json, torch
 nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
@@ -37,8 +36,8 @@ print(json.dumps({"num_gpus": number, "cuda": torch.version.cuda, "nccl": nccl,
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of the libraries that must agree on all nodes ("" where one is missing), and of crowddist with its
-    code's hash.
+    """Versions of Python, of the libraries that must agree on all nodes ("" if missing), and of crowddist with a hash
+    of its code.
     """
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
@@ -50,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def versions_row(wanted: Mapping[str, str], found: Mapping[str, str], where: str) -> Row:
-    """Whether everything is installed, and the same as where the driver is."""
+    """Checks that everything is installed, in the driver's versions."""
 
     def look() -> str:
         missing = [name for name, version in found.items() if not version]
@@ -67,12 +66,7 @@ def versions_row(wanted: Mapping[str, str], found: Mapping[str, str], where: str
 
 
 def disk_row(folders: Mapping[str, Path], where: str, *, least: int = LEAST_DISK_BYTES) -> Row:
-    """Whether there is free disk space.
-
-    Args:
-        folders: what for -> a folder, which need not be there yet.
-        least: bytes that must be free.
-    """
+    """Checks that `least` bytes are free. `folders`: purpose -> folder, which may not exist yet."""
 
     def look() -> str:
         told = []
@@ -81,8 +75,7 @@ def disk_row(folders: Mapping[str, Path], where: str, *, least: int = LEAST_DISK
             free = shutil.disk_usage(there).free
             if free < least:
                 raise InputError(f"{free / 2**30:.1f} GiB are free at {there} for {purpose}, {least / 2**30:.1f} are "
-                                 "needed: make room, "
-                                 "or choose another place")
+                                 "needed: make room, or choose another place")
             told.append(f"{purpose} {free / 2**30:.0f} GiB free")
         return ", ".join(told)
 
@@ -90,7 +83,7 @@ def disk_row(folders: Mapping[str, Path], where: str, *, least: int = LEAST_DISK
 
 
 def shared_memory_row(where: str, *, folder: str = "/dev/shm", least: int = LEAST_SHARED_BYTES) -> Row:
-    """Whether /dev/shm is large enough, in bytes; a system without one needs none."""
+    """Checks that /dev/shm has `least` bytes; a system without /dev/shm needs none."""
 
     def look() -> str:
         if not Path(folder).is_dir():
@@ -98,76 +91,56 @@ def shared_memory_row(where: str, *, folder: str = "/dev/shm", least: int = LEAS
         size = shutil.disk_usage(folder).total
         if size < least:
             raise InputError(f"{folder} has {size / 2**20:.0f} MiB, {least / 2**20:.0f} are needed: start the "
-                             "container with --shm-size=2g, "
-                             "or mount a memory-backed volume there")
+                             "container with --shm-size=2g, or mount a memory-backed volume there")
         return f"{size / 2**30:.1f} GiB"
 
     return looked("shared memory", where, look)
 
 
 def gpu_row(num_promised: int | None, where: str) -> Row:
-    """Whether torch sees the GPUs that a machine promises, and has NCCL for them.
-
-    Args:
-        num_promised: by its cluster; None: by CUDA_VISIBLE_DEVICES, else by the devices that the system has.
-    """
+    """Checks that torch sees the GPUs that the cluster, or without a number this machine, promises, and has NCCL."""
     environment, promise = dict(os.environ), "the cluster promises"
     if num_promised is None:
-        num_promised, promise = promised_here()
+        num_promised, promise = _promised_here()
     else:
-        environment.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from a task that asks for none
-
-    def look() -> str:
-        return gpu_detail(num_promised, promise, gpu_facts(environment) if num_promised else {})
-
-    return looked("GPU", where, look)
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from a task that requests none
+    return looked("GPU", where,
+                  lambda: gpu_detail(num_promised, promise, _gpu_facts(environment) if num_promised else {}))
 
 
 def gpu_detail(num_promised: int, promise: str, facts: Mapping[str, Any]) -> str:
-    """What is said of GPUs.
-
-    Args:
-        num_promised: how many there should be.
-        promise: who says so.
-        facts: of `gpu_facts`.
-
-    Raises:
-        InputError: torch sees fewer, or lacks NCCL.
+    """The detail of the GPUs' row. Raises InputError if torch sees too few, or lacks NCCL. `promise`: subject and verb
+    of the sentence about the source of the number; `facts`: of `_gpu_facts`.
     """
     if not num_promised:
         return "none here: the work is done on CPUs"
     if facts["num_gpus"] < num_promised:
         built = f"was built for CUDA {facts['cuda']}" if facts["cuda"] else "was built without CUDA"
         raise InputError(f"{promise} {num_promised} GPUs, torch sees {facts['num_gpus']} (it {built}): look at "
-                         "nvidia-smi and the driver's version, "
-                         "and whether the container was given its GPUs")
+                         "nvidia-smi and the driver's version, and whether the container was given its GPUs")
     if not facts["nccl"]:
-        raise InputError("this torch has no NCCL, by which workers on GPUs talk: install a build of torch that has")
+        raise InputError("this torch has no NCCL, which workers on GPUs need to communicate: install a build that has")
     return f"{', '.join(facts['names'])}; CUDA {facts['cuda']}, NCCL"
 
 
-def promised_here() -> tuple[int, str]:
-    """How many GPUs this machine should have, and who says so."""
+def _promised_here() -> tuple[int, str]:
+    """This machine's number of GPUs, from CUDA_VISIBLE_DEVICES or else /dev, and the source as subject and verb."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",")
-                    if name.strip() not in ("", "-1")]), f"CUDA_VISIBLE_DEVICES={visible} names"
-    return len(list(Path("/dev").glob("nvidia[0-9]*"))), "the system has"
+    if visible is None:
+        return len(list(Path("/dev").glob("nvidia[0-9]*"))), "the system has"
+    names = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return len(names), f"CUDA_VISIBLE_DEVICES={visible} names"
 
 
-def gpu_facts(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What torch sees, asked in a process of its own: `num_gpus`, `cuda`, `nccl`, `names`. Raises: InputError where
-    that fails.
-    """
+def _gpu_facts(environment: Mapping[str, str]) -> dict[str, Any]:
+    """`num_gpus`, `cuda`, `nccl` and `names` from torch in a process of its own. Raises InputError if that fails."""
     try:
         done = subprocess.run([sys.executable, "-c", _GPU_FACTS], env=dict(environment), capture_output=True, text=True,
                               timeout=GPU_S, check=False)
     except subprocess.TimeoutExpired:
-        raise InputError(
-            f"torch did not say within {GPU_S} s what GPUs there are: look at nvidia-smi and the driver") from None
+        raise InputError(f"torch found no answer within {GPU_S} s: look at nvidia-smi and the driver") from None
     if done.returncode:
-        raise InputError(f"torch cannot look for GPUs ({(done.stderr.strip() or '?').splitlines()[-1]}): install it "
-                         "anew")
+        raise InputError(f"torch cannot look for GPUs ({(done.stderr.strip() or '?').splitlines()[-1]}): reinstall it")
     return json.loads(done.stdout.splitlines()[-1])
 
 

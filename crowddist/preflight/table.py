@@ -1,4 +1,4 @@
-"""What a dry run says: a row for each thing that was looked at, and the table of them."""
+"""The rows of a dry run, one for each check, and their table."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Literal
 
 from crowddist.errors import InputError
 from crowddist.process.cli import one_line
+from crowddist.reports.text_table import text_table
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing at one place."""
+    """Result of one check on one machine."""
 
     what: str
     where: str
     state: Literal["ok", "FAILED", "skipped"]
     detail: str
-    """A line; of a failure the cause and what to do."""
+    """One line; of a failure the cause and what to do."""
 
 
 def looked(what: str, where: str, look: Callable[[], str], *, advice: str = "") -> Row:
-    """The row of what `look` finds: the detail that it returns, or what it raises and, where that says nothing to do,
-    the advice.
+    """Runs a check and returns its row: the detail that `look` returns, or its error, with the advice if the error has
+    none.
     """
     try:
         return Row(what, where, "ok", look())
     except (InputError, OSError) as error:
         text = one_line(error)
-        return Row(what, where, "FAILED",
-                   text if not advice or isinstance(error, InputError) or ";" in text else f"{text}; {advice}")
+        has_advice = not advice or isinstance(error, InputError) or ";" in text
+        return Row(what, where, "FAILED", text if has_advice else f"{text}; {advice}")
     except Exception as error:  # a check that breaks must not hide the others
         return Row(what, where, "FAILED",
                    f"the check itself broke: {type(error).__name__}: {one_line(error)}; please report it")
@@ -38,7 +39,5 @@ def looked(what: str, where: str, look: Callable[[], str], *, advice: str = "") 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in columns under their headings."""
-    lines = [("what", "where", "state", "detail"), *((row.what, row.where, row.state, row.detail) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]])
-                     for line in lines)
+    return text_table([("what", "where", "state", "detail"),
+                       *((row.what, row.where, row.state, row.detail) for row in rows)])

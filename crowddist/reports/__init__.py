@@ -1,4 +1,1 @@
-"""What people look at: the report, sheets of pictures, charts, the table at the terminal, counts of files.
-
-Reports read what a run has left; they decide nothing.
-"""
+"""Output for people: report, pictures, charts, summaries, counts of files. It only reads a run's files."""

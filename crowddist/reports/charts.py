@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 COLOURS = ("#1f5fa8", "#c4362c", "#2a8f4d", "#8a5fb0", "#b07a1f", "#3a9ca6")
-"""Of lines that stand for one thing each."""
+"""Colours of the lines, one for each counter."""
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
-    """Learning curves: one line a name, of (step, value) points; `label` says what the values are, with their unit.
+    """Learning curves: one line per name, of (step, value) points; `label` names the values and their unit.
 
-    Values that span more than two orders of magnitude are drawn on a logarithmic axis.
-    Returns RGB uint8. Raises ValueError where there is nothing to draw.
+    Values that span more than two orders of magnitude get a logarithmic axis.
+    Returns RGB uint8. Raises ValueError if there is nothing to draw.
     """
     drawn = {name: sorted(points) for name, points in lines.items() if len(points)}
     if not drawn:
@@ -36,68 +36,42 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, la
         axes.set_yscale("log")
     elif min(heights) >= 0:
         axes.set_ylim(bottom=0)
-    # Beside the lines, never on them.
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)  # beside the lines
     return _rendered(figure)
 
 
-def rounds_chart(
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    name: str = "target/mae",
-    label: str = "mean absolute error (people)",
-    title: str = "Error by round",
-) -> np.ndarray:
-    """One metric by round, with the value at each point and round 0 (no adaptation) as a dashed line.
+def rounds_chart(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The mean absolute error by round, with its value at each point and round 0 (no adaptation) as a dashed line.
 
     Args:
-        rows: as in result.json; a row whose `round` is a word (e.g. supervised) becomes a dotted line, one without the
-            metric is left out.
-        name: the metric.
-        label: what it is, with its unit.
-        title: shown above.
+        rows: as in result.json; those without the error are left out.
 
-    Returns:
-        RGB uint8.
-
-    Raises:
-        ValueError: no row has the metric.
+    Returns RGB uint8. Raises ValueError if no row has the error.
     """
-    known = [(row["round"], float(row[name])) for row in rows if row.get(name) is not None]
-    if not known:
-        raise ValueError(f"no round has the metric {name}")
-    figure, axes = _chart(title, "round", label)
-    rounds = sorted(entry for entry in known if isinstance(entry[0], int))
-    axes.plot([number for number, _ in rounds], [value for _, value in rounds], marker="o", markersize=8, linewidth=2.2,
-              color="#1f5fa8")
-    for number, value in rounds:
+    errors = {row["round"]: float(row["target/mae"]) for row in rows if row.get("target/mae") is not None}
+    if not errors:
+        raise ValueError("no round has the metric target/mae")
+    figure, axes = _chart("Error by round", "round", "mean absolute error (people)")
+    axes.plot(list(errors), list(errors.values()), marker="o", markersize=8, linewidth=2.2, color="#1f5fa8")
+    for number, value in errors.items():
         axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center",
                       fontsize=12)
         if number == 0:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
     titles = {row["round"]: row.get("title", "no adaptation" if row["round"] == 0 else "") for row in rows}
-    axes.set_xticks([number for number, _ in rounds], [f"{number}\n{titles[number]}" for number, _ in rounds])
+    axes.set_xticks(list(errors), [f"{number}\n{titles[number]}" for number in errors])
     axes.margins(x=0.12)
-    for word, value in (entry for entry in known if not isinstance(entry[0], int)):
-        axes.axhline(value, color="#2a8f4d", linestyle=":", linewidth=1.8)
-        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 12}
-        axes.annotate(f"{word}: {value:.1f}", (1.0, value), color="#2a8f4d", **at)
-    axes.set_ylim(0, 1.18 * max(value for _, value in known) or 1.0)
+    axes.set_ylim(0, 1.18 * max(errors.values()) or 1.0)
     return _rendered(figure)
 
 
 def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> np.ndarray:
-    """How well an uncertainty knows the error: the error against it, and what leaving out the most uncertain images
-    does.
+    """Calibration of uncertainties: the error against the uncertainty, and the error without the most uncertain images.
 
     Args:
-        counters: name -> predicted minus true count of each image, persons, and the uncertainty of each, persons.
+        counters: name -> predicted minus true count of each image, and the uncertainty of each, persons.
 
-    Returns:
-        RGB uint8.
-
-    Raises:
-        ValueError: no counter, or as `ops.calibration.reliability`.
+    Returns RGB uint8. Raises ValueError without counters, and as `ops.calibration.reliability`.
     """
     if not counters:
         raise ValueError("there is no uncertainty to draw")
@@ -126,18 +100,13 @@ def calibration_chart(counters: Mapping[str, tuple[Sequence[float], Sequence[flo
 
 
 def trials_chart(trials: Sequence[Mapping[str, float]], truths: Sequence[Mapping[str, float]] = ()) -> np.ndarray:
-    """The scores of a search against each threshold; the chosen trial and the configuration's own, the first, are
-    marked.
+    """The scores of a search against each threshold; marks the chosen trial and the first, the configuration's own.
 
     Args:
-        trials: as a search leaves them; thresholds have a dot in their names.
-        truths: the same trials judged by the truth, where it is known: another panel shows one against the other.
+        trials: from search.json; thresholds have a dot in their names.
+        truths: the same trials judged by the true labels, where known; they add a panel.
 
-    Returns:
-        RGB uint8.
-
-    Raises:
-        ValueError: there is no trial.
+    Returns RGB uint8. Raises ValueError without trials.
     """
     if not trials:
         raise ValueError("there is no trial to draw")

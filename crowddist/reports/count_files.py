@@ -1,4 +1,4 @@
-"""Counting people in a user's own files: a table of counts and an overlay each."""
+"""Counts people in a user's own files: a table of counts, and an overlay for each image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from crowddist import storage
 from crowddist.data.images import find_images, read_pixels
+from crowddist.data.safe_decode import encode_png
 from crowddist.errors import InputError
 from crowddist.inference.predictor import Predictor
 from crowddist.process.safe_text import readable
@@ -22,26 +23,23 @@ def predict_files(
     predictor: Predictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False,
     say: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Counts every image among `inputs` (files and folders) and writes `counts.csv` and one overlay PNG each to
-    `output`.
+    """Counts every image among `inputs` (files and folders); writes `counts.csv` and one overlay PNG each to `output`.
 
-    Unless `skip_bad`, every file is read once before the first is counted: a bad one is found at once, and nothing is
-    written.
-
-    Returns:
-        A row an image: file, count and uncertainty in persons, number of head points.
+    Unless `skip_bad`, all files are read once before the first is counted, so that a bad file stops the job before it
+    writes anything. Returns one row per image: file, count and uncertainty in persons, number of head points.
 
     Raises:
-        InputError, FileNotFoundError: an input that is not there, holds no image, lies in `output`, or cannot be read
-            (unless `skip_bad`).
+        InputError, FileNotFoundError: an input is missing, holds no image, lies in `output`, or (unless `skip_bad`)
+            cannot be read.
     """
-    import cv2
-
     from crowddist.reports.sheets import overlay
 
     files = _image_files(inputs, skip_bad=skip_bad, say=say)
     place = storage.normalise(output)
-    _require_elsewhere(files, place)
+    # An overlay could replace an image of the same name, or be counted the next time.
+    inside = next((path for path in files if storage.normalise(path.parent) == place), None)
+    if inside is not None:
+        raise InputError(f"the image {inside} lies in the output folder; choose another --output")
     if not skip_bad:
         for path in files:
             read_pixels(path)
@@ -59,13 +57,9 @@ def predict_files(
         name = _cell(path)
         rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2),
                      "points": len(found.points)})
-        title = readable(path.name)
-        drawn = overlay(
-            image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points,
-            sizes=found.sizes, title=title
-        )
-        _, png = cv2.imencode(".png", drawn[:, :, ::-1])
-        storage.write_bytes(storage.join(place, _free_name(path.stem, names)), png.tobytes())
+        picture = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points,
+                          sizes=found.sizes, title=readable(path.name))
+        storage.write_bytes(storage.join(place, _free_name(path.stem, names)), encode_png(picture))
         say(f"{index + 1}/{len(files)} {name}: {found.count:.1f} ± {found.uncertainty:.1f}")
     if not rows:
         raise InputError("none of the files could be read as an image")
@@ -97,23 +91,14 @@ def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], 
     return files
 
 
-def _require_elsewhere(files: Sequence[Path], place: str) -> None:
-    """An overlay may have the name of an image, and would be counted the next time."""
-    inside = next((path for path in files if storage.normalise(path.parent) == place), None)
-    if inside is not None:
-        raise InputError(f"the image {inside} lies in the output folder; choose another --output")
-
-
 def _cell(path: Path) -> str:
-    """A path as text can hold it, whatever bytes the file system has; none is a formula, which spreadsheets would
-    compute.
-    """
+    """A path as valid text that no spreadsheet takes for a formula."""
     name = readable(str(path))
     return f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """`<stem>.png`, numbered where images of several folders are called the same."""
+    """`<stem>.png`, numbered if images of several folders have the same name."""
     name, number = f"{stem}.png", 2
     while name in taken:
         name, number = f"{stem}-{number}.png", number + 1

@@ -1,4 +1,4 @@
-"""Strokes on pictures: colours of maps, marks at points, and strips of text that explain them."""
+"""Drawing on pictures: colours of maps, marks at points, and strips of text that explain them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ class Bar:
     peak: float
     """The value of the last colour."""
     unit: str
-    """What the values are."""
     colours: Callable[[np.ndarray], np.ndarray]
     """(h, w) levels in [0, 1] -> (h, w, 3) RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """An entry of a legend: a sign and what it stands for."""
+    """An entry of a legend: a sign and its meaning."""
 
     shape: Literal["ring", "square", "cross", "box", ""]
     colour: Colour = INK
@@ -51,7 +50,7 @@ def heat_colours(level: np.ndarray) -> np.ndarray:
 
 
 def spread_colours(level: np.ndarray) -> np.ndarray:
-    """(h, w, 3) RGB of (h, w) levels in [0, 1]: violet to yellow, so that nobody takes it for a density."""
+    """(h, w, 3) RGB of (h, w) levels in [0, 1]: violet to yellow, unlike a density."""
     import cv2
 
     return cv2.applyColorMap(np.round((0.15 + 0.85 * np.sqrt(level)) * 255).astype(np.uint8),
@@ -59,7 +58,7 @@ def spread_colours(level: np.ndarray) -> np.ndarray:
 
 
 def step_px(image_px: int, cells: int) -> float:
-    """Pixels a cell covers along one side; a network's last cell may reach over the border of the image."""
+    """Pixels of a cell's side; a network's last cell may reach over the border of the image."""
     for stride in (1, 2, 4, 8, 16, 32):
         if math.ceil(image_px / stride) == cells:
             return stride
@@ -67,9 +66,7 @@ def step_px(image_px: int, cells: int) -> float:
 
 
 def stretched(cells: np.ndarray, image_shape: Sequence[int], canvas: np.ndarray, *, smooth: bool) -> np.ndarray:
-    """A map (h, w) of an image brought to the size of `canvas`, which shows that image: each cell over the pixels it
-    stands for.
-    """
+    """A map (h, w) of an image resized to `canvas`, which shows that image: each cell covers its pixels."""
     import cv2
 
     full = []
@@ -82,18 +79,18 @@ def stretched(cells: np.ndarray, image_shape: Sequence[int], canvas: np.ndarray,
 
 
 def heated(canvas: np.ndarray, cells: np.ndarray, image_shape: Sequence[int], bar: Bar) -> np.ndarray:
-    """The map's colours over the greyed canvas, the more opaque the more there is."""
+    """The map's colours over the greyed canvas, more opaque for higher values."""
     level = np.zeros(canvas.shape[:2], np.float32)
     if bar.peak > 0:
         level = np.clip(stretched(cells, image_shape, canvas, smooth=True) / bar.peak, 0, 1)
     grey = canvas.mean(axis=2, keepdims=True) * 0.8 + canvas * 0.2
-    # ours: a tenth of the peak is well seen, and what is below a hundredth stays clear.
+    # ours: a tenth of the peak is clearly visible, and values below a hundredth stay transparent.
     opacity = np.clip((level - 0.01) / 0.09, 0, 1)[..., None] * 0.65
     return np.round(grey * (1 - opacity) + bar.colours(level) * opacity).astype(np.uint8)
 
 
 def chosen(canvas: np.ndarray, keep: np.ndarray, image_shape: Sequence[int], colour: Colour) -> np.ndarray:
-    """The canvas tinted where the cells of `keep` are true, and dark elsewhere."""
+    """The canvas, tinted in cells where `keep` is true, and dark elsewhere."""
     inside = stretched(keep, image_shape, canvas, smooth=False)[..., None] > 0.5
     grey = canvas.mean(axis=2, keepdims=True) * np.ones(3)
     return np.where(inside, 0.7 * grey + 0.3 * np.array(colour), 0.3 * grey).astype(np.uint8)
@@ -103,11 +100,11 @@ def mark(
     canvas: np.ndarray, points: np.ndarray, shape: Literal["ring", "square", "cross", "dot"], colour: Colour,
     radius_px: int | np.ndarray
 ) -> None:
-    """Draws at points (x, y) of the canvas's pixels: rings and squares with a dark rim that shows on any ground, bare
-    crosses that fit inside, or dots.
+    """Draws marks at points (x, y) in pixels of the canvas: rings and squares with a dark rim, visible on any
+    background, crosses that fit inside, or dots.
 
     Args:
-        radius_px: of all marks, or of each: half the side of a square.
+        radius_px: one for all marks, or one for each; half the side of a square.
     """
     import cv2
 
@@ -128,7 +125,7 @@ def mark(
 
 @lru_cache(maxsize=32)
 def font(size_px: int, bold: bool = False) -> FreeTypeFont:
-    """Matplotlib's own font, read from its files without importing it; Pillow's lacks signs we need."""
+    """Matplotlib's font, read from its files without an import of matplotlib; Pillow's lacks signs we need."""
     from PIL import ImageFont
 
     spec = find_spec("matplotlib")
@@ -138,9 +135,7 @@ def font(size_px: int, bold: bool = False) -> FreeTypeFont:
 
 
 def caption(width: int, size_px: int, title: str, line: str = "") -> np.ndarray:
-    """A white strip with a bold title and a line below it, smaller where they would not fit; an empty one takes no
-    room.
-    """
+    """A white strip with a bold title and a line below; long texts become smaller, empty ones take no room."""
     from PIL import Image, ImageDraw
 
     parts = [(text, bold) for text, bold in ((title, True), (line, False)) if text]
@@ -154,8 +149,8 @@ def caption(width: int, size_px: int, title: str, line: str = "") -> np.ndarray:
 
 
 def _fitting(text: str, size_px: int, bold: bool, width: int) -> tuple[str, int]:
-    """The text and its size that fit: smaller letters first, then fewer."""
-    # ours: smaller than 11 px nobody reads.
+    """A text and size that fit: first with smaller letters, then with fewer."""
+    # ours: text below 11 px is not readable.
     while size_px > 11 and font(size_px, bold).getlength(text) > width:
         size_px -= 1
     while len(text) > 1 and font(size_px, bold).getlength(text) > width:
@@ -164,7 +159,7 @@ def _fitting(text: str, size_px: int, bold: bool, width: int) -> tuple[str, int]
 
 
 def legend(width: int, size_px: int, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:
-    """A white strip that explains colours and marks in one row, smaller where it would not fit."""
+    """A white strip that explains colours and marks in one row, with smaller text if needed."""
     from PIL import Image, ImageDraw
 
     texts = [entry.text for entry in marks] + ([] if bar is None else ["0", f"{bar.peak:.2g}", bar.unit])
@@ -195,7 +190,7 @@ def legend(width: int, size_px: int, bar: Bar | None, marks: Sequence[Mark]) -> 
 
 
 def _sign(entry: Mark, size_px: int) -> np.ndarray:
-    """A mark as the legend shows it: on grey, where white is seen."""
+    """A mark of the legend, on grey so that white is visible."""
     sign = np.full((size_px, size_px, 3), entry.colour if entry.shape == "box" else (120, 120, 120), np.uint8)
     if entry.shape in ("ring", "square", "cross"):
         mark(sign, np.array([[size_px / 2, size_px / 2]]), entry.shape, entry.colour, max(4, round(size_px * 0.32)))

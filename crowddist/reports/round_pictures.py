@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crowddist import storage
+from crowddist.data.safe_decode import encode_png
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
 from crowddist.inference.predictor import Predictor
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 NUM_PICTURES = 6
 NUM_TRANSLATED = 4
-"""Translated images that are shown: each takes a row of one picture."""
+"""Number of translated images shown, one per row of the picture."""
 
 
 def chosen_images(data: ShardReader, number: int = NUM_PICTURES) -> list[int]:
-    """Indexes of the images shown: spread evenly over the data set; no label is looked at."""
+    """Indexes of the images shown: evenly spread over the data set, chosen without labels."""
     return sorted({round(place) for place in np.linspace(0, len(data) - 1, number)})
 
 
@@ -32,15 +33,13 @@ def round_pictures(
     checkpoint_url: str, data_url: str, run_folder: str, stage: Stage, results: Mapping[str, ImageResult], *,
     skip: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Draws the chosen images as a stage's counter sees them, and keeps them as PNG below the run's `pictures`.
+    """Draws the chosen images with the predictions of a stage's counter, and keeps them in the run's `pictures`.
+    Returns name -> (H, W, 3) uint8, with the same names in every round.
 
     Args:
-        results: key -> what the evaluation saw, whose count and true heads may be those of a part of the image; no
-            label is opened here.
+        results: key -> result of the evaluation; its count and true heads may be those of a region of interest. The
+            labels themselves are not read.
         skip: keys of images that workers died over.
-
-    Returns:
-        Name -> (H, W, 3) uint8; the names are equal in every round.
     """
     from crowddist.reports.sheets import round_sheet
 
@@ -53,25 +52,17 @@ def round_pictures(
         sample = decode(key, pixels_only(members))
         found, result = predictor.predict(sample.image), results.get(key)
         sheet = round_sheet(
-            sample.image,
-            density=found.density,
-            spread=found.spread,
-            keep=found.keep,
-            points=found.points,
-            sizes=found.sizes,
-            count=found.count if result is None else result.count,
-            uncertainty=found.uncertainty,
-            true_points=None if result is None else result.truth,
-            title=f"{key}, {stage.title}",
-        )
+            sample.image, density=found.density, spread=found.spread, keep=found.keep, points=found.points,
+            sizes=found.sizes, count=found.count if result is None else result.count, uncertainty=found.uncertainty,
+            true_points=None if result is None else result.truth, title=f"{key}, {stage.title}")
         _keep(sheet, run_folder, key, f"round-{stage.num_round}.png")
         pictures[key] = sheet
     return pictures
 
 
 def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Collection[str] = ()) -> np.ndarray:
-    """Draws a few images of the source beside their translation, and some of the target, and keeps it as PNG in the
-    run's `pictures`.
+    """Draws a few images of the source beside their translation and some of the target; keeps the picture in the run's
+    `pictures`.
 
     Args:
         urls: of the data sets `source`, `translated` and `target`.
@@ -89,34 +80,28 @@ def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Colle
 
 
 def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict[str, np.ndarray]:
-    """Draws the learning curves of all stages and the error by round, and keeps them as PNG in the run's `pictures`.
+    """Draws the learning curves of all stages and the error by round, and keeps them in the run's `pictures`.
 
-    Args:
-        rows: as in result.json.
-
-    Returns:
-        `curves`, `rounds` and, where a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3)
-        uint8 each; one that there is nothing to draw for is left out.
+    Returns `curves`, `rounds` and, if a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3)
+    uint8 each, without those that have no data. `rows`: as in result.json.
     """
     from crowddist.reports.charts import curves, rounds_chart
 
-    points = {
-        row["title"] if len(row["stages"]) == 1
-        else f"{row['title']}, {name.rpartition('/')[2]}": read_curve(storage.join(run_folder, name, CURVE))
-        for row in rows
-        for name in row["stages"]
-    }
+    points = {}
+    for row in rows:
+        for name in row["stages"]:
+            title = row["title"] if len(row["stages"]) == 1 else f"{row['title']}, {name.rpartition('/')[2]}"
+            points[title] = read_curve(storage.join(run_folder, name, CURVE))
     losses = {title: _values(curve, "loss") for title, curve in points.items()}
-    told = sorted({name for curve in points.values() for point in curve
-                   for name in point if name.endswith("_accuracy")})
-    accuracies = {f"{title}: {name.removesuffix('_accuracy')}": _values(curve, name) for title, curve in points.items()
-                  for name in told}
+    names = sorted({name for curve in points.values() for point in curve for name in point
+                    if name.endswith("_accuracy")})
+    accuracies = {f"{title}: {name.removesuffix('_accuracy')}": _values(curve, name)
+                  for title, curve in points.items() for name in names}
     pictures = {}
     if any(losses.values()):
         pictures["curves"] = curves(losses, title="Learning curves", label="loss")
     if any(accuracies.values()):
-        pictures["accuracies"] = curves(accuracies, title="What classifiers tell right (1/2 is chance)",
-                                        label="share told right")
+        pictures["accuracies"] = curves(accuracies, title="Accuracy of classifiers (1/2 is chance)", label="accuracy")
     if any("target/mae" in row for row in rows):
         pictures["rounds"] = rounds_chart(rows)
     for name, picture in pictures.items():
@@ -134,7 +119,4 @@ def _image(data: ShardReader, key: str) -> np.ndarray:
 
 
 def _keep(picture: np.ndarray, run_folder: str, *name: str) -> None:
-    import cv2
-
-    _, png = cv2.imencode(".png", picture[:, :, ::-1])
-    storage.write_bytes(storage.join(run_folder, PICTURES, *name), png.tobytes())
+    storage.write_bytes(storage.join(run_folder, PICTURES, *name), encode_png(picture))

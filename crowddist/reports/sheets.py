@@ -1,9 +1,10 @@
-"""What a person looks at: heat maps over images, and the table of rounds."""
+"""Pictures for people: heat maps over images, and the table of rounds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -11,50 +12,39 @@ import numpy as np
 from crowddist.inference.metrics import Metric
 from crowddist.reports import drawing
 from crowddist.reports.drawing import Bar, Mark
+from crowddist.reports.text_table import text_table
 
-# ours: overlays are drawn at this size, so that text and marks look alike on images of 0.1 and of 10 megapixels.
+# ours: the size at which overlays are drawn, so that text and marks look alike on images of 0.1 and of 10 megapixels.
 _OVERLAY_SIDE_PX = (960, 1920)
 _PANEL_WIDTH_PX, _GAP_PX = 480, 16
-# ours: none of them a colour of the heat map, and told apart also by the colour-blind.
+_SAMPLES_IN_A_ROW = 3
+# ours: none is a colour of the heat map, and the colour-blind can tell them apart.
 _PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
 
 
 def overlay(
-    image: np.ndarray,
-    density: np.ndarray,
-    *,
-    count: float,
-    uncertainty: float | None = None,
-    points: np.ndarray | None = None,
-    sizes: np.ndarray | None = None,
-    truth: float | None = None,
-    title: str = "",
-    peak: float | None = None,
+    image: np.ndarray, density: np.ndarray, *, count: float, uncertainty: float | None = None,
+    points: np.ndarray | None = None, sizes: np.ndarray | None = None, truth: float | None = None, title: str = ""
 ) -> np.ndarray:
-    """The density as a heat map over its image, with the count in words above and the scale of colours below.
+    """The density as a heat map over its image, with the count above and the scale of colours below.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         density: (h, w) persons per cell, over the same frame in cells of equal size.
         count: persons predicted.
-        uncertainty: standard deviation of `count`, or None where there is none.
+        uncertainty: standard deviation of `count`, or None.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`; marked with rings.
-        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
-        truth: persons really there, where known.
+        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn instead of rings.
+        truth: true number of persons, where known.
         title: shown first, e.g. the file's name and the round.
-        peak: the density of the hottest colour, persons per cell, to compare pictures; the map's own maximum without
-            it.
 
-    Returns:
-        RGB uint8: the image, its longer side brought to 960-1920 px, between two strips of text.
-
-    Raises:
-        ValueError: shapes or values that are none of the above.
+    Returns RGB uint8: the image, its longer side scaled to 960-1920 px, between two strips of text. Raises ValueError
+    for wrong shapes or values.
     """
     _require_map("density", density)
     longer = max(_require_image(image).shape[:2])
     scale = min(max(longer, _OVERLAY_SIDE_PX[0]), _OVERLAY_SIDE_PX[1]) / longer
-    bar = _density_bar(image, density, peak)
+    bar = _density_bar(image, density)
     canvas = drawing.heated(_resized(image, scale), density, image.shape, bar)
     marks = []
     if points is not None:
@@ -66,110 +56,78 @@ def overlay(
 
 
 def round_sheet(
-    image: np.ndarray,
-    *,
-    density: np.ndarray,
-    spread: np.ndarray,
-    keep: np.ndarray,
-    points: np.ndarray,
-    sizes: np.ndarray | None = None,
-    count: float,
-    uncertainty: float | None = None,
-    true_points: np.ndarray | None = None,
-    title: str = "",
-    peak: float | None = None,
+    image: np.ndarray, *, density: np.ndarray, spread: np.ndarray, keep: np.ndarray, points: np.ndarray,
+    sizes: np.ndarray | None = None, count: float, uncertainty: float | None = None,
+    true_points: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
-    """One row of panels that tell what a round thinks of an image: image, density, spread, kept cells, head points.
+    """One row of panels of a round's view of an image: image, density, spread, kept cells, head points.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         density: (h, w) persons per cell.
-        spread: (h, w) standard deviation of `density` over the estimates that it is the mean of.
-        keep: (h, w) bool, the cells that are good enough to be labels.
+        spread: (h, w) standard deviation of the estimates whose mean is `density`.
+        keep: (h, w) bool, the cells that are good enough as labels.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`.
-        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn in the place of rings.
-        count, uncertainty: persons predicted, and the standard deviation of that.
-        true_points: N x 2, the heads really there, where known.
+        sizes: (N,) sides of the heads' squares in pixels of `image`, drawn instead of rings.
+        count, uncertainty: persons predicted, and its standard deviation.
+        true_points: N x 2, the true heads, where known.
         title: shown above, e.g. the file's name and the round.
-        peak: the density of the hottest colour, as in `overlay`.
 
-    Returns:
-        RGB uint8, five panels of 480 px width.
-
-    Raises:
-        ValueError: shapes or values that are none of the above.
+    Returns RGB uint8, five panels of 480 px width. Raises ValueError for wrong shapes or values.
     """
     for name, cells in (("density", density), ("spread", spread), ("keep", keep)):
         _require_map(name, cells)
     scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
     plain = _resized(image, scale)
-    density_bar = _density_bar(image, density, peak)
+    density_bar = _density_bar(image, density)
     spread_bar = Bar(peak=float(spread.max()), unit="standard deviation, same unit", colours=drawing.spread_colours)
     heads = plain // 2 + 20
     marks = [_mark_heads(heads, points, scale, "ring", _PREDICTED, "predicted", sizes)]
     if true_points is not None:
         marks.append(_mark_heads(heads, true_points, scale, "cross", _TRUE, "true"))
-    panels = [
+    row = _side_by_side([
         _panel("Image", plain, None, [Mark(shape="", text=f"{image.shape[1]} x {image.shape[0]} px")]),
         _panel("Predicted density", drawing.heated(plain, density, image.shape, density_bar), density_bar, []),
         _panel("Disagreement", drawing.heated(plain, spread, image.shape, spread_bar), spread_bar, []),
         _panel("Chosen for labels", drawing.chosen(plain, keep, image.shape, _KEPT), None, [_kept_mark(density, keep)]),
         _panel("Heads", heads, None, marks),
-    ]
-    gap = np.full((panels[0].shape[0], _GAP_PX, 3), 255, np.uint8)
-    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+    ], 5)
     truth = None if true_points is None else float(len(true_points))
     return np.concatenate([drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth)), row])
 
 
 def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndarray],
                       target: Sequence[np.ndarray]) -> np.ndarray:
-    """Images of the source beside their translation, one a row, and images of the target beside them for comparison.
+    """One row for each image of the source: the image, its translation, and an image of the target for comparison.
 
     Args:
         source, translated: (H, W, 3) uint8 RGB, as many of each, of the same images.
         target: likewise, any number; those beyond the rows are left out.
 
-    Returns:
-        RGB uint8, three columns of 480 px width.
-
-    Raises:
-        ValueError: there is no row, as many are not there of each, or what is given is no image.
+    Returns RGB uint8, three columns of 480 px width. Raises ValueError without images, for different numbers of them,
+    and for a wrong shape or type.
     """
     if not source or len(source) != len(translated):
         raise ValueError(f"as many images of the source as translated ones are needed, at least one, got {len(source)} "
                          f"and {len(translated)}")
-    columns = [list(source), list(translated), list(target)[: len(source)]]
-    scaled = [[_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1]) for image in column]
-              for column in columns]
-    parts = [[drawing.caption(_PANEL_WIDTH_PX, 26, heading)]
-             for heading in ("Source", "Source, translated", "Target (other places)")]
-    for row in range(len(source)):
-        height = max(column[row].shape[0] for column in scaled if row < len(column)) + _GAP_PX
-        for column, part in zip(scaled, parts, strict=True):
-            panel = np.full((height, _PANEL_WIDTH_PX, 3), 255, np.uint8)
-            if row < len(column):
-                panel[: column[row].shape[0]] = column[row]
-            part.append(panel)
-    gap = np.full((sum(len(panel) for panel in parts[0]), _GAP_PX, 3), 255, np.uint8)
-    return np.concatenate([part for column in parts for part in (np.concatenate(column), gap)][:-1], axis=1)
+    rows = [_side_by_side([drawing.caption(_PANEL_WIDTH_PX, 26, heading)
+                           for heading in ("Source", "Source, translated", "Target (other places)")], 3)]
+    for images in zip_longest(source, translated, target[: len(source)]):
+        panels = [_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1])
+                  for image in images if image is not None]  # the target's may be fewer, and is the last
+        rows.append(_side_by_side(panels, 3, below_px=_GAP_PX))
+    return np.concatenate(rows)
 
 
-def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str,
-                  columns: int = 3) -> np.ndarray:
+def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str) -> np.ndarray:
     """Images of a data set with their heads, each below its name and its number of persons.
 
     Args:
-        samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels or None where they are not known;
-            at least one.
+        samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels, or None if unknown.
         title: shown above all.
-        columns: images in a row, at most.
 
-    Returns:
-        RGB uint8, columns of 480 px width.
-
-    Raises:
-        ValueError: there is no sample, or what is given is no image.
+    Returns RGB uint8, up to three columns of 480 px width. Raises ValueError without samples, and for a wrong shape or
+    type.
     """
     if not samples:
         raise ValueError("a sheet needs at least one sample")
@@ -182,43 +140,35 @@ def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], 
             drawing.mark(canvas, (points + 0.5) * scale - 0.5, "dot", _TRUE, 2 if len(points) < 400 else 1)
         words = f"{image.shape[1]} x {image.shape[0]} px" + ("" if points is None else f", {len(points):,} persons")
         panels.append(np.concatenate([drawing.caption(_PANEL_WIDTH_PX, 20, name, words), canvas]))
-    columns = min(columns, len(panels))
-    width = columns * _PANEL_WIDTH_PX + (columns - 1) * _GAP_PX
-    rows = []
-    for first in range(0, len(panels), columns):
-        row = panels[first : first + columns]
-        sheet = np.full((max(map(len, row)) + _GAP_PX, width, 3), 255, np.uint8)
-        for place, panel in enumerate(row):
-            left = place * (_PANEL_WIDTH_PX + _GAP_PX)
-            sheet[: len(panel), left : left + _PANEL_WIDTH_PX] = panel
-        rows.append(sheet)
-    return np.concatenate([drawing.caption(width, 34, title), *rows])
+    columns = min(_SAMPLES_IN_A_ROW, len(panels))
+    rows = [_side_by_side(panels[first : first + columns], columns, below_px=_GAP_PX)
+            for first in range(0, len(panels), columns)]
+    return np.concatenate([drawing.caption(rows[0].shape[1], 34, title), *rows])
 
 
 def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Metric]) -> str:
-    """The rounds as plain text: a heading, the units, one line a round; '-' where a round lacks a value.
+    """The rounds as plain text: headings, units, one line per round; '-' if a round lacks a value.
 
     Args:
         rows: as in result.json: `round` (a number, or a word such as supervised), its `title`, and metrics by name.
-        columns: what to show, in order.
+        columns: the metrics to show, in order.
     """
     lines = [["round", *(column.heading for column in columns)], ["", *(column.unit for column in columns)]]
     for row in rows:
         title = row.get("title", "no adaptation" if row["round"] == 0 else "")
         lines.append([f"{row['round']} ({title})" if title else str(row["round"]),
                       *(figure(row.get(column.key), column) for column in columns)])
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns) + 1)]
-    text = []
-    for label, *cells in lines:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        text.append("  ".join([label.ljust(widths[0]), *padded]).rstrip())
-    text.insert(2, "  ".join("-" * width for width in widths))
-    return "\n".join(text)
+    return text_table(lines, align="<>", rule_after=2)
 
 
 def figure(value: float | None, column: Metric) -> str:
-    """A value as people read it; "-" where there is none."""
+    """A value as text; "-" if there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value * column.scale:.{column.digits}f}"
+
+
+def held(columns: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The columns with a value in some row."""
+    return [column for column in columns if any(column.key in row for row in rows)]
 
 
 def _count_words(count: float, uncertainty: float | None, truth: float | None) -> str:
@@ -226,11 +176,10 @@ def _count_words(count: float, uncertainty: float | None, truth: float | None) -
     return words if truth is None else f"{words}   ·   true {truth:g}   ·   error {count - truth:+.1f}"
 
 
-def _density_bar(image: np.ndarray, density: np.ndarray, peak: float | None) -> Bar:
+def _density_bar(image: np.ndarray, density: np.ndarray) -> Bar:
     height, width = (drawing.step_px(image.shape[axis], density.shape[axis]) for axis in (0, 1))
     cell = "pixel" if height == width == 1 else f"{width:.3g} x {height:.3g} px cell"
-    return Bar(peak=float(density.max()) if peak is None else peak, unit=f"people per {cell}",
-               colours=drawing.heat_colours)
+    return Bar(peak=float(density.max()), unit=f"people per {cell}", colours=drawing.heat_colours)
 
 
 def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
@@ -239,19 +188,16 @@ def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
     return Mark(shape="box", colour=_KEPT, text=f"{np.mean(keep.astype(bool)):.1%} of the area{people}")
 
 
-def _mark_heads(
-    canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str,
-    sizes: np.ndarray | None = None
-) -> Mark:
-    """Marks points of the image on the canvas, with squares where sizes are known, and returns their entry in the
-    legend.
-    """
+def _mark_heads(canvas: np.ndarray, points: np.ndarray, scale: float, shape: Any, colour: drawing.Colour, name: str,
+                sizes: np.ndarray | None = None) -> Mark:
+    """Marks the image's points on the canvas, as squares if sizes are known; returns their entry in the legend."""
     if points.ndim != 2 or points.shape[1] < 2 or (sizes is not None and sizes.shape != (len(points),)):
         raise ValueError(f"{name} points must be N x 2 or wider, and sizes as many, got {points.shape}, "
                          f"{None if sizes is None else sizes.shape}")
     places = (np.asarray(points[:, :2], np.float64) + 0.5) * scale - 0.5
-    shape, radius = ("square",
-                     sizes * scale / 2) if sizes is not None else (shape, max(4, round(min(canvas.shape[:2]) / 110)))
+    radius: Any = max(4, round(min(canvas.shape[:2]) / 110))
+    if sizes is not None:
+        shape, radius = "square", sizes * scale / 2
     drawing.mark(canvas, places, shape, colour, radius)
     return Mark(shape=shape, colour=colour, text=f"{name} ({len(points)})")
 
@@ -277,3 +223,13 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 def _panel(heading: str, canvas: np.ndarray, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:
     width = canvas.shape[1]
     return np.concatenate([drawing.caption(width, 26, heading), canvas, drawing.legend(width, 21, bar, marks)])
+
+
+def _side_by_side(panels: Sequence[np.ndarray], columns: int, *, below_px: int = 0) -> np.ndarray:
+    """A white row with at most `columns` panels, and white below."""
+    width = columns * _PANEL_WIDTH_PX + (columns - 1) * _GAP_PX
+    row = np.full((max(map(len, panels)) + below_px, width, 3), 255, np.uint8)
+    for place, panel in enumerate(panels):
+        left = place * (_PANEL_WIDTH_PX + _GAP_PX)
+        row[: len(panel), left : left + _PANEL_WIDTH_PX] = panel
+    return row

@@ -1,8 +1,8 @@
-"""What a finished run tells the person at the terminal."""
+"""Summaries of a finished run: for the terminal, and as notes for MLflow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> str:
-    """The table of rounds, what was gained, and where everything lies."""
+    """The table of rounds, the change of the error, and the places of the outputs."""
     from crowddist.inference.metrics import METRICS
-    from crowddist.reports.sheets import rounds_table
+    from crowddist.reports.sheets import held, rounds_table
 
     columns = [metric for metric in METRICS if metric.at_terminal]
     lines = ["", f"{result['recipe']}, method {result['method']}, run {result['run']}",
-             rounds_table(result["rounds"], _held(columns, result))]
-    parts = _held(_part_columns(), result)
+             rounds_table(result["rounds"], held(columns, result["rounds"]))]
+    parts = held(_part_columns(), result["rounds"])
     if len(parts) > 2:  # every method marks heads
         lines += ["", "the parts alone, and the number of heads that are marked", rounds_table(result["rounds"], parts)]
     lines += _outcome(result)
@@ -32,26 +32,27 @@ def closing_lines(result: Mapping[str, Any], folder: str, how_to_open: str) -> s
 
 
 def run_note(result: Mapping[str, Any]) -> str:
-    """What MLflow shows with a run that has ended: markdown, the outcome first, for the rest is folded away."""
+    """MLflow's note of a finished run, markdown: the outcome first, as MLflow folds the rest away."""
+    from crowddist.inference.metrics import METRICS
+    from crowddist.reports.sheets import figure, held
+
     data = ", ".join(f"{role} {facts['name']} ({facts['num_images']:,} images)"
                      for role, facts in result["data"].items())
-    from crowddist.inference.metrics import METRICS
-    from crowddist.reports.sheets import figure
-
-    held = _held([metric for metric in METRICS if metric.in_notes], result)
+    shown = held([metric for metric in METRICS if metric.in_notes], result["rounds"])
     lines = [*_outcome(result), "", f"Recipe `{result['recipe']}`, method `{result['method']}`: {data}.", ""]
-    headings = " | ".join(f"{metric.heading}, {metric.unit}" for metric in held)
-    lines += [f"| round | {headings} |", "|---|" + "---:|" * len(held)] if held else []
-    for row in result["rounds"] if held else []:
-        cells = [figure(row.get(metric.key), metric) for metric in held]
-        lines.append(f"| {row['round']} {row.get('title', '')} | {' | '.join(cells)} |")
+    if shown:
+        headings = " | ".join(f"{metric.heading}, {metric.unit}" for metric in shown)
+        lines += [f"| round | {headings} |", "|---|" + "---:|" * len(shown)]
+        for row in result["rounds"]:
+            cells = " | ".join(figure(row.get(metric.key), metric) for metric in shown)
+            lines.append(f"| {row['round']} {row.get('title', '')} | {cells} |")
     return "\n".join([*lines, "",
-                      "Each round is a child run, on whose page its pictures are. `report.html` and all settings are "
+                      "Each round is a child run; its page shows its pictures. `report.html` and all settings are "
                       "under *Artifacts*."])
 
 
 def round_note(title: str, metrics: Mapping[str, float], run: str) -> str:
-    """What MLflow shows with a round: markdown."""
+    """MLflow's note of a round, markdown."""
     from crowddist.inference.metrics import METRICS
 
     shown = (metric for metric in METRICS if metric.in_notes and metric.unit == "people" and metric.key in metrics)
@@ -60,15 +61,16 @@ def round_note(title: str, metrics: Mapping[str, float], run: str) -> str:
 
 
 def _outcome(result: Mapping[str, Any]) -> list[str]:
-    """What was gained, in lines."""
+    from crowddist.reports.compare_runs import change
+
     lines: list[str] = []
     if result["stopped"]:
         lines.append(result["stopped"])
     first, last = result["rounds"][0], result["final"]
     if "target/mae" in first and len(result["rounds"]) > 1:
         before, after = first["target/mae"], last["target/mae"]
-        change = f" ({after / before - 1:+.0%})" if before else ""
-        lines.append(f"target MAE {before:.2f} -> {after:.2f}{change} on {last['target/num_images']:.0f} images "
+        percent = f" ({change(before, after)})" if before else ""
+        lines.append(f"target MAE {before:.2f} -> {after:.2f}{percent} on {last['target/num_images']:.0f} images "
                      "held out")
     elif "target/mae" not in first:
         lines.append("no labelled evaluation data was given, so the error is not known")
@@ -78,19 +80,10 @@ def _outcome(result: Mapping[str, Any]) -> list[str]:
 
 
 def _part_columns() -> list[Metric]:
-    """What parts of a method would have said alone, and the heads of all of it together."""
+    """Errors of the parts of a method alone, and of the heads of the whole."""
     from crowddist.inference.metrics import Metric
 
-    columns = []
-    for name, heading in (("regression", "R"), ("detection", "D"), ("transformed", "Phi(R)")):
-        columns.append(Metric(key=f"target/{name}_mae", heading=f"{heading} MAE", unit="people", digits=2))
-        columns.append(Metric(key=f"target/{name}_rmse", heading=f"{heading} rmse", unit="people", digits=2))
-        columns.append(Metric(key=f"target/{name}_map", heading=f"{heading} mAP", unit="%", scale=100))
-    columns.append(Metric(key="target/points_mae", heading="heads MAE", unit="people", digits=2))
-    columns.append(Metric(key="target/points_rmse", heading="heads rmse", unit="people", digits=2))
-    return columns
-
-
-def _held(columns: Sequence[Metric], result: Mapping[str, Any]) -> list[Metric]:
-    """The columns that a round has a value for."""
-    return [column for column in columns if any(column.key in row for row in result["rounds"])]
+    kinds = (("mae", "MAE", "people", 1.0), ("rmse", "rmse", "people", 1.0), ("map", "mAP", "%", 100.0))
+    parts = (("regression", "R"), ("detection", "D"), ("transformed", "Phi(R)"), ("points", "heads"))
+    return [Metric(key=f"target/{name}_{kind}", heading=f"{heading} {word}", unit=unit, scale=scale)
+            for name, heading in parts for kind, word, unit, scale in kinds]

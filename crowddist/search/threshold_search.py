@@ -15,6 +15,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.inference.jobs import PredictJob
 from crowddist.inference.prediction_cache import publish_predictions
 from crowddist.methods.thresholds import lowest_thresholds, own_values, search_space
+from crowddist.reports.text_table import text_table
 from crowddist.run import checkpoint
 from crowddist.search.styled_source import in_the_style_of
 from crowddist.search.trial_values import Listed, Plan, make_plan, tried
@@ -158,10 +159,9 @@ def trial_table(trials: Sequence[dict[str, float]], *, most: int = 12) -> str:
     shown = sorted(trials, key=lambda trial: -trial["score"])[:most]
     if own not in shown:
         shown.append(own)
-    headings = [name.rpartition(".")[2].replace("_", " ") for name in own]
-    lines = ["  ".join(headings)]
+    names = list(own)
+    lines = [[*(name.rpartition(".")[2].replace("_", " ") for name in names), ""]]
     for trial in shown:
-        cells = [f"{trial[name]:.3f}".rjust(len(heading)) for heading, name in zip(headings, own, strict=True)]
-        marks = ("  <- best" if trial is best else "") + ("  <- as configured" if trial is own else "")
-        lines.append("  ".join(cells) + marks)
-    return "\n".join(lines)
+        marks = [mark for mark, other in (("<- best", best), ("<- as configured", own)) if trial is other]
+        lines.append([*(f"{trial[name]:.3f}" for name in names), "  ".join(marks)])
+    return text_table(lines, align=">" * len(names) + "<")

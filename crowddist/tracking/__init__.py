@@ -1,4 +1,4 @@
-"""What MLflow, or another tracker, is told of a run, with a journal for the times when it does not answer.
+"""Reports a run to MLflow, with a journal for the times when its server does not answer.
 
-Only this folder and `serving` import mlflow; the training step knows nothing of it.
+Only this folder and `serving` import mlflow; training steps know nothing of it.
 """

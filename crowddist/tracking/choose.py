@@ -1,4 +1,4 @@
-"""Which tracker a run has: MLflow's, at an address or beside the runs, or none."""
+"""Chooses a run's tracker: MLflow at an address or beside the runs, or none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Tracker:
     """MLflow at the configured address, or beside the runs; `none` tracks nothing.
 
-    Where runs are in object storage, which holds no database, MLflow's lies in the current folder of this machine, and
-    the user is told so.
+    Object storage holds no database: there MLflow's lies in this machine's current folder, and `say` tells the user.
     """
     from crowddist.tracking.journal import JournalTracker
     from crowddist.tracking.tracker import MlflowTracker, NullTracker
@@ -35,14 +34,12 @@ def make_tracker(config: RunConfig, say: Callable[[str], None] = print) -> Track
 
 
 def tracking_address(config: RunConfig) -> str:
-    """Where the run's MLflow is, see `make_tracker`; nothing is made. Raises: InputError for what is no address."""
+    """The address of the run's MLflow, see `make_tracker`. Creates nothing. Raises InputError for a bad address."""
     from crowddist.tracking import mlflow_store
 
     return mlflow_store.resolve_uri(config.tracking_uri, _database(config))
 
 
 def _database(config: RunConfig) -> Path:
-    """MLflow's own, where no other is named: beside the runs, or in the current folder where those are in object
-    storage.
-    """
+    """The default database: beside the runs, or in the current folder if they are in object storage."""
     return (Path(storage.shown(config.storage)) if storage.is_local(config.storage) else Path.cwd()) / "mlflow.db"

@@ -1,6 +1,4 @@
-"""What the driver's machine does while a run is tracked: processor, memory, disk, network and GPUs, under MLflow's own
-names.
-"""
+"""Load of the driver's machine during a run: processor, memory, disk, network and GPUs, under MLflow's own names."""
 
 from __future__ import annotations
 
@@ -9,27 +7,29 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from crowddist.process.cli import one_line
+
 if TYPE_CHECKING:
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 
 PREFIX = "system/"
-"""MLflow shows metrics that are called like this on a page of their own."""
+"""MLflow shows metrics with this prefix on a page of their own."""
 INTERVAL_S = 10.0
-"""As MLflow's own monitor; $MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL is another."""
+"""The interval of MLflow's own monitor; $MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
 LAST_WAIT_S = 5.0
-"""ours: how long the end of a run waits for the last point, which may hang at a server that is away."""
+"""ours: how long the end of a run waits for the last point, which may hang in a call to the server."""
 
 
 class SystemMetrics:
-    """A thread that hands over a point of every system metric each INTERVAL_S, and a last one when it is stopped.
+    """A thread that reports all system metrics every INTERVAL_S, and once more when it is stopped.
 
-    MLflow's monitors measure, but its SystemMetricsMonitor does not run: that one gives up for good at the first call
-    the store does not answer, logs past our tracker, which allows one call at a time, and lets the end of a run wait
-    for as long as a server hangs. $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns it off.
+    It uses MLflow's monitors, but not its SystemMetricsMonitor. That one stops for good at the first unanswered call,
+    bypasses our tracker, which allows one call at a time, and blocks the end of a run while a server hangs.
+    $MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns the metrics off.
 
     Args:
-        tell: takes the values by name; what it raises is told once, and harms nobody.
-        say: takes a line for people.
+        tell: takes the values by name; its first error is reported, and none stops the thread.
+        say: prints a line.
     """
 
     def __init__(self, tell: Callable[[Mapping[str, float]], None], say: Callable[[str], None]) -> None:
@@ -39,21 +39,21 @@ class SystemMetrics:
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
 
     def start(self) -> None:
-        """Begins, unless it is turned off."""
+        """Starts the thread, unless the metrics are turned off."""
         if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() not in ("false", "0"):
             self._thread.start()
 
     def stop(self) -> None:
-        """Tells the last point and ends; waits LAST_WAIT_S at most. Does nothing the second time, nor where it never
-        began.
-        """
+        """Reports the last point and ends; waits LAST_WAIT_S at most. No-op if not running."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(LAST_WAIT_S)
 
     def _run(self) -> None:
         try:
-            interval_s, monitors = _interval_s(), _monitors()
+            from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
+
+            interval_s, monitors = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S, _monitors()
         except Exception as error:
             self._complain(error)
             return
@@ -62,19 +62,13 @@ class SystemMetrics:
             ended = self._stop.wait(interval_s)
             try:
                 self.tell(_point(monitors))
-            except Exception as error:  # nothing that a run needs, and the next one may come through
+            except Exception as error:  # a run does not need the metrics, and the next call may succeed
                 self._complain(error)
 
     def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
-            self.say(f"system metrics are missing: {type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def _interval_s() -> float:
-    from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
-
-    return MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL_S
+            self.say(f"system metrics are missing: {type(error).__name__}: {one_line(error)}")
 
 
 def _point(monitors: Sequence[BaseMetricsMonitor]) -> dict[str, float]:
@@ -87,7 +81,7 @@ def _point(monitors: Sequence[BaseMetricsMonitor]) -> dict[str, float]:
 
 
 def _monitors() -> list[BaseMetricsMonitor]:
-    """MLflow's monitors of what this machine has, ready for a first point."""
+    """MLflow's monitors for this machine's devices, ready for a first point."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -99,10 +93,9 @@ def _monitors() -> list[BaseMetricsMonitor]:
         try:
             monitors.append(kind())
             break
-        # MLflow's way to say that there is no such GPU, or no library (nvidia-ml-py, pyrsmi) that could ask it
-        except Exception:
+        except Exception:  # MLflow raises it without such a GPU, or without its library (nvidia-ml-py, pyrsmi)
             continue
-    # The load is that since it was asked for last, by the same thread; the first answer is always 0.
+    # The CPU load is measured since this thread's last call; the first value is always 0.
     monitors[0].collect_metrics()
     monitors[0].clear_metrics()
     return monitors

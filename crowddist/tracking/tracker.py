@@ -1,4 +1,4 @@
-"""Where an adaptation is written down for people to compare: MLflow, or nowhere."""
+"""Trackers record an adaptation for people to compare: in MLflow, or nowhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,70 +25,69 @@ from crowddist.tracking import mlflow_store
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class Tracker(Protocol):
-    """What the pipeline tells; called from the driver only, inside `with tracking.run(...)`.
+class Tracker:
+    """Receives everything that the pipeline reports about a run. This base class writes nothing. All trackers raise
+    ValueError for a metric that is NaN or infinite and for a picture of the wrong shape or type.
 
-    One adaptation is a parent run, each of its rounds a child run that is made when first named. Everything may be told
-    again after a restart: what is there already is neither doubled nor lost.
+    Only the driver calls it, inside `with tracked_run(...)`. One adaptation is a parent run; each round is a child run,
+    created when first named. After a restart everything may be reported again: nothing is duplicated or lost.
     """
 
     def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
               state_url: str) -> None:
-        """Opens the adaptation's run, or takes it up again where `state_url` (a JSON object on storage) names one."""
+        """Opens the adaptation's run, or resumes the one named in `state_url` (a JSON object on storage)."""
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
-        """Points of learning curves, of a round or (None) of the whole adaptation; a name's step that is there already
-        stays as it is.
-
-        Raises ValueError for NaN or infinity.
-        """
+        """Points of a round's or (None) the adaptation's curves. A metric keeps its first value at a step."""
+        _require_finite(values, f"step {step}, round {round}")
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
-        """The final figures of a round, under the same names every round: on the round's run, and on the parent with
-        step = round.
-
-        Raises ValueError for NaN or infinity.
-        """
+        """A round's final metrics, the same in all rounds: on the round's run, and on the parent with step = round."""
+        _require_finite(values, f"round {round}")
 
     def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """The trials of a round's search, best or not: each a child of the round's run, what has a dot in its name as a
-        parameter, the rest as metrics.
-
-        Raises ValueError for NaN or infinity.
-        """
+        """All trials of a round's search as children of its run. Names with a dot are parameters, others metrics."""
+        for number, row in enumerate(rows):
+            _require_finite(row, f"round {round}, trial {number}")
 
     def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
-        """What a run is, in markdown, unless somebody described it before, and parameters to compare it by."""
+        """Describes a run in markdown, unless it has a description, and adds parameters for comparisons."""
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
-        """One of the few pictures that every round shows under the same `name`: (H, W, 3) uint8 RGB."""
+        """One of the few pictures that every round has under the same `name`: (H, W, 3) uint8 RGB."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"picture {name} must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
 
     def table(self, round: int | None, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """A table, one row an image; told again, it replaces the one before."""
+        """A table with one row per image; it replaces an earlier table of that name."""
 
     def artifact(self, name: str, content: dict[str, Any] | str) -> None:
-        """A file of the adaptation: a dict as JSON, or text; told again, it replaces the one before."""
+        """A file of the adaptation: a dict as JSON, or text. It replaces an earlier file of that name."""
 
     def data(self, context: str, name: str, url: str, digest: str) -> None:
-        """A data set the adaptation reads; `context` is its use: source, target, evaluation."""
+        """A data set that the adaptation reads; `context` is its use: source, target, evaluation."""
 
     def register(self, checkpoint_file: Path, *, name: str) -> str:
-        """Registers the final counter as a model and returns its URI, "" where nothing is tracked; the same file is
-        registered once.
-        """
+        """Registers the final counter as a model, each file once. Returns its URI, "" where nothing is tracked."""
+        return ""
 
     def finish(self, status: Ending) -> None:
-        """Ends the run and its rounds; a round whose result is known is FINISHED in any case."""
+        """Ends the run and its rounds; a round with a result is FINISHED in any case."""
 
     def how_to_open(self) -> str:
-        """One line for people: the command or the address that shows what was written."""
+        """One line for people: the command or the address that shows the run."""
+        return "nothing was tracked"
+
+
+class NullTracker(Tracker):
+    """Tracks nothing, but rejects bad values."""
 
 
 @contextmanager
 def tracked_run(
     tracker: Tracker, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str], state_url: str
 ) -> Iterator[Tracker]:
-    """A started tracker, ended however the block is left: FINISHED, FAILED (an exception) or KILLED (SIGTERM, Ctrl-C,
+    """Starts the tracker and ends it with the block: FINISHED, FAILED (an exception) or KILLED (SIGTERM, Ctrl-C,
     exit).
     """
     with host.sigterm_as_exit():
@@ -104,76 +103,27 @@ def tracked_run(
         tracker.finish("FINISHED")
 
 
-class NullTracker:
-    """Writes nothing, and refuses the same values as MlflowTracker."""
-
-    def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
-              state_url: str) -> None:
-        """See Tracker."""
-
-    def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
-        """See Tracker."""
-        require_finite(values, f"step {step}, round {round}")
-
-    def round_result(self, round: int, values: Mapping[str, float]) -> None:
-        """See Tracker."""
-        require_finite(values, f"round {round}")
-
-    def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """See Tracker."""
-        for number, row in enumerate(rows):
-            require_finite(row, f"round {round}, trial {number}")
-
-    def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
-        """See Tracker."""
-
-    def picture(self, round: int, name: str, image: np.ndarray) -> None:
-        """See Tracker."""
-        require_picture(name, image)
-
-    def table(self, round: int | None, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """See Tracker."""
-
-    def artifact(self, name: str, content: dict[str, Any] | str) -> None:
-        """See Tracker."""
-
-    def data(self, context: str, name: str, url: str, digest: str) -> None:
-        """See Tracker."""
-
-    def register(self, checkpoint_file: Path, *, name: str) -> str:
-        """See Tracker."""
-        return ""
-
-    def finish(self, status: Ending) -> None:
-        """See Tracker."""
-
-    def how_to_open(self) -> str:
-        """See Tracker."""
-        return "nothing was tracked"
-
-
-class MlflowTracker:
-    """Writes to the MLflow store at an address that `mlflow_store.resolve_uri` gave."""
+class MlflowTracker(Tracker):
+    """Writes to the MLflow store at an address from `mlflow_store.resolve_uri`."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._started = False
         self._page = ""
-        self._made_s, self._system_step = 0.0, -1
+        self._created_s, self._system_step = 0.0, -1
 
     def start(self, *, experiment: str, run_name: str, config: dict[str, Any], tags: Mapping[str, str],
               state_url: str) -> None:
-        """See Tracker. Raises InputError where the store cannot be reached or refuses."""
+        """See Tracker. Raises InputError if the store cannot be reached or refuses."""
         self._store = mlflow_store.Store(self.uri, experiment)
         self._process = {"host": socket.gethostname(), "pid": str(os.getpid()),
                          "pid_started": host.started(os.getpid()) or ""}
-        self._active: set[str] = set()  # rounds' runs that this process has RUNNING
-        self._seen: set[str] = set()  # rounds' runs that are known to exist
+        self._active: set[str] = set()  # rounds' runs that this process set RUNNING
+        self._seen: set[str] = set()  # rounds' runs known to exist
         self._state_url = state_url
         self._state = self._read_state()
         self._write_state(attempts=self._state["attempts"] + 1)
-        # From here on there is something to end.
-        self._started = True
+        self._started = True  # from here on there is a run to end
         atexit.register(self._abandon)
         self._open_parent(run_name, tags)
         self._page = self._store.page(self._state["parent"])
@@ -181,34 +131,30 @@ class MlflowTracker:
         self._end_dead_runs()
 
     def metrics(self, values: Mapping[str, float], *, step: int, round: int | None = None) -> None:
-        """See Tracker."""
-        require_finite(values, f"step {step}, round {round}")
+        super().metrics(values, step=step, round=round)
         self._store.log_metrics(self._run_id(round), values, step, replace=False)
 
     def system_metrics(self, values: Mapping[str, float]) -> None:
-        """A point of what the driver's machine does, on the adaptation's run; one a second at most.
+        """A point of the driver machine's load, on the adaptation's run; at most one per second.
 
-        Its step is the whole seconds since the run was made, so that one that was resumed goes on behind what it has.
+        The step is the number of whole seconds since the run was created, so a resumed run continues the curve.
         """
         parent = self._run_id(None)
-        self._made_s = self._made_s or self._store.made_s(parent)
-        step = int(time.time() - self._made_s)
+        self._created_s = self._created_s or self._store.client.get_run(parent).info.start_time / 1000
+        step = int(time.time() - self._created_s)
         if step > self._system_step:
             self._store.append_metrics(parent, values, step)
             self._system_step = step
 
     def round_result(self, round: int, values: Mapping[str, float]) -> None:
-        """See Tracker."""
-        require_finite(values, f"round {round}")
+        super().round_result(round, values)
         # Step 0 on the child: MLflow then compares rounds as bars, not as lines of one dot.
         self._store.log_metrics(self._run_id(round), values, 0, replace=True)
         self._store.log_metrics(self._run_id(None), values, round, replace=True)
         self._write_state(done=sorted({*self._state["done"], round}))
 
     def trials(self, round: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """See Tracker."""
-        for number, row in enumerate(rows):
-            require_finite(row, f"round {round}, trial {number}")
+        super().trials(round, rows)
         parent, digest = self._run_id(round), hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
         if self._state["trials"].get(str(round)) == digest:
             return
@@ -217,20 +163,19 @@ class MlflowTracker:
                     **self._process}
             run_id = self._store.create(f"trial-{number:03d}", tags, unique=["mlflow.parentRunId", "trial"])
             self._store.log_params(run_id, {name: f"{value:.6g}" for name, value in row.items() if "." in name})
-            self._store.log_metrics(run_id, {name: value for name, value in row.items() if "." not in name}, 0,
-                                    replace=True)
-            self._store.end(run_id, "FINISHED")
+            scores = {name: value for name, value in row.items() if "." not in name}
+            self._store.log_metrics(run_id, scores, 0, replace=True)
+            self._store.client.set_terminated(run_id, "FINISHED")
         self._write_state(trials={**self._state["trials"], str(round): digest})
 
     def describe(self, round: int | None, text: str, params: Mapping[str, str] | None = None) -> None:
-        """See Tracker."""
         run_id = self._run_id(round)
         self._store.log_params(run_id, params or {})
         self._store.describe(run_id, text)
 
     def picture(self, round: int, name: str, image: np.ndarray) -> None:
-        """See Tracker. On the round's run, to compare side by side, and on the parent, to leaf through the rounds."""
-        require_picture(name, image)
+        """See Tracker. Logged on the round's run, to compare side by side, and on the parent, to browse the rounds."""
+        super().picture(round, name, image)
         run_id = self._run_id(round)
         key, digest = f"{round}/{name}", hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         if self._state["pictures"].get(key) == digest:
@@ -240,60 +185,52 @@ class MlflowTracker:
         self._write_state(pictures={**self._state["pictures"], key: digest})
 
     def table(self, round: int | None, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """See Tracker."""
         self._store.log_table(self._run_id(round), name, rows)
 
     def artifact(self, name: str, content: dict[str, Any] | str) -> None:
-        """See Tracker."""
         text = content if isinstance(content, str) else json.dumps(content, indent=2, default=str)
-        self._store.log_text(self._run_id(None), name, text)
+        self._store.client.log_text(self._run_id(None), text, name)
 
     def data(self, context: str, name: str, url: str, digest: str) -> None:
-        """See Tracker."""
         self._store.log_data(self._run_id(None), context, name, url, digest)
 
     def register(self, checkpoint_file: Path, *, name: str) -> str:
-        """See Tracker. The model takes (N, H, W, 3) uint8 and returns a row of `count` and `uncertainty` an image."""
+        """See Tracker. The model takes (N, H, W, 3) uint8 and returns `count` and `uncertainty` of each image."""
         return self._store.register(self._run_id(None), Path(checkpoint_file), name)
 
     def finish(self, status: Ending) -> None:
-        """See Tracker. Does nothing before `start` and the second time."""
+        """See Tracker. No-op before `start` and the second time."""
         if not self._started:
             return
         for number, run_id in self._state["rounds"].items():
             found = self._store.find(run_id)
             if found is not None and found.info.status == "RUNNING":
-                self._store.end(run_id, "FINISHED" if int(number) in self._state["done"] else status)
+                self._store.client.set_terminated(run_id, "FINISHED" if int(number) in self._state["done"] else status)
         if self._state["parent"]:
-            self._store.end(self._state["parent"], status)
+            self._store.client.set_terminated(self._state["parent"], status)
         self.leave()
 
     def leave(self) -> None:
-        """Ends the telling without a word to the store, where it is away: the next start takes the run up."""
+        """Stops tracking without a call to the store, if it does not answer; the next start resumes the run."""
         self._started = False
         atexit.unregister(self._abandon)
 
     def how_to_open(self) -> str:
-        """See Tracker."""
         return mlflow_store.how_to_open(self.uri, self._page)
 
     def _read_state(self) -> dict[str, Any]:
-        """The ids kept on storage, unless the store no longer has that run: then a new adaptation begins."""
+        """The ids kept on storage. If the store no longer has that run, a new adaptation begins."""
         fresh: dict[str, Any] = {"adaptation": secrets.token_hex(8), "attempts": 0, "config": "", "done": [],
-                                 "parent": "", "pictures": {}, "rounds": {},
-                                 "trials": {}}
+                                 "parent": "", "pictures": {}, "rounds": {}, "trials": {}}
         if not storage.exists(self._state_url):
             return fresh
         state = storage.read_json(self._state_url)
-        if isinstance(state, dict):
-            state.setdefault("trials", {})  # former versions had none
         if not isinstance(state, dict) or set(state) != set(fresh):
-            raise InputError(
-                f"not what the tracker keeps: {self._state_url}; remove the file to begin a new MLflow run")
+            raise InputError(f"not a tracker's state file: {self._state_url}; remove it to begin a new MLflow run")
         if state["parent"]:
             if self._store.find(state["parent"]) is None:
                 return fresh
-            self._store.follow(state["parent"])
+            self._store.use_experiment_of(state["parent"])
         return state
 
     def _write_state(self, **changes: Any) -> None:
@@ -305,29 +242,30 @@ class MlflowTracker:
         facts |= {"kind": "adaptation", "adaptation": self._state["adaptation"],
                   "attempt": str(self._state["attempts"])}
         if not self._state["parent"]:
-            # `unique`: a process killed after making the run and before keeping its id left one to be found.
+            # `unique` finds the run of a process that was killed after creating it and before keeping its id.
             self._write_state(parent=self._store.create(run_name, facts, unique=["adaptation"]))
         self._store.set_running(self._state["parent"], facts)
 
     def _log_config(self, config: dict[str, Any]) -> None:
-        """As parameters and a file the first time; parameters cannot be changed, so another attempt's other settings
-        are another file.
+        """Logs the settings as parameters and a file. Parameters cannot change, so an attempt with other settings only
+        adds a file.
         """
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
         if self._state["config"] == digest:
             return
         if self._state["config"]:
-            self._store.tag(self._state["parent"], "config_changed", f"in attempt {self._state['attempts']}")
-            self.artifact(f"config-attempt-{self._state['attempts']:03d}.json", config)
+            attempt = self._state["attempts"]
+            self._store.client.set_tag(self._state["parent"], "config_changed", f"in attempt {attempt}")
+            self.artifact(f"config-attempt-{attempt:03d}.json", config)
         else:
             self.artifact("config.json", config)
             self._store.log_params(self._state["parent"], config)
         self._write_state(config=digest)
 
     def _run_id(self, round: int | None) -> str:
-        """The parent's run, or a round's, which is made or taken up again when first named."""
+        """The parent's run, or a round's, which is created or resumed when first named."""
         if not self._started:
-            raise RuntimeError("the tracker is not started: use it inside `with tracking.run(...)`")
+            raise RuntimeError("the tracker is not started: use it inside `with tracked_run(...)`")
         if round is None:
             return self._state["parent"]
         run_id = self._state["rounds"].get(str(round))
@@ -335,17 +273,17 @@ class MlflowTracker:
             return run_id
         self._end_done_rounds()
         if run_id is None or self._store.find(run_id) is None:
-            run_id = self._make_round(round)
+            run_id = self._create_round(round)
         if round not in self._state["done"]:
             self._store.set_running(run_id, self._process)
             self._active.add(run_id)
         self._seen.add(run_id)
         return run_id
 
-    def _make_round(self, round: int) -> str:
+    def _create_round(self, round: int) -> str:
         tags = {"kind": "round", "round": str(round), "mlflow.parentRunId": self._state["parent"], **self._process}
         run_id = self._store.create(f"round-{round:03d}", tags, unique=["mlflow.parentRunId", "round"])
-        # Where someone deleted the round's run, what was written to it is gone as well.
+        # If somebody deleted the round's run, its pictures, trials and result are gone with it.
         pictures = {key: digest for key, digest in self._state["pictures"].items() if not key.startswith(f"{round}/")}
         trials = {key: digest for key, digest in self._state["trials"].items() if key != str(round)}
         done = [number for number in self._state["done"] if number != round]
@@ -354,39 +292,29 @@ class MlflowTracker:
         return run_id
 
     def _end_done_rounds(self) -> None:
-        """A round ends when the next one begins, so that its duration in MLflow is its own."""
+        """A round ends when the next begins, so that MLflow shows its own duration."""
         for number in self._state["done"]:
             run_id = self._state["rounds"][str(number)]
             if run_id in self._active:
-                self._store.end(run_id, "FINISHED")
+                self._store.client.set_terminated(run_id, "FINISHED")
                 self._active.discard(run_id)
 
     def _end_dead_runs(self) -> None:
-        """Runs of this experiment whose process on this host is gone: it had no time to write its end."""
+        """Ends this experiment's runs whose process on this host died without ending them."""
         own = {self._state["parent"], *self._state["rounds"].values()}
-        for found in list(self._store.running(self._process["host"])):
-            pid = found.data.tags.get("pid", "")
-            if found.info.run_id not in own and pid.isdigit() and not host.is_alive(int(pid),
-                                                                                    found.data.tags.get(
-                                                                                        "pid_started", "")):
-                self._store.end(found.info.run_id, "KILLED")
+        for found in self._store.running(self._process["host"]):
+            pid, started = found.data.tags.get("pid", ""), found.data.tags.get("pid_started", "")
+            if found.info.run_id not in own and pid.isdigit() and not host.is_alive(int(pid), started):
+                self._store.client.set_terminated(found.info.run_id, "KILLED")
 
     def _abandon(self) -> None:
-        """At the interpreter's end, for a caller that never called `finish`; a forked child has nothing to end."""
+        """At the interpreter's end, for a caller that never called `finish`. A forked child has nothing to end."""
         if self._process["pid"] == str(os.getpid()):
-            with suppress(Exception):  # there is nobody left to tell
+            with suppress(Exception):  # nobody is left to read an error
                 self.finish("FAILED")
 
 
-def require_finite(values: Mapping[str, float], where: str) -> None:
-    """Raises ValueError for a metric that is NaN or infinite."""
+def _require_finite(values: Mapping[str, float], where: str) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out what is "
-                             "not defined")
-
-
-def require_picture(name: str, image: np.ndarray) -> None:
-    """Raises ValueError for what is no (H, W, 3) uint8 picture."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"picture {name} must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+            raise ValueError(f"metric {name} is {value} ({where}): only finite numbers are tracked; leave out others")

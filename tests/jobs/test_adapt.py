@@ -123,7 +123,7 @@ def tracked(storage: Path) -> tuple[Any, list[Any]]:
     from crowddist.tracking import mlflow_store
 
     store = mlflow_store.Store(f"sqlite:///{storage}/mlflow.db", "smoke")
-    runs = store._client.search_runs([store._experiment_id], order_by=["attributes.start_time ASC"])
+    runs = store.client.search_runs([store._experiment_id], order_by=["attributes.start_time ASC"])
     (parent,) = [run for run in runs if run.data.tags["kind"] == "adaptation"]
     rounds = [run for run in runs if run.data.tags["kind"] == "round"]
     assert len(runs) == 1 + len(rounds)

@@ -1,6 +1,4 @@
-"""The dry run: a good configuration passes and nothing is changed; each planted misconfiguration is one line that
-failed, and names the cause.
-"""
+"""The dry run: a good configuration passes and changes nothing; each planted mistake fails one line with its cause."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ from tests.s3.conftest import BUCKET, environment, make_bucket, mock  # noqa: F4
 
 
 def failures(config: RunConfig) -> list[str]:
-    """The lines of the printed table that failed; the check's answer must agree with them."""
+    """The failed lines of the printed table; checks that the returned value agrees."""
     said: list[str] = []
     ok = check(config, None, say=said.append)
     lines = [" ".join(line.split()) for line in said[0].splitlines() if " FAILED " in line]
@@ -65,7 +63,7 @@ def test_a_good_configuration_passes_and_nothing_is_changed(tiny_config: RunConf
 
 
 def test_labels_of_the_target_are_never_opened(tiny_config: RunConfig, make_images: Callable, tmp_path: Path) -> None:
-    """Damaged labels are found out in the source, and only there."""
+    """Only damaged labels of the source are found."""
     damaged = make_images(tmp_path / "damaged", count=2)
     for shard in Path(storage.shown(damaged)).glob("*.tar"):
         shard.write_bytes(shard.read_bytes().replace(b"\x93NUMPY", b"\x93NUMBY"))
@@ -115,7 +113,7 @@ def test_3_no_such_bucket(tiny_config: RunConfig, bucket: str) -> None:
 
 
 class _Refusing(http.server.BaseHTTPRequestHandler):
-    """An S3 server to which every key's secret is wrong, as a real one says it; the mock takes every key."""
+    """An S3 server that rejects every secret key like a real one; the mock accepts all."""
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -147,7 +145,7 @@ def test_4_wrong_key(tiny_config: RunConfig, refusing: str) -> None:
 
 
 def test_5_storage_that_cannot_be_written(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """Also by root, to whom no folder's mode is an obstacle: a file is in the way, or the kernel's own file system."""
+    """Works for root too, who may write in any folder: with a file in the way, and on the kernel's file system."""
     (tmp_path / "file").write_text("in the way")
     line = the_failure(replace(tiny_config, storage=str(tmp_path / "file" / "runs")))
     assert (line.startswith("storage here FAILED no folder can be made at ")
@@ -155,7 +153,7 @@ def test_5_storage_that_cannot_be_written(tiny_config: RunConfig, tmp_path: Path
     if Path("/sys/kernel").is_dir():
         line = the_failure(replace(tiny_config, storage="/sys/kernel/runs"))
         assert (line.startswith("storage here FAILED ")
-                and line.endswith("a place that this user may write to, or give another --storage"))
+                and line.endswith("a place where this user may write and remove files, or give another --storage"))
 
 
 def test_6_no_weights_file(tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -239,7 +237,7 @@ def test_11_too_little_room(tiny_config: RunConfig, tmp_path: Path, monkeypatch:
 
 
 def test_12_a_node_that_does_not_share_the_storage(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """What the driver wrote is not there, or the data is another."""
+    """The driver's file is missing, or the data differs."""
     (tmp_path / "shared").mkdir()
     _, expected = look_here(tiny_config)
     probe = (tmp_path / "shared" / ".probe.partial").as_uri()
@@ -282,7 +280,7 @@ def test_the_job_says_so_with_its_exit_code(
 
 @pytest.mark.ray
 def test_every_node_has_its_rows(private_ray: None, tiny_config: RunConfig) -> None:
-    """A node that does not answer in time has one that failed."""
+    """A node that does not answer in time has one failed row."""
     import ray
 
     from crowddist.distributed.node_checks import enough, name_of, node_rows
@@ -307,7 +305,7 @@ def test_every_node_has_its_rows(private_ray: None, tiny_config: RunConfig) -> N
 
 @pytest.mark.ray
 def test_a_cluster_of_two_nodes(tiny_config: RunConfig, tmp_path: Path) -> None:
-    """The job itself: each node has its rows, and the one that promises a GPU and has none the only failure."""
+    """The whole job: each node has its rows; the only failure is of the node that promises a GPU and has none."""
     import torch
 
     data = ["--source", tiny_config.source, "--target", tiny_config.target, "--evaluation", tiny_config.evaluation]

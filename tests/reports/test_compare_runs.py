@@ -45,9 +45,7 @@ def test_table_to_the_letter() -> None:
 
 
 def test_uncertainties_side_by_side(tmp_path: Path) -> None:
-    """To the letter, by hand: spreads of 3 and 4 beside errors of 3 and -4 are calibrated and rank the images; swapped,
-    they do neither.
-    """
+    """Computed by hand: spreads of 3 and 4 for errors of 3 and -4 are calibrated and rank well; swapped, neither."""
     runs = {"right": [3.0, 4.0], "wrong": [4.0, 3.0], "alone": [0.0, 0.0]}
     for name, spreads in runs.items():
         folder = (tmp_path / name).as_uri()
@@ -58,8 +56,7 @@ def test_uncertainties_side_by_side(tmp_path: Path) -> None:
     found = {name: read_uncertainties(str(tmp_path / name)) for name in runs}
     assert (found["right"] == {"errors": [3.0, -4.0], "uncertainties": [3.0, 4.0]}
             and found["alone"] == {}), "of a counter without an ensemble"
-    # Of the wrong one: |4 - 3| + |3 - 4| over 7; the larger error is left over after the smaller, (1 - 1 + 4 / 3.5 - 3
-    # / 3.5) / 2.
+    # The wrong run: (|4 - 3| + |3 - 4|) / 7, and (1 - 1 + 4 / 3.5 - 3 / 3.5) / 2, as the larger error remains last.
     assert calibration_table({name: found[name] for name in ("right", "wrong")}).splitlines() == [
         "run    images  rmse  uncertainty  calibration error  AUSE",
         "-----  ------  ----  -----------  -----------------  -----",

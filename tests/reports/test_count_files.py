@@ -1,4 +1,4 @@
-"""Counting a user's own files: the table, the overlays, and bad files that spoil nothing."""
+"""Counting a user's own files: the table, the overlays, and bad files."""
 
 from __future__ import annotations
 

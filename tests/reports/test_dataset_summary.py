@@ -1,4 +1,4 @@
-"""What a data set holds, in words and as a picture."""
+"""Descriptions and sheets of data sets."""
 
 from __future__ import annotations
 

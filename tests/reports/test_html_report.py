@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file, made from what lies on storage."""
+"""The report of a run: one HTML file, made from files on storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from crowddist.tracking.tracker import NullTracker
 
 
 class Reader(HTMLParser):
-    """Texts, tables, pictures, and whatever the page would load from elsewhere."""
+    """Collects texts, headings, embedded pictures, and addresses that the page would load from elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
     adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
     page = read(run_folder(config))
     assert "How wrong the counter is on the target is not known" in page.words and "Images" not in page.headings
-    assert "Held against the evaluation" not in page.words
+    assert "Compared with the evaluation" not in page.words
 
 
 def test_what_is_gone_is_left_out_and_told(config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_names_are_text_not_markup(config: RunConfig) -> None:
 
 
 def test_a_run_that_has_not_ended_has_none(config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a report is made of a run that has ended"):
+    with pytest.raises(InputError, match="a report needs a run that has ended"):
         write_report(tmp_path.as_uri(), say=quiet)
 
 

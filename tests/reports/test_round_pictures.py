@@ -1,6 +1,4 @@
-"""The pictures of a run: the same images in every round, truth only where it may be looked at, curves and errors at the
-end.
-"""
+"""A run's pictures: the same images in every round, true heads only where allowed, curves and errors at the end."""
 
 from __future__ import annotations
 
@@ -66,7 +64,7 @@ def test_truth_is_not_drawn_where_it_may_not_be_seen(tmp_path: Path, tiny_checkp
 
 def test_a_picture_tells_the_count_that_was_evaluated(tmp_path: Path, tiny_checkpoint: str,
                                                       tiny_evaluation: str) -> None:
-    """As inside a region of interest, where the true heads beside it are counted."""
+    """E.g. the count inside a region of interest."""
     evaluated = {result.key: result
                  for result in evaluate_data(Predictor.from_checkpoint(tiny_checkpoint), ShardReader(tiny_evaluation))}
     inside = {key: replace(result, count=result.count / 2) for key, result in evaluated.items()}
@@ -109,7 +107,7 @@ def test_what_classifiers_tell_is_a_chart_of_its_own(tmp_path: Path) -> None:
 
 
 def test_without_any_point_there_is_no_picture(tmp_path: Path) -> None:
-    """Stages shorter than one point of their curves."""
+    """Stages too short for a point of their curves."""
     assert summary_pictures([{"round": 0, "stages": ["source"], "title": "no adaptation"}], tmp_path.as_uri()) == {}
     assert not storage.exists(storage.join(tmp_path.as_uri(), "pictures"))
 

@@ -1,4 +1,4 @@
-"""The last words of a run: the table as text, what was gained, and where everything lies."""
+"""The summary of a run at the terminal: the table, the change of the error, and the places of the outputs."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_without_the_password_a_run_ends_in_one_line(server: str, tmp_path: Path
     with pytest.raises(InputError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as error:
         track(server, tmp_path)
     line = one_line(error.value)
-    assert (line.startswith(f"the tracking store {server} does not let us in") and "guessed-wrongly" not in line
+    assert (line.startswith(f"the tracking store {server} requires a login") and "guessed-wrongly" not in line
             and len(line) < 300)
 
 

@@ -114,5 +114,5 @@ def test_a_report_shows_markup_as_text(tiny_config: RunConfig, tmp_path: Path) -
 ])
 def test_a_journal_calls_nothing_but_what_tells(tmp_path: Path, entry: object) -> None:
     (tmp_path / "mlflow-journal.jsonl").write_text(json.dumps(entry) + "\n")
-    with pytest.raises(InputError, match="not what the tracker keeps"):
+    with pytest.raises(InputError, match="not a tracker's journal"):
         journal._read((tmp_path / "mlflow-journal.jsonl").as_uri())

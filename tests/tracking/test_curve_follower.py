@@ -1,6 +1,4 @@
-"""Progress: what workers write is shown and tracked as it comes, and its failure stops neither training nor the
-rest.
-"""
+"""Progress: new points of the curves are shown and tracked; an error stops neither the training nor other stages."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ import pytest
 
 from crowddist import storage
 from crowddist.methods.base import Stage, Stream
+from crowddist.process import progress_bar
 from crowddist.run.engine import StageData, read_curve
 from crowddist.tracking import curve_follower
 from crowddist.tracking.curve_follower import following
@@ -21,7 +20,7 @@ from crowddist.tracking.tracker import NullTracker
 
 
 class Noted(NullTracker):
-    """The null tracker with a memory: it refuses what is not finite, as every tracker does."""
+    """A null tracker that remembers its metrics."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int | None, dict[str, float]]] = []
@@ -34,7 +33,7 @@ class Noted(NullTracker):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve_follower, "POLL_S", 0.01)
-    monkeypatch.setattr(curve_follower, "LINE_EVERY_S", -1.0)
+    monkeypatch.setattr(progress_bar, "LINE_EVERY_S", -1.0)
 
 
 def stage(folder: Path, name: str = "source", num_round: int = 0, steps: int = 40) -> StageData:
@@ -73,9 +72,9 @@ def test_points_are_told_once_and_in_order_while_they_come(tmp_path: Path) -> No
         (20, 1, {"train/loss": 0.125, "train/seconds_per_step": 0.5}),
     ]
     assert lines == [
-        "source: step 20/40, loss 0.5, 0.50 s a step, 10 s left",
-        "source: step 40/40, loss 0.25, 0.50 s a step, 0 s left",
-        "orientation: step 20/20, loss 0.125, 0.50 s a step, 0 s left",
+        "source: 20 of 40 steps, loss 0.5, 0.50 s a step, 10 s left",
+        "source: 40 of 40 steps, loss 0.25, 0.50 s a step, 0 s left",
+        "orientation: 20 of 20 steps, loss 0.125, 0.50 s a step, 0 s left",
     ]
 
 
@@ -88,7 +87,7 @@ def test_the_last_points_are_not_missed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_failure_is_told_once_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """A point that no tracker takes: its stage is still shown, and the next stage tracked."""
+    """After a point that the tracker rejects, its stage is still shown and the next stage tracked."""
     first, second = stage(tmp_path), stage(tmp_path, "orientation", 1)
     tracker, lines = Noted(), []
     with following([first, second], tracker, lines.append):
@@ -96,7 +95,7 @@ def test_a_failure_is_told_once_and_the_rest_goes_on(tmp_path: Path) -> None:
         until(lambda: any("cannot be followed" in line for line in lines))
         write(first, 20, 0.5)
         write(second, 10, 0.25)
-        until(lambda: tracker.told and any("step 20/40" in line for line in lines))
+        until(lambda: tracker.told and any("20 of 40 steps" in line for line in lines))
     complaints = [line for line in lines if "cannot be followed" in line]
     assert len(complaints) == 1 and "train/loss is nan" in complaints[0] and "\n" not in complaints[0]
     assert [(step, number) for step, number, _ in tracker.told] == [(10, 1)]

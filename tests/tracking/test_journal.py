@@ -1,4 +1,4 @@
-"""A real MLflow server that goes away for a while: the run goes on, and everything arrives later, in order, once."""
+"""A real MLflow server that is down for a while: the run goes on, and all entries arrive later, in order, once."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def picture(shade: int) -> np.ndarray:
 
 
 def held(server: Server) -> dict[str, Any]:
-    """What the server has: the loss's points in the order they came, the rounds' figures, and how often each."""
+    """The server's content: the points of the loss in order of arrival, the rounds' errors, pictures and files."""
     from mlflow import MlflowClient
 
     client = MlflowClient(server.uri)
@@ -130,7 +130,7 @@ def expected(last: int) -> dict[str, Any]:
 def test_what_was_told_while_the_server_was_away_arrives_later_in_order_and_once(server: Server, tmp_path: Path,
                                                                                  impatient: None) -> None:
     lines: list[str] = []
-    journal = tmp_path / "mlflow-journal.jsonl"
+    kept = tmp_path / "mlflow-journal.jsonl"
     with open_run(server, tmp_path, lines) as tracker:
         tell(tracker, 0)
         assert lines == []
@@ -141,13 +141,13 @@ def test_what_was_told_while_the_server_was_away_arrives_later_in_order_and_once
             tracker.metrics({"train/loss": float("nan")}, step=30, round=1)
         tell(tracker, 2)
         assert time.monotonic() - started < 20
-        assert (lines == [f"MLflow at {server.uri} does not answer: the run goes on, and tells it later from "
-                          f"{journal.as_uri()}"])
-        assert len(journal.read_text().splitlines()) == 12
+        assert (lines == [f"MLflow at {server.uri} does not answer: the run goes on and delivers its entries later "
+                          f"from {kept.as_uri()}"])
+        assert len(kept.read_text().splitlines()) == 12
         server.start()
         time.sleep(journal.RETRY_S)
         tell(tracker, 3)
-        assert not journal.exists() and lines[1:] == [f"MLflow at {server.uri} has been told everything"]
+        assert not kept.exists() and lines[1:] == [f"MLflow at {server.uri} has all entries"]
     found = held(server)
     assert {name: found[name] for name in expected(3)} == expected(3)
     assert len(found["pictures"]) == 4
@@ -163,7 +163,7 @@ def test_a_run_that_ends_while_the_server_is_away_tells_it_when_it_is_started_ag
         assert tracker.register(tmp_path / "no such file", name="counter") == ""  # not even tried
     journal = (tmp_path / "mlflow-journal.jsonl").as_uri()
     assert lines[-1] == (
-        f"6 entries for MLflow wait in {journal}: the same command tells them when {server.uri} answers again"
+        f"6 entries for MLflow wait in {journal}: the same command delivers them when {server.uri} answers again"
     )
     with pytest.raises(InputError, match="no MLflow server answers"), open_run(server, tmp_path, lines):
         pass
@@ -172,7 +172,7 @@ def test_a_run_that_ends_while_the_server_is_away_tells_it_when_it_is_started_ag
     server.start()
     lines.clear()
     with open_run(server, tmp_path, lines) as tracker:
-        assert lines == [f"MLflow at {server.uri} has been told everything"]
+        assert lines == [f"MLflow at {server.uri} has all entries"]
         tell(tracker, 2)
     found = held(server)
     assert {name: found[name] for name in expected(2)} == expected(2) and len(found["pictures"]) == 3

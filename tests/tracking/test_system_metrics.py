@@ -1,4 +1,4 @@
-"""What the machine does is tracked beside a run, and never in its way."""
+"""The machine's load is tracked during a run, and never disturbs it."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def test_a_store_that_is_away_is_neither_asked_all_the_time_nor_waited_for(store
         time.sleep(0.5)
         assert len(asked) == 1
         tracker.metrics({"train/loss": 1.0}, step=1)  # is kept, for the store is known to be away
-        assert (lines == [f"MLflow at {store} does not answer: the run goes on, and tells it later from "
-                          f"{(tmp_path / 'away-journal.jsonl').as_uri()}"])
-    assert lines[1:] == [f"MLflow at {store} has been told everything"] and threads() == []
+        assert (lines == [f"MLflow at {store} does not answer: the run goes on and delivers its entries later "
+                          f"from {(tmp_path / 'away-journal.jsonl').as_uri()}"])
+    assert lines[1:] == [f"MLflow at {store} has all entries"] and threads() == []
 
 
 def test_a_store_that_hangs_holds_up_the_end_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
