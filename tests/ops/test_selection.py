@@ -1,4 +1,4 @@
-"""Which cells become labels: near the share at every density, never background only."""
+"""Selected cells: near the share at every density, never background alone."""
 
 from __future__ import annotations
 
