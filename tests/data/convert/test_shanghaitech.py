@@ -39,7 +39,7 @@ def test_layouts_of_the_original_and_its_mirrors(tmp_path, shanghai, annotations
     assert samples[1].scene == {"id": "IMG_2", "file": "IMG_2.jpg", "height": 32, "width": 48, "count": 1}
 
 
-def test_validation_is_set_aside_by_the_hash_of_the_name(tmp_path, shanghai):
+def test_validation_is_held_out_by_the_hash_of_the_name(tmp_path, shanghai):
     for number in range(1, 31):
         shanghai.add(number, [[3, 4]])
     expected = {

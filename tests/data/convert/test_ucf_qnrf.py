@@ -1,4 +1,4 @@
-"""UCF-QNRF: layouts, splits, and what is said of damage."""
+"""UCF-QNRF: layouts, splits, and messages about damaged files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_test_split(tmp_path, qnrf):
     assert keys((qnrf / "Train", tmp_path / "train")) == ["img_0001", "img_0002"]
 
 
-def test_validation_is_set_aside_by_the_hash_of_the_name(tmp_path, pairs):
+def test_validation_is_held_out_by_the_hash_of_the_name(tmp_path, pairs):
     names = [f"img_{number:04d}" for number in range(1, 31)]
     for name in names:
         pairs.add(name, [[3, 4]], folder="Train")

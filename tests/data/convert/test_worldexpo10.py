@@ -1,6 +1,4 @@
-"""WorldExpo'10: both layouts of frames, scenes that divide the training data, regions of interest, and what is said of
-damage.
-"""
+"""WorldExpo'10: both layouts of frames, splits by scene, regions of interest, and messages about damaged files."""
 
 from __future__ import annotations
 
@@ -74,7 +72,7 @@ def test_frames_in_a_folder_per_scene_make_the_same_sets(tmp_path, frames, world
         assert flat == nested
 
 
-def test_validation_is_set_aside_by_scene(tmp_path, worldexpo):
+def test_validation_is_held_out_by_scene(tmp_path, worldexpo):
     scenes = [f"1002{number:02d}" for number in range(20)]
     names = [f"{scene}_{frame}" for scene, frame in itertools.product(scenes, range(3))]
     for name in names:
