@@ -217,7 +217,7 @@ def hash_share(name: str) -> float:
 
 
 def in_split(stem: str, split: str) -> bool:
-    """Whether an image or scene, e.g. "IMG_12", belongs to a split.
+    """True for an image or scene, e.g. "IMG_12", that belongs to the split.
 
     `train` and `val` divide the training data by the hash of the name; any other split holds all its images.
     """

@@ -1,4 +1,4 @@
-"""Where people stand, which way they face, and what they wear."""
+"""The people of an image: places, headings, figures and colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotation files of every make, and the check of points."""
+"""Readers of annotation files, and the checks of points and boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all converters share: keys, skipping, sizes, and that a data set appears whole or not at all."""
+"""Shared by all converters: keys, skipping, sizes, and that a data set appears whole or not at all."""
 
 from __future__ import annotations
 

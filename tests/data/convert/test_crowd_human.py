@@ -21,9 +21,7 @@ FIRST, SECOND, THIRD, VALIDATED = ("273271,c9db000d5146c15", "282555,7b1c000f5aa
 
 
 def build(crowd_human, folders=("CrowdHuman_train01", "CrowdHuman_train02", "CrowdHuman_train03", "CrowdHuman_val")):
-    """Three training images, whose lines are not in the order of their names and the last of which shows nobody, and
-    one to validate.
-    """
+    """Three training images, annotated in another order than their names, the last one empty; one to validate."""
     region = crowd_human.region
     crowd_human.add(THIRD, [], folder=folders[2])
     crowd_human.add(SECOND, [region([20, 3, 2, 2], [18, 2, 10, 20])], folder=folders[1])

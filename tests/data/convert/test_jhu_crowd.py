@@ -1,4 +1,4 @@
-"""JHU-Crowd++: points, the facts of its index, images without anybody, and what is said of damage."""
+"""JHU-Crowd++: points, the facts of its index, images without anybody, and messages about damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NWPU-Crowd: lists of the splits, points, a test split without labels, and what is said of damage."""
+"""NWPU-Crowd: lists of the splits, points, a test split without labels, and messages about damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UCF_CC_50: the folds, the folder, and what is said of damage."""
+"""UCF_CC_50: the folds, the folder, and messages about damaged files."""
 
 from __future__ import annotations
 

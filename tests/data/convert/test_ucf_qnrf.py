@@ -1,4 +1,4 @@
-"""UCF-QNRF: layouts, splits, and what is said of damage."""
+"""UCF-QNRF: layouts, splits, and messages about damaged files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""WorldExpo'10: both layouts of frames, scenes that divide the training data, regions of interest, and what is said of
-damage.
-"""
+"""WorldExpo'10: both layouts of frames, splits by scene, regions of interest, and messages about damaged files."""
 
 from __future__ import annotations
 
