@@ -70,36 +70,37 @@ class BiKnowledgeConfig:
     confidence: float = 0.3
     """Least confidence of a detection, between 0 and 1 (ours)."""
     sure_confidence: float = 0.38
-    """Least confidence at which a cycle teaches a detection as a head, 0 to below 1; the loss ignores weaker ones, and
-    localiser points outside crowds (ours; P: 0, all are taught). A to B: 41 % of the detections from 0.3 to 0.38 were
-    right, 70 to 80 % above."""
+    """Least confidence, 0 to below 1, of a detection that a cycle teaches as a head. The loss ignores weaker ones and
+    localiser points outside crowds (ours; P: 0, all are taught). A to B, 41 % of the detections from 0.3 to 0.38 were
+    right, 70 to 80 % of those above."""
     doubtful_confidence: float = 0.25
-    """Detections weaker than this are background in a cycle, if `sure_confidence` is above 0; above 0 to 1 (ours). A to
-    B at 1,024 px, 3 % of the detections from 0.15 to 0.2 were right, 10 % to 0.25, 21 % to 0.3; to ignore them made the
-    detector surer of everything."""
+    """Least confidence, above 0 to 1, of a detection that the loss ignores; weaker ones are background. Only with
+    `sure_confidence` above 0 (ours). A to B at 1,024 px, 3 % of the detections from 0.15 to 0.2 were right, 10 % to
+    0.25, 21 % to 0.3; a detector whose loss ignored these became surer of everything."""
     localiser_threshold: float = 0.2
     """Least value of a localiser point, above 0 (P)."""
     merge_px: int = 6
     """Localiser points within a square of this side are one, in px as the networks see them (P: 10, larger images)."""
     nms_share: float = 1.0
     """A detection suppresses points within this share of its size (ours). Sizes are distances to the nearest neighbour:
-    1 loses 7 to 8 % of ShanghaiTech's true heads, one of each closest pair. 0.7 keeps them, but also duplicates from
-    the localiser: 13 heads too many per image from A to B, not 1 too few."""
+    1 loses 7 to 8 % of ShanghaiTech's true heads, one of each closest pair. 0.7 keeps them, but also localiser points
+    of detected heads: from A to B, the merged heads were 13 per image too many, with 1 they were 1 too few."""
     crowd_heads: int = 8
     """A localiser point counts only with at least this many neighbours, of both kinds, within `crowd_px` (ours; P: 0).
     Where people are few, detection alone is more exact; the regressor sees some who are not there."""
     crowd_share: float = 0.0
-    """Least share of these neighbours that must be detections, 0 to 1 (ours; P: 0); rejects false crowds (ripples,
-    leaves) that no detection supports."""
+    """Least share of detections among a localiser point's neighbours, 0 to 1 (ours; P: 0); rejects false crowds
+    (ripples, leaves) that no detection supports."""
     crowd_px: float = 32.0
-    """Radius of that neighbourhood, in px as the networks see them (ours)."""
+    """Radius of a localiser point's neighbourhood, in px as the networks see them (ours)."""
     fusion: Literal["heads", "confidence", "none"] = "heads"
     """The density that is counted and that teaches the regressor. heads: drawn from the merged heads, so the count is
     their number (ours). confidence: mean of both densities, weighted by the confidence of detections (P, Eq. 8); it
     keeps the regressor's count away from detections. none: each network learns from itself, and the regressor counts
     (Table 2, w/o fusion)."""
     weight_exponent: float = 1.0
-    """Power of the confidence in that weight, above 0 (ours; P: 1): detections weigh more below 1, less above."""
+    """Power of the confidence that weighs detections in `fusion` confidence, above 0 (ours; P: 1); below 1 they weigh
+    more, above 1 less."""
     patches: Literal["chosen", "random"] = "chosen"
     """Target patches to learn from: of medium density and of confident detections (P), or random (Table 2, w/RS)."""
     density_range: tuple[float, float] = (0.5, 0.7)
@@ -112,10 +113,10 @@ class BiKnowledgeConfig:
     cycle_steps: int = 200
     """Steps of each network in a cycle."""
     batch_size: int = 8
-    """Target patches per step, over all workers (P: 12 crops for the regressor)."""
+    """Target patches per step of a cycle, over all workers (P: 12 crops for the regressor)."""
     source_batch_size: int = 8
-    """Source crops beside them, over all workers (P: 0). They keep confidences true: a detector that learns only from
-    the surest target patches soon sees heads everywhere."""
+    """Source crops per step of a cycle, over all workers (P: 0). They keep confidences true: a detector that learns
+    only from the surest target patches soon sees heads everywhere."""
     regressor_tuned: Literal["last_two_layers", "all"] = "last_two_layers"
     """Layers of the regressor that a cycle changes (P: its last two)."""
     regressor_cycle_rate: float = 5e-4

@@ -33,11 +33,11 @@ class TranslationConfig:
     counting_steps: int = 1000
     """Steps of the counter on the translated source."""
     counting_rate: float = 5e-4
-    """Peak learning rate of that counter (ours); with `fresh`, give it the value of `train.learning_rate`."""
+    """Peak learning rate of the counter on the translated source (ours); with `fresh`, use `train.learning_rate`."""
     joint: bool = False
-    """Train that counter on the source too, half and half."""
+    """Train the counter on half source and half translated source."""
     fresh: bool = False
-    """Train a new counter. Off: continue with the source's counter, which needs fewer steps (ours)."""
+    """Train a new counter on the translated source. Off: continue the source's, which needs fewer steps (ours)."""
 
     def __post_init__(self) -> None:
         require_positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
