@@ -95,8 +95,8 @@ def samples_of(description: Description, number: int) -> list[int]:
 
 
 def write_sheet(description: Description, place: str, *, number: int = 12) -> str:
-    """Writes a PNG of up to `number` images with their heads, the emptiest first. Returns its URL. Raises InputError for
-    pseudo-labels and predictions.
+    """Writes a PNG of up to `number` images with their heads, the emptiest first. Returns its URL.
+    Raises InputError for pseudo-labels and predictions.
     """
     from crowddist.reports.sheets import samples_sheet
 
