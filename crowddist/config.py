@@ -36,8 +36,8 @@ class EngineConfig:
     """Share that the moving average of the weights keeps in a step, e.g. 0.995; the average counts and labels. 0: none,
     the last weights do."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is automatic mixed precision: faster on GPUs and on CPUs with AVX-512, about 0.4 % error of the
-    features; seven times slower on others."""
+    """float32, or bfloat16 (automatic mixed precision). bfloat16 is faster on GPUs and on CPUs with AVX-512, at about
+    0.4 % error of the features; on other CPUs it is seven times slower."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1 or self.log_every < 1:
@@ -61,9 +61,9 @@ class SearchConfig:
     """
 
     objective: Literal["none", "agreement", "proxy", "labelled"] = "none"
-    """What a trial is judged by. none: no search. agreement: how far the ensemble, and regression and detection, agree
-    on the target. proxy: the errors on labelled images of the source that it is not trained on, shown in the target's
-    style. labelled: the errors on labelled images of the target."""
+    """Search of thresholds: none, agreement, proxy, labelled. agreement: how far the ensemble, and regression and
+    detection, agree on the target. proxy: the errors on labelled source images outside the training set, shown in the
+    target's style. labelled: the errors on labelled images of the target."""
     labelled: str = ""
     """Those labelled images, for proxy and labelled: shards, or FORMAT:PATH:SPLIT, or renderer:LOOK:NUM_IMAGES:SEED."""
     trials: int = 32
@@ -96,29 +96,32 @@ class RunConfig:
     recipe: str
     """The recipe this began as."""
     source: str
-    """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, ucf_qnrf, gcc, ...), or renderer:LOOK:NUM_IMAGES."""
+    """Labelled images: shards, or FORMAT:PATH:SPLIT. FORMAT is shanghaitech, ucf_qnrf, gcc, ...;
+    renderer:LOOK:NUM_IMAGES renders crowds."""
     more_sources: tuple[str, ...] = ()
     """More labelled images, each "SHARE DATA": so large a part of the source's crops is cut from that data set, e.g.
     "0.2 renderer:broad:200", and the rest from `source`."""
     target: str
-    """Images of your own cameras: a folder of images, shards, or as above. Labels, if there are any, are not read."""
+    """Images of your own cameras: folder, shards, FORMAT:PATH:SPLIT. Labels are not read."""
     evaluation: str = ""
-    """Labelled target images that only the evaluation opens; empty: there are none, and no error can be reported."""
+    """Labelled target images to evaluate on; empty: none. Nothing else opens them; without them no error is
+    reported."""
     boxes: str = ""
-    """Images with boxes (wider_face:PATH, crowd_human:PATH) that bi_knowledge's detector is pre-trained on, or whose
-    masks semantic_consistency's segmenter learns from; empty: none."""
+    """Images with boxes: wider_face:PATH, crowd_human:PATH. Empty: none. bi_knowledge pre-trains its detector on them;
+    the segmenter of semantic_consistency learns from their masks."""
     skip_bad: bool = False
-    """Leave out images that cannot be read, raw ones and those in shards, and list them beside the shards; otherwise
-    the first stops the run."""
+    """Leave out images that cannot be read. A list of them, raw ones and those in shards, is written beside the shards;
+    without this flag the first one stops the run."""
     method: str = "self_supervision"
-    """The method of adaptation: source_only, self_supervision, bi_knowledge, semantic_consistency, translation,
-    combined or supervised; `jobs/adapt.py --help` says what each is."""
+    """Method; `jobs/adapt.py --help` lists them. One of source_only, self_supervision, bi_knowledge,
+    semantic_consistency, translation, combined, supervised."""
     storage: str = "runs"
-    """Where runs are kept, a folder or a URL."""
+    """Folder or URL that keeps the runs."""
     run_name: str = ""
-    """The run's name below `storage`; the same name again resumes it. Empty: the recipe's name."""
+    """Name of the run; empty: the recipe's name. The same name again resumes the run. Its folder lies below
+    `storage`."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
     num_workers: int = 1
     """Training workers (DDP ranks)."""
     min_workers: int = 0
@@ -127,7 +130,7 @@ class RunConfig:
     num_labellers: int = 0
     """Labelling and evaluating actors; 0 means as many as training workers."""
     launcher: Literal["ray", "local"] = "ray"
-    """`local` runs everything in this process, without Ray, with one worker."""
+    """ray, or local: one worker, in this process, without Ray."""
     threads: int = 0
     """CPU threads of each worker; 0 shares the cores equally, those of the machines that are there when the job
     begins."""
@@ -151,8 +154,8 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
-    """MLflow's store; empty: $MLFLOW_TRACKING_URI, else a sqlite file below `storage`, or in the current folder where
-    that is s3://. `none` turns tracking off."""
+    """MLflow's store; none: no tracking. Empty: $MLFLOW_TRACKING_URI if set, else a sqlite file below `storage`, or in
+    the current folder if `storage` is s3://."""
     experiment: str = ""
     """MLflow's experiment; empty: the recipe's name."""
 

@@ -29,15 +29,16 @@ class CounterConfig:
     """The counter's networks; equal configs and equal checkpoints give equal counters."""
 
     backbone: CounterBackbone = "compact"
-    """The encoder. The efficientnet ones are for a CPU, VGG and ResNet, with the published decoder, for a GPU;
-    `compact` has no weights."""
+    """Encoder: efficientnet for CPUs, vgg or resnet for GPUs. VGG and ResNet have the published decoder; `compact` has
+    no pretrained weights."""
     decoder: DecoderName = "usual"
     """What turns features into density: `usual` is that of CVPR 2022 (small behind encoders for a CPU), `upsampling`
     that of ICASSP 2020 as printed, behind features of stride 16, so that its cells are pixels, and `upsampling_large`
     the same with the kernels of its authors' later code."""
     weights: str = "none"
-    """What it starts from: `none` (random), `imagenet` (of an installed package, torch's cache or a download), or a
-    path or URL of a file of the encoder's weights, or of a run's folder or checkpoint, whose whole counter is taken."""
+    """Initial weights: none, imagenet, or a path or URL. `none` is random. `imagenet` comes from an installed package,
+    torch's cache or a download. The path or URL is a file of the encoder's weights, or a run's folder or checkpoint,
+    whose whole counter is taken."""
     ensemble: Ensemble = "masksembles"
     """What the members of the ensemble are: fixed masks over the channels, fixed dropouts, networks of their own
     (`deep`), or one network alone."""

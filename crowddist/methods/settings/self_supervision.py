@@ -21,9 +21,9 @@ class SelfSupervisionConfig:
     """Weight lambda of the orientation's cross-entropy. The head learns as fast whatever it is; the shared encoder
     moves less."""
     rounds: int = 2
-    """Rounds K of stage 2: labels on the target, then training on both."""
+    """Rounds of labelling the target and training on both. K of stage 2."""
     round_steps: int = 300
-    """Steps of a round."""
+    """Training steps per round."""
     target_batch_size: int = 8
     """Target crops of a step, over all workers."""
     target_weight: float = 1.0
@@ -31,9 +31,8 @@ class SelfSupervisionConfig:
     kept_share: float = 0.7
     """Share of each image's cells that become labels, 0 to 1."""
     label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Sizes, relative to the usual one, that every target image is labelled at; each place weighs them by how certain
-    the ensemble is of them there. One size labels at what the counter already says, and the rounds can only repeat
-    it."""
+    """Relative sizes to label each target image at. Each place weighs the sizes by how certain the ensemble is
+    there. With one size the labels only repeat what the counter already says."""
     label_scale_jitter: tuple[float, float] = (0.9, 1.1)
     """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that
     sees half the persons at half the scale, and is taught to count them all there, counts too many at full scale."""

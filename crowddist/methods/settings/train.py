@@ -17,9 +17,9 @@ class TrainConfig:
     steps: int = 3000
     """Steps of the first stage."""
     batch_size: int = 8
-    """Source crops of a step, over all workers."""
+    """Source crops per step, over all workers."""
     learning_rate: float = 2e-3
-    """Peak of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet: 1e-4)."""
+    """Peak learning rate of the one-cycle schedule. Compact counter: 2e-3; VGG-16 and ResNet: 1e-4."""
     pretrained_share: float = 1.0
     """What part of the learning rate the layers with pretrained weights learn at, above 0 to 1; of every network of the
     method."""
