@@ -23,6 +23,15 @@ from crowddist.process.safe_text import holds_secret
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
 """What lies beside the runs in their storage."""
 
+REMOVED_SETTINGS: dict[str, Any] = {
+    "counter.mask_scale": 2.0, "counter.mask_seed": 0, "counter.dropout": 0.5,
+    "self_supervision.label_scale_jitter": [0.9, 1.1],
+    "bi_knowledge.num_patches": 2, "bi_knowledge.regressor_tuned": "last_two_layers",
+    "semantic_consistency.discriminator_rate": 1e-4, "semantic_consistency.person_threshold": 0.3,
+    "translation.scale_jitter": [0.8, 1.25], "translation.cycle_weight": 10.0, "translation.joint": False,
+}
+"""Settings in the records of older runs that are constants now, and the constants as JSON has them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -225,9 +234,20 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_json(text: str) -> RunConfig:
-    """The config that `to_json` wrote. Raises: InputError for text that is none."""
+    """The config that `to_json` wrote, now or in an older version.
+
+    Raises:
+        InputError: the text is no config, or has another value for a setting that is a constant now.
+    """
     try:
-        return _build(RunConfig, json.loads(text))
+        values = json.loads(text)
+        for name, constant in REMOVED_SETTINGS.items():
+            group, _, setting = name.partition(".")
+            value = values.get(group, {}).pop(setting, constant)
+            if value != constant:
+                raise InputError(f"{name} is {value} in this configuration, but is always {constant} in this version "
+                                 "of crowddist: use the version that recorded it")
+        return _build(RunConfig, values)
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(f"not a run's configuration: {error}") from error
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from crowddist.data.sample import Batch, Seen
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
 
+NUM_PATCHES = 2
+"""Patches of each image that a cycle learns from. P."""
 FROZEN_SHARE = 0.2
 """Part of a source stage, at its end, that trains with the running statistics, as images are counted (ours)."""
 
@@ -145,8 +147,8 @@ class BiKnowledge(Method):
         settings, adapts = self.settings, stage.needs_labels
         network = self._networks[stage.trains]
         trained = list(network.parameters())
-        if stage.trains == "regressor" and adapts and settings.regressor_tuned == "last_two_layers":
-            trained = self.regressor.last_two_layers()
+        if stage.trains == "regressor" and adapts:
+            trained = self.regressor.last_two_layers()  # P
         for parameter in self._networks.parameters():
             parameter.requires_grad_(False)
         rates = {
@@ -294,7 +296,7 @@ class BiKnowledge(Method):
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
         patches = patch_grid(density.shape, self.stream.crop_size / stride)
-        number = min(settings.num_patches, len(patches))
+        number = min(NUM_PATCHES, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))]
                     for network in ("regressor", "detector")}

@@ -26,6 +26,7 @@ from crowddist.methods.parts.detecting import (
 )
 from crowddist.methods.parts.semantics import SegmenterObjective, Semantics
 from crowddist.methods.parts.shared_losses import orientation_terms
+from crowddist.methods.settings.self_supervision import LABEL_SCALE_JITTER
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.ops.fusion import fuse_density, uncertainty_weight
@@ -101,7 +102,7 @@ class Combined(CountingMethod):
             data="target",
             batch_size=rounds.target_batch_size,
             labels=True,
-            scale_jitter=rounds.label_scale_jitter,
+            scale_jitter=LABEL_SCALE_JITTER,
             stride=self.output_stride,
         )
         for number in range(1, rounds.rounds + 1):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective, LabelObjective, Trained
 from crowddist.methods.parts.shared_losses import orientation_terms
+from crowddist.methods.settings.self_supervision import LABEL_SCALE_JITTER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ class SelfSupervision(CountingMethod):
                     num_round=1,
                 )
             )
-        labelled = replace(target, labels=True, scale_jitter=settings.label_scale_jitter, stride=self.output_stride)
+        labelled = replace(target, labels=True, scale_jitter=LABEL_SCALE_JITTER, stride=self.output_stride)
         first = len(stages)
         for number in range(settings.rounds):
             stages.append(

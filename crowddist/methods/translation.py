@@ -14,6 +14,7 @@ from crowddist.data.sample import Batch
 from crowddist.losses.adversarial import discriminator_accuracy, discriminator_loss, generator_loss
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective, Trained
+from crowddist.methods.settings.translation import SCALE_JITTER
 from crowddist.models.frozen import frozen_forward
 from crowddist.models.translator import Translator, build_translator
 from crowddist.ops.ssim import ssim
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BETAS = (0.5, 0.999)
 """Of Adam. P."""
+CYCLE_WEIGHT = 10.0
+"""Weight lambda of the cycle's L1 error. P."""
 STEADY_SHARE = 0.5
 """Part of the steps before the rate begins to fall, linearly to zero. P: 100 of 200 epochs."""
 
@@ -61,7 +64,7 @@ class TranslationObjective(nn.Module):
                                        for domain in real),
             "discriminator_loss": _total(discriminator_loss(told_real[domain], told_made[domain]) for domain in real),
         }
-        loss = settings.cycle_weight * parts["cycle_loss"] + parts["adversarial_loss"] + parts["discriminator_loss"]
+        loss = CYCLE_WEIGHT * parts["cycle_loss"] + parts["adversarial_loss"] + parts["discriminator_loss"]
         if settings.structure_weight:
             parts["structure_loss"] = _total(1 - ssim(cycled[domain], real[domain], peak=1.0) for domain in real)
             loss = loss + settings.structure_weight * parts["structure_loss"]
@@ -73,21 +76,13 @@ class TranslationObjective(nn.Module):
         return {"loss": loss, **parts, "discriminator_accuracy": accuracy}
 
 
-class PooledObjective(CountingObjective):
-    """The density loss over the crops of all streams: the source, the translated source, or both."""
+class OneStreamObjective(CountingObjective):
+    """The density loss on the crops of the stage's one stream: the source, or the translated source."""
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """The loss, of one forward pass, so that both kinds of crops are normalised together."""
-        parts = list(batches.values())
-        # all are labelled, by the stage's plan
-        densities = [batch.density for batch in parts if batch.density is not None]
-        pooled = replace(
-            parts[0],
-            images=torch.cat([batch.images for batch in parts]),
-            density=torch.cat(densities),
-            draws=torch.cat([batch.draws for batch in parts]),
-        )
-        return {"loss": self.source_loss(pooled)}
+        """The loss."""
+        (batch,) = batches.values()
+        return {"loss": self.source_loss(batch)}
 
 
 class Translation(CountingMethod):
@@ -112,13 +107,9 @@ class Translation(CountingMethod):
         train, settings = self.config.train, self.settings
         source = self.source_stream()
         crops = Stream(
-            data="source", batch_size=settings.batch_size, scale_jitter=settings.scale_jitter,
+            data="source", batch_size=settings.batch_size, scale_jitter=SCALE_JITTER,
             crop_size=settings.crop_size, plain=True
         )
-        translated = {"translated": replace(source, data="translated")}
-        if settings.joint:
-            half = replace(source, batch_size=train.batch_size // 2)
-            translated = {"source": half, "translated": replace(half, data="translated")}
         return (
             Stage(name="source", steps=train.steps, streams={"source": source}, title="no adaptation", num_round=0),
             Stage(
@@ -134,7 +125,7 @@ class Translation(CountingMethod):
                 trains="counter",
                 fresh=settings.fresh,
                 steps=settings.counting_steps,
-                streams=translated,
+                streams={"translated": replace(source, data="translated")},
                 title="translation",
                 num_round=1,
             ),
@@ -149,7 +140,7 @@ class Translation(CountingMethod):
     def objective(self, stage: Stage) -> nn.Module:
         """The losses of the four networks, or the density loss on whatever the stage reads."""
         return (TranslationObjective(self.translator, self.settings) if stage.trains == "translator"
-                else PooledObjective(self.counter, self.config.train))
+                else OneStreamObjective(self.counter, self.config.train))
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """Generators and discriminators, each by an optimizer of their own, or the counter: on the source at the

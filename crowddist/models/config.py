@@ -44,12 +44,6 @@ class CounterConfig:
     (`deep`), or one network alone."""
     num_masks: int = 3
     """How many members the ensemble has (masks, dropouts at inference, or networks)."""  # P: n = 3.
-    mask_scale: float = 2.0
-    """How little the masks share: 1 = all masks alike, large = disjoint sub-networks."""  # C: scale = 2.0.
-    mask_seed: int = 0
-    """The seed the masks are drawn from; they are stored in every checkpoint."""
-    dropout: float = 0.5
-    """The share of channels dropped with `ensemble=dropout`."""  # ours: (512, 3, 2.0) masks drop about as many, 43 %.
     orientation: bool = True
     """Whether there is a head that tells upright images from upside-down ones; False where nothing trains it."""
 
@@ -59,13 +53,6 @@ class CounterConfig:
         require_choice("counter ensemble", self.ensemble, get_args(Ensemble))
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
-        if not 1.0 <= self.mask_scale < float("inf"):
-            raise InputError(f"counter mask_scale is {self.mask_scale}; it must be at least 1 and finite")
-        if self.mask_seed < 0:
-            raise InputError(f"counter mask_seed is {self.mask_seed}; it must not be negative")
-        if not 0.0 < self.dropout < 1.0:
-            raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no "
-                             "dropout")
 
     @property
     def upsamples(self) -> bool:

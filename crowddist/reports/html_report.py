@@ -14,7 +14,7 @@ import numpy as np
 
 import crowddist
 from crowddist import storage
-from crowddist.config import flat, to_json
+from crowddist.config import REMOVED_SETTINGS, flat, to_json
 from crowddist.data.safe_decode import read_png
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
@@ -252,7 +252,7 @@ def _changed(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         return []
     usual, own = flat(json.loads(to_json(recipe()))), flat(config)
     return [(name, str(usual.get(name, "")), str(own[name]))
-            for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name")]
+            for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name", *REMOVED_SETTINGS)]
 
 
 def _embedded(picture: np.ndarray) -> str:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 DISCRIMINATOR_BETAS = (0.9, 0.99)  # C: AdaptSegNet's.
 """Of the discriminator's Adam."""
+DISCRIMINATOR_RATE = 1e-4  # C: AdaptSegNet's.
+PERSON_THRESHOLD = 0.3
+"""Probability from which the segmenter's cells may hold persons, so that they are not taught as background (ours)."""
 
 
 class Semantics(nn.Module):
@@ -87,13 +90,13 @@ class Semantics(nn.Module):
             return mask_cells(batch.mask,
                               (-(-batch.mask.shape[2] // self.stride), -(-batch.mask.shape[3] // self.stride))) > 0
         with torch.no_grad():
-            return self.segmenter(batch.images).float().sigmoid() >= self.settings.person_threshold
+            return self.segmenter(batch.images).float().sigmoid() >= PERSON_THRESHOLD
 
     def trained_discriminator(self) -> Trained:
         """How the discriminator is trained where it has an opponent."""
         return Trained(
             parameters=list(self.discriminator.parameters()),
-            schedule=Constant(self.settings.discriminator_rate),
+            schedule=Constant(DISCRIMINATOR_RATE),
             betas=DISCRIMINATOR_BETAS,
         )
 

@@ -115,8 +115,6 @@ class BiKnowledgeConfig:
     w/RS)."""
     density_range: tuple[float, float] = (0.5, 0.7)
     """Range of ranks by density, 0 to 1, that the regressor's patches are drawn from (P)."""
-    num_patches: int = 2
-    """Patches of each image (P)."""
     cycles: int = 1
     """Cycles T of labelling the target and fine-tuning on it (P: 4). Every cycle mends what each network says alone;
     but the union of both holds more heads than either, and the next cycle learns that: more than one was too many for
@@ -128,8 +126,6 @@ class BiKnowledgeConfig:
     source_batch_size: int = 8
     """Source crops beside them, over all workers, which keep a network's confidence true (P: 0): a detector that learns
     from the surest patches of the target alone soon sees heads everywhere."""
-    regressor_tuned: Literal["last_two_layers", "all"] = "last_two_layers"
-    """What of the regressor a cycle changes (P: its last two layers)."""
     regressor_cycle_rate: float = 5e-4
     """Peak learning rate of the regressor in a cycle (P: 1e-6)."""
     detector_cycle_rate: float = 1e-4
@@ -142,8 +138,7 @@ class BiKnowledgeConfig:
                          localiser_steps=self.localiser_steps)
         require_positive(regressor_rate=self.regressor_rate, detector_rate=self.detector_rate,
                          localiser_rate=self.localiser_rate)
-        require_positive(cycle_steps=self.cycle_steps, batch_size=self.batch_size, num_patches=self.num_patches,
-                         merge_px=self.merge_px)
+        require_positive(cycle_steps=self.cycle_steps, batch_size=self.batch_size, merge_px=self.merge_px)
         require_positive(weight_exponent=self.weight_exponent)
         require_positive(regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
         require_not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size)

@@ -9,6 +9,9 @@ from crowddist.errors import InputError, require_not_negative, require_positive
 from crowddist.methods.settings.facts import MethodFacts, Parameter
 
 KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, selects_only=True)
+LABEL_SCALE_JITTER = (0.9, 1.1)
+"""Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that sees
+half the persons at half the scale, and is taught to count them all there, counts too many at full scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,6 @@ class SelfSupervisionConfig:
     label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
     """Relative sizes to label each target image at. Each place weighs the sizes by how certain the ensemble is
     there. With one size the labels only repeat what the counter already says."""
-    label_scale_jitter: tuple[float, float] = (0.9, 1.1)
-    """Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that
-    sees half the persons at half the scale, and is taught to count them all there, counts too many at full scale."""
     learning_rate: float = 1e-4
     """Peak learning rate of stage 1 and of each round."""
     stop_change: float = 0.02
@@ -50,10 +50,6 @@ class SelfSupervisionConfig:
             raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
         if not self.label_views or min(self.label_views) < 0.25 or max(self.label_views) > 4:
             raise InputError(f"label_views must be sizes from 0.25 to 4, at least one, got {self.label_views}")
-        low, high = self.label_scale_jitter
-        if not 0 < low <= high:
-            raise InputError("label_scale_jitter must be two positive numbers, the smaller first, got "
-                             f"{self.label_scale_jitter}")
 
 
 def _check(config: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crowddist.errors import InputError, require_choice, require_not_negative, require_positive
+from crowddist.errors import require_choice, require_not_negative, require_positive
 from crowddist.methods.settings.facts import MethodFacts
 
 
@@ -27,8 +27,6 @@ class SemanticConsistencyConfig:
     """Weight lambda^t of the target's background (P)."""
     adversarial_weight: float = 0.001
     """Weight lambda^d of deceiving the discriminator (ours, never published; AdaptSegNet's)."""
-    discriminator_rate: float = 1e-4
-    """Learning rate of the discriminator (of AdaptSegNet's code)."""
     target_masks: Literal["made", "given"] = "made"
     """made: a segmenter of persons, trained on the source's masks and, with `boxes`, on theirs, says where persons may
     be in the target. given: the target's shards hold masks (never points: those stay closed)."""
@@ -36,19 +34,13 @@ class SemanticConsistencyConfig:
     """Steps of the segmenter."""
     segmenter_rate: float = 2e-3
     """Peak learning rate of the segmenter."""
-    person_threshold: float = 0.3
-    """Probability from which the segmenter's cells may hold persons, so that they are not taught as background
-    (ours)."""
 
     def __post_init__(self) -> None:
         require_positive(steps=self.steps, learning_rate=self.learning_rate, target_batch_size=self.target_batch_size)
-        require_positive(discriminator_rate=self.discriminator_rate, segmenter_steps=self.segmenter_steps,
-                         segmenter_rate=self.segmenter_rate)
+        require_positive(segmenter_steps=self.segmenter_steps, segmenter_rate=self.segmenter_rate)
         require_not_negative(source_mask_weight=self.source_mask_weight, target_mask_weight=self.target_mask_weight)
         require_not_negative(adversarial_weight=self.adversarial_weight)
         require_choice("target_masks", self.target_masks, ("made", "given"))
-        if not 0 < self.person_threshold < 1:
-            raise InputError(f"person_threshold lies in (0, 1), got {self.person_threshold}")
 
 
 def target_batch(config: Any) -> dict[str, int]:
