@@ -144,7 +144,7 @@ def test_a_counter_of_the_translated_source_may_begin_anew(tiny_config: RunConfi
     name = next(name for name in source if "running_mean" in name)
     assert not torch.equal(source[name], final[name])
     done = json.loads((storage.local_folder(run_folder(config)) / "translation" / "counter" / "DONE.json").read_text())
-    assert checkpoint.load(done["checkpoint"])["samples_seen"] == {"source": 8, "translated": 8}
+    assert checkpoint.load(done["checkpoint"])["samples_seen"] == {"translated": 16}
 
 
 def test_stages_start_together_where_they_wait_for_nothing_else() -> None:
