@@ -23,6 +23,15 @@ from crowddist.process.safe_text import holds_secret
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
+REMOVED_SETTINGS: dict[str, Any] = {
+    "counter.mask_scale": 2.0, "counter.mask_seed": 0, "counter.dropout": 0.5,
+    "self_supervision.label_scale_jitter": [0.9, 1.1],
+    "bi_knowledge.num_patches": 2, "bi_knowledge.regressor_tuned": "last_two_layers",
+    "semantic_consistency.discriminator_rate": 1e-4, "semantic_consistency.person_threshold": 0.3,
+    "translation.scale_jitter": [0.8, 1.25], "translation.cycle_weight": 10.0, "translation.joint": False,
+}
+"""Settings in the records of older runs that are constants now, and the constants as JSON has them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -58,9 +67,9 @@ class SearchConfig:
     """Search of thresholds before each round of labels, on the networks' predictions; never reads `target`'s labels."""
 
     objective: Literal["none", "agreement", "proxy", "labelled"] = "none"
-    """How to judge a trial. none: no search. agreement: how well the ensemble's members, and regression and detection,
-    agree on the target. proxy: errors on labelled images of the source, held out and shown in the target's style.
-    labelled: errors on labelled images of the target."""
+    """Search of thresholds: none, agreement, proxy, labelled. agreement: how far the ensemble, and regression and
+    detection, agree on the target. proxy: the errors on labelled source images outside the training set, shown in the
+    target's style. labelled: the errors on labelled images of the target."""
     labelled: str = ""
     """Labelled images for proxy and labelled: shards, or FORMAT:PATH:SPLIT, or renderer:LOOK:NUM_IMAGES:SEED."""
     trials: int = 32
@@ -91,27 +100,30 @@ class RunConfig:
     recipe: str
     """The recipe that the settings began with."""
     source: str
-    """Labelled images: shards, or FORMAT:PATH:SPLIT (shanghaitech, ucf_qnrf, gcc, ...), or renderer:LOOK:NUM_IMAGES."""
+    """Labelled images: shards, or FORMAT:PATH:SPLIT. FORMAT is shanghaitech, ucf_qnrf, gcc, ...;
+    renderer:LOOK:NUM_IMAGES renders crowds."""
     more_sources: tuple[str, ...] = ()
     """More labelled images, each "SHARE DATA", e.g. "0.2 renderer:broad:200": this data set gives that share of the
     source's crops, `source` the rest."""
     target: str
-    """Images of your own cameras: a folder of images, shards, or as above. Labels, if any, are not read."""
+    """Images of your own cameras: folder, shards, FORMAT:PATH:SPLIT. Labels are not read."""
     evaluation: str = ""
-    """Labelled target images; only the evaluation opens them. Empty: no errors are reported."""
+    """Labelled target images to evaluate on; empty: none. Nothing else opens them; without them no error is
+    reported."""
     boxes: str = ""
-    """Images with boxes (wider_face:PATH, crowd_human:PATH): bi_knowledge pre-trains its detector on them,
-    semantic_consistency's segmenter learns from their masks. Empty: none."""
+    """Images with boxes: wider_face:PATH, crowd_human:PATH. Empty: none. bi_knowledge pre-trains its detector on them;
+    the segmenter of semantic_consistency learns from their masks."""
     skip_bad: bool = False
-    """Leave out unreadable images, raw ones and those in shards, and list them beside the shards. Otherwise the first
-    one stops the run."""
+    """Leave out images that cannot be read. A list of them, raw ones and those in shards, is written beside the shards;
+    without this flag the first one stops the run."""
     method: str = "self_supervision"
-    """The method of adaptation: source_only, self_supervision, bi_knowledge, semantic_consistency, translation,
-    combined or supervised; `jobs/adapt.py --help` describes each."""
+    """Method; `jobs/adapt.py --help` lists them. One of source_only, self_supervision, bi_knowledge,
+    semantic_consistency, translation, combined, supervised."""
     storage: str = "runs"
-    """Folder or URL of all runs."""
+    """Folder or URL that keeps the runs."""
     run_name: str = ""
-    """The run's name in `storage`; the same name again resumes the run. Empty: the recipe's name."""
+    """Name of the run; empty: the recipe's name. The same name again resumes the run. Its folder lies below
+    `storage`."""
     seed: int = 0
     """Seed of all random numbers."""
     num_workers: int = 1
@@ -122,7 +134,7 @@ class RunConfig:
     num_labellers: int = 0
     """Actors that label and evaluate; 0: as many as training workers."""
     launcher: Literal["ray", "local"] = "ray"
-    """`local` runs everything in this process, without Ray, with one worker."""
+    """ray, or local: one worker, in this process, without Ray."""
     threads: int = 0
     """CPU threads of each worker; 0: an equal share of the cores of the machines present at the start."""
     grace_s: float = 25.0
@@ -211,9 +223,20 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_json(text: str) -> RunConfig:
-    """The config that `to_json` wrote; missing settings take their defaults. Raises: InputError for other text."""
+    """The config that `to_json` wrote, in this or an older version; missing settings take their defaults.
+
+    Raises:
+        InputError: the text is no config, or has another value for a setting that is a constant now.
+    """
     try:
-        return _build(RunConfig, json.loads(text))
+        values = json.loads(text)
+        for name, constant in REMOVED_SETTINGS.items():
+            group, _, setting = name.partition(".")
+            value = values.get(group, {}).pop(setting, constant)
+            if value != constant:
+                raise InputError(f"{name} is {value} in this configuration, but is always {constant} in this version "
+                                 "of crowddist: use the version that recorded it")
+        return _build(RunConfig, values)
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(f"not a run's configuration: {error}") from error
 

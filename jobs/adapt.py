@@ -4,13 +4,15 @@
     python jobs/adapt.py shb_to_sha --storage runs --run-name first --seed 1
     python jobs/adapt.py renderer_to_shb --target /photos/of/my/camera --self-supervision.rounds 2
     ray job submit --working-dir . -- python jobs/adapt.py quickstart --storage file:///shared/runs
-    python jobs/adapt.py --from-run runs/first     (repeats a run beside it, and says what differs)
-    python jobs/adapt.py shb_to_sha --check        (looks whether all of it would work, and changes nothing)
+    python jobs/adapt.py --from-run runs/first     (repeats a run beside it, and lists what differs)
+    python jobs/adapt.py shb_to_sha --check        (checks that all of it would work; changes nothing)
+    python jobs/adapt.py shb_to_sha --help         (the usual options; --help-all shows all)
 """
 
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import tyro
 
@@ -18,9 +20,11 @@ from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.errors import InputError
 from crowddist.methods.table import methods_table
-from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.cli import HELP_COLUMNS, first_sentence, one_line_errors, read_arguments, short_help, table
 from crowddist.process.stop_signals import Termination
 from crowddist.recipes import RECIPES, summary
+
+EXIT_CODES = "Exit: 0 done, 1 diverged, 2 wrong input or machine, 75 stopped after a checkpoint, 130 interrupted"
 
 
 def main(config: RunConfig, termination: Termination, repeats: str = "") -> None:
@@ -57,24 +61,49 @@ def look(config: RunConfig) -> None:
         sys.exit(2)
 
 
+def overview() -> str:
+    """Help without a recipe: examples, the recipes and the methods, a line each."""
+    width = max(len(recipe.__name__) for recipe in RECIPES)
+    lines = {recipe.__name__: textwrap.shorten(first_sentence(summary(recipe)), HELP_COLUMNS - width - 4,
+                                               placeholder="...")
+             for recipe in RECIPES}
+    return f"{__doc__}\nRecipes:\n{table(lines, width=width)}\n\nMethods (--method):\n{methods_table()}\n\n{EXIT_CODES}"
+
+
+def read_config(start: RunConfig, command: str, about: str, options: list[str]) -> RunConfig:
+    """`start`, changed by the options of the command line; --help and --help-all print and exit."""
+    if "--help-all" not in options and {"-h", "--help"} & set(options):
+        print(f"usage: {command} [--check] [OPTIONS]\n\n{textwrap.fill(about, HELP_COLUMNS)}\n\n"
+              f"Usual options, with the recipe's value:\n{short_help(start)}\n\n"
+              f"{EXIT_CODES}\n--help-all shows all options.")
+        sys.exit()
+    words = ["--help" if word == "--help-all" else word for word in options]
+    return read_arguments(lambda: tyro.cli(RunConfig, prog=command, description=f"{about}\n\n{EXIT_CODES}",
+                                           default=start, args=words))
+
+
 if __name__ == "__main__":
     termination = Termination()
     with one_line_errors(), termination.listening():
-        recipes = {recipe.__name__: (summary(recipe), recipe()) for recipe in RECIPES}
+        recipes = {recipe.__name__: recipe for recipe in RECIPES}
         checks, arguments = "--check" in sys.argv[1:], [word for word in sys.argv[1:] if word != "--check"]
-        first, *others = arguments or ["-"]
-        if first == "--from-run":
+        first, *others = arguments or [""]
+        repeats = ""  # the folder of the run to repeat
+        if first in ("-h", "--help", "--help-all"):
+            print(overview())
+            sys.exit()
+        elif first == "--from-run":
             if not others or others[0].startswith("-"):
                 raise InputError("--from-run needs the folder of a run, path or URL")
             from crowddist.run.repeat import recorded_run
 
-            recorded = recorded_run(others[0])
-            config = read_arguments(lambda: tyro.cli(RunConfig, default=recorded, args=others[1:]))
-            look(config) if checks else main(config, termination, repeats=others[0])
-            sys.exit()
-        if first not in recipes and not first.startswith("-"):
-            raise InputError(f"no recipe is called {first!r}; choose one of {', '.join(recipes)}")
-        description = f"{__doc__}\nMethods (--method):\n\n{methods_table()}"
-        config = read_arguments(lambda: tyro.extras.overridable_config_cli(recipes, description=description,
-                                                                           args=arguments))
-        look(config) if checks else main(config, termination)
+            repeats, *others = others
+            start, about = recorded_run(repeats), f"Repeats {repeats}."
+        elif first in recipes:
+            start, about = recipes[first](), summary(recipes[first])
+        else:
+            problem = f"no recipe is called {first!r}" if first else "no recipe is given"
+            raise InputError(f"{problem}; choose one of {', '.join(recipes)}")
+        command = " ".join(filter(None, [sys.argv[0], first, repeats]))
+        config = read_config(start, command, about, others)
+        look(config) if checks else main(config, termination, repeats)

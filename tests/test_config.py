@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from crowddist.config import EngineConfig, RunConfig, from_json, to_json
+from crowddist.config import REMOVED_SETTINGS, EngineConfig, RunConfig, flat, from_json, to_json
 from crowddist.data.config import StreamConfig
 from crowddist.errors import InputError
 from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
@@ -69,6 +70,29 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
         from_json(text)
 
 
+def recorded(**values: Any) -> str:
+    """The JSON of a run that an older version recorded, with settings that are constants now."""
+    record = json.loads(to_json(make()))
+    for name, value in {**REMOVED_SETTINGS, **values}.items():
+        group, _, setting = name.partition(".")
+        record[group][setting] = value
+    return json.dumps(record)
+
+
+def test_a_removed_setting_is_read_with_its_constant() -> None:
+    assert from_json(recorded()) == make()
+    assert not REMOVED_SETTINGS.keys() & flat(asdict(make())).keys()
+
+
+@pytest.mark.parametrize(("name", "value"), [("translation.joint", True), ("counter.mask_scale", 3.0),
+                                             ("self_supervision.label_scale_jitter", [0.5, 1.1])])
+def test_a_removed_setting_with_another_value_is_refused(name: str, value: object) -> None:
+    message = f"{name} is {value} in this configuration, but is always "
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        from_json(recorded(**{name: value}))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -103,9 +127,6 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
          "supervised learns from the target's labels alone"),
         ({"method": "translation", "num_workers": 8},
          r"translation\.batch_size 4 cannot be shared equally by 8 workers"),
-        ({"method": "translation", "num_workers": 2, "train": TrainConfig(batch_size=6),
-          "translation": TranslationConfig(joint=True)},
-         r"translation\.joint needs a train\.batch_size whose halves 2 workers can share equally, got 6"),
         ({"method": "translation", "stream": StreamConfig(image_size=128)},
          "crop_size 128 is larger than the smallest images, .* 102 px"),
         ({"run_name": "a/b"}, "run_name must be a plain name"),
@@ -144,7 +165,6 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (SelfSupervisionConfig, {"stop_change": -0.1}),
         (SelfSupervisionConfig, {"kept_share": 0.0}),
         (SelfSupervisionConfig, {"kept_share": 1.01}),
-        (SelfSupervisionConfig, {"label_scale_jitter": (1.1, 0.9)}),
         (BiKnowledgeConfig, {"regressor_steps": 0}),
         (BiKnowledgeConfig, {"boxes_steps": -1}),
         (BiKnowledgeConfig, {"cycles": -1}),
@@ -153,17 +173,14 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (BiKnowledgeConfig, {"localiser_share": 0.0}),
         (BiKnowledgeConfig, {"localiser_loss": "hinge"}),
         (BiKnowledgeConfig, {"patches": "some"}),
-        (BiKnowledgeConfig, {"regressor_tuned": "first"}),
         (BiKnowledgeConfig, {"crop_size": 200}),
         (BiKnowledgeConfig, {"sigma_px": 0.0}),
         (BiKnowledgeConfig, {"structure_weight": 0.0, "count_weight": 0.0}),
         (TranslationConfig, {"steps": 0}),
-        (TranslationConfig, {"cycle_weight": 0.0}),
         (TranslationConfig, {"structure_weight": -1.0}),
         (TranslationConfig, {"identity_weight": -1.0}),
         (TranslationConfig, {"counting_rate": 0.0}),
         (TranslationConfig, {"crop_size": 100}),
-        (TranslationConfig, {"scale_jitter": (1.1, 0.9)}),
     ],
 )
 def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any]) -> None:
@@ -180,7 +197,7 @@ def test_training_that_cannot_be_is_refused(kind: type, changes: dict[str, Any])
       "self_supervision": SelfSupervisionConfig(target_batch_size=6)}, [2, 3, 6]),
     ({"num_workers": 6, "min_workers": 2, "train": TrainConfig(batch_size=12), "method": "source_only"}, [2, 3, 4, 6]),
     ({"num_workers": 4, "min_workers": 1, "train": TrainConfig(batch_size=8), "method": "translation",
-      "translation": TranslationConfig(batch_size=4, joint=True)}, [1, 2, 4]),
+      "translation": TranslationConfig(batch_size=4)}, [1, 2, 4]),
 ])
 def test_a_group_may_have_the_sizes_that_share_all_batches(changes: dict[str, Any], sizes: list[int]) -> None:
     assert make(**changes).group_sizes() == sizes

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from crowddist.data.sample import Seen
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
 
+NUM_PATCHES = 2  # P: patches of each image that a cycle learns from.
+
 
 class BiKnowledge(TrainingMethod):
     """Regressor, detector and localiser (Phi, the paper's Reg-to-Det transformer), which start on the source and adapt
@@ -136,8 +138,8 @@ class BiKnowledge(TrainingMethod):
         """The stage's network; in a cycle maybe only the regressor's last layers."""
         settings, adapts = self.settings, stage.needs_labels
         parameters = list(self._networks.get_submodule(stage.trains).parameters())
-        if stage.trains == "regressor" and adapts and settings.regressor_tuned == "last_two_layers":
-            parameters = self.regressor.last_two_layers()
+        if stage.trains == "regressor" and adapts:
+            parameters = self.regressor.last_two_layers()  # P
         peak = {
             ("regressor", False): settings.regressor_rate,
             ("regressor", True): settings.regressor_cycle_rate,
@@ -248,7 +250,7 @@ class BiKnowledge(TrainingMethod):
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
         patches = patch_grid(density.shape, self.stream.crop_size / stride)
-        number = min(settings.num_patches, len(patches))
+        number = min(NUM_PATCHES, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))]
                     for network in ("regressor", "detector")}

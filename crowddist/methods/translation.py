@@ -2,7 +2,7 @@
 
 1. source: the counter on the source, for the row without adaptation.
 2. translation/translator: two generators and two discriminators on crops of both domains (`TranslationObjective`).
-3. translation/counter: the counter on the translated source, or on half source and half translated (`PooledObjective`).
+3. translation/counter: the counter on the translated source.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from crowddist.losses.adversarial import discriminator_accuracy, discriminator_l
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective
 from crowddist.methods.parts.training import Schedule, Trained
+from crowddist.methods.settings.translation import SCALE_JITTER
 from crowddist.models.frozen import frozen_forward
 from crowddist.models.translator import Translator, build_translator
 from crowddist.ops.ssim import ssim
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from crowddist.methods.settings.translation import TranslationConfig
 
 BETAS = (0.5, 0.999)  # P: Adam's.
+CYCLE_WEIGHT = 10.0  # P: lambda of the cycle's L1 error.
 
 
 class TranslationObjective(nn.Module):
@@ -61,7 +63,7 @@ class TranslationObjective(nn.Module):
                                        for domain in real),
             "discriminator_loss": _total(discriminator_loss(told_real[domain], told_made[domain]) for domain in real),
         }
-        loss = settings.cycle_weight * parts["cycle_loss"] + parts["adversarial_loss"] + parts["discriminator_loss"]
+        loss = CYCLE_WEIGHT * parts["cycle_loss"] + parts["adversarial_loss"] + parts["discriminator_loss"]
         if settings.structure_weight:
             parts["structure_loss"] = _total(1 - ssim(cycled[domain], real[domain], peak=1.0) for domain in real)
             loss = loss + settings.structure_weight * parts["structure_loss"]
@@ -73,15 +75,12 @@ class TranslationObjective(nn.Module):
         return {"loss": loss, **parts, "discriminator_accuracy": accuracy}
 
 
-class PooledObjective(CountingObjective):
-    """The density loss on the source, the translated source, or both; in one batch, to share the normalisation."""
+class OneStreamObjective(CountingObjective):
+    """The density loss on the stage's one stream: the source, or the translated source."""
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        parts = list(batches.values())
-        densities = [batch.density for batch in parts if batch.density is not None]  # all, by the stage's plan
-        pooled = replace(parts[0], images=torch.cat([batch.images for batch in parts]), density=torch.cat(densities),
-                         draws=torch.cat([batch.draws for batch in parts]))
-        return {"loss": self.density_loss(pooled)}
+        (batch,) = batches.values()
+        return {"loss": self.density_loss(batch)}
 
 
 class Translation(CountingMethod):
@@ -98,24 +97,20 @@ class Translation(CountingMethod):
 
     def plan(self) -> tuple[Stage, ...]:
         settings, source = self.settings, self.source_stream()
-        crops = Stream(data="source", batch_size=settings.batch_size, scale_jitter=settings.scale_jitter,
+        crops = Stream(data="source", batch_size=settings.batch_size, scale_jitter=SCALE_JITTER,
                        crop_size=settings.crop_size, plain=True)
-        streams = {"translated": replace(source, data="translated")}
-        if settings.joint:
-            half = replace(source, batch_size=self.config.train.batch_size // 2)
-            streams = {"source": half, "translated": replace(half, data="translated")}
         row: dict[str, Any] = {"title": "translation", "num_round": 1}
         return (
             self.source_stage(),
             Stage(name="translation/translator", trains="translator", steps=settings.steps,
                   streams={"source": crops, "target": replace(crops, data="target")}, **row),
             Stage(name="translation/counter", trains="counter", fresh=settings.fresh, steps=settings.counting_steps,
-                  streams=streams, **row),
+                  streams={"translated": replace(source, data="translated")}, **row),
         )
 
     def objective(self, stage: Stage) -> nn.Module:
         return (TranslationObjective(self.translator, self.settings) if stage.trains == "translator"
-                else PooledObjective(self.counter, self.config.train))
+                else OneStreamObjective(self.counter, self.config.train))
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """All generators by one optimizer and all discriminators by another; or the counter."""

@@ -29,24 +29,20 @@ class CounterConfig:
     """The counter's networks; equal configs and equal checkpoints give equal counters."""
 
     backbone: CounterBackbone = "compact"
-    """Encoder. efficientnet: for a CPU; VGG, ResNet: for a GPU, with the published decoder; `compact`: no weights."""
+    """Encoder: efficientnet for CPUs, vgg or resnet for GPUs. VGG and ResNet have the published decoder; `compact` has
+    no pretrained weights."""
     decoder: DecoderName = "usual"
     """Decoder of the density. `usual`: CVPR 2022, small behind encoders for a CPU. `upsampling`: ICASSP 2020 as
     printed, cells are pixels. `upsampling_large`: the same with the larger kernels of the authors' later code."""
     weights: str = "none"
-    """Initial weights: `none` (random); `imagenet` (an installed package, torch's cache or a download); or a path or
-    URL of a file of encoder weights, or of a run's folder or checkpoint, which gives the whole counter."""
+    """Initial weights: none, imagenet, or a path or URL. `none` is random. `imagenet` comes from an installed package,
+    torch's cache or a download. The path or URL is a file of the encoder's weights, or a run's folder or checkpoint,
+    whose whole counter is taken."""
     ensemble: Ensemble = "masksembles"
     """Members of the ensemble: `masksembles` (fixed masks over channels), `dropout` (fixed dropouts), `deep` (separate
     networks), or `none` (one network)."""
     num_masks: int = 3
     """Number of members (masks, dropouts or networks), at least 1."""
-    mask_scale: float = 2.0
-    """How little the masks overlap, at least 1. 1: all masks are equal; large: disjoint sub-networks."""
-    mask_seed: int = 0
-    """Seed of the masks, 0 or more. Checkpoints store the masks."""
-    dropout: float = 0.5
-    """Share of channels to drop with ensemble `dropout`, above 0 and below 1."""
     orientation: bool = True
     """Add a head that tells upright images from upside-down ones. Off where nothing trains it."""
 
@@ -56,13 +52,6 @@ class CounterConfig:
         require_choice("counter ensemble", self.ensemble, get_args(Ensemble))
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
-        if not 1.0 <= self.mask_scale < float("inf"):
-            raise InputError(f"counter mask_scale is {self.mask_scale}; it must be at least 1 and finite")
-        if self.mask_seed < 0:
-            raise InputError(f"counter mask_seed is {self.mask_seed}; it must not be negative")
-        if not 0.0 < self.dropout < 1.0:
-            raise InputError(f"counter dropout is {self.dropout}; it must be above 0 and below 1; ensemble none has no "
-                             "dropout")
 
     @property
     def upsamples(self) -> bool:

@@ -1,21 +1,39 @@
-"""Shared by all jobs: turns a user's mistake into one line and exit code 2."""
+"""Shared by all jobs: turns a user's mistake into one line and exit code 2, and shortens the help of many options."""
 
 from __future__ import annotations
 
+import ast
 import errno
+import inspect
 import io
+import itertools
 import logging
+import operator
+import re
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crowddist.errors import InputError
 from crowddist.process.safe_text import readable, redacted
 
 Arguments = TypeVar("Arguments")
+
+SHORT_HELP: dict[str, tuple[str, ...]] = {
+    "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
+    "method": ("method", "counter.backbone", "counter.weights"),
+    "run": ("storage", "run_name", "seed", "num_workers", "launcher", "engine.precision", "tracking_uri"),
+    "training": ("train.steps", "train.batch_size", "train.learning_rate"),
+    "labels": ("self_supervision.rounds", "self_supervision.round_steps", "self_supervision.label_views",
+               "search.objective"),
+}
+"""Heading -> settings of a run that `adapt.py RECIPE --help` shows, a line each: the first sentence of the field's
+docstring, and the default. `--help-all` shows all settings."""
+HELP_COLUMNS = 100
 
 
 @contextmanager
@@ -55,6 +73,54 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
             raise cause from None
         print(words.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def short_help(config: Any, shown: Mapping[str, Sequence[str]] = SHORT_HELP) -> str:
+    """The options in `shown` (heading -> names), a line each: flag, first sentence of the field's docstring, and the
+    field's value in `config`, a dataclass of dataclasses.
+    """
+    blocks = []
+    for heading, names in shown.items():
+        rows = {}
+        for name in names:
+            group, _, field = name.rpartition(".")
+            owner = operator.attrgetter(group)(config) if group else config
+            text = first_sentence(_docstrings(type(owner))[field])
+            rows[f"--{name.replace('_', '-')}"] = f"{text} [{_shown(getattr(owner, field))}]"
+        blocks.append(f"{heading}:\n{table(rows, width=30)}")
+    return "\n".join(blocks)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text in one line, without its full stop."""
+    return re.split(r"(?<!e\.g)\. ", text, maxsplit=1)[0].rstrip(".")
+
+
+def table(rows: Mapping[str, str], *, width: int) -> str:
+    """Name and text of each row, the text in a column behind names of at most `width` characters."""
+    return "\n".join(
+        textwrap.fill(text, HELP_COLUMNS, initial_indent=f"  {name:{width}}  ", subsequent_indent=" " * (width + 4),
+                      break_long_words=False, break_on_hyphens=False)
+        for name, text in rows.items()
+    )
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Field of a dataclass -> the docstring below it, in one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for pair in itertools.pairwise(definition.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = " ".join(text.split())
+    return texts
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return {"": "empty", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
 def one_line(error: BaseException) -> str:

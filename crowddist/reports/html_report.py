@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from crowddist import storage
-from crowddist.config import flat, to_json
+from crowddist.config import REMOVED_SETTINGS, flat, to_json
 from crowddist.data.safe_decode import encode_png, read_png
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
@@ -193,7 +193,7 @@ def _changed(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         return []
     usual, own = flat(json.loads(to_json(recipe()))), flat(config)
     return [(name, str(usual.get(name, "")), str(own[name]))
-            for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name")]
+            for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name", *REMOVED_SETTINGS)]
 
 
 def _stored(folder: str, name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from crowddist import storage
-from crowddist.config import RunConfig, flat, from_json
+from crowddist.config import REMOVED_SETTINGS, RunConfig, flat, from_json
 from crowddist.errors import InputError
 from crowddist.process import host
 from crowddist.run.record import FREE_TO_CHANGE, read_record
@@ -15,6 +15,9 @@ from crowddist.storage.run_folder import CONFIG, DATA, RESULT
 
 VOLATILE = ("checkpoint", "train/seconds")
 """Figures that differ between equal runs."""
+
+FREE = (*FREE_TO_CHANGE, *REMOVED_SETTINGS, "run_name")
+"""Settings that may differ between a run and its repetition, or that only older runs recorded."""
 
 
 def recorded_run(place: str) -> RunConfig:
@@ -55,8 +58,7 @@ def differences(original: str, repeated: str) -> list[str]:
                      for folder in (original, repeated))
     if not before[CONFIG] or not after[RESULT]:
         raise InputError(f"no run in {original}, or none that has ended in {repeated}")
-    settings = _changes(flat(before[CONFIG]), flat(after[CONFIG]), (*FREE_TO_CHANGE, "run_name"))
-    lines = [f"setting {line}" for line in settings]
+    lines = [f"setting {line}" for line in _changes(flat(before[CONFIG]), flat(after[CONFIG]), FREE)]
     lines += [f"data {line}" for line in _changes(before[DATA], after[DATA], (), shown=12)]
     if not before[RESULT]:
         return [*lines, "the run that was repeated has not ended: its figures are not known"]

@@ -10,18 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from crowddist.config import RunConfig
+from crowddist.config import RunConfig, flat
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.table import METHODS
 from crowddist.pipeline import adapt
-from crowddist.recipes import RECIPES
+from crowddist.recipes import RECIPES, quickstart
 from crowddist.run import checkpoint
 from crowddist.tracking.tracker import NullTracker
 from tests.jobs.conftest import ROOT
@@ -54,6 +54,29 @@ def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
     for option in ("--storage", "--run-name", "--target", "--evaluation", "--num-workers", "--seed",
                    "--self-supervision.rounds"):
         assert option in done.stdout
+    assert "\n  --train.steps                   Steps of the first stage [400]\n" in done.stdout
+    assert "75 stopped after a checkpoint" in done.stdout and done.stdout.endswith("--help-all shows all options.\n")
+    assert start("adapt", "quickstart", "--seed", "3", "-h").stdout == done.stdout
+
+
+def test_the_short_help_fits_on_a_screen(start: Callable) -> None:
+    for arguments in ((), ("quickstart",), ("shb_to_sha",), ("sha_to_ucf_cc_50",)):
+        lines = start("adapt", *arguments, "--help").stdout.splitlines()
+        assert 30 < len(lines) <= 45
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_long_help_names_all_options(start: Callable) -> None:
+    done = start("adapt", "quickstart", "--help-all", COLUMNS="100")
+    assert done.returncode == 0 and done.stderr == "" and "75 stopped after a checkpoint" in done.stdout
+    shown = set(re.findall(r"^│ (--[^\s,]+)", done.stdout, re.MULTILINE))
+    assert shown == {f"--{name.replace('_', '-')}" for name in flat(asdict(quickstart()))}
+
+
+def test_an_option_that_the_short_help_hides_is_read(start: Callable) -> None:
+    done = start("adapt", "quickstart", "--bi-knowledge.crop-size", "100")
+    assert "--bi-knowledge.crop-size" not in start("adapt", "quickstart", "--help").stdout
+    assert done.returncode == 2 and "crop_size must be a multiple of 32 and at least 64, got 100" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from crowddist.data.sample import Batch
 from crowddist.errors import InputError
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.build import build_method
+from crowddist.methods.parts import semantics
 from crowddist.methods.semantic_consistency import SemanticConsistency
 from crowddist.models.config import CounterConfig
 from crowddist.models.segmenter import mask_cells
@@ -40,9 +41,9 @@ def losses(method: SemanticConsistency, batches: dict[str, Batch]) -> dict[str, 
     return objective(batches)
 
 
-def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
-    method = make(tiny_config, source_mask_weight=0.3, target_mask_weight=0.2, adversarial_weight=0.1,
-                  person_threshold=0.5)
+def test_the_loss_is_equation_5(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantics, "PERSON_THRESHOLD", 0.5)  # an untrained segmenter says about 0.5 everywhere
+    method = make(tiny_config, source_mask_weight=0.3, target_mask_weight=0.2, adversarial_weight=0.1)
     batches = made_up_batches(method.plan()[-1], 0)
     found = {name: float(value.detach()) for name, value in losses(method, batches).items()}
     source, target = batches["source"], batches["target"]
@@ -53,8 +54,7 @@ def test_the_loss_is_equation_5(tiny_config: RunConfig) -> None:
         p_source, p_target = (method.semantics.discriminator(features).sigmoid().double().numpy()
                               for features in (source_features, target_features))
         assert method.semantics.segmenter is not None and source.mask is not None
-        likely = method.config.semantic_consistency.person_threshold
-        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= likely
+        persons = method.semantics.segmenter(target.images).sigmoid().numpy() >= 0.5
     truth = mask_cells(source.mask, z_source.shape[2:]).numpy()
     assert 0 < persons.sum() < persons.size
     eq7 = -np.mean(truth * np.log(z_source) + (1 - truth) * np.log(1 - z_source))
@@ -88,9 +88,10 @@ def test_each_opponent_learns_from_its_own_loss_alone(tiny_config: RunConfig) ->
     assert method.semantics.segmenter is not None and slopes(method.semantics.segmenter) == 0
 
 
-def test_the_discriminator_tells_apart_what_differs(tiny_config: RunConfig) -> None:
-    """Bright against dark images; the encoder does not try to deceive the discriminator."""
-    method = make(tiny_config, discriminator_rate=1e-3, adversarial_weight=0.0)
+def test_the_discriminator_tells_apart_what_differs(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bright against dark images, and an encoder that does not try to deceive it."""
+    monkeypatch.setattr(semantics, "DISCRIMINATOR_RATE", 1e-3)
+    method = make(tiny_config, adversarial_weight=0.0)
     stage = replace(method.plan()[-1], steps=40)
     method.start(stage, LocalRuntime())
     accuracy = []

@@ -15,8 +15,6 @@ from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConf
 
 @pytest.mark.parametrize(("option", "value"), [
     ("backbone", "vgg19"), ("ensemble", "bagging"), ("weights", ""), ("weights", "imagenet"), ("num_masks", 0),
-    ("mask_scale", 0.5),
-    ("mask_scale", float("nan")), ("mask_scale", float("inf")), ("mask_seed", -1), ("dropout", 0.0), ("dropout", 1.0),
 ])
 def test_a_wrong_option_is_named(option: str, value: object) -> None:
     with pytest.raises(InputError, match=option):

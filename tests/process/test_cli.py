@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 import tyro
 
+from crowddist.config import RunConfig, flat
 from crowddist.errors import InputError
-from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.cli import HELP_COLUMNS, SHORT_HELP, one_line_errors, read_arguments, short_help
+from crowddist.recipes import RECIPES
 
 
 def end(error: BaseException) -> int:
@@ -121,3 +124,42 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
         read("--help")
     words = capsys.readouterr()
     assert ending.value.code in (0, None) and "--inner.size" in words.out and words.err == ""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_short_help_has_few_options_that_exist(recipe: Callable[[], RunConfig]) -> None:
+    names = [name for group in SHORT_HELP.values() for name in group]
+    assert len(names) == len(set(names)) <= 25 and set(names) <= flat(asdict(recipe())).keys()
+    lines = short_help(recipe()).splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  --")] == [f"--{name.replace('_', '-')}"
+                                                                              for name in names]
+    assert len(lines) <= 40 and max(map(len, lines)) <= HELP_COLUMNS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documented:
+    """A configuration."""
+
+    size: tuple[float, ...] = (1.0, 2.5)
+    """Sizes in px. Larger is
+    slower."""
+    share: float = 0.1
+    on: bool = False
+    """Switch it on."""
+    name: str = ""
+    """Name, e.g. a."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    inner: Documented = field(default_factory=Documented)
+
+
+def test_the_short_help_has_first_sentences_and_values() -> None:
+    assert short_help(Whole(), {"first": ("inner.size", "inner.on"), "then": ("inner.name",)}).splitlines() == [
+        "first:",
+        "  --inner.size                    Sizes in px [1.0 2.5]",
+        "  --inner.on                      Switch it on [off]",
+        "then:",
+        "  --inner.name                    Name, e.g. a [empty]",
+    ]

@@ -35,6 +35,15 @@ def test_a_repetition_gives_the_same_figures(config: RunConfig) -> None:
     assert storage.read_json(storage.join(original, "result.json"))["code"] == code_versions()
 
 
+def test_settings_that_only_an_older_version_recorded_do_not_differ(config: RunConfig) -> None:
+    original = run(config)
+    place = storage.join(original, "config.json")
+    record = storage.read_json(place)
+    storage.write_json(place, {**record, "counter": {**record["counter"], "mask_scale": 2.0, "mask_seed": 0}})
+    assert differences(original, run(recorded_run(original))) == []
+    assert run(config) == original, "and the run goes on"
+
+
 def test_what_differs_is_named(config: RunConfig, tiny_source: str) -> None:
     """A setting, the data, the code, and every figure that moved with them."""
     original = run(config)

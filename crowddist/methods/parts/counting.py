@@ -14,6 +14,7 @@ from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.training import Trained, TrainingMethod
+from crowddist.methods.settings.self_supervision import LABEL_SCALE_JITTER
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.ensemble import build_networks
 from crowddist.ops.selection import keep_most_certain
@@ -116,7 +117,7 @@ class CountingMethod(TrainingMethod):
         """Source and target of a round of pseudo-labels."""
         rounds = self.config.self_supervision
         target = Stream(data="target", batch_size=rounds.target_batch_size, labels=True,
-                        scale_jitter=rounds.label_scale_jitter, stride=self.output_stride)
+                        scale_jitter=LABEL_SCALE_JITTER, stride=self.output_stride)
         return {"source": self.source_stream(), "target": target}
 
     def objective(self, stage: Stage) -> nn.Module:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from crowddist.models.discriminator import FeatureDiscriminator
 
 DISCRIMINATOR_BETAS = (0.9, 0.99)  # C: AdaptSegNet's Adam.
+DISCRIMINATOR_RATE = 1e-4  # C: AdaptSegNet's.
+PERSON_THRESHOLD = 0.3
+"""Probability at which a segmenter's cell may hold persons and is not taught as background (ours)."""
 SEGMENTER_STAGE = "source/segmenter"
 
 
@@ -67,7 +70,7 @@ class Semantics(nn.Module):
             height, width = (-(-side // self.stride) for side in batch.mask.shape[2:])
             return mask_cells(batch.mask, (height, width)) > 0
         with torch.no_grad():
-            return self.segmenter(batch.images).float().sigmoid() >= self.settings.person_threshold
+            return self.segmenter(batch.images).float().sigmoid() >= PERSON_THRESHOLD
 
 
 class SemanticObjective(CountingObjective):
@@ -151,7 +154,7 @@ class SemanticMethod(CountingMethod):
         return {
             "counter": self.one_cycle([*counter, *self.semantics.head.parameters()], stage, settings.learning_rate),
             "discriminator": Trained(parameters=list(self.semantics.discriminator.parameters()),
-                                     schedule=lambda step: settings.discriminator_rate, betas=DISCRIMINATOR_BETAS),
+                                     schedule=lambda step: DISCRIMINATOR_RATE, betas=DISCRIMINATOR_BETAS),
         }
 
     def objective(self, stage: Stage) -> nn.Module:

@@ -105,8 +105,6 @@ class BiKnowledgeConfig:
     """Target patches to learn from: of medium density and of confident detections (P), or random (Table 2, w/RS)."""
     density_range: tuple[float, float] = (0.5, 0.7)
     """Range of density ranks, 0 to 1, of the regressor's patches (P)."""
-    num_patches: int = 2
-    """Patches per image (P)."""
     cycles: int = 1
     """Cycles T of labelling the target and fine-tuning on it (P: 4). The union of both networks' heads grows with every
     cycle: on ShanghaiTech, more than one made the merged count too high (ours)."""
@@ -117,8 +115,6 @@ class BiKnowledgeConfig:
     source_batch_size: int = 8
     """Source crops per step of a cycle, over all workers (P: 0). They keep confidences true: a detector that learns
     only from the surest target patches soon sees heads everywhere."""
-    regressor_tuned: Literal["last_two_layers", "all"] = "last_two_layers"
-    """Layers of the regressor that a cycle changes (P: its last two)."""
     regressor_cycle_rate: float = 5e-4
     """Peak learning rate of the regressor in a cycle (P: 1e-6)."""
     detector_cycle_rate: float = 1e-4
@@ -130,7 +126,7 @@ class BiKnowledgeConfig:
         require_positive(regressor_steps=self.regressor_steps, detector_steps=self.detector_steps,
                          localiser_steps=self.localiser_steps, regressor_rate=self.regressor_rate,
                          detector_rate=self.detector_rate, localiser_rate=self.localiser_rate,
-                         cycle_steps=self.cycle_steps, batch_size=self.batch_size, num_patches=self.num_patches,
+                         cycle_steps=self.cycle_steps, batch_size=self.batch_size,
                          merge_px=self.merge_px, weight_exponent=self.weight_exponent, sigma_px=self.sigma_px,
                          regressor_cycle_rate=self.regressor_cycle_rate, detector_cycle_rate=self.detector_cycle_rate)
         require_not_negative(boxes_steps=self.boxes_steps, cycles=self.cycles, source_batch_size=self.source_batch_size,

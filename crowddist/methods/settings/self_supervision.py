@@ -9,6 +9,9 @@ from crowddist.errors import InputError, require_not_negative, require_positive
 from crowddist.methods.settings.facts import MethodFacts, Parameter
 
 KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, selects_only=True)
+LABEL_SCALE_JITTER = (0.9, 1.1)
+"""Range of the random scale of labelled target crops. Labels hold at the scale they were made at: a counter that sees
+half the persons at half the scale, and is taught to count them all there, counts too many at full scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +24,9 @@ class SelfSupervisionConfig:
     """Weight lambda of the orientation's cross-entropy. A smaller one moves the shared encoder less; the head learns as
     fast."""
     rounds: int = 2
-    """Rounds K of stage 2: label the target, then train on both domains."""
+    """Rounds of labelling the target and training on both. K of stage 2."""
     round_steps: int = 300
-    """Steps per round."""
+    """Training steps per round."""
     target_batch_size: int = 8
     """Target crops per step, over all workers."""
     target_weight: float = 1.0
@@ -31,11 +34,8 @@ class SelfSupervisionConfig:
     kept_share: float = 0.7
     """Share of each image's cells that become labels, above 0 to 1."""
     label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Sizes, relative to the usual one, at which each target image is labelled, 0.25 to 4; each place weighs them by
-    the ensemble's certainty there. With one size, rounds only repeat what the counter already predicts."""
-    label_scale_jitter: tuple[float, float] = (0.9, 1.1)
-    """Range of the random scale of labelled target crops. Keep it near 1: labels hold at the scale they were made at,
-    and a counter that learns to count all persons at half scale counts too many at full scale."""
+    """Relative sizes to label each target image at, 0.25 to 4. Each place weighs them by the ensemble's certainty
+    there. With one size, rounds only repeat what the counter already predicts."""
     learning_rate: float = 1e-4
     """Peak learning rate of stage 1 and of each round."""
     stop_change: float = 0.02
@@ -50,10 +50,6 @@ class SelfSupervisionConfig:
             raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
         if not self.label_views or min(self.label_views) < 0.25 or max(self.label_views) > 4:
             raise InputError(f"label_views must be sizes from 0.25 to 4, at least one, got {self.label_views}")
-        low, high = self.label_scale_jitter
-        if not 0 < low <= high:
-            raise InputError("label_scale_jitter must be two positive numbers, the smaller first, got "
-                             f"{self.label_scale_jitter}")
 
 
 def _check(config: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crowddist.errors import InputError, require_choice, require_not_negative, require_positive
+from crowddist.errors import require_choice, require_not_negative, require_positive
 from crowddist.methods.settings.facts import MethodFacts
 
 
@@ -25,8 +25,6 @@ class SemanticConsistencyConfig:
     """Weight lambda^t of the target's background loss (P)."""
     adversarial_weight: float = 0.001
     """Weight lambda^d of the adversarial loss (not published; AdaptSegNet's)."""
-    discriminator_rate: float = 1e-4
-    """Learning rate of the discriminator (AdaptSegNet's)."""
     target_masks: Literal["made", "given"] = "made"
     """Where persons may be in the target. made: a segmenter decides, trained on masks of the source and of `boxes`.
     given: the target's shards hold masks (their points stay closed)."""
@@ -34,19 +32,13 @@ class SemanticConsistencyConfig:
     """Steps of the segmenter."""
     segmenter_rate: float = 2e-3
     """Peak learning rate of the segmenter."""
-    person_threshold: float = 0.3
-    """Least probability, between 0 and 1, at which a segmenter's cell may hold persons and is not taught as background
-    (ours)."""
 
     def __post_init__(self) -> None:
         require_positive(steps=self.steps, learning_rate=self.learning_rate, target_batch_size=self.target_batch_size)
-        require_positive(discriminator_rate=self.discriminator_rate, segmenter_steps=self.segmenter_steps,
-                         segmenter_rate=self.segmenter_rate)
+        require_positive(segmenter_steps=self.segmenter_steps, segmenter_rate=self.segmenter_rate)
         require_not_negative(source_mask_weight=self.source_mask_weight, target_mask_weight=self.target_mask_weight)
         require_not_negative(adversarial_weight=self.adversarial_weight)
         require_choice("target_masks", self.target_masks, ("made", "given"))
-        if not 0 < self.person_threshold < 1:
-            raise InputError(f"person_threshold lies in (0, 1), got {self.person_threshold}")
 
 
 def target_batch(config: Any) -> dict[str, int]:

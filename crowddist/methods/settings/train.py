@@ -17,7 +17,7 @@ class TrainConfig:
     batch_size: int = 8
     """Source crops per step, over all workers."""
     learning_rate: float = 2e-3
-    """Peak learning rate of the one-cycle schedule (compact counter: 2e-3; VGG-16 and ResNet: 1e-4)."""
+    """Peak learning rate of the one-cycle schedule. Compact counter: 2e-3; VGG-16 and ResNet: 1e-4."""
     pretrained_share: float = 1.0
     """Factor on the learning rate of pretrained layers, above 0 to 1, in every network of the method."""
     frozen_px: int = 8
