@@ -110,7 +110,7 @@ def house_row(rng: np.random.Generator, length_m: float, height_m: float) -> tup
             _scribble(rng, colour, board, linear((0.95, 0.93, 0.85)).tolist())
             cv2.rectangle(glow, board[:2], board[2:], (linear(rng.uniform(0.2, 1, 3)) * 0.7).tolist(), -1)
         x = end
-    rough = rng.standard_normal((shape[0] // 3, shape[1] // 3)).astype(np.float32)
-    rough = cv2.resize(rough, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    noise = rng.standard_normal((shape[0] // 3, shape[1] // 3)).astype(np.float32)
+    rough = cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     colour *= np.clip(1 + 0.08 * rough, 0.6, 1.4)[..., None]
     return colour, glow, cover

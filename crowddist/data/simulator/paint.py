@@ -138,9 +138,9 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
                 if abs(column) < 1e4 and abs(row) < 1e4:
                     axes = (max(int(wide), 1), max(int(wide * flatness), 1))
                     cv2.ellipse(layer, (int(column / 2), int(row / 2)), axes, 0, 0, 360, 0.9, -1)
-    cast, contact = cv2.GaussianBlur(cast, (0, 0), 0.8), cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7))
+    blurred = cv2.GaussianBlur(cast, (0, 0), 0.8), cv2.GaussianBlur(contact, (0, 0), max(width / 500, 0.7))
     sun_kept, sky_kept = (np.asarray(cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-                          for layer in (cast, contact))
+                          for layer in blurred)
     sun_kept *= 0.92
     if sunny:
         sun_kept = np.maximum(sun_kept, _house_shadow(scene, light)).astype(np.float32)
