@@ -45,8 +45,8 @@ class EngineConfig:
     """Share that a step keeps of the moving average of the weights, e.g. 0.995. The average counts and labels. 0: no
     average, the last weights count."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: automatic mixed precision, about 0.4 % error of the features. Faster on GPUs and on CPUs with AVX-512,
-    seven times slower on other CPUs."""
+    """float32, or bfloat16 (automatic mixed precision). bfloat16 is faster on GPUs and on CPUs with AVX-512, at about
+    0.4 % error of the features; on other CPUs it is seven times slower."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1 or self.log_every < 1:
@@ -155,8 +155,8 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     tracking_uri: str = ""
-    """MLflow's store. Empty: $MLFLOW_TRACKING_URI, else a sqlite file in `storage`, or in the current folder where
-    `storage` is s3://. `none` turns tracking off."""
+    """MLflow's store; none: no tracking. Empty: $MLFLOW_TRACKING_URI if set, else a sqlite file below `storage`, or in
+    the current folder if `storage` is s3://."""
     experiment: str = ""
     """MLflow's experiment. Empty: the recipe's name."""
 

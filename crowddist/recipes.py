@@ -25,7 +25,7 @@ QNRF = ("ucf_qnrf:$CROWDDIST_DATA/ucf_qnrf:all", "ucf_qnrf:$CROWDDIST_DATA/ucf_q
 
 
 def quickstart() -> RunConfig:
-    """Embedded data, 8 minutes on 2 cores: a rendered source, a rendered target of another look, one round of labels.
+    """The demo: rendered source and target, one round; 8 minutes on 2 cores.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row.
     Tuned on 80 images of another seed (`--evaluation renderer:target:80:3:360`): MAE 38.5 unadapted, 33.1 after one
@@ -60,7 +60,7 @@ def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
 
 
 def shb_to_sha() -> RunConfig:
-    """ShanghaiTech B to A, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
+    """ShanghaiTech B to A on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 %
     of A's without labels, and is evaluated on the other 20 %, which a hash of the name holds out.
@@ -75,7 +75,7 @@ def shb_to_sha() -> RunConfig:
 
 
 def sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
+    """ShanghaiTech A to B on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Images held out as in shb_to_sha.
     Unadapted, on one thread: MAE 27.1, 32.6 and 27.6 with seeds 0, 1 and 2 (docs/networks.md).
@@ -98,7 +98,7 @@ def sha_to_shb() -> RunConfig:
 
 
 def renderer_to_shb() -> RunConfig:
-    """Rendered crowds to ShanghaiTech B, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
+    """Rendered crowds to ShanghaiTech B on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
     Unadapted, on one thread: MAE 33.7 (docs/networks.md). Compact networks, 3,000 steps, one worker, bfloat16: 78.6
@@ -110,7 +110,7 @@ def renderer_to_shb() -> RunConfig:
 
 
 def renderer_to_sha() -> RunConfig:
-    """Rendered crowds to ShanghaiTech A, EfficientNet-Lite0; 9 minutes on one core, before adaptation.
+    """Rendered crowds to ShanghaiTech A on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target` and `--evaluation`.
     Nearest published row: GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
@@ -135,7 +135,7 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
 
 
 def gcc_to_sha() -> RunConfig:
-    """GCC to ShanghaiTech A as published, for holders of GCC: SFCN-style VGG-16 counter; a GPU and about half a day.
+    """GCC to ShanghaiTech A as published; a GPU and half a day. SFCN-style VGG-16 counter, for holders of GCC.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_sha`, with $CROWDDIST_DATA/gcc (and its index files) and
     ImageNet weights. Reads the 2,641 images of GCC that scene regularisation keeps for A.
@@ -147,7 +147,7 @@ def gcc_to_sha() -> RunConfig:
 
 
 def gcc_to_shb() -> RunConfig:
-    """GCC to ShanghaiTech B as published, for holders of GCC: SFCN-style VGG-16 counter; a GPU and about half a day.
+    """GCC to ShanghaiTech B as published; a GPU and half a day. SFCN-style VGG-16 counter, for holders of GCC.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py gcc_to_shb`, with data as for gcc_to_sha. Reads the 3,322 images
     of GCC that scene regularisation keeps for B.
@@ -209,7 +209,7 @@ def _published(recipe: str, source: str, target: str, evaluation: str, *, image_
 
 
 def mm2020_sha_to_shb() -> RunConfig:
-    """ShanghaiTech A to B by bi-knowledge transfer as printed; a GPU and days.
+    """ShanghaiTech A to B by bi-knowledge as printed; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_sha_to_shb`, with ImageNet weights and
     $CROWDDIST_DATA/wider_face; on a CPU: `sha_to_shb --method bi_knowledge`. Not run by us. Paper's row: MM 2020,
@@ -219,7 +219,7 @@ def mm2020_sha_to_shb() -> RunConfig:
 
 
 def mm2020_shb_to_sha() -> RunConfig:
-    """ShanghaiTech B to A by bi-knowledge transfer as printed; a GPU and days.
+    """ShanghaiTech B to A by bi-knowledge as printed; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_shb_to_sha`; on a CPU: `shb_to_sha --method
     bi_knowledge`. Not run by us. Paper's row: MM 2020, Table 1, B->A: RegNet 148.94/273.86, DetNet 242.76/400.89 (mAP
@@ -229,7 +229,7 @@ def mm2020_shb_to_sha() -> RunConfig:
 
 
 def sha_to_ucf_cc_50() -> RunConfig:
-    """ShanghaiTech A to UCF_CC_50 by bi-knowledge transfer as printed, fold 1 of 5; a GPU and days.
+    """ShanghaiTech A to UCF_CC_50 by bi-knowledge as printed; a GPU and days. Fold 1 of 5.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_ucf_cc_50`; for the other folds with `--target` and
     `--evaluation` (`ucf_cc_50:PATH:fold-2-train` and `-test`, ...). The mean over folds is the row. Not run by us.
@@ -241,7 +241,7 @@ def sha_to_ucf_cc_50() -> RunConfig:
 
 
 def sha_to_qnrf() -> RunConfig:
-    """ShanghaiTech A to UCF-QNRF by bi-knowledge transfer as printed; a GPU and days.
+    """ShanghaiTech A to UCF-QNRF by bi-knowledge as printed; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_qnrf`. QNRF's images have 2,048 px, the source's 1,024
     (ours). Paper's row: MM 2020, Table 1, A->Q: RegNet 198.71/329.40, DetNet 411.72/731.37 (mAP .404), ours
@@ -251,7 +251,7 @@ def sha_to_qnrf() -> RunConfig:
 
 
 def shb_to_qnrf() -> RunConfig:
-    """ShanghaiTech B to UCF-QNRF by bi-knowledge transfer as printed; a GPU and days.
+    """ShanghaiTech B to UCF-QNRF by bi-knowledge as printed; a GPU and days.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_qnrf`. QNRF's images have 2,048 px, the source's 1,024
     (ours). Paper's row: MM 2020, Table 1, B->Q: RegNet 267.26/477.61, DetNet 411.72/731.37 (as A->Q in print),
@@ -261,7 +261,7 @@ def shb_to_qnrf() -> RunConfig:
 
 
 def mm2020_without_fusion() -> RunConfig:
-    """Table 2, "w/o fusion": B to A, regressor and detector each learn from themselves alone; a GPU and days.
+    """Table 2, "w/o fusion": each network learns from itself; a GPU and days. B to A.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_without_fusion`; on a CPU: `shb_to_sha --method
     bi_knowledge --bi-knowledge.fusion none`. Paper's row: R 146.78/275.35, D 251.75/407.04 (mAP .467), against
@@ -292,7 +292,7 @@ def mm2020_five_cycles() -> RunConfig:
 
 
 def mm2020_transformer() -> RunConfig:
-    """Table 4: how well heads are read from the regressor's density before any cycle, A to B; a GPU and days.
+    """Table 4: heads read from the density before any cycle; a GPU and days. A to B.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py mm2020_transformer`, and again with `--run-name` and
     `--bi-knowledge.localiser-loss` mse, focal_mse, focal_cross_entropy, and with `--bi-knowledge.localiser-share 0.3`;
@@ -354,7 +354,8 @@ def icassp2020_gcc_to_qnrf() -> RunConfig:
 
 
 def smoke() -> RunConfig:
-    """A few steps on a few rendered images, in this process: does everything run here? Not a test of accuracy.
+    """Checks in a minute that everything runs here; says nothing of accuracy. A few steps on a few rendered images, in
+    this process.
 
     Command: `python jobs/adapt.py smoke`; about a minute on one core. The paper has no such row.
     """

@@ -14,10 +14,15 @@ def generator_loss(made: Tensor) -> Tensor:
     """Loss of a generator whose images are recognised as made: the mean of (D(G(x)) - 1)^2.
 
     Source: Zhu et al., ICCV 2017, Sec. 4, after Mao et al., ICCV 2017 (least squares).
+
     Args:
         made: discriminator's answers to made images, any shape, unbounded, 1 = real
-    Returns: scalar, >= 0, float32 or better.
-    Raises: ValueError if there is no answer.
+
+    Returns:
+        scalar, >= 0, float32 or better.
+
+    Raises:
+        ValueError: there is no answer.
     """
     return (_answers(made) - 1).square().mean()
 
@@ -26,11 +31,16 @@ def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
     """Loss of a discriminator's mistakes: half of the mean of (D(y) - 1)^2 plus the mean of D(G(x))^2.
 
     Source: Zhu et al., ICCV 2017, Sec. 4; the half, from the appendix (P), slows it down against the generator.
+
     Args:
         real: answers to real images, any shape, unbounded, 1 = real
         made: answers to made images, detached from the generator, any shape, unbounded, 1 = real
-    Returns: scalar, >= 0, float32 or better; 0.25 where all answers are undecided.
-    Raises: ValueError if either has no answer.
+
+    Returns:
+        scalar, >= 0, float32 or better; 0.25 where all answers are undecided.
+
+    Raises:
+        ValueError: either has no answer.
     """
     return ((_answers(real) - 1).square().mean() + _answers(made).square().mean()) / 2
 
@@ -40,8 +50,12 @@ def discriminator_accuracy(real: Tensor, made: Tensor) -> Tensor:
 
     Args:
         real, made: as in `discriminator_loss`
-    Returns: scalar, 0 to 1, without gradient; 1/2 is chance, 1 means that every made image is recognised.
-    Raises: ValueError if either has no answer.
+
+    Returns:
+        scalar, 0 to 1, without gradient; 1/2 is chance, 1 means that every made image is recognised.
+
+    Raises:
+        ValueError: either has no answer.
     """
     right = (_answers(real) > UNDECIDED).float().mean() + (_answers(made) < UNDECIDED).float().mean()
     return right.detach() / 2
@@ -52,11 +66,16 @@ def domain_loss(logits: Tensor, source: bool) -> Tensor:
 
     Source: Han et al., ICASSP 2020: source = 1, target = 0 for the discriminator. Eq. 10 is this loss of the target's
     logits with `source=True`; it sums over patches, this is the mean, so the weight does not depend on the crop size.
+
     Args:
         logits: any shape, not empty, unbounded; p = sigmoid(logits) is the probability of "source"
         source: label of all logits
-    Returns: scalar, >= 0, float32 or better; value and slope are finite for finite logits.
-    Raises: ValueError if there is no logit.
+
+    Returns:
+        scalar, >= 0, float32 or better; value and slope are finite for finite logits.
+
+    Raises:
+        ValueError: there is no logit.
     """
     logits = _answers(logits)
     return functional.softplus(-logits if source else logits).mean()
@@ -67,7 +86,9 @@ def domain_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
 
     Args:
         source_logits, target_logits: any shape, not empty, unbounded; above 0 means "source"
-    Returns: scalar, 0 to 1; 1/2 is chance.
+
+    Returns:
+        scalar, 0 to 1; 1/2 is chance.
     """
     return ((source_logits > 0).float().mean() + (target_logits <= 0).float().mean()) / 2
 

@@ -32,6 +32,7 @@ def count_map_loss(
     error = p - y - y log(p / y), p and y each 0.001 larger, or (p - y)^2; and
     pull = max((P - Y) / (0.1 + P), -4) has no gradient.
     Images are averaged, so equally large parts of a batch average to the whole.
+
     Args:
         prediction: (N, 1, h, w), persons per cell, >= 0
         target: shape and unit of `prediction`, >= 0
@@ -39,8 +40,12 @@ def count_map_loss(
         block: side of a block, cells, >= 1; blocks at the right and bottom edge may be cut off
         block_weight: weight of the block term, >= 0
         cell_error: `poisson` or `squared`
-    Returns: scalar; an image without kept cells adds 0.
-    Raises: ValueError if shapes differ or are not (N, 1, h, w) with N >= 1, or block or block_weight is out of range.
+
+    Returns:
+        scalar; an image without kept cells adds 0.
+
+    Raises:
+        ValueError: shapes differ or are not (N, 1, h, w) with N >= 1, or block or block_weight is out of range.
     """
     if prediction.ndim != 4 or prediction.shape[1] != 1 or prediction.numel() == 0 or prediction.shape != target.shape:
         raise ValueError(f"prediction and target must be (N, 1, h, w) and not empty, got {tuple(prediction.shape)}, "
@@ -63,10 +68,13 @@ def poisson_deviance(prediction: Tensor, target: Tensor) -> Tensor:
     """Half the deviance of Poisson counts in each cell: p - y - y log(p / y), p and y each `FLOOR_PERSONS_CELL` larger.
 
     Source: McCullagh and Nelder, Generalized Linear Models, Sec. 2.3 (deviance).
+
     Args:
         prediction: p, any shape, persons per cell, >= 0
         target: y, shape and unit of `prediction`, >= 0
-    Returns: shape of `prediction`, >= 0 but for rounding; 0 where both agree.
+
+    Returns:
+        shape of `prediction`, >= 0 but for rounding; 0 where both agree.
     """
     p, y = prediction + FLOOR_PERSONS_CELL, target + FLOOR_PERSONS_CELL
     return p - y - y * torch.log(p / y)

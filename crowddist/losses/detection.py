@@ -38,11 +38,14 @@ def detection_targets(heads: Sequence[Tensor], cells: tuple[int, int], stride: i
     Source: Liu et al., CVPR 2019 (CSP), Eq. 3 and its released code (C): a Gaussian of sigma 0.15 s + 0.35 for a head
     of s cells, cut at the head's border; sizes in the 5 x 5 cells round the centre. Overlaps take the nearest head's
     size; heads are at least `SMALLEST_SIZE_PX`, because the logarithm of the size divides the error (ours).
+
     Args:
         heads: for each image (M, 3) x, y and size, px; M may be 0
         cells: (height, width) of the maps, cells
         stride: side of a cell, px
-    Returns: maps (N, 1 or 2, h, w), see `DetectionTargets`.
+
+    Returns:
+        maps (N, 1 or 2, h, w), see `DetectionTargets`.
     """
     maps = [_targets_of_one(one, cells, stride) for one in heads]
     return DetectionTargets(*(torch.stack(parts) for parts in zip(*maps, strict=True)))
@@ -80,9 +83,12 @@ def reach(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> Tenso
     """The cells whose targets heads would change, inside them or near their centres.
 
     Source: as `detection_targets`.
+
     Args:
         heads, cells, stride: as in `detection_targets`
-    Returns: (N, 1, h, w) bool.
+
+    Returns:
+        (N, 1, h, w) bool.
     """
     targets = detection_targets(heads, cells, stride)
     return (targets.closeness > 0) | (targets.near > 0)
@@ -94,12 +100,15 @@ def centre_loss(logits: Tensor, targets: DetectionTargets, num_heads: Tensor | f
 
     Source: Liu et al., CVPR 2019 (CSP), Eqs. 4 and 5: with confidence p, (1 - p)^2 * -log p at a centre, and elsewhere
     (1 - G)^4 p^2 * -log(1 - p), G the closeness.
+
     Args:
         logits: (N, 1, h, w), unbounded; p = sigmoid(logits)
         targets: of `detection_targets`
         num_heads: divisor, > 0
         doubtful: (N, 1, h, w) bool, cells that are not trained as background (ours); None: no cell
-    Returns: scalar, >= 0.
+
+    Returns:
+        scalar, >= 0.
     """
     confidence = torch.sigmoid(logits)
     missed = targets.centres * (1 - confidence).square() * functional.softplus(-logits)
@@ -113,11 +122,14 @@ def size_loss(log_size: Tensor, targets: DetectionTargets, num_heads: Tensor | f
     """Smooth L1 of the relative error of the size's logarithm, mean over the cells near heads.
 
     Source: Liu et al., CVPR 2019 (CSP), Eq. 6; relative to the true value as in the released code (C).
+
     Args:
         log_size: (N, 1, h, w), natural logarithm of the size in px
         targets: of `detection_targets`
         num_heads: > 0; the divisor is 25 * num_heads, the most cells near that many heads (C: the cells near heads)
-    Returns: scalar, >= 0.
+
+    Returns:
+        scalar, >= 0.
     """
     error = (log_size - targets.log_size) / targets.log_size.clamp(min=1e-3)
     costs = functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none") * targets.near
@@ -128,11 +140,14 @@ def offset_loss(offset: Tensor, targets: DetectionTargets, num_heads: Tensor | f
     """Smooth L1 of the centre's place in its cell, divided by the number of heads.
 
     Source: Liu et al., CVPR 2019 (CSP), Sec. 3.3, and its released code (C).
+
     Args:
         offset: (N, 2, h, w), y and x, cells
         targets: of `detection_targets`
         num_heads: divisor, > 0
-    Returns: scalar, >= 0.
+
+    Returns:
+        scalar, >= 0.
     """
     errors = functional.smooth_l1_loss(offset, targets.offset, reduction="none")
     return (errors * targets.centres).sum() / num_heads

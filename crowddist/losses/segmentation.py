@@ -15,12 +15,17 @@ def background_bce(logits_or_probabilities: Any, box_mask: Any, from_logits: boo
     """Binary cross-entropy of a person mask outside the person boxes: the mean over the background of -log(1 - z).
 
     Source: Han et al., ICASSP 2020, Eqs. 8 and 9. Boxes hold both, so the term is 0 inside.
+
     Args:
         logits_or_probabilities: z, probability of "person", any shape, 0 to 1, or its logits, unbounded; NumPy or torch
         box_mask: shape of z, bool or 0/1, 1 = inside a person box
         from_logits: the first argument holds logits
-    Returns: >= 0, 0 without background: a float, or for tensors a differentiable scalar.
-    Raises: ValueError if the shapes differ, or a probability is NaN or outside 0..1.
+
+    Returns:
+        >= 0, 0 without background: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: the shapes differ, or a probability is NaN or outside 0..1.
     """
     values = logits_or_probabilities
     if not isinstance(values, torch.Tensor):

@@ -15,6 +15,7 @@ def dms_ssim_loss(prediction: Any, target: Any, pool: bool = False, empty_peak: 
     """1 minus the dilated multi-scale structural similarity.
 
     Source: Liu et al., ICCV 2019 (DSSINet); beside `focal_mse` in Liu et al., MM 2020, Eq. 7.
+
     Args:
         prediction, target: a and b of `ms_ssim_dilated`
         pool, empty_peak: as in `ms_ssim_dilated`; empty_peak is 1 for 0-1 maps
@@ -28,13 +29,18 @@ def focal_mse(prediction: Any, target: Any, alpha: float = 0.1, gamma: float = 2
 
     Source: Liu et al., MM 2020, Eqs. 4-6: mean of alpha_i (1 - p_i)^gamma (M_i - Phi_i)^2, with p_i = sigmoid(Phi_i)
     and alpha_i = 1 where M_i = 1, p_i = 1 - sigmoid(Phi_i) and alpha_i = alpha elsewhere. p_i has a gradient.
+
     Args:
         prediction: Phi, any shape, unbounded (the sigmoid is only for p); NumPy or torch
         target: M, shape of Phi, 1 at the one pixel of each head, 0 elsewhere
         alpha: weight of pixels without a head, >= 0
         gamma: how fast easy pixels lose weight, >= 0
-    Returns: mean over pixels, >= 0: a float, or for tensors a differentiable scalar.
-    Raises: ValueError if shapes differ, there is no pixel, or alpha or gamma is negative.
+
+    Returns:
+        mean over pixels, >= 0: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, there is no pixel, or alpha or gamma is negative.
     """
     if not isinstance(prediction, Tensor):
         return float(focal_mse(torch.as_tensor(prediction), target, alpha, gamma))
@@ -47,6 +53,7 @@ def focal_cross_entropy(logits: Any, target: Any, alpha: float = 0.1, gamma: flo
 
     Source: Liu et al., MM 2020, Table 4 (L_Focal-CE), after Lin et al., ICCV 2017: mean of -alpha_i (1 - p_i)^gamma log
     p_i, p_i and alpha_i as in Eqs. 5-6. Every p_i has a gradient (our reading).
+
     Args:
         logits: Phi, any shape, unbounded; NumPy or torch. Its sigmoid is the localisation map
         target, alpha, gamma: as in `focal_mse`

@@ -53,9 +53,13 @@ class Counter(nn.Module):
         Args:
             features: (N, C, h, w) of `encode`
             members: (N,) int64 indexes of masks, of `member_indexes`; None without masks
-        Returns: (N, 1, h, w), persons per cell, >= 0; with an upsampling decoder the last cells may lie outside the
+
+        Returns:
+            (N, 1, h, w), persons per cell, >= 0; with an upsampling decoder the last cells may lie outside the
             image. In training mode dropout drops channels by torch's own generator, which the caller seeds.
-        Raises: ValueError if `members` is missing for an ensemble with masks, or given for one without.
+
+        Raises:
+            ValueError: `members` is missing for an ensemble with masks, or given for one without.
         """
         if (members is None) != (self.masks is None):
             raise ValueError("members must be None exactly where the ensemble has no masks: pass member_indexes(...)")
@@ -72,9 +76,12 @@ class Counter(nn.Module):
         The part before the masks runs once, the rest once a member, one after the other: peak memory does not grow with
         the members, and each map equals `density` with that mask bit for bit. With dropout, a member drops the same
         channels of every image at any time, so labels do not depend on their order.
+
         Args:
             features: (N, C, h, w) of `encode`
-        Returns: (M, N, 1, h, w), persons per cell, >= 0; M is `num_members`, or 1 with `one_pass`.
+
+        Returns:
+            (M, N, 1, h, w), persons per cell, >= 0; M is `num_members`, or 1 with `one_pass`.
         """
         trunk = self.decoder.trunk(features)
         if self.one_pass:
@@ -117,7 +124,9 @@ def build_counter(config: CounterConfig) -> Counter:
     """The counter that `config` describes.
 
     Random weights come from torch's own generator: seed it for equal counters. The masks depend on MASK_SEED alone.
-    Raises: InputError if the weights are unavailable or of another network; FileNotFoundError if a file is missing.
+
+    Raises:
+        InputError: the weights are unavailable or of another network; FileNotFoundError if a file is missing.
     """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")

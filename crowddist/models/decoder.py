@@ -61,6 +61,7 @@ def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Deco
     """A chain of convolutions, each followed by a bilinear x2 upsampling, then 1x1 and ReLU.
 
     Source: Han et al., ICASSP 2020, Sec. 2.1, kernels 3x3; `large`: kernels of the authors' later code.
+
     Args:
         cell_px: side of a cell of the density, px of the image
     """

@@ -42,6 +42,7 @@ class Detector(nn.Module):
     Source: Liu et al., High-level Semantic Feature Detection, CVPR 2019 (CSP), and its released code (C). The size is
     the side of a square head in px; CSP's is the height in cells. Its logarithm must be positive for the relative error
     (ours). Images of any size are padded at the right and the bottom to multiples of the encoder's coarsest stride.
+
     Args:
         encoder: its levels have strides of 4, 8 or 16
         level_channels: of each level at stride 4

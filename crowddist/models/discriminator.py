@@ -33,7 +33,8 @@ class FeatureDiscriminator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 1, h', w') logits; every convolution halves h and w.
 
-        Raises: ValueError if the features are smaller than `least_cells`.
+        Raises:
+            ValueError: the features are smaller than `least_cells`.
         """
         if min(features.shape[2:]) < self.least_cells:
             raise ValueError(f"features of {tuple(features.shape[2:])} cells are too few for the discriminator: it "

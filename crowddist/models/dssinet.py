@@ -35,6 +35,7 @@ class Dssinet(nn.Module):
     makes a density of them, corrected by the coarser density.
 
     Images of any size are padded at the right and the bottom to multiples of 16 cells.
+
     Args:
         encoder: of `NUM_LEVELS` levels, which take (features, index of the size in `PYRAMID`) and give features that
             are not activated; each halves the resolution, but the first divides it by the output stride
@@ -59,7 +60,8 @@ class Dssinet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images, 0 to 1 -> (N, 1, ceil(H / stride), ceil(W / stride)), persons per cell, >= 0.
 
-        Raises: ValueError if `images` is not a batch of RGB images.
+        Raises:
+            ValueError: `images` is not a batch of RGB images.
         """
         height, width = images.shape[-2:]
         blocks = self.encoder.levels

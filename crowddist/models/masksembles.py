@@ -27,8 +27,12 @@ class Masksembles(nn.Module):
         Args:
             features: (N, channels, h, w)
             members: (N,) int64, 0 to the number of masks - 1
-        Returns: shape of `features`.
-        Raises: ValueError if `members` is not an int64 vector of the batch's length.
+
+        Returns:
+            shape of `features`.
+
+        Raises:
+            ValueError: `members` is not an int64 vector of the batch's length.
         """
         if members.shape != features.shape[:1] or members.dtype != torch.int64:
             raise ValueError(f"members must be {len(features)} int64 indexes, got {members.dtype} of shape "

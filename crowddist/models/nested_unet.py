@@ -25,6 +25,7 @@ class NestedUnet(nn.Module):
 
     Source: Liu et al., MM 2020, Sec. 3.3; Zhou et al., UNet++, DLMIA 2018: X(i, j) = block([X(i, 0), ..., X(i, j-1),
     up(X(i+1, j-1))]). Maps of any size are padded at the right and the bottom to multiples of 8 cells.
+
     Args:
         blocks: of the encoder, fine to coarse, each of half the resolution of the one before
         widths: channels of the blocks

@@ -26,7 +26,8 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor, multiple: int) -> Tensor:
         """(N, 3, H, W) images, 0 to 1 -> the same, normalised, sides padded to multiples of `multiple`, channels last.
 
-        Raises: ValueError if `images` is not a batch of RGB images.
+        Raises:
+            ValueError: `images` is not a batch of RGB images.
         """
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"images must be (N, 3, H, W) and not empty, got shape {tuple(images.shape)}")

@@ -39,7 +39,9 @@ def mask_cells(mask: Tensor, cells: tuple[int, int]) -> Tensor:
     Args:
         mask: (N, 1, H, W), 1 = person, else 0; cells beyond its right or bottom edge count as "no person"
         cells: (h, w) of the result; a cell's sides are H/h and W/w, rounded up
-    Returns: (N, 1, h, w) float, 0 to 1.
+
+    Returns:
+        (N, 1, h, w) float, 0 to 1.
     """
     rows, columns = (-(-side // number) for side, number in zip(mask.shape[2:], cells, strict=True))
     padded = functional.pad(mask.float(), (0, columns * cells[1] - mask.shape[3], 0, rows * cells[0] - mask.shape[2]))

@@ -11,7 +11,8 @@ from crowddist.errors import InputError
 def read_tensors(stream: BinaryIO) -> Any:
     """The content of a file, on the CPU. `weights_only`: torch calls only classes of its own list.
 
-    Raises: InputError, with the reason alone, if the file is of another kind, damaged, packed, or holds anything else.
+    Raises:
+        InputError, with the reason alone, if the file is of another kind, damaged, packed, or holds anything else.
     """
     import pickle
 

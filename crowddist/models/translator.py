@@ -29,6 +29,7 @@ class Generator(nn.Module):
     Source: Zhu et al., ICCV 2017, appendix: c7s1-k, d2k, d4k, R4k, ..., u2k, uk, c7s1-3, each but the last with
     instance normalisation and ReLU, borders mirrored, tanh at the end. Convolutions before a normalisation have no
     bias (ours). Images of any size are extended at the right and the bottom to multiples of 4 px, at least 8.
+
     Args:
         width: k, channels at full resolution
         num_blocks: residual blocks
@@ -81,6 +82,7 @@ class PatchDiscriminator(nn.Module):
 
     Source: Zhu et al., ICCV 2017, appendix (PatchGAN of Isola et al.): 4x4 convolutions, all of stride 2 but the last
     two, leaky ReLU, the first without normalisation.
+
     Args:
         widths: channels of the convolutions before the answer
     """

@@ -54,7 +54,9 @@ def load_start(network: nn.Module, encoder: Encoder | nn.ModuleList, *, name: st
         encoder: its `Encoder`, or the list of its levels
         name: the network's name in a run's checkpoints, e.g. `counter`
         weights: `none`; `imagenet`; or a path or URL of a file of weights, a run's folder, or a checkpoint
-    Raises: InputError if the weights are unavailable, unreadable or of another network; FileNotFoundError: no file.
+
+    Raises:
+        InputError: the weights are unavailable, unreadable or of another network; FileNotFoundError: no file.
     """
     if weights == "none" or _LOADED.get() == "none" or (weights == "imagenet" and _LOADED.get() == "files"):
         return
@@ -166,7 +168,9 @@ def require_weights(weights: str, backbone: str) -> str:
     Args:
         weights: as in `load_start`
         backbone: name of the backbone
-    Raises: InputError or OSError if there are none, or the server does not answer within 10 s.
+
+    Raises:
+        InputError or OSError if there are none, or the server does not answer within 10 s.
     """
     from crowddist import storage
 

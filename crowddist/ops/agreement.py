@@ -15,8 +15,12 @@ def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
         density: any shape, persons per cell, >= 0
         spread: shape of `density`, persons per cell, >= 0; standard deviation over the ensemble
         keep: shape of `density`, bool or 0/1; the selected cells
-    Returns: `persons`, `spread` and `cells` over all cells; `kept_persons`, `kept_spread`, `kept_cells` over `keep`.
-    Raises: ValueError if the shapes differ.
+
+    Returns:
+        `persons`, `spread` and `cells` over all cells; `kept_persons`, `kept_spread`, `kept_cells` over `keep`.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     mass, doubt, kept = (np.asarray(values) for values in (density, spread, keep))
     if not mass.shape == doubt.shape == kept.shape:
@@ -33,11 +37,14 @@ def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int)
 
     Source: ours. The sums add up over images: `apart` / `said` is 0 where density and heads agree in every block, and 1
     where they never see persons in the same block.
+
     Args:
         density: (h, w), persons per cell, >= 0
         places: (M, 2) x and y of heads, cells; the first cell spans 0 to 1; heads outside go to the nearest cell
         block_cells: side of a block, cells, >= 1; the last blocks hold the rest
-    Returns: `apart`, the sum over blocks of |density - heads|, and `said`, density plus heads; persons, >= 0.
+
+    Returns:
+        `apart`, the sum over blocks of |density - heads|, and `said`, density plus heads; persons, >= 0.
     """
     height, width = density.shape
     rows, columns = (np.arange(0, side, block_cells) for side in (height, width))
@@ -57,10 +64,15 @@ def agreement(sums: Mapping[str, float]) -> float:
 
     Not visible here: errors that all members share, such as a street counted short, and whether the labels are good as
     a whole (the least certain are dropped even then). If it stays near 0, the spread does not tell cells apart.
+
     Args:
         sums: of `kept_sums`, added up over the data
-    Returns: -1 to 1.
-    Raises: ValueError if the count or the spread is 0.
+
+    Returns:
+        -1 to 1.
+
+    Raises:
+        ValueError: the count or the spread is 0.
     """
     if not (sums["persons"] > 0 and sums["spread"] > 0):
         raise ValueError(f"agreement needs a count and a spread above 0, got {sums['persons']} and {sums['spread']}")

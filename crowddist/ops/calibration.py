@@ -13,12 +13,17 @@ def reliability(errors: ArrayLike, spreads: ArrayLike, num_bins: int = NUM_BINS)
     """Error against spread: predictions sorted by spread and cut into parts of equal size.
 
     Source: Levi et al., 2019, Sec. 4 (calibration of regression by standard deviation).
+
     Args:
         errors: (N,) predicted minus true, any unit
         spreads: (N,) standard deviations, unit of `errors`, >= 0
         num_bins: most parts, >= 1; at most N are made
-    Returns: (B, 3) float64, a row a part: root mean squared spread, root mean squared error, number of predictions.
-    Raises: ValueError if there is no prediction, lengths differ, a spread is negative, or a number is not finite.
+
+    Returns:
+        (B, 3) float64, a row a part: root mean squared spread, root mean squared error, number of predictions.
+
+    Raises:
+        ValueError: there is no prediction, lengths differ, a spread is negative, or a number is not finite.
     """
     error, spread = _checked(errors, spreads)
     if num_bins < 1:
@@ -33,9 +38,12 @@ def calibration_error(curve: np.ndarray) -> float:
 
     Source: Levi et al., 2019, Eq. 5 (expected normalised calibration error). The paper divides by the spread; the error
     stays finite for an ensemble without spread (ours).
+
     Args:
         curve: (B, 3) of `reliability`
-    Returns: >= 0; 0 is calibrated, 1 means no spread at all.
+
+    Returns:
+        >= 0; 0 is calibrated, 1 means no spread at all.
     """
     spread, error, number = curve.T
     total = float((error * number).sum())
@@ -46,11 +54,16 @@ def sparsification(errors: ArrayLike, spreads: ArrayLike) -> tuple[np.ndarray, n
     """The mean absolute error of the rest as the predictions of largest spread are left out one by one.
 
     Source: Ilg et al., ECCV 2018, Sec. 5.1. Predictions of equal spread share their mean error (ours).
+
     Args:
         errors, spreads: as in `reliability`
-    Returns: (N,) each: the share left out, 0 to 1 - 1/N; the error of the rest over the error of all, >= 0; the same
+
+    Returns:
+        (N,) each: the share left out, 0 to 1 - 1/N; the error of the rest over the error of all, >= 0; the same
         with the largest errors left out first, the best possible curve. Without any error both curves are 1.
-    Raises: ValueError as `reliability`.
+
+    Raises:
+        ValueError: as `reliability`.
     """
     error, spread = _checked(errors, spreads)
     size = np.abs(error)
@@ -69,10 +82,15 @@ def sparsification_error(errors: ArrayLike, spreads: ArrayLike) -> float:
     """The area between both curves of `sparsification` (AUSE).
 
     Source: Ilg et al., ECCV 2018, Sec. 5.1; here the mean over the shares (ours).
+
     Args:
         errors, spreads: as in `reliability`
-    Returns: >= 0; 0 where the spread ranks the errors perfectly, about 0.5 for a spread without information.
-    Raises: ValueError as `reliability`.
+
+    Returns:
+        >= 0; 0 where the spread ranks the errors perfectly, about 0.5 for a spread without information.
+
+    Raises:
+        ValueError: as `reliability`.
     """
     _, by_spread, oracle = sparsification(errors, spreads)
     return float(np.mean(by_spread - oracle))

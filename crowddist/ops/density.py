@@ -28,12 +28,17 @@ def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -
     Source: Zhang et al., CVPR 2016, Sec. 2.2. A kernel is sampled at the pixel centres within `TRUNCATE` sigma (rounded
     up to whole pixels) of the pixel nearest to the point, and divided by its sum inside the frame (ours), so heads at a
     border and very narrow kernels count fully.
+
     Args:
         points: (N, 2) x and y of heads, px; points outside 0 <= x < width, 0 <= y < height are ignored
         size: (height, width) of the map, px, >= 1
         sigma_px: a number or (N,), px, > 0; standard deviation of the kernels
-    Returns: (height, width) float32, persons per pixel, >= 0.
-    Raises: ValueError if points or sigma have a wrong shape or are not finite, sigma <= 0, or the size is empty.
+
+    Returns:
+        (height, width) float32, persons per pixel, >= 0.
+
+    Raises:
+        ValueError: points or sigma have a wrong shape or are not finite, sigma <= 0, or the size is empty.
     """
     height, width = frame = _checked_size(size)
     xy, sigma = _points_inside(points, sigma_px, frame)
@@ -47,12 +52,17 @@ def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) ->
     """The standard deviation of each head's kernel: `beta` times the mean distance to its nearest neighbours.
 
     Source: Zhang et al., CVPR 2016, Sec. 2.2 (geometry-adaptive kernels); defaults of DSSINet's data code (C).
+
     Args:
         points: (N, 2) x and y of heads, px; N may be 0
         neighbours: neighbours to average, >= 1; all others where there are fewer
         beta: factor on the mean distance, > 0
-    Returns: (N,) float32, px, at least `SMALLEST_SIGMA_PX`; `LONE_SIGMA_PX` for a lone point.
-    Raises: ValueError if points have a wrong shape or are not finite, or neighbours or beta is not positive.
+
+    Returns:
+        (N,) float32, px, at least `SMALLEST_SIGMA_PX`; `LONE_SIGMA_PX` for a lone point.
+
+    Raises:
+        ValueError: points have a wrong shape or are not finite, or neighbours or beta is not positive.
     """
     if neighbours < 1 or not beta > 0:
         raise ValueError(f"adaptive_sigma needs neighbours >= 1 and beta > 0, got {neighbours} and {beta}")

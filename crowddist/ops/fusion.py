@@ -13,14 +13,19 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
     """Mix two density maps pixel by pixel: (1 - W) * regressed + W * detected.
 
     Source: Liu et al., MM 2020, Eq. 8.
+
     Args:
         regressed: R(I), any shape, persons per cell, >= 0; NumPy or torch
         detected: Psi(D(I)), density drawn from detections: shape, kind and unit of `regressed`
         weight: W, confidence of detection, 0 to 1; a number, or shape and kind of `regressed`
         out: contiguous, shape, kind and type of the result; may be `regressed`. Reusing memory makes fusing many large
             maps faster. Must be None where gradients are needed.
-    Returns: shape and kind of `regressed`, floating point, persons per cell, >= 0; `out` if given.
-    Raises: ValueError if shapes differ, a weight is NaN or outside 0..1, or `out` does not fit.
+
+    Returns:
+        shape and kind of `regressed`, floating point, persons per cell, >= 0; `out` if given.
+
+    Raises:
+        ValueError: shapes differ, a weight is NaN or outside 0..1, or `out` does not fit.
     """
     import torch
 
@@ -46,12 +51,17 @@ def uncertainty_weight(
 
     Source: ours. r = G(spread) / (G(density) + epsilon), G a Gaussian mean, as in `ops.views`; the result is W min(r /
     r', 1), r' the mean of r over the counted persons. W is unchanged where there is no spread (a single network).
+
     Args:
         weight: W of Eq. 8, (h, w), 0 to 1
         density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
         neighbourhood_cells: standard deviation of G, cells, > 0
-    Returns: (h, w) float32, 0 to W.
-    Raises: ValueError if the shapes differ.
+
+    Returns:
+        (h, w) float32, 0 to W.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     if not weight.shape == density.shape == spread.shape:
         raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and "

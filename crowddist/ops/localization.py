@@ -15,8 +15,11 @@ def mean_average_precision(predictions: Sequence[ArrayLike], truths: Sequence[Ar
     """The mean of `average_precisions` over all distances.
 
     Source: Liu et al., MM 2020, Sec. 4.2.
+
     Args and Raises: as `average_precisions`.
-    Returns: 0 to 1.
+
+    Returns:
+        0 to 1.
     """
     return float(average_precisions(predictions, truths, max_distance_px).mean())
 
@@ -32,12 +35,17 @@ def average_precisions(predictions: Sequence[ArrayLike], truths: Sequence[ArrayL
 
     The nearest truth and its distance d do not depend on c: a prediction is a true positive for ceil(d) <= c < the
     least ceil(d') of the better predictions with the same nearest truth. So one pass finds every c.
+
     Args:
         predictions: for each image (M, 3) x and y, px, and score; M may be 0
         truths: for each image (N, 2) x and y, px; N may be 0
         max_distance_px: largest distance c, px, >= 1
-    Returns: (max_distance_px,) float64, 0 to 1. Without any truth: 1 if there is no prediction either, else 0 (ours).
-    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or c < 1.
+
+    Returns:
+        (max_distance_px,) float64, 0 to 1. Without any truth: 1 if there is no prediction either, else 0 (ours).
+
+    Raises:
+        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or c < 1.
     """
     _check_lengths(predictions, truths)
     if max_distance_px < 1:
@@ -62,13 +70,18 @@ def precision_recall(
     Source: protocol of NWPU-Crowd (Wang et al., TPAMI 2021), with given radii instead of box sizes (ours). In each
     image as many disjoint pairs of a prediction and a truth within the radius as possible are matched (Hopcroft and
     Karp, SIAM J. Comput. 1973); pairs and points are added up over all images before dividing.
+
     Args:
         predictions: for each image (M, 2) x and y, px, or (M, 3) with an unused score; M may be 0
         truths: for each image (N, 2) x and y, px; N may be 0
         radii_px: one or more largest distances of a pair, px, >= 0
-    Returns: for each radius `precision` = pairs / M, `recall` = pairs / N and `f1` = 2 pairs / (M + N), 0 to 1. A
+
+    Returns:
+        for each radius `precision` = pairs / M, `recall` = pairs / N and `f1` = 2 pairs / (M + N), 0 to 1. A
         quotient with denominator 0 is 1 if there are neither predictions nor truths, else 0 (ours).
-    Raises: ValueError if the lists differ in length, an array has a wrong shape or is not finite, or a radius is < 0.
+
+    Raises:
+        ValueError: the lists differ in length, an array has a wrong shape or is not finite, or a radius is < 0.
     """
     _check_lengths(predictions, truths)
     if len(radii_px) == 0 or not all(np.isfinite(radius) and radius >= 0 for radius in radii_px):

@@ -19,13 +19,18 @@ def make_masks(channels: int, num_masks: int, scale: float, seed: int) -> np.nda
     unused positions are dropped, and masks are redrawn until the remaining width is the expected m * s * (1 - (1 -
     1/s)^M). A bisection on s makes that width exactly `channels`; m follows from `scale`. Ours: our own seeded
     generator, and m is at least channels / num_masks, so that the masks can cover all channels.
+
     Args:
         channels: channels C of the masks, >= 1
         num_masks: masks M, >= 1
         scale: s, >= 1, finite; 1 gives masks of ones (one model), a large scale disjoint masks (independent models)
         seed: equal seeds give equal masks, whatever else draws random numbers
-    Returns: (num_masks, channels) bool; all rows have equally many ones, and every channel is in some mask.
-    Raises: ValueError if channels or num_masks is less than 1, or scale is not a finite number >= 1.
+
+    Returns:
+        (num_masks, channels) bool; all rows have equally many ones, and every channel is in some mask.
+
+    Raises:
+        ValueError: channels or num_masks is less than 1, or scale is not a finite number >= 1.
     """
     if channels < 1 or num_masks < 1 or not (math.isfinite(scale) and scale >= 1):
         raise ValueError(f"make_masks needs channels >= 1, num_masks >= 1 and scale >= 1, got {channels}, {num_masks} "

@@ -15,12 +15,17 @@ def confidence_map(detections: Any, size: tuple[int, int], reach: Any) -> np.nda
 
     Source: Liu et al., MM 2020, Sec. 3.4: "within each k x k (same k for the Gaussian kernel) area of a detection
     center, the weights are set the same to the center weight".
+
     Args:
         detections: (D, 3) x and y, cells, and score, 0 to 1; D may be 0
         size: (height, width) of the map, cells
         reach: (k - 1) / 2, a number or (D,), cells, >= 0; rounded to whole cells
-    Returns: (height, width) float32, 0 to 1; 0 where no detection reaches.
-    Raises: ValueError if detections are not D x 3 finite numbers, a score is outside 0..1, or a reach is not >= 0.
+
+    Returns:
+        (height, width) float32, 0 to 1; 0 where no detection reaches.
+
+    Raises:
+        ValueError: detections are not D x 3 finite numbers, a score is outside 0..1, or a reach is not >= 0.
     """
     points = checked_points(detections, 3)
     if len(points) and not (points[:, 2].min() >= 0 and points[:, 2].max() <= 1):
@@ -44,8 +49,12 @@ def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
         points: (N, 2) x and y, px
         radius_px: px, >= 0
         of: (M, 2) x and y, px, the points to count; None counts `points`, each but for itself
-    Returns: (N,) int64, >= 0.
-    Raises: ValueError if points have a wrong shape or are not finite.
+
+    Returns:
+        (N,) int64, >= 0.
+
+    Raises:
+        ValueError: points have a wrong shape or are not finite.
     """
     from scipy.spatial import KDTree
 
@@ -62,12 +71,17 @@ def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarra
     Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our
     reading: detections go first, and a transformed point stays if no detection is near, because the two scores are of
     different kinds and only detections have sizes of their own.
+
     Args:
         detections: (D, 3) x and y, px, and score
         transformed: (P, 3) x and y, px, and score, one point a head
         radius_px: a number or (D,), px, >= 0; how far a detection clears its neighbourhood
-    Returns: (M,) int64 indexes into detections followed by transformed points, best score first.
-    Raises: ValueError if points have a wrong shape or are not finite, or a radius is negative or not finite.
+
+    Returns:
+        (M,) int64 indexes into detections followed by transformed points, best score first.
+
+    Raises:
+        ValueError: points have a wrong shape or are not finite, or a radius is negative or not finite.
     """
     first, second = checked_points(detections, 3), checked_points(transformed, 3)
     points = np.concatenate([first, second])

@@ -18,11 +18,16 @@ def count_errors(predicted: ArrayLike, true: ArrayLike) -> dict[str, float]:
     """Mean absolute error and root mean squared error of counts ("MSE" in crowd counting papers is this root).
 
     Source: Wang et al., CVPR 2019, Eq. 7 and 8.
+
     Args:
         predicted: (N,) persons
         true: (N,) persons
-    Returns: `mae` and `rmse`, persons, >= 0.
-    Raises: ValueError if there is no image, lengths differ, or a count is not finite.
+
+    Returns:
+        `mae` and `rmse`, persons, >= 0.
+
+    Raises:
+        ValueError: there is no image, lengths differ, or a count is not finite.
     """
     estimate, truth = _checked_counts(predicted, true)
     error = estimate - truth
@@ -35,9 +40,13 @@ def count_errors_by_range(predicted: ArrayLike, true: ArrayLike) -> dict[str, di
     Args:
         predicted: (N,) persons
         true: (N,) persons
-    Returns: for each range with an image, in order, named "010-049" or "500-up" so that names sort: `mae` and `bias`
+
+    Returns:
+        for each range with an image, in order, named "010-049" or "500-up" so that names sort: `mae` and `bias`
         (mean of predicted minus true), persons, and `num_images`.
-    Raises: ValueError as `count_errors`, and if a true count is negative.
+
+    Raises:
+        ValueError: as `count_errors`, and if a true count is negative.
     """
     estimate, truth = _checked_counts(predicted, true)
     if truth.min() < 0:
@@ -67,10 +76,15 @@ def psnr(predicted: Any, true: Any) -> float:
 
     Source: protocol of CP-CNN and CSRNet (Li et al., CVPR 2018, Sec. 4.3), which normalises both maps and so compares
     shapes, not counts; dividing by the maximum is our reading. A map without a positive value stays as it is (ours).
+
     Args:
         predicted, true: one shape, any unit; NumPy or torch
-    Returns: dB, at most `LARGEST_PSNR_DB`, the value of equal maps.
-    Raises: ValueError if shapes differ, or the maps have no pixel or are not finite.
+
+    Returns:
+        dB, at most `LARGEST_PSNR_DB`, the value of equal maps.
+
+    Raises:
+        ValueError: shapes differ, or the maps have no pixel or are not finite.
     """
     estimate, truth = _normalised(predicted), _normalised(true)
     if estimate.shape != truth.shape or estimate.size == 0:

@@ -18,11 +18,16 @@ def suppress_points(points_xys: ArrayLike, radius_px: ArrayLike) -> np.ndarray:
 
     Source: Neubeck and Van Gool, ICPR 2006 (greedy), with distance instead of overlap, as MM 2020, Sec. 3.4 needs for
     the union of detections and transformed densities (ours). Of equal scores the earlier point wins.
+
     Args:
         points_xys: (N, 3) x and y, px, and score; N may be 0
         radius_px: a number or (N,), px, >= 0; how far a kept point clears its neighbourhood, inclusive
-    Returns: (M,) int64 indexes of the kept points, best score first.
-    Raises: ValueError if the shape is not N x 3, a value is not finite, or a radius is negative or not finite.
+
+    Returns:
+        (M,) int64 indexes of the kept points, best score first.
+
+    Raises:
+        ValueError: the shape is not N x 3, a value is not finite, or a radius is negative or not finite.
     """
     points = checked_points(points_xys, 3, what="points_xys")
     radius = np.asarray(radius_px, np.float64)

@@ -23,12 +23,17 @@ def read_points(localisation: Any, threshold: float = 0.2, merge_px: int = 10) -
     Source: Liu et al., MM 2020, Sec. 3.3: threshold 0.2, then redundant pixels within 10 x 10 are merged. Our reading:
     candidates are the pixels >= threshold that none of their 8 neighbours exceeds. Taken from the highest down (equal
     ones row by row from the top left), each one left becomes a point and removes those within merge_px / 2 in x and y.
+
     Args:
         localisation: (h, w), about 1 at heads, 0 elsewhere; NumPy or torch
         threshold: least value of a head, > 0
         merge_px: side of the square around a point that holds no other, px, >= 1
-    Returns: (M, 3) float32 x and y, px, and score = the map's value, best first.
-    Raises: ValueError if the map is not (h, w) or not finite, or threshold or merge_px is out of range.
+
+    Returns:
+        (M, 3) float32 x and y, px, and score = the map's value, best first.
+
+    Raises:
+        ValueError: the map is not (h, w) or not finite, or threshold or merge_px is out of range.
     """
     values = _checked_map(localisation)
     if not threshold > 0 or merge_px < 1:
@@ -42,10 +47,13 @@ def clear_squares(points: np.ndarray, merge_px: int) -> np.ndarray:
     """Which points remain when each, best first, clears the square around it: the second half of `read_points`.
 
     Source: Liu et al., MM 2020, Sec. 3.3.
+
     Args:
         points: (M, 3) x and y, whole px, >= 0, and score; of equal scores the first goes first
         merge_px: side of the square, px, >= 1
-    Returns: (K,) int64 indexes, best score first.
+
+    Returns:
+        (K,) int64 indexes, best score first.
     """
     order = np.argsort(-points[:, 2], kind="stable")
     columns, rows = points[order, :2].astype(np.int64).T
@@ -64,14 +72,19 @@ def read_detections(confidence: Any, log_size: Any, offset: Any, stride_px: int,
 
     Source: Liu et al., CVPR 2019 (CSP), Sec. 3.4: confidence above a threshold, size and offset from the other maps.
     Only maxima of the 8-neighbourhood are taken; CSP leaves that to non-maximum suppression (ours).
+
     Args:
         confidence: (h, w), 0 to 1; NumPy or torch
         log_size: (h, w), natural logarithm of the size in px
         offset: (2, h, w) y and x of the centre relative to the cell's centre, cells, clipped to -0.5..0.5
         stride_px: side of a cell, px, >= 1
         threshold: least confidence of a head, > 0
-    Returns: (D, 4) float32 x, y and size, px, and score, best first.
-    Raises: ValueError if a map has a wrong shape or is not finite, or stride_px or threshold is out of range.
+
+    Returns:
+        (D, 4) float32 x, y and size, px, and score, best first.
+
+    Raises:
+        ValueError: a map has a wrong shape or is not finite, or stride_px or threshold is out of range.
     """
     values, sizes = _checked_map(confidence), _checked_map(log_size)
     shifts = np.stack([_checked_map(part) for part in offset])
@@ -94,7 +107,9 @@ def local_maxima(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.n
     Args:
         values: (h, w), finite
         threshold: least value of a maximum
-    Returns: their rows and their columns, (M,) int64 each, in row-major order.
+
+    Returns:
+        their rows and their columns, (M,) int64 each, in row-major order.
     """
     strong = values >= threshold
     if np.count_nonzero(strong) > DENSE_SHARE * values.size:
@@ -119,12 +134,17 @@ def density_points(density: Any, stride_px: int = 8, sigma_px: float = 6.0) -> n
     smoothed head is subtracted there, until round(count) points are found. So local maxima come first, and a place with
     the mass of several heads is visited again. A cell gives at most one point; with more heads than half the cells,
     cells are first cut in four, down to single pixels.
+
     Args:
         density: (h, w), persons per cell, >= 0; NumPy or torch
         stride_px: side of a cell, px of the image, >= 1
         sigma_px: standard deviation of the kernel that drew the density, px of the image, > 0
-    Returns: (M, 3) float32 x and y, px of the image, and score in (0, 1]: the part of one head that was left there.
-    Raises: ValueError if the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.
+
+    Returns:
+        (M, 3) float32 x and y, px of the image, and score in (0, 1]: the part of one head that was left there.
+
+    Raises:
+        ValueError: the map is not (h, w) or not finite, or stride_px or sigma_px is out of range.
     """
     cells = _checked_map(density).astype(np.float64)
     if stride_px < 1 or not sigma_px > 0:

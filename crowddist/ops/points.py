@@ -13,8 +13,12 @@ def checked_points(values: ArrayLike, *nums_columns: int, what: str = "points") 
         values: (N, K), x and y first, any unit, finite; N may be 0
         nums_columns: allowed K
         what: name of the points in messages
-    Returns: (N, K) float64.
-    Raises: ValueError if the shape is another one or a value is not finite.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        ValueError: the shape is another one or a value is not finite.
     """
     array = np.asarray(values, np.float64)
     if array.size == 0:

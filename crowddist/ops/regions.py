@@ -15,12 +15,17 @@ def polygon_pixels(polygon: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     """The pixels of a polygon, including those on its outline; vertices snap to the pixels they lie in (ours).
 
     Source: `cv2.fillPoly`.
+
     Args:
         polygon: (K, 2) x and y of vertices, px (pixel j has its centre at j), K >= 3; the last is joined to the first,
             and a part that is circled twice is outside
         size: (height, width) of the image, px, which clips the polygon
-    Returns: (height, width) bool.
-    Raises: ValueError if there are less than three vertices, the shape is wrong, or one is beyond `FARTHEST_PX`.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        ValueError: there are less than three vertices, the shape is wrong, or one is beyond `FARTHEST_PX`.
     """
     import cv2
 
@@ -33,11 +38,16 @@ def points_inside(points: np.ndarray, polygon: ArrayLike) -> np.ndarray:
     """Does each point lie in a polygon or on its outline?
 
     Source: `cv2.pointPolygonTest`.
+
     Args:
         points: (N, 2 or more) x and y, px, first
         polygon: as in `polygon_pixels`
-    Returns: (N,) bool.
-    Raises: ValueError as `polygon_pixels`.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ValueError: as `polygon_pixels`.
     """
     import cv2
 

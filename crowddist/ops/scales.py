@@ -23,10 +23,15 @@ def head_sizes(points: ArrayLike) -> np.ndarray:
     Source: MM 2020, Sec. 4.2 refers to PSDDN (Liu et al., CVPR 2019) for boxes made of points: the nearest neighbour's
     distance, with similar boxes in one row. That distance means little in a sparse crowd, so ours is the smaller of it
     and the first quartile of it among the `NUM_PEERS` heads nearest in y.
+
     Args:
         points: (N, 2) x and y, px; N may be 0
-    Returns: (N,) float32, px, `SMALLEST_SIZE_PX` to `LARGEST_SIZE_PX`.
-    Raises: ValueError if points have a wrong shape or are not finite.
+
+    Returns:
+        (N,) float32, px, `SMALLEST_SIZE_PX` to `LARGEST_SIZE_PX`.
+
+    Raises:
+        ValueError: points have a wrong shape or are not finite.
     """
     given = checked_points(points, 2)
     # A point that is annotated twice is not its own neighbour.
@@ -48,11 +53,16 @@ def neighbour_distances(points: ArrayLike, neighbours: int) -> np.ndarray:
     """The mean distance of each point to its nearest neighbours.
 
     Source: Zhang et al., CVPR 2016, Sec. 2.2.
+
     Args:
         points: (N, 2) x and y, px; N >= 2
         neighbours: neighbours to average, >= 1; all others where there are fewer
-    Returns: (N,) float64, px, >= 0.
-    Raises: ValueError if points have a wrong shape or are not finite.
+
+    Returns:
+        (N,) float64, px, >= 0.
+
+    Raises:
+        ValueError: points have a wrong shape or are not finite.
     """
     from scipy.spatial import KDTree
 
@@ -67,12 +77,17 @@ def transformed_sizes(points: ArrayLike, detector_sizes: ArrayLike, height: floa
 
     Source: Liu et al., MM 2020, Sec. 3.4: "using the original scale map M^S from D_t in the lower half of the image and
     nearest neighbor distances in the upper half", where heads are far, small and dense.
+
     Args:
         points: (N, 2) x and y of all heads found, px
         detector_sizes: (N,) scale map at the points, px, > 0
         height: of the image, px
-    Returns: (N,) float32, px, > 0.
-    Raises: ValueError if points have a wrong shape or are not finite.
+
+    Returns:
+        (N,) float32, px, > 0.
+
+    Raises:
+        ValueError: points have a wrong shape or are not finite.
     """
     xy = checked_points(points, 2)
     lower = xy[:, 1] >= height / 2

@@ -25,12 +25,17 @@ def keep_most_certain(density: Any, spread: Any, share: float) -> Any:
     others `NUM_STRATA` equally large ones. Each keeps its `share` of cells with the least spread / (density + epsilon),
     so the kept share of the count is near `share` too. Equal cells (exactly empty background) are taken in a fixed
     order scattered over the map, not from the top row down.
+
     Args:
         density: (N, 1, h, w) or (h, w), persons per cell, >= 0, mean over the ensemble; NumPy or torch
         spread: shape and unit of `density`, >= 0, standard deviation over the ensemble
         share: part of each image's cells to keep, 0 to 1
-    Returns: bool, shape, kind and device of `density`; each image keeps `share` of its cells to the nearest cell.
-    Raises: ValueError if shapes differ or are neither, values are not finite and >= 0, or share is not in 0..1.
+
+    Returns:
+        bool, shape, kind and device of `density`; each image keeps `share` of its cells to the nearest cell.
+
+    Raises:
+        ValueError: shapes differ or are neither, values are not finite and >= 0, or share is not in 0..1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in 0..1, got {share}")
@@ -61,8 +66,12 @@ def kept_shares(density: Any, keep: Any) -> dict[str, float]:
     Args:
         density: any shape, persons per cell, >= 0; NumPy or torch
         keep: shape of `density`, bool or 0/1
-    Returns: both shares, 0 to 1. If the count is 0, `kept_mass` is the share of cells (ours).
-    Raises: ValueError if the shapes differ or there is no cell.
+
+    Returns:
+        both shares, 0 to 1. If the count is 0, `kept_mass` is the share of cells (ours).
+
+    Raises:
+        ValueError: the shapes differ or there is no cell.
     """
     mass, kept = _as_array(density), _as_array(keep).astype(bool)
     if mass.shape != kept.shape or mass.size == 0:
@@ -77,10 +86,15 @@ def change_sums(previous: Any, current: Any) -> tuple[float, float]:
     """The two sums of `ratio_of_sums` for one part of the data.
 
     Source: ours (CVPR 2022 says "until predictions settle").
+
     Args:
         previous, current: maps of two rounds, one shape, persons per cell, >= 0; NumPy or torch
-    Returns: sum of |current - previous| and sum of previous, persons, >= 0.
-    Raises: ValueError if the shapes differ.
+
+    Returns:
+        sum of |current - previous| and sum of previous, persons, >= 0.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     before, after = _as_array(previous), _as_array(current)
     if before.shape != after.shape:
@@ -93,7 +107,9 @@ def ratio_of_sums(change: float, count: float) -> float:
 
     Args:
         change, count: sums of `change_sums` over all data, persons, >= 0
-    Returns: change / count, >= 0; 0 if both are 0, infinity if only the count is.
+
+    Returns:
+        change / count, >= 0; 0 if both are 0, infinity if only the count is.
     """
     if count > 0:
         return change / count

@@ -32,13 +32,18 @@ def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = 
     Source: Wang et al., TIP 2004, Eq. 13: Gaussian window 11 x 11 of sigma 1.5, population variances, only where the
     window fits in. Both maps are divided by the true map's maximum (`EMPTY_PEAK` if that is 0), so the data range is 1.
     On a map smaller than the window, the window is the largest odd square that fits (ours).
+
     Args:
         a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
         b: truth, shape and unit of `a`
         inside: (h, w) bool, places to average; if possible only those where the window fits (ours). None: all
         peak: divisor of both maps instead of the maximum, > 0; for images, whose white does not depend on their content
-    Returns: mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
-    Raises: ValueError if shapes differ, there are not 2 to 4 dimensions, no pixel or none inside, or peak <= 0.
+
+    Returns:
+        mean over maps and places, -1 to 1: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, there are not 2 to 4 dimensions, no pixel or none inside, or peak <= 0.
     """
     prediction, truth = _stacked(a, b, peak=peak)
     if inside is not None and (inside.shape != truth.shape[-2:] or not inside.any()):
@@ -63,14 +68,19 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
     Source: Liu et al., ICCV 2019 (DSSINet): window 5 x 5 of sigma 1, dilations 1, 2, 3, 6, 9, maps divided by the
     maximum of the true one, zeros around the map (C). The paper's loss is 1 minus this. Our readings: the maximum is
     each map's own, not the batch's; a level below `SMALLEST_LEVEL` becomes that and passes no gradient.
+
     Args:
         a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
         b: truth, shape and unit of `a`, >= 0
         pool: average both maps over 2 x 2 cells from level to level, as in the released code (C) but not in the paper.
             An odd last row or column is dropped; maps of one pixel stay as they are
         empty_peak: divisor where the truth is empty, unit of the maps, > 0: the peak of one head
-    Returns: mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
-    Raises: ValueError if shapes differ, there are not 2 to 4 dimensions, no pixel, or empty_peak is not positive.
+
+    Returns:
+        mean over maps, 0 to 1: a float, or for tensors a differentiable scalar.
+
+    Raises:
+        ValueError: shapes differ, there are not 2 to 4 dimensions, no pixel, or empty_peak is not positive.
     """
     prediction, truth = _stacked(a, b, empty_peak)
     weights = _gaussian(DILATED_WINDOW, DILATED_SIGMA)

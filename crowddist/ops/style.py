@@ -12,11 +12,16 @@ def match_histograms(image: np.ndarray, style: np.ndarray) -> np.ndarray:
     """The image with the histogram of another one in each channel.
 
     Source: Gonzalez and Woods, Digital Image Processing, Sec. 3.3 (histogram matching by cumulative distributions).
+
     Args:
         image: (H, W, 3) uint8, 0 to 255
         style: (h, w, 3) uint8, 0 to 255
-    Returns: (H, W, 3) uint8, 0 to 255.
-    Raises: ValueError if an array is not an 8-bit image of three channels.
+
+    Returns:
+        (H, W, 3) uint8, 0 to 255.
+
+    Raises:
+        ValueError: an array is not an 8-bit image of three channels.
     """
     _check(image, style)
     matched = np.empty_like(image)
@@ -32,12 +37,17 @@ def swap_amplitude(image: np.ndarray, style: np.ndarray, band: float = BAND) -> 
     """The image with the low-frequency amplitudes of another one and its own phases: it takes over the coarse light.
 
     Source: Yang and Soatto, CVPR 2020 (FDA), Eq. 1 to 3.
+
     Args:
         image: (H, W, 3) uint8, 0 to 255
         style: (h, w, 3) uint8, 0 to 255; resized to the image
         band: part of the shorter side, 0 to 0.5; frequencies up to floor(band * side) in both directions are exchanged
-    Returns: (H, W, 3) uint8, 0 to 255.
-    Raises: ValueError if an array is not an 8-bit image of three channels, or band is outside 0..0.5.
+
+    Returns:
+        (H, W, 3) uint8, 0 to 255.
+
+    Raises:
+        ValueError: an array is not an 8-bit image of three channels, or band is outside 0..0.5.
     """
     import cv2
 

@@ -25,12 +25,17 @@ def merge_views(
     heads of a familiar size, so the best view differs from place to place. u_v = G(spread_v) / (G(density_v) +
     epsilon), G a Gaussian mean; w_v = u_v^-2 / sum over views of u^-2; density = sum of w_v density_v; spread^2 = sum
     of w_v (spread_v^2 + density_v^2) - density^2 (law of total variance): views that disagree add spread as members do.
+
     Args:
         densities: V maps (h, w), persons per cell, >= 0, on one grid of cells
         spreads: V maps (h, w), persons per cell, >= 0; standard deviation over the ensemble
         neighbourhood_cells: standard deviation of G, cells, > 0
-    Returns: density and spread, (h, w) float32, persons per cell, >= 0. Views weigh alike where no view has spread.
-    Raises: ValueError if there is no view, shapes differ, or neighbourhood_cells is not positive.
+
+    Returns:
+        density and spread, (h, w) float32, persons per cell, >= 0. Views weigh alike where no view has spread.
+
+    Raises:
+        ValueError: there is no view, shapes differ, or neighbourhood_cells is not positive.
     """
     shapes = {np.shape(part) for part in (*densities, *spreads)}
     if not len(densities) or len(densities) != len(spreads) or len(shapes) != 1:
@@ -50,10 +55,13 @@ def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells
     """The relative uncertainty of each cell's neighbourhood.
 
     Source: ours: G(spread) / (G(density) + epsilon), G a Gaussian mean.
+
     Args:
         density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
         neighbourhood_cells: standard deviation of G, cells, > 0
-    Returns: (h, w) float64, >= 0, without unit.
+
+    Returns:
+        (h, w) float64, >= 0, without unit.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -68,10 +76,15 @@ def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:
     Source: weighted boxes fusion (Solovyev et al., 2021), which lowers the score of a box that some models missed; here
     for points, which keep the place of the surest view. A head's score is the mean over views of the best detection
     within its size, 0 where a view has none.
+
     Args:
         views: V arrays (D, 4) x, y and size, px of one image, and score, 0 to 1
-    Returns: (M, 4) float32 x, y and size, px, and score, 0 to 1, best first; none lies within the size of a surer one.
-    Raises: ValueError if there is no view.
+
+    Returns:
+        (M, 4) float32 x, y and size, px, and score, 0 to 1, best first; none lies within the size of a surer one.
+
+    Raises:
+        ValueError: there is no view.
     """
     from scipy.spatial import KDTree
 

@@ -48,7 +48,8 @@ class Encoder(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) images, 0 to 1 -> every group's features; images are padded to the coarsest stride.
 
-        Raises: ValueError if `images` is not a batch of RGB images.
+        Raises:
+            ValueError: `images` is not a batch of RGB images.
         """
         current, found = self.normalise(images, max(self.strides)), []
         for level in self.levels:
