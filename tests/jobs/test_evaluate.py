@@ -72,4 +72,4 @@ def test_it_evaluates_or_reports(start: Callable, options: tuple[str, ...]) -> N
 def test_no_report_of_a_run_that_has_not_ended(start: Callable, tmp_path: Path) -> None:
     done = start("evaluate", "--report", tmp_path)
     assert (done.returncode == 2 and done.stderr
-            == f"error: no result.json in {tmp_path.as_uri()}: a report is made of a run that has ended\n")
+            == f"error: no result.json in {tmp_path.as_uri()}: a report needs a run that has ended\n")
