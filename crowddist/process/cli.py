@@ -58,8 +58,7 @@ def one_line_errors() -> Iterator[None]:
 def read_arguments(read: Callable[[], Arguments]) -> Arguments:
     """What `read` (a call of tyro) makes of the command line.
 
-    tyro shows every ValueError in a box of several lines and exits; a value that one of our configurations refuses
-    raises its InputError here.
+    tyro shows every mistake in a box of several lines and exits; here it becomes an InputError, which is one line.
     """
     words = io.StringIO()
     try:
@@ -71,8 +70,26 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
             cause = cause.__context__
         if cause is not None:
             raise cause from None
+        if message := _boxed(words.getvalue()):
+            raise InputError(message) from None
         print(words.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def _boxed(text: str) -> str:
+    """The first message in tyro's box, in one line with the options that it names; "" if there is no box."""
+    # Its first line is the title. Where the terminal knows no UTF-8 the box is drawn with spaces and hyphens.
+    lines = [re.sub("-{3,}|─+", "─", line.strip("│╭╮╰╯ ")) for line in text.splitlines()[1:]]
+    below = itertools.dropwhile(lambda line: line == "─", lines)
+    message = list(itertools.takewhile(lambda line: line != "─", below))
+    if message and message[0].startswith("Missing from"):
+        return f"missing: {', '.join(_options(message))}; see --help"
+    meant = f"; perhaps you meant {' or '.join(_options(lines))}" if "Perhaps you meant:" in lines else ""
+    return " ".join(message).rstrip(".") + meant
+
+
+def _options(lines: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(line.split()[0] for line in lines if line.startswith("--")))
 
 
 def short_help(config: Any, shown: Mapping[str, Sequence[str]] = SHORT_HELP) -> str:

@@ -111,12 +111,29 @@ def test_arguments_are_read_and_refused_by_the_configuration_itself(capsys: pyte
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("arguments", [("--colour", "red"), ("--inner.size", "many"), ("stray",)])
-def test_what_tyro_refuses_it_explains_itself(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
-    with pytest.raises(SystemExit) as ending:
-        read(*arguments)
-    words = capsys.readouterr()
-    assert ending.value.code == 2 and words.out == "" and arguments[-1] in words.err
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--colour", "red"), "Unrecognized options: --colour, red"),
+    (("--inner.sizes", "4"), "Unrecognized options: --inner.sizes, 4; perhaps you meant --inner.size"),
+    (("--inner.size", "many"), "Error parsing --inner.size: invalid literal for int() with base 10: 'many'"),
+    (("--name",), "Missing value for argument '--name'. Expected 1 values"),
+    (("stray",), "Unrecognized options: stray"),
+])
+def test_what_tyro_refuses_becomes_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                            arguments: tuple[str, ...], message: str) -> None:
+    for columns in ("40", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(InputError) as caught:
+            read(*arguments)
+        assert str(caught.value) == message
+    assert capsys.readouterr() == ("", "")
+
+
+def test_missing_arguments_are_named_in_one_line() -> None:
+    def main(first: int, second_one: str) -> None:
+        """Needs both."""
+
+    with pytest.raises(InputError, match=r"^missing: --first, --second-one; see --help$"):
+        read_arguments(lambda: tyro.cli(main, args=[]))
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
