@@ -83,7 +83,10 @@ def _boxed(text: str) -> str:
     below = itertools.dropwhile(lambda line: line == "─", lines)
     message = list(itertools.takewhile(lambda line: line != "─", below))
     if message and message[0].startswith("Missing from"):
-        return f"missing: {', '.join(_options(message))}; see --help"
+        after = itertools.dropwhile(lambda line: line != "Unrecognized options:", lines)
+        unknown = list(itertools.takewhile(lambda line: line != "─", after))[1:]
+        also = f"; unrecognized: {', '.join(unknown)}" if unknown else ""
+        return f"missing: {', '.join(_options(message))}{also}; see --help"
     meant = f"; perhaps you meant {' or '.join(_options(lines))}" if "Perhaps you meant:" in lines else ""
     return " ".join(message).rstrip(".") + meant
 

@@ -134,6 +134,8 @@ def test_missing_arguments_are_named_in_one_line() -> None:
 
     with pytest.raises(InputError, match=r"^missing: --first, --second-one; see --help$"):
         read_arguments(lambda: tyro.cli(main, args=[]))
+    with pytest.raises(InputError, match=r"^missing: --second-one; unrecognized: --third, 4; see --help$"):
+        read_arguments(lambda: tyro.cli(main, args=["--first", "1", "--third", "4"]))
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
