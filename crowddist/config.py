@@ -23,6 +23,16 @@ from crowddist.process.safe_text import holds_secret
 NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
+SHORT_HELP: dict[str, tuple[str, ...]] = {
+    "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
+    "method": ("method", "counter.backbone", "counter.weights"),
+    "run": ("storage", "run_name", "seed", "num_workers", "launcher", "engine.precision", "tracking_uri"),
+    "training": ("train.steps", "train.batch_size", "train.learning_rate"),
+    "labels": ("self_supervision.rounds", "self_supervision.round_steps", "self_supervision.label_views",
+               "search.objective"),
+}
+"""Heading -> settings of a run that `adapt.py RECIPE --help` shows, a line each: the first sentence of the field's
+docstring, and the default. `--help-all` shows all settings."""
 REMOVED_SETTINGS: dict[str, Any] = {
     "counter.mask_scale": 2.0, "counter.mask_seed": 0, "counter.dropout": 0.5,
     "self_supervision.label_scale_jitter": [0.9, 1.1],

@@ -17,7 +17,7 @@ import textwrap
 import tyro
 
 from crowddist import storage
-from crowddist.config import RunConfig
+from crowddist.config import SHORT_HELP, RunConfig
 from crowddist.errors import InputError
 from crowddist.methods.table import methods_table
 from crowddist.process.cli import HELP_COLUMNS, first_sentence, one_line_errors, read_arguments, short_help, table
@@ -74,7 +74,7 @@ def read_config(start: RunConfig, command: str, about: str, options: list[str]) 
     """`start`, changed by the options of the command line; --help and --help-all print and exit."""
     if "--help-all" not in options and {"-h", "--help"} & set(options):
         print(f"usage: {command} [--check] [OPTIONS]\n\n{textwrap.fill(about, HELP_COLUMNS)}\n\n"
-              f"Usual options, with the recipe's value:\n{short_help(start)}\n\n"
+              f"Usual options, with the recipe's value:\n{short_help(start, SHORT_HELP)}\n\n"
               f"{EXIT_CODES}\n--help-all shows all options.")
         sys.exit()
     words = ["--help" if word == "--help-all" else word for word in options]

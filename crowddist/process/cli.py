@@ -23,16 +23,6 @@ from crowddist.process.safe_text import readable, redacted
 
 Arguments = TypeVar("Arguments")
 
-SHORT_HELP: dict[str, tuple[str, ...]] = {
-    "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
-    "method": ("method", "counter.backbone", "counter.weights"),
-    "run": ("storage", "run_name", "seed", "num_workers", "launcher", "engine.precision", "tracking_uri"),
-    "training": ("train.steps", "train.batch_size", "train.learning_rate"),
-    "labels": ("self_supervision.rounds", "self_supervision.round_steps", "self_supervision.label_views",
-               "search.objective"),
-}
-"""Heading -> settings of a run that `adapt.py RECIPE --help` shows, a line each: the first sentence of the field's
-docstring, and the default. `--help-all` shows all settings."""
 HELP_COLUMNS = 100
 
 
@@ -95,7 +85,7 @@ def _options(lines: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(line.split()[0] for line in lines if line.startswith("--")))
 
 
-def short_help(config: Any, shown: Mapping[str, Sequence[str]] = SHORT_HELP) -> str:
+def short_help(config: Any, shown: Mapping[str, Sequence[str]]) -> str:
     """The options in `shown` (heading -> names), a line each: flag, first sentence of the field's docstring, and the
     field's value in `config`, a dataclass of dataclasses.
     """

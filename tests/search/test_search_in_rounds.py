@@ -49,7 +49,7 @@ class Watching(LocalLauncher):
             self.images += [job.images_url] if isinstance(job, PredictJob) else []
         return super().run(job)
 
-    def try_values(self, search: Search, plan: Plan) -> None:
+    def run_trials(self, search: Search, plan: Plan) -> None:
         """Runs a search's trials."""
         for point in (point for batch in plan.batches(search.row) for point in batch if search.row(point) is None):
             if self.num_trials == self.dies_at:
@@ -66,7 +66,7 @@ def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConf
     """
     config = searching(replace(tiny_config, method=method), "proxy", labelled=tiny_source)
     launcher, said = Watching(config), list[str]()
-    result = adapt(config, launcher, NullTracker(), run_trials=launcher.try_values, say=said.append)
+    result = adapt(config, launcher, NullTracker(), run_trials=launcher.run_trials, say=said.append)
     rows = [row for row in result["rounds"] if any(name.startswith("thresholds/") for name in row)]
     assert (len(rows) == len(launcher.sources) == 2
             and launcher.num_trials == 16), "as many to see how well the objective ranks them"
@@ -95,7 +95,7 @@ def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: Run
     """To the byte; the networks see the target once a round, not twice."""
     config = searching(replace(tiny_config, method="combined"))
     launcher = Watching(config)
-    result = adapt(config, launcher, NullTracker(), run_trials=launcher.try_values, say=silent)
+    result = adapt(config, launcher, NullTracker(), run_trials=launcher.run_trials, say=silent)
     assert [source.predictions_url != "" for source in launcher.sources] == [True, True]
     folder, rounds = run_folder(config), result["rounds"]
     before = {row["stage"]: earlier["checkpoint"] for earlier, row in pairwise(rounds)}
@@ -117,8 +117,8 @@ def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tm
                      say=silent)
     first, second = Watching(config, dies_at=dies_at), Watching(config)
     with pytest.raises(KeyboardInterrupt):
-        adapt(config, first, NullTracker(), run_trials=first.try_values, say=silent)
-    resumed = adapt(config, second, NullTracker(), run_trials=second.try_values, say=silent)
+        adapt(config, first, NullTracker(), run_trials=first.run_trials, say=silent)
+    resumed = adapt(config, second, NullTracker(), run_trials=second.run_trials, say=silent)
     assert first.num_trials == dies_at and second.num_trials == 16 - dies_at
     for ours, theirs in zip(resumed["rounds"], unbroken["rounds"], strict=True):
         volatile = ("checkpoint", "train/seconds")
