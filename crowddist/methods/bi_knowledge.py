@@ -192,7 +192,7 @@ class BiKnowledge(TrainingMethod):
         transformed = self.transformed_points(seen.transformed)
         if settings.fusion != "none":
             kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]],
-                                settings.nms_share * detections[:, 2])
+                                settings.union_share * detections[:, 2])
             heads = np.concatenate([detections, transformed])[kept]
             detected = kept < len(detections)
             near = num_near(heads[:, :2], settings.crowd_px)

@@ -120,7 +120,7 @@ class Combined(SemanticMethod):
         drawn = cell_density(detections[:, :3], seen.density.shape, self.stream, stride)
         confidence = confidence_weight(detections, seen.density.shape, self.stream, stride, settings.weight_exponent)
         peaks = density_points(seen.density, stride, self.stream.sigma_px)
-        kept = merge_points(detections[:, [0, 1, 3]], peaks, settings.nms_share * detections[:, 2])
+        kept = merge_points(detections[:, [0, 1, 3]], peaks, settings.union_share * detections[:, 2])
         heads = np.concatenate([detections[:, [0, 1, 3]], peaks])[kept]
         sure = found[:, 3] >= max(settings.sure_confidence, settings.confidence)
         alone = peaks[kept[kept >= len(detections)] - len(detections)]

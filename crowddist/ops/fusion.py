@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.ops.views import NEIGHBOURHOOD_CELLS, relative_spread
+NEIGHBOURHOOD_CELLS = 6.0
+"""Standard deviation of the Gaussian that averages the ensemble's certainty: nearby heads have one size. ours."""
+PRIOR_PERSONS = 1e-5
+"""Persons a cell, as unsure as the image's are on average, that are added to every neighbourhood. ours: 0.002 persons
+within the reach of the Gaussian, which weigh nothing beside one head."""
 
 
 def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) -> Any:
@@ -49,8 +53,11 @@ def uncertainty_weight(
 ) -> np.ndarray:
     """Lower the weight of detections where the regressing ensemble is surer than on average; there they add nothing.
 
-    Source: ours. r = G(spread) / (G(density) + epsilon), G a Gaussian mean, as in `ops.views`; the result is W min(r /
-    r', 1), r' the mean of r over the counted persons. W is unchanged where there is no spread (a single network).
+    Source: ours. r = (G(spread) + e r') / (G(density) + e) is the relative uncertainty of a neighbourhood, G a Gaussian
+    mean, and r' the mean of r over the counted persons; the result is W min(r / r', 1). The e persons of usual
+    uncertainty (`PRIOR_PERSONS`) say that an ensemble that sees almost nobody is neither sure nor unsure: there W stays
+    as it is. Without them, a spread of 30 % of nearly nothing would look like certainty and silence the detector where
+    it alone sees a crowd. W is unchanged where there is no spread (a single network).
 
     Args:
         weight: W of Eq. 8, (h, w), 0 to 1
@@ -66,10 +73,18 @@ def uncertainty_weight(
     if not weight.shape == density.shape == spread.shape:
         raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and "
                          f"{spread.shape}")
-    relative = relative_spread(density, spread, neighbourhood_cells)
-    persons = float(density.sum(dtype=np.float64))
-    usual = float((relative * density).sum()) / persons if persons else 0.0
-    return weight.astype(np.float32) if not usual else (weight * np.minimum(relative / usual, 1)).astype(np.float32)
+    from scipy.ndimage import gaussian_filter
+
+    near_density, near_spread = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
+                                 for part in (density, spread))
+    per_person = density / (near_density + PRIOR_PERSONS)
+    # r' is on both sides of its own definition, linearly: sum (G(spread) + e r') d / (G(density) + e) = r' sum d.
+    counted = float((per_person * near_density).sum())
+    usual = float((per_person * near_spread).sum()) / counted if counted else 0.0
+    if not usual:
+        return weight.astype(np.float32)
+    relative = (near_spread + PRIOR_PERSONS * usual) / (near_density + PRIOR_PERSONS)
+    return (weight * np.minimum(relative / usual, 1)).astype(np.float32)
 
 
 def _checked_weight(weight: Any) -> Any:

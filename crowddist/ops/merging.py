@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.ops.nms import suppress_points
 from crowddist.ops.points import checked_points
 
 
@@ -66,16 +65,17 @@ def num_near(points: Any, radius_px: float, of: Any = None) -> np.ndarray:
 
 
 def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarray:
-    """Non-maximum suppression of the union of detections and points of the transformed density.
+    """The union of detections and points of the transformed density, without points near a detection.
 
     Source: Liu et al., MM 2020, Sec. 3.4: D(I) and Phi(R(I)) are fused, "followed up by non-maximum suppression". Our
     reading: detections go first, and a transformed point stays if no detection is near, because the two scores are of
-    different kinds and only detections have sizes of their own.
+    different kinds and only detections have sizes of their own. Detections do not suppress each other here: that is
+    done before, within a radius of its own.
 
     Args:
-        detections: (D, 3) x and y, px, and score
+        detections: (D, 3) x and y, px, and score, one detection a head
         transformed: (P, 3) x and y, px, and score, one point a head
-        radius_px: a number or (D,), px, >= 0; how far a detection clears its neighbourhood
+        radius_px: a number or (D,), px, >= 0; how far a detection clears its neighbourhood of points, inclusive
 
     Returns:
         (M,) int64 indexes into detections followed by transformed points, best score first.
@@ -83,10 +83,15 @@ def merge_points(detections: Any, transformed: Any, radius_px: Any) -> np.ndarra
     Raises:
         ValueError: points have a wrong shape or are not finite, or a radius is negative or not finite.
     """
+    from scipy.spatial import KDTree
+
     first, second = checked_points(detections, 3), checked_points(transformed, 3)
-    points = np.concatenate([first, second])
-    rank = points.copy()
-    rank[: len(first), 2] += 1 + (second[:, 2].max() if len(second) else 0)
-    radius = np.concatenate([np.broadcast_to(np.asarray(radius_px, np.float64), len(first)), np.zeros(len(second))])
-    kept = suppress_points(rank, radius)
-    return kept[np.argsort(-points[kept, 2], kind="stable")]
+    radius = np.broadcast_to(np.asarray(radius_px, np.float64), len(first))
+    if not (np.isfinite(radius).all() and (radius >= 0).all()):
+        raise ValueError(f"radius_px must be finite and not negative, got {radius_px}")
+    kept = np.ones(len(first) + len(second), bool)
+    if len(first) and len(second):
+        near = KDTree(second[:, :2]).query_ball_point(first[:, :2], radius)
+        kept[len(first) + np.concatenate(near).astype(np.int64)] = False
+    indexes = np.flatnonzero(kept)
+    return indexes[np.argsort(-np.concatenate([first, second])[indexes, 2], kind="stable")]

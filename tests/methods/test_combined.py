@@ -127,8 +127,13 @@ def test_a_whole_run_labels_by_both(tiny_config: RunConfig, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("place", [(-0.5, -0.5), (203.5, 151.5), (203.5, 60.0), (100.2, 151.5), (60.0, 70.0)])
-def test_a_window_of_the_weight_is_that_of_its_kernel(tiny_config: RunConfig, place: tuple[float, float]) -> None:
+def test_a_window_of_the_weight_lies_round_its_kernel(tiny_config: RunConfig, place: tuple[float, float]) -> None:
     """Also of a head that the detector, whose cells are larger, sees beyond the last cell of the density."""
     head, stream = np.array([[*place, 20.0, 0.5]], np.float32), replace(tiny_config.stream, sigma_px=4.0)
     drawn, weight = cell_density(head[:, :3], (75, 101), stream, 2), confidence_weight(head, (75, 101), stream, 2)
-    assert (drawn > 0).any() and ((drawn > 0) == (weight > 0)).all()
+    # Sigma is 2 cells: k = 6 * 2 + 1, and the border cuts window and kernel at the same cells.
+    row, column = np.unravel_index(drawn.argmax(), drawn.shape)
+    expected = np.zeros((75, 101), np.float32)
+    expected[max(row - 6, 0) : row + 7, max(column - 6, 0) : column + 7] = 0.5
+    np.testing.assert_array_equal(weight, expected)
+    assert drawn[weight > 0].sum() > 0.99

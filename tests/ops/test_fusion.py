@@ -124,10 +124,28 @@ def test_uncertainty_weight_against_loops():
                         result[row, column] += kernel[y + 8] * kernel[x + 8] * near
         return result
 
-    relative = blurred(spread) / (blurred(density) + 1e-4)
-    expected = weight * np.minimum(relative / ((relative * density).sum() / density.sum()), 1)
+    # r' by repeating its definition until it stays: the mean over persons of what it is part of.
+    usual = 0.0
+    for _ in range(50):
+        relative = (blurred(spread) + 1e-5 * usual) / (blurred(density) + 1e-5)
+        usual = (relative * density).sum() / density.sum()
+    expected = weight * np.minimum(relative / usual, 1)
     np.testing.assert_allclose(uncertainty_weight(weight, density, spread, neighbourhood_cells=2.0), expected,
                                rtol=1e-5)
+
+
+@pytest.mark.parametrize("nearly_nobody", [0.0, 1e-8, 1e-6])
+def test_an_ensemble_that_sees_almost_nobody_does_not_silence_the_detector(nearly_nobody):
+    """Three places far apart: a crowd that all members see, one that they disagree on, and one that they see almost
+    nothing of, with a spread of 30 % of that. Only the sure crowd lowers the detector's weight.
+    """
+    density, spread = np.zeros((1, 400)), np.zeros((1, 400))
+    density[0, [40, 200]], spread[0, [40, 200]] = 20.0, (1.0, 6.0)
+    density[0, 300:], spread[0, 300:] = nearly_nobody, 0.3 * nearly_nobody
+    weight = uncertainty_weight(np.full((1, 400), 0.6), density, spread)[0]
+    # r is 0.05 and 0.3, so r' is their mean, 0.175.
+    assert weight[40] == pytest.approx(0.6 * 0.05 / 0.175, rel=1e-3) and weight[200] == pytest.approx(0.6)
+    assert weight[360:] == pytest.approx(np.full(40, 0.6), rel=1e-3)
 
 
 def test_uncertainty_weight_without_spread_or_persons_and_of_other_shapes():

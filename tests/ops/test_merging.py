@@ -78,18 +78,13 @@ def test_a_weight_of_bad_input_is_refused(detections, reach):
 
 
 def union_by_loop(detections, transformed, radius):
-    """Detections by score, each clearing its neighbourhood; then the transformed points that no detection cleared; all
-    by score.
-    """
+    """All detections, and the transformed points that no detection clears; all by score."""
     radius = np.broadcast_to(radius, len(detections))
-    kept = []
-    for index in sorted(range(len(detections)), key=lambda i: -detections[i][2]):
-        if all(np.hypot(*(np.subtract(detections[index][:2], detections[k][:2]))) > radius[k] for k in kept):
-            kept.append(index)
     free = [j for j, point in enumerate(transformed)
-            if all(np.hypot(*np.subtract(point[:2], detections[k][:2])) > radius[k] for k in kept)]
+            if all(np.hypot(*np.subtract(point[:2], found[:2])) > reach
+                   for found, reach in zip(detections, radius, strict=True))]
     points = [*detections, *transformed]
-    return sorted([*kept, *(len(detections) + j for j in free)], key=lambda i: -points[i][2])
+    return sorted([*range(len(detections)), *(len(detections) + j for j in free)], key=lambda i: -points[i][2])
 
 
 def test_a_union_by_hand():
@@ -112,6 +107,11 @@ def test_the_union_equals_the_loop(radius):
     np.testing.assert_array_equal(merged, union_by_loop(detections, transformed, radius))
 
 
+def test_detections_do_not_clear_each_other():
+    """Two detections 4 px apart, of the closest pair of a crowd: a radius of 5 px is for the points of the density."""
+    np.testing.assert_array_equal(merge_points([[10, 10, 0.9], [14, 10, 0.8]], [[12, 10, 0.7]], 5), [0, 1])
+
+
 def test_a_union_with_nothing_is_the_other_one():
     points = [[1, 1, 0.2], [40, 1, 0.9]]
     np.testing.assert_array_equal(merge_points(points, [], 3), [1, 0])
@@ -121,7 +121,8 @@ def test_a_union_with_nothing_is_the_other_one():
 
 
 @pytest.mark.parametrize("detections, transformed, radius",
-                         [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1, 1])])
+                         [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1, 1]),
+                          ([[1, 2, 3]], [[1, 2, 3]], -1), ([[1, 2, 3]], [], np.inf)])
 def test_a_union_of_bad_input_is_refused(detections, transformed, radius):
     with pytest.raises(ValueError):
         merge_points(detections, transformed, radius)
