@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +18,9 @@ from crowddist.errors import InputError
 from crowddist.inference.metrics import ImageResult
 from crowddist.inference.predictor import ImagePrediction, Predictor
 from crowddist.inference.units import CHUNK
-from crowddist.ops.metrics import psnr
+from crowddist.ops.metrics import pixel_density, psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
+from crowddist.ops.scales import LONE_SIZE_PX
 from crowddist.ops.ssim import ssim
 
 WHOLE_IMAGES = "gcc"
@@ -64,6 +66,7 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
     points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
     scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
     true_density = _true_density(sample, prediction.size, density.shape, config, stride)
+    full_psnr_db, full_ssim = _compare_pixels(sample, prediction, config, stride, region)
     parts, cells = prediction.parts, None
     if region is not None:
         # The share of each cell that lies in the region, 0 to 1.
@@ -80,10 +83,27 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
     return ImageResult(
         key=sample.key, true_count=float(len(points)), count=count, uncertainty=prediction.uncertainty,
         psnr_db=psnr(density[compared], true_density[compared]), ssim=float(ssim(density, true_density, cells)),
+        psnr_full_db=full_psnr_db, ssim_full=full_ssim,
         points=found, truth=points,
         parts={name: replace(part, density=None) for name, part in parts.items()},
         scene=str(sample.scene.get("scene", "")),
     )
+
+
+def _compare_pixels(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
+                    region: _Region | None) -> tuple[float, float]:
+    """PSNR in dB and SSIM of the densities at the pixels that the network saw, in units of the truth's maximum."""
+    size = prediction.size
+    density = pixel_density(prediction.density, size, stride)
+    truth, inside = _true_density(sample, size, size, config, 1), None
+    if region is not None:
+        scale_y, scale_x = (seen / given for seen, given in zip(size, sample.image.shape, strict=False))
+        inside = polygon_pixels(resize_points(region.polygon, scale_x, scale_y), size)
+        density, truth = density * inside, truth * inside
+    sigma = config.sigma_of_size * LONE_SIZE_PX if config.sigma_of_size else config.sigma_px
+    peak = float(truth.max()) or 1 / (2 * math.pi * sigma**2)  # of one head, where there is nobody
+    compared: Any = ... if inside is None else inside
+    return psnr(density[compared], truth[compared], peak), float(ssim(density, truth, inside, peak))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,13 @@ class ImageResult:
     count: float
     uncertainty: float
     psnr_db: float
+    """Of the cells' densities, each divided by its own maximum."""
     ssim: float
+    """Of the cells' densities."""
+    psnr_full_db: float
+    """Of the densities of the pixels that the network saw, both divided by the truth's maximum."""
+    ssim_full: float
+    """Of the same densities."""
     points: np.ndarray
     """M x 3: x, y, score of the heads found, px of the image."""
     truth: np.ndarray
@@ -108,9 +114,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="target/map", heading="mAP", unit="%", digits=1, scale=100, in_notes=True,
            of=lambda results: mean_average_precision([result.points for result in results],
                                                      [result.truth for result in results])),
-    Metric(key="target/psnr", heading="PSNR", unit="dB",
+    Metric(key="target/psnr_full", heading="PSNR of pixels", unit="dB",
+           of=lambda results: float(np.mean([result.psnr_full_db for result in results]))),
+    Metric(key="target/ssim_full", heading="SSIM of pixels", digits=3,
+           of=lambda results: float(np.mean([result.ssim_full for result in results]))),
+    Metric(key="target/psnr", heading="PSNR of cells", unit="dB, each by its own peak", at_terminal=False,
            of=lambda results: float(np.mean([result.psnr_db for result in results]))),
-    Metric(key="target/ssim", heading="SSIM", digits=3,
+    Metric(key="target/ssim", heading="SSIM of cells", digits=3, at_terminal=False,
            of=lambda results: float(np.mean([result.ssim for result in results]))),
     Metric(key="target/calibration_error", heading="calibration error", unit="of the error", of=_calibration_error,
            at_terminal=False),
@@ -127,9 +137,11 @@ METRICS: tuple[Metric, ...] = (
 def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_PX) -> dict[str, float]:
     """The metrics of a data set: those of the table that an evaluation computes, and families of metrics.
 
-    PSNR (dB) and SSIM are means over images, of density maps at the network's resolution; `target/bias` is the mean of
-    predicted minus true count. `target/calibration_error` and `target/ause` tell how well the uncertainty of the count
-    predicts its error, see `ops.calibration`.
+    PSNR (dB) and SSIM are means over images. `target/psnr_full` and `target/ssim_full` are of density maps at every
+    pixel of the image as the network sees it, in units of the truth's maximum: these are for the papers' columns.
+    `target/psnr` and `target/ssim` are of the network's cells, PSNR after dividing each map by its own maximum, as in
+    older runs. `target/bias` is the mean of predicted minus true count. `target/calibration_error` and `target/ause`
+    tell how well the uncertainty of the count predicts its error, see `ops.calibration`.
 
     Families: `target/precision_8px`, `recall` and `f1` match each head point to one true head within 8 px, one of
     `radii_px`. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
@@ -176,6 +188,7 @@ def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:
     rows = [
         {"image": result.key, "true_count": result.true_count, "count": round(result.count, 2),
          "error": round(result.count - result.true_count, 2), "uncertainty": round(result.uncertainty, 3),
+         "psnr_full_db": round(result.psnr_full_db, 2), "ssim_full": round(result.ssim_full, 4),
          "psnr_db": round(result.psnr_db, 2), "ssim": round(result.ssim, 4)}
         for result in results
     ]

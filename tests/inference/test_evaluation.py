@@ -18,6 +18,7 @@ from crowddist.errors import InputError
 from crowddist.inference.evaluation import _compare, _region, evaluate_data, evaluate_unit
 from crowddist.inference.metrics import ImageResult, image_rows, summarise
 from crowddist.inference.predictor import ImagePrediction, Predictor
+from crowddist.ops.ssim import ssim
 
 
 def result(
@@ -31,6 +32,8 @@ def result(
         uncertainty=others.get("uncertainty", 0.5),
         psnr_db=others.get("psnr_db", 20.0),
         ssim=others.get("ssim", 0.5),
+        psnr_full_db=others.get("psnr_full_db", 24.0),
+        ssim_full=others.get("ssim_full", 0.75),
         points=np.array(points or [], np.float32).reshape(-1, 3),
         truth=np.array(truth or [], np.float32).reshape(-1, 2),
         scene=scene,
@@ -40,8 +43,9 @@ def result(
 def test_metrics_by_hand() -> None:
     results = [
         # The head found lies 5 px from the true one (3, 4, 5); its nearest truth is the only one.
-        result(true=8, count=10, points=[[13, 14, 0.9]], truth=[[10, 10]], psnr_db=20, ssim=0.4),
-        result(true=7, count=3, truth=[[50, 60]], psnr_db=26, ssim=0.8),
+        result(true=8, count=10, points=[[13, 14, 0.9]], truth=[[10, 10]], psnr_db=20, ssim=0.4,
+               psnr_full_db=21, ssim_full=0.5),
+        result(true=7, count=3, truth=[[50, 60]], psnr_db=26, ssim=0.8, psnr_full_db=28, ssim_full=0.8),
     ]
     metrics = summarise(results)
     assert metrics["target/mae"] == pytest.approx((2 + 4) / 2)
@@ -49,6 +53,7 @@ def test_metrics_by_hand() -> None:
     assert metrics["target/bias"] == pytest.approx((2 - 4) / 2)
     assert metrics["target/mean_count"] == pytest.approx(6.5)
     assert metrics["target/psnr"] == pytest.approx(23) and metrics["target/ssim"] == pytest.approx(0.6)
+    assert metrics["target/psnr_full"] == pytest.approx(24.5) and metrics["target/ssim_full"] == pytest.approx(0.65)
     # One of two heads is found with precision 1: half the area, at each of the 96 distances from 5 to 100 px.
     assert metrics["target/map"] == pytest.approx(0.5 * 96 / 100)
     assert metrics["target/num_images"] == 2 and all(type(value) is float for value in metrics.values())
@@ -91,8 +96,8 @@ def test_the_largest_error_comes_first() -> None:
     rows = image_rows([result("a", true=5, count=5.004), result("b", true=9, count=2.5, uncertainty=1.23456),
                        result("c", true=1, count=3)])
     assert [row["image"] for row in rows] == ["b", "c", "a"] and [row["error"] for row in rows] == [-6.5, 2, 0]
-    assert rows[0] == {"image": "b", "true_count": 9, "count": 2.5, "error": -6.5, "uncertainty": 1.235, "psnr_db": 20,
-                       "ssim": 0.5}
+    assert rows[0] == {"image": "b", "true_count": 9, "count": 2.5, "error": -6.5, "uncertainty": 1.235,
+                       "psnr_full_db": 24, "ssim_full": 0.75, "psnr_db": 20, "ssim": 0.5}
 
 
 def test_every_image_counts_once(tmp_path: Path, make_images: Callable[..., str], tiny_checkpoint: str) -> None:
@@ -171,6 +176,43 @@ def test_a_perfect_prediction_is_seen_as_one() -> None:
     assert compare(2 * truth).psnr_db > 60 and compare(2 * truth).ssim < 0.95
 
 
+def naive_pixels(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cells of 8 px as hats between their centres, each made to hold the cell's persons inside the image."""
+    pixels = np.zeros(size)
+    for i, j in np.ndindex(*cells.shape):
+        hats = []
+        for place, count, length in ((i, cells.shape[0], size[0]), (j, cells.shape[1], size[1])):
+            at = np.clip((np.arange(length) + 0.5) / 8 - 0.5, 0, count - 1)
+            hats.append(np.clip(1 - np.abs(at - place), 0, None))
+        hat = np.outer(*hats)
+        pixels += cells[i, j] * hat / hat.sum()
+    return pixels
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_maps_are_compared_at_full_resolution_in_units_of_the_truth(factor: float) -> None:
+    """PSNR by its definition, SSIM by the function for images, against Gaussians of 8 px at the pixels of the image
+    as it was seen.
+    """
+    cells = factor * naive_density((POINTS - 7.5) / 16, (9, 13), 1.0)
+    truth = naive_density((POINTS + 0.5) / 2 - 0.5, (69, 100), 8.0)
+    pixels, peak = naive_pixels(cells, (69, 100)), truth.max()
+    found = compare(cells)
+    assert pixels.sum() == pytest.approx(5 * factor)
+    assert found.psnr_full_db == pytest.approx(10 * math.log10(peak**2 / np.square(pixels - truth).mean()), abs=0.01)
+    assert found.ssim_full == pytest.approx(ssim(pixels / peak, truth / peak, peak=1.0), abs=1e-3)
+    # Cells of 8 px blur a sigma of 8 px a little; three times the truth is as wrong as the truth is large, twice over.
+    assert found.psnr_full_db > 28 if factor == 1 else found.psnr_full_db < 20
+    assert found.psnr_db > 60
+
+
+def test_where_nobody_is_the_full_resolution_is_in_units_of_one_head() -> None:
+    found = compare(np.full((9, 13), 0.01), np.zeros((0, 2), np.float32))
+    errors = naive_pixels(np.full((9, 13), 0.01), (69, 100)) * 2 * math.pi * 8.0**2
+    assert found.psnr_full_db == pytest.approx(-10 * math.log10(np.square(errors).mean()), abs=0.01)
+    assert compare(np.zeros((9, 13)), np.zeros((0, 2), np.float32)).psnr_full_db == 100
+
+
 def test_people_at_the_border_are_part_of_the_truth() -> None:
     """In the corner cells, and in the strip whose cell ends outside the image, a person is still one person."""
     corners = np.array([[0, 0], [199, 0], [0, 137], [199, 137]], np.float32)
@@ -212,6 +254,9 @@ def test_maps_are_compared_inside_the_region() -> None:
     outside[:, 8:] = 3 * np.random.default_rng(0).random((9, 5))
     whole, inside = compare(outside), compare(outside, roi=ROI)
     assert whole.psnr_db < 30 and inside.psnr_db > 60 and whole.ssim < 0.9 and inside.ssim > 0.9999
+    same = compare(truth, roi=ROI)
+    assert whole.psnr_full_db < 0 and inside.psnr_full_db == same.psnr_full_db > 20
+    assert whole.ssim_full < 0.9 and inside.ssim_full == same.ssim_full > 0.8
     assert (inside.true_count == 0
             and inside.count == pytest.approx(compare(truth, roi=ROI).count)), "all five lie outside"
     assert compare(np.roll(truth, 1, axis=1), roi=ROI).psnr_db < 30

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, count_errors_by_range, psnr
+from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, count_errors_by_range, pixel_density, psnr
 
 
 def test_count_errors_by_hand():
@@ -90,6 +90,55 @@ def test_psnr_of_equal_and_empty_maps():
     assert psnr(empty, empty) == LARGEST_PSNR_DB
     assert psnr(some, empty) == pytest.approx(10 * math.log10(4))
     assert psnr(empty, some) == pytest.approx(10 * math.log10(4))
+
+
+def test_psnr_by_the_truths_peak_counts_the_scale():
+    truth = np.array([[4.0, 2.0], [0, 0]])
+    # Three times the truth: off by 8 and 4, so the mean squared error is 20 where the peak's square is 16.
+    assert psnr(3 * truth, truth, peak=4.0) == pytest.approx(10 * math.log10(16 / 20))
+    assert psnr(3 * truth, truth) == LARGEST_PSNR_DB
+    generator = np.random.default_rng(0)
+    a, b = generator.random((2, 20, 30)).astype(np.float32)
+    assert psnr(torch.tensor(a), torch.tensor(b), peak=0.7) == pytest.approx(
+        20 * math.log10(0.7 / math.sqrt(sum((float(p) - float(t)) ** 2
+                                            for p, t in zip(a.ravel(), b.ravel(), strict=True)) / 600)))
+    with pytest.raises(ValueError, match="peak must be positive"):
+        psnr(truth, truth, peak=0.0)
+
+
+def test_pixels_of_cells_by_hand():
+    """Between the centres of two cells of 2 px, at 0.5 and 2.5 px, lie a quarter and three quarters of the way."""
+    pixels = pixel_density(np.array([[4.0, 0.0]]), (2, 4), 2)
+    np.testing.assert_allclose(pixels, [[1.0, 0.75, 0.25, 0.0]] * 2)
+    # Without the last column, which lies beyond the image, the four persons are spread over the rest.
+    np.testing.assert_allclose(pixel_density(np.array([[4.0, 0.0]]), (2, 3), 2), [[1.0, 0.75, 0.25]] * 2)
+    np.testing.assert_allclose(pixel_density(np.array([[0.0, 4.0]]), (2, 3), 2), np.array([[0, 0.5, 1.5]] * 2),
+                               rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (37, 50)])
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_pixels_of_cells_equal_the_loop_and_keep_the_sum(size, stride):
+    """Every cell's persons are spread over the pixels that it weighs in, by its weight."""
+    cells = tuple(-(-side // stride) for side in size)
+    density = np.random.default_rng(0).random(cells).astype(np.float32)
+    weights = [np.zeros((side, count)) for side, count in zip(size, cells, strict=True)]
+    for weight in weights:
+        for pixel, row in enumerate(weight):
+            place = (pixel + 0.5) / stride - 0.5
+            for cell in (math.floor(place), math.floor(place) + 1):
+                row[min(max(cell, 0), len(row) - 1)] += 1 - abs(place - cell)
+    if size == (40, 56):
+        assert all((weight.sum(0) == stride).all() for weight in weights), "the cells tile the image"
+    down, across = (weight / weight.sum(0) for weight in weights)
+    pixels = pixel_density(density, size, stride)
+    assert pixels.dtype == np.float32 and pixels.sum() == pytest.approx(density.sum(), rel=1e-5)
+    np.testing.assert_allclose(pixels, down @ density @ across.T, rtol=1e-4, atol=1e-7)
+
+
+def test_pixels_of_cells_of_another_image_are_refused():
+    with pytest.raises(ValueError, match="has no"):
+        pixel_density(np.ones((3, 4)), (24, 33), 8)
 
 
 @pytest.mark.parametrize("a, b", [
