@@ -52,6 +52,9 @@ class Sample:
     """(N,) float32 head sizes in px, from `boxes` or estimated from the points; None unless a stream asks for them."""
     mask: np.ndarray | None = None
     """(H, W) uint8, 1 = person; None if the set has no masks."""
+    region: np.ndarray | None = None
+    """(H, W) bool, the pixels in which people are annotated, if that is a part of the image and a stream asks for it;
+    None: the whole image."""
     labels: Labels | None = None
     """Pseudo-labels of the image, if there are any."""
     scene: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +70,8 @@ class Batch:
     density: Tensor | None = None
     """(N, 1, H/stride, W/stride) float32 persons per cell, from points or pseudo-labels; None if unlabelled."""
     keep: Tensor | None = None
-    """(N, 1, H/stride, W/stride) float32, 1 in cells to train on; None: all cells."""
+    """(N, 1, H/stride, W/stride) float32, 1 in cells to train on: certain ones of pseudo-labels, or those in the region
+    of interest of labelled images; None: all cells."""
     mask: Tensor | None = None
     """(N, 1, H, W) float32, 1 = person; None if the set has no masks."""
     heads: list[Tensor] | None = None

@@ -18,6 +18,7 @@ from crowddist.data.config import StreamConfig
 from crowddist.data.mixing import mixed_position
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.prefetch import Prefetcher
+from crowddist.data.regions import counts_whole, find_region
 from crowddist.data.sample import Batch, Sample
 from crowddist.data.scenes import SceneRule, kept_samples
 from crowddist.data.shards import ShardReader, decode, decode_labels
@@ -104,6 +105,10 @@ class CropDataset(torch.utils.data.Dataset):
             raise InputError(f"sample {key} of {self.images.url} {problem}")
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
             sample = replace(sample, sizes=known_sizes(sample))
+        if sample.points is not None and self.labels is None and not counts_whole(self.images.manifest):
+            region = find_region(sample)
+            if region is not None and not region.pixels.all():
+                sample = replace(sample, region=region.pixels)
         return _shrink(sample, longest_px)
 
     def _problem(self, sample: Sample) -> str:
@@ -144,6 +149,9 @@ class CropDataset(torch.utils.data.Dataset):
         elif sample.points is not None:
             heads = sample.points if sample.sizes is None else np.column_stack([sample.points, sample.sizes])
             crop["density"] = cell_density(transforms.crop_points(heads, window, size), cells, self.config, self.stride)
+        if sample.region is not None:  # nobody outside it is annotated
+            covered = transforms.covered_area(sample.region, window, cells)
+            crop["keep"] = (covered >= 0.5 * (window[2] / cells[0]) * (window[3] / cells[1])).astype(np.float32)
         if self.with_heads and (sample.labels is not None or sample.points is not None):
             crop["heads"] = transforms.crop_points(heads, window, size)
             if sample.labels is not None:
@@ -254,7 +262,7 @@ def pixels_only(members: dict[str, bytes]) -> dict[str, bytes]:
 def _num_bytes(sample: Sample) -> int:
     """Memory of a sample's pixels and maps; the rest is small."""
     labels = sample.labels
-    maps = [sample.image, sample.mask, *([labels.density, labels.keep] if labels is not None else [])]
+    maps = [sample.image, sample.mask, sample.region, *([labels.density, labels.keep] if labels is not None else [])]
     return sum(part.nbytes for part in maps if part is not None)
 
 
@@ -285,12 +293,16 @@ def _shrink(sample: Sample, longest_px: float) -> Sample:
         boxes=None if sample.boxes is None else transforms.resize_boxes(sample.boxes, scale_x, scale_y),
         sizes=None if sample.sizes is None else sample.sizes * scale,
         points=None if sample.points is None else transforms.resize_points(sample.points, scale_x, scale_y),
-        mask=None if sample.mask is None else cv2.resize(sample.mask, size[::-1], interpolation=cv2.INTER_NEAREST),
+        **{name: cv2.resize(part.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).view(part.dtype)
+           for name in ("mask", "region") if (part := getattr(sample, name)) is not None},
     )
 
 
 def collate(crops: list[dict]) -> Batch:
     """Crops of one size to a Batch. Raises InputError if only some of them are labelled."""
+    regions = [crop["keep"] for crop in crops if "keep" in crop]
+    if regions:  # beside images with regions of interest, others train as a whole
+        crops = [{"keep": np.ones_like(regions[0]), **crop} for crop in crops]
 
     def stack(name: str) -> Tensor | None:
         held = [crop[name] for crop in crops if name in crop]

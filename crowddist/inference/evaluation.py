@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.config import StreamConfig
+from crowddist.data.regions import Region, counts_whole, find_region
 from crowddist.data.sample import Part, Sample, Seen
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import cell_density, known_sizes
@@ -22,20 +23,6 @@ from crowddist.ops.metrics import pixel_density, psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
 from crowddist.ops.scales import LONE_SIZE_PX
 from crowddist.ops.ssim import ssim
-
-WHOLE_IMAGES = "gcc"
-"""The converter whose images are counted whole: its regions say where people were placed, but they reach beyond (Wang
-et al., CVPR 2019)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Region:
-    """An image's region of interest."""
-
-    polygon: np.ndarray
-    """K x 2: x, y of its vertices, px of the image."""
-    pixels: np.ndarray
-    """(H, W) bool."""
 
 
 def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
@@ -50,7 +37,7 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) 
             if sample.points is None:
                 raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled "
                                  "data set")
-            region = None if _counts_whole(data) else _region(sample)
+            region = None if counts_whole(data.manifest) else find_region(sample)
             results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride, region))
     return results
 
@@ -61,7 +48,7 @@ def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
 
 
 def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
-             region: _Region | None) -> ImageResult:
+             region: Region | None) -> ImageResult:
     assert sample.points is not None  # checked by the caller
     points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
     scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
@@ -91,7 +78,7 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
 
 
 def _compare_pixels(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
-                    region: _Region | None) -> tuple[float, float]:
+                    region: Region | None) -> tuple[float, float]:
     """PSNR in dB and SSIM of the densities at the pixels that the network saw, in units of the truth's maximum."""
     size = prediction.size
     density = pixel_density(prediction.density, size, stride)
@@ -123,7 +110,7 @@ def read_truth(data: ShardReader, key: str, seen: Seen, config: StreamConfig, st
     sample = decode(*data.read(data.index_of(key)))
     if sample.points is None:
         raise InputError(f"sample {key} of {data.url} has no points; give a labelled data set")
-    if sample.scene.get("roi") and not _counts_whole(data):
+    if sample.scene.get("roi") and not counts_whole(data.manifest):
         raise InputError(f"sample {key} of {data.url} has a region of interest, which a search cannot judge by; give "
                          "images that count whole")
     return Truth(points=sample.points, density=_true_density(sample, seen.size, seen.density.shape, config, stride))
@@ -140,27 +127,7 @@ def _true_density(sample: Sample, size: tuple[int, int], cells: tuple[int, ...],
     return cell_density(heads, (cells[0], cells[1]), config, stride)
 
 
-def _counts_whole(data: ShardReader) -> bool:
-    """True where a data set's images count whole, whatever their regions."""
-    return data.manifest.converter.partition(" ")[0] == WHOLE_IMAGES
-
-
-def _region(sample: Sample) -> _Region | None:
-    polygon = sample.scene.get("roi")
-    if not polygon:
-        return None
-    try:
-        pixels = polygon_pixels(polygon, sample.image.shape[:2])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"sample {sample.key}: no region of interest: {' '.join(str(error).split())}; convert the "
-                         "data set again") from None
-    if not pixels.any():
-        raise InputError(f"sample {sample.key}: its region of interest {polygon} lies outside the image; convert the "
-                         "data set again")
-    return _Region(polygon=np.asarray(polygon, np.float64), pixels=pixels)
-
-
-def _part_inside(part: Part, region: _Region, shares: np.ndarray) -> Part | None:
+def _part_inside(part: Part, region: Region, shares: np.ndarray) -> Part | None:
     """A part's count and points in the region; None for a part that has neither points nor density."""
     if part.points is not None:
         points = part.points[points_inside(part.points, region.polygon)]

@@ -65,6 +65,7 @@ def publish_translation(url: str, images: ShardReader, records: list[dict[str, A
     source = images.manifest
     publish_manifest(url, Manifest(
         name=f"{source.name}-translated", split=source.split, kind="images", labelled=source.labelled, shards=shards,
-        statistics={**source.statistics, **metrics, "translated_from": source.digest}, converter="translation"
+        statistics={**source.statistics, **metrics, "translated_from": source.digest},
+        converter=source.converter,  # training asks it whether images count whole
     ))
     return metrics

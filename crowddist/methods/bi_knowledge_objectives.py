@@ -44,14 +44,16 @@ class RegressionObjective(nn.Module):
 
     def _loss(self, batch: Batch) -> Tensor:
         assert batch.density is not None  # by the stage's plan
-        predicted = self.regressor(batch.images).float()
+        predicted, density = self.regressor(batch.images).float(), batch.density
+        if batch.keep is not None:  # outside the region of interest both are empty, so they agree
+            predicted, density = predicted * batch.keep, density * batch.keep
         loss = predicted.new_zeros(())
         if self.settings.structure_weight:
             peak = self.regressor.output_stride**2 / (2 * math.pi * self.settings.sigma_px**2)
-            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, batch.density, empty_peak=peak)
+            loss = loss + self.settings.structure_weight * dms_ssim_loss(predicted, density, empty_peak=peak)
         if self.settings.count_weight:
             factor = COUNT_CELL_PX // self.regressor.output_stride
-            counts, target = (functional.avg_pool2d(maps, factor) * factor**2 for maps in (predicted, batch.density))
+            counts, target = (functional.avg_pool2d(maps, factor) * factor**2 for maps in (predicted, density))
             error = count_map_loss(counts, target, block_weight=self.train_config.block_weight,
                                    cell_error=self.train_config.cell_error)
             loss = loss + self.settings.count_weight * error

@@ -12,10 +12,11 @@ import pytest
 
 from crowddist import storage
 from crowddist.data.config import StreamConfig
+from crowddist.data.regions import find_region
 from crowddist.data.sample import Part, Sample
 from crowddist.data.shards import ShardReader, ShardWriter, decode
 from crowddist.errors import InputError
-from crowddist.inference.evaluation import _compare, _region, evaluate_data, evaluate_unit
+from crowddist.inference.evaluation import _compare, evaluate_data, evaluate_unit
 from crowddist.inference.metrics import ImageResult, image_rows, summarise
 from crowddist.inference.predictor import ImagePrediction, Predictor
 from crowddist.ops.ssim import ssim
@@ -161,7 +162,7 @@ def compare(density: np.ndarray, points: np.ndarray = POINTS, roi: list | None =
         parts=others.get("parts", {}),
         size=(69, 100),
     )
-    return _compare(sample, prediction, StreamConfig(sigma_px=8.0), 8, _region(sample))
+    return _compare(sample, prediction, StreamConfig(sigma_px=8.0), 8, find_region(sample))
 
 
 def test_a_perfect_prediction_is_seen_as_one() -> None:
@@ -248,7 +249,7 @@ def test_inside_a_region_by_hand() -> None:
     assert all(part.density is None for part in found.parts.values())
 
 
-def test_maps_are_compared_inside_the_region() -> None:
+def test_maps_are_compared_inside_thefind_region() -> None:
     truth = naive_density((POINTS - 7.5) / 16, (9, 13), 1.0)
     outside = truth.copy()
     outside[:, 8:] = 3 * np.random.default_rng(0).random((9, 5))
@@ -284,7 +285,7 @@ def test_a_region_of_the_whole_frame_changes_nothing() -> None:
 )
 def test_a_region_that_is_none_is_one_line(roi: object, message: str) -> None:
     with pytest.raises(InputError, match=f"sample a: .*{message}.*; convert the data set again") as caught:
-        _region(Sample(key="a", image=np.zeros((138, 200, 3), np.uint8), scene={"roi": roi}))
+        find_region(Sample(key="a", image=np.zeros((138, 200, 3), np.uint8), scene={"roi": roi}))
     assert "\n" not in str(caught.value)
 
 

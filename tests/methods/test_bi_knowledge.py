@@ -284,6 +284,52 @@ def test_the_regressors_loss_by_the_formula(tiny_config: RunConfig) -> None:
     assert published({"target": source})["loss"].item() == pytest.approx(structure.item(), rel=1e-5)
 
 
+def test_the_regressor_learns_nothing_outside_a_region_of_interest(tiny_config: RunConfig) -> None:
+    """The right half lies outside: nobody is annotated there, so neither the density nor what the regressor sees there
+    may cost anything.
+    """
+    method, source = make(tiny_config, structure_weight=0.3, count_weight=0.7), batch(2)
+    assert source.density is not None
+    left = torch.ones_like(source.density)
+    left[..., 16:] = 0
+    objective = RegressionObjective(method.regressor, method.settings, tiny_config.train).eval()
+
+    def loss(density: torch.Tensor) -> torch.Tensor:
+        return objective({"source": replace(source, density=density, keep=left)})["loss"]
+
+    predicted = method.regressor(source.images)
+    peak = 4 / (2 * np.pi * 4.0**2)
+    cells = [torch.nn.functional.avg_pool2d(part * left, 4) * 16 for part in (predicted, source.density)]
+    expected = (0.3 * dms_ssim_loss(predicted * left, source.density * left, empty_peak=peak)
+                + 0.7 * count_map_loss(cells[0], cells[1]))
+    assert loss(source.density).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.equal(loss(source.density), loss(source.density + 3 * (1 - left)))
+    everywhere = objective({"source": replace(source, keep=torch.ones_like(left))})["loss"]
+    assert torch.equal(everywhere, objective({"source": source})["loss"]) and everywhere != loss(source.density)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_for_the_detector_people_outside_a_region_are_no_background(tiny_config: RunConfig, stride: int) -> None:
+    """By the formula, cell by cell of 4 px: what it sees in the right half costs nothing unless a head is annotated."""
+    objective, source = DetectionObjective(make(tiny_config).detector).eval(), batch(stride)
+    torch.nn.init.zeros_(objective.detector.centre.bias)  # it sees heads everywhere, not at 1 % of all places
+    left = torch.ones(2, 1, 64 // stride, 64 // stride)
+    left[..., 32 // stride :] = 0
+    inside, usual = (objective({"source": replace(source, keep=keep)}) for keep in (left, None))
+    maps = objective.detector(source.images)
+    targets = detection_targets(source.heads, (16, 16), 4)
+    costs = -torch.nn.functional.logsigmoid(-maps.logits) * maps.logits.sigmoid() ** 2
+    invented = (1 - targets.centres) * (1 - targets.closeness) ** 4 * costs
+    outside = invented[..., 8:].sum() / targets.centres.sum()
+    assert outside > 0
+    assert usual["centre_loss"].item() - inside["centre_loss"].item() == pytest.approx(outside.item(), rel=1e-4)
+    assert usual["size_loss"] == inside["size_loss"] and usual["offset_loss"] == inside["offset_loss"]
+    # Pseudo-labels tell themselves what is doubtful; their certain cells are for the density.
+    labelled = [objective({"target": replace(source, doubtful=[torch.zeros(0, 3)] * 2, keep=keep)})["loss"]
+                for keep in (left, None)]
+    assert torch.equal(*labelled)
+
+
 def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
     losses = DetectionObjective(make(tiny_config).detector).eval()({"source": batch(2)})
     expected = 0.01 * losses["centre_loss"] + losses["size_loss"] + 0.1 * losses["offset_loss"]

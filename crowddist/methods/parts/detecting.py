@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from crowddist.data.stream import cell_places, kernel_px
 from crowddist.losses import detection
@@ -49,7 +50,11 @@ class DetectionObjective(nn.Module):
         maps = self.detector(batch.images)
         cells, stride = (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride
         targets = detection.detection_targets(batch.heads, cells, stride)
-        doubtful = None if batch.doubtful is None else detection.reach(batch.doubtful, cells, stride)
+        doubtful = None
+        if batch.doubtful is not None:
+            doubtful = detection.reach(batch.doubtful, cells, stride)
+        elif batch.keep is not None:  # outside the region of interest of labelled images nobody is annotated
+            doubtful = functional.interpolate(batch.keep, cells, mode="area") < 0.5
         num_heads = mean_over_workers(targets.centres.sum(), least=1.0)
         return {
             "centre_loss": detection.centre_loss(maps.logits.float(), targets, num_heads, doubtful=doubtful),
