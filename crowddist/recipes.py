@@ -187,7 +187,8 @@ def _published(recipe: str, source: str, target: str, evaluation: str, *, image_
     are fixed in sparse scenes, 0.3 of the mean distance to the neighbours in dense ones).
     """
     printed: dict[str, Any] = {
-        "nms_share": 0.7, "union_share": 0.7,
+        "nms_share": 0.7, "union_share": 0.7, "boxes_crop_size": 704, "update_sizes": True, "detector_average": 0.999,
+        "regressor_noise": 0.03,
         "sigma_of_size": 0.6, "regressor_steps": 100000, "boxes_steps": 100000, "detector_steps": 30000,
         "localiser_steps": 30000, "regressor_rate": 1e-5, "detector_rate": 1e-4, "localiser_rate": 1e-5,
         "structure_weight": 1.0, "localiser_loss": "focal_mse_dms_ssim", "localiser_blur_px": 0.0, "merge_px": 10,

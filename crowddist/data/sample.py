@@ -76,6 +76,8 @@ class Batch:
     """(N, 1, H, W) float32, 1 = person; None if the set has no masks."""
     heads: list[Tensor] | None = None
     """For each image (M, 3) float32 x, y, size in px, from boxes, points or pseudo-labels; None unless asked for."""
+    boxed: Tensor | None = None
+    """(N,) bool, True for images whose heads' sizes come from boxes; None: no image's."""
     doubtful: list[Tensor] | None = None
     """For each image (U, 3) float32 likewise, of the pseudo-labels' ambiguous detections; None if not labelled so."""
     draws: Tensor

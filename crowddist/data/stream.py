@@ -154,6 +154,7 @@ class CropDataset(torch.utils.data.Dataset):
             crop["keep"] = (covered >= 0.5 * (window[2] / cells[0]) * (window[3] / cells[1])).astype(np.float32)
         if self.with_heads and (sample.labels is not None or sample.points is not None):
             crop["heads"] = transforms.crop_points(heads, window, size)
+            crop["boxed"] = sample.labels is None and sample.boxes is not None
             if sample.labels is not None:
                 crop["doubtful"] = transforms.crop_points(sample.labels.doubtful[:, :3], window, size)
         if sample.mask is not None:
@@ -320,6 +321,7 @@ def collate(crops: list[dict]) -> Batch:
     images = np.ascontiguousarray(np.stack([crop["image"] for crop in crops]).transpose(0, 3, 1, 2))
     return Batch(images=torch.from_numpy(images).float() / 255, density=stack("density"), keep=stack("keep"),
                  mask=stack("mask"), heads=each("heads"), doubtful=each("doubtful"),
+                 boxed=torch.tensor([crop["boxed"] for crop in crops]) if "boxed" in crops[0] else None,
                  draws=torch.tensor([crop["draw"] for crop in crops], dtype=torch.int64),
                  keys=[crop["key"] for crop in crops])
 

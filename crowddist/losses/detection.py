@@ -56,9 +56,7 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
     empty = torch.zeros(1, *cells, device=device)
     if not len(heads):
         return empty, empty.clone(), empty.clone(), empty.clone(), empty.repeat(2, 1, 1)
-    # Pixel j has its centre at j, and cell i covers the pixels from i * stride - 0.5 on.
-    x, y = ((heads[:, axis].float() + 0.5) / stride for axis in (0, 1))
-    column, row = x.long().clamp(0, cells[1] - 1), y.long().clamp(0, cells[0] - 1)
+    y, x, row, column = _centres(heads, cells, stride)
     size_px = heads[:, 2].float().clamp(min=SMALLEST_SIZE_PX)
     size = size_px / stride
     down = torch.arange(cells[0], device=device) - row[:, None]
@@ -77,6 +75,37 @@ def _targets_of_one(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple
     offset = torch.zeros(2, *cells, device=device)
     offset[0, row, column], offset[1, row, column] = y - row - 0.5, x - column - 0.5
     return centres[None], torch.maximum(closeness, centres)[None], log_size[None], near[None], offset
+
+
+def updated_heads(heads: Tensor, log_size: Tensor, confidence: Tensor, stride: int, least_confidence: float) -> Tensor:
+    """Heads whose sizes are estimates, with the detector's own sizes where it is confident of smaller ones.
+
+    Source: Liu et al., CVPR 2019 (PSDDN): a box begins as the distance to the nearest neighbour, an upper bound, and is
+    replaced in training by the most confident prediction that is smaller. Ours: of the centre's cell alone, as a CSP
+    detector predicts one size a cell, and without the loss that holds the sizes of a row together.
+
+    Args:
+        heads: (M, 3) x, y and estimated size, px; M may be 0
+        log_size: (h, w), natural logarithm of the predicted size in px
+        confidence: (h, w), 0 to 1
+        stride: side of a cell, px
+        least_confidence: of a prediction that counts, 0 to 1
+
+    Returns:
+        (M, 3), without gradient; sizes are at least `SMALLEST_SIZE_PX` where they are the detector's.
+    """
+    row, column = _centres(heads, (log_size.shape[0], log_size.shape[1]), stride)[2:]
+    own = log_size.detach()[row, column].exp().clamp(min=SMALLEST_SIZE_PX)
+    known = heads[:, 2].float()
+    sure = confidence.detach()[row, column] >= least_confidence
+    return torch.cat([heads[:, :2], torch.where(sure, torch.minimum(known, own), known)[:, None]], dim=1)
+
+
+def _centres(heads: Tensor, cells: tuple[int, int], stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y and x of heads in cells, and the row and the column that they lie in."""
+    # Pixel j has its centre at j, and cell i covers the pixels from i * stride - 0.5 on.
+    x, y = ((heads[:, axis].float() + 0.5) / stride for axis in (0, 1))
+    return y, x, y.long().clamp(0, cells[0] - 1), x.long().clamp(0, cells[1] - 1)
 
 
 def reach(heads: Sequence[Tensor], cells: tuple[int, int], stride: int) -> Tensor:

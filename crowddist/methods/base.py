@@ -72,6 +72,8 @@ class Stage:
     """Child of `Method.networks` whose weights the stage changes; "": all."""
     fresh: bool = False
     """Start from new networks, not from those of the stage before."""
+    average_decay: float = 0.0
+    """Share that a step keeps of the moving average of the weights, in this stage; 0: `engine.average_decay`."""
 
     @property
     def round_name(self) -> str:

@@ -102,16 +102,18 @@ class BiKnowledge(TrainingMethod):
         settings, size = self.settings, self.config.train.batch_size
         density = Stream(data="source", batch_size=size, stride=self.output_stride)
         heads = replace(density, heads=True)
+        boxes = replace(heads, data="boxes", crop_size=settings.boxes_crop_size)
+        averages = {"detector": settings.detector_average}
         source = [
             ("regressor", "regressor", settings.regressor_steps, {"source": density}),
-            ("detector-boxes", "detector", settings.boxes_steps, {"boxes": replace(heads, data="boxes")}),
+            ("detector-boxes", "detector", settings.boxes_steps, {"boxes": boxes}),
             ("detector", "detector", settings.detector_steps, {"source": heads}),
             ("localiser", "localiser", settings.localiser_steps,
              {"source": replace(heads, share=settings.localiser_share)}),
         ]
         stages = [
             Stage(name=f"source/{name}", trains=network, steps=steps, streams=streams, title="no adaptation",
-                  num_round=0)
+                  num_round=0, average_decay=averages.get(network, 0.0))
             for name, network, steps, streams in source if steps
         ]
         for cycle in range(1, settings.cycles + 1):
@@ -121,7 +123,8 @@ class BiKnowledge(TrainingMethod):
                 if settings.source_batch_size:
                     streams["source"] = replace(crops, batch_size=settings.source_batch_size)
                 stages.append(Stage(name=f"cycle-{cycle}/{network}", trains=network, steps=settings.cycle_steps,
-                                    streams=streams, title=f"cycle {cycle}", num_round=cycle))
+                                    streams=streams, title=f"cycle {cycle}", num_round=cycle,
+                                    average_decay=averages.get(network, 0.0)))
         return tuple(stages)
 
     def objective(self, stage: Stage) -> nn.Module:
@@ -130,7 +133,7 @@ class BiKnowledge(TrainingMethod):
             case "regressor":
                 return RegressionObjective(self.regressor, settings, self.config.train)
             case "detector":
-                return DetectionObjective(self.detector)
+                return DetectionObjective(self.detector, settings)
         return LocalisationObjective(self.localiser, settings.localiser_loss, self.output_stride,
                                      settings.localiser_blur_px)
 

@@ -44,7 +44,7 @@ class RegressionObjective(nn.Module):
 
     def _loss(self, batch: Batch) -> Tensor:
         assert batch.density is not None  # by the stage's plan
-        predicted, density = self.regressor(batch.images).float(), batch.density
+        predicted, density = self.regressor(self._shown(batch)).float(), batch.density
         if batch.keep is not None:  # outside the region of interest both are empty, so they agree
             predicted, density = predicted * batch.keep, density * batch.keep
         loss = predicted.new_zeros(())
@@ -58,6 +58,18 @@ class RegressionObjective(nn.Module):
                                    cell_error=self.train_config.cell_error)
             loss = loss + self.settings.count_weight * error
         return loss
+
+    def _shown(self, batch: Batch) -> Tensor:
+        """The images, in training with uniform noise in units of the encoder's normalised input.
+
+        Source: DSSINet's released code (C). Drawn by sample: the same on any number of workers.
+        """
+        if not (self.training and self.settings.regressor_noise):
+            return batch.images
+        noise = [torch.rand(batch.images.shape[1:], generator=torch.Generator().manual_seed(draw)) * 2 - 1
+                 for draw in batch.draws.tolist()]
+        std = self.regressor.encoder.normalise.std
+        return batch.images + self.settings.regressor_noise * std * torch.stack(noise).to(batch.images.device)
 
 
 class LocalisationObjective(nn.Module):

@@ -77,7 +77,7 @@ class Combined(SemanticMethod):
         if stage.name == "alignment":
             return AlignmentObjective(self.counter, self.semantics, self.config)
         if stage.name.endswith("/detector"):
-            return DetectionObjective(self.detector)
+            return DetectionObjective(self.detector, self.config.bi_knowledge)
         return super().objective(stage)
 
     def trained(self, stage: Stage) -> dict[str, Trained]:

@@ -114,7 +114,8 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     method.start(stage, runtime)
     state = checkpoint.load_latest(folder)
     first_step, seconds_before = 0, 0.0
-    average = WeightAverage(method.networks(), engine.average_decay) if engine.average_decay else None
+    decay = stage.average_decay or engine.average_decay
+    average = WeightAverage(method.networks(), decay) if decay else None
     if state is not None:
         networks = state["method"]["networks"]
         method.load_state_dict({**state["method"], "networks": state["method"].get("unaveraged", networks)})

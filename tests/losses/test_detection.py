@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.losses.detection import DetectionTargets, centre_loss, detection_targets, offset_loss, reach, size_loss
+from crowddist.losses.detection import (
+    DetectionTargets,
+    centre_loss,
+    detection_targets,
+    offset_loss,
+    reach,
+    size_loss,
+    updated_heads,
+)
 
 STRIDE = 4
 
@@ -191,6 +199,36 @@ def test_heads_reach_as_far_as_they_change_targets():
         rows, columns = torch.nonzero(one[0], as_tuple=True)
         assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10 - half, 10 + half, 10 - half, 10 + half)
         assert one.sum() == (2 * half + 1) ** 2
+
+
+def test_sizes_are_updated_by_hand():
+    """Four heads of 40 px by their distances: the detector is sure of 12 px at the first, of 60 px at the second, not
+    sure of 12 px at the third, and sure of 1 px at the fourth, which lies in the corner.
+    """
+    heads = torch.tensor([[9.5, 9.5, 40.0], [21.5, 9.5, 40], [9.5, 1.5, 40], [35.9, 19.9, 40]])
+    log_size, confidence = torch.full((5, 9), 3.0, requires_grad=True), torch.full((5, 9), 0.2)
+    with torch.no_grad():
+        for (row, column), size in {(2, 2): 12, (2, 5): 60, (0, 2): 12, (4, 8): 1}.items():
+            log_size[row, column] = math.log(size)
+    confidence[2, 2] = confidence[2, 5] = confidence[4, 8] = 0.3
+    confidence[0, 2] = 0.29
+    updated = updated_heads(heads, log_size, confidence, STRIDE, 0.3)
+    torch.testing.assert_close(updated[:, 2], torch.tensor([12.0, 40, 40, 3]))
+    assert torch.equal(updated[:, :2], heads[:, :2]) and not updated.requires_grad
+    assert updated_heads(heads[:0], log_size, confidence, STRIDE, 0.3).shape == (0, 3)
+
+
+def test_sizes_are_updated_as_in_the_loop():
+    heads, generator = heads_of(60), np.random.default_rng(0)
+    log_size, confidence = np.log(generator.uniform(1, 60, (15, 21))), generator.random((15, 21))
+    expected = []
+    for x, y, size in heads.tolist():
+        row, column = (min(max(int((place + 0.5) / STRIDE), 0), end) for place, end in ((y, 14), (x, 20)))
+        own = max(math.exp(log_size[row, column]), 3.0)
+        expected.append(min(size, own) if confidence[row, column] >= 0.5 else size)
+    updated = updated_heads(heads, torch.tensor(log_size).float(), torch.tensor(confidence).float(), STRIDE, 0.5)
+    np.testing.assert_allclose(updated[:, 2], expected, rtol=1e-5)
+    assert 5 < (updated[:, 2] < heads[:, 2]).sum() < 55
 
 
 @pytest.mark.parametrize("numbers", [(3,), (7, 0, 40)])

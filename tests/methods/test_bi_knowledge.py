@@ -13,6 +13,7 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.convert.annotations import read_mat_locations
 from crowddist.data.sample import Batch, Seen
+from crowddist.errors import InputError
 from crowddist.losses.density import count_map_loss
 from crowddist.losses.detection import detection_targets
 from crowddist.losses.structure import dms_ssim_loss, focal_cross_entropy, focal_mse
@@ -334,6 +335,73 @@ def test_the_detectors_loss_by_its_weights(tiny_config: RunConfig) -> None:
     losses = DetectionObjective(make(tiny_config).detector).eval()({"source": batch(2)})
     expected = 0.01 * losses["centre_loss"] + losses["size_loss"] + 0.1 * losses["offset_loss"]
     assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_what_boxes_taught_of_sizes_is_not_overwritten_by_distances(tiny_config: RunConfig) -> None:
+    """A detector that knows heads of 16 px, shown sparse heads whose neighbours are 60 px away, and a pair 6 px apart.
+
+    By distances alone a step makes it larger everywhere; with updated sizes only the close pair teaches it. Boxes and
+    pseudo-labels are taken as they are.
+    """
+    detector = make(tiny_config).detector
+    torch.nn.init.zeros_(detector.centre.weight)
+    torch.nn.init.zeros_(detector.centre.bias)  # a confidence of 1/2 everywhere
+    torch.nn.init.zeros_(detector.size.weight)  # 16 px everywhere
+    sparse = [torch.tensor([[8.0, 8.0, 60.0], [56.0, 8, 60], [8, 56, 60]])] * 2
+    pair = [torch.tensor([[30.0, 30.0, 6.0], [36.0, 30.0, 6.0]])] * 2
+
+    def pull(heads: list, update: bool, **others: Any) -> float:
+        settings = replace(tiny_config.bi_knowledge, update_sizes=update, confidence=0.4)
+        objective = DetectionObjective(detector, settings).eval()
+        detector.size.bias.grad = None
+        objective({"source": replace(batch(2), heads=heads, **others)})["size_loss"].backward()
+        assert detector.size.bias.grad is not None
+        return float(detector.size.bias.grad)
+
+    assert pull(sparse, False) < -0.01 and pull(sparse, True) == pytest.approx(0, abs=1e-6)
+    assert pull(pair, True) == pull(pair, False) > 0.01
+    assert pull(sparse, True, boxed=torch.tensor([True, True])) == pull(sparse, False)
+    assert pull(sparse, True, boxed=torch.tensor([True, False])) == pytest.approx(pull(sparse, False) / 2)
+    assert pull(sparse, True, doubtful=[torch.zeros(0, 3)] * 2) == pull(sparse, False)
+    unsure = replace(tiny_config.bi_knowledge, update_sizes=True, confidence=0.6)
+    assert torch.equal(*(DetectionObjective(detector, settings).eval()({"source": replace(batch(2), heads=sparse)})
+                         ["size_loss"] for settings in (unsure, None)))
+
+
+def test_the_published_detector_s_stages_have_a_teacher_and_large_boxes(tiny_config: RunConfig) -> None:
+    """CSP's: the average of 0.999 for the detector alone, and crops of 704 px of the images with boxes alone."""
+    settings = replace(mm2020_sha_to_shb().bi_knowledge, cycles=1)
+    config = replace(tiny_config, method="bi_knowledge", bi_knowledge=settings, boxes=tiny_config.source)
+    stages = build_method(config).plan()
+    assert {(stage.name.rpartition("/")[2], stage.average_decay) for stage in stages} == {
+        ("regressor", 0.0), ("localiser", 0.0), ("detector-boxes", 0.999), ("detector", 0.999)}
+    sizes = {(name, use.crop_size) for stage in stages for name, use in stage.streams.items()}
+    assert sizes == {("boxes", 704), ("source", 0), ("target", 0)}
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("boxes_crop_size", 100), ("boxes_crop_size", 32), ("detector_average", 1.0), ("regressor_noise", -0.1),
+    ("union_share", -1.0),
+])
+def test_settings_that_cannot_be_are_refused(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=field):
+        BiKnowledgeConfig(**{field: value})
+
+
+def test_the_regressor_sees_noise_in_training_alone_on_any_number_of_workers(tiny_config: RunConfig) -> None:
+    """Uniform, at most 0.03 of the standard deviation of each colour as its encoder expects them."""
+    method = make(tiny_config, regressor_noise=0.03)
+    objective = RegressionObjective(method.regressor, method.settings, tiny_config.train)
+    source = replace(batch(2, size=128), draws=torch.tensor([7, 123456789]))
+    shown = objective.train()._shown(source)
+    noise = (shown - source.images) / method.regressor.encoder.normalise.std
+    assert 0.0299 < noise.abs().max() <= 0.03 + 1e-5 and abs(float(noise.mean())) < 1e-3
+    assert noise.std().item() == pytest.approx(0.03 / 3**0.5, rel=0.01)
+    second = replace(source, images=source.images[1:], draws=source.draws[1:])
+    assert torch.equal(objective._shown(second)[0], shown[1]) and torch.equal(objective._shown(source), shown)
+    assert torch.equal(objective.eval()._shown(source), source.images)
+    assert torch.equal(RegressionObjective(make(tiny_config).regressor, make(tiny_config).settings,
+                                           tiny_config.train).train()._shown(source), source.images)
 
 
 def test_the_detector_learns_nothing_of_what_is_doubtful(tiny_config: RunConfig) -> None:

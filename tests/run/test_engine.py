@@ -100,6 +100,21 @@ def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tin
                for name, value in method.networks().state_dict().items())
 
 
+@pytest.mark.parametrize(("of_engine", "of_stage"), [(0.0, 0.3), (0.9, 0.3), (0.3, 0.0)])
+def test_a_stage_may_have_an_average_of_its_own(tiny_config: RunConfig, tmp_path: Path, of_engine: float,
+                                                of_stage: float) -> None:
+    """Also where the run has another one or none; a stage without one has the run's."""
+    method, data = stage_data(tiny_config, tmp_path / "stage")
+    data = replace(data, stage=replace(data.stage, average_decay=of_stage))
+    engine = replace(tiny_config.engine, average_decay=of_engine)
+    fit(method, data, LocalRuntime(), engine=engine, seed=tiny_config.seed, record=to_json(tiny_config))
+    expected = run(replace(tiny_config, engine=replace(engine, average_decay=0.3)), tmp_path / "run")
+    found = checkpoint.load_latest((tmp_path / "stage" / "checkpoints").as_uri())
+    assert found is not None and "unaveraged" in found["method"]
+    for name, value in expected["method"]["networks"].items():
+        assert torch.equal(value, found["method"]["networks"][name]), name
+
+
 def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunConfig, tmp_path: Path) -> None:
     """In the midst of an interval, and at a stage's last step; what goes on ends with the bits of an unbroken
     training.

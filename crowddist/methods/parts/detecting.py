@@ -32,11 +32,15 @@ WINDOW_SIGMAS = 3
 
 
 class DetectionObjective(nn.Module):
-    """Losses of the heads' centres, sizes and offsets, from points, boxes or pseudo-labels; mean over the streams."""
+    """Losses of the heads' centres, sizes and offsets, from points, boxes or pseudo-labels; mean over the streams.
 
-    def __init__(self, detector: Detector) -> None:
+    Args:
+        settings: tell whether sizes of points are updated; None: they are not.
+    """
+
+    def __init__(self, detector: Detector, settings: BiKnowledgeConfig | None = None) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector, self.settings = detector, settings
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         parts = [self._losses(batch) for batch in batches.values()]
@@ -49,7 +53,7 @@ class DetectionObjective(nn.Module):
         assert batch.heads is not None  # by the stage's plan
         maps = self.detector(batch.images)
         cells, stride = (maps.logits.shape[2], maps.logits.shape[3]), self.detector.output_stride
-        targets = detection.detection_targets(batch.heads, cells, stride)
+        targets = detection.detection_targets(self._heads(batch, maps), cells, stride)
         doubtful = None
         if batch.doubtful is not None:
             doubtful = detection.reach(batch.doubtful, cells, stride)
@@ -61,6 +65,17 @@ class DetectionObjective(nn.Module):
             "size_loss": detection.size_loss(maps.log_size.float(), targets, num_heads),
             "offset_loss": detection.offset_loss(maps.offset.float(), targets, num_heads),
         }
+
+    def _heads(self, batch: Batch, maps: DetectorMaps) -> list[Tensor]:
+        """The batch's heads; sizes estimated from points may be updated, those of boxes and pseudo-labels not."""
+        assert batch.heads is not None  # by the stage's plan
+        if self.settings is None or not self.settings.update_sizes or batch.doubtful is not None:
+            return batch.heads
+        confidence, sizes = maps.logits.sigmoid().float(), log_sizes(maps)
+        boxed = [False] * len(batch.heads) if batch.boxed is None else batch.boxed.tolist()
+        return [heads if known else detection.updated_heads(heads, size[0], sure[0], self.detector.output_stride,
+                                                            self.settings.confidence)
+                for heads, size, sure, known in zip(batch.heads, sizes, confidence, boxed, strict=True)]
 
 
 def log_sizes(maps: DetectorMaps) -> Tensor:

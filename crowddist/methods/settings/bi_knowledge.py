@@ -27,6 +27,8 @@ class BiKnowledgeConfig:
 
     crop_size: int = 224
     """Side of crops and patches in px, a multiple of 32 (P); replaces `stream.crop_size`."""
+    boxes_crop_size: int = 0
+    """Side of the crops of images with boxes in px, a multiple of 32; 0: `crop_size` (C: 704, CSP on WiderFace)."""
     enlarge: float = 1.0
     """Factor on `stream.image_size` for whole images, 0.25 to 4 (ours), so that the detector can separate heads that
     lie close together. Source crops are not enlarged."""
@@ -60,6 +62,16 @@ class BiKnowledgeConfig:
     count_weight: float = 1.0
     """Weight of the count error of 8x8 px cells and of their blocks, see `train.cell_error` and `train.block_weight`
     (ours; P: 0)."""
+    regressor_noise: float = 0.0
+    """Largest uniform noise on the regressor's training crops, in standard deviations of natural images (C: 0.03, about
+    1.7 of 255 grey levels, DSSINet). Other than `stream.noisy_share`, all crops of the regressor alone have it."""
+    update_sizes: bool = False
+    """Update the heads' sizes while the detector trains: the smaller one of the neighbours' distance and the detector's
+    own prediction, where its confidence is at least `confidence` (P, after PSDDN). Distances are far larger than heads
+    in sparse crowds and overwrite what the detector has learnt of boxes. Sizes of boxes and pseudo-labels stay."""
+    detector_average: float = 0.0
+    """Share that a step keeps of the moving average of the detector's weights, which detects and starts the next stage;
+    0: `engine.average_decay` (C: 0.999, CSP's teacher)."""
     localiser_share: float = 1.0
     """Share of the source's images that the localiser learns from, above 0 to 1 (Table 4: 0.3 is enough)."""
     localiser_blur_px: float = 8.0
@@ -137,12 +149,18 @@ class BiKnowledgeConfig:
                              structure_weight=self.structure_weight, count_weight=self.count_weight,
                              crowd_heads=self.crowd_heads, crowd_px=self.crowd_px, crowd_share=self.crowd_share,
                              nms_share=self.nms_share, union_share=self.union_share, stop_change=self.stop_change,
-                             sigma_of_size=self.sigma_of_size, localiser_blur_px=self.localiser_blur_px)
+                             sigma_of_size=self.sigma_of_size, localiser_blur_px=self.localiser_blur_px,
+                             regressor_noise=self.regressor_noise)
         for name, choices in typing.get_type_hints(BiKnowledgeConfig).items():
             if typing.get_origin(choices) is Literal:
                 require_choice(name, getattr(self, name), typing.get_args(choices))
         if self.crop_size % 32 or self.crop_size < 64:
             raise InputError(f"crop_size must be a multiple of 32 and at least 64, got {self.crop_size}")
+        if self.boxes_crop_size and (self.boxes_crop_size % 32 or self.boxes_crop_size < 64):
+            raise InputError("boxes_crop_size must be 0, or a multiple of 32 and at least 64, got "
+                             f"{self.boxes_crop_size}")
+        if not 0 <= self.detector_average < 1:
+            raise InputError(f"detector_average lies in [0, 1), got {self.detector_average}")
         if self.scale_jitter != (0.0, 0.0) and not 0 < self.scale_jitter[0] <= self.scale_jitter[1] < math.inf:
             raise InputError("scale_jitter must be two positive numbers, the smaller first, or 0 0, got "
                              f"{self.scale_jitter}")
