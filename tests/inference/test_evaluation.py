@@ -249,7 +249,7 @@ def test_inside_a_region_by_hand() -> None:
     assert all(part.density is None for part in found.parts.values())
 
 
-def test_maps_are_compared_inside_thefind_region() -> None:
+def test_maps_are_compared_inside_the_region() -> None:
     truth = naive_density((POINTS - 7.5) / 16, (9, 13), 1.0)
     outside = truth.copy()
     outside[:, 8:] = 3 * np.random.default_rng(0).random((9, 5))

@@ -62,6 +62,19 @@ def test_a_single_network_is_certain(tmp_path: Path, make_checkpoint) -> None:  
     assert found.count > 1 and found.uncertainty == 0 and not found.spread.any()
 
 
+def test_one_pass_runs_the_decoder_once_and_has_no_uncertainty(tiny_checkpoint: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
+    usual, once = (Predictor.from_checkpoint(tiny_checkpoint, one_pass=one_pass) for one_pass in (False, True))
+    passes: dict[bool, list[int]] = {False: [], True: []}
+    for one_pass, counting in ((False, usual), (True, once)):
+        counter = counting.method.networks()
+        counter.decoder.rest.register_forward_hook(lambda *_, one_pass=one_pass: passes[one_pass].append(1))
+    members, mean = usual.predict(image), once.predict(image)
+    assert len(passes[False]) == 3 and len(passes[True]) == 1
+    assert members.uncertainty > 0 == mean.uncertainty and not mean.spread.any()
+    assert mean.count == pytest.approx(members.count, rel=0.5) and mean.count != members.count
+
+
 def test_together_or_alone_is_the_same(tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal sizes share a batch; sizes may alternate, and the order of the answers is that of the images."""
     counter = Predictor.from_checkpoint(tiny_checkpoint)

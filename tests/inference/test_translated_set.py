@@ -67,6 +67,7 @@ def test_every_image_is_translated_once_and_keeps_its_labels(source: ShardReader
     manifest, before = verify(url), source.manifest  # sizes, counts and checksums of all shards
     assert (manifest.name, manifest.split, manifest.kind,
             manifest.labelled) == ("streets-translated", "train", "images", True)
+    assert manifest.converter == before.converter, "it tells whether images with regions count whole"
     assert (manifest.statistics == {**before.statistics, **metrics, "translated_from": before.digest}
             and "height_px" in manifest.statistics)
     assert [shard.persons for shard in manifest.shards] == [3, 3]

@@ -102,21 +102,35 @@ def test_vgg_with_and_without_the_name_of_its_features(tmp_path: Path, name: str
     assert torch.equal(level[21].weight, state[f"{name}21.weight"])
 
 
-def test_resnet_by_torchvision_s_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_file_of_vgg(tmp_path: Path, form: str) -> None:
+    state = _vgg_state()
+    localiser = build_localiser(LocaliserConfig(backbone="vgg16", weights=_save(FORMS[form](state), tmp_path)))
+    assert torch.equal(localiser.blocks[3][4].weight, state["features.21.weight"])
+
+
+@pytest.mark.parametrize("form", ["a state_dict", "under state_dict with a prefix", "of DataParallel"])
+def test_resnet_by_torchvision_s_names(tmp_path: Path, form: str) -> None:
     from torchvision.models import resnet50
 
     state = resnet50().state_dict()
-    network = build_detector(DetectorConfig(backbone="resnet50", weights=_save(state, tmp_path)))
+    network = build_detector(DetectorConfig(backbone="resnet50", weights=_save(FORMS[form](state), tmp_path)))
     assert torch.equal(_levels(network)[2].layer4[2].conv3.weight, state["layer4.2.conv3.weight"])
 
 
-def test_safetensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["a state_dict", "of DataParallel", "with another prefix"])
+def test_safetensors(tmp_path: Path, form: str) -> None:
     from safetensors.torch import save_file
 
-    state = _lite_state()
-    save_file(state, tmp_path / "weights.safetensors")
-    levels = _levels(_counter("efficientnet_lite0", str(tmp_path / "weights.safetensors")))
+    state, place = _lite_state(), str(tmp_path / "weights.safetensors")
+    save_file(FORMS[form](state), place)
+    levels = _levels(_counter("efficientnet_lite0", place))
     assert torch.equal(levels[0].stem.conv.weight, state["_conv_stem.weight"])
+    regressor = build_dssinet(RegressorConfig(backbone="efficientnet_lite0", weights=place))
+    detector = build_detector(DetectorConfig(backbone="efficientnet_lite0", weights=place))
+    own = next(key for key, tensor in regressor.encoder.state_dict().items() if tensor.shape == (32, 3, 3, 3))
+    assert torch.equal(regressor.encoder.state_dict()[own], state["_conv_stem.weight"])
+    assert torch.equal(_levels(detector)[0].stem.conv.weight, state["_conv_stem.weight"])
 
 
 def test_a_density_map_s_convolution_answers_as_to_a_grey_image(tmp_path: Path) -> None:
@@ -284,6 +298,16 @@ def test_a_run_without_the_network_is_refused(tmp_path: Path) -> None:
     place = _checkpoint(build_counter(CounterConfig()), tmp_path)
     with pytest.raises(InputError, match="holds no detector"):
         build_detector(DetectorConfig(weights=place))
+
+
+def test_of_a_run_with_averaged_weights_the_average_starts_another(tmp_path: Path) -> None:
+    counter = build_counter(CounterConfig())
+    networks = {name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor
+                for name, tensor in counter.state_dict().items()}
+    place = _save({"method": {"trained": "", "networks": networks, "unaveraged": counter.state_dict()}, "config": "{}"},
+                  tmp_path, "step-000001.pt")
+    started = build_counter(CounterConfig(weights=place)).state_dict()
+    assert all(torch.equal(tensor, networks[name]) for name, tensor in started.items())
 
 
 # ImageNet's weights: an installed package, then torch's cache, then the download.
