@@ -49,9 +49,9 @@ class CropDataset(torch.utils.data.Dataset):
         with_heads: crops carry their heads, with sizes.
         with_boxes: the heads' sizes must come from boxes.
         with_masks: crops carry masks of persons.
-        whole_px: side of whole images in px, a multiple of 32, that stand in the place of crops; 0: crops. All are
-            resized to this width and three quarters of it in height, the 4:3 of most photographs: a batch has one shape,
-            and no border, which would tell the networks that an image ends there. Others are stretched, 16:9 by 4/3.
+        whole_px: width in px, a multiple of 32, of whole images that stand in the place of crops; 0: crops. All are
+            resized to 4:3, the shape of most photographs: so a batch has one shape, and no border to compute and to
+            learn from. Images of 16:9 become a third taller than they are.
         share: share of the images to use, above 0 to 1; the seed selects them.
         scenes: rule that selects images, before `share` does; None keeps all.
     """
