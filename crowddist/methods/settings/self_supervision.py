@@ -22,10 +22,10 @@ class SelfSupervisionConfig:
     """Steps of stage 1, from new networks, on source density and the orientation of target images; 0: none; None: as
     many as on the source alone (train.steps), with the same learning rate."""
     orientation_weight: float = 0.2
-    """Weight lambda of the orientation's cross-entropy. With it the encoder's gradients compare: from ShanghaiTech A to B
-    that of the density is 0.1 to 0.23 times the unweighted orientation's in the first six steps of new counters
-    (EfficientNet-Lite0: 0.15 to 0.29 and 1.4 to 1.6; compact: 0.41 to 0.87 and 3.6 to 3.8). The paper's sum has none,
-    beside another density loss."""
+    """Weight lambda of the orientation's cross-entropy (P: 1, beside another density loss). With it the encoder's
+    gradients compare. In the first six steps of new counters, from ShanghaiTech A to B, the density's norm is 0.15 to
+    0.29 and the unweighted orientation's 1.4 to 1.6 with EfficientNet-Lite0, 0.41 to 0.87 and 3.6 to 3.8 with the
+    compact encoder: a tenth to a quarter."""
     orientation_px: int = 256
     """Width of the whole target images of stage 1, px; a multiple of 32. All are resized to it and to three quarters of
     it in height."""
