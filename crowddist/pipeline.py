@@ -375,7 +375,9 @@ def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
 
 
 def _waits(stage: Stage, before: Stage) -> bool:
-    """Whether a stage needs more than training on from the stage before: labels, a translation, or other networks."""
+    """Whether a stage needs more than training on from the stage before: labels, a translation, other or new
+    networks.
+    """
     new_round = stage.num_round != before.num_round
-    return ((new_round and (stage.needs_labels or stage.trains != before.trains))
+    return (stage.fresh or (new_round and (stage.needs_labels or stage.trains != before.trains))
             or (stage.needs_translation and not before.needs_translation))

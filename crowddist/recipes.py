@@ -128,8 +128,6 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
         # Rendered people are coarser than photographed ones: the larger a photograph, the more of it looks like people.
         # They are also cleaner: noisy crops take the error on A from 359 to 313.
         stream=StreamConfig(image_size=512, scale_jitter=(0.45, 1.8), colour_jitter=0.4, noisy_share=0.5),
-        # In 100 steps the learning rate, up and down again, disturbs the counter: 100 steps on the source alone cost
-        # as much.
         self_supervision=SelfSupervisionConfig(orientation_steps=600, label_views=(0.7, 1.0)),
     )
 
@@ -164,7 +162,7 @@ def _from_gcc(recipe: str, target: str) -> RunConfig:
         counter=CounterConfig(backbone="vgg16", weights="imagenet"),
         stream=StreamConfig(image_size=1024, crop_size=480, scale_jitter=(0.8, 1.2), scenes=f"SH{target}"),
         train=TrainConfig(steps=30000, learning_rate=1e-4, block_weight=0.0, cell_error="squared"),
-        self_supervision=SelfSupervisionConfig(orientation_steps=10000, round_steps=5000, learning_rate=5e-5),
+        self_supervision=SelfSupervisionConfig(orientation_steps=30000, round_steps=5000, learning_rate=5e-5),
         # Crops, batch and rates as printed; both numbers of steps are ours.
         translator=TranslatorConfig(backbone="published"),
         translation=TranslationConfig(steps=100000, batch_size=1, crop_size=256, fresh=True, counting_steps=30000,
@@ -366,8 +364,8 @@ def smoke() -> RunConfig:
         evaluation="renderer:target:4:2:96", launcher="local",
         stream=StreamConfig(image_size=128, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
-        self_supervision=SelfSupervisionConfig(orientation_steps=4, rounds=2, round_steps=4, target_batch_size=4,
-                                               stop_change=0.0),
+        self_supervision=SelfSupervisionConfig(orientation_steps=4, orientation_px=64, rounds=2, round_steps=4,
+                                               target_batch_size=4, stop_change=0.0),
         bi_knowledge=BiKnowledgeConfig(crop_size=64, regressor_steps=6, detector_steps=6, localiser_steps=4, cycles=2,
                                        cycle_steps=4, batch_size=4, confidence=0.02, sure_confidence=0.02,
                                        stop_change=0.0),

@@ -162,6 +162,8 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (SelfSupervisionConfig, {"target_batch_size": 0}),
         (SelfSupervisionConfig, {"rounds": -1}),
         (SelfSupervisionConfig, {"orientation_steps": -1}),
+        (SelfSupervisionConfig, {"orientation_px": 100}),
+        (SelfSupervisionConfig, {"orientation_px": 0}),
         (SelfSupervisionConfig, {"stop_change": -0.1}),
         (SelfSupervisionConfig, {"kept_share": 0.0}),
         (SelfSupervisionConfig, {"kept_share": 1.01}),

@@ -148,15 +148,18 @@ def test_a_counter_of_the_translated_source_may_begin_anew(tiny_config: RunConfi
 
 
 def test_stages_start_together_where_they_wait_for_nothing_else() -> None:
-    def stage(name: str, num_round: int, *, trains: str = "", labels: bool = False, data: Any = "source") -> Stage:
+    def stage(name: str, num_round: int, *, trains: str = "", labels: bool = False, data: Any = "source",
+              fresh: bool = False) -> Stage:
         return Stage(name=name, steps=1, streams={"a": Stream(data=data, batch_size=1, labels=labels)}, title="",
-                     num_round=num_round, trains=trains)
+                     num_round=num_round, trains=trains, fresh=fresh)
 
     def starts(*stages: Stage) -> list[str]:
         return [" ".join(one.name for one in members) for members in _starts(stages)]
 
     labelled = [stage(f"{name}{number}", number, labels=True, data="target") for number in (2, 3) for name in "ab"]
-    assert starts(stage("source", 0), stage("orientation", 1), *labelled) == ["source orientation", "a2 b2", "a3 b3"]
+    assert starts(stage("source", 0), stage("alignment", 1), *labelled) == ["source alignment", "a2 b2", "a3 b3"]
+    anew = stage("orientation", 1, fresh=True)
+    assert starts(stage("source", 0), anew, stage("on", 2)) == ["source", "orientation on"]
     own = [stage("regressor", 0, trains="r"), stage("detector", 0, trains="d"), stage("both", 1, trains="r"),
            stage("more", 2, trains="r")]
     assert starts(*own) == ["regressor detector",
@@ -312,12 +315,12 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
     config = replace(
         tiny_config,
         counter=replace(tiny_config.counter, weights=str(tmp_path / "weights.pt")),
-        self_supervision=replace(tiny_config.self_supervision, rounds=0),
+        self_supervision=replace(tiny_config.self_supervision, rounds=1),
     )
     unbroken, _ = run(config)
     (tmp_path / "weights.pt").unlink()
     folder = storage.local_folder(run_folder(config))
-    for name in ("orientation", "source/DONE.json"):
+    for name in ("labels-1", "orientation/DONE.json", "source/DONE.json"):
         (shutil.rmtree if (folder / name).is_dir() else os.unlink)(folder / name)
     resumed, _ = run(config)
     for name, value in final_networks(unbroken).items():
@@ -389,7 +392,8 @@ KILLED_AT: dict[str, tuple[str, ...]] = {
         "cycle-1/detector/checkpoints/step-000002.pt",
         "cycle-2/labels/manifest.json",
     ),
-    "combined": (  # its alignment is semantic consistency's stage and orientation's in one, of two opponents
+    "combined": (  # its orientation is of a new counter alone, its alignment of two opponents
+        "orientation/checkpoints/step-000002.pt",
         "alignment/checkpoints/step-000002.pt",
         "labels-1/labels/labels-000004-000005.tar",
         "labels-1/detector/checkpoints/step-000002.pt",

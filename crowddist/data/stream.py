@@ -50,16 +50,19 @@ class CropDataset(torch.utils.data.Dataset):
         with_heads: crops carry their heads, with sizes.
         with_boxes: the heads' sizes must come from boxes.
         with_masks: crops carry masks of persons.
+        whole_px: width in px, a multiple of 32, of whole images that stand in the place of crops; 0: crops. All are
+            resized to 4:3, the shape of most photographs: so a batch has one shape, and no border to compute and to
+            learn from. Images of 16:9 become a third taller than they are.
         share: share of the images to use, above 0 to 1; the seed selects them.
         scenes: rule that selects images, before `share` does; None keeps all.
     """
 
     def __init__(self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str,
                  open_points: bool = True, stride: int = STRIDE, windows: str = "", with_heads: bool = False,
-                 with_boxes: bool = False, with_masks: bool = False, share: float = 1.0,
+                 with_boxes: bool = False, with_masks: bool = False, whole_px: int = 0, share: float = 1.0,
                  scenes: SceneRule | None = None) -> None:
         self.images, self.open_points = ShardReader(url), open_points
-        self.stride, self.windows = stride, windows
+        self.stride, self.windows, self.whole_px = stride, windows, whole_px
         self.with_heads, self.with_boxes, self.with_masks = with_heads, with_boxes, with_masks
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
@@ -95,7 +98,7 @@ class CropDataset(torch.utils.data.Dataset):
             opened["mask.png"] = members["mask.png"]
         # Patches of the labels are cut at the size at which the image was labelled.
         largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
-        longest_px = OVERSIZE * self.config.image_size * largest
+        longest_px = OVERSIZE * (self.whole_px or self.config.image_size * largest)
         sample = decode(key, opened, longest_px=longest_px)
         if self.labels is not None:
             labels = decode_labels(*self.labels.read(self.labels.index_of(key)))
@@ -128,7 +131,7 @@ class CropDataset(torch.utils.data.Dataset):
             self._prefetcher.reach(position)
         sample = self._cached(int(self.chosen[self.plan.sample_at(position) % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
-        size = (self.config.crop_size, self.config.crop_size)
+        size = (3 * self.whole_px // 4, self.whole_px) if self.whole_px else (self.config.crop_size,) * 2
         cells = (size[0] // self.stride, size[1] // self.stride)
         height, width = sample.image.shape[:2]
         window = self._window(sample, rng)
@@ -168,8 +171,10 @@ class CropDataset(torch.utils.data.Dataset):
         return crop
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> transforms.Window:
-        """A random window anywhere in the image, or one of the labels' patches."""
+        """The whole image, a random window anywhere in it, or one of the labels' patches."""
         height, width = sample.image.shape[:2]
+        if self.whole_px:
+            return 0.0, 0.0, float(height), float(width)
         if not self.windows:
             return transforms.draw_window((height, width), self.config, rng)
         assert sample.labels is not None  # the stage's plan says so

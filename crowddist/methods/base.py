@@ -37,6 +37,9 @@ class Stream:
     """Range of the crops' random scale; None: the run's own."""
     crop_size: int = 0
     """Side of the crops in px; 0: the run's own."""
+    whole_px: int = 0
+    """Whole images, resized to this width in px (a multiple of 32) and three quarters of it in height, instead of
+    crops; 0: crops."""
     plain: bool = False
     """Keep the colours and the sharpness of the images."""
     stride: int = STRIDE

@@ -2,8 +2,9 @@
 and a detector.
 
 1. source/counter, source/detector, source/segmenter: one network each, on the source.
-2. alignment: source density, semantic consistency and orientation (`AlignmentObjective`).
-3. labels-1 to labels-K, each a counter and a detector stage: both learn from the fused labels (`Combined.conclude`).
+2. orientation: a new counter on source density and orientation, both from the first step (`parts.orientation`).
+3. alignment: source density, semantic consistency and orientation (`AlignmentObjective`).
+4. labels-1 to labels-K, each a counter and a detector stage: both learn from the fused labels (`Combined.conclude`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,14 @@ import torch
 from crowddist.data.sample import Part, Verdict
 from crowddist.data.stream import cell_density
 from crowddist.methods.base import Stage
-from crowddist.methods.parts.counting import orientation_terms
 from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, read_heads
+from crowddist.methods.parts.orientation import (
+    ORIENTATION,
+    OrientationObjective,
+    orientation_stages,
+    orientation_terms,
+    whole_streams,
+)
 from crowddist.methods.parts.semantics import SemanticMethod, SemanticObjective
 from crowddist.methods.parts.training import Trained
 from crowddist.models.backbones.table import BACKBONES
@@ -39,9 +46,11 @@ class AlignmentObjective(SemanticObjective):
     """Stage 1 of Liu et al., CVPR 2022, (orientation) plus Eq. 5 of Han et al., ICASSP 2020; the sum is ours."""
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        losses, terms = super().forward(batches), orientation_terms(self.counter, batches["target"].images)
-        weight = self.config.self_supervision.orientation_weight
-        return {**losses, **terms, "loss": losses["loss"] + weight * terms["orientation_loss"]}
+        losses, settings = super().forward(batches), self.config.self_supervision
+        if settings.orientation_steps == 0:
+            return losses
+        terms = orientation_terms(self.counter, batches)
+        return {**losses, **terms, "loss": losses["loss"] + settings.orientation_weight * terms["orientation_loss"]}
 
 
 class Combined(SemanticMethod):
@@ -59,13 +68,15 @@ class Combined(SemanticMethod):
             Stage(name="source/detector", steps=config.bi_knowledge.detector_steps,
                   streams={"source": replace(self.source_stream(), heads=True)}, title="no adaptation", num_round=0),
             *self.segmenter_stages(),
-            Stage(name="alignment", steps=config.semantic_consistency.steps, streams=self.aligned_streams(),
-                  title="alignment", num_round=1),
         ]
+        oriented = orientation_stages(self, trains="counter")
+        aligned = {**self.aligned_streams(), **(whole_streams(config) if oriented else {})}
+        stages += [*oriented, Stage(name="alignment", steps=config.semantic_consistency.steps, streams=aligned,
+                                    title="alignment", num_round=1 + len(oriented))]
         streams = self.labelled_streams()
         with_heads = {name: replace(stream, heads=True) for name, stream in streams.items()}
         for number in range(1, rounds.rounds + 1):
-            row: dict[str, Any] = {"title": f"labels, round {number}", "num_round": 1 + number}
+            row: dict[str, Any] = {"title": f"labels, round {number}", "num_round": 1 + len(oriented) + number}
             stages += [
                 Stage(name=f"labels-{number}/counter", steps=rounds.round_steps, streams=streams, **row),
                 Stage(name=f"labels-{number}/detector", steps=config.bi_knowledge.cycle_steps, streams=with_heads,
@@ -74,6 +85,9 @@ class Combined(SemanticMethod):
         return tuple(stages)
 
     def objective(self, stage: Stage) -> nn.Module:
+        if stage.name == ORIENTATION:
+            return OrientationObjective(self.counter, self.config.train,
+                                        orientation_weight=self.config.self_supervision.orientation_weight)
         if stage.name == "alignment":
             return AlignmentObjective(self.counter, self.semantics, self.config)
         if stage.name.endswith("/detector"):
@@ -82,6 +96,8 @@ class Combined(SemanticMethod):
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """Each network at the rate of the method that it comes from."""
+        if stage.name == ORIENTATION:
+            return {"counter": self.one_cycle(list(self.counter.parameters()), stage, self.config.train.learning_rate)}
         if stage.name == "alignment":
             return self.trained_by_alignment(stage, list(self.counter.parameters()))
         if stage.name.endswith("/detector"):

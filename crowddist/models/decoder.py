@@ -102,24 +102,30 @@ def build_decoder(name: DecoderName, in_channels: int, stride: int, heads: HeadW
 class OrientationHead(nn.Module):
     """Tells upright images from upside-down ones: dilated convolutions, average pooling, linear (D_aux, CVPR 2022).
 
-    It has no normalisation, so it works the same in training and eval mode.
+    It works the same in training and eval mode.
+
+    Args:
+        scaled: bring each image's features to mean 0 and variance 1 first. Those of EfficientNet are 20 times as large
+            as those of the compact encoder, and the loss would move either too much or not at all.
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], *, scaled: bool = False) -> None:
         super().__init__()
+        self.scale = nn.GroupNorm(1, in_channels, affine=False) if scaled else nn.Identity()
         self.convolutions = nn.Sequential(*_dilated_relus(in_channels, *widths))
         self.pool = nn.AdaptiveAvgPool2d(ORIENTATION_GRID)
         self.linear = nn.Linear(widths[-1] * ORIENTATION_GRID[0] * ORIENTATION_GRID[1], 2)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, h, w) features -> (N, 2) logits: upright, upside-down."""
-        return self.linear(self.pool(self.convolutions(features)).flatten(1))
+        return self.linear(self.pool(self.convolutions(self.scale(features))).flatten(1))
 
 
 def build_orientation_head(in_channels: int, heads: HeadWidth) -> OrientationHead:
     """The head behind an encoder of that many channels, with random weights from torch's own generator."""
-    head = OrientationHead(in_channels, SMALL_ORIENTATION if heads == "small" else PUBLISHED_ORIENTATION)
-    (init_kaiming if heads == "small" else init_normal)(head)
+    small = heads == "small"
+    head = OrientationHead(in_channels, SMALL_ORIENTATION if small else PUBLISHED_ORIENTATION, scaled=small)
+    (init_kaiming if small else init_normal)(head)
     return head
 
 

@@ -162,6 +162,40 @@ def label_set(folder: Path, images_url: str) -> str:
     return write_set(folder, {key: {"density.npy": density, "keep.png": keep} for key in keys}, kind="labels")
 
 
+@pytest.mark.parametrize("shape", [(72, 96), (90, 60), (20, 50)], ids=["landscape", "portrait", "small"])
+def test_whole_images_have_one_shape_and_all_their_heads(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Also in portrait, and enlarged: the brightest place, where the head is, moves with the pixels."""
+    pixels, head = np.full((*shape, 3), 60, np.uint8), np.array([[40.0, 8.0]], np.float32)
+    cv2.circle(pixels, (40, 8), 2, (255, 255, 255), -1)
+    url = write_set(tmp_path, {"a": {"png": png(pixels), "points.npy": head}})
+    plain = replace(CONFIG, colour_jitter=0.0, grey_share=0.0, soft_share=0.0)
+    dataset, flips = CropDataset(url, plain, plan_seed=0, name="a", whole_px=64, with_heads=True), set()
+    x, y = resize_points(head, 64 / shape[1], 48 / shape[0])[0]
+    for position in range(8):
+        crop = dataset[position]
+        assert crop["image"].shape == (48, 64, 3) and crop["density"].sum() == pytest.approx(1, rel=1e-4)
+        assert crop["heads"][0, :2] == pytest.approx((x, y), abs=1e-3) or crop["heads"][0, :2] == pytest.approx(
+            (63 - x, y), abs=1e-3)
+        bright = crop["image"][:, :, 0].astype(float) - 60
+        centre = [(bright.sum(axis) @ np.arange(bright.shape[1 - axis])) / bright.sum() for axis in (0, 1)]
+        assert centre == pytest.approx(crop["heads"][0, :2], abs=1.0)
+        flips.add(bool(abs(crop["heads"][0, 0] - x) > 1))
+    assert flips == {True, False}
+
+
+@pytest.mark.parametrize("num_readers", [0, 2])
+def test_ranks_and_readers_read_the_same_whole_images(tiny_source: str, num_readers: int) -> None:
+    def rows(first_step: int, rank: int, world_size: int, readers: int) -> list:
+        dataset = CropDataset(tiny_source, replace(CONFIG, num_readers=readers), plan_seed=0, name="a", whole_px=64)
+        return list(batches(dataset, first_step=first_step, steps=5, global_batch=4, rank=rank, world_size=world_size))
+
+    whole, parts = rows(0, 0, 1, 0), [rows(2, rank, 2, num_readers) for rank in range(2)]
+    for step in (2, 3, 4):
+        assert parts[0][step - 2].keys + parts[1][step - 2].keys == whole[step].keys
+        assert torch.equal(torch.cat([parts[rank][step - 2].images for rank in range(2)]), whole[step].images)
+    assert not torch.equal(whole[0].images, whole[3].images), "the same images an epoch later, other colours"
+
+
 def test_pseudo_labels_follow_the_crop(tiny_target: str, tmp_path: Path) -> None:
     config = StreamConfig(image_size=64, crop_size=64, scale_jitter=(1.0, 1.0))
     dataset = CropDataset(tiny_target, config, labels_url=label_set(tmp_path / "labels", tiny_target), plan_seed=0,

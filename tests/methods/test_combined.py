@@ -23,6 +23,7 @@ from crowddist.methods.parts.detecting import confidence_weight
 from crowddist.models.config import CounterConfig
 from crowddist.ops.fusion import fuse_density
 from crowddist.pipeline import adapt
+from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime
 from crowddist.tracking.tracker import NullTracker
 from tests.methods.test_contract import made_up_batches
@@ -110,6 +111,15 @@ def test_nobody_is_nobody(tiny_config: RunConfig) -> None:
             and len(verdict.taught) == len(verdict.doubtful) == 0)
 
 
+def test_without_orientation_the_alignment_is_semantic(tiny_config: RunConfig) -> None:
+    method = make(replace(tiny_config, self_supervision=replace(tiny_config.self_supervision, orientation_steps=0)))
+    assert [(stage.num_round, stage.round_name) for stage in method.plan()][3:5] == [(1, "alignment"), (2, "labels-1")]
+    stage = next(stage for stage in method.plan() if stage.name == "alignment")
+    method.start(stage, LocalRuntime())
+    found = method.objective(stage)(made_up_batches(stage, 0))
+    assert stage.streams.keys() == {"source", "target"} and "orientation_loss" not in found
+
+
 def test_a_counter_without_the_orientation_head_is_refused(tiny_config: RunConfig) -> None:
     with pytest.raises(InputError, match="needs a counter with the head"):
         replace(tiny_config, method="combined", counter=CounterConfig(orientation=False))
@@ -119,8 +129,13 @@ def test_a_whole_run_labels_by_both(tiny_config: RunConfig, tmp_path: Path) -> N
     views = replace(tiny_config.self_supervision, label_views=(1.0, 1.4), rounds=1)
     config = replace(tiny_config, method="combined", self_supervision=views)
     result = adapt(config, LocalLauncher(config), NullTracker(), say=lambda line: None)
-    assert [row["title"] for row in result["rounds"]] == ["no adaptation", "alignment", "labels, round 1"]
+    assert [row["title"] for row in result["rounds"]] == ["no adaptation", "orientation", "alignment",
+                                                          "labels, round 1"]
     assert {"target/regression_mae", "target/detection_mae", "target/detection_map"} <= result["final"].keys()
+    before, after = (checkpoint.load(row["checkpoint"])["method"]["networks"] for row in result["rounds"][:2])
+    kept = {name.partition(".")[0] for name in before if torch.equal(before[name], after[name])}
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"counter"} and {"semantics", "detector"} <= kept, "a new counter beside the networks of the source"
     labels = ShardReader((tmp_path / "runs" / "tiny" / "labels-1" / "labels").as_uri())
     found = [decode_labels(*labels.read(index)) for index in range(len(labels))]
     assert len(found) == 10 and any(len(one.doubtful) for one in found) and all(one.keep.any() for one in found)

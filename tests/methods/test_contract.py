@@ -138,10 +138,11 @@ def _stored(state: dict[str, Any]) -> Any:
     return buffer
 
 
-def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_after(config: RunConfig) -> None:
+def test_the_running_statistics_rest_at_the_end_of_stages_from_new_networks_and_ever_after(config: RunConfig) -> None:
     ten = replace(config.bi_knowledge, regressor_steps=10, detector_steps=10, localiser_steps=10)
     segmenter = replace(config.semantic_consistency, segmenter_steps=10)
     method = make(replace(config, train=replace(config.train, steps=10), bi_knowledge=ten,
+                          self_supervision=replace(config.self_supervision, orientation_steps=10),
                           semantic_consistency=segmenter))
 
     def statistics() -> dict[str, torch.Tensor]:
@@ -150,7 +151,7 @@ def test_the_running_statistics_rest_at_the_end_of_the_source_stage_and_ever_aft
     num_with_norms = 0
     for stage in method.plan():
         method.start(stage, LocalRuntime())
-        if stage.num_round > 0:
+        if stage.num_round > 0 and not stage.fresh:
             at_rest = statistics()
             train(method, stage, range(2))
             assert equal(statistics(), at_rest)

@@ -13,7 +13,8 @@ from crowddist.data.sample import Batch
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.build import build_method
 from crowddist.methods.parts.counting import CountingObjective, LabelObjective
-from crowddist.methods.self_supervision import OrientationObjective, SelfSupervision
+from crowddist.methods.parts.orientation import OrientationObjective
+from crowddist.methods.self_supervision import SelfSupervision
 from crowddist.methods.settings.train import TrainConfig
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import Counter, build_counter
@@ -51,12 +52,12 @@ def squared_error(counter: Counter, part: Batch) -> float:
     return total / 3
 
 
-def test_orientation_by_the_formula(counter: Counter) -> None:
-    source, target = batch(1), batch(2, labelled=False)
-    losses = OrientationObjective(counter, AS_PUBLISHED,
-                                  orientation_weight=0.3).eval()({"source": source, "target": target})
+@pytest.mark.parametrize("streams", [("whole_target",), ("whole_target", "whole_source")])
+def test_orientation_by_the_formula(counter: Counter, streams: tuple[str, ...]) -> None:
+    source, whole = batch(1), {name: batch(2 + index) for index, name in enumerate(streams)}
+    losses = OrientationObjective(counter, AS_PUBLISHED, orientation_weight=0.3).eval()({"source": source, **whole})
     entropies, right = [], []
-    for image in target.images:
+    for image in (image for one in whole.values() for image in one.images):
         for upside_down, shown in ((0, image), (1, torch.from_numpy(image.numpy()[:, ::-1].copy()))):
             logits = counter.orientation(counter.encode(shown[None])).detach().double().numpy()[0]
             entropies.append(np.log(np.exp(logits).sum()) - logits[upside_down])

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from crowddist.models.decoder import INITIAL_DENSITY, Decoder, OrientationHead, published_decoder, small_decoder
+from crowddist.models.decoder import (
+    INITIAL_DENSITY,
+    Decoder,
+    OrientationHead,
+    build_orientation_head,
+    published_decoder,
+    small_decoder,
+)
 from crowddist.models.initialisation import init_kaiming
 from crowddist.models.norm import SyncBatchNorm2d
 from crowddist.models.spatial import SpatialEncoder
@@ -57,6 +64,14 @@ def _head() -> OrientationHead:
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (8, 4), (13, 7), (40, 30)])
 def test_the_head_takes_any_size(size: tuple[int, int]) -> None:
     assert _head()(torch.rand(2, 4, *size)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("heads, alike", [("small", True), ("published", False)])
+def test_the_small_head_sees_features_at_one_scale(heads: str, alike: bool) -> None:
+    torch.manual_seed(0)
+    head, features = build_orientation_head(4, heads), torch.rand(2, 4, 16, 12)  # type: ignore[arg-type]
+    init_kaiming(head)
+    assert torch.allclose(head(features), head(20 * features + 3), atol=1e-4) == alike
 
 
 def test_the_head_learns_which_way_is_up() -> None:

@@ -49,7 +49,7 @@ def test_a_whole_adaptation_in_object_storage(real: str, start: Callable, tmp_pa
     assert_equal(content(real, "smoke"), on_disk)
     assert storage.list_files(real) == [name for name in storage.list_files(real) if not name.endswith(".lock")]
     again = start(*command)
-    assert (again.returncode, again.stderr) == (0, "") and "source and orientation: done before" in again.stdout
+    assert (again.returncode, again.stderr) == (0, "") and "orientation: done before" in again.stdout
 
     texts = [done.stdout, again.stdout,
              *(storage.read_bytes(storage.join(real, name)).decode("latin-1") for name in storage.list_files(real))]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
@@ -74,21 +73,6 @@ class LabelObjective(CountingObjective):
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         source, target = self.density_loss(batches["source"]), self.density_loss(batches["target"])
         return {"loss": source + self.target_weight * target, "source_loss": source, "target_loss": target}
-
-
-def orientation_terms(counter: Counter | DeepEnsemble, images: Tensor) -> dict[str, Tensor]:
-    """CE(D_aux(E(x_t)), upside-down?) of target images, each shown upright and upside-down, and the share told right.
-
-    Source: Liu et al., CVPR 2022, section 3.
-    """
-    shown = torch.cat([images, images.flip(2)])
-    upside_down = torch.arange(2, device=images.device).repeat_interleave(len(images))
-    logits = counter.orientation(counter.encode(shown))
-    upside_down = upside_down.repeat(len(logits) // len(shown))  # a deep ensemble gives every member's logits
-    return {
-        "orientation_loss": functional.cross_entropy(logits, upside_down),
-        "orientation_accuracy": (logits.argmax(1) == upside_down).float().mean(),
-    }
 
 
 class CountingMethod(TrainingMethod):
