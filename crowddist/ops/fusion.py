@@ -49,8 +49,7 @@ def uncertainty_weight(
 ) -> np.ndarray:
     """Lower the weight of detections where the regressing ensemble is surer than on average; there they add nothing.
 
-    Source: ours. r = G(spread) / (G(density) + epsilon), G a Gaussian mean, as in `ops.views`; the result is W min(r /
-    r', 1), r' the mean of r over the counted persons. W is unchanged where there is no spread (a single network).
+    Source: ours. r is `ops.views.relative_spread`; the result is W min(r / r', 1), r' the mean of r over the counted persons. W is unchanged where there is no spread (a single network).
 
     Args:
         weight: W of Eq. 8, (h, w), 0 to 1
@@ -68,7 +67,7 @@ def uncertainty_weight(
                          f"{spread.shape}")
     relative = relative_spread(density, spread, neighbourhood_cells)
     persons = float(density.sum(dtype=np.float64))
-    usual = float((relative * density).sum()) / persons if persons else 0.0
+    usual = float((relative * density).sum()) / persons if persons and spread.any() else 0.0
     return weight.astype(np.float32) if not usual else (weight * np.minimum(relative / usual, 1)).astype(np.float32)
 
 

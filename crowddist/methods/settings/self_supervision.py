@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from crowddist.data.config import require_zooms
 from crowddist.errors import InputError, require_not_negative, require_positive
 from crowddist.methods.settings.facts import MethodFacts, Parameter
 
@@ -33,9 +34,10 @@ class SelfSupervisionConfig:
     """Weight mu of the target's pseudo-labels."""
     kept_share: float = 0.7
     """Share of each image's cells that become labels, above 0 to 1."""
-    label_views: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Relative sizes to label each target image at, 0.25 to 4. Each place weighs them by the ensemble's certainty
-    there. With one size, rounds only repeat what the counter already predicts."""
+    label_views: tuple[float, ...] = ()
+    """Sizes to label each target image at, relative to `stream.image_size`, 0.1 to 4; none given: `stream.zooms`. Each
+    place weighs them by the ensemble's certainty there. With one size, rounds only repeat what the counter already
+    predicts."""
     learning_rate: float = 1e-4
     """Peak learning rate of stage 1 and of each round."""
     stop_change: float = 0.02
@@ -48,8 +50,8 @@ class SelfSupervisionConfig:
         require_not_negative(orientation_weight=self.orientation_weight, target_weight=self.target_weight)
         if not 0 < self.kept_share <= 1:
             raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
-        if not self.label_views or min(self.label_views) < 0.25 or max(self.label_views) > 4:
-            raise InputError(f"label_views must be sizes from 0.25 to 4, at least one, got {self.label_views}")
+        if self.label_views:
+            require_zooms("label_views", self.label_views)
 
 
 def _check(config: Any) -> None:
