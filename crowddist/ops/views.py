@@ -11,11 +11,11 @@ from crowddist.ops.nms import suppress_points
 NEIGHBOURHOOD_CELLS = 6.0
 """Standard deviation of the Gaussian that averages a view's certainty: nearby heads have one size. ours."""
 EMPTY_PERSONS = 0.01
-"""Persons per cell that a neighbourhood is taken to hold beside its own, before its relative uncertainty is known. ours."""
+"""Persons per cell that every neighbourhood is taken to hold beside its own, of a known uncertainty. ours."""
 EMPTY_SPREAD = 0.3
-"""Relative uncertainty of those persons, so of an empty neighbourhood. Without it a view that sees nobody, with hardly any
-spread, passes for certain, and erases the crowd that another view resolves. ours: of 0 to 0.3 it errs least from B to A
-(121.7 persons; 123.1 without)."""
+"""Relative uncertainty of those persons, so of an empty neighbourhood. Without it a view that sees nobody, with hardly
+any spread, passes for certain, and erases the crowd that another view resolves. ours: of 0 to 0.3 it errs least from B
+to A (121.7 persons; 123.1 without)."""
 
 
 def merge_views(

@@ -9,8 +9,9 @@ from crowddist.ops.views import merge_heads, merge_views
 
 
 def test_by_hand():
-    # Even maps: the neighbourhood changes nothing. With 0.01 persons a cell of uncertainty 0.3 beside its own, a view of
-    # 1.99 +- 0.997 has the uncertainty (0.997 + 0.003) / 2 = 0.5, one of 3.99 +- 0.997 has 0.25: weights 1 / 5, 4 / 5.
+    # Even maps: the neighbourhood changes nothing. With 0.01 persons a cell of uncertainty 0.3 beside its own, a view
+    # of 1.99 +- 0.997 has the uncertainty (0.997 + 0.003) / 2 = 0.5, one of 3.99 +- 0.997 has 0.25: weights 1 / 5 and
+    # 4 / 5.
     density, spread = merge_views([np.full((5, 7), 1.99), np.full((5, 7), 3.99)], [np.full((5, 7), 0.997)] * 2)
     assert density == pytest.approx(np.full((5, 7), 3.59), rel=1e-6)
     # 0.997^2 + 1 / 5 * 1.99^2 + 4 / 5 * 3.99^2 - 3.59^2 = 0.997^2 + 0.64
@@ -19,7 +20,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("persons", [1e-4, 1e-5, 0.0])
 def test_a_view_that_sees_nobody_does_not_erase_a_crowd(persons: float) -> None:
-    """0.2 persons a cell, 10 % apart: 0.11 of uncertainty beside the 0.3 of an empty view, so 88 % of the crowd stay."""
+    """0.2 persons a cell, 10 % apart: 0.11 of uncertainty beside the 0.3 of an empty view: 88 % of the crowd stay."""
     crowd, empty = np.full((20, 20), 0.2), np.full((20, 20), persons)
     density, _ = merge_views([crowd, empty], [0.1 * crowd, 0.3 * empty])
     uncertainty = 0.023 / 0.21
