@@ -32,6 +32,9 @@ class Arguments:
     image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
     """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where
     large."""
+    zooms: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SIZE ...")] = ()
+    """Sizes, relative to the image size, at which an image is counted; they are merged place by place by the ensemble's
+    certainty. None given: those that the run evaluated at; 1: one size, which is fastest."""
     one_pass: bool = False
     """Count by the mean of the ensemble's masks, in one pass: faster, and without an uncertainty."""
     radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
@@ -72,6 +75,7 @@ def main(arguments: Arguments) -> None:
     predictor = Predictor.from_checkpoint(
         url,
         image_size=None if arguments.image_size < 0 else arguments.image_size,
+        zooms=arguments.zooms or None,
         device=default_device(),
         one_pass=arguments.one_pass,
     )

@@ -88,6 +88,9 @@ class StreamConfig:
 
     image_size: int = 768
     """Longest side that images are resized to, px; at least 32."""
+    zooms: tuple[float, ...] = (1.0,)
+    """Sizes, relative to image_size, at which an image is counted, 0.1 to 4. Several are merged place by place by the
+    ensemble's certainty; each costs its square of the time that 1 takes."""
     crop_size: int = 256
     """Side of a training crop, px; a multiple of 8, at least 32. bi_knowledge uses bi_knowledge.crop_size instead."""
     scale_jitter: tuple[float, float] = (0.3, 1.2)
@@ -121,6 +124,7 @@ class StreamConfig:
             raise InputError(f"crop_size must be a multiple of 8 and at least 32, got {self.crop_size}")
         if self.image_size < 32:
             raise InputError(f"image_size must be at least 32 px, got {self.image_size}")
+        require_zooms("zooms", self.zooms)
         low, high = self.scale_jitter
         if not 0 < low <= high:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
@@ -132,3 +136,10 @@ class StreamConfig:
         require_positive(sigma_px=self.sigma_px)
         require_not_negative(sigma_of_size=self.sigma_of_size, cache_bytes=self.cache_bytes,
                              num_readers=self.num_readers)
+
+
+def require_zooms(name: str, zooms: tuple[float, ...]) -> None:
+    """Raises InputError unless `zooms` are different relative sizes of an image that make sense."""
+    if not zooms or len(set(zooms)) < len(zooms) or not all(0.1 <= zoom <= 4 for zoom in zooms):
+        raise InputError(f"{name} must be one or more different sizes from 0.1 to 4, got "
+                         f"{' '.join(f'{zoom:g}' for zoom in zooms) or 'none'}")

@@ -128,6 +128,8 @@ class Seen:
     member_counts: np.ndarray
     detections: np.ndarray | None = None
     transformed: np.ndarray | None = None
+    zoom_counts: Mapping[float, float] = field(default_factory=dict)
+    """Zoom -> persons counted at it alone; {} for one zoom."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,7 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
         points=found, truth=points,
         parts={name: replace(part, density=None) for name, part in parts.items()},
         scene=str(sample.scene.get("scene", "")),
+        zoom_counts=prediction.zoom_counts if region is None else {},
     )
 
 

@@ -42,6 +42,8 @@ class ImageResult:
     """The method's parts alone, without their densities."""
     scene: str = ""
     """The image's scene; "" where the data set does not tell."""
+    zoom_counts: Mapping[float, float] = field(default_factory=dict)
+    """Zoom -> persons counted at it alone; {} where the image was seen at one, or has a region of interest."""
 
 
 Of = Callable[[Sequence[ImageResult]], float | None]
@@ -91,6 +93,16 @@ def _calibration_error(results: Sequence[ImageResult]) -> float | None:
 def _ause(results: Sequence[ImageResult]) -> float | None:
     errors, uncertainties = _errors_and_uncertainties(results)
     return sparsification_error(errors, uncertainties) if any(uncertainties) else None
+
+
+def _zoom_errors(results: Sequence[ImageResult]) -> dict[str, float]:
+    """The error of each zoom alone, and of every image's best zoom: a bound for rules that choose one."""
+    if not all(result.zoom_counts for result in results):
+        return {}
+    zooms = list(results[0].zoom_counts)
+    errors = np.array([[abs(result.zoom_counts[zoom] - result.true_count) for zoom in zooms] for result in results])
+    return {**{f"target/zoom/{zoom:g}/mae": float(mean) for zoom, mean in zip(zooms, errors.mean(0), strict=True)},
+            "target/best_zoom_mae": float(errors.min(1).mean())}
 
 
 def _errors_and_uncertainties(results: Sequence[ImageResult]) -> tuple[np.ndarray, list[float]]:
@@ -146,7 +158,9 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
     Families: `target/precision_8px`, `recall` and `f1` match each head point to one true head within 8 px, one of
     `radii_px`. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
     has points, `_map` are of a part of the method (`regression`, `detection`) alone. `target/count/010-049/mae`,
-    `/bias` and `/num_images` are of the images with 10 to 49 true persons, and so on. Where all images tell their
+    `/bias` and `/num_images` are of the images with 10 to 49 true persons, and so on. Where images were seen at several
+    zooms, `target/zoom/0.75/mae` is of the counts at that zoom alone, and `target/best_zoom_mae` of every image's best
+    zoom, a bound that no rule without labels reaches. Where all images tell their
     scene, `target/scene/NAME/mae` is that scene's, and `target/mae_by_scene` the mean over scenes, as in WorldExpo'10.
 
     Raises:
@@ -159,6 +173,7 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
                for metric in METRICS if metric.of is not None and (value := metric.of(results)) is not None}
     metrics |= {"target/mean_count": float(np.mean(predicted)), "target/num_images": float(len(results))}
     points, truths = [result.points for result in results], [result.truth for result in results]
+    metrics |= _zoom_errors(results)
     metrics |= _errors("target/points_", [len(found) for found in points], true)
     for radius, rates in precision_recall(points, truths, radii_px).items():
         metrics |= {f"target/{name}_{radius:g}px": rate for name, rate in rates.items()}

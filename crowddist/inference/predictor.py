@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from crowddist.config import RunConfig, from_json
+from crowddist.data.config import require_zooms
 from crowddist.data.sample import Part, Seen
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
@@ -54,6 +55,8 @@ class ImagePrediction:
     """U x 4, likewise."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     """The method's parts alone; points in pixels of the image as given."""
+    zoom_counts: Mapping[float, float] = field(default_factory=dict)
+    """Zoom -> persons counted at it alone; {} where the image was seen at one."""
 
 
 class Predictor:
@@ -62,24 +65,28 @@ class Predictor:
     Args:
         method: with its weights loaded.
         image_size: images are resized to this longest side, px; 0: not resized.
+        zooms: sizes, relative to `image_size`, that images are counted at; None: those of the method's settings.
     """
 
-    def __init__(self, method: Method, *, image_size: int, device: str = "cpu") -> None:
+    def __init__(self, method: Method, *, image_size: int, zooms: Sequence[float] | None = None,
+                 device: str = "cpu") -> None:
         self.method, self.image_size, self.device = method, image_size, torch.device(device)
+        self.zooms = tuple(method.stream.zooms if zooms is None else zooms)
         self.stride = method.output_stride
         self.one_at_a_time = False
         """Run images one by one instead of in batches: less memory, the same results but for rounding."""
         method.networks().to(self.device)
 
     @classmethod
-    def from_checkpoint(cls, url: str, *, image_size: int | None = None, device: str = "cpu",
-                        one_pass: bool = False) -> Predictor:
+    def from_checkpoint(cls, url: str, *, image_size: int | None = None, zooms: Sequence[float] | None = None,
+                        device: str = "cpu", one_pass: bool = False) -> Predictor:
         """The predictor of a checkpoint's counter.
 
         Folds batch normalisation into the convolutions: the same results but for rounding, in less time.
 
         Args:
             image_size: None: as in training.
+            zooms: None: those that the run evaluated at.
             one_pass: count by the mean of the masks alone, see `Counter.one_pass`.
 
         Raises:
@@ -87,6 +94,8 @@ class Predictor:
         """
         if image_size is not None and image_size != 0 and image_size < STRIDE:
             raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
+        if zooms is not None:
+            require_zooms("zooms", tuple(zooms))
         content = checkpoint.load(url)
         try:
             if trained := content["method"].get("trained"):
@@ -101,11 +110,13 @@ class Predictor:
         for network in fold_norms(method.networks()).modules():
             if isinstance(network, Counter):
                 network.one_pass = one_pass
-        return cls(method, image_size=method.stream.image_size if image_size is None else image_size, device=device)
+        return cls(method, image_size=method.stream.image_size if image_size is None else image_size, zooms=zooms,
+                   device=device)
 
     def with_config(self, config: RunConfig) -> Predictor:
         """The same networks with another configuration, see `Method.with_config`."""
-        other = Predictor(self.method.with_config(config), image_size=self.image_size, device=str(self.device))
+        other = Predictor(self.method.with_config(config), image_size=self.image_size, zooms=self.zooms,
+                          device=str(self.device))
         other.one_at_a_time = self.one_at_a_time
         return other
 
@@ -114,15 +125,16 @@ class Predictor:
         return next(self.predict_views([image]))
 
     def predict_views(self, images: Sequence[np.ndarray],
-                      scales: Sequence[float] = (1.0,)) -> Iterator[ImagePrediction]:
+                      scales: Sequence[float] | None = None) -> Iterator[ImagePrediction]:
         """Counts images in order, at several sizes, see `see`; at one size, equally large neighbours in one batch."""
         for image, seen in zip(images, self.see(images, scales), strict=True):
             yield judge(self.method, seen, image.shape[:2])
 
-    def see(self, images: Sequence[np.ndarray], scales: Sequence[float] = (1.0,)) -> Iterator[Seen]:
+    def see(self, images: Sequence[np.ndarray], scales: Sequence[float] | None = None) -> Iterator[Seen]:
         """The networks' output for images at several sizes, relative to `image_size`, merged by `ops.views`; `judge`
-        turns it into predictions. Cells and `size` are those of `image_size`.
+        turns it into predictions. Cells and `size` are those of `image_size`. `scales` None: the predictor's zooms.
         """
+        scales = self.zooms if scales is None else scales
         if tuple(scales) == (1.0,):
             yield from self._see_in_batches(images)
             return
@@ -134,10 +146,12 @@ class Predictor:
             density, spread = merge_views(*zip(*moved, strict=True))
             counts = np.array([view.density.sum(dtype=np.float64) for view in views])
             uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
-            heads = [_heads_at(view.detections, view.size, size) for view in views if view.detections is not None]
+            heads = {kind: [_heads_at(getattr(view, kind), view.size, size) for view in views
+                            if getattr(view, kind) is not None] for kind in ("detections", "transformed")}
             # Two synthetic members with the merged deviation.
             yield Seen(size=size, density=density, spread=spread, member_counts=np.array([-uncertainty, uncertainty]),
-                       detections=merge_heads(heads) if heads else None)
+                       zoom_counts=dict(zip(scales, counts.tolist(), strict=True)),
+                       **{kind: merge_heads(found) for kind, found in heads.items() if found})
 
     def _see_in_batches(self, images: Sequence[np.ndarray]) -> Iterator[Seen]:
         resized = (whole_image(image, self.image_size) if self.image_size else image for image in images)
@@ -232,6 +246,7 @@ def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
         doubtful=with_sizes(verdict.doubtful),
         parts={name: part if part.points is None else replace(part, points=in_image(part.points))
                for name, part in verdict.parts.items()},
+        zoom_counts=seen.zoom_counts,
     )
 
 

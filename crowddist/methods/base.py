@@ -206,8 +206,8 @@ class Method(ABC):
         return 0.0
 
     def label_views(self) -> tuple[float, ...]:
-        """Sizes, relative to the usual one, at which images are labelled; see `ops.views`."""
-        return (1.0,)
+        """Sizes, relative to `stream.image_size`, at which images are labelled; see `ops.views`."""
+        return self.stream.zooms
 
     def translate(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) source images in [0, 1], made to look like the target. Only for plans with `translated` data."""

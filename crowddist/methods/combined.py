@@ -112,7 +112,7 @@ class Combined(SemanticMethod):
         return max(super().margin_px, BACKBONES[self.config.detector.backbone].uses["detector"].context_px)
 
     def label_views(self) -> tuple[float, ...]:
-        return self.config.self_supervision.label_views
+        return self.config.self_supervision.label_views or super().label_views()
 
     def predict(self, images: Tensor) -> Prediction:
         """The ensemble's density and spread; the detector's heads."""

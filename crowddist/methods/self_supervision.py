@@ -50,4 +50,4 @@ class SelfSupervision(CountingMethod):
         return super().trained(stage)
 
     def label_views(self) -> tuple[float, ...]:
-        return self.settings.label_views
+        return self.settings.label_views or super().label_views()

@@ -1,4 +1,4 @@
-"""Views: one image counted at several sizes, merged place by place by the networks' certainty."""
+"""Zooms: one image counted at several sizes, merged place by place by the networks' certainty."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from crowddist.ops.nms import suppress_points
 
 NEIGHBOURHOOD_CELLS = 6.0
 """Standard deviation of the Gaussian that averages a view's certainty: nearby heads have one size. ours."""
-SMALLEST_UNCERTAINTY = 1e-6
-"""Added to the relative uncertainty, so that views without spread weigh alike. ours."""
-EPSILON_PERSONS = 1e-4
-"""Added to the density of a neighbourhood before dividing by it. ours."""
+EMPTY_PERSONS = 0.01
+"""Persons per cell that every neighbourhood is taken to hold beside its own, of a known uncertainty. ours."""
+EMPTY_SPREAD = 0.3
+"""Relative uncertainty of those persons, so of an empty neighbourhood. Without it a view that sees nobody, with hardly
+any spread, passes for certain, and erases the crowd that another view resolves. ours: of 0 to 0.3 it errs least from B
+to A (121.7 persons; 123.1 without)."""
 
 
 def merge_views(
@@ -22,9 +24,9 @@ def merge_views(
     """Mean and spread of several views of one image, each weighted by the inverse of its relative variance nearby.
 
     Source: ours, after "the densities the network is most certain of" (CVPR 2022, stage 2): the ensemble agrees on
-    heads of a familiar size, so the best view differs from place to place. u_v = G(spread_v) / (G(density_v) +
-    epsilon), G a Gaussian mean; w_v = u_v^-2 / sum over views of u^-2; density = sum of w_v density_v; spread^2 = sum
-    of w_v (spread_v^2 + density_v^2) - density^2 (law of total variance): views that disagree add spread as members do.
+    heads of a familiar size, so the best view differs from place to place. u_v is `relative_spread`; w_v = u_v^-2 /
+    sum over views of u^-2; density = sum of w_v density_v; spread^2 = sum of w_v (spread_v^2 + density_v^2) - density^2
+    (law of total variance): views that disagree add spread as members do.
 
     Args:
         densities: V maps (h, w), persons per cell, >= 0, on one grid of cells
@@ -43,8 +45,9 @@ def merge_views(
     if neighbourhood_cells <= 0:
         raise ValueError(f"neighbourhood_cells must be positive, got {neighbourhood_cells}")
     density, spread = (np.stack(part).astype(np.float64) for part in (densities, spreads))
-    relative = np.stack([relative_spread(*maps, neighbourhood_cells) for maps in zip(density, spread, strict=True)])
-    certainty = (relative + SMALLEST_UNCERTAINTY) ** -2
+    # Without an ensemble nothing tells the views apart.
+    certainty = (np.stack([relative_spread(*maps, neighbourhood_cells) ** -2
+                           for maps in zip(density, spread, strict=True)]) if spread.any() else np.ones_like(density))
     weight = certainty / certainty.sum(0)
     mean = (weight * density).sum(0)
     variance = (weight * (spread**2 + density**2)).sum(0) - mean**2
@@ -54,7 +57,8 @@ def merge_views(
 def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float) -> np.ndarray:
     """The relative uncertainty of each cell's neighbourhood.
 
-    Source: ours: G(spread) / (G(density) + epsilon), G a Gaussian mean.
+    Source: ours: (G(spread) + s e) / (G(density) + e), G a Gaussian mean, e `EMPTY_PERSONS` and s `EMPTY_SPREAD`: s
+    where nobody is.
 
     Args:
         density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
@@ -67,7 +71,7 @@ def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells
 
     near_density, near_spread = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
                                  for part in (density, spread))
-    return near_spread / (near_density + EPSILON_PERSONS)
+    return (near_spread + EMPTY_SPREAD * EMPTY_PERSONS) / (near_density + EMPTY_PERSONS)
 
 
 def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:

@@ -84,7 +84,7 @@ def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scen
 
 def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared],
                   scenes: SceneRule | None) -> float | None:
-    """The most persons in a cell of any source, at the smallest size that the target is labelled at; None without
+    """The most persons in a cell of any source, at the smallest size that the target is seen at; None without
     density regularisation. Kept in the run's folder, because it takes reading all images.
     """
     if not config.train.density_limit:
@@ -98,7 +98,7 @@ def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[
     for name in ("source", *(name for name, _ in more_sources(config))):
         images = ShardReader(data[name].url)
         kept = kept_samples(images, scenes) if scenes is not None and name == "source" else range(len(images))
-        scale = min(1.0, *method.label_views())
+        scale = min(1.0, *method.label_views(), *method.stream.zooms)
         most.append(densest_cell(images, kept, method.stream, stride=method.output_stride, scale=scale))
     storage.write_json(known, {"persons": max(most)})
     return max(most)

@@ -60,6 +60,16 @@ def test_metrics_by_hand() -> None:
     assert metrics["target/num_images"] == 2 and all(type(value) is float for value in metrics.values())
 
 
+def test_errors_by_zoom_by_hand() -> None:
+    first, second = (replace(result(true=10, count=12), zoom_counts={0.5: 7.0, 1.0: 14.0}),
+                     replace(result(true=20, count=21), zoom_counts={0.5: 15.0, 1.0: 21.0}))
+    metrics = {name: value for name, value in summarise([first, second]).items() if "zoom" in name}
+    assert metrics == pytest.approx({"target/zoom/0.5/mae": (3 + 5) / 2, "target/zoom/1/mae": (4 + 1) / 2,
+                                     "target/best_zoom_mae": (3 + 1) / 2})
+    # One image with a region of interest has no counts by zoom, so no zoom is judged.
+    assert not any("zoom" in name for name in summarise([first, result(true=5, count=4)]))
+
+
 def test_errors_by_range_and_by_scene() -> None:
     told = [("a", 8, 10), ("b", 60, 53), ("a", 4, 3), ("b", 99, 100), ("c 1/2", 70, 76)]
     metrics = summarise([result(scene=scene, true=true, count=count) for scene, true, count in told])
@@ -116,6 +126,17 @@ def test_every_image_counts_once(tmp_path: Path, make_images: Callable[..., str]
     assert summarise(parts) == pytest.approx(summarise(results), rel=1e-4)
     naive = [abs(found.count - found.true_count) for found in results]
     assert summarise(results)["target/mae"] == pytest.approx(sum(naive) / 19)
+
+
+def test_an_evaluation_counts_at_the_zooms_of_the_run(tiny_evaluation: str, tiny_checkpoint: str) -> None:
+    images = ShardReader(tiny_evaluation)
+    counter = Predictor.from_checkpoint(tiny_checkpoint, zooms=(0.7, 1.0))
+    found = evaluate_data(counter, images)
+    for index, one in enumerate(found):
+        image = decode(*images.read(index)).image
+        assert one.count == next(counter.predict_views([image], (0.7, 1.0))).count
+        alone = Predictor.from_checkpoint(tiny_checkpoint).predict(image).count
+        assert one.zoom_counts == {0.7: pytest.approx(one.zoom_counts[0.7]), 1.0: pytest.approx(alone, rel=1e-4)}
 
 
 def test_an_unlabelled_image_is_refused(tiny_target: str, tiny_checkpoint: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from crowddist.config import RunConfig
 from crowddist.data.sample import Batch, Seen
+from crowddist.inference.predictor import Predictor
 from crowddist.methods.base import Method, Stage, belongs_to
 from crowddist.methods.build import build_method
 from crowddist.methods.parts.training import one_cycle_rate
@@ -206,10 +207,23 @@ def test_conclusions_count_what_they_show(config: RunConfig) -> None:
     assert verdict.sizes is None or verdict.sizes.shape == (len(verdict.points),)
     keep = method.select(verdict.density, verdict.spread)
     assert keep.shape == density.shape and keep.dtype == bool and keep.any()
-    assert 1.0 in method.label_views()
+    assert method.label_views()
     again = method.windows(verdict.density, verdict.points, "key")
     for purpose, windows in method.windows(verdict.density, verdict.points, "key").items():
         assert len(windows) and windows.shape[1] == 4 and np.array_equal(windows, again[purpose])
+
+
+def test_every_method_counts_at_several_zooms(config: RunConfig) -> None:
+    """Count, heads and labels come from the merged views, and the usual size alone is one of them."""
+    method, image = make(config), np.random.default_rng(0).integers(0, 256, (70, 101, 3), np.uint8)
+    usual = Predictor(method, image_size=96).predict(image)
+    found = Predictor(method, image_size=96, zooms=(0.5, 1.0, 1.5)).predict(image)
+    assert found.density.shape == usual.density.shape and found.keep.shape == usual.keep.shape
+    assert found.count == pytest.approx(float(found.density.sum()), rel=1e-5) and np.isfinite(found.count)
+    assert list(found.zoom_counts) == [0.5, 1.0, 1.5] and usual.zoom_counts == {}
+    seen = next(Predictor(method, image_size=96).see([image]))
+    assert found.zoom_counts[1.0] == pytest.approx(float(seen.density.sum()), rel=1e-5)
+    assert (found.points[:, 0] <= 100).all() and (found.points[:, 1] <= 69).all()
 
 
 def test_pretrained_layers_learn_more_slowly_and_the_first_ones_not_at_all(tiny_config: RunConfig) -> None:

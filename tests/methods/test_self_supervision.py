@@ -88,10 +88,19 @@ def test_every_stage_takes_the_error_that_is_configured(counter: Counter) -> Non
         assert float(both["source_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_labelled_target_crops_keep_to_the_scale_of_their_labels(tiny_config: RunConfig) -> None:
-    settings = replace(tiny_config.self_supervision, rounds=2)
+@pytest.mark.parametrize("views, zooms, scales", [
+    ((1.0,), (1.0,), (0.9, 1.1)),
+    ((0.5, 1.0, 2.0), (1.0,), (0.45, 2.2)),
+    ((), (1.4, 0.7), (0.63, 1.54)),
+])
+def test_labelled_target_crops_are_shown_at_the_sizes_of_their_labels(
+    tiny_config: RunConfig, views: tuple[float, ...], zooms: tuple[float, ...], scales: tuple[float, float]
+) -> None:
+    settings = replace(tiny_config.self_supervision, rounds=2, label_views=views)
+    tiny_config = replace(tiny_config, stream=replace(tiny_config.stream, zooms=zooms))
     method = build_method(replace(tiny_config, method="self_supervision", self_supervision=settings))
     assert isinstance(method, SelfSupervision)
     for stage in method.plan():
         for name, stream in stage.streams.items():
-            assert stream.scale_jitter == ((0.9, 1.1) if stage.needs_labels and name == "target" else None)
+            labelled = stage.needs_labels and name == "target"
+            assert stream.scale_jitter == (pytest.approx(scales) if labelled else None)

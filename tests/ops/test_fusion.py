@@ -101,8 +101,8 @@ def test_uncertainty_weight_by_hand():
     # Two places far apart, with as many persons; the ensemble is twice as unsure of the right one: usual is (1 + 2) / 2
     # times the left's.
     density, spread = np.zeros((1, 200)), np.zeros((1, 200))
-    density[0, 20] = density[0, 180] = 5.0
-    spread[0, 20], spread[0, 180] = 0.5, 1.0
+    density[0, 20] = density[0, 180] = 500.0
+    spread[0, 20], spread[0, 180] = 50.0, 100.0
     weight = uncertainty_weight(np.full((1, 200), 0.6), density, spread)
     assert weight[0, 20] == pytest.approx(0.6 / 1.5, rel=1e-2) and weight[0, 180] == pytest.approx(0.6)
     assert weight.dtype == np.float32 and (weight <= 0.6 + 1e-6).all() and (weight >= 0).all()

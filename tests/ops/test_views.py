@@ -9,12 +9,30 @@ from crowddist.ops.views import merge_heads, merge_views
 
 
 def test_by_hand():
-    # Even maps: the neighbourhood changes nothing. Relative uncertainties 0.5 and 0.25, so weights 1 / 5 and 4 / 5.
-    density, spread = merge_views([np.full((5, 7), 2.0), np.full((5, 7), 4.0)],
-                                  [np.full((5, 7), 1.0), np.full((5, 7), 1.0)])
-    assert density == pytest.approx(np.full((5, 7), 3.6), rel=1e-3)
-    # 1 / 5 (1 + 4) + 4 / 5 (1 + 16) - 3.6^2 = 1.64
-    assert spread == pytest.approx(np.full((5, 7), 1.64**0.5), rel=1e-2)
+    # Even maps: the neighbourhood changes nothing. With 0.01 persons a cell of uncertainty 0.3 beside its own, a view
+    # of 1.99 +- 0.997 has the uncertainty (0.997 + 0.003) / 2 = 0.5, one of 3.99 +- 0.997 has 0.25: weights 1 / 5 and
+    # 4 / 5.
+    density, spread = merge_views([np.full((5, 7), 1.99), np.full((5, 7), 3.99)], [np.full((5, 7), 0.997)] * 2)
+    assert density == pytest.approx(np.full((5, 7), 3.59), rel=1e-6)
+    # 0.997^2 + 1 / 5 * 1.99^2 + 4 / 5 * 3.99^2 - 3.59^2 = 0.997^2 + 0.64
+    assert spread == pytest.approx(np.full((5, 7), (0.997**2 + 0.64) ** 0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("persons", [1e-4, 1e-5, 0.0])
+def test_a_view_that_sees_nobody_does_not_erase_a_crowd(persons: float) -> None:
+    """0.2 persons a cell, 10 % apart: 0.11 of uncertainty beside the 0.3 of an empty view: 88 % of the crowd stay."""
+    crowd, empty = np.full((20, 20), 0.2), np.full((20, 20), persons)
+    density, _ = merge_views([crowd, empty], [0.1 * crowd, 0.3 * empty])
+    uncertainty = 0.023 / 0.21
+    assert density == pytest.approx(np.full((20, 20), 0.2 * uncertainty**-2 / (uncertainty**-2 + 0.3**-2)), rel=2e-3)
+    assert density.mean() > 0.17
+
+
+def test_a_doubtful_crowd_gives_way_to_views_that_see_nobody() -> None:
+    """Members that differ by as much as they see: what is left is less than the mean of the views."""
+    crowd, empty = np.full((20, 20), 0.2), np.zeros((20, 20))
+    density, _ = merge_views([crowd, empty], [crowd, empty])
+    assert density.mean() == pytest.approx(0.2 * 0.967**-2 / (0.967**-2 + 0.3**-2), rel=1e-3)
 
 
 def by_loop(densities, spreads, sigma):
@@ -34,9 +52,9 @@ def by_loop(densities, spreads, sigma):
     mean, deviation = np.zeros((height, width)), np.zeros((height, width))
     for row in range(height):
         for column in range(width):
-            relative = [near(s, row, column) / (near(d, row, column) + 1e-4)
+            relative = [(near(s, row, column) + 0.003) / (near(d, row, column) + 0.01)
                         for d, s in zip(densities, spreads, strict=True)]
-            weights = [(u + 1e-6) ** -2 for u in relative]
+            weights = [u**-2 for u in relative]
             here = [(w / sum(weights), d[row, column], s[row, column])
                     for w, d, s in zip(weights, densities, spreads, strict=True)]
             mean[row, column] = sum(w * d for w, d, _ in here)

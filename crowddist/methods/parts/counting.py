@@ -13,7 +13,7 @@ from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.training import Trained, TrainingMethod
-from crowddist.methods.settings.self_supervision import LABEL_SCALE_JITTER
+from crowddist.methods.settings.self_supervision import LABEL_SCALE_MARGIN
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.ensemble import build_networks
 from crowddist.ops.selection import keep_most_certain
@@ -99,9 +99,10 @@ class CountingMethod(TrainingMethod):
 
     def labelled_streams(self) -> dict[str, Stream]:
         """Source and target of a round of pseudo-labels."""
-        rounds = self.config.self_supervision
-        target = Stream(data="target", batch_size=rounds.target_batch_size, labels=True,
-                        scale_jitter=LABEL_SCALE_JITTER, stride=self.output_stride)
+        rounds, views = self.config.self_supervision, self.label_views()
+        scales = (LABEL_SCALE_MARGIN[0] * min(views), LABEL_SCALE_MARGIN[1] * max(views))
+        target = Stream(data="target", batch_size=rounds.target_batch_size, labels=True, scale_jitter=scales,
+                        stride=self.output_stride)
         return {"source": self.source_stream(), "target": target}
 
     def objective(self, stage: Stage) -> nn.Module:
