@@ -123,7 +123,7 @@ class CropDataset(torch.utils.data.Dataset):
             self._prefetcher.reach(position)
         sample = self._cached(int(self.chosen[self.plan.sample_at(position) % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
-        size = (self.config.crop_size, self.config.crop_size)
+        size = self.config.crop
         cells = (size[0] // self.stride, size[1] // self.stride)
         height, width = sample.image.shape[:2]
         window = self._window(sample, rng)

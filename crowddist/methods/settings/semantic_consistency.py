@@ -25,6 +25,8 @@ class SemanticConsistencyConfig:
     """Weight lambda^t of the target's background loss (P)."""
     adversarial_weight: float = 0.001
     """Weight lambda^d of the adversarial loss (not published; AdaptSegNet's)."""
+    adversarial_patches: Literal["mean", "sum"] = "mean"
+    """Adversarial loss of an image's patches: their mean (ours), or their sum (P, Eq. 10)."""
     target_masks: Literal["made", "given"] = "made"
     """Where persons may be in the target. made: a segmenter decides, trained on masks of the source and of `boxes`.
     given: the target's shards hold masks (their points stay closed)."""
@@ -39,6 +41,7 @@ class SemanticConsistencyConfig:
         require_not_negative(source_mask_weight=self.source_mask_weight, target_mask_weight=self.target_mask_weight)
         require_not_negative(adversarial_weight=self.adversarial_weight)
         require_choice("target_masks", self.target_masks, ("made", "given"))
+        require_choice("adversarial_patches", self.adversarial_patches, ("mean", "sum"))
 
 
 def target_batch(config: Any) -> dict[str, int]:
