@@ -97,6 +97,25 @@ def test_a_trained_counter_predicts_persons_also_from_its_checkpoint(tiny_config
         assert predictor.predict(pixels).count == pytest.approx(count, rel=0.02)
 
 
+def test_what_adam_can_see_of_a_cell_a_pixel(tiny_config: RunConfig) -> None:
+    """The share of the decoder's gradients above the 1e-8 that Adam adds, of one person on 96 x 96 px."""
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    head = torch.exp(-((rows - 50) ** 2 + (columns - 40) ** 2) / (2 * 6.0**2))
+    images = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)),
+                                             size=(96, 96), mode="bilinear")
+    batch = Batch(images=images, density=(head / head.sum())[None, None], draws=torch.zeros(1, dtype=torch.int64))
+    shares = {}
+    for cell_error, factor in (("squared", 1.0), ("squared", 100.0), ("squared_sum", 1.0)):
+        method = make(tiny_config, factor, backbone="vgg16_bn", decoder="upsampling", ensemble="none",
+                      orientation=False)
+        objective = method.objective(method.plan()[0])
+        objective.train_config = replace(method.config.train, cell_error=cell_error)
+        objective.density_loss(batch).backward()
+        gradients = torch.cat([one.grad.abs().flatten() for one in method.counter.decoder.parameters()])
+        shares[cell_error, factor] = float((gradients > 1e-8).float().mean())
+    assert shares["squared", 1.0] < 0.8 < 0.9 < min(shares["squared", 100.0], shares["squared_sum", 1.0]), shares
+
+
 def test_members_and_dropouts_are_in_persons_one_by_one(tiny_config: RunConfig) -> None:
     for ensemble in ("masksembles", "dropout", "none"):
         torch.manual_seed(0)
