@@ -64,18 +64,19 @@ def tiny(config: RunConfig, storage: Path) -> RunConfig:
     def random(network: Any) -> Any:
         return replace(network, weights="none")
 
-    side = 256 if config.counter.upsamples else 64  # what the published discriminator needs, behind features of 16 px
+    # What the published discriminator needs, behind features of 16 px; one crop a step then, for time.
+    side, batch = (256, 1) if config.counter.upsamples else (64, 2)
     wide = {"crop_width": side + 16} if config.stream.crop_width else {}
     return replace(
         config, storage=str(storage), launcher="local", tracking_uri="none", threads=1,
         counter=random(config.counter), regressor=random(config.regressor), detector=random(config.detector),
         localiser=random(config.localiser),
         stream=replace(config.stream, image_size=side, crop_size=side, **wide),
-        train=replace(config.train, steps=4, batch_size=2),
+        train=replace(config.train, steps=4 if batch > 1 else 6, batch_size=batch),
         # Labels hardly change in two steps: they would have settled.
         self_supervision=replace(config.self_supervision, orientation_steps=2, round_steps=2, target_batch_size=2,
                                  stop_change=0.0),
-        semantic_consistency=replace(config.semantic_consistency, steps=4, segmenter_steps=2, target_batch_size=2),
+        semantic_consistency=replace(config.semantic_consistency, steps=3, segmenter_steps=1, target_batch_size=1),
         bi_knowledge=replace(config.bi_knowledge, crop_size=64, regressor_steps=3, boxes_steps=3, detector_steps=2,
                              localiser_steps=2, cycles=min(config.bi_knowledge.cycles, 1), cycle_steps=2, batch_size=2,
                              stop_change=0.0),
