@@ -25,10 +25,9 @@ def folds(config: RunConfig) -> list[RunConfig]:
         raise InputError("folds need a recipe whose target and evaluation are the first fold, such as "
                          f"ucf_cc_50:PATH:{FIRST}train and ...:{FIRST}test, got the splits {splits[0]!r} and "
                          f"{splits[1]!r}")
-    name = config.run_name or config.recipe
+    name, places = config.run_name or config.recipe, [text.rpartition(FIRST)[0] for text in sides.values()]
     return [
-        replace(config, run_name=f"{name}-fold-{fold}",
-                **{side: f"{text.removesuffix(split)}{split.replace(FIRST, f'fold-{fold}-')}"
-                   for (side, text), split in zip(sides.items(), splits, strict=True)})
+        replace(config, run_name=f"{name}-fold-{fold}", target=f"{places[0]}fold-{fold}-train",
+                evaluation=f"{places[1]}fold-{fold}-test")
         for fold in range(1, NUM_FOLDS + 1)
     ]
