@@ -41,7 +41,7 @@ def test_one_command_runs_five_folds_and_prints_their_mean(start: Callable, tmp_
                                                  for fold in range(1, 6)]
     errors = [float(row.split()[6]) for row in rows]
     assert len(set(errors)) == 5 and lines[-1].startswith("mean of 5 runs, MAE / rmse: ")
-    assert float(lines[-1].split()[6]) == pytest.approx(np.mean(errors), abs=0.1)
+    assert float(lines[-1].split()[7]) == pytest.approx(np.mean(errors), abs=0.1)
     failed = start("folds", "gcc_to_ucf_cc_50", *options, "--seed", "1", CROWDDIST_DATA=str(tmp_path / "data"))
     assert failed.returncode == 2 and "exists with another configuration" in failed.stderr
     assert "mean of" not in failed.stdout, "the first fold that fails ends the series"
