@@ -24,6 +24,8 @@ class Arguments:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs that have ended, paths or URLs."""
+    mean: bool = False
+    """Also print the mean error over the runs, e.g. over the folds of a cross-validation."""
     calibration: Annotated[str, tyro.conf.arg(metavar="PNG")] = ""
     """A picture to write: the error of the count against its uncertainty, and how well that ranks the images, of all
     runs whose counter has an ensemble."""
@@ -35,10 +37,12 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Prints the tables, and draws the picture."""
-    from crowddist.reports.compare_runs import calibration_table, compare, read_result, read_uncertainties
+    from crowddist.reports.compare_runs import calibration_table, compare, mean_line, read_result, read_uncertainties
 
     results = {run: read_result(run) for run in arguments.runs}
     print(compare(list(results.values())))
+    if arguments.mean:
+        print(f"\n{mean_line(list(results.values()))}")
     known: dict[str, dict[str, list[float]]] = {}
     for run, result in results.items():
         if found := read_uncertainties(run):

@@ -93,6 +93,8 @@ class StreamConfig:
     ensemble's certainty; each costs its square of the time that 1 takes."""
     crop_size: int = 256
     """Side of a training crop, px; a multiple of 8, at least 32. bi_knowledge uses bi_knowledge.crop_size instead."""
+    crop_width: int = 0
+    """Width of a training crop whose height is crop_size, px; a multiple of 8, at least 32. 0: crops are square."""
     scale_jitter: tuple[float, float] = (0.3, 1.2)
     """Smallest and largest random scale of a training image, on top of image_size; above 0."""
     colour_jitter: float = 0.3
@@ -122,6 +124,8 @@ class StreamConfig:
     def __post_init__(self) -> None:
         if self.crop_size % 8 or self.crop_size < 32:
             raise InputError(f"crop_size must be a multiple of 8 and at least 32, got {self.crop_size}")
+        if self.crop_width and (self.crop_width % 8 or self.crop_width < 32):
+            raise InputError(f"crop_width must be a multiple of 8 and at least 32, or 0, got {self.crop_width}")
         if self.image_size < 32:
             raise InputError(f"image_size must be at least 32 px, got {self.image_size}")
         require_zooms("zooms", self.zooms)
@@ -136,6 +140,11 @@ class StreamConfig:
         require_positive(sigma_px=self.sigma_px)
         require_not_negative(sigma_of_size=self.sigma_of_size, cache_bytes=self.cache_bytes,
                              num_readers=self.num_readers)
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(height, width) of a training crop, px."""
+        return self.crop_size, self.crop_width or self.crop_size
 
 
 def require_zooms(name: str, zooms: tuple[float, ...]) -> None:

@@ -131,7 +131,7 @@ class CropDataset(torch.utils.data.Dataset):
             self._prefetcher.reach(position)
         sample = self._cached(int(self.chosen[self.plan.sample_at(position) % len(self.chosen)]))
         rng = generator(self.seed, self.name, position)
-        size = (3 * self.whole_px // 4, self.whole_px) if self.whole_px else (self.config.crop_size,) * 2
+        size = (3 * self.whole_px // 4, self.whole_px) if self.whole_px else self.config.crop
         cells = (size[0] // self.stride, size[1] // self.stride)
         height, width = sample.image.shape[:2]
         window = self._window(sample, rng)

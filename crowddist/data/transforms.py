@@ -185,10 +185,10 @@ def draw_window(size: tuple[int, int], config: StreamConfig, rng: np.random.Gene
     """
     scale = config.image_size / max(size) * rng.uniform(*config.scale_jitter)
     resized = scaled_size(size, scale, scale)
-    spare = [extent - config.crop_size for extent in resized]
+    spare = [extent - side for extent, side in zip(resized, config.crop, strict=True)]
     top, left = (int(rng.integers(min(0, room), max(0, room) + 1)) for room in spare)
     pixel_y, pixel_x = (old / new for old, new in zip(size, resized, strict=True))
-    return top * pixel_y, left * pixel_x, config.crop_size * pixel_y, config.crop_size * pixel_x
+    return top * pixel_y, left * pixel_x, config.crop[0] * pixel_y, config.crop[1] * pixel_x
 
 
 def draw_softness(config: StreamConfig, rng: np.random.Generator) -> float:

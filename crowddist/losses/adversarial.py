@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Patches = Literal["mean", "sum"]
 UNDECIDED = 0.5
 """Answer of a least-squares discriminator between real (1) and made (0)."""
 
@@ -61,15 +64,17 @@ def discriminator_accuracy(real: Tensor, made: Tensor) -> Tensor:
     return right.detach() / 2
 
 
-def domain_loss(logits: Tensor, source: bool) -> Tensor:
+def domain_loss(logits: Tensor, source: bool, patches: Patches = "mean") -> Tensor:
     """Cross-entropy of "these are from the source": the mean of -log p, or of -log(1 - p) where they are not.
 
     Source: Han et al., ICASSP 2020: source = 1, target = 0 for the discriminator. Eq. 10 is this loss of the target's
-    logits with `source=True`; it sums over patches, this is the mean, so the weight does not depend on the crop size.
+    logits with `source=True` and `patches="sum"`. With the mean, the weight does not depend on the crop size (ours).
 
     Args:
-        logits: any shape, not empty, unbounded; p = sigmoid(logits) is the probability of "source"
+        logits: any shape, not empty, unbounded, the first axis the images; p = sigmoid(logits) is the probability of
+            "source"
         source: label of all logits
+        patches: how an image's patches are joined, by their mean or their sum; images are averaged
 
     Returns:
         scalar, >= 0, float32 or better; value and slope are finite for finite logits.
@@ -78,7 +83,8 @@ def domain_loss(logits: Tensor, source: bool) -> Tensor:
         ValueError: there is no logit.
     """
     logits = _answers(logits)
-    return functional.softplus(-logits if source else logits).mean()
+    losses = functional.softplus(-logits if source else logits)
+    return losses.sum() / len(losses) if patches == "sum" else losses.mean()
 
 
 def domain_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:

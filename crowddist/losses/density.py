@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CellError = Literal["poisson", "squared"]
+CellError = Literal["poisson", "squared", "squared_sum"]
 FLOOR_PERSONS_CELL = 1e-3
 FLOOR_PERSONS_BLOCK = 0.1
 """Added to the persons of a cell and of a block before dividing by them. ours."""
@@ -18,7 +18,7 @@ LARGEST_PULL = 4.0
 
 def count_map_loss(
     prediction: Tensor, target: Tensor, keep: Tensor | None = None, block: int = 8, block_weight: float = 0.1,
-    cell_error: CellError = "poisson",
+    cell_error: CellError = "poisson", cell_px: int = 1,
 ) -> Tensor:
     """Error of cells, which teaches places, plus error of block counts, which teaches numbers.
 
@@ -31,6 +31,13 @@ def count_map_loss(
     (sum over cells of error + block_weight * sum over blocks of pull * (P - Y)) / K, where
     error = p - y - y log(p / y), p and y each 0.001 larger, or (p - y)^2; and
     pull = max((P - Y) / (0.1 + P), -4) has no gradient.
+
+    `squared_sum` is Eq. 6 of Han et al., ICASSP 2020: half the sum over the pixels of an image, not their mean. A cell
+    of s x s px spreads its persons evenly over its pixels (ours: the paper has a cell a pixel), so its pixels add
+    s^2 ((p - y) / s^2)^2: sum over cells of (p - y)^2 / (2 s^2) + block_weight * sum over blocks of pull * (P - Y).
+    Thus the weights of other losses beside it mean the same for any cell. On a crop of K cells of 1 px it is K / 2
+    times `squared`.
+
     Images are averaged, so equally large parts of a batch average to the whole.
 
     Args:
@@ -39,28 +46,34 @@ def count_map_loss(
         keep: shape of `prediction`, bool or 0/1, cells to train on; None: all
         block: side of a block, cells, >= 1; blocks at the right and bottom edge may be cut off
         block_weight: weight of the block term, >= 0
-        cell_error: `poisson` or `squared`
+        cell_error: `poisson`, `squared` or `squared_sum`
+        cell_px: s, side of a cell, px of the crop, >= 1; only `squared_sum` depends on it
 
     Returns:
         scalar; an image without kept cells adds 0.
 
     Raises:
-        ValueError: shapes differ or are not (N, 1, h, w) with N >= 1, or block or block_weight is out of range.
+        ValueError: shapes differ or are not (N, 1, h, w) with N >= 1, or block, block_weight or cell_px is out
+            of range.
     """
     if prediction.ndim != 4 or prediction.shape[1] != 1 or prediction.numel() == 0 or prediction.shape != target.shape:
         raise ValueError(f"prediction and target must be (N, 1, h, w) and not empty, got {tuple(prediction.shape)}, "
                          f"{tuple(target.shape)}")
     if keep is not None and keep.shape != prediction.shape:
         raise ValueError(f"keep must have the prediction's shape {tuple(prediction.shape)}, got {tuple(keep.shape)}")
-    if block < 1 or block_weight < 0:
-        raise ValueError(f"block must be at least 1 and block_weight not negative, got {block} and {block_weight}")
+    if block < 1 or block_weight < 0 or cell_px < 1:
+        raise ValueError("block and cell_px must be at least 1 and block_weight not negative, got "
+                         f"{block}, {cell_px} and {block_weight}")
     kept = torch.ones_like(prediction) if keep is None else keep.to(prediction.dtype)
     difference = (prediction - target) * kept
-    cells = difference.square() if cell_error == "squared" else poisson_deviance(prediction, target) * kept
+    cells = poisson_deviance(prediction, target) * kept if cell_error == "poisson" else difference.square()
     block_error = _block_sums(difference, block)
     pull = block_error / (FLOOR_PERSONS_BLOCK + _block_sums(prediction * kept, block))
     pull = pull.clamp(min=-LARGEST_PULL).detach()
-    errors = cells.sum((1, 2, 3)) + block_weight * (pull * block_error).sum((1, 2, 3))
+    blocks = block_weight * (pull * block_error).sum((1, 2, 3))
+    if cell_error == "squared_sum":
+        return (cells.sum((1, 2, 3)) / (2 * cell_px**2) + blocks).mean()
+    errors = cells.sum((1, 2, 3)) + blocks
     return (errors / kept.sum((1, 2, 3)).clamp(min=1)).mean()
 
 

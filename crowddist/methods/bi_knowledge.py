@@ -77,7 +77,7 @@ class BiKnowledge(TrainingMethod):
         low, high = own.scale_jitter if own.scale_jitter[1] else usual.scale_jitter
         return replace(usual, image_size=round(usual.image_size * own.enlarge),
                        scale_jitter=(low / own.enlarge, high / own.enlarge), crop_size=own.crop_size,
-                       sigma_px=own.sigma_px, sigma_of_size=own.sigma_of_size)
+                       crop_width=0, sigma_px=own.sigma_px, sigma_of_size=own.sigma_of_size)
 
     @property
     def output_stride(self) -> int:

@@ -55,7 +55,7 @@ class RegressionObjective(nn.Module):
             factor = COUNT_CELL_PX // self.regressor.output_stride
             counts, target = (functional.avg_pool2d(maps, factor) * factor**2 for maps in (predicted, density))
             error = count_map_loss(counts, target, block_weight=self.train_config.block_weight,
-                                   cell_error=self.train_config.cell_error)
+                                   cell_error=self.train_config.cell_error, cell_px=COUNT_CELL_PX)
             loss = loss + self.settings.count_weight * error
         return loss
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from crowddist.errors import InputError, require_choice
+from crowddist.errors import InputError, require_choice, require_positive
 from crowddist.models.backbones.base import Use
 from crowddist.models.backbones.table import BACKBONES, names_for
 
@@ -43,6 +43,12 @@ class CounterConfig:
     networks), or `none` (one network)."""
     num_masks: int = 3
     """Number of members (masks, dropouts or networks), at least 1."""
+    density_factor: float = 1.0
+    """The network's own unit: its last layer gives this times the persons of a cell, and the density loss compares
+    that; counts stay persons. Where a cell is a pixel, mean squared errors at 1 leave half of the decoder gradients
+    below the 1e-8 that Adam adds to them; the authors' later code has 100 (C)."""
+    decoder_norm: bool = False
+    """Batch normalisation in an upsampling decoder, as in the authors' later code (C); the paper prints none."""
     orientation: bool = True
     """Add a head that tells upright images from upside-down ones. Off where nothing trains it."""
 
@@ -52,6 +58,10 @@ class CounterConfig:
         require_choice("counter ensemble", self.ensemble, get_args(Ensemble))
         if self.num_masks < 1:
             raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
+        require_positive(density_factor=self.density_factor)
+        if self.decoder_norm and not self.upsamples:
+            raise InputError("counter decoder_norm is for the upsampling decoders: leave it out, or set "
+                             "counter.decoder")
 
     @property
     def upsamples(self) -> bool:

@@ -27,11 +27,18 @@ class Counter(nn.Module):
     Images of any size are padded at the right and the bottom to multiples of the encoder's stride. A density is persons
     per cell of `output_stride` px (8 but for the upsampling decoders); its sum is the count. The published x8
     upsampling is left to callers that need a full-size map: its sum is right only after dividing by 64.
+
+    With a `density_factor` the decoder's last layer gives that many times the persons; all maps that leave the counter
+    are persons. The factor is part of the weights: a counter that starts from a run's keeps that run's unit.
     """
 
+    density_factor: Tensor | None
+
     def __init__(self, *, encoder: Encoder, decoder: Decoder, masks: Masksembles | None, dropout: float | None,
-                 num_members: int, orientation: OrientationHead | None) -> None:
+                 num_members: int, orientation: OrientationHead | None, density_factor: float = 1.0) -> None:
         super().__init__()
+        # None where it is 1: checkpoints from before there was a factor hold none.
+        self.register_buffer("density_factor", None if density_factor == 1 else torch.tensor(float(density_factor)))
         self.encoder, self.decoder = encoder, decoder
         self.masks, self.dropout, self.num_members = masks, dropout, num_members
         self.orientation_head = orientation
@@ -68,7 +75,7 @@ class Counter(nn.Module):
             trunk = functional.dropout2d(trunk, self.dropout, self.training)
         if self.masks is not None:
             trunk = self.masks(trunk, members)
-        return self.decoder.rest(trunk)
+        return self._persons(trunk)
 
     def members(self, features: Tensor) -> Tensor:
         """Persons per cell by every member for every image.
@@ -85,15 +92,20 @@ class Counter(nn.Module):
         """
         trunk = self.decoder.trunk(features)
         if self.one_pass:
-            return self.decoder.rest(trunk if self.masks is None else self.masks.mean(trunk))[None]
+            return self._persons(trunk if self.masks is None else self.masks.mean(trunk))[None]
         maps = []
         for member in range(self.num_members):
             if self.masks is not None:
                 part = self.masks(trunk, torch.full((len(trunk),), member, device=trunk.device))
             else:
                 part = trunk if self.dropout is None else trunk * self._kept_channels(member).to(trunk)
-            maps.append(self.decoder.rest(part))
+            maps.append(self._persons(part))
         return torch.stack(maps)
+
+    def _persons(self, trunk: Tensor) -> Tensor:
+        """Persons per cell from the trunk's channels that a member keeps."""
+        maps = self.decoder.rest(trunk)
+        return maps if self.density_factor is None else maps.float() / self.density_factor
 
     def _kept_channels(self, member: int) -> Tensor:
         """(C, 1, 1) factors of a dropout member: 0 for a dropped channel, 1 / (1 - dropout) for a kept one."""
@@ -130,14 +142,15 @@ def build_counter(config: CounterConfig) -> Counter:
     """
     backbone = BACKBONES[config.backbone]
     encoder = Encoder(backbone, "upsampling" if config.upsamples else "counter", pretrained=config.weights != "none")
-    decoder = build_decoder(config.decoder, encoder.channels, encoder.stride, backbone.heads)
+    decoder = build_decoder(config.decoder, encoder.channels, encoder.stride, backbone.heads,
+                            factor=config.density_factor, norm=config.decoder_norm)
     orientation = build_orientation_head(encoder.channels, backbone.heads) if config.orientation else None
     masks = None
     if config.ensemble == "masksembles":
         masks = Masksembles(decoder.channels, config.num_masks, MASK_SCALE, MASK_SEED)
     counter = Counter(encoder=encoder, decoder=decoder, masks=masks,
                       dropout=DROPOUT if config.ensemble == "dropout" else None,
-                      num_members=config.num_members, orientation=orientation)
+                      num_members=config.num_members, orientation=orientation, density_factor=config.density_factor)
     load_start(counter, encoder, name="counter", weights=config.weights, backbone=backbone)
     # ours: a training step of the compact counter on a CPU takes three quarters of the time of the default layout.
     return counter.to(memory_format=torch.channels_last)

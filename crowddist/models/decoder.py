@@ -41,10 +41,13 @@ class Decoder(nn.Module):
         """Cells of the density along the side of a cell of the features."""
 
 
-def published_decoder(in_channels: int) -> Decoder:
+def published_decoder(in_channels: int, factor: float = 1.0) -> Decoder:
     """The paper's decoder: six dilated convolutions without normalisation, the spatial encoder of SFCN, 1x1, ReLU.
 
     Source: Liu et al., Leveraging Self-Supervision for Cross-Domain Crowd Counting, CVPR 2022; released model.py.
+
+    Args:
+        factor: the last layer's values for a person, see `CounterConfig.density_factor`; also below
     """
     trunk = nn.Sequential(*_dilated_relus(in_channels, PUBLISHED_TRUNK))
     layers = _dilated_relus(PUBLISHED_TRUNK, *PUBLISHED_WIDTHS)
@@ -53,50 +56,55 @@ def published_decoder(in_channels: int) -> Decoder:
     decoder = Decoder(trunk, rest, channels=PUBLISHED_TRUNK)
     init_normal(decoder)
     # ours: with the published bias of 0 half of all seeds start below zero everywhere, where ReLU has no gradient.
-    fill_bias(density, INITIAL_DENSITY)
+    fill_bias(density, INITIAL_DENSITY * factor)
     return decoder
 
 
-def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool) -> Decoder:
+def upsampling_decoder(in_channels: int, cell_px: float, *, large: bool, factor: float = 1.0,
+                       norm: bool = False) -> Decoder:
     """A chain of convolutions, each followed by a bilinear x2 upsampling, then 1x1 and ReLU.
 
     Source: Han et al., ICASSP 2020, Sec. 2.1, kernels 3x3; `large`: kernels of the authors' later code.
 
     Args:
         cell_px: side of a cell of the density, px of the image
+        norm: batch normalisation behind every convolution but the last, as in the authors' later code (C); the paper
+            prints a chain of convolutions and upsamplings, so it is off as printed
     """
     first, *others = LARGE_KERNELS if large else UPSAMPLING_KERNELS
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True)] if large else []
-    trunk = nn.Sequential(*layers, nn.Conv2d(in_channels, UPSAMPLING_TRUNK, first, padding=first // 2),
-                          nn.ReLU(inplace=True))
+    layers = _convolved(in_channels, in_channels, 1, norm) if large else []
+    trunk = nn.Sequential(*layers, *_convolved(in_channels, UPSAMPLING_TRUNK, first, norm))
     layers, channels = [_doubled()], UPSAMPLING_TRUNK
     for width, kernel in zip(UPSAMPLING_WIDTHS, others, strict=True):
-        layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(inplace=True), _doubled()]
+        layers += [*_convolved(channels, width, kernel, norm), _doubled()]
         channels = width
     density = nn.Conv2d(channels, 1, 1)
     rest = nn.Sequential(*layers, density, nn.ReLU())
     decoder = Decoder(trunk, rest, channels=UPSAMPLING_TRUNK, upsampling=UPSAMPLING)
     init_normal(decoder)
-    fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2)  # ours, as in published_decoder
+    fill_bias(density, INITIAL_DENSITY * (cell_px / 8) ** 2 * factor)  # ours, as in published_decoder
     return decoder
 
 
-def small_decoder(in_channels: int) -> Decoder:
+def small_decoder(in_channels: int, factor: float = 1.0) -> Decoder:
     """A small decoder to train from scratch (ours): three dilated, normalised convolutions, 1x1, softplus."""
     trunk = nn.Sequential(*_dilated_norm(in_channels, SMALL_TRUNK))
     layers = [layer for before, width in pairwise((SMALL_TRUNK, *SMALL_WIDTHS))
               for layer in _dilated_norm(before, width)]
     # Torch's default weights: with N(0, 0.01) in the last layer, as published, no places are learnt for 100s of steps.
     density = nn.Conv2d(SMALL_WIDTHS[-1], 1, 1)
-    fill_bias(density, math.log(math.expm1(INITIAL_DENSITY)))
+    first = INITIAL_DENSITY * factor
+    fill_bias(density, math.log(math.expm1(first)) if first < 30 else first)  # softplus(x) is x for large x
     return Decoder(trunk, nn.Sequential(*layers, density, nn.Softplus()), channels=SMALL_TRUNK)
 
 
-def build_decoder(name: DecoderName, in_channels: int, stride: int, heads: HeadWidth) -> Decoder:
-    """The decoder called `name`, behind features of `stride` px."""
+def build_decoder(name: DecoderName, in_channels: int, stride: int, heads: HeadWidth, *, factor: float = 1.0,
+                  norm: bool = False) -> Decoder:
+    """The decoder called `name`, behind features of `stride` px. Args: `factor` and `norm`, as above."""
     if name != "usual":
-        return upsampling_decoder(in_channels, stride / UPSAMPLING, large=name == "upsampling_large")
-    return (small_decoder if heads == "small" else published_decoder)(in_channels)
+        return upsampling_decoder(in_channels, stride / UPSAMPLING, large=name == "upsampling_large", factor=factor,
+                                  norm=norm)
+    return (small_decoder if heads == "small" else published_decoder)(in_channels, factor)
 
 
 class OrientationHead(nn.Module):
@@ -131,6 +139,11 @@ def build_orientation_head(in_channels: int, heads: HeadWidth) -> OrientationHea
 
 def _doubled() -> nn.Upsample:
     return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _convolved(in_channels: int, width: int, kernel: int, norm: bool) -> list[nn.Module]:
+    return [nn.Conv2d(in_channels, width, kernel, padding=kernel // 2), *([SyncBatchNorm2d(width)] if norm else []),
+            nn.ReLU(inplace=True)]
 
 
 def _dilated(in_channels: int, width: int, bias: bool = True) -> nn.Conv2d:

@@ -25,6 +25,11 @@ class DeepEnsemble(nn.Module):
         self.num_members = len(counters)
         self.output_stride = counters[0].output_stride
 
+    @property
+    def density_factor(self) -> Tensor | None:
+        """As of a `Counter`; all members have one unit."""
+        return self._members()[0].density_factor
+
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images, 0 to 1 -> (M, N, C, h, w) features."""
         return torch.stack([counter.encode(images) for counter in self._members()])

@@ -17,8 +17,9 @@ SMALL_WIDTH = 48  # ours
 class PyramidHead(nn.Module):
     """PSP module and a 1x1 convolution: the logit of "person" in every cell.
 
-    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation, so it works
-    the same in training and eval mode (ours).
+    Source: Han et al., ICASSP 2020, Eq. 2; Zhao et al., CVPR 2017, for the module. It has no normalisation, as ICASSP
+    2020 prints none (C and PSPNet have some): the head is new in a stage whose other networks keep their statistics,
+    and its level of one cell has a single value a channel and image, too few to normalise (ours).
     """
 
     def __init__(self, in_channels: int, heads: HeadWidth) -> None:

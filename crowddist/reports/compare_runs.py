@@ -16,7 +16,9 @@ from crowddist.storage.run_folder import IMAGES, RESULT
 PAIRS = {
     "renderer_to_sha": "GCC->SHA", "gcc_to_sha": "GCC->SHA", "icassp2020_gcc_to_sha": "GCC->SHA",
     "renderer_to_shb": "GCC->SHB", "gcc_to_shb": "GCC->SHB", "icassp2020_gcc_to_shb": "GCC->SHB",
+    "gcc_to_ucf_cc_50": "GCC->UCF_CC_50", "gcc_to_qnrf": "GCC->QNRF", "icassp2020_gcc_to_qnrf": "GCC->QNRF",
     "sha_to_shb": "A->B", "mm2020_sha_to_shb": "A->B", "shb_to_sha": "B->A", "mm2020_shb_to_sha": "B->A",
+    "sha_to_ucf_cc_50": "A->UCF_CC_50", "sha_to_qnrf": "A->QNRF", "shb_to_qnrf": "B->QNRF",
 }
 """Recipe -> the nearest published pair of data sets."""
 HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper",
@@ -84,21 +86,37 @@ def compare(results: Sequence[Mapping[str, Any]]) -> str:
     return text_table([HEADINGS, *(_cells(result) for result in results)], rule_after=1)
 
 
+def mean_line(results: Sequence[Mapping[str, Any]]) -> str:
+    """The mean over runs, each run as much as another: what papers report of the folds of a cross-validation.
+
+    Both errors are averaged as they are (the rmse is no root of a mean over folds). `results`: of `read_result`.
+    """
+    means = [sum(errors) / len(results) for errors in zip(*map(_errors, results), strict=True)]
+    adapts = all(len(result["rounds"]) > 1 for result in results)
+    before = f"counter alone {means[0]:.1f} / {means[1]:.1f}, adapted " if adapts else ""
+    return f"mean of {len(results)} runs, MAE / rmse: {before}{means[2]:.1f} / {means[3]:.1f}"
+
+
 def change(before: float, after: float) -> str:
     """The relative change in per cent; "" from 0."""
     return f"{after / before - 1:+.0%}" if before else ""
 
 
-def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
+def _errors(result: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """MAE and rmse of the counter alone, then MAE and rmse at the end."""
     first, last = result["rounds"][0], result["rounds"][-1]
     alone = "target/regression_" if "target/regression_mae" in first else "target/"
+    return first[f"{alone}mae"], first[f"{alone}rmse"], last["target/mae"], last["target/rmse"]
+
+
+def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
+    mae, rmse, last_mae, last_rmse = _errors(result)
     paper = published(result["recipe"], result["method"])
     adapts = len(result["rounds"]) > 1
     return (
-        result["run"], result["recipe"], result["method"], str(result["seed"]), f"{last['target/num_images']:.0f}",
-        f"{first[f'{alone}mae']:.1f} / {first[f'{alone}rmse']:.1f}" if adapts else "-",
-        f"{last['target/mae']:.1f} / {last['target/rmse']:.1f}",
-        (change(first[f"{alone}mae"], last["target/mae"]) if adapts else "") or "-",
+        result["run"], result["recipe"], result["method"], str(result["seed"]),
+        f"{result['rounds'][-1]['target/num_images']:.0f}", f"{mae:.1f} / {rmse:.1f}" if adapts else "-",
+        f"{last_mae:.1f} / {last_rmse:.1f}", (change(mae, last_mae) if adapts else "") or "-",
         "-" if paper is None else f"{paper[0]:g} -> {paper[1]:g}",
         "-" if paper is None else change(*paper),
     )

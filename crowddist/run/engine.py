@@ -202,7 +202,8 @@ def _dataset(name: str, source: str, use: Stream, data: StageData, stream: Strea
     return CropDataset(
         data.urls[source],
         replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,
-                crop_size=use.crop_size or stream.crop_size, cache_bytes=int(stream.cache_bytes * memory_share)),
+                crop_size=use.crop_size or stream.crop_size, crop_width=0 if use.crop_size else stream.crop_width,
+                cache_bytes=int(stream.cache_bytes * memory_share)),
         labels_url=data.labels_url if use.labels else "", plan_seed=seed, name=f"{data.stage.name}/{name}",
         open_points=use.data != "target", stride=use.stride, windows=use.windows, share=use.share,
         scenes=data.scenes if source == "source" else None, with_heads=use.heads,

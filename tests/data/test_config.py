@@ -86,6 +86,8 @@ def test_a_rendered_data_set_that_cannot_be_drawn_is_refused(rest: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"crop_size": 100}, "multiple of 8"), ({"crop_size": 24}, "at least 32"),
+     ({"crop_width": 100}, "crop_width must be a multiple of 8 and at least 32, or 0, got 100"),
+     ({"crop_width": 24}, "at least 32"),
      ({"image_size": 31}, "image_size must be at least 32 px, got 31"),
      ({"scale_jitter": (1.6, 0.6)}, "the smaller first"), ({"scale_jitter": (0.0, 1.0)}, "two positive numbers"),
      ({"colour_jitter": 1.0}, "colour_jitter"), ({"grey_share": -0.1}, "grey_share"),

@@ -39,6 +39,27 @@ def crops_equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def test_an_oblong_crop_holds_what_a_window_of_its_size_shows(tiny_source: str) -> None:
+    """At its own size an image of 72 x 96 px fills one of 72 x 96; a window of half the width shows half of it."""
+    plain = {"image_size": 96, "scale_jitter": (1.0, 1.0), "colour_jitter": 0.0, "grey_share": 0.0, "soft_share": 0.0}
+    whole = CropDataset(tiny_source, StreamConfig(crop_size=72, crop_width=96, **plain), plan_seed=3, name="a",
+                        with_masks=True, with_heads=True)
+    reader = ShardReader(tiny_source)
+    for position in range(4):
+        crop = whole[position]
+        assert crop["image"].shape == (72, 96, 3) and crop["mask"].shape == (72, 96)
+        assert crop["density"].shape == (9, 12)
+        sample = next(sample for sample in (decode(*reader.read(index)) for index in range(len(reader)))
+                      if sample.key == crop["key"])
+        flipped = not np.array_equal(crop["image"], sample.image)
+        assert np.array_equal(crop["image"][:, :: -1 if flipped else 1], sample.image)
+        x = 95 - sample.points[:, 0] if flipped else sample.points[:, 0]
+        np.testing.assert_allclose(crop["heads"][:, 0], x, atol=1e-4)
+        assert crop["density"].sum() == pytest.approx(len(sample.points), rel=1e-4)
+    narrow = CropDataset(tiny_source, StreamConfig(crop_size=72, crop_width=48, **plain), plan_seed=3, name="a")
+    assert narrow[0]["image"].shape == (72, 48, 3) and narrow[0]["density"].shape == (9, 6)
+
+
 def test_a_crop_depends_on_its_position_alone(tiny_source: str) -> None:
     first = CropDataset(tiny_source, CONFIG, plan_seed=3, name="a")
     second = CropDataset(tiny_source, CONFIG, plan_seed=3, name="a")

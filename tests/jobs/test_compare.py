@@ -27,6 +27,13 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     assert (done.returncode == 0
             and done.stdout.splitlines()[7].split() == ["mine", "2", "3.5", "4.5", "0.43", "0.000"]), done.stdout
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    storage.write_json(
+        storage.join(tmp_path.as_uri(), "other", "result.json"),
+        {"run": "other", "recipe": "smoke", "method": "source_only", "seed": 1,
+         "rounds": [{**rounds[0], "target/mae": 6.0, "target/rmse": 9.0}]}
+    )
+    done = start("compare", tmp_path, tmp_path / "other", "--mean")
+    assert done.returncode == 0 and "\nmean of 2 runs, MAE / rmse: 5.0 / 7.0\n" in done.stdout
     (tmp_path / "source" / "images.json").unlink()
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert done.returncode == 2 and "no run has an uncertainty" in done.stderr

@@ -50,6 +50,24 @@ def test_domains_by_hand() -> None:
     assert domain_loss(logits, source=False).item() == pytest.approx((math.log(4) + math.log(2)) / 2)
 
 
+def test_equation_10_by_hand() -> None:
+    """The sum over an image's patches; images are averaged. Logits of log 3 and 0 are probabilities of 3/4 and 1/2."""
+    logits = torch.tensor([[[[math.log(3), 0.0]]], [[[0.0, 0.0]]]])
+    assert domain_loss(logits, source=True, patches="sum").item() == pytest.approx(
+        ((math.log(4 / 3) + math.log(2)) + 2 * math.log(2)) / 2)
+
+
+def test_equation_10_equals_the_loop() -> None:
+    logits, naive = answers(3, 1, 4, 5), 0.0
+    for image in logits:
+        for h in range(4):
+            for w in range(5):
+                naive -= math.log(1 / (1 + math.exp(-float(image[0, h, w]))))
+    found = domain_loss(logits, source=True, patches="sum")
+    assert found.item() == pytest.approx(naive / 3, rel=1e-12)
+    assert found.item() == pytest.approx(20 * domain_loss(logits, source=True).item(), rel=1e-12)
+
+
 def test_they_equal_the_naive_reference() -> None:
     real, made = answers(2, 1, 5, 4), answers(3, 1, 2, 6, seed=1)
     x, y = real.numpy(), made.numpy()

@@ -82,7 +82,44 @@ def test_equals_the_loop(shape, kept_share, cell_error):
     assert float(result) == pytest.approx(loss_by_loop(prediction, target, keep, 4, 0.3, cell_error), abs=1e-12)
 
 
-@pytest.mark.parametrize("cell_error", ["poisson", "squared"])
+def test_equation_6_by_hand():
+    """Half the sum over the pixels of an image, divided by the number of images."""
+    prediction = torch.tensor([[[[1.0, 0.0], [0.5, 2.0]]], [[[0.0, 0.0], [0.0, 3.0]]]])
+    target = torch.tensor([[[[0.0, 0.0], [0.5, 4.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    # (1 + 4) / 2 and 9 / 2, over two images.
+    assert count_map_loss(prediction, target, block_weight=0.0, cell_error="squared_sum") == pytest.approx(3.5)
+    keep = torch.tensor([[[[1, 1], [1, 0]]], [[[1, 1], [1, 1]]]])
+    assert count_map_loss(prediction, target, keep, block_weight=0.0, cell_error="squared_sum") == pytest.approx(2.5)
+    # Blocks of 2 are whole images: 1 * -1 / 3.6 and 3 * 3 / 3.1, not divided by their cells.
+    blocks = count_map_loss(prediction, target, block=2, block_weight=0.1, cell_error="squared_sum")
+    assert blocks == pytest.approx(3.5 + 0.1 * (1 / 3.6 + 9 / 3.1) / 2)
+
+
+@pytest.mark.parametrize("side", [1, 2, 8])
+def test_equation_6_equals_the_loop_over_pixels(side):
+    """A cell of several pixels spreads its persons evenly over them."""
+    generator = np.random.default_rng(0)
+    prediction, target = generator.random((2, 3, 1, 5, 4))
+    naive = 0.0
+    for p, y in zip(prediction[:, 0], target[:, 0], strict=True):
+        for row in range(5 * side):
+            for column in range(4 * side):
+                cell = row // side, column // side
+                naive += (p[cell] / side**2 - y[cell] / side**2) ** 2
+    loss = count_map_loss(torch.tensor(prediction), torch.tensor(target), block_weight=0.0, cell_error="squared_sum",
+                          cell_px=side)
+    assert float(loss) == pytest.approx(naive / (2 * 3), abs=1e-12)
+
+
+def test_equation_6_is_half_the_cells_times_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.rand(2, 1, 16, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    losses = {error: count_map_loss(prediction, target, block_weight=0.0, cell_error=error)
+              for error in ("squared", "squared_sum")}
+    assert float(losses["squared_sum"]) == pytest.approx(16 * 8 / 2 * float(losses["squared"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("cell_error", ["poisson", "squared", "squared_sum"])
 def test_halves_of_a_batch_average_to_the_whole(cell_error):
     generator = torch.Generator().manual_seed(0)
     prediction, target, chance = (torch.rand(4, 1, 16, 16, generator=generator, dtype=torch.float64) for _ in range(3))
@@ -94,7 +131,7 @@ def test_halves_of_a_batch_average_to_the_whole(cell_error):
                           cell_error=cell_error) == pytest.approx(float(sum(halves) / 2), abs=1e-12)
 
 
-@pytest.mark.parametrize("cell_error", ["poisson", "squared"])
+@pytest.mark.parametrize("cell_error", ["poisson", "squared", "squared_sum"])
 def test_what_is_not_kept_teaches_nothing(cell_error):
     generator = torch.Generator().manual_seed(0)
     prediction = torch.rand(1, 1, 16, 16, generator=generator, requires_grad=True)
@@ -116,7 +153,7 @@ def test_the_gradient_takes_the_pull_as_given():
         torch.testing.assert_close(prediction.grad[:, :, block], (cells + pull) / 32)
 
 
-@pytest.mark.parametrize("cell_error", ["poisson", "squared"])
+@pytest.mark.parametrize("cell_error", ["poisson", "squared", "squared_sum"])
 def test_the_mean_is_where_nothing_pulls(cell_error):
     """Of labels that are 0 or 8 by chance, a constant prediction of their mean has no slope; an absolute error would
     pull it down to 0.
@@ -136,6 +173,7 @@ def test_the_mean_is_where_nothing_pulls(cell_error):
     ((2, 1, 4, 4), (2, 1, 4, 4), (1, 1, 4, 4), {}),
     ((2, 1, 4, 4), (2, 1, 4, 4), None, {"block": 0}),
     ((2, 1, 4, 4), (2, 1, 4, 4), None, {"block_weight": -1}),
+    ((2, 1, 4, 4), (2, 1, 4, 4), None, {"cell_px": 0}),
 ])
 def test_bad_input_is_refused(prediction, target, keep, arguments):
     with pytest.raises(ValueError):

@@ -70,6 +70,35 @@ def test_the_loss_is_equation_5(tiny_config: RunConfig, monkeypatch: pytest.Monk
                                           rel=1e-5)
 
 
+def test_equation_10_as_printed_sums_an_image_s_patches(tiny_config: RunConfig) -> None:
+    """Crops of 64 x 128 px have features of 8 x 16 cells, so the small discriminator judges two patches."""
+    config = replace(tiny_config, stream=replace(tiny_config.stream, crop_width=128))
+    found = {}
+    for patches in ("mean", "sum"):
+        method = make(config, adversarial_patches=patches, target_masks="given")
+        batches = made_up_batches(method.plan()[-1], 0)
+        for batch in batches.values():
+            batch.images = torch.cat([batch.images, batch.images.flip(1)], 3)
+            batch.density, batch.mask = (None if one is None else torch.cat([one, one], 3)
+                                         for one in (batch.density, batch.mask))
+        found[patches] = {name: float(value.detach()) for name, value in losses(method, batches).items()}
+    weight = config.semantic_consistency.adversarial_weight
+    adversarial = found["mean"].pop("adversarial_loss")
+    assert found["sum"].pop("adversarial_loss") == pytest.approx(2 * adversarial, rel=1e-5)
+    assert found["sum"].pop("loss") == pytest.approx(found["mean"].pop("loss") + weight * adversarial, rel=1e-5)
+    assert found["sum"] == pytest.approx(found["mean"]), "the discriminator's own loss stays the mean"
+
+
+def test_rates_are_constant_as_printed(tiny_config: RunConfig) -> None:
+    for schedule, rates in (("constant", {3e-5}), ("one_cycle", None)):
+        method = make(replace(tiny_config, train=replace(tiny_config.train, schedule=schedule, learning_rate=3e-5)),
+                      learning_rate=3e-5, segmenter_rate=3e-5)
+        for stage in method.plan():
+            trained = {name: {each.schedule(step) for step in range(stage.steps)}
+                       for name, each in method.trained(stage).items() if name != "discriminator"}
+            assert trained and all(found == rates if rates else len(found) > 1 for found in trained.values())
+
+
 def slopes(network: torch.nn.Module) -> float:
     return sum(float(parameter.grad.abs().sum()) for parameter in network.parameters() if parameter.grad is not None)
 
@@ -137,8 +166,9 @@ def test_what_cannot_be_aligned_is_refused(tiny_config: RunConfig) -> None:
     deep = replace(tiny_config, counter=replace(tiny_config.counter, ensemble="deep"))
     with pytest.raises(InputError, match="features of one encoder"):
         make(deep)
-    with pytest.raises(InputError, match="needs at least 64 px"):
-        make(replace(tiny_config, stream=replace(tiny_config.stream, crop_size=56)))
+    for side in ("crop_size", "crop_width"):
+        with pytest.raises(InputError, match=rf"stream\.{side} is 56; .* needs at least 64 px"):
+            make(replace(tiny_config, stream=replace(tiny_config.stream, **{side: 56})))
 
 
 def test_a_source_without_masks_is_refused_before_anything_is_trained(tiny_config: RunConfig, make_images: Any,

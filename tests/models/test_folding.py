@@ -20,6 +20,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lite0 counter": lambda: build_counter(CounterConfig(backbone="efficientnet_lite0", weights="imagenet",
                                                          ensemble="none")),
     "vgg16_bn counter": lambda: build_counter(CounterConfig(backbone="vgg16_bn", ensemble="none")),
+    "upsampling counter": lambda: build_counter(CounterConfig(backbone="vgg16_bn", decoder="upsampling_large",
+                                                              decoder_norm=True, ensemble="none", density_factor=100)),
     "compact detector": lambda: build_detector(DetectorConfig()),
     "lite0 detector": lambda: build_detector(DetectorConfig(backbone="efficientnet_lite0", weights="imagenet")),
     "compact regressor": lambda: build_dssinet(RegressorConfig()),
@@ -53,7 +55,7 @@ def test_answers_stay_the_same(name: str) -> None:
         torch.testing.assert_close(folded, own, rtol=1e-4, atol=1e-4 * float(own.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["compact counter", "lite0 counter", "vgg16_bn counter"])
+@pytest.mark.parametrize("name", ["compact counter", "lite0 counter", "vgg16_bn counter", "upsampling counter"])
 def test_no_normalisation_is_computed_any_more_and_folding_again_changes_nothing(name: str) -> None:
     network = fold_norms(_moved(NETWORKS[name]()))
     calls: list[str] = []

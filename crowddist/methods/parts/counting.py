@@ -42,6 +42,8 @@ class CountingObjective(nn.Module):
     def density_loss(self, batch: Batch, features: Tensor | None = None) -> Tensor:
         """Density loss of labelled crops over the cells in `batch.keep`. Each sample teaches the member that it draws.
 
+        Both maps are compared in the network's own unit, `CounterConfig.density_factor` times the persons.
+
         Args:
             features: the encoded crops, where they are known.
         """
@@ -53,8 +55,11 @@ class CountingObjective(nn.Module):
         maps = maps[..., : batch.density.shape[2], : batch.density.shape[3]]
         repeats = (len(maps) // len(batch.images), 1, 1, 1)  # a deep ensemble gives every member's maps
         keep = None if batch.keep is None else batch.keep.repeat(repeats)
-        return count_map_loss(maps, batch.density.repeat(repeats), keep, block_weight=self.train_config.block_weight,
-                              cell_error=self.train_config.cell_error)
+        density, factor = batch.density.repeat(repeats), self.counter.density_factor
+        if factor is not None:
+            maps, density = factor * maps, factor * density
+        return count_map_loss(maps, density, keep, block_weight=self.train_config.block_weight,
+                              cell_error=self.train_config.cell_error, cell_px=self.counter.output_stride)
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         return {"loss": self.density_loss(batches["source"])}

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from crowddist.errors import InputError
-from crowddist.losses.adversarial import domain_accuracy, domain_loss
+from crowddist.losses.adversarial import Patches, domain_accuracy, domain_loss
 from crowddist.losses.segmentation import background_bce
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective
@@ -59,9 +59,10 @@ class Semantics(nn.Module):
         self.discriminator = FeatureDiscriminator(counter.encoder.channels, heads)
         self.segmenter = build_segmenter(config.counter) if self.settings.target_masks == "made" else None
         least = self.discriminator.least_cells * self.stride
-        if config.stream.crop_size < least:
-            raise InputError(f"stream.crop_size is {config.stream.crop_size}; the discriminator of {config.method} "
-                             f"needs at least {least} px")
+        if min(config.stream.crop) < least:
+            side = "crop_size" if config.stream.crop_size < least else "crop_width"
+            raise InputError(f"stream.{side} is {min(config.stream.crop)}; the discriminator of {config.method} needs "
+                             f"at least {least} px")
 
     def possible_persons(self, batch: Batch) -> Tensor:
         """Feature cells of target crops that may hold persons, by given masks or the segmenter: (N, 1, h, w) bool."""
@@ -93,7 +94,8 @@ class SemanticObjective(CountingObjective):
         terms = {
             "source_mask_loss": person_mask_loss(semantics.head(source_features), source.mask),
             "target_mask_loss": background_loss(semantics.head(target_features), semantics.possible_persons(target)),
-            **adversarial_terms(semantics.discriminator, source_features, target_features),
+            **adversarial_terms(semantics.discriminator, source_features, target_features,
+                                settings.adversarial_patches),
         }
         weighted = (
             settings.source_mask_weight * terms["source_mask_loss"]
@@ -201,10 +203,10 @@ def background_loss(logits: Tensor, persons: Tensor) -> Tensor:
     return share * background_bce(logits.float(), persons, from_logits=True)
 
 
-def adversarial_terms(discriminator: FeatureDiscriminator, source_features: Tensor,
-                      target_features: Tensor) -> dict[str, Tensor]:
-    """The adversarial loss (gradient to the encoder only), the discriminator's (to itself only) and its accuracy, which
-    is 1/2 where it cannot tell the domains apart.
+def adversarial_terms(discriminator: FeatureDiscriminator, source_features: Tensor, target_features: Tensor,
+                      patches: Patches = "mean") -> dict[str, Tensor]:
+    """The adversarial loss (gradient to the encoder only), the discriminator's (to itself only, always the mean) and
+    its accuracy, which is 1/2 where it cannot tell the domains apart.
 
     Source: Han et al., ICASSP 2020, Eq. 10; Tsai et al., CVPR 2018. Both losses use the same features and weights, as
     if the encoder stepped first and the discriminator then learned from the features before that step.
@@ -212,7 +214,7 @@ def adversarial_terms(discriminator: FeatureDiscriminator, source_features: Tens
     deceived = frozen_forward(discriminator, target_features).float()
     of_source, of_target = (discriminator(features.detach()).float() for features in (source_features, target_features))
     return {
-        "adversarial_loss": domain_loss(deceived, source=True),
+        "adversarial_loss": domain_loss(deceived, source=True, patches=patches),
         "discriminator_loss": (domain_loss(of_source, source=True) + domain_loss(of_target, source=False)) / 2,
         "discriminator_accuracy": domain_accuracy(of_source, of_target),
     }

@@ -111,9 +111,12 @@ class TrainingMethod(Method):
         return torch.optim.AdamW(groups, lr=0.0, betas=trained.betas, weight_decay=trained.weight_decay)
 
     def one_cycle(self, parameters: list[nn.Parameter], stage: Stage, peak_rate: float) -> Trained:
-        """Training with the one-cycle schedule and the run's weight decay."""
-        return Trained(parameters=parameters, schedule=one_cycle_rate(peak_rate, stage.steps),
-                       weight_decay=self.config.train.weight_decay)
+        """Training with the run's weight decay and the one-cycle schedule, or at the peak alone where the run's rates
+        are constant.
+        """
+        train = self.config.train
+        schedule = one_cycle_rate(peak_rate, stage.steps) if train.schedule == "one_cycle" else lambda step: peak_rate
+        return Trained(parameters=parameters, schedule=schedule, weight_decay=train.weight_decay)
 
 
 def one_cycle_rate(peak: float, steps: int) -> Schedule:
