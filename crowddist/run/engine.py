@@ -157,7 +157,7 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
                 if stopping:
                     break
         saver.wait()
-    if average is not None and first_step < stage.steps:
+    if average is not None:
         average.apply()  # the next stage begins with the weights that count
     if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
