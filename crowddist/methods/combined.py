@@ -21,7 +21,7 @@ from crowddist.methods.base import Stage
 from crowddist.methods.parts.counting import orientation_terms
 from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, read_heads
 from crowddist.methods.parts.semantics import SemanticMethod, SemanticObjective
-from crowddist.methods.parts.training import Trained
+from crowddist.methods.parts.training import TRAINING_SETTINGS, Trained
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.ops.fusion import fuse_density, uncertainty_weight
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch, Prediction, Seen
+
+
+DETECTOR_SETTINGS = ("detector", "bi_knowledge.detector_rate", *TRAINING_SETTINGS)
+"""Settings that the detector's stage on the source depends on."""
 
 
 class AlignmentObjective(SemanticObjective):
@@ -57,7 +61,8 @@ class Combined(SemanticMethod):
         stages = [
             self.source_stage("source/counter"),
             Stage(name="source/detector", steps=config.bi_knowledge.detector_steps,
-                  streams={"source": replace(self.source_stream(), heads=True)}, title="no adaptation", num_round=0),
+                  streams={"source": replace(self.source_stream(), heads=True)}, title="no adaptation", num_round=0,
+                  settings=DETECTOR_SETTINGS),
             *self.segmenter_stages(),
             Stage(name="alignment", steps=config.semantic_consistency.steps, streams=self.aligned_streams(),
                   title="alignment", num_round=1),

@@ -55,6 +55,7 @@ FACTS = MethodFacts(
     line="features that tell persons from background in both domains (Han et al., ICASSP 2020)",
     module="crowddist.methods.semantic_consistency",
     name="SemanticConsistency",
+    settings=("counter", "train", "semantic_consistency"),
     batches=target_batch,
     takes_boxes=trains_segmenter,
     published={"GCC->SHA": (160.0, 129.3), "GCC->SHB": (22.8, 16.9)},  # ICASSP 2020, Table 1

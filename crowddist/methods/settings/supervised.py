@@ -21,6 +21,7 @@ FACTS = MethodFacts(
     line="trains on the target's own labels: the ceiling, no adaptation",
     module="crowddist.methods.supervised",
     name="Supervised",
+    settings=("counter", "train"),
     check=_check,
     learns_from_target=True,
     published={"GCC->SHA": (160.0, 76.3), "GCC->SHB": (22.8, 11.0)},  # CVPR 2022, Table 1

@@ -62,6 +62,7 @@ FACTS = MethodFacts(
     line="makes the source look like the target (SE CycleGAN, Wang et al., CVPR 2019)",
     module="crowddist.methods.translation",
     name="Translation",
+    settings=("counter", "translator", "train", "translation"),
     check=_check,
     batches=_batches,
     published={"GCC->SHA": (160.0, 123.4), "GCC->SHB": (22.8, 19.9)},  # SE CycleGAN, in Table 1 of CVPR 2022
