@@ -75,8 +75,8 @@ class Stage:
     draws: str = ""
     """Name that the stage's random numbers are derived from; "": its own. Where methods share it, they draw alike."""
     settings: tuple[str, ...] = ()
-    """Settings, or groups of them, that the training depends on beside the crops, e.g. "train"; (): those of the method.
-    A stage that names its own may be trained once for several methods, see `run.reuse`."""
+    """Settings, or groups of them, that the training depends on beside the crops, e.g. "train"; (): the method's. A
+    stage that names its own may be trained once for several methods, see `run.reuse`."""
 
     @property
     def seed_name(self) -> str:

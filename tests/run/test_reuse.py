@@ -175,7 +175,7 @@ def test_what_cannot_be_read_is_trained(source_only: RunConfig, harm: Callable[[
     assert trained == ["source"] and [line for line in lines if "taken over" in line] == ([told] if told else [])
     assert all(torch.equal(value, ours[0][name])
                for name, value in checkpoint.load(result["checkpoint"])["method"]["networks"].items())
-    third, trained, lines = run(replace(source_only, run_name="third"))
+    _, trained, lines = run(replace(source_only, run_name="third"))
     assert trained == [] and f"source: {SAYS.format('second')}" in lines
 
 
