@@ -150,7 +150,7 @@ class Job:
         return self.shown / self.name
 
     def start(self) -> Job:
-        command = [sys.executable, str(PROJECT / "jobs" / "adapt.py"), "smoke", "--launcher", "ray", "--storage",
+        command = [sys.executable, str(PROJECT / "jobs" / "adapt.py"), "smoke", "--fresh", "--launcher", "ray", "--storage",
                    self.storage, "--run-name", self.name,
                    "--threads", "1", "--num-workers", "3", "--num-labellers", "3", "--train.batch-size", "6",
                    "--train.steps", "300",
