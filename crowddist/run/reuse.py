@@ -54,6 +54,7 @@ the launcher's arithmetic."""
 CROPS_ELSEWHERE = ("cache_bytes", "num_readers", "scenes")
 """Settings of the crops that change none; the scenes' rule counts as data."""
 SAID_IN_FULL = (InputError, OSError)
+"""Errors whose message says everything."""
 DAMAGED = (*SAID_IN_FULL, LookupError, TypeError, AttributeError)
 """Errors over the files of a run that is damaged, or is being removed."""
 
@@ -63,12 +64,12 @@ class _Finished:
     """A stage that another run has finished."""
 
     run: str
-    folder: str
     root: str
     """`Method.root` there."""
-    done: Mapping[str, Any]
     content: Mapping[str, Any]
     """Of its last checkpoint."""
+    curve: bytes
+    seconds: float
 
 
 def take_over(chain: Sequence[StageData], config: RunConfig, *, arithmetic: str, fresh: bool,
@@ -85,7 +86,12 @@ def take_over(chain: Sequence[StageData], config: RunConfig, *, arithmetic: str,
     """
     for data in chain:
         _end_interrupted(data)
-    if all(read_done(data.folder) for data in chain) or len(config.group_sizes()) > 1:
+    unfinished = [data for data in chain if read_done(data.folder) is None]
+    if len(config.group_sizes()) > 1:
+        for data in unfinished:  # also if it goes on with all workers
+            storage.remove_file(storage.join(data.folder, INPUTS))
+        return list(chain)
+    if not unfinished:
         return list(chain)
     config = with_values(config, chain[0].thresholds)
     method, place, own = _at_start(chain, config), storage.normalise(config.storage), run_name(config)
@@ -134,9 +140,10 @@ def _recorded_key(data: StageData, config: RunConfig, method: Method, arithmetic
     after = [key for others, key in before if others & names]
     inputs = {**stage_inputs(data, config, method, arithmetic), "after": after}
     if is_begun(data.folder):
-        record = storage.read_json(url) if storage.exists(url) else {"inputs": {}}
+        record = storage.read_json(url) if storage.exists(url) else {}
+        recorded = record.get("inputs", {})
         # The first weights may be gone, but they are as when the stage began.
-        known = "" not in after and record["inputs"] == {**inputs, "start": record["inputs"].get("start")}
+        known = "" not in after and recorded == {**inputs, "start": recorded.get("start")}
         if not known:
             storage.remove_file(url)
         return record["key"] if known else ""
@@ -268,8 +275,10 @@ def _find(place: str, data: StageData, own_run: str, say: Callable[[str], None])
             content = checkpoint.load_latest(storage.join(stage, CHECKPOINTS))
             if content is None or content["step"] != data.stage.steps:
                 raise InputError("its last checkpoint is missing or damaged")
-            root = storage.read_json(storage.join(stage, INPUTS))["root"]
-            return _Finished(run=entry["run"], folder=stage, root=root, done=done, content=content)
+            curve = storage.join(stage, CURVE)
+            return _Finished(run=entry["run"], root=storage.read_json(storage.join(stage, INPUTS))["root"],
+                             content=content, curve=storage.read_bytes(curve) if storage.exists(curve) else b"",
+                             seconds=done["seconds"])
         except DAMAGED as error:
             reason = one_line(error) if isinstance(error, SAID_IN_FULL) else "its files are damaged"
             say(f"{data.stage.name}: not taken over from run {name.removesuffix('.json')}: {reason}")
@@ -280,17 +289,16 @@ def _copy(found: _Finished, data: StageData, config: RunConfig, method: Method, 
     """Writes a finished stage's weights, between those of this run's other networks, as the end of the same stage here;
     `method` has them then.
     """
+
     def ours(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: networks[_shared(name, method.root).removeprefix(f"{found.root}.")] if name in names else tensor
                 for name, tensor in state["networks"].items()}
 
     state, theirs = method.state_dict(data.stage.trains), found.content["method"]
     taken = {**theirs, **{part: ours(theirs[part]) for part in ("networks", "unaveraged") if part in theirs}}
-    if storage.exists(storage.join(found.folder, CURVE)):
-        storage.write_bytes(storage.join(data.folder, CURVE), storage.read_bytes(storage.join(found.folder, CURVE)))
     url = storage.join(data.folder, INPUTS)
-    storage.write_json(url, {**storage.read_json(url), "taken_over": {"run": found.run,
-                                                                      "seconds": found.done["seconds"]}})
+    storage.write_bytes(storage.join(data.folder, CURVE), found.curve)
+    storage.write_json(url, {**storage.read_json(url), "taken_over": {"run": found.run, "seconds": found.seconds}})
     content = {"stage": data.stage.name, "samples_seen": found.content["samples_seen"], "method": taken,
                "config": to_json(config), "seconds": found.content["seconds"]}
     checkpoint.save(storage.join(data.folder, CHECKPOINTS), data.stage.steps, content)

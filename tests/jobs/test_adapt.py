@@ -251,8 +251,8 @@ def test_a_stage_of_another_run_is_taken_over_unless_fresh(start: Callable, tmp_
     for words, told in (((), False), (("--run-name", "second"), True), (("--run-name", "third", "--fresh"), False)):
         done = start("adapt", *command, *words)
         assert (done.returncode, done.stderr) == (0, "") and (taken in done.stdout.splitlines()) == told
-    ends = [checkpoint.load(json.loads((tmp_path / name / "result.json").read_text())["checkpoint"])["method"]["networks"]
-            for name in ("smoke", "second", "third")]
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("smoke", "second", "third")]
+    ends = [checkpoint.load(result["checkpoint"])["method"]["networks"] for result in results]
     assert all(torch.equal(value, end[name]) for end in ends[1:] for name, value in ends[0].items())
     done = start("adapt", "--from-run", tmp_path / "smoke")
     assert done.returncode == 0 and "taken over" not in done.stdout

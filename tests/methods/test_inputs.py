@@ -18,7 +18,7 @@ from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig
 from crowddist.run.engine import LocalRuntime, StageData
 from crowddist.run.reuse import _shared, stage_inputs
-from tests.methods.test_contract import config, equal, make, train  # noqa: F401
+from tests.methods.test_contract import equal, make, on_pretrained, train
 
 STILL = ("source", "target", "evaluation", "boxes", "more_sources", "method", "min_workers", "num_workers",
          *(f"{network}.{setting}" for network in ("counter", "regressor", "detector", "localiser", "translator")
@@ -50,8 +50,11 @@ def read(method: Method, stage: Stage) -> dict[str, torch.Tensor]:
     return {_shared(name, method.root): state[name].clone() for name in method.reads(stage)}
 
 
-def test_a_stage_reads_and_changes_nothing_else(config: RunConfig) -> None:  # noqa: F811
+@pytest.mark.parametrize("name", [*METHODS, "combined pretrained"])
+def test_a_stage_reads_and_changes_nothing_else(tiny_config: RunConfig, name: str) -> None:
     """All other weights are not a number; the training neither sees nor moves them."""
+    config = replace(tiny_config, method=name.partition(" ")[0])
+    config = on_pretrained(config) if "pretrained" in name else config
     method, other = make(config), make(config)
     for stage in method.plan():
         own = read(method, stage)
@@ -79,7 +82,7 @@ def moved(value: Any, kind: Any) -> list[Any]:
     return [value + 1, 2 * value, 0.8 * value + 0.01, 0.5]
 
 
-def with_other(config: RunConfig, name: str) -> RunConfig | None:  # noqa: F811
+def with_other(config: RunConfig, name: str) -> RunConfig | None:
     """The configuration with another value of one setting; None where none is tried or allowed."""
     if name in STILL:
         return None
@@ -100,7 +103,7 @@ def with_other(config: RunConfig, name: str) -> RunConfig | None:  # noqa: F811
 @pytest.mark.parametrize("method", METHODS)
 def test_settings_that_leave_the_inputs_leave_the_training(tiny_config: RunConfig, method: str) -> None:
     """Each setting of the configuration is moved; those that a stage's inputs do not tell, all at once."""
-    config = replace(tiny_config, method=method)  # noqa: F811
+    config = replace(tiny_config, method=method)
     original = make(config)
     plan = {stage.name: stage for stage in original.plan()}
     told = {name: inputs(original, stage) for name, stage in plan.items()}
@@ -114,7 +117,7 @@ def test_settings_that_leave_the_inputs_leave_the_training(tiny_config: RunConfi
             for settings in silent.values():
                 settings.append(name)
         else:
-            changed = make(other)
+            changed = original.with_config(other)
             for stage in changed.plan():
                 if stage.name in plan and inputs(changed, stage) == told[stage.name]:
                     silent[stage.name].append(name)

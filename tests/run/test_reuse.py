@@ -357,4 +357,9 @@ def test_a_stage_that_went_on_under_other_conditions_has_no_key(config: RunConfi
 
 
 def test_groups_that_may_shrink_have_no_keys(config: RunConfig) -> None:
-    assert keys(replace(config, launcher="ray", num_workers=2, min_workers=1)) == ["", ""]
+    """Nor has a stage that such a group had a part of."""
+    shrinking = replace(config, launcher="ray", num_workers=2, min_workers=1)
+    assert keys(shrinking) == ["", ""]
+    assert "" not in keys(config)
+    checkpoint.save(storage.join(chain_of(config)[0].folder, "checkpoints"), 2, {"method": {}})
+    assert "" not in keys(config) and keys(shrinking) == ["", ""] and keys(config) == ["", ""]
