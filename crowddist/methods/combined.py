@@ -1,7 +1,7 @@
 """Combined (ours; in no paper): one counter that learns orientation and semantics, and pseudo-labels from its ensemble
 and a detector.
 
-1. source/counter, source/detector, source/segmenter: one network each, on the source.
+1. source/counter, source/segmenter, source/detector: one network each, on the source.
 2. alignment: source density, semantic consistency and orientation (`AlignmentObjective`).
 3. labels-1 to labels-K, each a counter and a detector stage: both learn from the fused labels (`Combined.conclude`).
 """
@@ -59,11 +59,12 @@ class Combined(SemanticMethod):
     def plan(self) -> tuple[Stage, ...]:
         config, rounds = self.config, self.config.self_supervision
         stages = [
-            self.source_stage("source/counter"),
+            # As semantic consistency begins, so that both may be trained once.
+            self.source_stage("source/counter", draws="source"),
+            *self.segmenter_stages(),
             Stage(name="source/detector", steps=config.bi_knowledge.detector_steps,
                   streams={"source": replace(self.source_stream(), heads=True)}, title="no adaptation", num_round=0,
                   settings=DETECTOR_SETTINGS),
-            *self.segmenter_stages(),
             Stage(name="alignment", steps=config.semantic_consistency.steps, streams=self.aligned_streams(),
                   title="alignment", num_round=1),
         ]

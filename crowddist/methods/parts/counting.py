@@ -113,10 +113,10 @@ class CountingMethod(TrainingMethod):
         """The source's crops with densities."""
         return Stream(data="source", batch_size=self.config.train.batch_size, stride=self.output_stride)
 
-    def source_stage(self, name: str = "source") -> Stage:
-        """The counter alone, on the source: the row without adaptation."""
+    def source_stage(self, name: str = "source", *, draws: str = "") -> Stage:
+        """The counter alone, on the source: the row without adaptation. `draws`: see `Stage.draws`."""
         return Stage(name=name, steps=self.config.train.steps, streams={"source": self.source_stream()},
-                     title="no adaptation", num_round=0, settings=SOURCE_SETTINGS)
+                     title="no adaptation", num_round=0, draws=draws, settings=SOURCE_SETTINGS)
 
     def labelled_streams(self) -> dict[str, Stream]:
         """Source and target of a round of pseudo-labels."""
