@@ -149,6 +149,8 @@ def test_methods_that_say_the_same_of_a_stage_train_the_same(tiny_config: RunCon
     shared = [{name for name, _, _ in members} for members in families.values()]
     for members in families.values():
         (_, method, stage), *others = members
+        if not others:
+            continue
         first = read(method, stage)
         assert all(read(other, own).keys() == first.keys() for _, other, own in others)
         losses, after = trained(method, stage, first)
