@@ -149,7 +149,8 @@ def test_methods_that_say_the_same_of_a_stage_train_the_same(tiny_config: RunCon
             except InputError:  # the method trains the head
                 continue
             for stage in method.plan():
-                families[json.dumps(inputs(method, stage), sort_keys=True)].append((f"{name}/{stage.name}", method, stage))
+                key = json.dumps(inputs(method, stage), sort_keys=True)
+                families[key].append((f"{name}/{stage.name}", method, stage))
     shared = [{name for name, _, _ in members} for members in families.values()]
     for members in families.values():
         (_, method, stage), *others = members
