@@ -20,7 +20,7 @@ from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 from crowddist.process.safe_text import holds_secret
 
-NOT_RUNS = ("data", "mlflow.db", "mlflow-artifacts")
+NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
 SHORT_HELP: dict[str, tuple[str, ...]] = {

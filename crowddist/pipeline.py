@@ -38,6 +38,7 @@ from crowddist.run.record import (
     run_name,
 )
 from crowddist.run.repeat import code_versions
+from crowddist.run.reuse import take_over
 from crowddist.search.threshold_search import search_thresholds
 from crowddist.search.trial_values import make_plan
 from crowddist.search.trials import TrialRunner, run_trials_here
@@ -56,7 +57,7 @@ MODEL = "crowd-counter"
 
 def adapt(
     config: RunConfig, launcher: Launcher, tracker: Tracker, *, run_trials: TrialRunner = run_trials_here,
-    say: Callable[[str], None] = print, report: bool = False
+    say: Callable[[str], None] = print, report: bool = False, reuse: bool = False
 ) -> dict[str, Any]:
     """Runs an adaptation to its end, or resumes it, and returns the content of `result.json`.
 
@@ -68,6 +69,8 @@ def adapt(
         launcher: trains, and runs the networks over images.
         run_trials: runs the trials of a search of thresholds.
         report: also write `report.html`, see `html_report.write_report`.
+        reuse: take stages over that another run of the storage has finished with the same inputs, see `run.reuse`. The
+            result is the same; without it, or where no run has, they are trained.
 
     Raises:
         InputError: bad data, a run of that name with another configuration or other data, or a second driver on the
@@ -106,7 +109,7 @@ def adapt(
             for used, prepared in data.items():
                 tracker.data(used, prepared.manifest.name, prepared.url, prepared.manifest.digest)
             run = _Run(config, method, folder, {used: prepared.url for used, prepared in data.items()}, scenes, limit,
-                       launcher, run_trials, tracker, say)
+                       launcher, run_trials, tracker, say, reuse)
             rounds = run.all_rounds()
             result = {
                 "run": name, "recipe": config.recipe, "method": config.method, "seed": config.seed,
@@ -142,6 +145,7 @@ class _Run:
     run_trials: TrialRunner
     tracker: Tracker
     say: Callable[[str], None]
+    reuse: bool
     checkpoint: str = ""
     """URL of the newest counter."""
     labels_url: str = ""
@@ -180,7 +184,9 @@ class _Run:
         return rows
 
     def _train(self, stages: Sequence[Stage]) -> None:
-        """Steps 2 to 6: the launcher fits the stages, those of other networks as chains of their own."""
+        """Steps 2 to 6: the launcher fits the stages, those of other networks as chains of their own; without those
+        that are taken over from other runs.
+        """
         chains: dict[str, list[StageData]] = {}
         for stage in stages:
             chain = chains.setdefault(stage.trains, [])
@@ -199,8 +205,12 @@ class _Run:
         if all(read_done(data.folder) for data in every):
             self.say(f"{' and '.join(stage.name for stage in stages)}: done before")
             return
+        arithmetic = self.launcher.training_arithmetic(len(chains))
+        ready = [take_over(chain, self.config, arithmetic=arithmetic, fresh=not self.reuse, say=self.say)
+                 for chain in chains.values()]
         with following(every, self.tracker, self.say):
-            self.launcher.train(list(chains.values()))
+            if not all(read_done(data.folder) for data in every):
+                self.launcher.train(ready)
 
     def _label(self, stage: Stage, found: Mapping[str, Any]) -> dict[str, float]:
         """Step 7: labels the whole target with the newest counter. Returns: the labels' metrics.

@@ -5,6 +5,7 @@
     python jobs/adapt.py renderer_to_shb --target /photos/of/my/camera --self-supervision.rounds 2
     ray job submit --working-dir . -- python jobs/adapt.py quickstart --storage file:///shared/runs
     python jobs/adapt.py --from-run runs/first     (repeats a run beside it, and lists what differs)
+    python jobs/adapt.py shb_to_sha --fresh        (takes no stage over from another run of the storage)
     python jobs/adapt.py shb_to_sha --check        (checks that all of it would work; changes nothing)
     python jobs/adapt.py shb_to_sha --help         (the usual options; --help-all shows all)
 """
@@ -27,8 +28,20 @@ from crowddist.recipes import RECIPES, summary
 EXIT_CODES = "Exit: 0 done, 1 diverged, 2 wrong input or machine, 75 stopped after a checkpoint, 130 interrupted"
 
 
-def main(config: RunConfig, termination: Termination, repeats: str = "") -> None:
-    """Runs the adaptation and prints its rounds, and what differs from the run that it repeats."""
+FLAGS = {
+    "--check": "Check that all of it would work; change nothing",
+    "--fresh": "Train every stage; else those that another run in the storage has finished are taken over",
+}
+"""Options of the command that are no settings of the run."""
+
+
+def main(config: RunConfig, termination: Termination, repeats: str = "", fresh: bool = False) -> None:
+    """Runs the adaptation and prints its rounds, and what differs from the run that it repeats.
+
+    Args:
+        repeats: folder of a run to compare with; "": none.
+        fresh: take no stage over from another run. A repetition takes none over: it would compare a run with itself.
+    """
     from crowddist.distributed.choose import make_launcher, make_trial_runner
     from crowddist.pipeline import adapt
     from crowddist.reports.terminal_summary import closing_lines
@@ -40,7 +53,7 @@ def main(config: RunConfig, termination: Termination, repeats: str = "") -> None
     launcher = make_launcher(config, termination)
     try:
         result = adapt(config, launcher, tracker, run_trials=make_trial_runner(config),
-                       say=lambda line: print(line, flush=True), report=True)
+                       say=lambda line: print(line, flush=True), report=True, reuse=not (fresh or repeats))
     finally:
         launcher.close()
     print(closing_lines(result, run_folder(config), tracker.how_to_open()))
@@ -72,21 +85,23 @@ def overview() -> str:
 
 def read_config(start: RunConfig, command: str, about: str, options: list[str]) -> RunConfig:
     """`start`, changed by the options of the command line; --help and --help-all print and exit."""
+    flags = table(FLAGS, width=max(map(len, FLAGS)))
     if "--help-all" not in options and {"-h", "--help"} & set(options):
-        print(f"usage: {command} [--check] [OPTIONS]\n\n{textwrap.fill(about, HELP_COLUMNS)}\n\n"
+        print(f"usage: {command} [--check] [--fresh] [OPTIONS]\n\n{textwrap.fill(about, HELP_COLUMNS)}\n\n"
+              f"{flags}\n"
               f"Usual options, with the recipe's value:\n{short_help(start, SHORT_HELP)}\n\n"
               f"{EXIT_CODES}\n--help-all shows all options.")
         sys.exit()
     words = ["--help" if word == "--help-all" else word for word in options]
-    return read_arguments(lambda: tyro.cli(RunConfig, prog=command, description=f"{about}\n\n{EXIT_CODES}",
-                                           default=start, args=words))
+    about = f"{about}\n\n{flags}\n\n{EXIT_CODES}"
+    return read_arguments(lambda: tyro.cli(RunConfig, prog=command, description=about, default=start, args=words))
 
 
 if __name__ == "__main__":
     termination = Termination()
     with one_line_errors(), termination.listening():
         recipes = {recipe.__name__: recipe for recipe in RECIPES}
-        checks, arguments = "--check" in sys.argv[1:], [word for word in sys.argv[1:] if word != "--check"]
+        flags, arguments = FLAGS.keys() & sys.argv[1:], [word for word in sys.argv[1:] if word not in FLAGS]
         first, *others = arguments or [""]
         repeats = ""  # the folder of the run to repeat
         if first in ("-h", "--help", "--help-all"):
@@ -106,4 +121,4 @@ if __name__ == "__main__":
             raise InputError(f"{problem}; choose one of {', '.join(recipes)}")
         command = " ".join(filter(None, [sys.argv[0], first, repeats]))
         config = read_config(start, command, about, others)
-        look(config) if checks else main(config, termination, repeats)
+        look(config) if "--check" in flags else main(config, termination, repeats, fresh="--fresh" in flags)

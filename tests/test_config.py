@@ -131,7 +131,7 @@ def test_a_removed_setting_with_another_value_is_refused(name: str, value: objec
          "crop_size 128 is larger than the smallest images, .* 102 px"),
         ({"run_name": "a/b"}, "run_name must be a plain name"),
         ({"run_name": ".."}, "run_name must be a plain name"),
-        ({"run_name": "data"}, "none of data, mlflow.db, mlflow-artifacts, got 'data'"),
+        ({"run_name": "data"}, "none of data, stages, mlflow.db, mlflow-artifacts, got 'data'"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -103,7 +103,7 @@ class RayLauncher:
         if self._watch is None:
             self._watch = start_watch()
         # Counts finished chains too: a resumed run then has as many threads as an unbroken one, and so the same bits.
-        at_once = min(max(num_places(use_gpu=self.use_gpu) // self.config.num_workers, 1), len(chains))
+        at_once = self._at_once(len(chains))
         waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
         if at_once == 1 or len(waiting) == 1:
             for stages in waiting:
@@ -225,6 +225,16 @@ class RayLauncher:
                                              controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
+
+    def _at_once(self, num_chains: int) -> int:
+        """Number of chains that the cluster has room for at the same time."""
+        return min(max(num_places(use_gpu=self.use_gpu) // self.config.num_workers, 1), num_chains)
+
+    def training_arithmetic(self, num_chains: int) -> str:
+        """See `Launcher.training_arithmetic`."""
+        num_workers = self.config.num_workers
+        threads = self._threads(self._at_once(num_chains) * num_workers)
+        return f"{arithmetic('cuda' if self.use_gpu else 'cpu', threads)}, {num_workers} worker{'s'[:num_workers > 1]}"
 
     def run(self, job: Job) -> list[Any]:
         """See `Launcher.run`."""

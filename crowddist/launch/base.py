@@ -30,6 +30,9 @@ class Launcher(Protocol):
         Raises SystemExit, with a checkpoint written, if the process was asked to stop.
         """
 
+    def training_arithmetic(self, num_chains: int) -> str:
+        """Names, besides the stages' own inputs, all that the last bits of `train` depend on with so many chains."""
+
     def run(self, job: Job) -> list[Any]:
         """Does a job on every image of its data set once. Returns the records of its units, in order."""
 

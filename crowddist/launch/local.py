@@ -34,6 +34,10 @@ class LocalLauncher:
                 if not self.termination.requested:
                     train_stages(self.config, stages, LocalRuntime(device=self.device, termination=self.termination))
 
+    def training_arithmetic(self, num_chains: int) -> str:
+        """See `Launcher.training_arithmetic`."""
+        return f"{self.arithmetic}, 1 worker"
+
     def run(self, job: Job) -> list[Any]:
         """See `Launcher.run`; once memory has run out, predicts one image at a time."""
         worker = JobWorker(job.checkpoint_url, job.images_url, device=self.device)

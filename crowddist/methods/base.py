@@ -77,6 +77,16 @@ class Stage:
     """Start from new networks, not from those of the stage before."""
     average_decay: float = 0.0
     """Share that a step keeps of the moving average of the weights, in this stage; 0: `engine.average_decay`."""
+    draws: str = ""
+    """Name that the stage's random numbers are derived from; "": its own. Where methods share it, they draw alike."""
+    settings: tuple[str, ...] = ()
+    """Settings, or groups of them, that the training depends on beside the crops, e.g. "train"; (): the method's. A
+    stage that names its own may be trained once for several methods, see `run.reuse`."""
+
+    @property
+    def seed_name(self) -> str:
+        """The purpose of the stage's random numbers, see `randomness.derive`."""
+        return self.draws or self.name
 
     @property
     def round_name(self) -> str:
@@ -154,6 +164,23 @@ class Method(ABC):
     @abstractmethod
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """The current stage's optimizers by name; empty before the first `start`."""
+
+    def training(self, stage: Stage) -> dict[str, Any]:
+        """What a stage trains with, beside the settings that it depends on, as values for JSON; methods that train a
+        stage alike say the same.
+        """
+        del stage
+        return {"method": type(self).__qualname__}
+
+    def reads(self, stage: Stage) -> set[str]:
+        """The names in `networks` of all weights and buffers that the training of a stage reads or changes."""
+        del stage
+        return set(self.networks().state_dict())
+
+    @property
+    def root(self) -> str:
+        """Name of `networks`, e.g. "counter", where they are one of the networks that other methods have as a child."""
+        return ""
 
     @property
     @abstractmethod

@@ -30,7 +30,7 @@ from crowddist.methods.parts.detecting import (
     log_sizes,
     read_heads,
 )
-from crowddist.methods.parts.training import Trained, TrainingMethod
+from crowddist.methods.parts.training import TRAINING_SETTINGS, Trained, TrainingMethod
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
 
 NUM_PATCHES = 2  # P: patches of each image that a cycle learns from.
+SOURCE_SETTINGS = {
+    "regressor": ("regressor_rate", "structure_weight", "count_weight", "sigma_px", "regressor_noise"),
+    "detector": ("detector_rate", "update_sizes", "confidence"),
+    "localiser": ("localiser_rate", "localiser_loss", "localiser_blur_px"),
+}
+"""Network -> the method's own settings that its stages on the source depend on, beside their schedule and crops."""
 
 
 class BiKnowledge(TrainingMethod):
@@ -113,7 +119,7 @@ class BiKnowledge(TrainingMethod):
         ]
         stages = [
             Stage(name=f"source/{name}", trains=network, steps=steps, streams=streams, title="no adaptation",
-                  num_round=0, average_decay=averages.get(network, 0.0))
+                  num_round=0, average_decay=averages.get(network, 0.0), settings=_source_settings(network))
             for name, network, steps, streams in source if steps
         ]
         for cycle in range(1, settings.cycles + 1):
@@ -270,6 +276,13 @@ class BiKnowledge(TrainingMethod):
         """Indexes of the patches of medium density."""
         persons = [density[_inside(patch)].sum(dtype=np.float64) for patch in patches]
         return medium_density(persons, *self.settings.density_range)
+
+
+def _source_settings(network: str) -> tuple[str, ...]:
+    """Names of all settings that a network's stages on the source depend on."""
+    own = tuple(f"bi_knowledge.{name}" for name in ("schedule", *SOURCE_SETTINGS[network]))
+    error = ("train.block_weight", "train.cell_error") if network == "regressor" else ()
+    return (network, *own, *error, *TRAINING_SETTINGS)
 
 
 def _inside(patch: np.ndarray) -> tuple[slice, slice]:

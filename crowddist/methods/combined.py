@@ -1,7 +1,7 @@
 """Combined (ours; in no paper): one counter that learns orientation and semantics, and pseudo-labels from its ensemble
 and a detector.
 
-1. source/counter, source/detector, source/segmenter: one network each, on the source.
+1. source/counter, source/segmenter, source/detector: one network each, on the source.
 2. orientation: a new counter on source density and orientation, both from the first step (`parts.orientation`).
 3. alignment: source density, semantic consistency and orientation (`AlignmentObjective`).
 4. labels-1 to labels-K, each a counter and a detector stage: both learn from the fused labels (`Combined.conclude`).
@@ -28,7 +28,7 @@ from crowddist.methods.parts.orientation import (
     whole_streams,
 )
 from crowddist.methods.parts.semantics import SemanticMethod, SemanticObjective
-from crowddist.methods.parts.training import Trained
+from crowddist.methods.parts.training import TRAINING_SETTINGS, Trained
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.ops.fusion import fuse_density, uncertainty_weight
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
     from crowddist.config import RunConfig
     from crowddist.data.sample import Batch, Prediction, Seen
+
+
+DETECTOR_SETTINGS = ("detector", "bi_knowledge.detector_rate", "bi_knowledge.update_sizes", "bi_knowledge.confidence",
+                     *TRAINING_SETTINGS)
+"""Settings that the detector's stage on the source depends on."""
 
 
 class AlignmentObjective(SemanticObjective):
@@ -64,10 +69,12 @@ class Combined(SemanticMethod):
     def plan(self) -> tuple[Stage, ...]:
         config, rounds = self.config, self.config.self_supervision
         stages = [
-            self.source_stage("source/counter"),
-            Stage(name="source/detector", steps=config.bi_knowledge.detector_steps,
-                  streams={"source": replace(self.source_stream(), heads=True)}, title="no adaptation", num_round=0),
+            # As semantic consistency begins, so that both may be trained once.
+            self.source_stage("source/counter", draws="source"),
             *self.segmenter_stages(),
+            Stage(name="source/detector", steps=config.bi_knowledge.detector_steps,
+                  streams={"source": replace(self.source_stream(), heads=True)}, title="no adaptation", num_round=0,
+                  settings=DETECTOR_SETTINGS),
         ]
         oriented = orientation_stages(self, trains="counter")
         aligned = {**self.aligned_streams(), **(whole_streams(config) if oriented else {})}

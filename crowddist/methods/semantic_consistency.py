@@ -24,7 +24,7 @@ class SemanticConsistency(SemanticMethod):
     def plan(self) -> tuple[Stage, ...]:
         semantic = Stage(name="semantic", steps=self.config.semantic_consistency.steps, streams=self.aligned_streams(),
                          title="semantic consistency", num_round=1)
-        return (self.source_stage("source/counter"), *self.segmenter_stages(), semantic)
+        return (self.source_stage("source/counter", draws="source"), *self.segmenter_stages(), semantic)
 
     def objective(self, stage: Stage) -> nn.Module:
         if stage.name == "semantic":

@@ -15,7 +15,8 @@ from crowddist.methods.settings.facts import MethodFacts
 
 METHODS: dict[str, MethodFacts] = {
     "source_only": MethodFacts(line="no adaptation; the first row of every other method",
-                               module="crowddist.methods.source_only", name="SourceOnly"),
+                               module="crowddist.methods.source_only", name="SourceOnly",
+                               settings=("counter", "train")),
     "self_supervision": self_supervision.FACTS,
     "bi_knowledge": bi_knowledge.FACTS,
     "semantic_consistency": semantic_consistency.FACTS,

@@ -19,7 +19,7 @@ from crowddist.data.sample import Batch
 from crowddist.losses.adversarial import discriminator_accuracy, discriminator_loss, generator_loss
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective
-from crowddist.methods.parts.training import Schedule, Trained
+from crowddist.methods.parts.training import TRAINING_SETTINGS, Schedule, Trained
 from crowddist.methods.settings.translation import SCALE_JITTER
 from crowddist.models.frozen import frozen_forward
 from crowddist.models.translator import Translator, build_translator
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 BETAS = (0.5, 0.999)  # P: Adam's.
 CYCLE_WEIGHT = 10.0  # P: lambda of the cycle's L1 error.
+TRANSLATOR_SETTINGS = ("translator", "translation.learning_rate", "translation.structure_weight",
+                       "translation.identity_weight", *TRAINING_SETTINGS)
+"""Settings that the translator's stage depends on."""
 
 
 class TranslationObjective(nn.Module):
@@ -75,12 +78,11 @@ class TranslationObjective(nn.Module):
         return {"loss": loss, **parts, "discriminator_accuracy": accuracy}
 
 
-class OneStreamObjective(CountingObjective):
-    """The density loss on the stage's one stream: the source, or the translated source."""
+class TranslatedObjective(CountingObjective):
+    """The density loss on the translated source."""
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        (batch,) = batches.values()
-        return {"loss": self.density_loss(batch)}
+        return {"loss": self.density_loss(batches["translated"])}
 
 
 class Translation(CountingMethod):
@@ -103,14 +105,18 @@ class Translation(CountingMethod):
         return (
             self.source_stage(),
             Stage(name="translation/translator", trains="translator", steps=settings.steps,
-                  streams={"source": crops, "target": replace(crops, data="target")}, **row),
+                  streams={"source": crops, "target": replace(crops, data="target")}, settings=TRANSLATOR_SETTINGS,
+                  **row),
             Stage(name="translation/counter", trains="counter", fresh=settings.fresh, steps=settings.counting_steps,
                   streams={"translated": replace(source, data="translated")}, **row),
         )
 
     def objective(self, stage: Stage) -> nn.Module:
-        return (TranslationObjective(self.translator, self.settings) if stage.trains == "translator"
-                else OneStreamObjective(self.counter, self.config.train))
+        if stage.trains == "translator":
+            return TranslationObjective(self.translator, self.settings)
+        if stage.needs_translation:
+            return TranslatedObjective(self.counter, self.config.train)
+        return super().objective(stage)
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """All generators by one optimizer and all discriminators by another; or the counter."""

@@ -58,6 +58,8 @@ class StageData:
     """Name -> value of the newest search, instead of the configuration's own."""
     density_limit: float | None = None
     """Most persons in a cell of the source, where `train.density_limit` is on."""
+    key: str = ""
+    """Identifies all that decides the stage's bits, see `run.reuse`; "": not known."""
 
 
 class LocalRuntime:
@@ -108,7 +110,7 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     if engine.precision == "bfloat16" and runtime.rank == 0 and not _has_bfloat16(runtime.device):
         logger.warning("this CPU computes bfloat16 without instructions for it, several times slower than float32: use "
                        "--engine.precision float32")
-    torch.manual_seed(derive(seed, stage.name, "start"))
+    torch.manual_seed(derive(seed, stage.seed_name, "start"))
     if data.initial:
         method.load_state_dict(checkpoint.load(data.initial)["method"], optimizers=False)
     method.start(stage, runtime)
@@ -131,7 +133,7 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     stopping = False
     with closing(checkpoint.Saver(folder)) as saver:
         for step in range(first_step, stage.steps):
-            torch.manual_seed(derive(seed, stage.name, step, runtime.rank))
+            torch.manual_seed(derive(seed, stage.seed_name, step, runtime.rank))
             runtime.at(step, "reading samples")
             parts = {name: next(loader).to(runtime.device) for name, loader in loaders.items()}
             runtime.at(step, "computing")
@@ -158,10 +160,11 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
                 if stopping:
                     break
         saver.wait()
-    if average is not None and first_step < stage.steps:
+    if average is not None:
         average.apply()  # the next stage begins with the weights that count
     if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
-        done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder)}
+        done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder),
+                **({"key": data.key} if data.key else {})}
         storage.write_json(storage.join(data.folder, DONE),
                            {**done, "seconds": round(seconds_before + time.time() - started, 1)})
     return not stopping
@@ -204,7 +207,7 @@ def _dataset(name: str, source: str, use: Stream, data: StageData, stream: Strea
         replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,
                 crop_size=use.crop_size or stream.crop_size, crop_width=0 if use.crop_size else stream.crop_width,
                 cache_bytes=int(stream.cache_bytes * memory_share)),
-        labels_url=data.labels_url if use.labels else "", plan_seed=seed, name=f"{data.stage.name}/{name}",
+        labels_url=data.labels_url if use.labels else "", plan_seed=seed, name=f"{data.stage.seed_name}/{name}",
         open_points=use.data != "target", stride=use.stride, windows=use.windows, share=use.share,
         scenes=data.scenes if source == "source" else None, with_heads=use.heads,
         with_boxes=use.data == "boxes" and use.heads, with_masks=use.masks,
@@ -258,8 +261,7 @@ def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime
     to stop.
     """
     torch.use_deterministic_algorithms(runtime.device.type == "cpu")
-    torch.manual_seed(derive(seed, "networks"))
-    method = build()
+    method = fresh_networks(build, seed)
     initial = ""
     for data in stages:
         done = read_done(data.folder)
@@ -268,6 +270,12 @@ def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime
             if not fit(method, data, runtime, engine=engine, seed=seed, record=record):
                 return
         initial = "" if done is None else done["checkpoint"]
+
+
+def fresh_networks(build: Callable[[], Method], seed: int) -> Method:
+    """A method with the networks that a run of this seed begins with."""
+    torch.manual_seed(derive(seed, "networks"))
+    return build()
 
 
 def is_begun(folder: str) -> bool:

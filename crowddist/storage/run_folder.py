@@ -1,10 +1,11 @@
-"""The names in a run's folder, and its last checkpoint.
+"""The names in a run's folder and of the index of stages beside it, and a run's last checkpoint.
 
     <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html
                                 pictures/
-    <storage>/<run>/<stage>/    checkpoints/ (with latest.json)  curve.jsonl  DONE.json
+    <storage>/<run>/<stage>/    inputs.json  checkpoints/ (with latest.json)  curve.jsonl  DONE.json
     <storage>/<run>/<round>/    labels/  translated/ (each with a DONE.json)  joined/  search.json  images.json
                                 evaluation.json
+    <storage>/stages/<key>/     <run>.json of each run with a stage of these inputs, see `run.reuse`
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from crowddist.errors import InputError
 CONFIG, DATA, LIMIT = "config.json", "data.json", "density_limit.json"
 TRACKING, RESULT, REPORT, PICTURES = "mlflow.json", "result.json", "report.html", "pictures"
 # Of a stage.
-CHECKPOINTS, LATEST, CURVE, DONE = "checkpoints", "latest.json", "curve.jsonl", "DONE.json"
+INPUTS, CHECKPOINTS, LATEST, CURVE, DONE = "inputs.json", "checkpoints", "latest.json", "curve.jsonl", "DONE.json"
 # Of a round, beside its stages.
 LABELS, TRANSLATED, JOINED = "labels", "translated", "joined"
 SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
+# Beside the runs.
+STAGES = "stages"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:

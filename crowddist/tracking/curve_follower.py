@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from crowddist import storage
 from crowddist.process.cli import one_line
 from crowddist.process.progress_bar import Progress
-from crowddist.run.engine import read_curve
+from crowddist.run.engine import read_curve, read_done
 from crowddist.storage.run_folder import CURVE
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ POLL_S = 1.0
 
 @contextmanager
 def following(stages: Sequence[StageData], tracker: Tracker, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside the block, shows and tracks new points of the stages' curves."""
+    """Inside the block, shows and tracks new points of the stages' curves; of those taken over, only tracks them."""
     follower = _Follower(stages, tracker, say)
     thread = threading.Thread(target=follower.run, name="progress", daemon=True)
     thread.start()
@@ -38,8 +39,8 @@ class _Follower:
         self.stages, self.tracker, self.say = stages, tracker, say
         self.stop = threading.Event()
         self.bars: dict[str, Progress] = {}
-        self.shown = {data.folder: 0 for data in stages}
-        self.tracked = dict(self.shown)
+        self.shown = {data.folder: math.inf if "taken_over" in (read_done(data.folder) or {}) else 0 for data in stages}
+        self.tracked = {data.folder: 0 for data in stages}
         self.complained = False
 
     def run(self) -> None:

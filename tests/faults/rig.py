@@ -151,7 +151,7 @@ class Job:
 
     def start(self) -> Job:
         command = [sys.executable, str(PROJECT / "jobs" / "adapt.py"), "smoke", "--launcher", "ray", "--storage",
-                   self.storage, "--run-name", self.name,
+                   self.storage, "--run-name", self.name, "--fresh",
                    "--threads", "1", "--num-workers", "3", "--num-labellers", "3", "--train.batch-size", "6",
                    "--train.steps", "300",
                    "--self-supervision.target-batch-size", "6", "--self-supervision.orientation-steps", "0",

@@ -55,6 +55,7 @@ def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
                    "--self-supervision.rounds"):
         assert option in done.stdout
     assert "\n  --train.steps                   Steps of the first stage [400]\n" in done.stdout
+    assert "\n  --fresh  Train every stage; else those that another run in the storage has finished are " in done.stdout
     assert "75 stopped after a checkpoint" in done.stdout and done.stdout.endswith("--help-all shows all options.\n")
     assert start("adapt", "quickstart", "--seed", "3", "-h").stdout == done.stdout
 
@@ -69,6 +70,7 @@ def test_the_short_help_fits_on_a_screen(start: Callable) -> None:
 def test_the_long_help_names_all_options(start: Callable) -> None:
     done = start("adapt", "quickstart", "--help-all", COLUMNS="100")
     assert done.returncode == 0 and done.stderr == "" and "75 stopped after a checkpoint" in done.stdout
+    assert "--fresh  Train every stage" in done.stdout
     shown = set(re.findall(r"^│ (--[^\s,]+)", done.stdout, re.MULTILINE))
     assert shown == {f"--{name.replace('_', '-')}" for name in flat(asdict(quickstart()))}
 
@@ -213,7 +215,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
                                                           tiny_evaluation: str) -> None:
     """And the same command ends with the bits of a run that nobody stopped."""
     arguments = tiny(tiny_source, tiny_target, tiny_evaluation, tmp_path / "runs")
-    options = [*arguments, "--train.steps", 200, "--engine.checkpoint-every", 1000, "--tracking-uri", "none"]
+    options = [*arguments, "--train.steps", 200, "--engine.checkpoint-every", 1000, "--tracking-uri", "none", "--fresh"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
 
     def begin(name: str) -> subprocess.Popen[str]:
@@ -239,6 +241,22 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
             for name in ("unbroken", "stopped")]
     weights = [end["method"]["networks"] for end in ends]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.slow
+def test_a_stage_of_another_run_is_taken_over_unless_fresh(start: Callable, tmp_path: Path, tiny_source: str,
+                                                           tiny_target: str) -> None:
+    command = [*tiny(tiny_source, tiny_target, "", tmp_path), "--tracking-uri", "none"]
+    taken = "source: taken over from run smoke (same settings, data and code)"
+    for words, told in (((), False), (("--run-name", "second"), True), (("--run-name", "third", "--fresh"), False)):
+        done = start("adapt", *command, *words)
+        assert (done.returncode, done.stderr) == (0, "") and (taken in done.stdout.splitlines()) == told
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("smoke", "second", "third")]
+    ends = [checkpoint.load(result["checkpoint"])["method"]["networks"] for result in results]
+    assert all(torch.equal(value, end[name]) for end in ends[1:] for name, value in ends[0].items())
+    done = start("adapt", "--from-run", tmp_path / "smoke")
+    assert done.returncode == 0 and "taken over" not in done.stdout
+    assert "settings, data, code and all figures are those of" in done.stdout
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from crowddist import storage
 from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.scenes import SceneRule
 from crowddist.errors import InputError
-from crowddist.methods.base import Method
+from crowddist.methods.base import Method, Stage
 from crowddist.methods.build import build_method
 from crowddist.process.stop_signals import Termination
 from crowddist.run import checkpoint
@@ -113,6 +113,28 @@ def test_a_stage_may_have_an_average_of_its_own(tiny_config: RunConfig, tmp_path
     assert found is not None and "unaveraged" in found["method"]
     for name, value in expected["method"]["networks"].items():
         assert torch.equal(value, found["method"]["networks"][name]), name
+
+
+def test_the_next_stage_begins_with_the_average_also_after_a_kill_at_the_last_step(tiny_config: RunConfig,
+                                                                                    tmp_path: Path) -> None:
+    """Killed between a stage's last checkpoint and its DONE.json."""
+    config = replace(tiny_config, engine=replace(tiny_config.engine, average_decay=0.9))
+    plan = build_method(config).plan()[:2]
+
+    def train(folder: str, stages: Sequence[Stage]) -> dict[str, torch.Tensor]:
+        data = [StageData(stage=stage, folder=(tmp_path / folder / stage.name).as_uri(),
+                          urls={"source": config.source, "target": config.target}) for stage in stages]
+        fit_stages(lambda: build_method(config), data, LocalRuntime(), engine=config.engine, seed=0,
+                   record=to_json(config))
+        done = read_done(data[-1].folder)
+        assert done is not None
+        return checkpoint.load(done["checkpoint"])["method"]["networks"]
+
+    unbroken = train("unbroken", plan)
+    train("killed", plan[:1])
+    (tmp_path / "killed" / plan[0].name / "DONE.json").unlink()
+    resumed = train("killed", plan)
+    assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunConfig, tmp_path: Path) -> None:

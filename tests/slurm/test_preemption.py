@@ -27,7 +27,7 @@ class Run:
     def __init__(self, slurm: Site, name: str, recipe: str, *options: str) -> None:
         self.slurm, self.folder = slurm, slurm.folder / "runs" / name
         self.batch = slurm.submit("--nodes=2", "cluster/slurm/ray.sbatch", "python", "jobs/adapt.py", recipe,
-                                  "--storage", str(self.folder.parent),
+                                  "--fresh", "--storage", str(self.folder.parent),
                                   "--run-name", name, "--launcher", "ray", "--threads", "1", "--num-workers", "2",
                                   "--tracking-uri", "none", *options)
 

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from crowddist.models.counter import Counter
     from crowddist.models.ensemble import DeepEnsemble
 
+SOURCE_SETTINGS = ("train", "counter.backbone", "counter.decoder", "counter.weights", "counter.ensemble",
+                   "counter.num_masks", "counter.density_factor", "counter.decoder_norm")
+"""Settings that the counter's stage on the source depends on; it leaves the orientation head alone."""
 DENSITY_LIMIT = "density_limit"
 """The counter's buffer with the most persons that a cell may hold."""
+ORIENTATION_HEAD = "orientation_head"
+"""A counter's child, see `Counter`."""
 
 
 class CountingObjective(nn.Module):
@@ -97,10 +102,10 @@ class CountingMethod(TrainingMethod):
         """The source's crops with densities."""
         return Stream(data="source", batch_size=self.config.train.batch_size, stride=self.output_stride)
 
-    def source_stage(self, name: str = "source") -> Stage:
-        """The counter alone, on the source: the row without adaptation."""
+    def source_stage(self, name: str = "source", *, draws: str = "") -> Stage:
+        """The counter alone, on the source: the row without adaptation. `draws`: see `Stage.draws`."""
         return Stage(name=name, steps=self.config.train.steps, streams={"source": self.source_stream()},
-                     title="no adaptation", num_round=0)
+                     title="no adaptation", num_round=0, draws=draws, settings=SOURCE_SETTINGS)
 
     def labelled_streams(self) -> dict[str, Stream]:
         """Source and target of a round of pseudo-labels."""
@@ -121,6 +126,17 @@ class CountingMethod(TrainingMethod):
         """The counter, at the rate of the source or of a round of pseudo-labels."""
         rate = self.config.self_supervision.learning_rate if stage.needs_labels else self.config.train.learning_rate
         return {"counter": self.one_cycle(self.density_parameters(), stage, rate)}
+
+    @property
+    def root(self) -> str:
+        return "counter" if self._networks is self.counter else ""
+
+    def reads(self, stage: Stage) -> set[str]:
+        """Without the orientation head where the stage does not train it: nothing else uses it."""
+        names, head = super().reads(stage), {id(parameter) for parameter in self.counter.orientation_parameters()}
+        if any(id(parameter) in head for each in self.trained(stage).values() for parameter in each.parameters):
+            return names
+        return {name for name in names if ORIENTATION_HEAD not in name.split(".")}
 
     def density_parameters(self) -> list[nn.Parameter]:
         """The counter's parameters without those of its orientation head."""

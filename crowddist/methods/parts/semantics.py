@@ -17,7 +17,7 @@ from crowddist.losses.adversarial import Patches, domain_accuracy, domain_loss
 from crowddist.losses.segmentation import background_bce
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.parts.counting import CountingMethod, CountingObjective
-from crowddist.methods.parts.training import Trained, mean_over_workers
+from crowddist.methods.parts.training import TRAINING_SETTINGS, Trained, mean_over_workers
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.discriminator import FeatureDiscriminator
 from crowddist.models.frozen import frozen_forward
@@ -37,6 +37,9 @@ DISCRIMINATOR_RATE = 1e-4  # C: AdaptSegNet's.
 PERSON_THRESHOLD = 0.3
 """Probability at which a segmenter's cell may hold persons and is not taught as background (ours)."""
 SEGMENTER_STAGE = "source/segmenter"
+SEGMENTER_SETTINGS = ("counter.backbone", "counter.decoder", "counter.weights", "semantic_consistency.segmenter_rate",
+                      *TRAINING_SETTINGS)
+"""Settings that its stage depends on."""
 
 
 class Semantics(nn.Module):
@@ -141,7 +144,7 @@ class SemanticMethod(CountingMethod):
         masks = replace(self.source_stream(), masks=True)
         boxes = {"boxes": replace(masks, data="boxes")} if self.config.boxes else {}
         return [Stage(name=SEGMENTER_STAGE, steps=settings.segmenter_steps, streams={"source": masks, **boxes},
-                      title="no adaptation", num_round=0)]
+                      title="no adaptation", num_round=0, settings=SEGMENTER_SETTINGS)]
 
     def aligned_streams(self) -> dict[str, Stream]:
         """Source and target of an alignment stage."""

@@ -24,6 +24,9 @@ FROZEN_SHARE = 0.2
 """Share of a stage from new networks, at its end, that trains with the running statistics, as images are counted
 (ours). In `renderer_to_shb` the loss falls by a third where it begins."""
 
+TRAINING_SETTINGS = ("train.pretrained_share", "train.frozen_px", "train.weight_decay")
+"""Settings that every stage depends on."""
+
 Schedule = Callable[[int], float]
 """Step, from 0 to steps - 1 -> learning rate."""
 
@@ -64,6 +67,21 @@ class TrainingMethod(Method):
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return self._optimizers
+
+    def training(self, stage: Stage) -> dict[str, Any]:
+        """The objective's name; of each optimizer the number of its parameters and its constants."""
+        steps = (0, stage.steps // 2, stage.steps - 1)
+        return {
+            "objective": type(self.objective(stage)).__qualname__,
+            **{name: {"parameters": len(each.parameters), "rates": [each.schedule(step) for step in steps],
+                      "betas": list(each.betas), "weight_decay": each.weight_decay}
+               for name, each in self.trained(stage).items()},
+        }
+
+    def reads(self, stage: Stage) -> set[str]:
+        """Those of the objective's networks."""
+        used = {id(tensor) for tensor in self.objective(stage).state_dict(keep_vars=True).values()}
+        return {name for name, tensor in self._networks.state_dict(keep_vars=True).items() if id(tensor) in used}
 
     def start(self, stage: Stage, runtime: Runtime) -> None:
         self._stage = stage

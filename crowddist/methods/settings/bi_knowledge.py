@@ -208,6 +208,7 @@ FACTS = MethodFacts(
     line="a regressor and a detector teach each other (Liu et al., MM 2020)",
     module="crowddist.methods.bi_knowledge",
     name="BiKnowledge",
+    settings=("regressor", "detector", "localiser", "train", "bi_knowledge"),
     check=_check,
     batches=lambda config: {"bi_knowledge.batch_size": config.bi_knowledge.batch_size,
                             "bi_knowledge.source_batch_size": config.bi_knowledge.source_batch_size},

@@ -10,6 +10,7 @@ FACTS = MethodFacts(
     line="self_supervision, semantic_consistency and a detector in one; no paper has it",
     module="crowddist.methods.combined",
     name="Combined",
+    settings=("counter", "detector", "train", "self_supervision", "semantic_consistency", "bi_knowledge"),
     check=self_supervision.require_orientation,
     batches=lambda config: {**self_supervision.target_batch(config), **semantic_consistency.target_batch(config)},
     thresholds=lambda config: (self_supervision.KEPT_SHARE, confidence(config), WEIGHT_EXPONENT),

@@ -47,6 +47,8 @@ class MethodFacts:
     """Thresholds that labels depend on."""
     takes_boxes: Callable[[Any], bool] = lambda config: False
     """Whether the method trains on images with boxes, if the run has some."""
+    settings: tuple[str, ...] = ()
+    """Settings, or groups of them, that its stages depend on beside the crops, unless they name their own; (): all."""
     learns_from_target: bool = False
     """The method trains on the target's own labels, and on no source."""
     networks: tuple[str, ...] = ("counter",)

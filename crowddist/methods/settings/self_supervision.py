@@ -85,6 +85,8 @@ FACTS = MethodFacts(
     line="orientation, then the ensemble's most certain labels (Liu et al., CVPR 2022)",
     module="crowddist.methods.self_supervision",
     name="SelfSupervision",
+    settings=("counter", "train", "self_supervision.orientation_weight", "self_supervision.orientation_on_source",
+              "self_supervision.target_weight", "self_supervision.learning_rate"),
     check=require_orientation,
     batches=target_batch,
     thresholds=lambda config: (KEPT_SHARE,),

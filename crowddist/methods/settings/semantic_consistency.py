@@ -73,6 +73,7 @@ FACTS = MethodFacts(
     line="features that tell persons from background in both domains (Han et al., ICASSP 2020)",
     module="crowddist.methods.semantic_consistency",
     name="SemanticConsistency",
+    settings=("counter", "train", "semantic_consistency"),
     batches=target_batch,
     takes_boxes=trains_segmenter,
     # ICASSP 2020, Table 1; unadapted its own counter, not SFCN, which it also lists.

@@ -21,6 +21,7 @@ FACTS = MethodFacts(
     line="trains on the target's own labels: the ceiling, no adaptation",
     module="crowddist.methods.supervised",
     name="Supervised",
+    settings=("counter", "train"),
     check=_check,
     learns_from_target=True,
     # CVPR 2022, Table 1, whose supervised figures on UCF-QNRF are those of the method, so misprinted.

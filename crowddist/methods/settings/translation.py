@@ -62,6 +62,7 @@ FACTS = MethodFacts(
     line="makes the source look like the target (SE CycleGAN, Wang et al., CVPR 2019)",
     module="crowddist.methods.translation",
     name="Translation",
+    settings=("counter", "translator", "train", "translation"),
     check=_check,
     batches=_batches,
     # SE CycleGAN, in Table 1 of CVPR 2022
