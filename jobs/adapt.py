@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import textwrap
 
@@ -23,7 +24,7 @@ from crowddist.errors import InputError
 from crowddist.methods.table import methods_table
 from crowddist.process.cli import HELP_COLUMNS, first_sentence, one_line_errors, read_arguments, short_help, table
 from crowddist.process.stop_signals import Termination
-from crowddist.recipes import RECIPES, summary
+from crowddist.recipes import RECIPES, cpu, summary
 
 EXIT_CODES = "Exit: 0 done, 1 diverged, 2 wrong input or machine, 75 stopped after a checkpoint, 130 interrupted"
 
@@ -75,12 +76,16 @@ def look(config: RunConfig) -> None:
 
 
 def overview() -> str:
-    """Help without a recipe: examples, the recipes and the methods, a line each."""
-    width = max(len(recipe.__name__) for recipe in RECIPES)
+    """Help without a recipe: examples, the recipes and the methods; those of the papers by their names alone."""
+    printed = {recipe.__name__: inspect.getmodule(recipe) is not cpu for recipe in RECIPES}
+    width = max(len(name) for name, published in printed.items() if not published)
     lines = {recipe.__name__: textwrap.shorten(first_sentence(summary(recipe)), HELP_COLUMNS - width - 4,
                                                placeholder="...")
-             for recipe in RECIPES}
-    return f"{__doc__}\nRecipes:\n{table(lines, width=width)}\n\nMethods (--method):\n{methods_table()}\n\n{EXIT_CODES}"
+             for recipe in RECIPES if not printed[recipe.__name__]}
+    names = textwrap.fill(", ".join(name for name, published in printed.items() if published), HELP_COLUMNS,
+                          initial_indent="  ", subsequent_indent="  ")
+    return (f"{__doc__}\nRecipes:\n{table(lines, width=width)}\n\nAs published, for a GPU and days (NAME --help tells "
+            f"each):\n{names}\n\nMethods (--method):\n{methods_table()}\n\n{EXIT_CODES}")
 
 
 def read_config(start: RunConfig, command: str, about: str, options: list[str]) -> RunConfig:

@@ -212,7 +212,8 @@ class Predictor:
                         x, y = moved[:, 0] + 0.5, moved[:, 1] + 0.5
                         parts.append(moved[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
         joined = {name: np.concatenate(parts) if parts else None for name, parts in heads.items()}
-        return Seen(size=(height, width), density=density, spread=spread, member_counts=np.asarray(counts), **joined)
+        return Seen(size=(height, width), density=density, spread=spread, member_counts=np.asarray(counts),
+                    detections=joined["detections"], transformed=joined["transformed"])
 
     def _to_cells(self, grid: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
         """Moves a map of an image resized to `size` to the cells of the image resized to `new_size`, both px; keeps its

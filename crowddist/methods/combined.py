@@ -92,7 +92,7 @@ class Combined(SemanticMethod):
         return tuple(stages)
 
     def objective(self, stage: Stage) -> nn.Module:
-        if stage.name == ORIENTATION:
+        if stage.round_name == ORIENTATION:
             return OrientationObjective(self.counter, self.config.train,
                                         orientation_weight=self.config.self_supervision.orientation_weight)
         if stage.name == "alignment":
@@ -103,7 +103,7 @@ class Combined(SemanticMethod):
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """Each network at the rate of the method that it comes from."""
-        if stage.name == ORIENTATION:
+        if stage.round_name == ORIENTATION:
             return {"counter": self.one_cycle(list(self.counter.parameters()), stage, self.config.train.learning_rate)}
         if stage.name == "alignment":
             return self.trained_by_alignment(stage, list(self.counter.parameters()))

@@ -25,8 +25,8 @@ STILL = ("source", "target", "evaluation", "boxes", "more_sources", "method", "m
          *(f"{network}.{setting}" for network in ("counter", "regressor", "detector", "localiser", "translator")
            for setting in ("backbone", "weights", "decoder")))
 """Settings that are not moved: of data and of workers, which tests/run/test_reuse.py changes, and of whole networks."""
-ALONE = ("search.labelled", "train.density_limit", "counter.orientation", "bi_knowledge.boxes_steps",
-         "translation.crop_size")
+ALONE = ("search.labelled", "train.density_limit", "counter.orientation", "counter.decoder_norm",
+         "bi_knowledge.boxes_steps", "translation.crop_size")
 """Settings of which some method allows no other value by itself."""
 
 

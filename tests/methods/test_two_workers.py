@@ -63,7 +63,8 @@ def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[st
     torch.manual_seed(0)
     method = build_method(config)
     method.start(stage, runtime)
-    batches = made_up_batches(stage, 0)
+    # Of batch 0 a ReLU of the orientation head gives 0 or not by rounding: float64 alone differs by 2 %, too.
+    batches = made_up_batches(stage, 1 if stage.round_name == "orientation" else 0)
     torch.manual_seed(7)
     method.step(0, {name: half(batch, runtime.rank) if runtime.world_size > 1 else batch
                     for name, batch in batches.items()})

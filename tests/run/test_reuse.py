@@ -98,7 +98,7 @@ def test_two_methods_train_their_source_once_and_end_as_alone(config: RunConfig,
     predictor = Predictor.from_checkpoint(done["second"]["checkpoint"])
     assert predictor.method.config.run_name == "second" and predictor.method.config.counter.orientation
     again, trained, lines = run(replace(config, run_name="second"), reuse=False)
-    assert again["rounds"] == shared["rounds"] and trained == [] and "source and orientation: done before" in lines
+    assert again["rounds"] == shared["rounds"] and trained == [] and "orientation: done before" in lines
     third, trained, lines = run(replace(config, run_name="third"))
     assert trained == [] and f"orientation: {SAYS.format('second')}" in lines
     assert_same(third, by_itself)
@@ -130,7 +130,7 @@ def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -
                      bi_knowledge=replace(tiny_config.bi_knowledge, cycles=0))
     run(source)
     _, trained, _ = run(replace(source, run_name="rate",
-                                bi_knowledge=replace(source.bi_knowledge, localiser_rate=1e-3, confidence=0.4)))
+                                bi_knowledge=replace(source.bi_knowledge, localiser_rate=1e-3, merge_px=5)))
     assert trained == ["source/localiser"]
     other = replace(source, run_name="other", detector=DetectorConfig(backbone="efficientnet_lite0"))
     shared, trained, _ = run(other)

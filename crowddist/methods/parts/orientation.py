@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crowddist.models.ensemble import DeepEnsemble
 
 ORIENTATION = "orientation"
-"""Name of the stage."""
+"""Name of the round."""
 WHOLE = ("whole_target", "whole_source")
 """Names of the streams of whole images."""
 
@@ -86,5 +86,7 @@ def orientation_stages(method: CountingMethod, *, trains: str = "") -> list[Stag
     if steps == 0:
         return []
     streams = {"source": method.source_stream(), **whole_streams(method.config)}
-    return [Stage(name=ORIENTATION, steps=steps or method.config.train.steps, streams=streams, title="orientation",
+    # Where it trains one of several networks, the round's folder holds them all, and the stage has its own below it.
+    name = f"{ORIENTATION}/{trains}" if trains else ORIENTATION
+    return [Stage(name=name, steps=steps or method.config.train.steps, streams=streams, title="orientation",
                   num_round=1, trains=trains, fresh=True)]
