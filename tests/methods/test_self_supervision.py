@@ -90,10 +90,11 @@ def test_every_stage_takes_the_error_that_is_configured(counter: Counter) -> Non
 
 @pytest.mark.parametrize("views, zooms, scales", [
     ((1.0,), (1.0,), (0.9, 1.1)),
-    ((0.5, 1.0, 2.0), (1.0,), (0.45, 2.2)),
+    ((0.5, 1.0, 2.0), (1.0,), (0.9, 1.1)),
+    ((0.5, 1.0, 2.0), (0.8, 1.2), (0.72, 1.32)),
     ((), (1.4, 0.7), (0.63, 1.54)),
 ])
-def test_labelled_target_crops_are_shown_at_the_sizes_of_their_labels(
+def test_labelled_target_crops_are_shown_at_the_sizes_that_images_are_counted_at(
     tiny_config: RunConfig, views: tuple[float, ...], zooms: tuple[float, ...], scales: tuple[float, float]
 ) -> None:
     settings = replace(tiny_config.self_supervision, rounds=2, label_views=views)

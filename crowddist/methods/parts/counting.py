@@ -109,8 +109,8 @@ class CountingMethod(TrainingMethod):
 
     def labelled_streams(self) -> dict[str, Stream]:
         """Source and target of a round of pseudo-labels."""
-        rounds, views = self.config.self_supervision, self.label_views()
-        scales = (LABEL_SCALE_MARGIN[0] * min(views), LABEL_SCALE_MARGIN[1] * max(views))
+        rounds, zooms = self.config.self_supervision, self.stream.zooms
+        scales = (LABEL_SCALE_MARGIN[0] * min(zooms), LABEL_SCALE_MARGIN[1] * max(zooms))
         target = Stream(data="target", batch_size=rounds.target_batch_size, labels=True, scale_jitter=scales,
                         stride=self.output_stride)
         return {"source": self.source_stream(), "target": target}

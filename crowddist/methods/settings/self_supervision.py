@@ -11,11 +11,12 @@ from crowddist.methods.settings.facts import MethodFacts, Parameter
 
 KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, selects_only=True)
 LABEL_SCALE_MARGIN = (0.9, 1.1)
-"""Random scales of labelled target crops: from 0.9 of the smallest size that the labels were made at to 1.1 of the
-largest. A count does not change with zoom, so a counter that learns merged labels at all those sizes agrees with itself
-over them: from B to A a round brings 148.4 to 103.8 that way, to 121.9 at the middle size alone. Beyond them labels do
-not hold: a counter that sees half the persons at half the scale, and is taught to count them all there, counts too many
-at full scale."""
+"""Random scales of labelled target crops: from 0.9 of the smallest size that images are counted at (`stream.zooms`) to
+1.1 of the largest. A count does not change with zoom, so a counter that learns merged labels at all its zooms agrees
+with itself over them: from B to A a round brings 148.4 to 103.8 that way, to 121.9 at the middle size alone. At sizes
+that it is not used at, labels do harm: a counter that sees half the persons at half the scale, and is taught to count
+them all there, counts too many at full scale; and crops twice as large teach the demo little about full scale (40.0 in
+the place of 34.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
