@@ -16,7 +16,7 @@ LABEL_SCALE_MARGIN = (0.9, 1.1)
 with itself over them: from B to A a round brings 148.4 to 103.8 that way, to 121.9 at the middle size alone. At sizes
 that it is not used at, labels do harm: a counter that sees half the persons at half the scale, and is taught to count
 them all there, counts too many at full scale; and crops twice as large teach the demo little about full scale (40.0 in
-the place of 34.4)."""
+the place of 34.5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
