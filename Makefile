@@ -35,7 +35,7 @@ test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: ha
 test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
 	$(BIN)/python -m pytest -m "faults and not benchmark"
 
-test-published: setup  ## all recipes of the papers take ten steps each, on tiny data in their own layouts: ten minutes
+test-published: setup  ## all recipes of the papers take ten steps each, on tiny data in their own layouts: an hour
 	$(BIN)/python -m pytest -n 2 --dist load tests/test_published.py
 
 test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one

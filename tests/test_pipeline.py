@@ -393,7 +393,7 @@ KILLED_AT: dict[str, tuple[str, ...]] = {
         "cycle-2/labels/manifest.json",
     ),
     "combined": (  # its orientation is of a new counter alone, its alignment of two opponents
-        "orientation/checkpoints/step-000002.pt",
+        "orientation/counter/checkpoints/step-000002.pt",
         "alignment/checkpoints/step-000002.pt",
         "labels-1/labels/labels-000004-000005.tar",
         "labels-1/detector/checkpoints/step-000002.pt",
