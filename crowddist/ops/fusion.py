@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-NEIGHBOURHOOD_CELLS = 6.0
-"""Standard deviation of the Gaussian that averages the ensemble's certainty: nearby heads have one size. ours."""
+from crowddist.ops.views import NEIGHBOURHOOD_CELLS
+
 PRIOR_PERSONS = 1e-5
 """Persons a cell, as unsure as the image's are on average, that are added to every neighbourhood. ours: 0.002 persons
 within the reach of the Gaussian, which weigh nothing beside one head."""
