@@ -128,6 +128,8 @@ class Seen:
     member_counts: np.ndarray
     detections: np.ndarray | None = None
     transformed: np.ndarray | None = None
+    zoom_certainty: np.ndarray | None = None
+    """(h, w) float32, 0 to 1, how far zooms and members agree, see `ops.views.merge_views`; None for one zoom."""
     zoom_counts: Mapping[float, float] = field(default_factory=dict)
     """Zoom -> persons counted at it alone; {} for one zoom."""
 

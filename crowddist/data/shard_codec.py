@@ -22,6 +22,7 @@ _ARRAYS: dict[str, tuple[type, tuple[int | None, ...]]] = {
     **dict.fromkeys(("density.npy", "spread.npy"), (np.float16, (None, None))),
     **dict.fromkeys(("seen.density.npy", "seen.spread.npy"), (np.float32, (None, None))),
     **dict.fromkeys(("seen.heads.npy", "seen.peaks.npy"), (np.float32, (None, 4))),
+    "seen.certainty.npy": (np.float32, (None, None)),
     "seen.counts.npy": (np.float64, (None,)),
 }
 """Stored type and shape of each array; None is any length. `seen.*` are the arrays of a `Seen`."""
@@ -101,7 +102,7 @@ def decode_scene(key: str, members: dict[str, bytes]) -> dict[str, Any]:
 def encode_seen(seen: Seen) -> dict[str, Member]:
     """The members that hold the predictions of one image exactly; `decode_seen` is the inverse."""
     arrays = {"density": seen.density, "spread": seen.spread, "counts": seen.member_counts, "heads": seen.detections,
-              "peaks": seen.transformed}
+              "peaks": seen.transformed, "certainty": seen.zoom_certainty}
     return {f"seen.{name}.npy": array for name, array in arrays.items() if array is not None}
 
 
@@ -110,7 +111,7 @@ def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
     `decode` does.
     """
     arrays: dict[str, Any] = {}
-    for name in ("density", "spread", "counts", "heads", "peaks"):
+    for name in ("density", "spread", "counts", "heads", "peaks", "certainty"):
         member = f"seen.{name}.npy"
         if member not in members and name in ("density", "spread", "counts"):
             raise InputError(f"sample {key}: predictions need {member}; remove the data set and predict again")
@@ -123,7 +124,8 @@ def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         raise InputError(f"sample {key}: seen must be the view's height and width, got {size!r:.80}; predict again")
     return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"],
-                member_counts=arrays["counts"], detections=arrays["heads"], transformed=arrays["peaks"])
+                member_counts=arrays["counts"], detections=arrays["heads"], transformed=arrays["peaks"],
+                zoom_certainty=arrays["certainty"])
 
 
 def num_persons(members: dict[str, bytes]) -> float | None:

@@ -138,6 +138,8 @@ METRICS: tuple[Metric, ...] = (
            at_terminal=False),
     Metric(key="target/ause", heading="AUSE", digits=3, of=_ause, at_terminal=False),
     Metric(key="labels/kept_mass", heading="labels keep", unit="% of people", digits=1, scale=100),
+    Metric(key="labels/certainty", heading="labels certain", unit="% at a person", digits=1, scale=100,
+           at_terminal=False),
     Metric(key="labels/mean_count", heading="labels count", unit="people an image", digits=1, at_terminal=False),
     Metric(key="labels/change", heading="labels change", unit="%", digits=1, scale=100),
     Metric(key="search/rank_correlation", heading="search ranks", unit="correlation with the truth", at_terminal=False),

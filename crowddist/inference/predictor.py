@@ -19,7 +19,7 @@ from crowddist.methods.base import Method
 from crowddist.methods.build import build_method
 from crowddist.models.counter import Counter
 from crowddist.models.folding import fold_norms
-from crowddist.ops.views import merge_heads, merge_views
+from crowddist.ops.views import certainty, merge_heads, merge_views
 from crowddist.run import checkpoint
 
 TILE_PX = 1536
@@ -41,6 +41,8 @@ class ImagePrediction:
     """(h, w) float32 persons per cell, cells of the resized image; sums to `count`."""
     spread: np.ndarray
     """(h, w) float32, standard deviation over the members."""
+    certainty: np.ndarray
+    """(h, w) float32, 0 to 1, see `ops.views.certainty`."""
     keep: np.ndarray
     """(h, w) bool, the cells certain enough to be pseudo-labels."""
     points: np.ndarray
@@ -143,14 +145,14 @@ class Predictor:
             size = scaled_size(image.shape[:2], factor, factor)
             views = [self._see([resize_pixels(image, scaled_size(size, scale, scale))])[0] for scale in scales]
             moved = [[self._to_cells(part, view.size, size) for part in (view.density, view.spread)] for view in views]
-            density, spread = merge_views(*zip(*moved, strict=True))
+            density, spread, certain = merge_views(*zip(*moved, strict=True))
             counts = np.array([view.density.sum(dtype=np.float64) for view in views])
             uncertainty = np.sqrt(np.mean([view.member_counts.std() ** 2 for view in views]) + counts.var())
             heads = {kind: [_heads_at(getattr(view, kind), view.size, size) for view in views
                             if getattr(view, kind) is not None] for kind in ("detections", "transformed")}
             # Two synthetic members with the merged deviation.
             yield Seen(size=size, density=density, spread=spread, member_counts=np.array([-uncertainty, uncertainty]),
-                       zoom_counts=dict(zip(scales, counts.tolist(), strict=True)),
+                       zoom_certainty=certain, zoom_counts=dict(zip(scales, counts.tolist(), strict=True)),
                        **{kind: merge_heads(found) for kind, found in heads.items() if found})
 
     def _see_in_batches(self, images: Sequence[np.ndarray]) -> Iterator[Seen]:
@@ -227,6 +229,7 @@ class Predictor:
 def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
     """A method's prediction for an image of `size` (height, width) px, in pixels of that image."""
     verdict = method.conclude(seen)
+    certain = certainty(seen.density, seen.spread) if seen.zoom_certainty is None else seen.zoom_certainty
     scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
     scale = np.sqrt(scale_x * scale_y)
 
@@ -240,7 +243,8 @@ def judge(method: Method, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
 
     return ImagePrediction(
         count=float(verdict.density.sum(dtype=np.float64)), uncertainty=verdict.uncertainty,
-        density=verdict.density, spread=verdict.spread, keep=method.select(verdict.density, verdict.spread),
+        density=verdict.density, spread=verdict.spread, certainty=certain,
+        keep=method.select(verdict.density, certain),
         points=in_image(verdict.points), size=seen.size,
         sizes=None if verdict.sizes is None else verdict.sizes * scale,
         taught=with_sizes(verdict.taught),

@@ -15,7 +15,7 @@ from crowddist.inference.units import CHUNK, open_pixels, whole_set, write_unit
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 
-SUMS = ("persons", "kept_persons", "cells", "kept_cells", "spread_persons")
+SUMS = ("persons", "kept_persons", "certain_persons", "cells", "kept_cells", "spread_persons")
 """Sums over the images of a unit, in its record."""
 NO_SHARD = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
 """The fields of a `ShardInfo` in a unit's record; these where all images were skipped."""
@@ -41,6 +41,7 @@ def label_unit(
             shares = kept_shares(prediction.density, keep)
             sums["persons"] += prediction.count
             sums["kept_persons"] += prediction.count * shares["kept_mass"]
+            sums["certain_persons"] += float((prediction.density * prediction.certainty).sum(dtype=np.float64))
             sums["cells"] += prediction.density.size
             sums["kept_cells"] += prediction.density.size * shares["kept_pixels"]
             sums["spread_persons"] += prediction.uncertainty
@@ -128,6 +129,7 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
     metrics = {
         "labels/kept_mass": total["kept_persons"] / max(total["persons"], 1e-9),
         "labels/kept_cells": total["kept_cells"] / max(total["cells"], 1.0),
+        "labels/certainty": total["certain_persons"] / max(total["persons"], 1e-9),
         "labels/mean_count": total["persons"] / max(num_labelled, 1),
         "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }

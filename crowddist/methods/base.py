@@ -198,8 +198,13 @@ class Method(ABC):
                        points=points)
 
     @abstractmethod
-    def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """The cells of a whole image that become labels: (h, w) bool from two (h, w) maps."""
+    def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
+        """The cells of a whole image that become labels: (h, w) bool.
+
+        Args:
+            density: (h, w) persons per cell, of the verdict.
+            certainty: (h, w), 0 to 1, see `ops.views.certainty`.
+        """
 
     def windows(self, density: np.ndarray, points: np.ndarray, key: str) -> dict[str, np.ndarray]:
         """The patches of an image to train on: purpose -> K x 4 top, left, height, width in cells; empty: anywhere.

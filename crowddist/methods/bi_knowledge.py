@@ -245,9 +245,9 @@ class BiKnowledge(TrainingMethod):
         """Psi, Eq. 1: persons per cell from M x 4 heads, each a Gaussian as in the source's densities."""
         return cell_density(heads[:, :3], cells, self.stream, self.output_stride)
 
-    def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
         """The cells of patches that the regressor may learn from: those of medium density, or all."""
-        del spread
+        del certainty
         keep = np.full(density.shape, self.settings.patches == "random")
         patches = patch_grid(density.shape, self.stream.crop_size / self.output_stride)
         for patch in patches[self._medium(density, patches)]:

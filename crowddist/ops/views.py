@@ -20,13 +20,16 @@ to A (121.7 persons; 123.1 without)."""
 
 def merge_views(
     densities: Sequence[np.ndarray], spreads: Sequence[np.ndarray], neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of several views of one image, each weighted by the inverse of its relative variance nearby.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and spread of several views of one image, each weighted by the inverse of its relative variance nearby; and
+    how certain they are of it together.
 
     Source: ours, after "the densities the network is most certain of" (CVPR 2022, stage 2): the ensemble agrees on
     heads of a familiar size, so the best view differs from place to place. u_v is `relative_spread`; w_v = u_v^-2 /
     sum over views of u^-2; density = sum of w_v density_v; spread^2 = sum of w_v (spread_v^2 + density_v^2) - density^2
-    (law of total variance): views that disagree add spread as members do.
+    (law of total variance): views that disagree add spread as members do. The certainty is of neighbourhoods:
+    `certainty` of the mean, with the variance of the views' G(density_v) added, for two views that see a head in two
+    cells side by side agree.
 
     Args:
         densities: V maps (h, w), persons per cell, >= 0, on one grid of cells
@@ -34,7 +37,8 @@ def merge_views(
         neighbourhood_cells: standard deviation of G, cells, > 0
 
     Returns:
-        density and spread, (h, w) float32, persons per cell, >= 0. Views weigh alike where no view has spread.
+        density and spread, (h, w) float32, persons per cell, >= 0, and certainty, (h, w) float32, 0 to 1. Views weigh
+        alike where no view has spread.
 
     Raises:
         ValueError: there is no view, shapes differ, or neighbourhood_cells is not positive.
@@ -46,12 +50,35 @@ def merge_views(
         raise ValueError(f"neighbourhood_cells must be positive, got {neighbourhood_cells}")
     density, spread = (np.stack(part).astype(np.float64) for part in (densities, spreads))
     # Without an ensemble nothing tells the views apart.
-    certainty = (np.stack([relative_spread(*maps, neighbourhood_cells) ** -2
+    precision = (np.stack([relative_spread(*maps, neighbourhood_cells) ** -2
                            for maps in zip(density, spread, strict=True)]) if spread.any() else np.ones_like(density))
-    weight = certainty / certainty.sum(0)
+    weight = precision / precision.sum(0)
     mean = (weight * density).sum(0)
     variance = (weight * (spread**2 + density**2)).sum(0) - mean**2
-    return mean.astype(np.float32), np.sqrt(variance.clip(min=0)).astype(np.float32)
+    near = np.stack([_near(part, neighbourhood_cells) for part in density])
+    disagreement = np.sqrt((weight * (near - (weight * near).sum(0)) ** 2).sum(0))
+    certain = certainty(mean, (weight * spread).sum(0), disagreement, neighbourhood_cells=neighbourhood_cells)
+    return mean.astype(np.float32), np.sqrt(variance.clip(min=0)).astype(np.float32), certain
+
+
+def certainty(density: np.ndarray, spread: np.ndarray, disagreement: np.ndarray | float = 0.0, *,
+              neighbourhood_cells: float = NEIGHBOURHOOD_CELLS) -> np.ndarray:
+    """How certain the ensemble, and the views where there are several, are of a cell's neighbourhood.
+
+    Source: ours: (G(density) + e) / (G(density) + e + sqrt(G(spread)^2 + disagreement^2)), G a Gaussian mean, e
+    `EMPTY_PERSONS`: 1 where all agree, also that nobody is there, and 1/2 where they differ by as much as they see.
+
+    Args:
+        density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
+        disagreement: (h, w) or 0, persons per cell, >= 0; standard deviation over views of their G(density)
+        neighbourhood_cells: standard deviation of G, cells, > 0
+
+    Returns:
+        (h, w) float32, above 0 to 1.
+    """
+    seen = _near(density, neighbourhood_cells) + EMPTY_PERSONS
+    doubt = np.hypot(_near(spread, neighbourhood_cells), disagreement)
+    return (seen / (seen + doubt)).astype(np.float32)
 
 
 def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float) -> np.ndarray:
@@ -67,11 +94,15 @@ def relative_spread(density: np.ndarray, spread: np.ndarray, neighbourhood_cells
     Returns:
         (h, w) float64, >= 0, without unit.
     """
+    near_density, near_spread = (_near(part, neighbourhood_cells) for part in (density, spread))
+    return (near_spread + EMPTY_SPREAD * EMPTY_PERSONS) / (near_density + EMPTY_PERSONS)
+
+
+def _near(values: np.ndarray, neighbourhood_cells: float) -> np.ndarray:
+    """G: the Gaussian mean around each cell, (h, w) float64."""
     from scipy.ndimage import gaussian_filter
 
-    near_density, near_spread = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
-                                 for part in (density, spread))
-    return (near_spread + EMPTY_SPREAD * EMPTY_PERSONS) / (near_density + EMPTY_PERSONS)
+    return gaussian_filter(np.asarray(values, np.float64), neighbourhood_cells, mode="nearest")
 
 
 def merge_heads(views: Sequence[np.ndarray]) -> np.ndarray:

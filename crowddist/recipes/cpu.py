@@ -36,15 +36,14 @@ def quickstart() -> RunConfig:
         stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3,
                             noisy_share=0.5),
         train=TrainConfig(steps=400, learning_rate=1e-3, pretrained_share=0.3),
-        # Noisy crops make the counter count too few; views that show people larger correct that. All cells are labels:
-        # the uncertain ones are the crowded ones.
-        self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=160, kept_share=1.0,
+        # Noisy crops make the counter count too few; views that show people larger correct that.
+        self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=160, min_certainty=0.0,
                                                label_views=(1.0, 1.4, 2.0)),
         engine=EngineConfig(checkpoint_every=100),
     )
 
 
-IN_ROUNDS = SelfSupervisionConfig(orientation_steps=0, kept_share=1.0)
+IN_ROUNDS = SelfSupervisionConfig(orientation_steps=0, min_certainty=0.0)
 """Two rounds of labels, made at `stream.zooms`. All cells are labels: the uncertain ones are the crowded ones. Without
 orientation, which whole images teach in 50 steps and then no more (`methods.parts.orientation`)."""
 

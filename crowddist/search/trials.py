@@ -105,7 +105,7 @@ class Trials:
         for number, (cached, judged) in enumerate(zip(self._cached, self._judged, strict=True)):
             # Every trial draws the same random patches.
             windows = training_patches(method, judged, cached.size, cached.key)
-            keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.spread)
+            keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.certainty)
             sums = {"images": 1.0, **kept_sums(judged.density, judged.spread, keep),
                     **_disagreement(method, judged, cached.size)}
             if self._truths:

@@ -179,6 +179,7 @@ def compare(density: np.ndarray, points: np.ndarray = POINTS, roi: list | None =
         uncertainty=0.0,
         density=density.astype(np.float32),
         spread=np.zeros_like(density),
+        certainty=np.ones_like(density),
         keep=np.ones(density.shape, bool),
         points=others.get("found", np.zeros((0, 3), np.float32)),
         parts=others.get("parts", {}),

@@ -20,6 +20,7 @@ from crowddist.methods.build import build_method
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import build_counter
 from crowddist.ops.peaks import density_points
+from crowddist.ops.views import certainty
 from crowddist.run import checkpoint
 
 
@@ -52,7 +53,8 @@ def test_count_and_uncertainty_are_those_of_the_members(tiny_checkpoint: str) ->
     np.testing.assert_allclose(found.density, maps.mean(0), rtol=1e-4)
     np.testing.assert_allclose(found.spread, maps.std(0), rtol=1e-3, atol=1e-6)
     assert found.density.shape == found.spread.shape == found.keep.shape == (9, 12) and found.size == (72, 96)
-    assert found.keep.dtype == bool and found.keep.sum() == round(0.7 * 9 * 12)
+    np.testing.assert_allclose(found.certainty, certainty(found.density, found.spread))
+    assert found.keep.dtype == bool and (found.keep == (found.certainty >= 0.7)).all()
 
 
 def test_a_single_network_is_certain(tmp_path: Path, make_checkpoint) -> None:  # type: ignore[no-untyped-def]
@@ -120,7 +122,7 @@ def test_tiles_of_a_large_image_show_no_seam(tiny_checkpoint: str, monkeypatch: 
     assert (tiled.count == pytest.approx(whole.count, rel=1e-4)
             and tiled.uncertainty == pytest.approx(whole.uncertainty, rel=0.1))
     assert len(tiled.points) == len(whole.points) == round(whole.count)
-    assert tiled.keep.mean() == pytest.approx(0.7, abs=0.02)  # share of cells, taken within levels of density
+    np.testing.assert_allclose(tiled.certainty, whole.certainty, atol=1e-3)
     # Without a margin every tile is padded at its own border, which is seen there and nowhere else.
     monkeypatch.setattr(type(counter.method), "margin_px", 0)
     seams = np.abs(counter.predict(image).density - whole.density) > 1e-3
@@ -245,10 +247,11 @@ def test_views_are_counted_apart_and_merged_on_the_cells_of_the_usual_size(tiny_
         return result
 
     views = [(alone[0].density, alone[0].spread), (moved(alone[1].density), moved(alone[1].spread))]
-    density, spread = merge_views(*zip(*views, strict=True))
+    density, spread, certain = merge_views(*zip(*views, strict=True))
     np.testing.assert_allclose(seen.density, density, rtol=0.03)
     np.testing.assert_allclose(seen.spread, spread, rtol=0.05, atol=0.002)
     assert seen.count == pytest.approx(float(density.sum()), rel=1e-3)
     counts, doubts = np.array([view.count for view in alone]), np.array([view.uncertainty for view in alone])
     assert seen.uncertainty == pytest.approx(np.sqrt((doubts**2).mean() + counts.var()), rel=1e-3)
-    assert (seen.keep == counter.method.select(seen.density, seen.spread)).all()
+    np.testing.assert_allclose(seen.certainty, certain, atol=0.01)
+    assert (seen.keep == counter.method.select(seen.density, seen.certainty)).all()

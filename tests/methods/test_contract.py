@@ -205,7 +205,7 @@ def test_conclusions_count_what_they_show(config: RunConfig) -> None:
             and verdict.uncertainty >= 0)
     assert verdict.points.ndim == 2 and verdict.points.shape[1] == 3
     assert verdict.sizes is None or verdict.sizes.shape == (len(verdict.points),)
-    keep = method.select(verdict.density, verdict.spread)
+    keep = method.select(verdict.density, np.full(density.shape, 0.9, np.float32))
     assert keep.shape == density.shape and keep.dtype == bool and keep.any()
     assert method.label_views()
     again = method.windows(verdict.density, verdict.points, "key")

@@ -23,8 +23,8 @@ def names(config: RunConfig) -> list[str]:
 
 
 def test_the_space_is_what_the_labels_depend_on(tiny_config: RunConfig) -> None:
-    assert names(tiny_config) == ["kept_share"]
-    assert names(configured(tiny_config, "combined")) == ["kept_share", "confidence", "weight_exponent"]
+    assert names(tiny_config) == ["min_certainty"]
+    assert names(configured(tiny_config, "combined")) == ["min_certainty", "confidence", "weight_exponent"]
     of_both = ["confidence", "localiser_threshold", "merge_px"]
     assert names(configured(tiny_config, "bi_knowledge")) == [*of_both, "density_range"]
     assert names(configured(tiny_config, "bi_knowledge", fusion="confidence",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from crowddist.ops.agreement import agreement, kept_sums
-from crowddist.ops.selection import keep_most_certain
 
 DENSITY = np.array([[4.0, 3.0], [2.0, 1.0]])
 SPREAD = np.array([[0.5, 0.5], [1.0, 2.0]])
@@ -48,13 +47,14 @@ def test_a_cell_more_certain_than_the_whole_raises_it_and_another_lowers_it():
 
 
 def test_it_is_largest_where_the_doubt_begins():
-    """Crowds whose upper 30 % of cells are three times as uncertain as the others: the best share is 70 %."""
+    """Crowds of which 30 % of cells are three times as uncertain as the others: best is to keep the other 70 %."""
     generator = np.random.default_rng(1)
     density = generator.uniform(0.5, 2, (40, 40))
     certain = generator.random((40, 40)) < 0.7
     spread = density * np.where(certain, 0.1, 0.3) * generator.uniform(0.95, 1.05, (40, 40))
     shares = np.arange(1, 20) / 20
-    worth = [of(density, spread, keep_most_certain(density, spread, share)) for share in shares]
+    doubt = spread / density
+    worth = [of(density, spread, doubt <= np.quantile(doubt, share)) for share in shares]
     assert shares[int(np.argmax(worth))] == pytest.approx(certain.mean(), abs=0.05)
 
 

@@ -5,24 +5,49 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.ops.views import merge_heads, merge_views
+from crowddist.ops.views import certainty, merge_heads, merge_views
 
 
 def test_by_hand():
     # Even maps: the neighbourhood changes nothing. With 0.01 persons a cell of uncertainty 0.3 beside its own, a view
     # of 1.99 +- 0.997 has the uncertainty (0.997 + 0.003) / 2 = 0.5, one of 3.99 +- 0.997 has 0.25: weights 1 / 5 and
     # 4 / 5.
-    density, spread = merge_views([np.full((5, 7), 1.99), np.full((5, 7), 3.99)], [np.full((5, 7), 0.997)] * 2)
+    density, spread, certain = merge_views([np.full((5, 7), 1.99), np.full((5, 7), 3.99)], [np.full((5, 7), 0.997)] * 2)
     assert density == pytest.approx(np.full((5, 7), 3.59), rel=1e-6)
     # 0.997^2 + 1 / 5 * 1.99^2 + 4 / 5 * 3.99^2 - 3.59^2 = 0.997^2 + 0.64
     assert spread == pytest.approx(np.full((5, 7), (0.997**2 + 0.64) ** 0.5), rel=1e-6)
+    # The views differ by 0.8, their members by 0.997.
+    assert certain == pytest.approx(np.full((5, 7), 3.6 / (3.6 + (0.997**2 + 0.64) ** 0.5)), rel=1e-6)
+
+
+def test_certainty_by_hand():
+    # 0.19 persons a cell beside the 0.01 of each neighbourhood, members 0.05 apart: 0.2 / 0.25.
+    crowd = np.full((6, 6), 0.19)
+    assert certainty(crowd, np.full((6, 6), 0.05)) == pytest.approx(np.full((6, 6), 0.8), rel=1e-6)
+    # Views 0.12 apart beside it: sqrt(0.05^2 + 0.12^2) = 0.13.
+    assert certainty(crowd, np.full((6, 6), 0.05), 0.12) == pytest.approx(np.full((6, 6), 0.2 / 0.33), rel=1e-6)
+    assert (certainty(np.zeros((6, 6)), np.zeros((6, 6))) == 1).all()  # nobody, all agree
+
+
+def test_certainty_does_not_keep_a_share_whatever_it_is():
+    """Maps that differ in their relative spread alone, 5 and 0.01: none and all of the cells reach 0.7."""
+    density = np.random.default_rng(0).random((64, 64))
+    assert [(certainty(density, relative * density) >= 0.7).mean() for relative in (5.0, 0.01)] == [0, 1]
+
+
+def test_heads_side_by_side_agree_and_heads_that_one_view_sees_do_not():
+    there, beside, nobody = (np.zeros((30, 30)) for _ in range(3))
+    there[2::6, 2::6], beside[2::6, 3::6] = 1, 1
+    _, _, agreeing = merge_views([there, beside], [0.1 * there, 0.1 * beside])
+    _, _, alone = merge_views([there, nobody], [0.1 * there, nobody])
+    assert agreeing.min() > 0.9 and alone.max() < 0.83
 
 
 @pytest.mark.parametrize("persons", [1e-4, 1e-5, 0.0])
 def test_a_view_that_sees_nobody_does_not_erase_a_crowd(persons: float) -> None:
     """0.2 persons a cell, 10 % apart: 0.11 of uncertainty beside the 0.3 of an empty view: 88 % of the crowd stay."""
     crowd, empty = np.full((20, 20), 0.2), np.full((20, 20), persons)
-    density, _ = merge_views([crowd, empty], [0.1 * crowd, 0.3 * empty])
+    density, _, _ = merge_views([crowd, empty], [0.1 * crowd, 0.3 * empty])
     uncertainty = 0.023 / 0.21
     assert density == pytest.approx(np.full((20, 20), 0.2 * uncertainty**-2 / (uncertainty**-2 + 0.3**-2)), rel=2e-3)
     assert density.mean() > 0.17
@@ -31,7 +56,7 @@ def test_a_view_that_sees_nobody_does_not_erase_a_crowd(persons: float) -> None:
 def test_a_doubtful_crowd_gives_way_to_views_that_see_nobody() -> None:
     """Members that differ by as much as they see: what is left is less than the mean of the views."""
     crowd, empty = np.full((20, 20), 0.2), np.zeros((20, 20))
-    density, _ = merge_views([crowd, empty], [crowd, empty])
+    density, _, _ = merge_views([crowd, empty], [crowd, empty])
     assert density.mean() == pytest.approx(0.2 * 0.967**-2 / (0.967**-2 + 0.3**-2), rel=1e-3)
 
 
@@ -49,7 +74,8 @@ def by_loop(densities, spreads, sigma):
                 weight += kernel
         return total / weight
 
-    mean, deviation = np.zeros((height, width)), np.zeros((height, width))
+    mean, deviation, certain = (np.zeros((height, width)) for _ in range(3))
+    shares = np.zeros((len(densities), height, width))
     for row in range(height):
         for column in range(width):
             relative = [(near(s, row, column) + 0.003) / (near(d, row, column) + 0.01)
@@ -59,22 +85,31 @@ def by_loop(densities, spreads, sigma):
                     for w, d, s in zip(weights, densities, spreads, strict=True)]
             mean[row, column] = sum(w * d for w, d, _ in here)
             deviation[row, column] = np.sqrt(sum(w * (s * s + d * d) for w, d, s in here) - mean[row, column] ** 2)
-    return mean, deviation
+            shares[:, row, column] = [w for w, _, _ in here]
+    members = sum(share * spread for share, spread in zip(shares, spreads, strict=True))
+    for row in range(height):
+        for column in range(width):
+            # (share of the view here, persons around here)
+            nearby = [(w, near(d, row, column)) for w, d in zip(shares[:, row, column], densities, strict=True)]
+            middle = sum(w * d for w, d in nearby)
+            doubt = np.sqrt(near(members, row, column) ** 2 + sum(w * (d - middle) ** 2 for w, d in nearby))
+            seen = near(mean, row, column) + 0.01
+            certain[row, column] = seen / (seen + doubt)
+    return mean, deviation, certain
 
 
 def test_equals_the_loop():
     generator = np.random.default_rng(0)
     densities, spreads = generator.random((3, 6, 9)), 0.3 * generator.random((3, 6, 9))
-    density, spread = merge_views(list(densities), list(spreads), 1.3)
-    expected = by_loop(list(densities), list(spreads), 1.3)
-    assert density == pytest.approx(expected[0], rel=1e-5) and spread == pytest.approx(expected[1], rel=1e-4)
-    assert density.dtype == spread.dtype == np.float32
+    maps = merge_views(list(densities), list(spreads), 1.3)
+    for found, expected in zip(maps, by_loop(list(densities), list(spreads), 1.3), strict=True):
+        assert found == pytest.approx(expected, rel=1e-4) and found.dtype == np.float32
 
 
 def test_each_place_takes_the_view_that_is_certain_there():
     left = np.arange(60)[None, :].repeat(20, 0) < 30
     densities = [np.full((20, 60), 1.0), np.full((20, 60), 3.0)]
-    density, _ = merge_views(densities, [np.where(left, 0.01, 1.0), np.where(left, 3.0, 0.03)], 3.0)
+    density, _, _ = merge_views(densities, [np.where(left, 0.01, 1.0), np.where(left, 3.0, 0.03)], 3.0)
     assert density[:, :15] == pytest.approx(np.ones((20, 15)), abs=0.02)
     assert density[:, 45:] == pytest.approx(np.full((20, 15), 3.0), abs=0.02)
 
@@ -82,9 +117,10 @@ def test_each_place_takes_the_view_that_is_certain_there():
 def test_one_view_stays_as_it_is_and_views_without_spread_weigh_alike():
     generator = np.random.default_rng(1)
     one, doubt = generator.random((2, 8, 8)).astype(np.float32)
-    density, spread = merge_views([one], [doubt])
+    density, spread, certain = merge_views([one], [doubt])
     assert density == pytest.approx(one, rel=1e-5) and spread == pytest.approx(doubt, rel=1e-3)
-    density, spread = merge_views([np.zeros((4, 4)), np.full((4, 4), 2.0)], [np.zeros((4, 4))] * 2)
+    assert certain == pytest.approx(certainty(one, doubt), rel=1e-6)
+    density, spread, _ = merge_views([np.zeros((4, 4)), np.full((4, 4), 2.0)], [np.zeros((4, 4))] * 2)
     assert density == pytest.approx(np.ones((4, 4))) and spread == pytest.approx(np.ones((4, 4)))
 
 

@@ -24,6 +24,8 @@ from crowddist.search.trial_values import Listed, Plan, trial_values
 from crowddist.search.trials import Search, run_trials_here
 from crowddist.tracking.tracker import MlflowTracker, NullTracker
 
+LEAST = "self_supervision.min_certainty"
+
 
 def silent(line: str) -> None:
     del line
@@ -144,9 +146,9 @@ def test_trials_are_children_of_their_rounds(tiny_config: RunConfig, tmp_path: P
     found = storage.read_json(storage.join(run_folder(config), "labels-1", "search.json"))
     for run, trial in zip(runs, found["trials"], strict=True):
         assert (run.info.status == "FINISHED"
-                and run.data.params["self_supervision.kept_share"] == f"{trial['self_supervision.kept_share']:.6g}")
+                and run.data.params[LEAST] == f"{trial[LEAST]:.6g}")
         assert (run.data.metrics["score"] == pytest.approx(trial["score"])
-                and "self_supervision.kept_share" not in run.data.metrics)
+                and LEAST not in run.data.metrics)
 
 
 def test_what_cannot_be_searched_is_refused_at_once(tiny_config: RunConfig, make_images: Callable[..., str],

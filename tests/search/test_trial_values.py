@@ -103,8 +103,8 @@ def test_own_values_outside_of_the_space_are_tried_too(plan: Suggested) -> None:
 
 
 def test_one_parameter_is_tried_at_even_steps(tiny_config: RunConfig) -> None:
-    shares = [values["self_supervision.kept_share"] for values in trial_values(tiny_config, 5)]
-    assert shares == pytest.approx([tiny_config.self_supervision.kept_share, 0.1, 0.4, 0.7, 1.0])
+    least = [values["self_supervision.min_certainty"] for values in trial_values(tiny_config, 5)]
+    assert least == pytest.approx([tiny_config.self_supervision.min_certainty, 0.0, 0.3, 0.6, 0.9])
     assert len(trial_values(tiny_config, 2)) == 2 and len(trial_values(tiny_config, 1)) == 1
 
 

@@ -16,7 +16,6 @@ from crowddist.methods.parts.training import Trained, TrainingMethod
 from crowddist.methods.settings.self_supervision import LABEL_SCALE_MARGIN
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.ensemble import build_networks
-from crowddist.ops.selection import keep_most_certain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,5 +172,5 @@ class CountingMethod(TrainingMethod):
         """Density regularisation (Wang et al., CVPR 2019), here of each member of the ensemble."""
         self.counter.get_buffer(DENSITY_LIMIT).fill_(persons)
 
-    def select(self, density: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        return keep_most_certain(density, spread, self.config.self_supervision.kept_share)
+    def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
+        return certainty >= self.config.self_supervision.min_certainty

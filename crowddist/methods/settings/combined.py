@@ -13,7 +13,7 @@ FACTS = MethodFacts(
     settings=("counter", "detector", "train", "self_supervision", "semantic_consistency", "bi_knowledge"),
     check=self_supervision.require_orientation,
     batches=lambda config: {**self_supervision.target_batch(config), **semantic_consistency.target_batch(config)},
-    thresholds=lambda config: (self_supervision.KEPT_SHARE, confidence(config), WEIGHT_EXPONENT),
+    thresholds=lambda config: (self_supervision.MIN_CERTAINTY, confidence(config), WEIGHT_EXPONENT),
     takes_boxes=semantic_consistency.trains_segmenter,
     networks=("counter", "detector"),
 )

@@ -9,7 +9,7 @@ from crowddist.data.config import require_zooms
 from crowddist.errors import InputError, require_not_negative, require_positive
 from crowddist.methods.settings.facts import MethodFacts, Parameter
 
-KEPT_SHARE = Parameter(name="self_supervision.kept_share", low=0.1, high=1.0, selects_only=True)
+MIN_CERTAINTY = Parameter(name="self_supervision.min_certainty", low=0.0, high=0.9, selects_only=True)
 LABEL_SCALE_MARGIN = (0.9, 1.1)
 """Random scales of labelled target crops: from 0.9 of the smallest size that images are counted at (`stream.zooms`) to
 1.1 of the largest. A count does not change with zoom, so a counter that learns merged labels at all its zooms agrees
@@ -45,8 +45,10 @@ class SelfSupervisionConfig:
     """Target crops, or whole images of stage 1, per step, over all workers."""
     target_weight: float = 1.0
     """Weight mu of the target's pseudo-labels."""
-    kept_share: float = 0.7
-    """Share of each image's cells that become labels, above 0 to 1."""
+    min_certainty: float = 0.7
+    """Least certainty of a place whose density becomes a label, 0 to below 1, see `ops.views.certainty`; 0: all. It is
+    one threshold for the whole target: 1 where the ensemble and all zooms agree, 0.5 where they differ by as much as
+    they see."""
     label_views: tuple[float, ...] = ()
     """Sizes to label each target image at, relative to `stream.image_size`, 0.1 to 4; none given: `stream.zooms`. Each
     place weighs them by the ensemble's certainty there. With one size, rounds only repeat what the counter already
@@ -64,8 +66,8 @@ class SelfSupervisionConfig:
         require_not_negative(orientation_weight=self.orientation_weight, target_weight=self.target_weight)
         if self.orientation_px < 32 or self.orientation_px % 32:
             raise InputError(f"orientation_px is a multiple of 32, got {self.orientation_px}")
-        if not 0 < self.kept_share <= 1:
-            raise InputError(f"kept_share lies in (0, 1], got {self.kept_share}")
+        if not 0 <= self.min_certainty < 1:
+            raise InputError(f"min_certainty lies in [0, 1), got {self.min_certainty}")
         if self.label_views:
             require_zooms("label_views", self.label_views)
 
@@ -90,7 +92,7 @@ FACTS = MethodFacts(
               "self_supervision.target_weight", "self_supervision.learning_rate"),
     check=require_orientation,
     batches=target_batch,
-    thresholds=lambda config: (KEPT_SHARE,),
+    thresholds=lambda config: (MIN_CERTAINTY,),
     # CVPR 2022, Table 1
     published={"GCC->SHA": (160.0, 109.2), "GCC->SHB": (22.8, 11.4), "GCC->UCF_CC_50": (487.2, 336.5),
                "GCC->QNRF": (275.5, 198.3)},
