@@ -33,17 +33,16 @@ SHORT_HELP: dict[str, tuple[str, ...]] = {
 }
 """Heading -> settings of a run that `adapt.py RECIPE --help` shows, a line each: the first sentence of the field's
 docstring, and the default. `--help-all` shows all settings."""
-ANY = object()
 REMOVED_SETTINGS: dict[str, Any] = {
-    "self_supervision.kept_share": ANY,
+    "self_supervision.kept_share": None,
     "counter.mask_scale": 2.0, "counter.mask_seed": 0, "counter.dropout": 0.5,
     "self_supervision.label_scale_jitter": [0.9, 1.1],
     "bi_knowledge.num_patches": 2, "bi_knowledge.regressor_tuned": "last_two_layers",
     "semantic_consistency.discriminator_rate": 1e-4, "semantic_consistency.person_threshold": 0.3,
     "translation.scale_jitter": [0.8, 1.25], "translation.cycle_weight": 10.0, "translation.joint": False,
 }
-"""Settings in the records of older runs that are constants now, and the constants as JSON has them; `ANY` where the
-value said how labels were made alone, which a recorded counter does not depend on."""
+"""Settings in the records of older runs that are constants now, and the constants as JSON has them; None where any value
+is read, because it only told how labels were made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +245,7 @@ def from_json(text: str) -> RunConfig:
         for name, constant in REMOVED_SETTINGS.items():
             group, _, setting = name.partition(".")
             value = values.get(group, {}).pop(setting, constant)
-            if constant is not ANY and value != constant:
+            if constant is not None and value != constant:
                 raise InputError(f"{name} is {value} in this configuration, but is always {constant} in this version "
                                  "of crowddist: use the version that recorded it")
         return _build(RunConfig, values)

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,19 @@ from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
-from crowddist.inference.jobs import EvaluateJob, LabelJob, TranslateJob
+from crowddist.inference.jobs import EvaluateJob, LabelJob, TranslateJob, ZoomJob
 from crowddist.inference.metrics import ImageResult, image_rows, summarise
 from crowddist.inference.pseudo_labels import label_change, publish_labels
 from crowddist.inference.translated_set import publish_translation
 from crowddist.inference.units import skipped_keys
+from crowddist.inference.zoom_check import ZoomCheck, mean_disagreement
 from crowddist.methods.build import build_method
+from crowddist.methods.starts import starts
 from crowddist.methods.thresholds import own_values
 from crowddist.reports.round_pictures import round_pictures, summary_pictures, translation_picture
 from crowddist.reports.terminal_summary import round_note, run_note
-from crowddist.run import checkpoint
 from crowddist.run.engine import StageData, read_done
+from crowddist.run.finished import Finished
 from crowddist.run.record import (
     claim_run,
     data_specs,
@@ -114,8 +116,8 @@ def adapt(
             result = {
                 "run": name, "recipe": config.recipe, "method": config.method, "seed": config.seed,
                 "version": crowddist.__version__, "code": code_versions(),
-                "rounds": rounds, "final": rounds[-1], "stopped": run.stopped,
-                "skipped": {used: sorted(keys) for used, keys in run.skipped.items()},
+                "rounds": rounds, "final": rounds[-2 if run.dropped else -1], "stopped": run.stopped,
+                "skipped": {used: sorted(keys) for used, keys in run.finished.skipped.items()},
                 "checkpoint": run.checkpoint,
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
                 "data": {used: prepared.summary() for used, prepared in data.items()},
@@ -147,28 +149,34 @@ class _Run:
     say: Callable[[str], None]
     reuse: bool
     checkpoint: str = ""
-    """URL of the newest counter."""
+    """URL of the newest counter that is kept."""
     labels_url: str = ""
     """URL of the newest pseudo-labels."""
     stopped: str = ""
-    """Why the rounds ended early."""
+    """Why the rounds ended early, or the last one is dropped."""
+    dropped: bool = False
+    """Whether the counter of the last round is dropped, and that of the round before kept."""
     thresholds: dict[str, float] = field(default_factory=dict)
     """The newest search's values by name."""
-    skipped: dict[str, set[str]] = field(default_factory=dict)
-    """Name of a data set -> keys of its images that are skipped, because workers died over them."""
+
+    def __post_init__(self) -> None:
+        self.finished = Finished(self.folder, self.say)
+        self.zooms = ZoomCheck(self.method.drop_rise)
 
     def all_rounds(self) -> list[dict[str, Any]]:
         """All rounds of the method's plan; returns a row each. Labels that change less than the method's `stop_change`
-        end the rounds.
+        end the rounds, and so does a counter that labels have made worse: it is dropped, see `zoom_check`.
         """
         rows: list[dict[str, Any]] = []
         plan = self.method.plan()
         rounds = [list(members) for _, members in itertools.groupby(plan, key=lambda stage: stage.num_round)]
-        for stages in _starts(plan):
+        for stages in starts(plan):
             made: dict[str, float] = {}
             first = stages[0]
             if first.needs_labels:
                 made = self._label(first, self._search(first))
+                if self._drops(rows, made.get("labels/zoom_disagreement", math.nan)):
+                    break
                 if made.get("labels/change", math.inf) < self.method.stop_change:
                     self.stopped = f"labels changed by {made['labels/change']:.1%} before {first.title}: settled"
                     self.say(self.stopped)
@@ -178,10 +186,33 @@ class _Run:
                                         and not stage.needs_translation])
             self._train(stages)
             rows += [self._finish_round(members, made) for members in rounds if members[-1] in stages]
+        else:
+            if first.needs_labels:  # by the last counter there are no labels that would tell
+                self._drops(rows, self._disagreement(rows[-1]["stage"]))
         for name, picture in summary_pictures(rows, self.folder).items():
             # No key of a sample holds a slash, so no image has this name.
             self.tracker.picture(rows[-1]["round"], f"summary/{name}", picture)
         return rows
+
+    def _drops(self, rows: Sequence[Mapping[str, Any]], disagreement: float) -> bool:
+        """Drops the newest counter, of the last of these rows, where labels have made it worse. Returns: whether."""
+        if not self.zooms.is_worse(disagreement):
+            return False
+        newest, before = rows[-1], rows[-2]
+        self.stopped = self.zooms.reason(disagreement, newest["title"], before["title"])
+        self.dropped, self.checkpoint = True, before["checkpoint"]
+        self.say(self.stopped)
+        return True
+
+    def _disagreement(self, stage: str) -> float:
+        """The newest counter's, see `zoom_check`; NaN where there is nothing to compare it with."""
+        def check() -> tuple[Sequence[str], dict[str, float]]:
+            units = self.launcher.run(ZoomJob(checkpoint_url=self.checkpoint, images_url=self.urls["target"]))
+            return [], {"disagreement": mean_disagreement(units)}
+
+        if math.isnan(self.zooms.before) or not self.method.drop_rise:
+            return math.nan
+        return self.finished.once(f"{stage}/{files.ZOOMS}", "target", check)["disagreement"]
 
     def _train(self, stages: Sequence[Stage]) -> None:
         """Steps 2 to 6: the launcher fits the stages, those of other networks as chains of their own; without those
@@ -221,7 +252,7 @@ class _Run:
         name = f"{stage.round_name}/{files.LABELS}"
         previous, self.labels_url = self.labels_url, storage.join(self.folder, name)
 
-        def label() -> tuple[list[dict[str, Any]], dict[str, float]]:
+        def label() -> tuple[Sequence[str], dict[str, float]]:
             self.say(f"{stage.round_name}: labelling the target")
             known = found["predictions"] if found.get("objective") == "agreement" else ""
             records = self.launcher.run(LabelJob(
@@ -239,9 +270,9 @@ class _Run:
                     metrics["labels/change"] = change
             self.say(f"{stage.round_name}: labels hold {metrics['labels/kept_mass']:.0%} of the persons counted, "
                      f"{metrics['labels/mean_count']:.1f} persons an image")
-            return records, metrics
+            return skipped_keys(records), metrics
 
-        return self._once(name, "target", label)
+        return self.finished.once(name, "target", label)
 
     def _search(self, stage: Stage) -> dict[str, Any]:
         """Step 8: searches the thresholds of a round's labels with the newest counter. Returns: as `search_thresholds`;
@@ -273,54 +304,17 @@ class _Run:
         url = storage.join(self.folder, name)
         self.urls = {**self.urls, "translated": url}
 
-        def translate() -> tuple[list[dict[str, Any]], dict[str, float]]:
+        def translate() -> tuple[Sequence[str], dict[str, float]]:
             self.say(f"{last.round_name}: translating the source")
-            trained = self._whole_checkpoint(stages, storage.join(self.folder, last.name, files.JOINED))
+            trained = self.finished.whole_checkpoint(stages, self.checkpoint,
+                                                     storage.join(self.folder, last.name, files.JOINED))
             records = self.launcher.run(TranslateJob(checkpoint_url=trained, images_url=source, translated_url=url))
             metrics = publish_translation(url, ShardReader(source), records)
             self.say(f"{last.round_name}: the source has changed by {metrics['translation/change_levels']:.1f} of 255 "
                      "grey levels")
-            return records, metrics
+            return skipped_keys(records), metrics
 
-        return self._once(name, "source", translate)
-
-    def _once(self, name: str, role: str,
-              make: Callable[[], tuple[list[dict[str, Any]], dict[str, float]]]) -> dict[str, float]:
-        """Metrics of a set that `make` makes of the images of `role`, unless its folder `name` holds a DONE.json.
-
-        Args:
-            make: returns the units' records and the metrics.
-        """
-        url, started = storage.join(self.folder, name), time.time()
-        done = read_done(url)
-        if done is None:
-            records, metrics = make()
-            done = {"stage": name, "metrics": metrics, "skipped": skipped_keys(records),
-                    "seconds": round(time.time() - started, 1)}
-            storage.write_json(storage.join(url, files.DONE), done)
-        self._note_skipped(role, done.get("skipped", ()))
-        return done["metrics"]
-
-    def _note_skipped(self, role: str, keys: Iterable[str]) -> None:
-        new = set(keys) - self.skipped.get(role, set())
-        if new:
-            self.skipped[role] = self.skipped.get(role, set()) | new
-            self.say(f"{role}: {', '.join(sorted(new))} skipped: workers died over "
-                     f"{'it' if len(new) == 1 else 'them'}")
-
-    def _whole_checkpoint(self, stages: Sequence[Stage], folder: str) -> str:
-        """URL of a checkpoint of all networks after these finished stages of a round; joined in `folder` where no stage
-        wrote one.
-        """
-        # The last stage of each chain holds what the chain trained.
-        last = {stage.trains: self._done(stage)["checkpoint"] for stage in stages}
-        if list(last) == [""]:
-            return last[""]
-        return checkpoint.join(folder, [*filter(None, [self.checkpoint]), *last.values()], stage=stages[0].round_name)
-
-    def _done(self, stage: Stage) -> dict[str, Any]:
-        """The DONE.json of a stage; {} where its training was stopped."""
-        return read_done(storage.join(self.folder, stage.name)) or {}
+        return self.finished.once(name, "source", translate)
 
     def _finish_round(self, stages: Sequence[Stage], made: Mapping[str, float]) -> dict[str, Any]:
         """Steps 9 and 10: evaluates the round's counter, where there is labelled data, and tracks metrics and pictures.
@@ -330,23 +324,24 @@ class _Run:
             made: metrics of the labels, or of the translation, that the round trained on.
         """
         stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
-        self.checkpoint = self._whole_checkpoint(stages, storage.join(place, files.CHECKPOINTS))
+        self.checkpoint = self.finished.whole_checkpoint(stages, self.checkpoint,
+                                                         storage.join(place, files.CHECKPOINTS))
         url = storage.join(place, files.EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)
-            self._note_skipped("evaluation", row.get("skipped", ()))
+            self.finished.note_skipped("evaluation", row.get("skipped", ()))
             return row
         metrics, by_key, skipped = self._evaluate(stage, place) if "evaluation" in self.urls else ({}, {}, [])
         shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
         pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key,
-                                  skip=self.skipped.get(shown, ()))
+                                  skip=self.finished.skipped.get(shown, ()))
         if any(member.needs_translation for member in stages):
             pictures["summary/translation"] = translation_picture(self.urls, self.folder,
-                                                                  skip=self.skipped.get("source", ()))
+                                                                  skip=self.finished.skipped.get("source", ()))
         for name, picture in pictures.items():
             self.tracker.picture(stage.num_round, name, picture)
         metrics |= made
-        metrics["train/seconds"] = round(sum(self._done(member)["seconds"] for member in stages), 1)
+        metrics["train/seconds"] = round(sum(self.finished.stage(member)["seconds"] for member in stages), 1)
         self.tracker.describe(stage.num_round, round_note(stage.title, metrics, run_name(self.config)),
                               {"title": stage.title})
         self.tracker.round_result(stage.num_round, metrics)
@@ -366,28 +361,8 @@ class _Run:
         results: list[ImageResult] = [result for record in self.launcher.run(job) for result in record]
         by_key = {result.key: result for result in results}
         skipped = sorted(set(images.keys()) - set(by_key)) if len(results) < len(images) else []
-        self._note_skipped("evaluation", skipped)
+        self.finished.note_skipped("evaluation", skipped)
         metrics, rows = summarise(results), image_rows(results)
         storage.write_json(storage.join(place, files.IMAGES), rows)
         self.tracker.table(stage.num_round, "images", rows)
         return metrics, by_key, skipped
-
-
-def _starts(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Groups of consecutive stages that the trainer fits in one start."""
-    starts: list[list[Stage]] = []
-    for stage in stages:
-        if starts and not _waits(stage, starts[-1][-1]):
-            starts[-1].append(stage)
-        else:
-            starts.append([stage])
-    return starts
-
-
-def _waits(stage: Stage, before: Stage) -> bool:
-    """Whether a stage needs more than training on from the stage before: labels, a translation, other or new
-    networks.
-    """
-    new_round = stage.num_round != before.num_round
-    return (stage.fresh or (new_round and (stage.needs_labels or stage.trains != before.trains))
-            or (stage.needs_translation and not before.needs_translation))

@@ -81,6 +81,7 @@ def recorded(**values: Any) -> str:
 
 def test_a_removed_setting_is_read_with_its_constant() -> None:
     assert from_json(recorded()) == make()
+    assert from_json(recorded(**{"self_supervision.kept_share": 0.3})) == make()
     assert not REMOVED_SETTINGS.keys() & flat(asdict(make())).keys()
 
 
@@ -165,6 +166,7 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (SelfSupervisionConfig, {"orientation_px": 100}),
         (SelfSupervisionConfig, {"orientation_px": 0}),
         (SelfSupervisionConfig, {"stop_change": -0.1}),
+        (SelfSupervisionConfig, {"drop_rise": -0.1}),
         (SelfSupervisionConfig, {"min_certainty": -0.01}),
         (SelfSupervisionConfig, {"min_certainty": 1.0}),
         (BiKnowledgeConfig, {"regressor_steps": 0}),

@@ -25,9 +25,10 @@ from crowddist.errors import InputError
 from crowddist.inference.predictor import Predictor
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.base import Stage, Stream
+from crowddist.methods.starts import starts
 from crowddist.models.config import CounterConfig
 from crowddist.models.counter import build_counter
-from crowddist.pipeline import _starts, adapt
+from crowddist.pipeline import adapt
 from crowddist.run import checkpoint
 from crowddist.run.record import run_folder
 from crowddist.tracking.tracker import NullTracker
@@ -153,20 +154,20 @@ def test_stages_start_together_where_they_wait_for_nothing_else() -> None:
         return Stage(name=name, steps=1, streams={"a": Stream(data=data, batch_size=1, labels=labels)}, title="",
                      num_round=num_round, trains=trains, fresh=fresh)
 
-    def starts(*stages: Stage) -> list[str]:
-        return [" ".join(one.name for one in members) for members in _starts(stages)]
+    def started(*stages: Stage) -> list[str]:
+        return [" ".join(one.name for one in members) for members in starts(stages)]
 
     labelled = [stage(f"{name}{number}", number, labels=True, data="target") for number in (2, 3) for name in "ab"]
-    assert starts(stage("source", 0), stage("alignment", 1), *labelled) == ["source alignment", "a2 b2", "a3 b3"]
+    assert started(stage("source", 0), stage("alignment", 1), *labelled) == ["source alignment", "a2 b2", "a3 b3"]
     anew = stage("orientation", 1, fresh=True)
-    assert starts(stage("source", 0), anew, stage("on", 2)) == ["source", "orientation on"]
+    assert started(stage("source", 0), anew, stage("on", 2)) == ["source", "orientation on"]
     own = [stage("regressor", 0, trains="r"), stage("detector", 0, trains="d"), stage("both", 1, trains="r"),
            stage("more", 2, trains="r")]
-    assert starts(*own) == ["regressor detector",
+    assert started(*own) == ["regressor detector",
                             "both more"], "a round that trains other networks than the one before waits for all of them"
     translated = [stage("translator", 1, trains="t"), stage("counter", 1, trains="c", data="translated"),
                   stage("on", 2, trains="c", data="translated")]
-    assert starts(stage("source", 0), *translated) == ["source", "translator", "counter on"]
+    assert started(stage("source", 0), *translated) == ["source", "translator", "counter on"]
 
 
 def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Path,

@@ -120,12 +120,13 @@ def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
         except _DAMAGE as error:
             reason = " ".join(str(error).split())
             raise InputError(f"sample {key}: member {member} is damaged: {reason}; predict again") from None
-    size = decode_scene(key, {"json": bytes(members.get("json", b"{}"))}).get("seen", (0, 0))
+    facts = decode_scene(key, {"json": bytes(members.get("json", b"{}"))})
+    size = facts.get("seen", (0, 0))
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         raise InputError(f"sample {key}: seen must be the view's height and width, got {size!r:.80}; predict again")
     return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"],
                 member_counts=arrays["counts"], detections=arrays["heads"], transformed=arrays["peaks"],
-                zoom_certainty=arrays["certainty"])
+                zoom_certainty=arrays["certainty"], zoom_counts=dict(facts.get("zooms", ())))
 
 
 def num_persons(members: dict[str, bytes]) -> float | None:

@@ -20,6 +20,7 @@ from crowddist.inference.predictor import Predictor
 from crowddist.inference.pseudo_labels import label_unit
 from crowddist.inference.translated_set import translate_image, translate_unit
 from crowddist.inference.units import open_pixels
+from crowddist.inference.zoom_check import disagreements, is_checked
 from crowddist.methods.thresholds import with_values
 from crowddist.process.host import keep_freed_memory
 
@@ -101,6 +102,19 @@ class EvaluateJob(Job):
     def show(self, predictor: Predictor, image: np.ndarray) -> None:
         """See `Job.show`."""
         predictor.predict(image)
+
+
+class ZoomJob(Job):
+    """Counts the images that a counter is checked on at the sizes that labels are made at; a unit's record is the list
+    of their disagreements, see `zoom_check`.
+    """
+
+    def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> list[float]:
+        """See `Job.run`."""
+        pixels = (open_pixels(images, index).image for index in unit
+                  if is_checked(index, len(images)) and index not in skip)
+        views = predictor.method.label_views()
+        return disagreements(found.zoom_counts for image in pixels for found in predictor.see([image], views))
 
 
 class JobWorker:

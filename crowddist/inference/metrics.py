@@ -141,6 +141,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="labels/certainty", heading="labels certain", unit="% at a person", digits=1, scale=100,
            at_terminal=False),
     Metric(key="labels/mean_count", heading="labels count", unit="people an image", digits=1, at_terminal=False),
+    Metric(key="labels/zoom_disagreement", heading="zooms differ", unit="% of the count", digits=1, scale=100,
+           at_terminal=False),
     Metric(key="labels/change", heading="labels change", unit="%", digits=1, scale=100),
     Metric(key="search/rank_correlation", heading="search ranks", unit="correlation with the truth", at_terminal=False),
     Metric(key="train/seconds", heading="training", unit="s", digits=0),

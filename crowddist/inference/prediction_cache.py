@@ -41,7 +41,8 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
                                     strict=True):
                 height, width = sample.image.shape[:2]
                 yield sample.key, {**encode_seen(seen), "json": {"id": sample.key, "height": height, "width": width,
-                                                                 "seen": list(seen.size)}}
+                                                                 "seen": list(seen.size),
+                                                                 "zooms": list(seen.zoom_counts.items())}}
 
     return write_unit(url, "predictions", images, unit, skip, samples, lambda info: {"shard": info and asdict(info)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from crowddist.data.transforms import crop_points
 from crowddist.inference.prediction_cache import decode_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
 from crowddist.inference.units import CHUNK, open_pixels, whole_set, write_unit
+from crowddist.inference.zoom_check import disagreements, is_checked, mean_disagreement
 from crowddist.methods.base import Method
 from crowddist.ops.selection import change_sums, kept_shares, ratio_of_sums
 
@@ -25,17 +27,21 @@ def label_unit(
     predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *,
     known: ShardReader | None = None
 ) -> dict[str, Any]:
-    """Labels every image of a unit, see `write_unit`. Returns: the record, with the keys of `NO_SHARD` and `SUMS`.
+    """Labels every image of a unit, see `write_unit`. Returns: the record, with the keys of `NO_SHARD` and `SUMS`,
+    and the `disagreements` of the images that the counter is checked on, see `zoom_check`.
 
     Args:
         known: these networks' cached predictions, see `prediction_cache`; None: run the networks.
     """
     folder = labels_url.rstrip("/").split("/")[-2]
     sums = dict.fromkeys(SUMS, 0.0)
+    checked: list[float] = []
 
     def samples(shown: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         judged = _recalled(predictor, images, shown, known) if known else _predicted(predictor, images, shown)
-        for key, size, prediction in judged:
+        for index, (key, size, prediction) in zip(shown, judged, strict=True):
+            if is_checked(index, len(images)):
+                checked.extend(disagreements([prediction.zoom_counts]))
             windows = training_patches(predictor.method, prediction, size, f"{folder}/{key}")
             keep = kept_cells(prediction, windows)
             shares = kept_shares(prediction.density, keep)
@@ -60,7 +66,8 @@ def label_unit(
             }
 
     def facts(info: ShardInfo | None) -> dict[str, Any]:
-        return {**({name: getattr(info, name) for name in NO_SHARD} if info else NO_SHARD), **sums}
+        shard = {name: getattr(info, name) for name in NO_SHARD} if info else NO_SHARD
+        return {**shard, **sums, "disagreements": checked}
 
     return write_unit(labels_url, "labels", images, unit, skip, samples, facts)
 
@@ -133,6 +140,9 @@ def publish_labels(labels_url: str, images: ShardReader, records: list[dict[str,
         "labels/mean_count": total["persons"] / max(num_labelled, 1),
         "labels/mean_uncertainty": total["spread_persons"] / max(num_labelled, 1),
     }
+    disagreement = mean_disagreement(record["disagreements"] for record in records)
+    if math.isfinite(disagreement):
+        metrics["labels/zoom_disagreement"] = disagreement
     statistics = {**metrics, **({"skipped": skipped} if skipped else {})}
     publish_manifest(labels_url, Manifest(name=name, split=images.manifest.split, kind="labels", labelled=True,
                                           shards=shards, converter="labels", statistics=statistics))

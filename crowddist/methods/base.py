@@ -237,6 +237,13 @@ class Method(ABC):
         """Rounds stop when labels change by less than this share of their mean; 0: never."""
         return 0.0
 
+    @property
+    def drop_rise(self) -> float:
+        """A round of labels is dropped when its counter disagrees with itself over zooms more than the one before, by
+        this share; 0: never.
+        """
+        return 0.0
+
     def label_views(self) -> tuple[float, ...]:
         """Sizes, relative to `stream.image_size`, at which images are labelled; see `ops.views`."""
         return self.stream.zooms

@@ -32,6 +32,20 @@ def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
     return {**totals, "cells": float(kept.size), "kept_cells": float(kept.sum())}
 
 
+def zoom_disagreement(counts: Mapping[float, float]) -> float:
+    """How far the counts of one image at several zooms are apart: their standard deviation over their mean, or over one
+    person where they are fewer (ours).
+
+    Args:
+        counts: zoom -> persons, >= 0; at least one
+
+    Returns:
+        >= 0, without unit; 0 where all are equal.
+    """
+    persons = np.array(list(counts.values()), np.float64)
+    return float(persons.std() / max(persons.mean(), 1.0))
+
+
 def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int) -> dict[str, float]:
     """How far a density and a set of heads disagree, in blocks that are larger than the error of a head's place.
 

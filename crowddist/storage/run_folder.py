@@ -3,7 +3,7 @@
     <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html
                                 pictures/
     <storage>/<run>/<stage>/    inputs.json  checkpoints/ (with latest.json)  curve.jsonl  DONE.json
-    <storage>/<run>/<round>/    labels/  translated/ (each with a DONE.json)  joined/  search.json  images.json
+    <storage>/<run>/<round>/    labels/  translated/  zooms/ (each with a DONE.json)  joined/  search.json  images.json
                                 evaluation.json
     <storage>/stages/<key>/     <run>.json of each run with a stage of these inputs, see `run.reuse`
 """
@@ -21,7 +21,7 @@ TRACKING, RESULT, REPORT, PICTURES = "mlflow.json", "result.json", "report.html"
 # Of a stage.
 INPUTS, CHECKPOINTS, LATEST, CURVE, DONE = "inputs.json", "checkpoints", "latest.json", "curve.jsonl", "DONE.json"
 # Of a round, beside its stages.
-LABELS, TRANSLATED, JOINED = "labels", "translated", "joined"
+LABELS, TRANSLATED, JOINED, ZOOMS = "labels", "translated", "joined", "zooms"
 SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 # Beside the runs.
 STAGES = "stages"

@@ -24,13 +24,14 @@ from crowddist.models.backbones.efficientnet_lite import NormedConvolution
 from crowddist.models.config import CounterConfig
 from crowddist.models.folding import fold_norms
 from crowddist.process.host import keep_freed_memory
+from crowddist.recipes import renderer_to_shb, sha_to_shb, shb_to_sha
 from crowddist.run.engine import LocalRuntime
 from tests.benchmarks.harness import compare
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 LITE0 = CounterConfig(backbone="efficientnet_lite0", weights="imagenet")
-MOST_STEP, MOST_IMAGE, LEAST_FOLDED, MOST_STEP_MB = 1.3, 1.5, 1.05, 3000
-"""The goals: of the compact counter's time, of it, of the unfolded network's time, and MB."""
+MOST_STEP, MOST_IMAGE, LEAST_FOLDED, MOST_STEP_MB, MOST_ZOOMS = 1.3, 1.5, 1.05, 3000, 4.0
+"""The goals: of the compact counter's time, of it, of the unfolded network's time, MB, and of the time of one view."""
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
 
 
@@ -64,6 +65,23 @@ def asked(counter: CounterConfig, *, folded: bool = True, one_pass: bool = False
 def near(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two densities are the same but for rounding."""
     return bool(np.abs(one - other).max() <= 1e-4 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("recipe", [shb_to_sha, sha_to_shb, renderer_to_shb])
+def test_labelling_at_a_recipe_s_zooms_beside_one_view(recipe: Callable[[], RunConfig],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """One photograph of 1024 x 768 px, with all that merging costs; the goal of 4 is for the sizes people choose."""
+    monkeypatch.setenv("CROWDDIST_DATA", "data")
+    keep_freed_memory()
+    torch.manual_seed(0)
+    method = build_method(recipe())
+    fold_norms(method.networks())
+    predictor = Predictor(method, image_size=method.stream.image_size)
+    image = np.random.default_rng(0).integers(0, 256, (768, 1024, 3), np.uint8)
+    found = compare(lambda: next(predictor.predict_views([image], method.label_views())).count,
+                    lambda: next(predictor.predict_views([image], (1.0,))).count, rounds=7)
+    print(f"\nzooms {method.label_views()} of {recipe.__name__} take {found.ratio:.2f} times one view's time: {found}")
+    assert found.ratio <= MOST_ZOOMS
 
 
 def test_a_training_step_beside_the_compact_counter_s() -> None:

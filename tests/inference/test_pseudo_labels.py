@@ -54,18 +54,20 @@ def test_records_are_the_sums_of_what_the_counter_says(images: ShardReader, labe
     url, records = labelled
     counter = Predictor.from_checkpoint(tiny_checkpoint)
     for unit, record in zip(UNITS, records, strict=True):
-        persons = kept_persons = cells = kept_cells = spread = 0.0
+        persons = kept_persons = certain = cells = kept_cells = spread = 0.0
         for index in unit:
             found = seen(counter, images, index)
             kept = [value for value, keep in zip(found.density.ravel(), found.keep.ravel(), strict=True) if keep]
             persons, kept_persons = persons + float(found.density.sum()), kept_persons + float(sum(kept))
             cells, kept_cells = cells + 9 * 12, kept_cells + len(kept)
+            certain += sum((found.density * found.certainty).ravel().tolist())
             spread += found.uncertainty
         assert record["num_samples"] == len(unit) and record["name"] == f"labels-{unit.start:06d}-{unit.stop:06d}.tar"
         assert (record["persons"] == pytest.approx(persons, rel=1e-4)
                 and record["spread_persons"] == pytest.approx(spread, rel=1e-4))
         assert (record["kept_persons"] == pytest.approx(kept_persons, rel=1e-3)
-                and record["kept_persons"] < 0.9 * record["persons"])
+                and 0 < record["kept_persons"] < record["persons"])
+        assert record["certain_persons"] == pytest.approx(certain, rel=1e-4)
         assert (record["cells"], record["kept_cells"]) == (cells, pytest.approx(kept_cells, abs=1e-6))
         path = storage.local_file(storage.join(url, record["name"]))
         assert record["num_bytes"] == path.stat().st_size
@@ -94,6 +96,8 @@ def test_a_published_set_holds_every_image_once(images: ShardReader, labelled: t
     # Shares of sums over all images; the mean of the images' own shares is another number.
     assert metrics["labels/kept_mass"] == pytest.approx(kept_sum / density_sum, rel=1e-3)
     assert metrics["labels/kept_cells"] == pytest.approx(kept_cells / (20 * 9 * 12))
+    assert metrics["labels/certainty"] == pytest.approx(sum(record["certain_persons"] for record in records) / counts,
+                                                        rel=1e-4)
     assert metrics["labels/mean_count"] == pytest.approx(counts / 20, rel=1e-4)
     assert metrics["labels/mean_uncertainty"] == pytest.approx(sum(record["spread_persons"] for record in records) / 20)
     assert [shard.persons for shard in manifest.shards] == [record["persons"] for record in records]

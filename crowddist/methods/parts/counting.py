@@ -155,6 +155,10 @@ class CountingMethod(TrainingMethod):
     def stop_change(self) -> float:
         return self.config.self_supervision.stop_change
 
+    @property
+    def drop_rise(self) -> float:
+        return self.config.self_supervision.drop_rise
+
     def predict(self, images: Tensor) -> Prediction:
         """Mean and standard deviation over the ensemble's members.
 
