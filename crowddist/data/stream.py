@@ -55,17 +55,19 @@ class CropDataset(torch.utils.data.Dataset):
             learn from. Images of 16:9 become a third taller than they are.
         share: share of the images to use, above 0 to 1; the seed selects them.
         scenes: rule that selects images, before `share` does; None keeps all.
+        weak_zoom, erased_share: see `methods.base.Stream`.
     """
 
     def __init__(self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str,
                  open_points: bool = True, stride: int = STRIDE, windows: str = "", with_heads: bool = False,
                  with_boxes: bool = False, with_masks: bool = False, whole_px: int = 0, share: float = 1.0,
-                 scenes: SceneRule | None = None) -> None:
+                 scenes: SceneRule | None = None, weak_zoom: float = 0.0, erased_share: float = 0.0) -> None:
         self.images, self.open_points = ShardReader(url), open_points
         self.stride, self.windows, self.whole_px = stride, windows, whole_px
         self.with_heads, self.with_boxes, self.with_masks = with_heads, with_boxes, with_masks
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
+        self.weak_zoom, self.erased_share = weak_zoom, erased_share
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
         skipped = self.labels.manifest.statistics.get("skipped") if self.labels is not None else None
         if skipped:  # images that killed workers have no labels
@@ -163,12 +165,40 @@ class CropDataset(torch.utils.data.Dataset):
         if sample.mask is not None:
             crop["mask"] = transforms.crop_pixels(sample.mask, window, size)
         crop["image"] = transforms.add_noise(transforms.jitter_colours(pixels, self.config, rng), self.config, rng)
+        if self.weak_zoom:
+            crop["weak"] = self._weak_view(sample, window, size, position)
+        if self.erased_share:
+            self._erase(crop, cells, position)
         if flip:
-            for name in crop.keys() & {"image", "density", "keep", "mask"}:
+            for name in crop.keys() & {"image", "weak", "density", "keep", "mask"}:
                 crop[name] = crop[name][:, ::-1]
             for name in crop.keys() & {"heads", "doubtful"}:
                 crop[name] = transforms.flip_points(crop[name], size[1])
         return crop
+
+    def _weak_view(self, sample: Sample, window: transforms.Window, size: tuple[int, int],
+                   position: int) -> np.ndarray:
+        """The pixels of a crop's window, at most `weak_zoom` times larger or smaller than the crop, and at no other
+        scales than crops have.
+        """
+        # Draws of its own: the crop is the same with and without this view.
+        zoom = self.weak_zoom ** generator(self.seed, self.name, position, "weak").uniform(-1, 1)
+        scale = size[0] / window[2] * max(sample.image.shape[:2]) / self.config.image_size
+        zoom = float(np.clip(zoom, *(bound / scale for bound in self.config.scale_jitter)))
+        # Whole cells, so that its maps end where the crop's do.
+        height, width = (max(round(zoom * side / STRIDE), 1) * STRIDE for side in size)
+        return transforms.crop_pixels(sample.image, window, (height, width))
+
+    def _erase(self, crop: dict, cells: tuple[int, int], position: int) -> None:
+        """Turns a patch of some crops grey; its cells teach nothing."""
+        rng = generator(self.seed, self.name, position, "erased")
+        if rng.random() >= self.erased_share:
+            return
+        top, left, height, width = transforms.draw_patch(cells, rng)
+        keep = crop.setdefault("keep", np.ones(cells, np.float32))
+        keep[top : top + height, left : left + width] = 0
+        top, left, height, width = (self.stride * edge for edge in (top, left, height, width))
+        crop["image"][top : top + height, left : left + width] = transforms.PAD_VALUE
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> transforms.Window:
         """The whole image, a random window anywhere in it, or one of the labels' patches."""
@@ -326,6 +356,7 @@ def collate(crops: list[dict]) -> Batch:
     images = np.ascontiguousarray(np.stack([crop["image"] for crop in crops]).transpose(0, 3, 1, 2))
     return Batch(images=torch.from_numpy(images).float() / 255, density=stack("density"), keep=stack("keep"),
                  mask=stack("mask"), heads=each("heads"), doubtful=each("doubtful"),
+                 weak=[to_tensor(crop["weak"])[0] for crop in crops] if "weak" in crops[0] else None,
                  boxed=torch.tensor([crop["boxed"] for crop in crops]) if "boxed" in crops[0] else None,
                  draws=torch.tensor([crop["draw"] for crop in crops], dtype=torch.int64),
                  keys=[crop["key"] for crop in crops])
