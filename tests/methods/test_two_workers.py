@@ -42,8 +42,8 @@ class GlooRuntime(LocalRuntime):
 
 
 def configs(config: RunConfig) -> dict[str, RunConfig]:
-    """A small configuration of each method on compact networks, of two methods with all networks on pretrained ones, and
-    of one with a teacher.
+    """A small configuration of each method on compact networks, of two methods with all networks on pretrained ones,
+    and of one with a teacher.
     """
     compact = {method: replace(config, method=method) for method in METHODS}
     return {**compact, **{f"pretrained {method}": on_pretrained(compact[method])
