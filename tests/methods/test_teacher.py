@@ -26,7 +26,7 @@ from crowddist.models.counter import Counter, build_counter
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
 from tests.data.test_stream import write_set
-from tests.methods.test_contract import equal, make, train, with_teacher
+from tests.methods.test_contract import ENSEMBLES, equal, make, train, with_teacher
 from tests.ops.test_resizing import naive
 
 CPU = torch.device("cpu")
@@ -82,6 +82,17 @@ def test_its_labels_view_by_view(counter: Counter) -> None:
     for one, view in zip(found, views(), strict=True):
         np.testing.assert_allclose(one[0].numpy(), labels_of(counter, view), rtol=1e-4, atol=1e-7)
         assert torch.equal(teacher.densities([view], (8, 8))[0], one)
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_its_first_labels_are_the_predictions_of_the_counter(tiny_config: RunConfig, ensemble: Any) -> None:
+    config = with_teacher(replace(tiny_config, counter=CounterConfig(ensemble=ensemble)))
+    method = make(config)
+    assert isinstance(method, CountingMethod)
+    method.start(rounds(config)[0], LocalRuntime())
+    assert method._teacher is not None
+    view = views()[0]
+    assert torch.equal(method._teacher.densities([view], (8, 8)), method.predict(view[None]).density)
 
 
 def test_density_regularisation_also_limits_its_labels(counter: Counter) -> None:
