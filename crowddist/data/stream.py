@@ -55,19 +55,20 @@ class CropDataset(torch.utils.data.Dataset):
             learn from. Images of 16:9 become a third taller than they are.
         share: share of the images to use, above 0 to 1; the seed selects them.
         scenes: rule that selects images, before `share` does; None keeps all.
-        weak_zoom, erased_share: see `methods.base.Stream`.
+        weak_scales, weak_zoom, erased_share: see `methods.base.Stream`.
     """
 
     def __init__(self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str,
                  open_points: bool = True, stride: int = STRIDE, windows: str = "", with_heads: bool = False,
                  with_boxes: bool = False, with_masks: bool = False, whole_px: int = 0, share: float = 1.0,
-                 scenes: SceneRule | None = None, weak_zoom: float = 0.0, erased_share: float = 0.0) -> None:
+                 scenes: SceneRule | None = None, weak_scales: tuple[float, float] | None = None,
+                 weak_zoom: float = 1.0, erased_share: float = 0.0) -> None:
         self.images, self.open_points = ShardReader(url), open_points
         self.stride, self.windows, self.whole_px = stride, windows, whole_px
         self.with_heads, self.with_boxes, self.with_masks = with_heads, with_boxes, with_masks
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
-        self.weak_zoom, self.erased_share = weak_zoom, erased_share
+        self.weak_scales, self.weak_zoom, self.erased_share = weak_scales, weak_zoom, erased_share
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
         skipped = self.labels.manifest.statistics.get("skipped") if self.labels is not None else None
         if skipped:  # images that killed workers have no labels
@@ -100,6 +101,7 @@ class CropDataset(torch.utils.data.Dataset):
             opened["mask.png"] = members["mask.png"]
         # Patches of the labels are cut at the size at which the image was labelled.
         largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
+        largest = max(largest, self.weak_scales[1]) if self.weak_scales else largest
         longest_px = OVERSIZE * (self.whole_px or self.config.image_size * largest)
         sample = decode(key, opened, longest_px=longest_px)
         if self.labels is not None:
@@ -165,8 +167,8 @@ class CropDataset(torch.utils.data.Dataset):
         if sample.mask is not None:
             crop["mask"] = transforms.crop_pixels(sample.mask, window, size)
         crop["image"] = transforms.add_noise(transforms.jitter_colours(pixels, self.config, rng), self.config, rng)
-        if self.weak_zoom:
-            crop["weak"] = self._weak_view(sample, window, size, position)
+        if self.weak_scales:
+            crop["weak"] = self._weak_view(sample, window, size, position, self.weak_scales)
         if self.erased_share:
             self._erase(crop, cells, position)
         if flip:
@@ -176,15 +178,15 @@ class CropDataset(torch.utils.data.Dataset):
                 crop[name] = transforms.flip_points(crop[name], size[1])
         return crop
 
-    def _weak_view(self, sample: Sample, window: transforms.Window, size: tuple[int, int],
-                   position: int) -> np.ndarray:
-        """The pixels of a crop's window, at most `weak_zoom` times larger or smaller than the crop, and at no other
-        scales than crops have.
+    def _weak_view(self, sample: Sample, window: transforms.Window, size: tuple[int, int], position: int,
+                   scales: tuple[float, float]) -> np.ndarray:
+        """The pixels of a crop's window: at its own scale, or at one within `scales` or on the way there, at most
+        `weak_zoom` times larger or smaller.
         """
-        # Draws of its own: the crop is the same with and without this view.
-        zoom = self.weak_zoom ** generator(self.seed, self.name, position, "weak").uniform(-1, 1)
         scale = size[0] / window[2] * max(sample.image.shape[:2]) / self.config.image_size
-        zoom = float(np.clip(zoom, *(bound / scale for bound in self.config.scale_jitter)))
+        least, most = max(1 / self.weak_zoom, min(scales[0] / scale, 1)), min(self.weak_zoom, max(scales[1] / scale, 1))
+        # Draws of its own: the crop is the same with and without this view.
+        zoom = least * (most / least) ** generator(self.seed, self.name, position, "weak").random()
         # Whole cells, so that its maps end where the crop's do.
         height, width = (max(round(zoom * side / STRIDE), 1) * STRIDE for side in size)
         return transforms.crop_pixels(sample.image, window, (height, width))

@@ -82,7 +82,7 @@ class Combined(SemanticMethod):
                                     title="alignment", num_round=1 + len(oriented))]
         streams = self.labelled_streams()
         # The teacher is a counter's, and the detector's losses know no erased cells.
-        with_heads = {name: replace(stream, heads=True, weak_zoom=0.0, erased_share=0.0)
+        with_heads = {name: replace(stream, heads=True, weak_scales=None, erased_share=0.0)
                       for name, stream in streams.items()}
         for number in range(1, rounds.rounds + 1):
             row: dict[str, Any] = {"title": f"labels, round {number}", "num_round": 1 + len(oriented) + number}

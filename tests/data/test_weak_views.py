@@ -21,6 +21,7 @@ STRONG = StreamConfig(image_size=96, crop_size=64, scale_jitter=(0.5, 1.6), colo
                       soft_share=1.0, noisy_share=0.5)
 PLAIN = replace(STRONG, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0)
 POSITIONS = range(24)
+TWICE: dict[str, Any] = {"weak_scales": (0.5, 1.6), "weak_zoom": 2.0}
 
 
 def crops(url: str, config: StreamConfig, **options: Any) -> list[dict]:
@@ -39,23 +40,23 @@ def smooth(tmp_path: Path) -> str:
 
 
 def test_the_weak_view_is_the_crop_without_colours_blur_and_noise(tiny_source: str) -> None:
-    strong, plain = crops(tiny_source, STRONG, weak_zoom=1.0), crops(tiny_source, PLAIN)
+    strong, plain = crops(tiny_source, STRONG, weak_scales=(0.2, 4.0)), crops(tiny_source, PLAIN)
     for one, other in zip(strong, plain, strict=True):
         assert np.array_equal(one["weak"], other["image"]) and not np.array_equal(one["image"], other["image"])
 
 
 def test_the_crop_is_the_same_with_and_without_its_weak_view(tiny_source: str) -> None:
-    with_it, without = crops(tiny_source, STRONG, weak_zoom=2.0), crops(tiny_source, STRONG)
+    with_it, without = crops(tiny_source, STRONG, **TWICE), crops(tiny_source, STRONG)
     assert all(crops_equal({name: part for name, part in one.items() if name != "weak"}, other)
                for one, other in zip(with_it, without, strict=True))
     assert all(np.array_equal(one["weak"], other["weak"])
-               for one, other in zip(with_it, crops(tiny_source, STRONG, weak_zoom=2.0), strict=True))
+               for one, other in zip(with_it, crops(tiny_source, STRONG, **TWICE), strict=True))
 
 
 @pytest.mark.parametrize("zoom", [1.5, 3.0])
 def test_a_weak_view_of_another_size_shows_the_same_place(smooth: str, zoom: float) -> None:
-    sizes = set()
-    for one, plain in zip(crops(smooth, STRONG, weak_zoom=zoom), crops(smooth, PLAIN), strict=True):
+    sizes, strong = set(), crops(smooth, STRONG, weak_scales=(0.1, 9.0), weak_zoom=zoom)
+    for one, plain in zip(strong, crops(smooth, PLAIN), strict=True):
         height, width = one["weak"].shape[:2]
         sizes.add(height)
         assert height == width and height % 8 == 0 and 64 / zoom - 4 <= height <= 64 * zoom + 4
@@ -64,17 +65,23 @@ def test_a_weak_view_of_another_size_shows_the_same_place(smooth: str, zoom: flo
     assert min(sizes) < 64 < max(sizes) and len(sizes) > 3
 
 
-def test_a_weak_view_has_a_scale_that_crops_have(smooth: str) -> None:
-    """Crops of the largest scale are seen smaller alone, those of the smallest one larger alone."""
-    for scales, (least, most) in (((0.8, 0.8), (64, 64)), ((0.8, 1.0), (48, 80)), ((0.25, 4.0), (32, 128))):
-        config = replace(STRONG, scale_jitter=scales)
-        sizes = [crop["weak"].shape[0] for crop in crops(smooth, config, weak_zoom=2.0)]
-        assert least <= min(sizes) and max(sizes) <= most
+@pytest.mark.parametrize(("own", "scales", "sides"), [
+    (0.8, (0.8, 0.8), {64}), (0.8, (0.4, 0.8), {32, 40, 48, 56, 64}), (0.8, (0.1, 0.8), {32, 40, 48, 56, 64}),
+    (0.8, (0.8, 1.2), {64, 72, 80, 88, 96}), (0.8, (1.2, 1.2), {64, 72, 80, 88, 96}),
+    (0.8, (0.6, 0.7), {48, 56, 64}), (0.8, (5.0, 9.0), set(range(64, 129, 8))),
+])
+def test_a_weak_view_lies_between_the_crop_and_the_sizes_of_the_labels(
+    smooth: str, own: float, scales: tuple[float, float], sides: set[int]
+) -> None:
+    """At most twice as large or small as a crop of 64 px."""
+    config = replace(STRONG, scale_jitter=(own, own))
+    found = {crop["weak"].shape[0] for crop in crops(smooth, config, weak_scales=scales, weak_zoom=2.0)}
+    assert found <= sides and min(found) <= min(sides) + 8 and max(found) >= max(sides) - 8
 
 
 def test_ranks_and_readers_cut_the_same_weak_views(tiny_source: str) -> None:
     def read(config: StreamConfig, **place: int) -> list[torch.Tensor]:
-        dataset = CropDataset(tiny_source, config, plan_seed=0, name="a", weak_zoom=2.0)
+        dataset = CropDataset(tiny_source, config, plan_seed=0, name="a", **TWICE)
         (batch,) = batches(dataset, first_step=1, steps=2, global_batch=4, **place)
         assert batch.weak is not None and all(view.shape[0] == 3 and view.min() >= 0 and view.max() <= 1
                                               for view in batch.weak)
@@ -87,7 +94,7 @@ def test_ranks_and_readers_cut_the_same_weak_views(tiny_source: str) -> None:
 
 def test_erased_patches_are_grey_and_teach_nothing(tiny_target: str, tmp_path: Path) -> None:
     """The rest of the crop, and the weak view, stay as they are."""
-    known = {"labels_url": label_set(tmp_path / "labels", tiny_target), "open_points": False, "weak_zoom": 1.0}
+    known = {"labels_url": label_set(tmp_path / "labels", tiny_target), "open_points": False, "weak_scales": (1.0, 1.0)}
     num_erased = 0
     for one, whole in zip(crops(tiny_target, STRONG, erased_share=0.5, **known), crops(tiny_target, STRONG, **known),
                           strict=True):

@@ -79,7 +79,7 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
             doubtful=[one[:2] + 20 for one in heads] if use.heads and use.labels else None,
             draws=torch.randint(0, 1 << 30, (size,), generator=generator),
             weak=[torch.rand(3, 48 + 16 * (index % 3), 64, generator=generator) for index in range(size)]
-            if use.weak_zoom else None,
+            if use.weak_scales else None,
         )
     return batches
 

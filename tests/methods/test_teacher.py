@@ -138,12 +138,12 @@ def test_counters_have_a_teacher_where_it_has_a_share(tiny_config: RunConfig, me
     """Detectors have none, and no erased patches."""
     config = replace(tiny_config, method=method)
     for stage in rounds(config):
-        assert all(use.weak_zoom == use.erased_share == 0 for use in stage.streams.values())
+        assert all(use.weak_scales is None and use.erased_share == 0 for use in stage.streams.values())
     for stage in rounds(with_teacher(config)):
         detecting = stage.name.endswith("/detector")
-        assert stage.streams["target"].weak_zoom == (0.0 if detecting else 2.0)
+        assert stage.streams["target"].weak_scales == (None if detecting else (1.0, 1.4)), "the sizes of the labels"
         assert stage.streams["target"].erased_share == (0.0 if detecting else 0.5)
-        assert stage.streams["source"].weak_zoom == stage.streams["source"].erased_share == 0
+        assert stage.streams["source"].weak_scales is None and stage.streams["source"].erased_share == 0
     for settings, taught in ((config, False), (with_teacher(config), True)):
         whole = make(settings)
         for stage in whole.plan():

@@ -135,9 +135,10 @@ class CountingMethod(TrainingMethod):
         """Source and target of a round of pseudo-labels."""
         rounds, zooms = self.config.self_supervision, self.stream.zooms
         scales = (LABEL_SCALE_MARGIN[0] * min(zooms), LABEL_SCALE_MARGIN[1] * max(zooms))
+        views = self.label_views()
         target = Stream(data="target", batch_size=rounds.target_batch_size, labels=True, scale_jitter=scales,
-                        stride=self.output_stride, weak_zoom=rounds.teacher_zoom if rounds.teacher_share else 0.0,
-                        erased_share=rounds.erased_share)
+                        stride=self.output_stride, erased_share=rounds.erased_share, weak_zoom=rounds.teacher_zoom,
+                        weak_scales=(min(views), max(views)) if rounds.teacher_share else None)
         return {"source": self.source_stream(), "target": target}
 
     def objective(self, stage: Stage) -> nn.Module:
@@ -154,7 +155,7 @@ class CountingMethod(TrainingMethod):
         return {"counter": self.one_cycle(self.density_parameters(), stage, rate)}
 
     def start(self, stage: Stage, runtime: Runtime) -> None:
-        taught = any(use.weak_zoom for use in stage.streams.values())
+        taught = any(use.weak_scales for use in stage.streams.values())
         self._teacher = (Teacher(self.counter, self.config.self_supervision.teacher_decay, runtime.device) if taught
                          else None)
         super().start(stage, runtime)

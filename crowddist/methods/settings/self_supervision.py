@@ -60,8 +60,8 @@ class SelfSupervisionConfig:
     teacher_decay: float = 0.99
     """Share that a step keeps of the teacher, 0 to below 1. `engine.average_decay` decides which weights count."""
     teacher_zoom: float = 2.0
-    """Largest factor between the sizes at which the teacher and the counter see a crop, at least 1. 1: one size. A
-    count does not change with zoom."""
+    """Largest factor between the sizes at which the teacher and the counter see a crop, 1 to 4. 1: one size. The
+    teacher's lies between the counter's and those that labels are made at: a count does not change with zoom."""
     erased_share: float = 0.0
     """Share of labelled target crops of the counter with an erased patch, 0 to 1 (random erasing: Zhong et al., AAAI
     2020). The cells under it are not trained on."""
