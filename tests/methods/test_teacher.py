@@ -109,6 +109,7 @@ def test_density_regularisation_also_limits_its_labels(counter: Counter) -> None
 def test_both_labels_are_mixed_by_the_formula(counter: Counter, share: float) -> None:
     """The loss is that of fixed labels (1 - share) y + share y', y' by a teacher that is no longer the counter."""
     teacher = Teacher(counter, 0.9, CPU)
+    assert isinstance(teacher.network, Counter)
     with torch.no_grad():
         for value in teacher.network.decoder.parameters():
             value.mul_(1.1)
