@@ -80,6 +80,9 @@ class Batch:
     """(N,) bool, True for images whose heads' sizes come from boxes; None: no image's."""
     doubtful: list[Tensor] | None = None
     """For each image (U, 3) float32 likewise, of the pseudo-labels' ambiguous detections; None if not labelled so."""
+    weak: list[Tensor] | None = None
+    """For each image (3, h, w) float32 in [0, 1]: the same place without random colours, blur, noise and erased
+    patches, at a size of its own, a multiple of 8 px; None unless asked for."""
     draws: Tensor
     """(N,) int64, one random number per sample from (seed, stage, position): the same on any number of ranks."""
     keys: list[str] = field(default_factory=list)

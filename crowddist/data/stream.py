@@ -55,17 +55,20 @@ class CropDataset(torch.utils.data.Dataset):
             learn from. Images of 16:9 become a third taller than they are.
         share: share of the images to use, above 0 to 1; the seed selects them.
         scenes: rule that selects images, before `share` does; None keeps all.
+        weak_scales, weak_zoom, erased_share: see `methods.base.Stream`.
     """
 
     def __init__(self, url: str, config: StreamConfig, *, labels_url: str = "", plan_seed: int, name: str,
                  open_points: bool = True, stride: int = STRIDE, windows: str = "", with_heads: bool = False,
                  with_boxes: bool = False, with_masks: bool = False, whole_px: int = 0, share: float = 1.0,
-                 scenes: SceneRule | None = None) -> None:
+                 scenes: SceneRule | None = None, weak_scales: tuple[float, float] | None = None,
+                 weak_zoom: float = 1.0, erased_share: float = 0.0) -> None:
         self.images, self.open_points = ShardReader(url), open_points
         self.stride, self.windows, self.whole_px = stride, windows, whole_px
         self.with_heads, self.with_boxes, self.with_masks = with_heads, with_boxes, with_masks
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
+        self.weak_scales, self.weak_zoom, self.erased_share = weak_scales, weak_zoom, erased_share
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
         skipped = self.labels.manifest.statistics.get("skipped") if self.labels is not None else None
         if skipped:  # images that killed workers have no labels
@@ -98,6 +101,7 @@ class CropDataset(torch.utils.data.Dataset):
             opened["mask.png"] = members["mask.png"]
         # Patches of the labels are cut at the size at which the image was labelled.
         largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
+        largest = max(largest, self.weak_scales[1]) if self.weak_scales else largest
         longest_px = OVERSIZE * (self.whole_px or self.config.image_size * largest)
         sample = decode(key, opened, longest_px=longest_px)
         if self.labels is not None:
@@ -163,12 +167,40 @@ class CropDataset(torch.utils.data.Dataset):
         if sample.mask is not None:
             crop["mask"] = transforms.crop_pixels(sample.mask, window, size)
         crop["image"] = transforms.add_noise(transforms.jitter_colours(pixels, self.config, rng), self.config, rng)
+        if self.weak_scales:
+            crop["weak"] = self._weak_view(sample, window, size, position, self.weak_scales)
+        if self.erased_share:
+            self._erase(crop, cells, position)
         if flip:
-            for name in crop.keys() & {"image", "density", "keep", "mask"}:
+            for name in crop.keys() & {"image", "weak", "density", "keep", "mask"}:
                 crop[name] = crop[name][:, ::-1]
             for name in crop.keys() & {"heads", "doubtful"}:
                 crop[name] = transforms.flip_points(crop[name], size[1])
         return crop
+
+    def _weak_view(self, sample: Sample, window: transforms.Window, size: tuple[int, int], position: int,
+                   scales: tuple[float, float]) -> np.ndarray:
+        """The pixels of a crop's window: at its own scale, or at one within `scales` or on the way there, at most
+        `weak_zoom` times larger or smaller.
+        """
+        scale = size[0] / window[2] * max(sample.image.shape[:2]) / self.config.image_size
+        least, most = max(1 / self.weak_zoom, min(scales[0] / scale, 1)), min(self.weak_zoom, max(scales[1] / scale, 1))
+        # Draws of its own: the crop is the same with and without this view.
+        zoom = least * (most / least) ** generator(self.seed, self.name, position, "weak").random()
+        # Whole cells, so that its maps end where the crop's do.
+        height, width = (max(round(zoom * side / STRIDE), 1) * STRIDE for side in size)
+        return transforms.crop_pixels(sample.image, window, (height, width))
+
+    def _erase(self, crop: dict, cells: tuple[int, int], position: int) -> None:
+        """Turns a patch of some crops grey; its cells teach nothing."""
+        rng = generator(self.seed, self.name, position, "erased")
+        if rng.random() >= self.erased_share:
+            return
+        top, left, height, width = transforms.draw_patch(cells, rng)
+        keep = crop.setdefault("keep", np.ones(cells, np.float32))
+        keep[top : top + height, left : left + width] = 0
+        top, left, height, width = (self.stride * edge for edge in (top, left, height, width))
+        crop["image"][top : top + height, left : left + width] = transforms.PAD_VALUE
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> transforms.Window:
         """The whole image, a random window anywhere in it, or one of the labels' patches."""
@@ -326,6 +358,7 @@ def collate(crops: list[dict]) -> Batch:
     images = np.ascontiguousarray(np.stack([crop["image"] for crop in crops]).transpose(0, 3, 1, 2))
     return Batch(images=torch.from_numpy(images).float() / 255, density=stack("density"), keep=stack("keep"),
                  mask=stack("mask"), heads=each("heads"), doubtful=each("doubtful"),
+                 weak=[to_tensor(crop["weak"])[0] for crop in crops] if "weak" in crops[0] else None,
                  boxed=torch.tensor([crop["boxed"] for crop in crops]) if "boxed" in crops[0] else None,
                  draws=torch.tensor([crop["draw"] for crop in crops], dtype=torch.int64),
                  keys=[crop["key"] for crop in crops])

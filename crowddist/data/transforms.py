@@ -16,6 +16,10 @@ LARGEST_SOFTNESS = 2.0
 """Largest factor by which a crop loses resolution (ours): heads of 5 px stay visible."""
 LARGEST_NOISE = 12.0
 """Largest standard deviation of a crop's noise, in grey levels of 255 (ours)."""
+ERASED_AREA = (0.02, 0.4)
+"""Smallest and largest part of a crop that is erased. P (Zhong et al., AAAI 2020)."""
+ERASED_ASPECT = 0.3
+"""Smallest height over width of an erased patch; the largest is its inverse. P."""
 Window = tuple[float, float, float, float]
 """(top, left, height, width) as edges, in px of an image or in cells of a map: pixel j covers [j, j + 1)."""
 
@@ -210,6 +214,19 @@ def jitter_colours(image: np.ndarray, config: StreamConfig, rng: np.random.Gener
     matrix = brightness * contrast * mix
     offset = brightness * 128.0 * (1 - contrast)
     return cv2.transform(image, np.hstack([matrix, np.full((3, 1), offset)]).astype(np.float32))
+
+
+def draw_patch(cells: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draws a patch to erase: top, left, height and width, in cells of a map of (height, width) `cells`.
+
+    Source: random erasing (Zhong et al., AAAI 2020, Algorithm 1); ours: whole cells, the aspect even in its logarithm,
+    and a side that is longer than the crop is cut to it, not drawn again.
+    """
+    area = rng.uniform(*ERASED_AREA) * cells[0] * cells[1]
+    aspect = ERASED_ASPECT ** rng.uniform(-1, 1)
+    height, width = (min(max(round(math.sqrt(part)), 1), most)
+                     for part, most in zip((area * aspect, area / aspect), cells, strict=True))
+    return int(rng.integers(cells[0] - height + 1)), int(rng.integers(cells[1] - width + 1)), height, width
 
 
 def add_noise(image: np.ndarray, config: StreamConfig, rng: np.random.Generator) -> np.ndarray:

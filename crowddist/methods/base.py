@@ -52,6 +52,13 @@ class Stream:
     """Batches hold masks of persons. Of the target, the masks are then the only labels that are opened."""
     share: float = 1.0
     """Share of the data set's images that are read at all, above 0 to 1."""
+    weak_scales: tuple[float, float] | None = None
+    """Batches hold each crop a second time, without random colours, blur, noise and erased patches: at its own scale or
+    another one on the way to this range; None: they do not."""
+    weak_zoom: float = 1.0
+    """Largest factor between both scales, at least 1."""
+    erased_share: float = 0.0
+    """Share of the crops with an erased patch, 0 to 1; the cells under it are not trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)

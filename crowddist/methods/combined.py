@@ -81,7 +81,9 @@ class Combined(SemanticMethod):
         stages += [*oriented, Stage(name="alignment", steps=config.semantic_consistency.steps, streams=aligned,
                                     title="alignment", num_round=1 + len(oriented))]
         streams = self.labelled_streams()
-        with_heads = {name: replace(stream, heads=True) for name, stream in streams.items()}
+        # The teacher is a counter's, and the detector's losses know no erased cells.
+        with_heads = {name: replace(stream, heads=True, weak_scales=None, erased_share=0.0)
+                      for name, stream in streams.items()}
         for number in range(1, rounds.rounds + 1):
             row: dict[str, Any] = {"title": f"labels, round {number}", "num_round": 1 + len(oriented) + number}
             stages += [

@@ -4,7 +4,7 @@
 2. orientation: a new counter on source density and upright or upside-down target images, both from the first step (the
    paper's stage 1, `parts.orientation`).
 3. labels-1 to labels-K: label the target with the ensemble, keep the most certain cells, train on both (stage 2,
-   `parts.counting.LabelObjective`).
+   `parts.counting.LabelObjective`); a mean teacher may label the crops of each step, too (ours, `parts.teacher`).
 """
 
 from __future__ import annotations

@@ -55,6 +55,14 @@ class DeepEnsemble(nn.Module):
         return cast(list[Counter], list(self.counters))
 
 
+def member_maps(network: Counter | DeepEnsemble, images: Tensor) -> Tensor:
+    """(N, 3, H, W) images, 0 to 1 -> (M, N, 1, h, w) float32 persons per cell by every member, without the cells beyond
+    the images.
+    """
+    rows, columns = (-(-side // network.output_stride) for side in images.shape[2:])
+    return network.members(network.encode(images))[..., :rows, :columns].float()
+
+
 def build_networks(config: CounterConfig) -> Counter | DeepEnsemble:
     """The counter that `config` describes, or `num_masks` of them for a deep ensemble. Raises: as `build_counter`."""
     if config.ensemble != "deep":

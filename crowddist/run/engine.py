@@ -211,7 +211,7 @@ def _dataset(name: str, source: str, use: Stream, data: StageData, stream: Strea
         open_points=use.data != "target", stride=use.stride, windows=use.windows, share=use.share,
         scenes=data.scenes if source == "source" else None, with_heads=use.heads,
         with_boxes=use.data == "boxes" and use.heads, with_masks=use.masks,
-        whole_px=use.whole_px,
+        whole_px=use.whole_px, weak_scales=use.weak_scales, weak_zoom=use.weak_zoom, erased_share=use.erased_share,
     )
 
 

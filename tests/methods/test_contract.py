@@ -35,14 +35,24 @@ def on_pretrained(config: RunConfig) -> RunConfig:
     )
 
 
+def with_teacher(config: RunConfig) -> RunConfig:
+    """The same configuration with a mean teacher in the rounds of labels, and erased patches."""
+    taught = replace(config.self_supervision, teacher_share=0.6, teacher_decay=0.7, erased_share=0.5)
+    return replace(config, self_supervision=taught)
+
+
 @pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0")
-                        for method in METHODS],
+                        for method in METHODS] + [("self_supervision", "teacher"), ("combined", "teacher")],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
-    """A small configuration of each method, with networks from scratch and from ImageNet's weights."""
-    method, backbone = request.param
+    """A small configuration of each method, with networks from scratch and from ImageNet's weights, and with a teacher
+    where there may be one.
+    """
+    method, kind = request.param
     config = replace(tiny_config, method=method)
-    return config if backbone == "compact" else on_pretrained(config)
+    if kind == "teacher":
+        return with_teacher(config)
+    return config if kind == "compact" else on_pretrained(config)
 
 
 def make(config: RunConfig, seed: int = 0) -> Method:
@@ -68,6 +78,8 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
             mask=(torch.rand(size, 1, 64, 64, generator=generator) > 0.7).float() if use.masks else None,
             doubtful=[one[:2] + 20 for one in heads] if use.heads and use.labels else None,
             draws=torch.randint(0, 1 << 30, (size,), generator=generator),
+            weak=[torch.rand(3, 48 + 16 * (index % 3), 64, generator=generator) for index in range(size)]
+            if use.weak_scales else None,
         )
     return batches
 

@@ -21,7 +21,7 @@ from crowddist.methods.build import build_method
 from crowddist.methods.table import METHODS
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
-from tests.methods.test_contract import made_up_batches, on_pretrained
+from tests.methods.test_contract import made_up_batches, on_pretrained, with_teacher
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
@@ -42,12 +42,13 @@ class GlooRuntime(LocalRuntime):
 
 
 def configs(config: RunConfig) -> dict[str, RunConfig]:
-    """A small configuration of each method on compact networks, and of two methods with all networks on pretrained
-    ones.
+    """A small configuration of each method on compact networks, of two methods with all networks on pretrained ones,
+    and of one with a teacher.
     """
     compact = {method: replace(config, method=method) for method in METHODS}
     return {**compact, **{f"pretrained {method}": on_pretrained(compact[method])
-                          for method in ("bi_knowledge", "combined")}}
+                          for method in ("bi_knowledge", "combined")},
+            "taught self_supervision": with_teacher(compact["self_supervision"])}
 
 
 def half(batch: Batch, rank: int) -> Batch:

@@ -138,8 +138,11 @@ def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -
     assert_same(shared, run(alone(other), reuse=False)[0])
 
 
-def test_a_stage_on_equal_labels_is_taken_over_and_the_next_goes_on(tiny_config: RunConfig) -> None:
-    one, two = ({"run_name": str(rounds), "self_supervision": replace(tiny_config.self_supervision, rounds=rounds)}
+@pytest.mark.parametrize("teacher_share", [0.0, 0.5])
+def test_a_stage_on_equal_labels_is_taken_over_and_the_next_goes_on(tiny_config: RunConfig,
+                                                                    teacher_share: float) -> None:
+    one, two = ({"run_name": str(rounds),
+                 "self_supervision": replace(tiny_config.self_supervision, rounds=rounds, teacher_share=teacher_share)}
                 for rounds in (1, 2))
     run(replace(tiny_config, **one))
     shared, trained, _ = run(replace(tiny_config, **two))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from crowddist.data.sample import Prediction
 from crowddist.losses.density import count_map_loss
-from crowddist.methods.base import Stage, Stream
+from crowddist.methods.base import Runtime, Stage, Stream
+from crowddist.methods.parts.teacher import Teacher
 from crowddist.methods.parts.training import Trained, TrainingMethod
 from crowddist.methods.settings.self_supervision import LABEL_SCALE_MARGIN
 from crowddist.models.backbones.table import BACKBONES
-from crowddist.models.ensemble import build_networks
+from crowddist.models.ensemble import build_networks, member_maps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,16 +74,37 @@ class CountingObjective(nn.Module):
 class LabelObjective(CountingObjective):
     """Stage 2: L2(source) + mu * sum_p k(p) (F(x_t)(p) - y(p))^2 / sum_p k(p), the second sum over each target image.
 
-    Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels.
+    Source: Liu et al., CVPR 2022, section 3, in words; the formula is our reading. y and k are the round's labels. With
+    a teacher y is (1 - share) times the round's label plus share times the teacher's (ours, after Tarvainen and
+    Valpola, NeurIPS 2017); k is the round's selection still, and both labels are of the same place.
+
+    Args:
+        teacher: labels the crops in `Batch.weak`; None: the round's labels alone.
+        teacher_share: weight of its labels, 0 to 1.
     """
 
-    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig, *, target_weight: float) -> None:
+    def __init__(self, counter: Counter | DeepEnsemble, train: TrainConfig, *, target_weight: float,
+                 teacher: Teacher | None = None, teacher_share: float = 0.0) -> None:
         super().__init__(counter, train)
-        self.target_weight = target_weight
+        self.target_weight, self.teacher, self.teacher_share = target_weight, teacher, teacher_share
 
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        source, target = self.density_loss(batches["source"]), self.density_loss(batches["target"])
-        return {"loss": source + self.target_weight * target, "source_loss": source, "target_loss": target}
+        target = batches["target"]
+        told: dict[str, Tensor] = {}
+        if self.teacher is not None:
+            target, told = self._taught(target, self.teacher)
+        source_loss, target_loss = self.density_loss(batches["source"]), self.density_loss(target)
+        return {"loss": source_loss + self.target_weight * target_loss, "source_loss": source_loss,
+                "target_loss": target_loss, **told}
+
+    def _taught(self, target: Batch, teacher: Teacher) -> tuple[Batch, dict[str, Tensor]]:
+        """The batch with both labels mixed; the persons in the kept cells of a crop by each, to see the teacher drift.
+        """
+        assert target.density is not None and target.weak is not None  # by the stage's plan
+        taught = teacher.densities(target.weak, (target.density.shape[2], target.density.shape[3]))
+        told = {f"{name}_persons": (density if target.keep is None else density * target.keep).sum() / len(density)
+                for name, density in (("round", target.density), ("teacher", taught))}
+        return replace(target, density=torch.lerp(target.density, taught, self.teacher_share)), told
 
 
 class CountingMethod(TrainingMethod):
@@ -96,6 +119,7 @@ class CountingMethod(TrainingMethod):
         if config.train.density_limit:
             self.counter.register_buffer(DENSITY_LIMIT, torch.tensor(math.inf))  # every checkpoint holds it
         self._networks = self.counter
+        self._teacher: Teacher | None = None
 
     def source_stream(self) -> Stream:
         """The source's crops with densities."""
@@ -110,21 +134,45 @@ class CountingMethod(TrainingMethod):
         """Source and target of a round of pseudo-labels."""
         rounds, zooms = self.config.self_supervision, self.stream.zooms
         scales = (LABEL_SCALE_MARGIN[0] * min(zooms), LABEL_SCALE_MARGIN[1] * max(zooms))
+        views = self.label_views()
         target = Stream(data="target", batch_size=rounds.target_batch_size, labels=True, scale_jitter=scales,
-                        stride=self.output_stride)
+                        stride=self.output_stride, erased_share=rounds.erased_share, weak_zoom=rounds.teacher_zoom,
+                        weak_scales=(min(views), max(views)) if rounds.teacher_share else None)
         return {"source": self.source_stream(), "target": target}
 
     def objective(self, stage: Stage) -> nn.Module:
         """The density loss on the source and, in a round of pseudo-labels, on the target."""
         if stage.needs_labels:
-            return LabelObjective(self.counter, self.config.train,
-                                  target_weight=self.config.self_supervision.target_weight)
+            rounds = self.config.self_supervision
+            return LabelObjective(self.counter, self.config.train, target_weight=rounds.target_weight,
+                                  teacher=self._teacher, teacher_share=rounds.teacher_share)
         return CountingObjective(self.counter, self.config.train)
 
     def trained(self, stage: Stage) -> dict[str, Trained]:
         """The counter, at the rate of the source or of a round of pseudo-labels."""
         rate = self.config.self_supervision.learning_rate if stage.needs_labels else self.config.train.learning_rate
         return {"counter": self.one_cycle(self.density_parameters(), stage, rate)}
+
+    def start(self, stage: Stage, runtime: Runtime) -> None:
+        taught = any(use.weak_scales for use in stage.streams.values())
+        self._teacher = (Teacher(self.counter, self.config.self_supervision.teacher_decay, runtime.device) if taught
+                         else None)
+        super().start(stage, runtime)
+
+    def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        scalars = super().step(step, batches)
+        if self._teacher is not None:
+            self._teacher.update()
+        return scalars
+
+    def state_dict(self, trained: str = "") -> dict[str, Any]:
+        state = super().state_dict(trained)
+        return state if self._teacher is None else {**state, "teacher": self._teacher.network.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, optimizers: bool = True) -> None:
+        super().load_state_dict(state, optimizers=optimizers)
+        if self._teacher is not None and optimizers:  # another stage has a teacher of its own
+            self._teacher.network.load_state_dict(state["teacher"])
 
     @property
     def root(self) -> str:
@@ -165,9 +213,8 @@ class CountingMethod(TrainingMethod):
         Source: Liu et al., CVPR 2022, section 3: y = 1/n sum_m F_m(x), u = std_m F_m(x).
         """
         self.counter.eval()
-        rows, columns = (-(-side // self.output_stride) for side in images.shape[2:])
         with torch.inference_mode():
-            maps = self.counter.members(self.counter.encode(images))[..., :rows, :columns].float()
+            maps = member_maps(self.counter, images)
         if self.config.train.density_limit:
             maps = torch.where(maps > self.counter.get_buffer(DENSITY_LIMIT), 0, maps)
         return Prediction(density=maps.mean(0), spread=maps.std(0, unbiased=False), member_counts=maps.sum((2, 3, 4)))
@@ -175,6 +222,8 @@ class CountingMethod(TrainingMethod):
     def limit_density(self, persons: float) -> None:
         """Density regularisation (Wang et al., CVPR 2019), here of each member of the ensemble."""
         self.counter.get_buffer(DENSITY_LIMIT).fill_(persons)
+        if self._teacher is not None:
+            self._teacher.most_persons = persons
 
     def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
         return certainty >= self.config.self_supervision.min_certainty

@@ -17,6 +17,8 @@ with itself over them: from B to A a round brings 148.4 to 103.8 that way, to 12
 that it is not used at, labels do harm: a counter that sees half the persons at half the scale, and is taught to count
 them all there, counts too many at full scale; and crops twice as large teach the demo little about full scale (40.0 in
 the place of 34.5)."""
+LARGEST_TEACHER_ZOOM = 4.0
+"""Beyond it a view costs sixteen times a crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,18 @@ class SelfSupervisionConfig:
     """Sizes to label each target image at, relative to `stream.image_size`, 0.1 to 4; none given: `stream.zooms`. Each
     place weighs them by the ensemble's certainty there. With one size, rounds only repeat what the counter already
     predicts."""
+    teacher_share: float = 0.0
+    """Share of a mean teacher in the labels of target crops, 0 to 1. The moving average of the counter's weights labels
+    each crop of a step without its random colours, blur, noise and erased patch (Tarvainen and Valpola, NeurIPS 2017).
+    0: the round's labels alone; 1: the teacher's alone, in the cells that the round keeps."""
+    teacher_decay: float = 0.99
+    """Share that a step keeps of the teacher, 0 to below 1. `engine.average_decay` decides which weights count."""
+    teacher_zoom: float = 2.0
+    """Largest factor between the sizes at which the teacher and the counter see a crop, 1 to 4. 1: one size. The
+    teacher's lies between the counter's and those that labels are made at: a count does not change with zoom."""
+    erased_share: float = 0.0
+    """Share of labelled target crops of the counter with an erased patch, 0 to 1 (random erasing: Zhong et al., AAAI
+    2020). The cells under it are not trained on."""
     learning_rate: float = 1e-4
     """Peak learning rate of each round."""
     stop_change: float = 0.02
@@ -72,6 +86,13 @@ class SelfSupervisionConfig:
             raise InputError(f"orientation_px is a multiple of 32, got {self.orientation_px}")
         if not 0 <= self.min_certainty < 1:
             raise InputError(f"min_certainty lies in [0, 1), got {self.min_certainty}")
+        for name in ("teacher_share", "erased_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.teacher_decay < 1:
+            raise InputError(f"teacher_decay lies in [0, 1), got {self.teacher_decay}")
+        if not 1 <= self.teacher_zoom <= LARGEST_TEACHER_ZOOM:
+            raise InputError(f"teacher_zoom lies in [1, {LARGEST_TEACHER_ZOOM:g}], got {self.teacher_zoom}")
         if self.label_views:
             require_zooms("label_views", self.label_views)
 
@@ -93,7 +114,8 @@ FACTS = MethodFacts(
     module="crowddist.methods.self_supervision",
     name="SelfSupervision",
     settings=("counter", "train", "self_supervision.orientation_weight", "self_supervision.orientation_on_source",
-              "self_supervision.target_weight", "self_supervision.learning_rate"),
+              "self_supervision.target_weight", "self_supervision.learning_rate", "self_supervision.teacher_share",
+              "self_supervision.teacher_decay"),
     check=require_orientation,
     batches=target_batch,
     thresholds=lambda config: (MIN_CERTAINTY,),
