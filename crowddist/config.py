@@ -24,7 +24,7 @@ NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
 SHORT_HELP: dict[str, tuple[str, ...]] = {
-    "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
+    "data": ("source", "target", "evaluation", "calibration", "boxes", "skip_bad", "stream.image_size"),
     "method": ("method", "counter.backbone", "counter.weights"),
     "run": ("storage", "run_name", "seed", "num_workers", "launcher", "engine.precision", "tracking_uri"),
     "training": ("train.steps", "train.batch_size", "train.learning_rate"),
@@ -120,6 +120,9 @@ class RunConfig:
     evaluation: str = ""
     """Labelled target images to evaluate on; empty: none. Nothing else opens them; without them no error is
     reported."""
+    calibration: str = ""
+    """Labelled images like the source's that training does not see: they give counts their intervals; empty: none. An
+    image that is also in the source stops the run."""
     boxes: str = ""
     """Images with boxes: wider_face:PATH, crowd_human:PATH. Empty: none. bi_knowledge pre-trains its detector on them;
     the segmenter of semantic_consistency learns from their masks."""
@@ -190,7 +193,8 @@ class RunConfig:
             raise InputError(f"{self.method} learns from no boxes, with these settings; {others} would: leave them out "
                              '(--boxes "")')
         self._require_no_secrets()
-        for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes, self.search.labelled])):
+        for text in (self.source, self.target, *filter(None, [self.evaluation, self.calibration, self.boxes,
+                                                        self.search.labelled])):
             parse_data(text)
         if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
             raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; "

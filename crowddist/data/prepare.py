@@ -18,7 +18,7 @@ from crowddist.errors import InputError
 from crowddist.process.progress_bar import Progress, watched
 from crowddist.process.safe_text import is_secret_name
 
-Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
+Role = Literal["source", "target", "labelled_target", "evaluation", "boxes", "calibration"]
 Entry = TypeVar("Entry")
 
 
