@@ -78,10 +78,11 @@ def read_calibration(checkpoint_url: str) -> Calibration | None:
 def calibration_of(record: Any, place: str) -> Calibration:
     """The calibration in a record of `write_calibration`. Raises: InputError, with `place`, if it is none."""
     try:
-        found = Calibration(**{name: tuple(value) if isinstance(value, list) else value
-                               for name, value in record.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                  for name, value in record.items()}
+        found = Calibration(**values)
         numbers = (*found.scores, *found.zooms, found.image_size, found.floor_persons, found.share)
-        if all(isinstance(number, int | float) and 0 <= number < math.inf for number in numbers):
+        if found.floor_persons > 0 and all(0 <= number < math.inf for number in numbers):
             return found
     except (TypeError, AttributeError):
         pass
