@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-FLOOR_PERSONS = 2.0
-"""The scale of an empty image's count, persons. ours."""
-SHARE = 0.1
-"""What the scale grows by with each person counted, persons. ours, see docs/adaptation.md."""
+FLOOR_PERSONS = 1.0
+"""The scale where nobody is counted and nothing disagrees, persons. ours: small, so that the disagreement decides."""
+SHARE = 0.02
+"""What the scale grows by with each person counted, persons. ours: small likewise, but counters without members and
+zooms have nothing else. Chosen from B to A, see docs/adaptation.md."""
 
 
 def error_scale(counts: ArrayLike, uncertainties: ArrayLike, *, floor_persons: float = FLOOR_PERSONS,

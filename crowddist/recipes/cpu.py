@@ -30,7 +30,7 @@ def quickstart() -> RunConfig:
     """
     return RunConfig(
         recipe="quickstart", source="renderer:source:160:0:360", target="renderer:target:80:1:360",
-        evaluation="renderer:target:80:2:360", calibration="renderer:source:60:3:360", num_workers=2,
+        evaluation="renderer:target:80:2:360", calibration="renderer:source:40:3:360", num_workers=2,
         **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
         # The target's cameras are grainy, the source is clean: without noisy crops the error is 61.
         stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3,

@@ -107,7 +107,7 @@ def test_a_counter_is_calibrated_once_and_its_predictions_have_intervals(counter
     image = np.random.default_rng(0).integers(0, 255, (72, 96, 3), dtype=np.uint8)
     one, other = before.predict(image), after.predict(image)
     assert one.interval is None and other.count == one.count, "the count is the same to the last bit"
-    scale = 2 + 0.1 * one.count + one.uncertainty
+    scale = 1 + 0.02 * one.count + one.uncertainty
     half = sorted(found.scores)[6] * scale  # ceil(13 x 0.5) = 7
     assert other.interval == CountInterval(low=pytest.approx(max(one.count - half, 0)),
                                            high=pytest.approx(one.count + half), level=0.5)
