@@ -121,8 +121,8 @@ class RunConfig:
     """Labelled target images to evaluate on; empty: none. Nothing else opens them; without them no error is
     reported."""
     calibration: str = ""
-    """Labelled images like the source's that training does not see: they give counts their intervals; empty: none. An
-    image that is also in the source stops the run."""
+    """Labelled images like the source's that training does not see: they give counts their intervals; empty: none. Give
+    others with another source; an image that is also in the source stops the run."""
     boxes: str = ""
     """Images with boxes: wider_face:PATH, crowd_human:PATH. Empty: none. bi_knowledge pre-trains its detector on them;
     the segmenter of semantic_consistency learns from their masks."""

@@ -100,7 +100,7 @@ def expand(spec: DataSpec) -> DataSpec:
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
         raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, "
-                         "--target and --evaluation")
+                         "--target, --evaluation and --calibration")
     return replace(spec, place=expanded)
 
 
