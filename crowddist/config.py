@@ -24,7 +24,7 @@ NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
 SHORT_HELP: dict[str, tuple[str, ...]] = {
-    "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
+    "data": ("source", "target", "evaluation", "calibration", "boxes", "skip_bad", "stream.image_size"),
     "method": ("method", "counter.backbone", "counter.weights"),
     "run": ("storage", "run_name", "seed", "num_workers", "launcher", "engine.precision", "tracking_uri"),
     "training": ("train.steps", "train.batch_size", "train.learning_rate"),
@@ -41,8 +41,8 @@ REMOVED_SETTINGS: dict[str, Any] = {
     "semantic_consistency.discriminator_rate": 1e-4, "semantic_consistency.person_threshold": 0.3,
     "translation.scale_jitter": [0.8, 1.25], "translation.cycle_weight": 10.0, "translation.joint": False,
 }
-"""Settings in the records of older runs that are constants now, and the constants as JSON has them; None where any value
-is read, because it only told how labels were made."""
+"""Settings in the records of older runs that are constants now, and the constants as JSON has them; None where any
+value is read, because it only told how labels were made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,9 @@ class RunConfig:
     evaluation: str = ""
     """Labelled target images to evaluate on; empty: none. Nothing else opens them; without them no error is
     reported."""
+    calibration: str = ""
+    """Labelled images like the source's that training does not see: they give counts their intervals; empty: none. Give
+    others with another source; an image that is also in the source stops the run."""
     boxes: str = ""
     """Images with boxes: wider_face:PATH, crowd_human:PATH. Empty: none. bi_knowledge pre-trains its detector on them;
     the segmenter of semantic_consistency learns from their masks."""
@@ -192,7 +195,8 @@ class RunConfig:
             raise InputError(f"{self.method} learns from no boxes, with these settings; {others} would: leave them out "
                              '(--boxes "")')
         self._require_no_secrets()
-        for text in (self.source, self.target, *filter(None, [self.evaluation, self.boxes, self.search.labelled])):
+        for text in (self.source, self.target, *filter(None, [self.evaluation, self.calibration, self.boxes,
+                                                        self.search.labelled])):
             parse_data(text)
         if sum(parse_share(text)[0] for text in self.more_sources) >= 1:
             raise InputError(f"the shares of more_sources leave nothing to the source: {', '.join(self.more_sources)}; "

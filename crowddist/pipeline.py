@@ -17,6 +17,8 @@ from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
+from crowddist.inference.calibrate import calibrate
+from crowddist.inference.intervals import read_calibration
 from crowddist.inference.jobs import EvaluateJob, LabelJob, TranslateJob, ZoomJob
 from crowddist.inference.metrics import ImageResult, image_rows, summarise
 from crowddist.inference.pseudo_labels import label_change, publish_labels
@@ -100,6 +102,8 @@ def adapt(
             source = ShardReader(data["source"].url)
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
         claim_run(config, folder, data, scenes)
+        if "calibration" not in data:
+            say("counts get no intervals: the run has no held-out images of the source (--calibration)")
         limit = density_limit(config, method, folder, data, scenes)
         if limit is not None:
             say(f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted")
@@ -119,7 +123,8 @@ def adapt(
                 "rounds": rounds, "final": rounds[-2 if run.dropped else -1], "stopped": run.stopped,
                 "skipped": {used: sorted(keys) for used, keys in run.finished.skipped.items()},
                 "checkpoint": run.checkpoint,
-                "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL),
+                "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL,
+                                          calibration=read_calibration(run.checkpoint)),
                 "data": {used: prepared.summary() for used, prepared in data.items()},
                 "seconds_this_start": round(time.time() - started, 1),
             }
@@ -326,6 +331,9 @@ class _Run:
         stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
         self.checkpoint = self.finished.whole_checkpoint(stages, self.checkpoint,
                                                          storage.join(place, files.CHECKPOINTS))
+        uncounted = calibrate(self.launcher.run, self.checkpoint, self.urls.get("calibration", ""), self.method.stream,
+                              say=self.say)
+        self.finished.note_skipped("calibration", uncounted)
         url = storage.join(place, files.EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)

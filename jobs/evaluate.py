@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from crowddist.errors import InputError
+from crowddist.inference.intervals import LEVEL
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
@@ -36,7 +37,9 @@ class Arguments:
     """Sizes, relative to the image size, at which an image is counted; they are merged place by place by the ensemble's
     certainty. None given: those that the run evaluated at; 1: one size, which is fastest."""
     one_pass: bool = False
-    """Count by the mean of the ensemble's masks, in one pass: faster, and without an uncertainty."""
+    """Count by the mean of the ensemble's masks, in one pass: faster, without an uncertainty and an interval."""
+    level: float = LEVEL
+    """Share of images like the source's whose true count lies in its interval, above 0 and below 1."""
     radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
     """Distances from a true head, in px of the image, that precision, recall and F1 of the points are given at."""
     work: str = "runs"
@@ -78,7 +81,10 @@ def main(arguments: Arguments) -> None:
         zooms=arguments.zooms or None,
         device=default_device(),
         one_pass=arguments.one_pass,
+        level=arguments.level,
     )
+    if predictor.intervals is not None:
+        print(predictor.intervals.told)
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
     results = evaluate_data(predictor, ShardReader(prepared.url))
     metrics = summarise(results, arguments.radii)

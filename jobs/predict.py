@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from crowddist.inference.intervals import LEVEL
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
@@ -31,7 +32,9 @@ class Arguments:
     """Sizes, relative to the image size, at which an image is counted; they are merged place by place by the ensemble's
     certainty. None given: those that the run evaluated at; 1: one size, which is fastest."""
     one_pass: bool = False
-    """Count by the mean of the ensemble's masks, in one pass: faster, and without an uncertainty."""
+    """Count by the mean of the ensemble's masks, in one pass: faster, without an uncertainty and an interval."""
+    level: float = LEVEL
+    """Share of images like the source's whose true count lies between low and high, above 0 and below 1."""
     skip_bad: bool = False
     """Leave out files that cannot be read, instead of stopping at the first."""
 
@@ -49,7 +52,10 @@ def main(arguments: Arguments) -> None:
         zooms=arguments.zooms or None,
         device=default_device(),
         one_pass=arguments.one_pass,
+        level=arguments.level,
     )
+    if predictor.intervals is not None:
+        print(predictor.intervals.told, flush=True)
     rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad,
                          say=lambda line: print(line, flush=True))
     print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")

@@ -31,6 +31,7 @@ from crowddist.models.counter import build_counter
 from crowddist.pipeline import adapt
 from crowddist.run import checkpoint
 from crowddist.run.record import run_folder
+from crowddist.storage.run_folder import intervals_url
 from crowddist.tracking.tracker import NullTracker
 from tests.methods.test_contract import on_pretrained
 
@@ -265,6 +266,55 @@ def test_data_that_changed_under_a_run_is_refused(tiny_config: RunConfig, make_i
     assert run(short)[0]["rounds"] == first["rounds"]
 
 
+def test_held_out_images_of_the_source_give_every_round_intervals(tiny_config: RunConfig, tmp_path: Path,
+                                                                  make_images: Callable[..., str]) -> None:
+    """Networks and all other figures keep their bits; a run that is killed before or after the calibration of a round
+    ends as one that nobody disturbed; no label of the target is read for it.
+    """
+    plain, lines = run(replace(tiny_config, run_name="plain"))
+    assert "counts get no intervals: the run has no held-out images of the source (--calibration)" in lines
+    assert not any("interval" in name for row in plain["rounds"] for name in row)
+    held = make_images(tmp_path / "held", count=14, seed=5, prefix="held")
+    config, tracker = replace(tiny_config, calibration=held), Noted()
+    result = adapt(config, LocalLauncher(config), tracker, say=lines.append)
+    assert any("register" in told and told.endswith("with intervals") for told in tracker.told)
+    assert lines.count("90 % intervals, by the errors on 14 held-out images of tiny") == 4, "one in each round"
+    for name, value in final_networks(plain).items():
+        assert torch.equal(value, final_networks(result)[name]), name
+    for before, row in zip(plain["rounds"], result["rounds"], strict=True):
+        assert 0 <= row["target/interval_coverage"] <= 1 and row["target/interval_width"] > 0
+        same = {name for name in before if name not in ("checkpoint", "train/seconds")}
+        assert {name: row[name] for name in same} == {name: before[name] for name in same}
+    place = [Path(storage.local_file(intervals_url(row["checkpoint"]))) for row in result["rounds"]]
+    written = [file.read_bytes() for file in place]
+    assert len(set(written)) == 4, "each counter has its own"
+    folder = storage.local_folder(run_folder(config))
+    place[3].unlink()  # as if killed before the last calibration ...
+    for stage in ("labels-1", "labels-2"):  # ... and, in the round before, after it
+        (folder / stage / "evaluation.json").unlink()
+    again, _ = run(config)
+    assert again["rounds"] == result["rounds"] and [file.read_bytes() for file in place] == written
+    with pytest.raises(InputError, match=r"it differs in calibration"):
+        run(replace(config, calibration=""))
+
+
+def test_images_that_training_sees_calibrate_nothing(tiny_config: RunConfig, tmp_path: Path,
+                                                     make_images: Callable[..., str]) -> None:
+    other = make_images(tmp_path / "other", count=12, seed=8)  # other images under the source's names
+    refused = r"image other-000 of the calibration is one that training sees \(source_2\): give labelled images that"
+    more = make_images(tmp_path / "more", count=4, seed=3, prefix="other")
+    with pytest.raises(InputError, match=r"image image-000 of the calibration is one that training sees \(source\)"):
+        run(replace(tiny_config, calibration=tiny_config.source))
+    with pytest.raises(InputError, match=refused):
+        run(replace(tiny_config, calibration=more, more_sources=(f"0.2 {more}",)))
+    short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2))
+    assert "target/interval_width" in run(replace(short, calibration=other))[0]["final"]
+    # The supervised counter has no source, so none of its images are held out.
+    supervised = replace(tiny_config, method="supervised", target=tiny_config.source, calibration=other,
+                         run_name="supervised", train=replace(tiny_config.train, steps=2))
+    assert "target/interval_width" not in run(supervised)[0]["final"]
+
+
 class Noted(NullTracker):
     """The null tracker with a memory of its beginnings, ends and pictures."""
 
@@ -279,8 +329,8 @@ class Noted(NullTracker):
         super().picture(round, name, image)
         self.told += [f"{name} at {round}"] if name.startswith("summary") else []
 
-    def register(self, checkpoint_file: Path, *, name: str) -> str:
-        self.told.append(f"register {checkpoint_file.name} as {name}")
+    def register(self, checkpoint_file: Path, *, name: str, calibration: Any = None) -> str:
+        self.told.append(f"register {checkpoint_file.name} as {name}" + (" with intervals" if calibration else ""))
         return "models:/it/7"
 
     def finish(self, status: str) -> None:

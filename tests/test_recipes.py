@@ -21,6 +21,8 @@ from crowddist.data.config import parse_data
 from crowddist.data.convert.ucf_cc_50 import find
 from crowddist.data.scenes import find_rule
 from crowddist.errors import InputError
+from crowddist.inference.intervals import LEVEL
+from crowddist.ops.intervals import fewest_scores
 from crowddist.recipes import RECIPES, icassp2020, summary
 from crowddist.recipes.folds import folds
 
@@ -79,6 +81,21 @@ def test_target_and_evaluation_share_no_image(recipe: Recipe) -> None:
         # `all` is all of the training data
         apart = {("train", "val"), ("train", "test"), ("all", "test"), ("fold-1-train", "fold-1-test")}
         assert target.place == evaluation.place and (target.split, evaluation.split) in apart
+
+
+@by_name
+def test_calibration_is_of_the_source_and_shares_no_image_with_it(recipe: Recipe) -> None:
+    config = recipe()
+    if recipe in PUBLISHED:
+        assert config.calibration == "", "they train on all images of the source"
+        return
+    source, held = parse_data(config.source), parse_data(config.calibration)
+    assert (source.format, source.place, source.height_px) == (held.format, held.place, held.height_px)
+    if source.format == "renderer":
+        used = {parse_data(text).seed for text in (config.source, config.target, config.evaluation)}
+        assert source.look == held.look and held.seed not in used and held.num_images >= fewest_scores(LEVEL)
+    else:
+        assert (source.split, held.split) == ("train", "val")
 
 
 @by_name

@@ -18,6 +18,7 @@ import pytest
 
 from crowddist import serving, storage
 from crowddist.config import RunConfig, to_json
+from crowddist.inference.intervals import Calibration
 from crowddist.inference.predictor import Predictor
 from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
@@ -46,6 +47,24 @@ def test_the_stored_model_counts_like_the_predictor(counter_file, tmp_path):
     # The signature refuses what would be counted wrongly: images in [0, 1].
     with pytest.raises(mlflow.exceptions.MlflowException, match="schema"):
         model.predict(images / 255)
+
+
+def test_a_calibrated_counter_is_served_with_its_intervals(counter_file, tmp_path):
+    logged = SimpleNamespace(artifact_location=str(tmp_path), source_run_id="0" * 32, model_id="m-1")
+    stream = Predictor.from_checkpoint(str(counter_file)).method.stream
+    few, enough = (Calibration(scores=(1.5,) * number, image_size=stream.image_size, zooms=stream.zooms)
+                   for number in (8, 9))
+    import mlflow.pyfunc
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    for name, calibration in (("few", few), ("enough", enough)):
+        serving.save_model(tmp_path / name, counter_file, logged, calibration)
+        rows = mlflow.pyfunc.load_model(str(tmp_path / name)).predict(images)
+        assert list(rows.columns) == ["count", "uncertainty", *(["low", "high"] if name == "enough" else [])]
+    expected = [enough.around(*row, 0.9) for row in rows[["count", "uncertainty"]].to_numpy()]
+    assert rows["low"].tolist() == pytest.approx([found.low for found in expected])
+    assert rows["high"].tolist() == pytest.approx([found.high for found in expected]) and rows["high"].min() > 0
+    assert not list(counter_file.parent.glob("*.intervals.json")), "nothing is written beside the run's own checkpoint"
 
 
 def test_without_a_signature_the_shape_is_checked_as_well(counter_file):

@@ -18,7 +18,7 @@ from crowddist.errors import InputError
 from crowddist.process.progress_bar import Progress, watched
 from crowddist.process.safe_text import is_secret_name
 
-Role = Literal["source", "target", "labelled_target", "evaluation", "boxes"]
+Role = Literal["source", "target", "labelled_target", "evaluation", "boxes", "calibration"]
 Entry = TypeVar("Entry")
 
 
@@ -100,7 +100,7 @@ def expand(spec: DataSpec) -> DataSpec:
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
         raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, "
-                         "--target and --evaluation")
+                         "--target, --evaluation and --calibration")
     return replace(spec, place=expanded)
 
 

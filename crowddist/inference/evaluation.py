@@ -75,6 +75,7 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
         parts={name: replace(part, density=None) for name, part in parts.items()},
         scene=str(sample.scene.get("scene", "")),
         zoom_counts=prediction.zoom_counts if region is None else {},
+        interval=prediction.interval if region is None else None, whole=region is None,
     )
 
 

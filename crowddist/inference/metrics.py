@@ -10,7 +10,9 @@ import numpy as np
 
 from crowddist.data.sample import Part
 from crowddist.errors import InputError
+from crowddist.inference.intervals import CountInterval, interval_cells
 from crowddist.ops.calibration import calibration_error, reliability, sparsification_error
+from crowddist.ops.intervals import coverage_and_width
 from crowddist.ops.localization import mean_average_precision, precision_recall
 from crowddist.ops.metrics import count_errors, count_errors_by_range
 
@@ -44,6 +46,10 @@ class ImageResult:
     """The image's scene; "" where the data set does not tell."""
     zoom_counts: Mapping[float, float] = field(default_factory=dict)
     """Zoom -> persons counted at it alone; {} where the image was seen at one, or has a region of interest."""
+    interval: CountInterval | None = None
+    """Where the true count lies, as predicted; None where the counter has no intervals, or in a region of interest."""
+    whole: bool = True
+    """Whether the image counts whole; False: in a region of interest alone."""
 
 
 Of = Callable[[Sequence[ImageResult]], float | None]
@@ -95,6 +101,15 @@ def _ause(results: Sequence[ImageResult]) -> float | None:
     return sparsification_error(errors, uncertainties) if any(uncertainties) else None
 
 
+def _coverage_and_width(results: Sequence[ImageResult]) -> tuple[float, float] | tuple[None, None]:
+    """Of the intervals; None where an image has none."""
+    intervals = [result.interval for result in results if result.interval is not None]
+    if len(intervals) < len(results):
+        return None, None
+    return coverage_and_width([found.low for found in intervals], [found.high for found in intervals],
+                              [result.true_count for result in results])
+
+
 def _zoom_errors(results: Sequence[ImageResult]) -> dict[str, float]:
     """The error of each zoom alone, and of every image's best zoom: a bound for rules that choose one."""
     if not all(result.zoom_counts for result in results):
@@ -137,6 +152,10 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="target/calibration_error", heading="calibration error", unit="of the error", of=_calibration_error,
            at_terminal=False),
     Metric(key="target/ause", heading="AUSE", digits=3, of=_ause, at_terminal=False),
+    Metric(key="target/interval_coverage", heading="in interval", unit="% of images", digits=1, scale=100,
+           of=lambda results: _coverage_and_width(results)[0]),
+    Metric(key="target/interval_width", heading="interval's width", unit="people",
+           of=lambda results: _coverage_and_width(results)[1], at_terminal=False),
     Metric(key="labels/kept_mass", heading="labels keep", unit="% of people", digits=1, scale=100),
     Metric(key="labels/certainty", heading="labels certain", unit="% at a person", digits=1, scale=100,
            at_terminal=False),
@@ -157,7 +176,8 @@ def summarise(results: Sequence[ImageResult], radii_px: Sequence[float] = RADII_
     pixel of the image as the network sees it, in units of the truth's maximum: these are for the papers' columns.
     `target/psnr` and `target/ssim` are of the network's cells, PSNR after dividing each map by its own maximum, as in
     older runs. `target/bias` is the mean of predicted minus true count. `target/calibration_error` and `target/ause`
-    tell how well the uncertainty of the count predicts its error, see `ops.calibration`.
+    tell how well the uncertainty of the count predicts its error, see `ops.calibration`. `target/interval_coverage` is
+    the share of images whose true count lies in its interval, `target/interval_width` the mean width, persons.
 
     Families: `target/precision_8px`, `recall` and `f1` match each head point to one true head within 8 px, one of
     `radii_px`. `target/points_mae` is of the number of head points; `target/NAME_mae`, `_rmse`, `_bias` and, where it
@@ -207,6 +227,7 @@ def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:
     rows = [
         {"image": result.key, "true_count": result.true_count, "count": round(result.count, 2),
          "error": round(result.count - result.true_count, 2), "uncertainty": round(result.uncertainty, 3),
+         **interval_cells(result.interval),
          "psnr_full_db": round(result.psnr_full_db, 2), "ssim_full": round(result.ssim_full, 4),
          "psnr_db": round(result.psnr_db, 2), "ssim": round(result.ssim, 4)}
         for result in results

@@ -15,6 +15,7 @@ from crowddist.data.sample import Part, Seen
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
+from crowddist.inference.intervals import LEVEL, CountInterval, Intervals, find_intervals
 from crowddist.methods.base import Method
 from crowddist.methods.build import build_method
 from crowddist.models.counter import Counter
@@ -59,6 +60,8 @@ class ImagePrediction:
     """The method's parts alone; points in pixels of the image as given."""
     zoom_counts: Mapping[float, float] = field(default_factory=dict)
     """Zoom -> persons counted at it alone; {} where the image was seen at one."""
+    interval: CountInterval | None = None
+    """Where the true count lies; None where the counter has no intervals, or sees the image at other sizes."""
 
 
 class Predictor:
@@ -77,11 +80,13 @@ class Predictor:
         self.stride = method.output_stride
         self.one_at_a_time = False
         """Run images one by one instead of in batches: less memory, the same results but for rounding."""
+        self.intervals: Intervals | None = None
+        """Of the counts; None but for a checkpoint's own counter."""
         method.networks().to(self.device)
 
     @classmethod
     def from_checkpoint(cls, url: str, *, image_size: int | None = None, zooms: Sequence[float] | None = None,
-                        device: str = "cpu", one_pass: bool = False) -> Predictor:
+                        device: str = "cpu", one_pass: bool = False, level: float = LEVEL) -> Predictor:
         """The predictor of a checkpoint's counter.
 
         Folds batch normalisation into the convolutions: the same results but for rounding, in less time.
@@ -90,9 +95,11 @@ class Predictor:
             image_size: None: as in training.
             zooms: None: those that the run evaluated at.
             one_pass: count by the mean of the masks alone, see `Counter.one_pass`.
+            level: share of images like the source's whose true count lies in its interval, above 0 and below 1.
 
         Raises:
-            FileNotFoundError, InputError: there is no checkpoint, it cannot be read, or no image has such a size.
+            FileNotFoundError, InputError: there is no checkpoint, it cannot be read, or no image has such a size, or no
+                interval such a level.
         """
         if image_size is not None and image_size != 0 and image_size < STRIDE:
             raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
@@ -112,8 +119,11 @@ class Predictor:
         for network in fold_norms(method.networks()).modules():
             if isinstance(network, Counter):
                 network.one_pass = one_pass
-        return cls(method, image_size=method.stream.image_size if image_size is None else image_size, zooms=zooms,
-                   device=device)
+        predictor = cls(method, image_size=method.stream.image_size if image_size is None else image_size, zooms=zooms,
+                        device=device)
+        predictor.intervals = find_intervals(url, level, image_size=predictor.image_size, zooms=predictor.zooms,
+                                             one_pass=one_pass)
+        return predictor
 
     def with_config(self, config: RunConfig) -> Predictor:
         """The same networks with another configuration, see `Method.with_config`."""
@@ -130,7 +140,10 @@ class Predictor:
                       scales: Sequence[float] | None = None) -> Iterator[ImagePrediction]:
         """Counts images in order, at several sizes, see `see`; at one size, equally large neighbours in one batch."""
         for image, seen in zip(images, self.see(images, scales), strict=True):
-            yield judge(self.method, seen, image.shape[:2])
+            found = judge(self.method, seen, image.shape[:2])
+            if scales is None and self.intervals is not None:
+                found = replace(found, interval=self.intervals.around(found.count, found.uncertainty))
+            yield found
 
     def see(self, images: Sequence[np.ndarray], scales: Sequence[float] | None = None) -> Iterator[Seen]:
         """The networks' output for images at several sizes, relative to `image_size`, merged by `ops.views`; `judge`

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crowddist.data.prepare import Role
 
 HERE = "here"
-LABELS_OPENED: tuple[str, ...] = ("source", "boxes")
+LABELS_OPENED: tuple[str, ...] = ("source", "boxes", "calibration")
 """Roles of the data sets whose labels may be read; those of the target are for the evaluation alone."""
 HASTE = {"CROWDDIST_S3_ATTEMPTS": "2", "CROWDDIST_S3_PATIENCE_S": "0", "CROWDDIST_S3_CONNECT_TIMEOUT_S": "5"}
 """Shorter timeouts of object storage than in a run, unless the user sets them."""

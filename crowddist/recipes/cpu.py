@@ -30,7 +30,7 @@ def quickstart() -> RunConfig:
     """
     return RunConfig(
         recipe="quickstart", source="renderer:source:160:0:360", target="renderer:target:80:1:360",
-        evaluation="renderer:target:80:2:360", num_workers=2,
+        evaluation="renderer:target:80:2:360", calibration="renderer:source:40:3:360", num_workers=2,
         **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
         # The target's cameras are grainy, the source is clean: without noisy crops the error is 61.
         stream=StreamConfig(image_size=512, crop_size=192, scale_jitter=(0.4, 1.25), colour_jitter=0.5, grey_share=0.3,
@@ -52,7 +52,7 @@ orientation, which whole images teach in 50 steps and then no more (`methods.par
 def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
     return RunConfig(
         recipe=recipe, source=shanghaitech(source, "train"), target=shanghaitech(target, "train"),
-        evaluation=shanghaitech(target, "val"), num_workers=2, **ON_A_CPU,
+        evaluation=shanghaitech(target, "val"), calibration=shanghaitech(source, "val"), num_workers=2, **ON_A_CPU,
         # More steps fit the source only: from A to B the error is 33 persons after 1,500, 29 after 600.
         train=TrainConfig(steps=600, learning_rate=1e-3, pretrained_share=0.3),
         # Heads of A are seen best at very different sizes: the far ones enlarged, the near ones small.
@@ -123,7 +123,7 @@ def renderer_to_sha() -> RunConfig:
 def _from_renderer(recipe: str, target: str) -> RunConfig:
     return RunConfig(
         recipe=recipe, source="renderer:broad:1000", target=shanghaitech(target, "train"),
-        evaluation=shanghaitech(target, "val"), num_workers=2, **ON_A_CPU,
+        evaluation=shanghaitech(target, "val"), calibration="renderer:broad:80:3", num_workers=2, **ON_A_CPU,
         # An encoder learns from rendered people what only rendered images have: at 0.3 of the rate the error is 40, at
         # 0.05 it is 35 (docs/networks.md).
         train=TrainConfig(steps=600, learning_rate=1e-3, pretrained_share=0.05),
@@ -143,7 +143,7 @@ def smoke() -> RunConfig:
     """
     return RunConfig(
         recipe="smoke", source="renderer:source:8:0:96", target="renderer:target:6:1:96",
-        evaluation="renderer:target:4:2:96", launcher="local",
+        evaluation="renderer:target:4:2:96", calibration="renderer:source:12:3:96", launcher="local",
         stream=StreamConfig(image_size=128, crop_size=64),
         train=TrainConfig(steps=6, batch_size=4),
         self_supervision=SelfSupervisionConfig(orientation_steps=4, orientation_px=64, rounds=2, round_steps=4,

@@ -12,11 +12,12 @@ from crowddist import storage
 from crowddist.data.images import find_images, read_pixels
 from crowddist.data.safe_decode import encode_png
 from crowddist.errors import InputError
+from crowddist.inference.intervals import interval_cells
 from crowddist.inference.predictor import Predictor
 from crowddist.process.safe_text import readable
 
 COUNTS = "counts.csv"
-COLUMNS = ("file", "count", "uncertainty", "points")
+COLUMNS = ("file", "count", "low", "high", "uncertainty", "points")
 
 
 def predict_files(
@@ -26,7 +27,8 @@ def predict_files(
     """Counts every image among `inputs` (files and folders); writes `counts.csv` and one overlay PNG each to `output`.
 
     Unless `skip_bad`, all files are read once before the first is counted, so that a bad file stops the job before it
-    writes anything. Returns one row per image: file, count and uncertainty in persons, number of head points.
+    writes anything. Returns one row per image: file, count and uncertainty in persons, number of head points, and the
+    ends of the count's interval, `low` and `high`, where the counter has intervals; else these columns are empty.
 
     Raises:
         InputError, FileNotFoundError: an input is missing, holds no image, lies in `output`, or (unless `skip_bad`)
@@ -55,12 +57,13 @@ def predict_files(
             continue
         found = predictor.predict(image)
         name = _cell(path)
-        rows.append({"file": name, "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2),
-                     "points": len(found.points)})
-        picture = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points,
-                          sizes=found.sizes, title=readable(path.name))
+        rows.append({"file": name, "count": round(found.count, 2), **interval_cells(found.interval),
+                     "uncertainty": round(found.uncertainty, 2), "points": len(found.points)})
+        picture = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty,
+                          interval=found.interval, points=found.points, sizes=found.sizes, title=readable(path.name))
         storage.write_bytes(storage.join(place, _free_name(path.stem, names)), encode_png(picture))
-        say(f"{index + 1}/{len(files)} {name}: {found.count:.1f} ± {found.uncertainty:.1f}")
+        say(f"{index + 1}/{len(files)} {name}: {found.count:.1f} ± {found.uncertainty:.1f}"
+            + (f", {found.interval}" if found.interval else ""))
     if not rows:
         raise InputError("none of the files could be read as an image")
     table = io.StringIO()

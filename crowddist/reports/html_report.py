@@ -16,6 +16,7 @@ from crowddist.data.safe_decode import encode_png, read_png
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
 from crowddist.errors import InputError
+from crowddist.inference.intervals import LEVEL, CountInterval
 from crowddist.inference.metrics import METRICS
 from crowddist.reports.charts import calibration_chart, trials_chart
 from crowddist.reports.compare_runs import PAIRS, change, published, read_images
@@ -154,9 +155,11 @@ def _extreme(predictor: Any, images: ShardReader, row: Mapping[str, Any]) -> tup
     key, members = images.read(images.index_of(row["image"]))
     image = decode(key, pixels_only(members)).image
     found = predictor.predict(image)
-    picture = overlay(image, found.density, count=row["count"], uncertainty=row["uncertainty"], points=found.points,
-                      sizes=found.sizes, truth=row["true_count"], title=key)
-    return f"{key}: {row['count']:.0f} counted, {row['true_count']:.0f} there", _embedded(picture)
+    interval = CountInterval(low=row["low"], high=row["high"], level=LEVEL) if "low" in row else None
+    picture = overlay(image, found.density, count=row["count"], uncertainty=row["uncertainty"], interval=interval,
+                      points=found.points, sizes=found.sizes, truth=row["true_count"], title=key)
+    told = f" ({interval})" if interval else ""
+    return f"{key}: {row['count']:.0f} counted{told}, {row['true_count']:.0f} there", _embedded(picture)
 
 
 def _shown(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -54,6 +54,7 @@ def round_pictures(
         sheet = round_sheet(
             sample.image, density=found.density, spread=found.spread, keep=found.keep, points=found.points,
             sizes=found.sizes, count=found.count if result is None else result.count, uncertainty=found.uncertainty,
+            interval=found.interval if result is None else result.interval,
             true_points=None if result is None else result.truth, title=f"{key}, {stage.title}")
         _keep(sheet, run_folder, key, f"round-{stage.num_round}.png")
         pictures[key] = sheet

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.inference.intervals import CountInterval
 from crowddist.inference.metrics import Metric
 from crowddist.reports import drawing
 from crowddist.reports.drawing import Bar, Mark
@@ -24,7 +25,8 @@ _PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
 
 def overlay(
     image: np.ndarray, density: np.ndarray, *, count: float, uncertainty: float | None = None,
-    points: np.ndarray | None = None, sizes: np.ndarray | None = None, truth: float | None = None, title: str = ""
+    interval: CountInterval | None = None, points: np.ndarray | None = None, sizes: np.ndarray | None = None,
+    truth: float | None = None, title: str = ""
 ) -> np.ndarray:
     """The density as a heat map over its image, with the count above and the scale of colours below.
 
@@ -33,6 +35,7 @@ def overlay(
         density: (h, w) persons per cell, over the same frame in cells of equal size.
         count: persons predicted.
         uncertainty: standard deviation of `count`, or None.
+        interval: where the true count lies, or None.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`; marked with rings.
         sizes: (N,) sides of the heads' squares in pixels of `image`, drawn instead of rings.
         truth: true number of persons, where known.
@@ -51,14 +54,14 @@ def overlay(
         marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads", sizes))
     width = canvas.shape[1]
     size_px = max(18, width // 52)
-    above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth))
+    above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth, interval))
     return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
 
 
 def round_sheet(
     image: np.ndarray, *, density: np.ndarray, spread: np.ndarray, keep: np.ndarray, points: np.ndarray,
     sizes: np.ndarray | None = None, count: float, uncertainty: float | None = None,
-    true_points: np.ndarray | None = None, title: str = ""
+    interval: CountInterval | None = None, true_points: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
     """One row of panels of a round's view of an image: image, density, spread, kept cells, head points.
 
@@ -69,7 +72,7 @@ def round_sheet(
         keep: (h, w) bool, the cells that are good enough as labels.
         points: N x 2 or more columns: x, y of predicted heads in pixels of `image`.
         sizes: (N,) sides of the heads' squares in pixels of `image`, drawn instead of rings.
-        count, uncertainty: persons predicted, and its standard deviation.
+        count, uncertainty, interval: persons predicted, its standard deviation, and where the true count lies.
         true_points: N x 2, the true heads, where known.
         title: shown above, e.g. the file's name and the round.
 
@@ -93,7 +96,8 @@ def round_sheet(
         _panel("Heads", heads, None, marks),
     ], 5)
     truth = None if true_points is None else float(len(true_points))
-    return np.concatenate([drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth)), row])
+    above = drawing.caption(row.shape[1], 34, title, _count_words(count, uncertainty, truth, interval))
+    return np.concatenate([above, row])
 
 
 def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndarray],
@@ -171,8 +175,9 @@ def held(columns: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[M
     return [column for column in columns if any(column.key in row for row in rows)]
 
 
-def _count_words(count: float, uncertainty: float | None, truth: float | None) -> str:
+def _count_words(count: float, uncertainty: float | None, truth: float | None, interval: CountInterval | None) -> str:
     words = f"predicted {count:.1f}" + ("" if uncertainty is None else f" ± {uncertainty:.1f}") + " people"
+    words += "" if interval is None else f"   ·   {interval}"
     return words if truth is None else f"{words}   ·   true {truth:g}   ·   error {count - truth:+.1f}"
 
 

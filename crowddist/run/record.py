@@ -45,6 +45,8 @@ def data_specs(config: RunConfig) -> dict[str, tuple[Role, DataSpec]]:
     named: dict[str, tuple[Role, DataSpec]] = {role: (role, parse_data(text)) for role, text in texts.items() if text}
     if "source" in named:
         named |= {name: ("source", parse_share(text)[1]) for name, text in more_sources(config)}
+        if config.calibration:
+            named["calibration"] = ("calibration", parse_data(config.calibration))
     if config.search.labelled:
         named["search"] = ("evaluation", parse_data(config.search.labelled))
     return named
@@ -68,11 +70,16 @@ def require_same_config(config: RunConfig, folder: str) -> None:
 
 
 def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scenes: SceneRule | None) -> None:
-    """Records configuration and data of a new run. Raises InputError where a run has begun with other data."""
+    """Records configuration and data of a new run. Raises InputError where a run has begun with other data, or a new
+    one would calibrate on images that it trains on.
+    """
     mine = {name: prepared.manifest.digest for name, prepared in data.items()}
     if scenes is not None:
         mine["scenes"] = repr(scenes)
-    recorded = read_record(folder, DATA) or mine
+    recorded = read_record(folder, DATA)
+    if not recorded:
+        _require_held_out({name: ShardReader(prepared.url) for name, prepared in data.items()})
+    recorded = recorded or mine
     changed = [name for name in mine if mine[name] != recorded.get(name)]
     if changed:
         raise InputError(f"the data of run {run_name(config)} changed since it began ({', '.join(changed)}): choose "
@@ -80,6 +87,19 @@ def claim_run(config: RunConfig, folder: str, data: Mapping[str, Prepared], scen
     for name, content in ((CONFIG, json.loads(to_json(config))), (DATA, mine)):
         if not storage.exists(storage.join(folder, name)):
             storage.write_json(storage.join(folder, name), content)
+
+
+def _require_held_out(data: Mapping[str, ShardReader]) -> None:
+    """Raises InputError where an image of the calibration is in a source: its error there says nothing of others."""
+    if "calibration" not in data:
+        return
+    held = data["calibration"]
+    for name in ("source", *(name for name in data if name.startswith("source_"))):
+        for key in sorted({*held.keys()} & {*data[name].keys()}):
+            one, other = (images.read(images.index_of(key), ("jpg", "png"))[1] for images in (held, data[name]))
+            if one == other:
+                raise InputError(f"image {key} of the calibration is one that training sees ({name}): give labelled "
+                                 'images that it does not see, or --calibration "" for no intervals')
 
 
 def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared],

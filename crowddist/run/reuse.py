@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 CODE = ("config.py", "randomness.py", "distributed/runtime.py", "data", "launch", "losses", "methods", "models", "ops",
         "run")
 """Files and folders of the package that a training runs. A change elsewhere, e.g. of a report, matters to no stage."""
-ELSEWHERE = (*FREE_TO_CHANGE, "recipe", "method", "run_name", "source", "more_sources", "target", "evaluation", "boxes",
-             "skip_bad", "engine.checkpoint_every", "engine.log_every")
+ELSEWHERE = (*FREE_TO_CHANGE, "recipe", "method", "run_name", "source", "more_sources", "target", "evaluation",
+             "calibration", "boxes", "skip_bad", "engine.checkpoint_every", "engine.log_every")
 """Settings that decide nothing in a training, or that its inputs hold in another form: data by its content, threads by
 the launcher's arithmetic."""
 CROPS_ELSEWHERE = ("cache_bytes", "num_readers", "scenes", "zooms")

@@ -3,6 +3,7 @@
     <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  result.json  report.html
                                 pictures/
     <storage>/<run>/<stage>/    inputs.json  checkpoints/ (with latest.json)  curve.jsonl  DONE.json
+                                checkpoints/step-000600.intervals.json beside the last checkpoint, which counts
     <storage>/<run>/<round>/    labels/  translated/  zooms/ (each with a DONE.json)  joined/  search.json  images.json
                                 evaluation.json
     <storage>/stages/<key>/     <run>.json of each run with a stage of these inputs, see `run.reuse`
@@ -25,6 +26,11 @@ LABELS, TRANSLATED, JOINED, ZOOMS = "labels", "translated", "joined", "zooms"
 SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 # Beside the runs.
 STAGES = "stages"
+
+
+def intervals_url(checkpoint_url: str) -> str:
+    """The file beside a checkpoint that gives its counts their intervals, see `inference.intervals`."""
+    return f"{checkpoint_url.removesuffix('.pt')}.intervals.json"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from crowddist import storage
 from crowddist.data.safe_decode import encode_png, read_png
 from crowddist.errors import InputError
+from crowddist.inference.intervals import Calibration
 from crowddist.tracking import mlflow_store
 from crowddist.tracking.system_metrics import SystemMetrics
 from crowddist.tracking.tracker import Ending, MlflowTracker, Tracker
@@ -94,9 +95,9 @@ class JournalTracker(Tracker):
     def data(self, context: str, name: str, url: str, digest: str) -> None:
         self._tell("data", context=context, name=name, url=url, digest=digest)
 
-    def register(self, checkpoint_file: Path, *, name: str) -> str:
+    def register(self, checkpoint_file: Path, *, name: str, calibration: Calibration | None = None) -> str:
         """See Tracker. Returns "" also if the server does not answer."""
-        return self._at_last(lambda: self.tracker.register(checkpoint_file, name=name)) or ""
+        return self._at_last(lambda: self.tracker.register(checkpoint_file, name=name, calibration=calibration)) or ""
 
     def finish(self, status: Ending) -> None:
         if self._system is not None:

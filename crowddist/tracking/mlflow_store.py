@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from crowddist.inference.intervals import Calibration
+
 NOTE = "mlflow.note.content"
 """The tag whose markdown MLflow shows as a description."""
 _EXPERIMENT_TAGS = {
@@ -42,8 +44,8 @@ _EXPERIMENT_TAGS = {
 }
 _MODEL_NOTE = (
     "Counts people in photographs: takes images as (N, H, W, 3) uint8 RGB, returns `count` and `uncertainty` (its "
-    "standard deviation, persons) of each. Every version is the final counter of an adaptation; the source run shows "
-    "its errors."
+    "standard deviation, persons) of each, and where the run had held-out images of its source, `low` and `high` of "
+    "the count's 90 % interval. Every version is the final counter of an adaptation; the source run shows its errors."
 )
 
 NEWEST = "newest"
@@ -208,7 +210,7 @@ class Store:
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         self.client.set_tag(run_id, f"data.{context}.digest", digest)
 
-    def register(self, run_id: str, checkpoint_file: Path, name: str) -> str:
+    def register(self, run_id: str, checkpoint_file: Path, name: str, calibration: Calibration | None = None) -> str:
         """Registers the counter in `checkpoint_file`, the same file of a run once, also as `models:/<name>@newest`.
         Returns `models:/<name>/<version>`.
         """
@@ -221,7 +223,7 @@ class Store:
                 return f"models:/{name}/{known.version}"
         logged = self.client.create_logged_model(self._experiment_id, name=name, source_run_id=run_id, tags=facts)
         with tempfile.TemporaryDirectory() as folder:
-            serving.save_model(Path(folder) / "model", checkpoint_file, logged)
+            serving.save_model(Path(folder) / "model", checkpoint_file, logged, calibration)
             self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         self.client.finalize_logged_model(logged.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

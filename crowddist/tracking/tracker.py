@@ -19,6 +19,7 @@ import numpy as np
 
 from crowddist import storage
 from crowddist.errors import InputError
+from crowddist.inference.intervals import Calibration
 from crowddist.process import host
 from crowddist.tracking import mlflow_store
 
@@ -67,8 +68,10 @@ class Tracker:
     def data(self, context: str, name: str, url: str, digest: str) -> None:
         """A data set that the adaptation reads; `context` is its use: source, target, evaluation."""
 
-    def register(self, checkpoint_file: Path, *, name: str) -> str:
-        """Registers the final counter as a model, each file once. Returns its URI, "" where nothing is tracked."""
+    def register(self, checkpoint_file: Path, *, name: str, calibration: Calibration | None = None) -> str:
+        """Registers the final counter as a model, each file once; `calibration` gives its counts their intervals.
+        Returns its URI, "" where nothing is tracked.
+        """
         return ""
 
     def finish(self, status: Ending) -> None:
@@ -194,9 +197,11 @@ class MlflowTracker(Tracker):
     def data(self, context: str, name: str, url: str, digest: str) -> None:
         self._store.log_data(self._run_id(None), context, name, url, digest)
 
-    def register(self, checkpoint_file: Path, *, name: str) -> str:
-        """See Tracker. The model takes (N, H, W, 3) uint8 and returns `count` and `uncertainty` of each image."""
-        return self._store.register(self._run_id(None), Path(checkpoint_file), name)
+    def register(self, checkpoint_file: Path, *, name: str, calibration: Calibration | None = None) -> str:
+        """See Tracker. The model takes (N, H, W, 3) uint8 and returns `count` and `uncertainty` of each image, and
+        `low` and `high` with a calibration.
+        """
+        return self._store.register(self._run_id(None), Path(checkpoint_file), name, calibration)
 
     def finish(self, status: Ending) -> None:
         """See Tracker. No-op before `start` and the second time."""

@@ -247,8 +247,8 @@ def test_places_are_filled_in_from_the_environment(photos: Path, tmp_path: Path,
     for text in ("$MY_CAMERAS/my photos", "${MY_CAMERAS}/my photos", "folder:$MY_CAMERAS",
                  "shanghaitech:$MY_CAMERAS/part_A:val"):
         with pytest.raises(InputError,
-                           match=r"\$MY_CAMERAS is not set; set it, or give the data with --source, --target and "
-                                 r"--evaluation"):
+                           match=r"\$MY_CAMERAS is not set; set it, or give the data with --source, --target, "
+                                 r"--evaluation and --calibration"):
             prepared(text, tmp_path / "runs", "target")
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from crowddist import storage
 from crowddist.data.shards import ShardReader
 from crowddist.inference.evaluation import evaluate_data
+from crowddist.inference.intervals import Calibration, write_calibration
 from crowddist.inference.metrics import image_rows, summarise
 from crowddist.inference.predictor import Predictor
+from crowddist.ops.intervals import FLOOR_PERSONS, SHARE
 
 
 def test_help_comes_at_once(helped: Callable) -> None:
@@ -41,6 +45,25 @@ def test_metrics_are_written_as_json(start: Callable, tmp_path: Path, tiny_check
     width = max(map(len, metrics))
     assert f"{'target/mae':{width}} {metrics['target/mae']:.4g}" in words and words[-1] == f"written to {output}"
     assert f"{'target/count/000-009/num_images':{width}} 5" in words
+
+
+def test_intervals_are_evaluated_at_the_level_that_is_asked_for(start: Callable, tmp_path: Path, tiny_checkpoint: str,
+                                                                tiny_evaluation: str) -> None:
+    counter = str(shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "counter.pt"))
+    write_calibration(counter, Calibration(scores=tuple(range(9)), image_size=96, zooms=(1.0,), data="streets"))
+    output = tmp_path / "metrics.json"
+    done = start("evaluate", "--checkpoint", counter, "--data", tiny_evaluation, "--output", output, "--level", 0.6)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("60 % intervals, by the errors on 9 held-out images of streets\n")
+    written = json.loads(output.read_text())
+    for row in written["images"]:  # ceil(10 x 0.6) = the sixth score, 5
+        half = 5 * (FLOOR_PERSONS + SHARE * row["count"] + row["uncertainty"])
+        assert row["high"] == pytest.approx(row["count"] + half, abs=0.05)
+    assert written["target/interval_coverage"] == sum(row["low"] <= row["true_count"] <= row["high"]
+                                                      for row in written["images"]) / 5
+    done = start("evaluate", "--checkpoint", counter, "--data", tiny_evaluation, "--output", output, "--level", 1.5)
+    assert done.returncode == 2 and done.stderr == ("error: the level of intervals must lie between 0 and 1, e.g. 0.9, "
+                                                    "got 1.5\n")
 
 
 def test_an_unlabelled_set_is_one_line(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_target: str) -> None:

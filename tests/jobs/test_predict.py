@@ -33,7 +33,7 @@ def photos(tmp_path: Path) -> Path:
 def test_help_comes_at_once(helped: Callable) -> None:
     text, heavy, seconds = helped("predict")
     assert seconds < 5 and heavy == []
-    for word in ("--checkpoint", "--input", "--output", "--image-size", "--skip-bad"):
+    for word in ("--checkpoint", "--input", "--output", "--image-size", "--level", "--skip-bad"):
         assert word in text
 
 
@@ -47,11 +47,13 @@ def test_files_and_folders_become_a_table_and_overlays(start: Callable, photos: 
     with open(out / "counts.csv", newline="") as stream:
         rows = list(csv.reader(stream))
     paths = [photos / "a.jpg", photos / "b.png", photos / "evening" / "a.jpg", photos / "b.png"]
-    assert (rows[0] == ["file", "count", "uncertainty", "points"]
+    assert (rows[0] == ["file", "count", "low", "high", "uncertainty", "points"]
             and [row[0] for row in rows[1:]] == [str(path) for path in paths])
     counter = Predictor.from_checkpoint(tiny_checkpoint)
-    for path, (_, count, uncertainty, points) in zip(paths, rows[1:], strict=True):
+    assert done.stdout.startswith("no intervals: the run had no held-out images of the source (--calibration)\n")
+    for path, (_, count, low, high, uncertainty, points) in zip(paths, rows[1:], strict=True):
         found = counter.predict(read_pixels(path))
+        assert low == high == ""
         assert (float(count), float(uncertainty)) == pytest.approx((found.count, found.uncertainty), abs=0.006)
         assert int(points) == len(found.points)
     overlays = sorted(path.name for path in out.glob("*.png"))

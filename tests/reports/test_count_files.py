@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from crowddist import storage
 from crowddist.data.images import read_pixels
 from crowddist.errors import InputError
+from crowddist.inference.intervals import Calibration, write_calibration
 from crowddist.inference.predictor import Predictor
 from crowddist.reports.count_files import predict_files
 
@@ -40,7 +42,7 @@ def read_table(folder: Path) -> list[dict[str, str]]:
     with open(folder / "counts.csv", newline="") as stream:
         reader = csv.DictReader(stream)
         rows = list(reader)
-    assert reader.fieldnames == ["file", "count", "uncertainty", "points"]
+    assert reader.fieldnames == ["file", "count", "low", "high", "uncertainty", "points"]
     return rows
 
 
@@ -60,6 +62,7 @@ def test_files_and_folders_are_counted(counter: Predictor, photos: Path, tmp_pat
         found = counter.predict(read_pixels(path))
         assert float(row["count"]) == pytest.approx(found.count, abs=0.0051) and found.count > 1
         assert float(row["uncertainty"]) == pytest.approx(found.uncertainty, abs=0.0051)
+        assert row["low"] == row["high"] == "", "the counter has no intervals"
         assert int(row["points"]) == len(found.points)
         assert str(path) in line and f"{found.count:.1f} ± {found.uncertainty:.1f}" in line
     for name, size in (("one", (50, 70)), ("gate", (60, 100)), ("hall", (80, 100)), ("gate-2", (100, 100))):
@@ -67,6 +70,19 @@ def test_files_and_folders_are_counted(counter: Predictor, photos: Path, tmp_pat
         # The image, brought to 960 px, between two strips of text.
         assert overlay is not None and overlay.shape[1] == round(size[1] * 960 / max(size))
         assert overlay.shape[0] > round(size[0] * 960 / max(size))
+
+
+def test_intervals_stand_beside_the_counts(tiny_checkpoint: str, photos: Path, tmp_path: Path) -> None:
+    counter = str(shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "counter.pt"))
+    write_calibration(counter, Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+    predictor, lines = Predictor.from_checkpoint(counter), []
+    predict_files(predictor, [str(photos / "hall.jpg")], str(tmp_path / "out"), say=lines.append)
+    found = predictor.predict(read_pixels(photos / "hall.jpg"))
+    assert found.interval is not None and found.interval.high > found.count > found.interval.low
+    (row,) = read_table(tmp_path / "out")
+    assert [float(row[name]) for name in ("low", "high")] == pytest.approx(
+        [found.interval.low, found.interval.high], abs=0.0051)
+    assert lines[0].endswith(f"± {found.uncertainty:.1f}, {found.interval}")
 
 
 def test_names_never_replace_one_another(counter: Predictor, tmp_path: Path) -> None:

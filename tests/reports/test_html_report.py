@@ -111,6 +111,25 @@ def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
     assert "Compared with the evaluation" not in page.words
 
 
+def test_intervals_stand_beside_the_counts(tiny_config: RunConfig, make_images: Callable[..., str],
+                                           tmp_path: Path) -> None:
+    short = replace(tiny_config, method="source_only", train=replace(tiny_config.train, steps=2))
+    config = replace(short, calibration=make_images(tmp_path / "held", count=12, seed=5))
+    result = adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
+    folder = run_folder(config)
+    write_report(folder, say=quiet)
+    words = read(folder).words
+    assert "In interval is the share of images" in words
+    assert f"{100 * result['final']['target/interval_coverage']:.1f}" in words
+    worst = storage.read_json(storage.join(folder, "source", "images.json"))[0]
+    told = f"90 % interval {worst['low']:.0f} to {worst['high']:.0f}"
+    assert f"{worst['image']}: {worst['count']:.0f} counted ({told}), {worst['true_count']:.0f} there" in words
+    adapt(replace(short, run_name="without"), LocalLauncher(short), NullTracker(), say=quiet)
+    write_report(run_folder(replace(short, run_name="without")), say=quiet)
+    words = read(run_folder(replace(short, run_name="without"))).words
+    assert "In interval" not in words and "90 % interval" not in words
+
+
 def test_what_is_gone_is_left_out_and_told(config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
     config = replace(config, evaluation=make_images(tmp_path / "evaluation", count=4, seed=9))
     adapt(config, LocalLauncher(config), NullTracker(), say=quiet)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crowddist.inference.intervals import CountInterval
 from crowddist.inference.metrics import Metric
 from crowddist.reports import sheets
 from crowddist.reports.charts import curves, rounds_chart
@@ -66,7 +67,9 @@ def test_words_and_marks_change_only_their_places():
     image, cells = street(300, 400), np.zeros((38, 50), np.float32)
     plain = overlay(image, cells, count=12.0, title="a")
     rows = photograph_rows(plain)
-    for other in ({"count": 13.0}, {"count": 12.0, "uncertainty": 2.0}, {"count": 12.0, "truth": 11.0}):
+    interval = CountInterval(low=9.0, high=15.0, level=0.9)
+    for other in ({"count": 13.0}, {"count": 12.0, "uncertainty": 2.0}, {"count": 12.0, "truth": 11.0},
+                  {"count": 12.0, "interval": interval}):
         picture = overlay(image, cells, title="a", **other)
         changed = np.flatnonzero((picture != plain).any(axis=(1, 2)))
         assert changed.size and changed[-1] < rows[0]
