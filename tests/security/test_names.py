@@ -33,7 +33,7 @@ class Counter:
     def predict(self, image: np.ndarray) -> Any:
         density = np.zeros((image.shape[0] // 8, image.shape[1] // 8), np.float32)
         return SimpleNamespace(count=1.0, uncertainty=0.5, density=density, points=np.zeros((0, 3), np.float32),
-                               sizes=None)
+                               sizes=None, interval=None)
 
 
 def photo(place: Path) -> Path:
