@@ -46,7 +46,7 @@ def test_the_job_searches_on_cached_predictions(
     job["main"](job["Arguments"](**given | {"trials": 5}))
     again = capsys.readouterr().out
     assert "predicting 10 images" in first and "cached" not in first
-    assert "cached at" in again and "predicting" not in again and "5 trials, 4 of them done before" in again, again
+    assert "cached at" in again and "predicting" not in again and "5 trials, 3 of them done before" in again, again
     job["main"](job["Arguments"](**given | {"trials": 12, "algorithm": "optuna"}))
     config = replace(recorded_config(tiny_checkpoint), search=SearchConfig(trials=12, algorithm="optuna"))
     plan, suggested = make_plan(config), storage.read_json(tmp_path / "tune.json")["trials"]
