@@ -332,7 +332,8 @@ def test_the_first_weights_change_the_key(config: RunConfig, tmp_path: Path) -> 
     found = []
     for number in range(2):
         torch.manual_seed(number)
-        torch.save(build_method(config).networks().encoder.levels[0].state_dict(), place)  # type: ignore[union-attr,index]
+        first = build_method(config).networks().encoder.levels[0]  # type: ignore[union-attr,index]
+        torch.save(first.state_dict(), place)  # type: ignore[union-attr]
         found.append(keys(replace(started, run_name=f"file {number}")))
     assert found[0][0] != found[1][0] and found[0][1] != found[1][1], "a stage follows from the one before"
 
