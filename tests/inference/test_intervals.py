@@ -41,6 +41,11 @@ def counter(tiny_checkpoint: str, tmp_path: Path) -> str:
     return str(shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "step-000001.pt"))
 
 
+def beside(counter: str) -> Path:
+    """The file of a local checkpoint's intervals."""
+    return Path(counter.removesuffix(".pt") + ".intervals.json")
+
+
 def here(job: Job) -> list:  # type: ignore[type-arg]
     worker = JobWorker(job.checkpoint_url, job.images_url)
     return [worker.run(job, unit) for unit in worker.units()]
@@ -65,7 +70,7 @@ def test_what_is_written_is_read_back(counter: str) -> None:
                                      '{"scores": "no", "image_size": 96, "zooms": [1]}',
                                      '{"scores": [1], "image_size": 96, "zooms": [1], "floor_persons": 0}'])
 def test_a_damaged_file_is_one_line(counter: str, content: str) -> None:
-    Path(intervals_url(counter)).write_text(content)
+    beside(counter).write_text(content)
     with pytest.raises(InputError, match=r"intervals\.json is not what a run keeps for intervals; remove it"):
         Predictor.from_checkpoint(counter)
 
@@ -99,9 +104,9 @@ def test_a_counter_is_calibrated_once_and_its_predictions_have_intervals(counter
     assert found is not None and found.scores == pytest.approx(scores_of(results), rel=1e-4)
     assert len(found.scores) == 12
     assert (found.image_size, found.zooms, found.digest) == (96, (1.0,), ShardReader(tiny_source).manifest.digest)
-    written = Path(intervals_url(counter)).read_bytes()
+    written = beside(counter).read_bytes()
     calibrate(lambda job: pytest.fail("calibrated again"), counter, tiny_source, stream, say=lines.append)
-    assert Path(intervals_url(counter)).read_bytes() == written and len(lines) == 1
+    assert beside(counter).read_bytes() == written and len(lines) == 1
 
     after = Predictor.from_checkpoint(counter, level=0.5)
     image = np.random.default_rng(0).integers(0, 255, (72, 96, 3), dtype=np.uint8)
