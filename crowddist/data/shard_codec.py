@@ -39,8 +39,8 @@ def encode(extension: str, value: Member) -> bytes:
 
     Arrays: `points.npy` N x 2; `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32; `density.npy` and
     `spread.npy` (h, w) -> float16; `mask.png`, `keep.png` and `region.png` (h, w), nonzero -> 255; `seen.*.npy` as
-    in `sample.Seen`. `json` takes a dict. Raises InputError for an unknown extension, a wrong type or shape, or a number that is not
-    finite.
+    in `sample.Seen`. `json` takes a dict. Raises InputError for an unknown extension, a wrong type or shape, or a
+    number that is not finite.
     """
     if extension not in _DECODERS:
         raise InputError(f"no member of a sample is called {extension!r}; known: {', '.join(_DECODERS)}")

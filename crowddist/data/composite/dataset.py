@@ -15,7 +15,14 @@ import numpy as np
 
 import crowddist
 from crowddist import storage
-from crowddist.data.composite.backgrounds import Background, camera_backgrounds, chosen_images, counted_backgrounds
+from crowddist.data.composite.backgrounds import (
+    MAX_FRAMES,
+    MAX_MEDIANS,
+    Background,
+    camera_backgrounds,
+    chosen_images,
+    counted_backgrounds,
+)
 from crowddist.data.composite.image import COUNTS, compose
 from crowddist.data.config import DataSpec
 from crowddist.data.convert.base import ITEMS_AHEAD
@@ -35,9 +42,9 @@ _backgrounds: list[Background] = []
 def find_backgrounds(images: ShardReader, spec: DataSpec, checkpoint: str,
                      crowd_maps: CrowdMaps | None) -> list[Background]:
     """The target's empty places, by a counter or as medians of one camera. Raises InputError where there are none."""
-    indexes = chosen_images(images, spec.num_images, spec.seed)
     if not checkpoint:
-        return camera_backgrounds(images, indexes)
+        return camera_backgrounds(images, chosen_images(images, MAX_FRAMES * MAX_MEDIANS, spec.seed))
+    indexes = chosen_images(images, spec.num_images, spec.seed)
     if crowd_maps is None:
         raise InputError("composites with a counter are made by jobs/adapt.py alone; give shards, or another source")
     return counted_backgrounds(images, indexes, crowd_maps(checkpoint, images, indexes))

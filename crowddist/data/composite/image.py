@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from crowddist.data.composite.backgrounds import LONGEST_PX, Background
-from crowddist.data.composite.ground import SMALLEST_HEAD_PX, Ground, draw_camera, standing_room
+from crowddist.data.composite.backgrounds import Background
+from crowddist.data.composite.ground import SMALLEST_HEAD_PX, Ground, draw_camera, standing_room, walkable
 from crowddist.data.composite.match import measure
 from crowddist.data.composite.paint import paint_people
 from crowddist.data.composite.puppets import PUPPETS, UMBRELLAS, puppet
@@ -28,7 +28,7 @@ from crowddist.data.simulator.scene import HEAD_M
 COUNTS = (5, 3000)
 """Fewest and most people asked for, log-uniform: half of the images ask for more than 122. A place holds what it has
 room for, so most images show fewer than they ask for."""
-FILLED = 0.6  # of a place's capacity that is asked for at most
+FILLED = 0.75  # of a place's capacity that is asked for at most
 CAMERAS = 6  # tried for a background before it is given up
 RAINY_SHARE = 0.08  # of the images: every third person has an umbrella; elsewhere one in a hundred has
 
@@ -71,10 +71,11 @@ def compose(background: Background, *, seed: int, index: int, heads: tuple[float
     size = image.shape[:2]
     region = _enlarged(background.empty, size)
     top_row = _top_row(background.crowded, size)
-    smallest = heads[0] if heads else SMALLEST_HEAD_PX * max(size) / LONGEST_PX
+    smallest = heads[0] if heads else SMALLEST_HEAD_PX
+    walked = walkable(image, background)
     for _ in range(CAMERAS):
         camera = draw_camera(rng, size, top_row, heads)
-        ground = standing_room(background, region, camera, smallest)
+        ground = standing_room(background, walked, region, camera, smallest)
         room = int(FILLED * ground.cell_capacity.sum())
         if room >= COUNTS[0]:
             break

@@ -12,7 +12,7 @@ GRID = (4, 6)  # places of an image, down and across, in which grain and sharpne
 FLAT_SHARE = 0.15  # of a place's blocks: the smoothest, whose roughness is grain
 EDGE_SHARE = 0.02  # of an image's pixels: the steepest, whose width is the sharpness
 PROBE_PX = 1.0  # standard deviation of the blur with which edges are compared
-GROUND_ALBEDO = 0.22  # of paving, on average: the photograph's mean divided by it is the light
+GROUND_ALBEDO = 0.16  # of what cameras see, on average: the photograph's mean divided by it is the light
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # P: luma of ITU-R BT.601
 _BLOCK_PX = 16
 
@@ -75,7 +75,7 @@ def softness(luma: np.ndarray) -> np.ndarray:
     Source: Zhuo and Sim, Defocus map estimation from a single image, 2011, Eq. 5.
     """
     steep, blunt = (_steepness(part) for part in (luma, cv2.GaussianBlur(luma, (0, 0), PROBE_PX)))
-    edges = steep > max(float(np.quantile(steep, 1 - EDGE_SHARE)), 4.0)
+    edges = steep >= max(float(np.quantile(steep, 1 - EDGE_SHARE)), 4.0)
     ratio = steep / np.maximum(blunt, 1e-3)
     found = np.full(GRID, np.nan, np.float32)
     for place, window in _windows(luma.shape):

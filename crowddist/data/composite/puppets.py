@@ -30,14 +30,14 @@ from crowddist.data.simulator.solids import (
 
 # All of these are ours.
 PUPPETS = 128  # a view from one elevation; 768 in all, each also mirrored
-CLOSE_PUPPETS = 12  # those of them that are also made at a close view's resolution, which takes much longer
+CLOSE_PUPPETS = 20  # those of them that are also made at a close view's resolution, which takes much longer
 CLOSE_SCALE = 3  # times the usual resolution: heads of up to 60 px are shown as made
 UMBRELLAS = PUPPETS // 10  # the last puppets of each elevation hold one
 
 _HAIR_OF_WOMEN = {"long": 0.34, "bob": 0.18, "tail": 0.14, "bun": 0.08, "short": 0.06, "curly": 0.03, "cap": 0.05,
                   "hat": 0.05, "beanie": 0.02, "hood": 0.02, "scarf": 0.03}
-_HAIR_OF_MEN = {"short": 0.5, "crew": 0.12, "thin": 0.05, "bald": 0.05, "curly": 0.03, "long": 0.02, "cap": 0.12,
-                "backward": 0.02, "hat": 0.03, "beanie": 0.02, "hood": 0.02, "helmet": 0.02}
+_HAIR_OF_MEN = {"short": 0.62, "crew": 0.08, "thin": 0.03, "bald": 0.02, "curly": 0.03, "long": 0.02, "cap": 0.11,
+                "backward": 0.02, "hat": 0.03, "beanie": 0.01, "hood": 0.02, "helmet": 0.01}
 _CUTS_OF_WOMEN = {"slim": 0.34, "skirt": 0.12, "dress": 0.16, "shorts": 0.18, "wide": 0.08, "coat": 0.12}
 _CUTS_OF_MEN = {"slim": 0.4, "shorts": 0.28, "wide": 0.24, "coat": 0.08}
 _LUGGAGE = {"none": 0.44, "backpack": 0.18, "handbag": 0.12, "satchel": 0.1, "carrier": 0.1, "suitcase": 0.06}
