@@ -218,7 +218,7 @@ def test_grain_and_softness_are_measured() -> None:
     np.testing.assert_allclose(match.grain_levels(noisy), 5.0, rtol=0.2)
     edges = np.where(np.arange(192) // 16 % 2, 200.0, 60.0).astype(np.float32) + np.zeros((128, 1), np.float32)
     for blur in (1.0, 2.0):
-        np.testing.assert_allclose(match.softness(cv2.GaussianBlur(edges, (0, 0), blur)), blur, rtol=0.15)
+        np.testing.assert_allclose(match.softness(cv2.GaussianBlur(edges, (0, 0), blur)), blur, atol=0.2)
 
 
 def test_people_are_lit_and_coloured_like_the_photograph() -> None:
@@ -231,7 +231,7 @@ def test_people_are_lit_and_coloured_like_the_photograph() -> None:
     assert np.ptp(shown["day"], axis=1).mean() < 12
     red = street().astype(np.int16) + np.array([70, -20, -20])
     found = compose(empty_street(jpeg=coded(np.clip(red, 0, 255).astype(np.uint8))), seed=0, index=2, heads=(6, 20))
-    assert found is not None and np.ptp(found.image[found.mask > 0], axis=1).mean() > 25
+    assert found is not None and np.ptp(found.image[found.mask > 0], axis=1).mean() > 18
 
 
 # People.

@@ -23,14 +23,20 @@ from crowddist.data.simulator.light import CLEAR, CLOUDS, EXTRA_SUNNY, OVERCAST,
 from crowddist.data.simulator.paint import pose_crowd
 from crowddist.data.simulator.render import shown_heads
 from crowddist.data.simulator.scene import HEAD_M
+from crowddist.data.simulator.solids import Figure
 
 # All of these are ours.
 COUNTS = (5, 3000)
 """Fewest and most people asked for, log-uniform: half of the images ask for more than 122. A place holds what it has
 room for, so most images show fewer than they ask for."""
 FILLED = 0.75  # of a place's capacity that is asked for at most
+MOST_TRIED = 3  # times as many people as are wanted
 CAMERAS = 6  # tried for a background before it is given up
 RAINY_SHARE = 0.08  # of the images: every third person has an umbrella; elsewhere one in a hundred has
+
+
+Find = Callable[[int, int, int], Figure]
+"""(elevation, yaw, variant) -> figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +88,8 @@ def compose(background: Background, *, seed: int, index: int, heads: tuple[float
     else:
         return None
     wanted = int(min(np.exp(rng.uniform(*np.log(COUNTS))), rng.uniform(0.5, 1.0) * room))
-    crowd = _place(rng, ground, max(wanted, COUNTS[0]))
     find = _finder(seed)
-    poses = pose_crowd(camera, crowd, find)
-    crowd = _chosen(crowd, _inside(poses.head, region))
+    crowd = _crowd(rng, ground, region, max(wanted, COUNTS[0]), find)
     poses = pose_crowd(camera, crowd, find)
     weather = int(rng.choice([CLEAR, CLOUDS, OVERCAST, EXTRA_SUNNY]))
     light = draw_light(rng, rng.uniform(8.0, 17.0), weather)
@@ -101,8 +105,19 @@ def compose(background: Background, *, seed: int, index: int, heads: tuple[float
                      region=region, scene=facts)
 
 
-def _finder(seed: int) -> Callable[[int, int, int], Any]:
+def _finder(seed: int) -> Find:
     return lambda elevation, yaw, variant: puppet(seed, elevation, variant)
+
+
+def _crowd(rng: np.random.Generator, ground: Ground, region: np.ndarray, wanted: int, find: Find) -> Crowd:
+    """About `wanted` people with their heads in the region. More are tried where many fall out of a ragged region."""
+    crowd = _place(rng, ground, wanted)
+    inside = _inside(pose_crowd(ground.camera, crowd, find).head, region)
+    if inside.sum() < 0.8 * wanted:
+        more = int(wanted * min(wanted / max(int(inside.sum()), 1), MOST_TRIED))
+        crowd = _place(rng, replace(ground, cell_capacity=MOST_TRIED * ground.cell_capacity), more)
+        inside = _inside(pose_crowd(ground.camera, crowd, find).head, region)
+    return _chosen(crowd, np.flatnonzero(inside)[:wanted])
 
 
 def _place(rng: np.random.Generator, ground: Ground, wanted: int) -> Crowd:

@@ -11,8 +11,10 @@ import numpy as np
 GRID = (4, 6)  # places of an image, down and across, in which grain and sharpness are measured
 FLAT_SHARE = 0.15  # of a place's blocks: the smoothest, whose roughness is grain
 EDGE_SHARE = 0.02  # of an image's pixels: the steepest, whose width is the sharpness
+DIFFERENCE_PX2 = 0.25  # variance of the central difference of two pixels: taps half a pixel from an edge
 PROBE_PX = 1.0  # standard deviation of the blur with which edges are compared
 GROUND_ALBEDO = 0.16  # of what cameras see, on average: the photograph's mean divided by it is the light
+HIGHEST_BLACK = 0.12  # display value; a picture of bright surfaces alone has no haze
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # P: luma of ITU-R BT.601
 _BLOCK_PX = 16
 
@@ -47,7 +49,7 @@ def measure(image: np.ndarray) -> Appearance:
     light = cv2.resize(strength.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)[..., None]
     chroma = float(np.ptp(small, axis=2).mean() * 255)
     return Appearance(light=light * (tint / (tint @ _GREY)).astype(np.float32), saturation=min(chroma / 20, 1.0),
-                      black=float(np.percentile(small @ _GREY, 1)) * 0.7,
+                      black=min(float(np.percentile(small @ _GREY, 1)) * 0.7, HIGHEST_BLACK),
                       grain=_spread(grain_levels(luma), size), softness_px=_spread(softness(luma), size))
 
 
@@ -81,7 +83,9 @@ def softness(luma: np.ndarray) -> np.ndarray:
     for place, window in _windows(luma.shape):
         here = ratio[window][edges[window]]
         if len(here) >= 30:
-            found[place] = PROBE_PX / np.sqrt(max(float(np.median(here)) ** 2 - 1, 0.05))
+            # In the middle of an edge the ratio is highest; the difference of two pixels has a width of its own.
+            ratio_there = float(np.quantile(here, 0.8))
+            found[place] = np.sqrt(max(PROBE_PX**2 / max(ratio_there**2 - 1, 0.05) - DIFFERENCE_PX2, 0.0))
     return _filled(found, 0.8)
 
 
