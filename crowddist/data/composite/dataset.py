@@ -6,6 +6,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -26,6 +27,7 @@ from crowddist.data.composite.backgrounds import (
 from crowddist.data.composite.image import COUNTS, compose
 from crowddist.data.config import DataSpec
 from crowddist.data.convert.base import ITEMS_AHEAD
+from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shard_codec import Member
 from crowddist.data.shards import ShardReader, ShardWriter
 from crowddist.errors import InputError
@@ -33,6 +35,8 @@ from crowddist.randomness import hash_order
 
 CrowdMaps = Callable[[str, ShardReader, Sequence[int]], Iterable[np.ndarray]]
 """(checkpoint, images, indexes) -> for each index (views, h, w) persons a cell, by views of the image."""
+MOST_BACKGROUNDS = 1000
+"""Images that a counter looks at (ours): each process holds them, and more bring little."""
 TRIES = 8
 """Backgrounds that a composite tries before it is left out (ours)."""
 _backgrounds: list[Background] = []
@@ -44,7 +48,7 @@ def find_backgrounds(images: ShardReader, spec: DataSpec, checkpoint: str,
     """The target's empty places, by a counter or as medians of one camera. Raises InputError where there are none."""
     if not checkpoint:
         return camera_backgrounds(images, chosen_images(images, MAX_FRAMES * MAX_MEDIANS, spec.seed))
-    indexes = chosen_images(images, spec.num_images, spec.seed)
+    indexes = chosen_images(images, min(spec.num_images, MOST_BACKGROUNDS), spec.seed)
     if crowd_maps is None:
         raise InputError("composites with a counter are made by jobs/adapt.py alone; give shards, or another source")
     return counted_backgrounds(images, indexes, crowd_maps(checkpoint, images, indexes))
@@ -67,9 +71,12 @@ def write_composites(url: str, backgrounds: Sequence[Background], spec: DataSpec
     masked = not any(background.crowded.any() for background in backgrounds)
     facts = {"num_backgrounds": len(backgrounds), "asked_persons": list(COUNTS), "seed": spec.seed}
     done = [0]
-    with storage.staged_folder(url, job=storage.fingerprint(url)[:16]) as staging, ShardWriter(
+    with ExitStack() as stack:
+        staging = stack.enter_context(storage.staged_folder(url, job=storage.fingerprint(url)[:16]))
+        storage.remove_file(storage.join(staging, FILE_NAME))  # of a process killed after its last write
+        writer = stack.enter_context(ShardWriter(
             staging, name=name, split="all", labelled=True, converter=f"composite {crowddist.__version__}",
-            statistics=facts, journal=lambda: {"num_done": done[0]}) as writer:
+            statistics=facts, journal=lambda: {"num_done": done[0]}))
         if writer.resumed:
             done[0] = writer.resumed["num_done"]
         tally: Counter[str] = Counter()
@@ -80,7 +87,7 @@ def write_composites(url: str, backgrounds: Sequence[Background], spec: DataSpec
                 writer.add(f"composite_{index:06d}", members)
                 tally["made"] += 1
             done[0] = index + 1
-        if not tally and not done[0] < spec.num_images and not writer.resumed:
+        if not tally and not writer.resumed:
             raise InputError(f"none of {len(backgrounds)} backgrounds of {name} has room for {COUNTS[0]} people; give "
                              "smaller heads (heads=LOW-HIGH), or images with more empty ground")
 
