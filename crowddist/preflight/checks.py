@@ -253,6 +253,8 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
 
     def look() -> str:
         full = expand(spec)
+        if full.format == "composite":
+            return _composites(full)
         if full.format == "renderer":
             return f"{full.num_images} images, look {full.look}, will be rendered"
         url = storage.normalise(full.place)
@@ -264,6 +266,19 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
 
     row = looked(f"data {name}", HERE, look, advice="correct the address, or put the data there")
     return row, found[0] if found and row.state == "ok" else None
+
+
+def _composites(spec: DataSpec) -> str:
+    """Checks the images that people will be put into, and the counter that tells where nobody is."""
+    from crowddist.storage.run_folder import find_checkpoint
+
+    assert spec.background is not None  # `parse_data` gives one
+    if spec.counter and not storage.exists(find_checkpoint(spec.counter)):
+        raise FileNotFoundError(f"no checkpoint at {spec.counter}; give the folder of a run that has ended")
+    url = storage.normalise(spec.background.place)
+    shards = spec.background.format == "place" and storage.exists(storage.join(url, FILE_NAME))
+    told = _shards(url, "target", masks=False)[1] if shards else _raw(spec.background, "target")
+    return f"{spec.num_images} images will be composed; backgrounds: {told}"
 
 
 def _shards(url: str, role: Role, *, masks: bool) -> tuple[Manifest, str]:
