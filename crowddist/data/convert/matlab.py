@@ -1,4 +1,4 @@
-"""Checks MATLAB files (version 5) before SciPy reads them: against huge unpacked sizes and false array sizes."""
+"""Checks MATLAB files before SciPy reads them: for other formats, huge unpacked sizes and false array sizes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from crowddist.errors import InputError
 
 MOST_BYTES = 64 * 2**20  # ours: unpacked; the largest annotation of a published set has less than 1 MB
 _HEAD_BYTES = 128
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _MATRIX, _COMPRESSED = 14, 15  # types of elements. Source: MATLAB's MAT-File Format, tables of chapter 1
 # Array class -> least bytes per member: a tag for members of a cell, structure or object, a byte for those of a text.
 _LEAST_BYTES = {1: 8, 2: 8, 3: 8, 4: 1}
 _EMPTY_TEXT = 2**16  # ours: characters that a text without bytes may claim; MATLAB itself writes such texts
 _DEEPEST = 16
 _STEP_BYTES = 2**20
+
+
+def require_readable(data: bytes) -> None:
+    """Raises InputError for what is called .mat and SciPy does not read, with the next step, and as `require_harmless`.
+    """
+    if data[:10] == b"MATLAB 7.3" or _HDF5 in (data[:8], data[512:520]):
+        raise InputError("it was saved with -v7.3, as HDF5; load it in MATLAB and save it again with -v7")
+    if data[:10].lower() == b"# created " or data[:8] in (b"# name: ", b"Octave-1"):
+        raise InputError("it is in Octave's own format; load it in Octave and save it again with -v7")
+    require_harmless(data)
 
 
 def require_harmless(data: bytes) -> None:

@@ -10,15 +10,13 @@ import scipy.io
 
 from crowddist.data.convert.annotations import (
     as_rows,
-    box_centres,
-    check_boxes,
-    check_points,
     read_json_object,
     read_lines,
-    read_mat_locations,
+    read_mat_info,
     read_mat_points,
     read_raw_mask,
 )
+from crowddist.data.convert.points import box_centres, check_boxes, check_points
 from crowddist.errors import InputError
 
 PLACE = Path("GT_IMG_1.mat")
@@ -135,7 +133,7 @@ POINTS = np.array([[1.5, 2], [3, 4.25]])
         {"location": (POINTS * 4).astype(np.int32)}],
 )
 def test_mat_layouts_that_are_read(tmp_path, value):
-    found = read_mat_locations(save(tmp_path, image_info=value, other=1))
+    found = read_mat_info(save(tmp_path, image_info=value, other=1))
     factor = 4 if found.max() > 5 else 1
     np.testing.assert_array_equal(found, POINTS * factor)
     assert found.dtype == np.float64
@@ -143,8 +141,8 @@ def test_mat_layouts_that_are_read(tmp_path, value):
 
 @pytest.mark.parametrize("empty", [np.zeros((0, 2)), np.zeros((0, 0)), []])
 def test_mat_without_heads(tmp_path, empty):
-    assert read_mat_locations(save(tmp_path, image_info={"location": empty})).shape == (0, 2)
-    assert read_mat_locations(save(tmp_path, image_info=cell_of({"location": empty, "number": 0}))).shape == (0, 2)
+    assert read_mat_info(save(tmp_path, image_info={"location": empty})).shape == (0, 2)
+    assert read_mat_info(save(tmp_path, image_info=cell_of({"location": empty, "number": 0}))).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +161,12 @@ def test_mat_without_heads(tmp_path, empty):
 )
 def test_wrong_mat_layouts_are_refused(tmp_path, variables):
     with pytest.raises(InputError, match=r"a\.mat: wrong layout: image_info.location must be N x 2"):
-        read_mat_locations(save(tmp_path, **variables))
+        read_mat_info(save(tmp_path, **variables))
 
 
 def test_a_number_that_contradicts_the_points(tmp_path):
     with pytest.raises(InputError, match="its `number` is 3, but it holds 2 points"):
-        read_mat_locations(save(tmp_path, image_info=cell_of({"location": POINTS, "number": 3})))
+        read_mat_info(save(tmp_path, image_info=cell_of({"location": POINTS, "number": 3})))
 
 
 def test_a_variable_of_points(tmp_path):
@@ -207,15 +205,15 @@ def test_damaged_mat_files_are_named(tmp_path, damage, reason):
     path = save(tmp_path, image_info={"location": POINTS})
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=rf"a\.mat: .*{reason}"):
-        read_mat_locations(path)
+        read_mat_info(path)
     with pytest.raises(InputError, match=rf"a\.mat: .*{reason}"):
         read_mat_points(path, "image_info")
     path.unlink()
     with pytest.raises(InputError, match=r"a\.mat: the annotation is missing"):
-        read_mat_locations(path)
+        read_mat_info(path)
     path.mkdir()
     with pytest.raises(InputError, match=r"a\.mat: cannot be read"):
-        read_mat_locations(path)
+        read_mat_info(path)
 
 
 @pytest.mark.parametrize(

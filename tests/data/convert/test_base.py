@@ -17,8 +17,9 @@ from PIL import Image
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, hash_share, in_order, make_key
+from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, in_order, make_key
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import hash_share
 from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, decode, is_key, verify
 from crowddist.errors import InputError
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert.base import convert, in_split
+from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import in_split
 from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
 
