@@ -138,7 +138,7 @@ def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
         numbers = []
     if len(numbers) != len(columns):
         raise InputError(f"{place} should be the numbers {' '.join(columns)}, got {line[:80]!r}; download the file "
-                         "again")
+                         "again, or bring your own labels with the format csv")
     return numbers
 
 

@@ -92,8 +92,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         num_refused = len(skipped.entries)
         if not items:
             reason = skipped.entries[-1]["reason"] if skipped.entries else holds(root)
-            raise InputError(f"no images of the split {split!r} in {root}; {reason}; give a folder that holds "
-                             f"{form.summary}{_unpack(root)}")
+            raise InputError(f"no images of the split {split!r} in {root}; {reason}; "
+                             f"{_unpack(root) or f'give a folder that holds {form.summary}'}")
         full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
         full_name += "-unlabelled" if unlabelled and form.annotate is not None else ""
         tally: Counter[str] = Counter()
@@ -198,7 +198,7 @@ def _plain(text: str) -> str:
 
 def _unpack(root: Path) -> str:
     """What to do with the shards of another tool; "" where there are none."""
-    return ("; these are shards without the manifest of jobs/convert.py: unpack them (tar -xf) and convert the files"
+    return ("these are shards without the manifest of jobs/convert.py: unpack them (tar -xf) and convert the files"
             if next(root.glob("*.tar"), None) else "")
 
 

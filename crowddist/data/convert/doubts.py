@@ -31,8 +31,8 @@ _OTHERS = {
     "num_other_marks": "marks left out: of another class or shape, or without a place",
     "num_unlabelled_images": "images without labels left out",
     "num_other_files": "other files",
-    "num_label_files": "files not read that may be labels: to read them give csv, coco, labelme or cvat instead of "
-                       "folder",
+    "num_label_files": "files not read that may be labels; csv (columns file, x, y), coco, labelme or cvat reads them "
+                       "if given instead of folder",
 }
 
 

@@ -140,8 +140,11 @@ def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _hint(points: np.ndarray, size: tuple[int, int], rotation: int) -> str:
     """What to do where the points fit the image turned upright, or with their axes swapped; else ""."""
+    num_outside = int((~_inside(points, size)).sum())
+
     def fits(tried: np.ndarray, frame: tuple[int, int]) -> bool:
-        return float(np.mean(~_inside(tried, frame))) <= MOST_BAD_SHARE
+        left = int((~_inside(tried, frame)).sum())
+        return left <= num_outside // 10 and left <= MOST_BAD_SHARE * len(tried)
 
     if rotation in (5, 6, 7, 8) and fits(points, size[::-1]):
         return (f"they fit the image turned upright, as its rotation tag {rotation} says: turn the image files upright "
