@@ -6,6 +6,7 @@ A format reads its files into marks by image and is a row of `RAW_FORMATS`; all 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,9 +119,12 @@ def _read_all(folder: Path, suffix: str, read: Callable[[Path], Mapping[str, Lab
         else:
             for image, held in found.items():
                 key = (path.parent.relative_to(folder) / _plain(image)).as_posix()
-                if key in labels:
+                if key not in labels:
+                    labels[key] = held
+                elif labels[key].place == path:  # written in two ways
+                    labels[key].marks.extend(held.marks)
+                else:
                     raise InputError(f"{path} and {labels[key].place} both label {image[:80]!r}; keep one of the two")
-                labels[key] = held
     if not labels and not damaged:
         raise others[0] if others else InputError(f"no {suffix} with labels in {folder}: {holds(folder)}")
     return _of_people(labels), damaged, len(others)
@@ -153,11 +157,11 @@ def _pair(folder: Path, images: Iterable[Path],
     for path in images:
         relative = path.relative_to(folder)
         for name in {relative.as_posix(), relative.with_suffix("").as_posix(), relative.name, relative.stem}:
-            by_name[name].append(path)
+            by_name[_plain(name)].append(path)
     found: dict[Path, Labels] = {}
     refused = []
     for image, held in labels.items():
-        places = by_name.get(image) or by_name.get(PurePosixPath(image).name, [])
+        places = by_name.get(_plain(image)) or by_name.get(_plain(PurePosixPath(image).name), [])
         if len(places) == 1 and places[0] not in found:
             found[places[0]] = held
         else:
@@ -174,5 +178,5 @@ def _item(folder: Path, path: Path, labels: Labels | None) -> Item:
 
 
 def _plain(name: str) -> str:
-    """A name of an image as labels write it, as a relative path of ours."""
-    return name.strip().replace("\\", "/").lstrip("/")
+    """A name of an image as labels write it, as a relative path of ours; systems write accents in two ways."""
+    return unicodedata.normalize("NFC", name.strip().replace("\\", "/").lstrip("/"))

@@ -22,8 +22,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     `fold-K-train` the others (ours).
     """
     place = _image_folder(folder)
-    places = [place] if place == folder else [place, *subfolders(folder)]
-    annotations = fullest(places, f"*{ENDING}") or place
+    annotations = fullest([place, folder, *subfolders(folder)], f"*{ENDING}") or place
     items, refused, others = list_pairs(place, ENDING, labelled, annotations)
     known = {str(number) for number in range(1, NUM_IMAGES + 1)}
     strays = [item for item in items if not item.name.isdecimal()]
