@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.matlab import require_readable
+from crowddist.data.convert.matlab import read_variable
 from crowddist.errors import InputError
 
 # ours: five times the largest file of all published sets, which holds the boxes of 15,000 images.
@@ -25,10 +24,11 @@ def read_mat_info(place: Path) -> tuple[np.ndarray, int | None]:
     missing, damaged or of another layout.
     """
     value, number = _read_mat(place, "image_info"), None
-    while isinstance(value, np.ndarray) and value.dtype.kind in "OV" and value.size == 1:
-        names = value.dtype.names or ()
-        number = value["number"] if "number" in names else number
-        value = value["location"] if "location" in names else value.reshape(-1)[0] if value.dtype.kind == "O" else None
+    while isinstance(value, dict) or (isinstance(value, np.ndarray) and value.dtype == object and value.size == 1):
+        if isinstance(value, dict):
+            value, number = value.get("location"), value.get("number", number)
+        else:
+            value = value[0]
     return as_points(value, place, "image_info.location"), as_count(number)
 
 
@@ -143,16 +143,12 @@ def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
 
 
 def _read_mat(place: Path, name: str) -> Any:
-    """One variable of a MATLAB file as SciPy reads it; None if the file has no such variable."""
-    import scipy.io
-
+    """One variable of a MATLAB file; None if the file has no such variable."""
     data = read_file(place)
     try:
-        require_readable(data)
-        return scipy.io.loadmat(io.BytesIO(data), variable_names=[name]).get(name)
-    except Exception as error:  # a damaged file can raise anything in SciPy
-        raise InputError(f"{place}: not a MATLAB file that can be read: "
-                         f"{' '.join(str(error).split()) or type(error).__name__}") from None
+        return read_variable(data, name)
+    except InputError as error:
+        raise InputError(f"{place}: not a MATLAB file that can be read: {error}") from None
 
 
 def read_file(place: Path, may_be_empty: bool = False) -> bytes:

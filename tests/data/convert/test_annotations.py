@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from crowddist.data.convert.annotations import (
     read_mat_points,
     read_raw_mask,
 )
+from crowddist.data.convert.matlab import read_variable
 from crowddist.errors import InputError
 
 PLACE = Path("GT_IMG_1.mat")
@@ -167,3 +169,41 @@ def test_raw_masks_take_the_size_of_the_image(tmp_path):
     np.testing.assert_array_equal(read_raw_mask(tmp_path / "m.raw", (3, 4)), mask)
     with pytest.raises(InputError, match=r"m.raw: 12 bytes, a mask of 5 x 3 px has 15"):
         read_raw_mask(tmp_path / "m.raw", (3, 5))
+
+
+@pytest.mark.parametrize("version", ["4", "5"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["f8", "f4", "i4", "i2", "u2", "u1"])
+def test_numbers_are_read_as_scipy_reads_them(tmp_path, version, packed, kind):
+    values = np.arange(6).reshape(3, 2).astype(kind)
+    scipy.io.savemat(tmp_path / "a.mat", {"before": "text", "annPoints": values, "after": 1}, format=version,
+                     do_compression=packed and version == "5")
+    found = read_mat_points(tmp_path / "a.mat", "annPoints")
+    np.testing.assert_array_equal(found, scipy.io.loadmat(tmp_path / "a.mat")["annPoints"])
+
+
+def test_nested_values_hand_worked(tmp_path):
+    cells = np.empty((1, 3), object)
+    cells[0] = ["three", POINTS, POINTS]
+    path = save(tmp_path, cells=cells, pair=np.array([[(1, 2), (3, 4)]], [("a", object), ("b", object)]))
+    data = path.read_bytes()
+    text, first, second = read_variable(data, "cells")
+    assert text == "three" and (first == POINTS).all() and (second == POINTS).all()
+    pair = [(entry["a"].item(), entry["b"].item()) for entry in read_variable(data, "pair")]
+    assert pair == [(1, 2), (3, 4)]
+    assert read_variable(data, "none") is None
+
+
+@pytest.mark.parametrize(("place", "value", "reason"), [
+    (176, 24, "numbers of the unknown type 24"), (176, 0xFF, "numbers of the unknown type"),
+    (160, 7, "an array of 7 x 2 numbers has 32 bytes"), (160, 0xFFFFFFFF, "an array has no sizes"),
+    (132, 0x7FFFFFFF, "it ends early"), (180, 0x7FFFFFFF, "it ends early")])
+def test_a_damaged_head_ends_in_one_line_and_not_the_process(tmp_path, place, value, reason):
+    """SciPy's reader crashes on the first."""
+    path = save(tmp_path, x=POINTS)
+    data = bytearray(path.read_bytes())
+    assert data[176:180] == struct.pack("<I", 9)  # double
+    data[place : place + 4] = struct.pack("<I", value)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.mat: not a MATLAB file that can be read: .*{reason}"):
+        read_mat_points(path, "x")
