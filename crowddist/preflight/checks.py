@@ -255,6 +255,9 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
         full = expand(spec)
         if role in LABELS_OPENED:
             full = recognised(full, role)
+        elif (full.format == "place" and role != "target" and storage.is_local(full.place)
+              and storage.is_folder(full.place) and not storage.exists(storage.join(full.place, FILE_NAME))):
+            return "a folder without shards; labels in it are looked for when they are used"
         if full.format == "renderer":
             return f"{full.num_images} images, look {full.look}, will be rendered"
         url = storage.normalise(full.place)
