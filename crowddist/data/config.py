@@ -10,8 +10,8 @@ from typing import Literal, get_args
 from crowddist.errors import InputError, require_not_negative, require_positive
 
 RAW_FORMATS = ("gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face",
-               "crowd_human")
-"""Raw data sets, in the order of the help text; each is a module of `data.convert`."""
+               "crowd_human", "csv", "coco", "labelme", "cvat")
+"""Raw data sets and formats of one's own labels, in the order of the help text; each is a module of `data.convert`."""
 Look = Literal["broad", "source", "target"]
 
 

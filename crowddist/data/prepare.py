@@ -63,6 +63,7 @@ def prepare(
     spec = expand(spec)
     if spec.format == "composite":
         return _composites(spec, place, role, say, skip_bad, masks, crowd_maps)
+    spec = recognised(spec, role)
     folder = storage.join(storage.normalise(place), "data")
     # One process at a time: another run may render or convert the same data now.
     hold = storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}"))
@@ -148,6 +149,21 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
     return Prepared(url=url, manifest=manifest)
 
 
+def recognised(spec: DataSpec, role: Role) -> DataSpec:
+    """The same data with its format, where a folder of raw data is given by its place alone. Opens labels, so a target
+    stays as it is. Raises FileNotFoundError, saying what is there, for a folder without labels that are read.
+    """
+    if (spec.format != "place" or role == "target" or not storage.is_local(spec.place)
+            or not storage.is_folder(spec.place) or storage.exists(storage.join(spec.place, FILE_NAME))):
+        return spec
+    from crowddist.data.convert.recognise import recognise
+
+    try:
+        return replace(spec, format=recognise(Path(storage.shown(spec.place))))
+    except InputError as error:
+        raise FileNotFoundError(f"no data set at {spec.place}: {FILE_NAME} is missing, and {error}") from None
+
+
 def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
     """A readable folder name, unique for place, content and role."""
     kind = "unlabelled" if role == "target" else "labelled"
@@ -161,6 +177,7 @@ def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
 
 def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:
     from crowddist.data.convert.base import SKIPPED, convert
+    from crowddist.data.convert.doubts import DOUBTS, notes
     from crowddist.data.convert.formats import FORMATS
 
     def watch(items: Sequence[Entry]) -> Iterable[Entry]:
@@ -174,6 +191,8 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     form = FORMATS["folder" if spec.format == "place" else spec.format]
     converted = convert(form, spec.place, url, split="" if spec.split == "all" else spec.split, skip_bad=skip_bad,
                         unlabelled=role == "target", num_workers=num_workers, watch=watch)
+    if told := notes(converted.manifest.statistics):
+        say(f"{role}: {', '.join(told)}{f', listed in {storage.join(url, DOUBTS)}' if converted.doubts else ''}")
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 

@@ -67,6 +67,10 @@ def test_help_names_the_formats_without_importing_torch():
         "nwpu_crowd",
         "wider_face",
         "crowd_human",
+        "csv",
+        "coco",
+        "labelme",
+        "cvat",
         "folder",
         "--split",
         "--skip-bad",
@@ -164,3 +168,16 @@ def test_bad_arguments_are_one_line_and_exit_2(arguments):
     done = run(*arguments)
     assert (done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
             and done.stderr.startswith("error: "))
+
+
+def test_what_was_doubtful_is_told_by_the_conversion_and_by_info(tmp_path, photos):
+    (photos / "points.csv").write_text("file,x,y\n0.jpg,3,4\n0.jpg,3,4\n0.jpg,60,4\n1.jpg,,\n")
+    done = run("csv", photos, tmp_path / "set")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("my photos (all): 2 images, 2 persons, 1 shards, 1 images without labels left out, 1 points beyond the "
+            "image dropped (in 1 images), 1 points repeat another (in 1 images), listed in doubts.json") in done.stdout
+    told = run("info", tmp_path / "set").stdout
+    assert ("\ndoubtful: 1 images without labels left out\ndoubtful: 1 points beyond the image dropped (in 1 images)\n"
+            "doubtful: 1 points repeat another (in 1 images)\n") in told
+    told = run("folder", photos, tmp_path / "bare").stdout
+    assert "1 files not read that may be labels; csv (columns file, x, y), coco, labelme or cvat reads them" in told

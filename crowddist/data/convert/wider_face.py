@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, require_annotations
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, require_annotations
 from crowddist.data.images import SUFFIXES, find_images
 from crowddist.errors import InputError
 
