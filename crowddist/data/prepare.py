@@ -65,6 +65,7 @@ def prepare(
 
             verify(url)
             with hold:
+                storage.mark_as_ours(folder)
                 url = readable(url, folder, closed=role == "target", say=lambda line: say(f"{role}: {line}"))
     else:
         url = storage.join(folder, _slug(spec, role, skip_bad))
@@ -73,6 +74,7 @@ def prepare(
                 if not storage.exists(storage.join(url, FILE_NAME)):
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
+                    storage.mark_as_ours(folder)
     manifest = verify(url)
     require_labels(url, manifest, role, masks=masks)
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
@@ -91,7 +93,11 @@ def require_labels(url: str, manifest: Manifest, role: Role, *, masks: bool) -> 
 
 
 def expand(spec: DataSpec) -> DataSpec:
-    """Expands `~` and `$NAME` in the place. Raises InputError for a variable that is not set or holds a secret."""
+    """Expands `~` and `$NAME` in the place, unless a folder is called so. Raises InputError for a variable that is not
+    set or holds a secret.
+    """
+    if os.path.exists(spec.place):
+        return spec
     for name in re.findall(r"\$\{?(\w+)", spec.place):
         if is_secret_name(name):
             raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name "
@@ -116,7 +122,7 @@ def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
 
 
 def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:
-    from crowddist.data.convert.base import SKIPPED, convert
+    from crowddist.data.convert.base import SKIPPED, convert, doubts
     from crowddist.data.convert.formats import FORMATS
 
     def watch(items: Sequence[Entry]) -> Iterable[Entry]:
@@ -132,6 +138,8 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
                         unlabelled=role == "target", num_workers=num_workers, watch=watch)
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
+    for note in (*converted.notes, *doubts(converted.manifest)):
+        say(f"{role}: {note}")
 
 
 def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:

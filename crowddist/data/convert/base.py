@@ -16,7 +16,7 @@ import numpy as np
 import crowddist
 from crowddist import storage
 from crowddist.data.convert.annotations import box_centres, check_boxes, check_points
-from crowddist.data.images import MIN_SIDE_PX, SUFFIXES, StoredImage, store_image
+from crowddist.data.images import MIN_SIDE_PX, NOTES, SUFFIXES, StoredImage, store_image
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
 from crowddist.data.shard_codec import LABEL_FACTS, Member
 from crowddist.data.shards import MAX_KEY_BYTES, MAX_SHARD_BYTES, ShardWriter
@@ -30,11 +30,11 @@ Made = TypeVar("Made")
 # The type of `in_order`: (items, make, num_workers) -> each item with a function that returns `make(item)` or raises.
 InOrder = Callable[[Iterable["Item"], Callable[["Item"], Any], int], Iterator[tuple["Item", Callable[[], Any]]]]
 _NOTES = {
-    "num_skipped": "files skipped: cannot be read",
     "num_clipped_points": "points moved to the border",
     "num_repeated_points": "points repeat another",
     "num_cut_boxes": "boxes cut at the border",
     "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
+    **NOTES,
 }
 
 
@@ -58,6 +58,7 @@ class Listing:
     items: tuple[Item, ...]  # in the order of the shards
     refused: tuple[tuple[Path, str], ...] = ()  # files that belong to no item, and why
     facts: dict[str, Any] = field(default_factory=dict)  # for the manifest's statistics, e.g. how the split was made
+    notes: tuple[str, ...] = ()  # lines about the folder, for the user
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +96,22 @@ class Conversion:
     manifest: Manifest
     skipped: tuple[dict[str, str], ...]  # {"file", "reason"} each
     num_resumed: int = 0  # images of the source that an earlier, stopped conversion had handled
+    notes: tuple[str, ...] = ()  # lines about the source, for the user
 
     def summary(self) -> str:
         """One line: what was written, and where."""
         facts = self.manifest.statistics
         persons = f"{facts['persons']:.0f} persons" if self.manifest.labelled else "unlabelled"
         parts = [f"{self.manifest.num_samples} images", persons, f"{len(self.manifest.shards)} shards"]
-        parts += [f"{facts[fact]} {words}" for fact, words in _NOTES.items() if facts.get(fact)]
+        parts += [f"{facts['num_skipped']} files skipped: cannot be read"] if facts.get("num_skipped") else []
+        parts += doubts(self.manifest)
         parts += [f"{self.num_resumed} images done before it was stopped"] if self.num_resumed else []
         return f"{self.manifest.name} ({self.manifest.split}): {', '.join(parts)}: {self.url}"
+
+
+def doubts(manifest: Manifest) -> list[str]:
+    """How many images and labels of a data set were doubtful, by kind; nothing if none were."""
+    return [f"{manifest.statistics[fact]} {words}" for fact, words in _NOTES.items() if manifest.statistics.get(fact)]
 
 
 def convert(form: Format, source: str | os.PathLike[str], destination: str | os.PathLike[str], *, split: str = "",
@@ -151,6 +159,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         num_refused = len(skipped.entries)
         if not items:
             reason = f"; {skipped.entries[-1]['reason']}" if skipped.entries else ""
+            reason += "".join(f"; {note}" for note in listing.notes)
             raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds "
                              f"{form.summary}")
         full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
@@ -192,7 +201,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                     storage.write_json(storage.join(staging, SKIPPED), skipped.entries)
             manifest = read_manifest(staging)
         return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(skipped.entries),
-                          num_resumed=num_resumed)
+                          num_resumed=num_resumed, notes=listing.notes)
 
 
 def make_key(name: str) -> str:
@@ -315,8 +324,8 @@ def in_order(items: Iterable[Item], make: Callable[[Item], Made],
 
 def _members(form: Format, item: Item, labelled: bool, max_size: int | None) -> tuple[dict[str, Member], Counter[str]]:
     """The members of one sample, and counts of its clipped, repeated, cut and left-out labels."""
-    tally: Counter[str] = Counter()
     image = store_image(item.image, upright=form.upright, max_size=max_size)
+    tally = Counter(image.notes)
     height, width = image.size
     scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": height, "width": width}
     members: dict[str, Member] = {image.extension: image.data, "json": scene}
