@@ -65,9 +65,9 @@ def is_unread_picture(kind: str) -> bool:
     return kind in _PICTURES
 
 
-def refusal(head: bytes) -> str:
+def refusal(head: bytes, name: PurePath) -> str:
     """Why a file with these first bytes is not read, and the next step."""
-    kind = kind_of(head)
+    kind = kind_of(head, name)
     if head and not head.strip(b"\0"):
         return "not an image: it begins with zero bytes only; copy it again"
     if kind in _FILMS:

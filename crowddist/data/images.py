@@ -99,7 +99,7 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
         max_size: shrink the image to this longest side, px.
     """
     with _naming(path):
-        picture = _decode(_read(path), upright=upright)
+        picture = _decode(_read(path), path, upright=upright)
         pixels, plain = picture.pixels, picture.plain
         longest = max(pixels.shape[:2])
         if max_size is not None and longest > max_size:
@@ -114,7 +114,7 @@ def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...
     `store_image` does.
     """
     with _naming(path):
-        picture = _decode(_read(path), upright=True)
+        picture = _decode(_read(path), path, upright=True)
         return np.ascontiguousarray(picture.pixels), picture.notes
 
 
@@ -150,9 +150,9 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise InputError(f"cannot be read: {error.strerror}") from None
 
 
-def _decode(data: bytes, *, upright: bool) -> _Picture:
+def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Picture:
     """Decodes a file's bytes. Raises any of the decoders' exceptions for a file that ends early or is damaged."""
-    image = _open(data)
+    image = _open(data, path)
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         height, width = image.height, image.width
         divisor = jpeg_divisor(height, width, progressive="progressive" in image.info)
@@ -177,8 +177,8 @@ def _decode(data: bytes, *, upright: bool) -> _Picture:
     return _Picture(pixels=pixels, source_size=(height, width), plain=plain, notes=tuple(notes), rotation=rotation)
 
 
-def _open(data: bytes) -> Image:
-    """Reads and checks the header; decodes no pixel."""
+def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
+    """Reads and checks the header; decodes no pixel. The path is only for what is said of other formats."""
     import io
 
     import PIL.Image
@@ -188,7 +188,7 @@ def _open(data: bytes) -> Image:
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=READ)
     except PIL.UnidentifiedImageError:
-        raise InputError(refusal(data[:HEAD_BYTES])) from None
+        raise InputError(refusal(data[:HEAD_BYTES], Path(path))) from None
     except PIL.Image.DecompressionBombError as error:
         raise InputError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
     if image.format == "TIFF" and 50706 in image.tag_v2:  # type: ignore[attr-defined]  # DNGVersion

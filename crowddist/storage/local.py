@@ -99,7 +99,7 @@ class LocalPlace:
     scratch_folder = local_folder
 
     def mark(self, *, fresh: bool) -> None:
-        if not (fresh and self._is_full()):
+        if not (self.path / MARK).exists() and not (fresh and self._is_full()):
             (self.local_folder() / MARK).touch()
 
     def local_copy(self) -> nullcontext[Path]:

@@ -350,3 +350,20 @@ def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path:
     assert keys(found) == ["image-000", "image-002"]
     with pytest.raises(AssertionError, match="was opened"):
         prepared(url, tmp_path / "runs", "source", skip_bad=True)
+
+
+def test_a_folder_called_as_a_variable_is_itself(photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "$HOME")
+    assert keys(prepared(str(tmp_path / "$HOME"), tmp_path / "runs", "target")[0]) == ["0", "1", "2"]
+
+
+def test_runs_inside_the_target_are_no_part_of_it(photos: Path) -> None:
+    """The storage lies in the target, and holds pictures of a run that began before."""
+    storage = photos / "runs"
+    first, _ = prepared(str(photos), storage, "target")
+    (storage / "data" / "raw").mkdir()
+    (storage / "data" / "raw" / "0.jpg").write_bytes((photos / "0.jpg").read_bytes())
+    second, lines = prepared(str(photos), storage, "target")
+    assert first.url == second.url and keys(second) == ["0", "1", "2"]
+    third, lines = prepared(str(photos), photos / "other runs", "target")
+    assert keys(third) == ["0", "1", "2"] and any("written by crowddist: runs/data" in line for line in lines)
