@@ -64,8 +64,10 @@ def _patient(stream: Any) -> Any:
         return stream
     stream.flush()
     pipe = _Pipe(stream.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(pipe), encoding=stream.encoding, errors="backslashreplace",
-                            line_buffering=stream.line_buffering)
+    # Unbuffered (python -u) means a raw stream below.
+    buffer: Any = pipe if stream.write_through else io.BufferedWriter(pipe)
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors="backslashreplace",
+                            line_buffering=stream.line_buffering, write_through=stream.write_through)
 
 
 def read_arguments(read: Callable[[], Arguments]) -> Arguments:

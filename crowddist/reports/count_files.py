@@ -63,10 +63,10 @@ def predict_files(
                 bad.append(str(error))
                 say(readable(f"left out: {error}"))
                 continue
-            row, picture = _count(predictor, image, path)
+            row, words, picture = _count(predictor, image, path)
             storage.write_bytes(storage.join(place, entry["overlay"]), picture)
             table.add(index, entry | {"row": row})
-            say(f"{index + 1}/{len(files)} {row['file']}: {row['count']:.1f} ± {row['uncertainty']:.1f}")
+            say(f"{index + 1}/{len(files)} {row['file']}: {words}")
     rows = table.rows()
     if not rows:
         raise InputError("none of the files could be read as an image")
@@ -88,15 +88,16 @@ def _read(predictor: Predictor, path: Path) -> tuple[np.ndarray, list[str]]:
         raise InputError(f"{path}: {error}") from None
 
 
-def _count(predictor: Predictor, image: np.ndarray, path: Path) -> tuple[dict[str, Any], bytes]:
-    """A file's row of the table, and its overlay."""
+def _count(predictor: Predictor, image: np.ndarray, path: Path) -> tuple[dict[str, Any], str, bytes]:
+    """A file's row of the table, its count in words, and its overlay."""
     from crowddist.reports.sheets import overlay
 
     found = predictor.predict(image)
     row = {"file": _cell(path), "count": round(found.count, 2), "uncertainty": round(found.uncertainty, 2),
            "points": len(found.points)}
-    return row, encode_png(overlay(image, found.density, count=found.count, uncertainty=found.uncertainty,
-                                   points=found.points, sizes=found.sizes, title=readable(path.name)))
+    picture = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty, points=found.points,
+                      sizes=found.sizes, title=readable(path.name))
+    return row, f"{found.count:.1f} ± {found.uncertainty:.1f}", encode_png(picture)
 
 
 def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], None]) -> list[Path]:
