@@ -162,7 +162,7 @@ def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Pic
         rotation = _rotation(image)
     else:
         require_shape(image.height, image.width)
-        rotation = _rotation(image)  # before the pixels: Pillow turns a TIFF itself when it loads it
+        rotation = _rotation(image)
         pixels, notes = _other_pixels(image, data)
         height, width = pixels.shape[:2]
         is_plain = (image.format == "PNG" and data[24] == 8 and image.mode in ("L", "RGB")

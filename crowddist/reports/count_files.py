@@ -74,7 +74,7 @@ def predict_files(
         say(f"{number} {NOTES[note]}")
     table.finish(whole=not bad or skip_bad)
     if bad and not skip_bad:
-        more = f", as can {len(bad) - 1} more" if bad[1:] else ""
+        more = f", and {len(bad) - 1} more" if bad[1:] else ""
         raise InputError(f"{bad[0]}{more}; the other {len(rows)} images are counted, --skip-bad leaves such files out")
     return rows
 
