@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 
 import numpy as np
 
@@ -71,7 +70,7 @@ def _clean(data: bytes) -> bytes | None:
         if max(size) > 65_500:
             return None
         alone = head[: place + 1] + struct.pack(">HH", *size) + head[place + 5 :]
-        found = _trimmed(piece, lambda part, alone=alone: alone + part + _END, restarts=bool(markers))
+        found = _trimmed(alone, piece, restarts=bool(markers))
         if found is None:
             return None
         cleaned.append(found)
@@ -79,13 +78,15 @@ def _clean(data: bytes) -> bytes | None:
     return head + joined + _END
 
 
-def _trimmed(piece: bytes, as_file: Callable[[bytes], bytes], *, restarts: bool) -> bytes | None:
-    """A piece of the scan without what follows its last block; None if it is not whole or too much follows."""
+def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
+    """A piece of the scan, below the head of a file of its size, without what follows its last block; None if it is not
+    whole or too much follows.
+    """
     import simplejpeg
 
     def fault(part: bytes) -> str:
         try:
-            simplejpeg.decode_jpeg(as_file(part), colorspace="GRAY", strict=True)
+            simplejpeg.decode_jpeg(head + part + _END, colorspace="GRAY", strict=True)
         except ValueError as error:
             return str(error)
         return ""

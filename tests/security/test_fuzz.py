@@ -98,7 +98,7 @@ def test_records_with_a_wrong_value_are_read_or_refused() -> None:
             from_json(json.dumps(torn))
 
 
-class _either:  # noqa: N801 - used as pytest.raises is
+class _either:
     """Allows an InputError of one line."""
 
     def __enter__(self) -> None: ...
