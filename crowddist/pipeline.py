@@ -83,6 +83,8 @@ def adapt(
     """
     started = time.time()
     folder, name = run_folder(config), run_name(config)
+    storage.mark_as_ours(config.storage, fresh=True)  # the target may be the folder around it
+    storage.mark_as_ours(folder)
     with storage.exclusive(folder):
         require_same_config(config, folder)
         if storage.exists(storage.join(folder, files.RESULT)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -55,7 +56,8 @@ def parse_data(text: str) -> DataSpec:
         return _parse_composite(text, rest)
     if head in RAW_FORMATS:
         path, colon, split = rest.rpartition(":")
-        if not colon or "/" in split:
+        # A folder may be called by a time of day: splits begin with a letter.
+        if not colon or "/" in split or split[:1].isdigit() or os.path.isdir(rest):
             path, split = rest, ""
         spec = DataSpec(format=head, place=path, split=split or "all")
     elif head == "folder":

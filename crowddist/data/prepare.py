@@ -75,6 +75,7 @@ def prepare(
 
             verify(url)
             with hold:
+                storage.mark_as_ours(folder)
                 url = readable(url, folder, closed=role == "target", say=lambda line: say(f"{role}: {line}"))
     else:
         url = storage.join(folder, _slug(spec, role, skip_bad))
@@ -83,6 +84,7 @@ def prepare(
                 if not storage.exists(storage.join(url, FILE_NAME)):
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
+                    storage.mark_as_ours(folder)
     manifest = verify(url)
     require_labels(url, manifest, role, masks=masks)
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
@@ -101,7 +103,11 @@ def require_labels(url: str, manifest: Manifest, role: Role, *, masks: bool) -> 
 
 
 def expand(spec: DataSpec) -> DataSpec:
-    """Expands `~` and `$NAME` in the place. Raises InputError for a variable that is not set or holds a secret."""
+    """Expands `~` and `$NAME` in the place, unless a folder is called so. Raises InputError for a variable that is not
+    set or holds a secret.
+    """
+    if os.path.exists(spec.place):
+        return spec
     for name in re.findall(r"\$\{?(\w+)", spec.place):
         if is_secret_name(name):
             raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name "
@@ -191,6 +197,8 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     form = FORMATS["folder" if spec.format == "place" else spec.format]
     converted = convert(form, spec.place, url, split="" if spec.split == "all" else spec.split, skip_bad=skip_bad,
                         unlabelled=role == "target", num_workers=num_workers, watch=watch)
+    for note in converted.notes:
+        say(f"{role}: {note}")
     if told := notes(converted.manifest.statistics):
         say(f"{role}: {', '.join(told)}{f', listed in {storage.join(url, DOUBTS)}' if converted.doubts else ''}")
     if converted.skipped:

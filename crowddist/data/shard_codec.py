@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ _ARRAYS: dict[str, tuple[type, tuple[int | None, ...]]] = {
 _BILEVEL = ("mask.png", "keep.png", "region.png")
 _LONGEST_ARRAY_HEAD = 1024
 """Bytes of the header in NumPy's format; ours have 128."""
-_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError)
-"""Errors of the decoders; RecursionError comes from endlessly nested brackets."""
+_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError, TokenError)
+"""Errors of the decoders; RecursionError comes from endlessly nested brackets, TokenError from an array's torn head."""
 LABEL_FACTS = ("count", "level", "scene_level")
 """Entries of a sample's json that come from annotations; an unlabelled set must not hold them."""
 

@@ -373,3 +373,20 @@ def test_a_folder_whose_labels_are_not_read_is_told_what_is(photos: Path, tmp_pa
     with pytest.raises(FileNotFoundError, match=r"no data set at .*my photos: manifest\.json is missing, and no labels "
                                                 r"that are read in .*: it holds 3 \.jpg, 1 \.txt; read are gcc, .*"):
         prepared(str(photos), tmp_path / "runs", "evaluation")
+
+
+def test_a_folder_called_as_a_variable_is_itself(photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "$HOME")
+    assert keys(prepared(str(tmp_path / "$HOME"), tmp_path / "runs", "target")[0]) == ["0", "1", "2"]
+
+
+def test_runs_inside_the_target_are_no_part_of_it(photos: Path) -> None:
+    """The storage lies in the target, and holds pictures of a run that began before."""
+    storage = photos / "runs"
+    first, _ = prepared(str(photos), storage, "target")
+    (storage / "data" / "raw").mkdir()
+    (storage / "data" / "raw" / "0.jpg").write_bytes((photos / "0.jpg").read_bytes())
+    second, lines = prepared(str(photos), storage, "target")
+    assert first.url == second.url and keys(second) == ["0", "1", "2"]
+    third, lines = prepared(str(photos), photos / "other runs", "target")
+    assert keys(third) == ["0", "1", "2"] and any("written by crowddist: runs/data" in line for line in lines)

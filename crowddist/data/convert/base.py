@@ -37,6 +37,7 @@ class Conversion:
     skipped: tuple[dict[str, str], ...]  # {"file", "reason"} each
     doubts: tuple[dict[str, Any], ...] = ()  # {"file", "kind", "number", "reason"} each
     num_resumed: int = 0  # images of the source that an earlier, stopped conversion had handled
+    notes: tuple[str, ...] = ()  # lines about the source, for the user
 
     def summary(self) -> str:
         """One line: what was written, and where."""
@@ -91,8 +92,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         items = _keyed(listing.items, skipped)
         num_refused = len(skipped.entries)
         if not items:
-            reason = skipped.entries[-1]["reason"] if skipped.entries else holds(root)
-            raise InputError(f"no images of the split {split!r} in {root}; {reason}; "
+            told = [*([skipped.entries[-1]["reason"]] if skipped.entries else []), *listing.notes] or [holds(root)]
+            raise InputError(f"no images of the split {split!r} in {root}; {'; '.join(told)}; "
                              f"{_unpack(root) or f'give a folder that holds {form.summary}'}")
         full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
         full_name += "-unlabelled" if unlabelled and form.annotate is not None else ""
@@ -139,7 +140,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                     storage.write_json(storage.join(staging, SKIPPED), skipped.entries)
             manifest = read_manifest(staging)
         return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(skipped.entries),
-                          doubts=tuple(doubts), num_resumed=num_resumed)
+                          doubts=tuple(doubts), num_resumed=num_resumed, notes=listing.notes)
 
 
 def require_folder(source: str | os.PathLike[str], form: Format) -> None:

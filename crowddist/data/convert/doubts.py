@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from crowddist.data import images
+
 DOUBTS = "doubts.json"
 """Beside the manifest where something was doubtful: a list of {"file", "kind", "number", "reason"}."""
 DOUBTFUL_IMAGES = "doubtful_images"
@@ -22,7 +24,7 @@ _POINTS = {
 _IMAGES = {
     "num_wrong_counts": "counts differ from the points",
     "num_extra_columns": "images whose third column after x and y was not read",
-    "num_rotation_tags": "images with a rotation tag, labels taken as those of the pixels as stored",
+    **images.NOTES,
 }
 _OTHERS = {
     "num_skipped": "files skipped: cannot be read",

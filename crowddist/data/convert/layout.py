@@ -38,6 +38,7 @@ class Listing:
     items: tuple[Item, ...]  # in the order of the shards
     refused: tuple[tuple[Path, str], ...] = ()  # files that belong to no item, and why
     facts: dict[str, Any] = field(default_factory=dict)  # for the manifest's statistics, e.g. how the split was made
+    notes: tuple[str, ...] = ()  # lines about the folder, for the user
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from crowddist.data.convert.layout import Annotation, Format, Item, Listing, holds, in_split, split_facts
 from crowddist.data.convert.points import box_centres
-from crowddist.data.images import find_images
+from crowddist.data.walk import find_images
 from crowddist.errors import InputError
 
 PEOPLE = (("head", "heads"), ("face", "faces"), ("person", "persons", "people", "pedestrian", "pedestrians", "human"))
@@ -51,10 +51,12 @@ def own_format(name: str, summary: str, suffix: str, read: Callable[[Path], Mapp
     """
 
     def find(folder: Path, split: str, labelled: bool) -> Listing:
-        images, refused = find_images(folder)
+        found = find_images(folder)
+        images, refused = found.images, found.refused
         facts = dict(split_facts(split))
         if labelled:
             labels, damaged, others = _read_all(folder, suffix, read)
+            found.others.pop(suffix[1:].upper(), None)  # labels, or counted as other files
             items, lone, unlabelled = _pair(folder, images, labels)
             refused = [*refused, *damaged, *lone]
             facts |= {fact: number for fact, number in (("num_other_files", others),
@@ -62,7 +64,7 @@ def own_format(name: str, summary: str, suffix: str, read: Callable[[Path], Mapp
         else:
             items = [_item(folder, path, None) for path in images]
         return Listing(name=folder.resolve().name or name, split=split, refused=tuple(refused), facts=facts,
-                       items=tuple(item for item in items if in_split(item.name, split)))
+                       items=tuple(item for item in items if in_split(item.name, split)), notes=tuple(found.lines()))
 
     def annotate(item: Item, size: tuple[int, int]) -> Annotation:
         labels: Labels = item.record

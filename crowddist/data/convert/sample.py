@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from crowddist.data.convert.doubts import Doubt
 from crowddist.data.convert.layout import Annotation, Format, Item, Listing
 from crowddist.data.convert.points import box_centres, check_boxes, check_points
-from crowddist.data.images import StoredImage, store_image
+from crowddist.data.images import NOT_TURNED, StoredImage, store_image
 from crowddist.data.shard_codec import LABEL_FACTS, Member
 from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError
@@ -48,20 +48,21 @@ def _make_sample(form: Format, item: Item, labelled: bool,
         scene = _scene(item, image)
         for fact in LABEL_FACTS:
             scene.pop(fact, None)
-        return {image.extension: image.data, "json": scene}, []
+        return {image.extension: image.data, "json": scene}, [Doubt(note, 1) for note in image.notes]
     annotation = read_labels(form, item, image.source_size)
     if annotation.size not in (None, image.source_size):
         image = _labelled_image(form, item, annotation, image, max_size)
     scene, (height, width) = _scene(item, image), image.size
     members: dict[str, Member] = {image.extension: image.data, "json": scene}
     heads, doubts = annotation.points, _image_doubts(item, annotation)
+    doubts += [Doubt(note, 1) for note in image.notes if note != NOT_TURNED]  # of which below, with the reason
     if annotation.boxes is not None:
         boxes, found = check_boxes(annotation.boxes, image.source_size, annotation.place, annotation.left_out)
         members["boxes.npy"] = resize_boxes(boxes, width / image.source_size[1], height / image.source_size[0])
         heads = box_centres(boxes)
         doubts += found
     assert heads is not None, "an annotation has points or boxes"
-    rotation = 1 if form.upright else rotation_tag(item.image)
+    rotation = image.rotation if NOT_TURNED in image.notes else 1
     points, found = check_points(heads, image.source_size, annotation.place, rotation)
     doubts += found
     members["points.npy"] = _scale(points, image)
@@ -78,21 +79,6 @@ def _make_sample(form: Format, item: Item, labelled: bool,
         doubts.append(Doubt("num_rotation_tags", 1, f"the image has the rotation tag {rotation}; its labels were taken "
                             "as those of the pixels as stored, see that they are"))
     return members, doubts
-
-
-def rotation_tag(path: Path) -> int:
-    """The rotation tag of an image file, 1 to 8; 1 is upright, or no tag. Source: Exif 2.32, tag 274."""
-    import PIL.Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata
-            with PIL.Image.open(path) as image:
-                # Pillow turns a TIFF itself when it loads it.
-                tag = 1 if image.format == "TIFF" else image.getexif().get(274, 1)
-    except Exception:  # metadata that cannot be read turn nothing
-        return 1
-    return tag if tag in range(1, 9) else 1
 
 
 def _scene(item: Item, image: StoredImage) -> dict[str, Any]:
@@ -114,10 +100,12 @@ def _image_doubts(item: Item, annotation: Annotation) -> list[Doubt]:
 
 def _labelled_image(form: Format, item: Item, annotation: Annotation, image: StoredImage,
                     max_size: int | None) -> StoredImage:
-    """The image turned as it was when it was labelled. Raises InputError if it has another size either way."""
+    """The image turned as it was when it was labelled, so that its tag is no doubt. Raises InputError if it has
+    another size either way.
+    """
     turned = store_image(item.image, upright=not form.upright, max_size=max_size)
     if annotation.size == turned.source_size:
-        return turned
+        return replace(turned, notes=tuple(note for note in turned.notes if note != NOT_TURNED))
     assert annotation.size is not None
     (height, width), (true_height, true_width) = annotation.size, image.source_size
     raise InputError(f"{annotation.place}: labelled on an image of {width} x {height} px, but {item.image} has "

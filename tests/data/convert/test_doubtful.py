@@ -153,7 +153,7 @@ def test_a_rotation_tag_that_labels_may_mean_is_told(tmp_path, jhu, rotation):
     done = convert(FORMATS["jhu_crowd"], jhu.root, tmp_path / "set")
     assert told(done) == [("train/images/0001.jpg", "num_rotation_tags", 1)]
     assert f"has the rotation tag {rotation}; its labels were taken as those of the pixels" in done.doubts[0]["reason"]
-    assert "1 images with a rotation tag, labels taken as those of the pixels as stored" in done.summary()
+    assert "1 images with a rotation tag left as they are stored" in done.summary()
 
 
 def test_the_folder_of_annotations_is_the_one_that_holds_them(tmp_path, shanghai):
@@ -237,7 +237,7 @@ def test_shards_of_another_tool_are_explained(tmp_path):
 
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "part-000000.tar").write_bytes(bytes(1024))
-    with pytest.raises(InputError, match=r"it holds 1 \.tar; these are shards without the manifest .* unpack them"):
+    with pytest.raises(InputError, match=r"1 other files: 1 TAR; these are shards without the manifest .* unpack them"):
         convert(FORMATS["folder"], tmp_path / "set", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"it holds 1 tar files, e\.g\. part-000000\.tar, .* unpack them"):
         read_manifest(tmp_path / "set")
