@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,6 @@ def photos(tmp_path):
 
 
 def test_help_names_the_formats_without_importing_torch():
-    began = time.monotonic()
     code = (
         "import sys, runpy\nsys.argv = ['convert.py', '--help']\n"
         "try: runpy.run_path('jobs/convert.py', run_name='__main__')\nexcept SystemExit: pass\n"
@@ -54,7 +52,6 @@ def test_help_names_the_formats_without_importing_torch():
         text=True,
         check=True,
     )
-    assert time.monotonic() - began < 5
     assert done.stdout.endswith("[]\n")
     for word in (
         "FORMAT SOURCE DESTINATION",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from crowddist import storage
 from crowddist.data.walk import OURS, find_images
 from crowddist.errors import InputError
+from crowddist.inference.intervals import Calibration, write_calibration
 from crowddist.inference.predictor import Predictor
 from crowddist.reports.count_files import predict_files
 from crowddist.reports.counts_table import JOURNAL
@@ -67,6 +69,18 @@ def test_a_stopped_count_goes_on_and_ends_as_an_unbroken_one(counter: Predictor,
     assert lines[0].startswith("going on: 1 of 5 images were counted before") and len(lines) == 5 and len(rows) == 5
     assert (out / "counts.csv").read_bytes() == (unbroken / "counts.csv").read_bytes()
     assert sorted(os.listdir(out)) == sorted(os.listdir(unbroken)) == [*(f"{n}.png" for n in range(5)), "counts.csv"]
+
+
+def test_intervals_are_kept_over_a_stop(tiny_checkpoint: str, photos: Path, tmp_path: Path) -> None:
+    place = str(shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "counter.pt"))
+    write_calibration(place, Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+    counter, lines = Predictor.from_checkpoint(place), []  # type: tuple[Predictor, list[str]]
+    predict_files(counter, [str(photos)], str(tmp_path / "unbroken"), say=print)
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=stop_after(2, lines))
+    rows = predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lines.append)
+    assert lines[2].startswith("going on: 2 of 5") and all(row["low"] < row["count"] < row["high"] for row in rows)
+    assert table(tmp_path / "out") == table(tmp_path / "unbroken")
 
 
 def test_what_changed_meanwhile_is_counted_anew(counter: Predictor, photos: Path, tmp_path: Path) -> None:

@@ -153,6 +153,8 @@ def test_a_rotation_tag_that_labels_may_mean_is_told(tmp_path, jhu, rotation):
     done = convert(FORMATS["jhu_crowd"], jhu.root, tmp_path / "set")
     assert told(done) == [("train/images/0001.jpg", "num_rotation_tags", 1)]
     assert f"has the rotation tag {rotation}; its labels were taken as those of the pixels" in done.doubts[0]["reason"]
+    bare = convert(FORMATS["jhu_crowd"], jhu.root, tmp_path / "bare", unlabelled=True)
+    assert [each.manifest.statistics["num_rotation_tags"] for each in (done, bare)] == [1, 1]
     assert "1 images with a rotation tag left as they are stored" in done.summary()
 
 

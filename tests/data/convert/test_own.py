@@ -219,14 +219,26 @@ def test_the_size_that_was_labelled_says_which_way_up_an_image_was(tmp_path, too
         (root / name).write_text(text)
     done = convert(FORMATS[next(key for key, made in TOOLS.items() if made is tool)], root, tmp_path / "set")
     sample = decode(*ShardReader(done.url).read(0))
+    assert "num_rotation_tags" not in done.manifest.statistics, "its labels say which way it lay"
     assert sample.image.shape[:2] == shape and sample.points.tolist() == [[20, 30]]
 
 
 def test_a_table_is_of_the_upright_image(tmp_path):
     root = turned(tmp_path / "mine")
     (root / "p.csv").write_text("file,x,y\na.jpg,20,45\n")
-    sample = decode(*ShardReader(convert(FORMATS["csv"], root, tmp_path / "set").url).read(0))
+    done = convert(FORMATS["csv"], root, tmp_path / "set")
+    sample = decode(*ShardReader(done.url).read(0))
+    assert "num_rotation_tags" not in done.manifest.statistics
     assert sample.image.shape[:2] == (48, 32) and sample.points.tolist() == [[20, 45]]
+
+
+def test_what_else_the_folder_holds_is_said_and_labels_are_not_among_it(tmp_path):
+    root = build(tmp_path / "mine", table(HEADS) | {"other.csv": "name\nx\n", "film.avi": b"RIFF0000AVI ",
+                                                    "@eaDir/gate 1.jpg": b"a preview"})
+    done = convert(FORMATS["csv"], root, tmp_path / "set")
+    assert done.notes == ("mine: 3 images: 1 directly in it, 2 in yard", "mine: 1 other files: 1 AVI",
+                          "mine: left out, previews or deleted files: @eaDir")
+    assert done.manifest.statistics["num_other_files"] == 1
 
 
 def test_labels_of_an_image_of_another_size_are_refused(tmp_path):
