@@ -37,9 +37,8 @@ __all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "S
 MAX_FILE_BYTES = 512 * 2**20
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes of files that are taken for images whatever they hold: the reader says what is wrong with them."""
-TURNED, NOT_TURNED, MENDED, FIRST, REDUCED, OWN = (
-    "num_turned_images", "num_rotation_tags", "num_mended_jpegs", "num_first_pictures", "num_reduced_images",
-    "num_own_pictures")
+NOT_TURNED, MENDED, FIRST, REDUCED, OWN = (
+    "num_rotation_tags", "num_mended_jpegs", "num_first_pictures", "num_reduced_images", "num_own_pictures")
 NOTES = {
     SCALED: "images of 10 to 14 bits in 16 scaled to white",
     STRETCHED: "images (thermal?) stretched from their darkest to their brightest pixel",
