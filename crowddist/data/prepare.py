@@ -149,6 +149,7 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
                 say(f"{role}: putting people into {len(backgrounds)} images, to {url}")
                 write_composites(url, backgrounds, spec, name=f"composite-{name}", num_workers=os.cpu_count() or 1,
                                  watch=lambda numbers: watched(numbers, "composites", say=say))
+                storage.mark_as_ours(folder)
     manifest = verify(url)
     require_labels(url, manifest, role, masks=masks)
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")

@@ -24,6 +24,7 @@ from crowddist.data.simulator.light import CLEAR, draw_light
 from crowddist.data.simulator.paint import pose_crowd
 from crowddist.data.simulator.solids import NUM_MATERIALS, PIXELS_PER_M
 from crowddist.errors import InputError
+from crowddist.storage.names import MARK
 
 SIZE = (120, 160)
 
@@ -452,6 +453,8 @@ def test_a_counter_tells_where_nobody_is(tmp_path: Path, tiny_checkpoint: str) -
 
     found, _ = prepared(text, tmp_path / "runs", crowd_maps=nobody)
     assert found.manifest.num_samples == 2  # of a target of one image
+    prepared(text.replace("/photos?", "/set?"), tmp_path / "of shards", crowd_maps=nobody)
+    assert (tmp_path / "of shards" / "data" / MARK).exists(), "nothing there is taken for a user's image"
     with pytest.raises(InputError, match=r"made by jobs/adapt\.py"):
         prepared(text, tmp_path / "other")
 
