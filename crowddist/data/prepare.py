@@ -200,7 +200,7 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
                         unlabelled=role == "target", num_workers=num_workers, watch=watch)
     for note in converted.notes:
         say(f"{role}: {note}")
-    if told := notes(converted.manifest.statistics):
+    if told := notes({**converted.manifest.statistics, "num_skipped": 0}):  # which the next line tells
         say(f"{role}: {', '.join(told)}{f', listed in {storage.join(url, DOUBTS)}' if converted.doubts else ''}")
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
