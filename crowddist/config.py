@@ -24,7 +24,7 @@ NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
 SHORT_HELP: dict[str, tuple[str, ...]] = {
-    "data": ("source", "target", "evaluation", "calibration", "boxes", "skip_bad", "stream.image_size"),
+    "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
     "method": ("method", "counter.backbone", "counter.weights"),
     "run": ("storage", "run_name", "seed", "num_workers", "launcher", "engine.precision", "tracking_uri"),
     "training": ("train.steps", "train.batch_size", "train.learning_rate"),

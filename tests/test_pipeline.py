@@ -68,8 +68,7 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
                 and row["target/num_images"] == 5)
         assert len(list((folder / "pictures").glob(f"*/round-{row['round']}.png"))) == 5
         assert (folder / row["stage"] / "DONE.json").exists() and (folder / row["stage"] / "images.json").exists()
-    assert (result["final"] == result["rounds"][-1]
-            and result["final"]["labels/kept_mass"] == pytest.approx(0.7, abs=0.15))
+    assert result["final"] == result["rounds"][-1] and 0 < result["final"]["labels/certainty"] < 1
     assert result["final"]["labels/change"] >= 0 and "labels/change" not in result["rounds"][2]
     again, lines = run(tiny_config)
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)

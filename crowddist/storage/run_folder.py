@@ -28,9 +28,9 @@ SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 STAGES = "stages"
 
 
-def intervals_url(checkpoint_url: str) -> str:
+def intervals_url(checkpoint_url: str | os.PathLike[str]) -> str:
     """The file beside a checkpoint that gives its counts their intervals, see `inference.intervals`."""
-    return f"{checkpoint_url.removesuffix('.pt')}.intervals.json"
+    return f"{storage.normalise(checkpoint_url).removesuffix('.pt')}.intervals.json"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:
