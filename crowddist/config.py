@@ -113,7 +113,7 @@ class RunConfig:
     """The recipe that the settings began with."""
     source: str
     """Labelled images: shards, or FORMAT:PATH:SPLIT. FORMAT is shanghaitech, ucf_qnrf, gcc, ...;
-    renderer:LOOK:NUM_IMAGES renders crowds."""
+    renderer:LOOK:NUM_IMAGES renders crowds; composite:DATA?counter=RUN paints people into images."""
     more_sources: tuple[str, ...] = ()
     """More labelled images, each "SHARE DATA", e.g. "0.2 renderer:broad:200": this data set gives that share of the
     source's crops, `source` the rest."""

@@ -18,6 +18,7 @@ from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
 from crowddist.inference.calibrate import calibrate
+from crowddist.inference.crowd_maps import crowd_maps
 from crowddist.inference.intervals import read_calibration
 from crowddist.inference.jobs import EvaluateJob, LabelJob, TranslateJob, ZoomJob
 from crowddist.inference.metrics import ImageResult, image_rows, summarise
@@ -82,6 +83,8 @@ def adapt(
     """
     started = time.time()
     folder, name = run_folder(config), run_name(config)
+    storage.mark_as_ours(config.storage, fresh=True)  # the target may be the folder around it
+    storage.mark_as_ours(folder)
     with storage.exclusive(folder):
         require_same_config(config, folder)
         if storage.exists(storage.join(folder, files.RESULT)):
@@ -94,7 +97,8 @@ def adapt(
         # Step 1: the data sets.
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
         data = {
-            used: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked)
+            used: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked,
+                          crowd_maps=crowd_maps)
             for used, (role, spec) in data_specs(config).items()
         }
         scenes = find_rule(config.stream.scenes) if config.stream.scenes and "source" in data else None

@@ -73,7 +73,7 @@ def _convert() -> None:
     done = convert(FORMATS[given.format], given.source, given.destination, split=given.split, skip_bad=given.skip_bad,
                    unlabelled=given.unlabelled, max_size=given.max_size, name=given.name, overwrite=given.overwrite,
                    num_workers=num_workers, watch=watched, work=work)
-    print(done.summary())
+    print("\n".join((*done.notes, done.summary())))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,7 +27,8 @@ class Arguments:
     checkpoint: str = ""
     """A run's folder or one of its checkpoint files, path or URL."""
     data: str = ""
-    """Labelled shards, or FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val."""
+    """Labelled shards; FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val; or a folder of images with labels, e.g. a
+    .csv with the columns file, x, y."""
     output: str = ""
     """The JSON file to write: the metrics, and under `images` one row an image."""
     image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1

@@ -1,5 +1,7 @@
 """Counts people in images or folders of any size; writes counts.csv and an overlay PNG each.
 
+After a stop or a kill, counts.csv holds what was counted, and the same command goes on.
+
     python jobs/predict.py --checkpoint runs/demo --input photos/ more.jpg --output counted/
 """
 
@@ -37,17 +39,23 @@ class Arguments:
     """Share of images like the source's whose true count lies between low and high, above 0 and below 1."""
     skip_bad: bool = False
     """Leave out files that cannot be read, instead of stopping at the first."""
+    fresh: bool = False
+    """Count everything anew, instead of going on where an earlier start with the same output was stopped."""
 
 
 def main(arguments: Arguments) -> None:
     """Counts every image and says where the results lie."""
+    import hashlib
+
+    from crowddist import storage
     from crowddist.inference.predictor import Predictor
     from crowddist.reports.count_files import predict_files
     from crowddist.run.engine import default_device
     from crowddist.storage.run_folder import find_checkpoint
 
+    checkpoint_url = find_checkpoint(arguments.checkpoint)
     predictor = Predictor.from_checkpoint(
-        find_checkpoint(arguments.checkpoint),
+        checkpoint_url,
         image_size=None if arguments.image_size < 0 else arguments.image_size,
         zooms=arguments.zooms or None,
         device=default_device(),
@@ -56,8 +64,13 @@ def main(arguments: Arguments) -> None:
     )
     if predictor.intervals is not None:
         print(predictor.intervals.told, flush=True)
+    with open(storage.local_file(checkpoint_url), "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+    # The intervals have their level, and a calibration that may change beside the same checkpoint.
+    settings = (digest, arguments.image_size, arguments.zooms, arguments.one_pass, predictor.intervals)
+    job = hashlib.sha256(repr(settings).encode()).hexdigest()
     rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad,
-                         say=lambda line: print(line, flush=True))
+                         fresh=arguments.fresh, job=job, say=lambda line: print(line, flush=True))
     print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")
 
 

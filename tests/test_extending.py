@@ -16,8 +16,8 @@ from torch import nn
 
 from crowddist.config import RunConfig
 from crowddist.data.config import RAW_FORMATS
-from crowddist.data.convert.base import Annotation, Format, Item, Listing
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing
 from crowddist.inference import metrics
 from crowddist.inference.metrics import ImageResult, Metric
 from crowddist.launch.local import LocalLauncher

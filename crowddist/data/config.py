@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -9,8 +11,8 @@ from typing import Literal, get_args
 from crowddist.errors import InputError, require_not_negative, require_positive
 
 RAW_FORMATS = ("gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face",
-               "crowd_human")
-"""Raw data sets, in the order of the help text; each is a module of `data.convert`."""
+               "crowd_human", "csv", "coco", "labelme", "cvat")
+"""Raw data sets and formats of one's own labels, in the order of the help text; each is a module of `data.convert`."""
 Look = Literal["broad", "source", "target"]
 
 
@@ -18,11 +20,12 @@ Look = Literal["broad", "source", "target"]
 class DataSpec:
     """One data set of a run: a place, or raw data that the run converts first. `parse_data` reads it from a line.
 
-    The renderer has `look`, `num_images`, `height_px` (its images are 16:9) and `seed`; all others have `place`.
+    The renderer has `look`, `num_images`, `height_px` (its images are 16:9) and `seed`; composites have `background`,
+    `num_images`, `seed`, `counter` and `heads`; all others have `place`.
     """
 
     format: str
-    """One of `RAW_FORMATS`, "folder", "renderer", or "place": shards, or else images without labels."""
+    """One of `RAW_FORMATS`, "folder", "renderer", "composite", or "place": shards, or else images without labels."""
     place: str = ""
     """Path or URL."""
     split: str = "all"
@@ -31,21 +34,30 @@ class DataSpec:
     num_images: int = 0
     height_px: int = 540
     seed: int = 0
+    background: DataSpec | None = None
+    """Images whose empty places hold the people of composites."""
+    counter: str = ""
+    """Composites: a run's folder or checkpoint, whose counter tells where nobody is; "": frames of one camera."""
+    heads: tuple[float, float] | None = None
+    """Composites: smallest and largest head, px; None: drawn for each image."""
 
 
 def parse_data(text: str) -> DataSpec:
     """Reads a value of `--source`, `--target` or `--evaluation`.
 
-    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`, or
-    `FORMAT:PATH[:SPLIT]` with FORMAT from `RAW_FORMATS`. Raises InputError for anything else. `$NAME` in a path is
-    expanded when the run begins.
+    `PATH_OR_URL` (shards, or a folder of images), `renderer:LOOK:NUM_IMAGES[:SEED[:HEIGHT_PX]]`, `folder:PATH`,
+    `composite:DATA[?OPTIONS]` with the images to put people into, or `FORMAT:PATH[:SPLIT]` with FORMAT from
+    `RAW_FORMATS`. Raises InputError for anything else. `$NAME` in a path is expanded when the run begins.
     """
     head, _, rest = text.partition(":")
     if head == "renderer":
         return _parse_renderer(text, rest.split(":"))
+    if head == "composite":
+        return _parse_composite(text, rest)
     if head in RAW_FORMATS:
         path, colon, split = rest.rpartition(":")
-        if not colon or "/" in split:
+        # A folder may be called by a time of day: splits begin with a letter.
+        if not colon or "/" in split or split[:1].isdigit() or os.path.isdir(rest):
             path, split = rest, ""
         spec = DataSpec(format=head, place=path, split=split or "all")
     elif head == "folder":
@@ -80,6 +92,25 @@ def _parse_renderer(text: str, parts: list[str]) -> DataSpec:
                          f"one of {', '.join(looks)}")
     fields = dict(zip(("num_images", "seed", "height_px"), numbers, strict=False))
     return DataSpec(format="renderer", look=parts[0], **fields)  # type: ignore[arg-type]
+
+
+def _parse_composite(text: str, rest: str) -> DataSpec:
+    data, _, told = rest.partition("?")
+    options = dict(option.partition("=")[::2] for option in told.split("&") if option)
+    heads = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", options.get("heads", "5-50"))
+    numbers = {name: options.get(name, start) for name, start in (("images", "1000"), ("seed", "0"))}
+    wrong = options.keys() - {"counter", "heads", "images", "seed"} or [
+        name for name, value in options.items() if not value] or [
+        name for name, value in numbers.items() if not value.isdecimal()]
+    if heads is None or not 2 <= float(heads[1]) < float(heads[2]) or wrong or int(numbers["images"]) < 1 or not data:
+        raise InputError(f"not composites: {text!r}; give composite:DATA, the images to put people into, and after a ? "
+                         "any of counter=RUN, images=NUMBER, seed=NUMBER and heads=LOW-HIGH (px), joined by &")
+    background = parse_data(data)
+    if background.format in ("renderer", "composite"):
+        raise InputError(f"composites need photographs, got {data!r}; name a folder, shards or FORMAT:PATH")
+    return DataSpec(format="composite", background=background, counter=options.get("counter", ""),
+                    heads=(float(heads[1]), float(heads[2])) if "heads" in options else None,
+                    num_images=int(numbers["images"]), seed=int(numbers["seed"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,38 +1,56 @@
-"""Users' image files: checked by their header before any pixel is decoded, then stored in one form in shards."""
+"""The reader of users' image files: checked by their header before any pixel is decoded, then brought to one form."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from crowddist.data.safe_decode import MAX_MEGAPIXELS, max_pixels, require_decodable
+from crowddist.data.file_kinds import HEAD_BYTES, OWN_TEXT, READ, refusal
+from crowddist.data.pixels import SCALED, STRETCHED, TRANSPARENT, UNUSED_ALPHA, to_rgb
+from crowddist.data.safe_decode import (
+    JPEG_QUALITY,
+    MAX_MEGAPIXELS,
+    MAX_SIDE_PX,
+    MIN_SIDE_PX,
+    jpeg_divisor,
+    max_pixels,
+    require_shape,
+    require_visible,
+)
+from crowddist.data.whole_jpeg import decode_whole
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# ours: longer strips are scans or stitched panoramas; the longest camera images have about 16,000 px.
-MAX_SIDE_PX = 20_000
-# ours: one cell of a density map; nothing smaller can hold a crowd.
-MIN_SIDE_PX = 8
+__all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "StoredImage", "read_image",
+           "read_pixels", "store_image"]
+
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
-# ours: no visible loss at heads of a few pixels.
-JPEG_QUALITY = 95
-
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Suffixes of files that `find_images` lists; the content decides their format."""
-_UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf",
-                    ".rw2")
-# A closed list: Pillow's other formats (EPS, PDF, ...) run programs or hold no photographs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""Suffixes of files that are taken for images whatever they hold: the reader says what is wrong with them."""
+NOT_TURNED, MENDED, FIRST, REDUCED, OWN = (
+    "num_rotation_tags", "num_mended_jpegs", "num_first_pictures", "num_reduced_images", "num_own_pictures")
+NOTES = {
+    SCALED: "images of 10 to 14 bits in 16 scaled to white",
+    STRETCHED: "images (thermal?) stretched from their darkest to their brightest pixel",
+    TRANSPARENT: "transparent images put on white",
+    UNUSED_ALPHA: "images with alpha 0 everywhere taken as opaque",
+    NOT_TURNED: "images with a rotation tag left as they are stored (labels made on turned images do not fit)",
+    MENDED: "JPEGs with stray bytes or without an end marker taken as whole",
+    FIRST: "files of several pictures of which the first is read",
+    REDUCED: "JPEGs too large to be read whole read at a part of their size",
+    OWN: "pictures that crowddist itself drew",
+}
+"""What may be doubtful about an image that is read: name in the manifest's statistics -> words of the summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,80 +64,62 @@ class StoredImage:
     """(height, width) of `data`, px."""
     source_size: tuple[int, int]
     """(height, width) before any resize, px; annotations refer to it."""
+    notes: tuple[str, ...] = ()
+    """What is doubtful about it, names of `NOTES`."""
+    rotation: int = 1
+    """The file's rotation tag, 1 to 8; 1 is upright."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """A decoded file."""
+
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+    source_size: tuple[int, int]
+    plain: tuple[Literal["jpg", "png"], bytes] | None
+    """Extension and bytes that every reader shows as `pixels`; None if there are none."""
+    notes: tuple[str, ...]
+    rotation: int
 
 
 def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | None = None) -> StoredImage:
     """Reads an image file for a shard. Decodes it once, to be sure that it is whole.
 
     8-bit grey or RGB in JPEG or PNG keeps its bytes. CMYK, 16-bit, palette and alpha images (on white), other formats,
-    and images that are turned or shrunk become RGB JPEGs.
+    and images that are turned or shrunk become RGB JPEGs. What was doubtful is in `notes`.
 
-    Raises InputError, with the file's name and the reason, unless the file is one whole image with sides of MIN_SIDE_PX
-    to MAX_SIDE_PX and at most `max_pixels`.
+    Raises InputError, with the file's name and the reason, unless the file is one whole image whose sides, ratio and
+    number of pixels lie in the bounds of `safe_decode`.
 
     Args:
         upright: turn the pixels as the rotation tag says (photographs). False ignores the tag (annotated data sets:
             their points refer to the pixels as stored).
         max_size: shrink the image to this longest side, px.
     """
-    data = _read(path)
     with _naming(path):
-        image = _open(data)
-        rotation = _rotation(image) if upright else 1
-        pixels = _turn(_pixels(image, data), rotation)
-        source_size = (pixels.shape[0], pixels.shape[1])
-        longest = max(source_size)
+        picture = _decode(_read(path), path, upright=upright)
+        pixels, plain = picture.pixels, picture.plain
+        longest = max(pixels.shape[:2])
         if max_size is not None and longest > max_size:
-            return _encode(_shrink(pixels, max_size / longest), source_size)
-        if rotation == 1 and _is_plain(image, data):
-            return StoredImage(extension="png" if image.format == "PNG" else "jpg", data=data, size=source_size,
-                               source_size=source_size)
-        return _encode(pixels, source_size)
+            pixels, plain = _shrink(pixels, max_size / longest), None
+        extension, data = plain or ("jpg", _encode(pixels))
+        return StoredImage(extension=extension, data=data, size=(pixels.shape[0], pixels.shape[1]),
+                           source_size=picture.source_size, notes=picture.notes, rotation=picture.rotation)
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Reads an image file upright: (H, W, 3) uint8 RGB, and the names of `NOTES` that apply. Raises InputError as
+    `store_image` does.
+    """
+    with _naming(path):
+        picture = _decode(_read(path), path, upright=True)
+        return np.ascontiguousarray(picture.pixels), picture.notes
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image file upright: (H, W, 3) uint8 RGB. Raises InputError as `store_image` does."""
-    data = _read(path)
-    with _naming(path):
-        image = _open(data)
-        return np.ascontiguousarray(_turn(_pixels(image, data), _rotation(image)))
-
-
-def find_images(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Lists the image files below a folder, sorted, and those that cannot be read, each with the reason.
-
-    Skips hidden files and folders. Follows each link to a folder once; reports a link to a folder that is read already.
-    Raises FileNotFoundError if there is no such folder.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder at {root}; give one that holds images")
-    found: list[Path] = []
-    refused: list[tuple[Path, str]] = []
-    read: set[str] = set()
-
-    def report(error: OSError) -> None:
-        refused.append((Path(error.filename), f"cannot be read: {error.strerror}"))
-
-    links = [root]
-    while links:
-        start = links.pop(0)
-        real = Path(os.path.realpath(start))
-        if start != root and (str(real) in read or real in root.resolve().parents):
-            refused.append((start, "a link that leads back to a folder that is read already"))
-            continue
-        for place, folders, files in os.walk(start, onerror=report):
-            read.add(os.path.realpath(place))
-            visible = [Path(place, name) for name in sorted(folders) if not name.startswith(".")]
-            links += [path for path in visible if path.is_symlink()]
-            folders[:] = [path.name for path in visible if not path.is_symlink() and os.path.realpath(path) not in read]
-            for path in (Path(place, name) for name in files if not name.startswith(".")):
-                suffix = path.suffix.lower()
-                if suffix in _UNREAD_SUFFIXES:
-                    refused.append((path, f"{suffix[1:].upper()} images are not read; save it as JPEG"))
-                elif suffix in SUFFIXES:
-                    found.append(path)
-    return sorted(found), sorted(refused)
+    """The pixels of `read_image`."""
+    return read_image(path)[0]
 
 
 @contextmanager
@@ -139,65 +139,102 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         num_bytes = place.stat().st_size
         if not place.is_file():  # a pipe or a device would be read for ever
-            raise InputError(f"{place}: not a file")
+            raise InputError("not a file")
         if num_bytes == 0:
-            raise InputError(f"{place}: the file is empty")
+            raise InputError("the file is empty")
         if num_bytes > MAX_FILE_BYTES:
-            raise InputError(f"{place}: {num_bytes} bytes, an image file may have {MAX_FILE_BYTES}")
+            raise InputError(f"{num_bytes} bytes, an image file may have {MAX_FILE_BYTES}")
         return place.read_bytes()
     except OSError as error:
-        raise InputError(f"{place}: cannot be read: {error.strerror}") from None
+        raise InputError(f"cannot be read: {error.strerror}") from None
 
 
-def _open(data: bytes) -> Image:
-    """Reads and checks the header; decodes no pixel."""
+def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Picture:
+    """Decodes a file's bytes. Raises any of the decoders' exceptions for a file that ends early or is damaged."""
+    image = _open(data, path)
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        height, width = image.height, image.width
+        divisor = jpeg_divisor(height, width, progressive="progressive" in image.info)
+        pixels, mended = decode_whole(data, divisor)
+        notes = [REDUCED] * (divisor > 1) + [MENDED] * (mended is not data)
+        plain: tuple[Literal["jpg", "png"], bytes] | None = ("jpg", mended) if divisor == 1 else None
+        rotation = _rotation(image)
+    else:
+        require_shape(image.height, image.width)
+        rotation = _rotation(image)
+        pixels, notes = _other_pixels(image, data)
+        height, width = pixels.shape[:2]
+        is_plain = (image.format == "PNG" and data[24] == 8 and image.mode in ("L", "RGB")
+                    and "transparency" not in image.info)  # byte 24 of a PNG is its bit depth
+        plain = ("png", data) if is_plain else None
+    notes += [FIRST] * _holds_more(image, data) + [OWN] * (OWN_TEXT in data[:HEAD_BYTES])
+    if upright and rotation != 1:
+        pixels, plain = _turn(pixels, rotation), None
+        height, width = (width, height) if rotation >= 5 else (height, width)
+    elif rotation != 1:
+        notes.append(NOT_TURNED)
+    return _Picture(pixels=pixels, source_size=(height, width), plain=plain, notes=tuple(notes), rotation=rotation)
+
+
+def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
+    """Reads and checks the header; decodes no pixel. The path is only for what is said of other formats."""
     import io
 
     import PIL.Image
 
-    # Pillow refuses twice this number, so a limit above ours never replaces ours.
-    PIL.Image.MAX_IMAGE_PIXELS = max_pixels()
+    # Pillow refuses twice this number; all that our limits let pass, JPEGs read at a half included, must stay below.
+    PIL.Image.MAX_IMAGE_PIXELS = 2 * max_pixels()
     try:
-        image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = PIL.Image.open(io.BytesIO(data), formats=READ)
     except PIL.UnidentifiedImageError:
-        raise InputError(f"not an image, or damaged at its beginning; read are {', '.join(_FORMATS)}") from None
+        raise InputError(refusal(data[:HEAD_BYTES], Path(path))) from None
     except PIL.Image.DecompressionBombError as error:
         raise InputError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
-    width, height = image.size
-    require_decodable(height, width)
-    if max(width, height) > MAX_SIDE_PX:
-        raise InputError(f"too large: {width} x {height} px; at most {MAX_SIDE_PX} px on a side are read")
-    if min(width, height) < MIN_SIDE_PX:
-        raise InputError(f"too small: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px")
+    if image.format == "TIFF" and 50706 in image.tag_v2:  # type: ignore[attr-defined]  # DNGVersion
+        raise InputError("not an image that is read, but DNG; save it as JPEG")
     return image
 
 
-def _pixels(image: Image, data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, as stored. Raises for a file that ends early or is damaged inside."""
-    import PIL.Image
-    import simplejpeg
-
-    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        # Strict: Pillow overlooks damage in the middle of a JPEG.
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+def _other_pixels(image: Image, data: bytes) -> tuple[np.ndarray, list[str]]:
+    """(H, W, 3) uint8 RGB, as stored, of anything but a grey or RGB JPEG; and notes."""
+    depths = image.tag_v2.get(258, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
+    inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    deep_colour = image.mode in ("RGB", "RGBA", "LA") and (
+        (image.format == "PNG" and data[24] == 16) or (image.format == "TIFF" and set(depths) == {16}))
+    if deep_colour and (deep := _deep_pixels(data, image)) is not None:
+        return to_rgb(deep)
     image.load()
-    if image.mode.startswith("I;16"):
-        grey = np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode.startswith("I;16") or (image.mode == "I" and (image.format == "PPM" or depths == (16,))):
+        grey = np.asarray(image).astype(np.int32)
+        grey = np.clip(grey - min(int(grey.min()), 0), 0, 65535).astype(np.uint16)
+        # White is zero: Pillow and OpenCV turn that round in 8 bits only.
+        return to_rgb(65535 - grey if inverted and image.mode.startswith("I;16") else grey)
     if image.mode in ("I", "F"):
         raise InputError(f"32-bit pixels (mode {image.mode}) have no known white; save it with 8 or 16 bits")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+        return to_rgb(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB")), []
 
 
-def _is_plain(image: Image, data: bytes) -> bool:
-    """True if every reader shows the same 8-bit pixels for these bytes."""
-    if image.mode not in ("L", "RGB") or "transparency" in image.info:
-        return False
-    # Byte 24 of a PNG is its bit depth; Pillow shows 16-bit colour as 8-bit.
-    return image.format in ("JPEG", "MPO") or (image.format == "PNG" and data[24] == 8)
+def _deep_pixels(data: bytes, image: Image) -> np.ndarray | None:
+    """(H, W, 3 or 4) uint16, RGB first, of 16-bit colour, which Pillow reads with 8; None if OpenCV cannot either."""
+    import cv2
+
+    with suppress(cv2.error):
+        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if deep is not None and deep.dtype == np.uint16 and deep.shape[:2] == (image.height, image.width) and (
+                deep.ndim == 3 and deep.shape[2] in (3, 4)):
+            return deep[..., [2, 1, 0, 3][: deep.shape[2]]]
+    return None
+
+
+def _holds_more(image: Image, data: bytes) -> bool:
+    """True for a film of JPEGs, an animation or pages. The second picture of a phone's JPEG (MPO) is of the same."""
+    if image.format == "JPEG":
+        return b"\xff\xd9\xff\xd8\xff" in data
+    with suppress(Exception):  # the first picture may be good where the list of the others is not
+        return image.format in ("TIFF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
+    return False
 
 
 def _rotation(image: Image) -> int:
@@ -218,15 +255,12 @@ def _shrink(pixels: np.ndarray, scale: float) -> np.ndarray:
     import cv2
 
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    if min(height, width) < MIN_SIDE_PX:
-        raise InputError(f"too small once shrunk: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px, "
-                         "allow a larger size")
+    require_visible((pixels.shape[0], pixels.shape[1]), (height, width))
     return cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _encode(pixels: np.ndarray, source_size: tuple[int, int]) -> StoredImage:
+def _encode(pixels: np.ndarray) -> bytes:
     import simplejpeg
 
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorspace="RGB",
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorspace="RGB",
                                   colorsubsampling="444")
-    return StoredImage(extension="jpg", data=data, size=(pixels.shape[0], pixels.shape[1]), source_size=source_size)

@@ -118,11 +118,19 @@ def read_manifest(url: str | os.PathLike[str]) -> Manifest:
     """
     place = storage.normalise(url)
     if not storage.exists(storage.join(place, FILE_NAME)):
-        raise FileNotFoundError(f"no data set at {place}: {FILE_NAME} is missing; make one with jobs/convert.py")
+        raise FileNotFoundError(f"no data set at {place}: {FILE_NAME} is missing; {_advice(place)}")
     try:
         return Manifest.from_json(storage.read_json(storage.join(place, FILE_NAME)))
     except InputError as error:
         raise InputError(f"bad data set at {place}: {error}") from None
+
+
+def _advice(place: str) -> str:
+    """What to do about a missing manifest, by what is there."""
+    if storage.is_folder(place) and (shards := [name for name in storage.list_files(place) if name.endswith(".tar")]):
+        return (f"it holds {len(shards)} tar files, e.g. {shards[0]}, that jobs/convert.py did not write: unpack them "
+                "(tar -xf) and convert the files, e.g. with labels as a .csv")
+    return "make one with jobs/convert.py"
 
 
 def publish_manifest(url: str | os.PathLike[str], manifest: Manifest) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote
 
+import crowddist
 from crowddist import storage
 from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
@@ -17,6 +19,9 @@ from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
 from crowddist.process.progress_bar import Progress, watched
 from crowddist.process.safe_text import is_secret_name
+
+if TYPE_CHECKING:
+    from crowddist.data.composite.dataset import CrowdMaps
 
 Role = Literal["source", "target", "labelled_target", "evaluation", "boxes", "calibration"]
 Entry = TypeVar("Entry")
@@ -38,7 +43,8 @@ class Prepared:
 
 
 def prepare(
-    spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None], skip_bad: bool = False, masks: bool = False
+    spec: DataSpec, place: str, *, role: Role, say: Callable[[str], None], skip_bad: bool = False, masks: bool = False,
+    crowd_maps: CrowdMaps | None = None
 ) -> Prepared:
     """Checks the shards of a data set; converts them first if they do not exist.
 
@@ -52,8 +58,12 @@ def prepare(
         skip_bad: leave out raw images and samples that cannot be read, and list them in `skipped.json` beside the
             shards.
         masks: require masks of persons.
+        crowd_maps: counts people in images for composites with a counter; None: such composites cannot be made.
     """
     spec = expand(spec)
+    if spec.format == "composite":
+        return _composites(spec, place, role, say, skip_bad, masks, crowd_maps)
+    spec = recognised(spec, role)
     folder = storage.join(storage.normalise(place), "data")
     # One process at a time: another run may render or convert the same data now.
     hold = storage.exclusive(folder, waiting=lambda: say(f"waiting for another run, which converts data to {folder}"))
@@ -65,6 +75,7 @@ def prepare(
 
             verify(url)
             with hold:
+                storage.mark_as_ours(folder)
                 url = readable(url, folder, closed=role == "target", say=lambda line: say(f"{role}: {line}"))
     else:
         url = storage.join(folder, _slug(spec, role, skip_bad))
@@ -73,6 +84,7 @@ def prepare(
                 if not storage.exists(storage.join(url, FILE_NAME)):
                     say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
+                    storage.mark_as_ours(folder)
     manifest = verify(url)
     require_labels(url, manifest, role, masks=masks)
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
@@ -84,14 +96,18 @@ def require_labels(url: str, manifest: Manifest, role: Role, *, masks: bool) -> 
     if role != "target" and not manifest.labelled:
         raise InputError(f"the {role} at {url} has no labels; give a labelled data set")
     if masks and "mask.png" not in ShardReader(url).read(0)[1]:
-        raise InputError(f"the {role} at {url} has no masks of persons, but the method needs them; GCC, the renderer "
-                         "and CrowdHuman have masks")
+        raise InputError(f"the {role} at {url} has no masks of persons, but the method needs them; GCC, the renderer, "
+                         "CrowdHuman and composites on frames of one camera have masks")
     if role == "boxes" and not masks and "boxes.npy" not in ShardReader(url).read(0)[1]:
         raise InputError(f"the data set at {url} has points, but no boxes; give one that has, e.g. wider_face:PATH")
 
 
 def expand(spec: DataSpec) -> DataSpec:
-    """Expands `~` and `$NAME` in the place. Raises InputError for a variable that is not set or holds a secret."""
+    """Expands `~` and `$NAME` in the place, unless a folder is called so. Raises InputError for a variable that is not
+    set or holds a secret.
+    """
+    if os.path.exists(spec.place):
+        return spec
     for name in re.findall(r"\$\{?(\w+)", spec.place):
         if is_secret_name(name):
             raise InputError(f"{spec.place}: ${name} holds a secret, which places and messages would show; name "
@@ -101,7 +117,58 @@ def expand(spec: DataSpec) -> DataSpec:
     if missing:
         raise InputError(f"{spec.place}: ${missing.group(1)} is not set; set it, or give the data with --source, "
                          "--target, --evaluation and --calibration")
-    return replace(spec, place=expanded)
+    background = None if spec.background is None else expand(spec.background)
+    counter = expand(DataSpec(format="place", place=spec.counter)).place if spec.counter else ""
+    return replace(spec, place=expanded, background=background, counter=counter)
+
+
+def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], None], skip_bad: bool, masks: bool,
+                crowd_maps: CrowdMaps | None) -> Prepared:
+    """As `prepare`, for people on the images of another data set, which is opened without its labels."""
+    from crowddist.data.composite.dataset import find_backgrounds, write_composites
+    from crowddist.storage.run_folder import find_checkpoint
+
+    if role != "source":
+        raise InputError(f"composites are a source of labelled images, not a {role}: name photographs there")
+    assert spec.background is not None  # `parse_data` gives one
+    checkpoint = find_checkpoint(spec.counter) if spec.counter else ""
+    target = prepare(spec.background, place, role="target", say=lambda line: say(f"composites: {line}"),
+                     skip_bad=skip_bad)
+    made_of = (target.manifest.digest, hashlib.sha256(storage.read_bytes(checkpoint)).hexdigest() if checkpoint else "",
+               spec.heads, crowddist.__version__)
+    folder = storage.join(storage.normalise(place), "data")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", target.manifest.name)[:60]
+    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
+    url = storage.join(folder, f"composite-{name}-{spec.num_images}-{spec.seed}-{digest}")
+    if not storage.exists(storage.join(url, FILE_NAME)):
+        waiting = f"waiting for another run, which converts data to {folder}"
+        with storage.exclusive(folder, waiting=lambda: say(waiting)):
+            if not storage.exists(storage.join(url, FILE_NAME)):
+                say(f"{role}: looking for empty places in {target.manifest.name}")
+                backgrounds = find_backgrounds(ShardReader(target.url), spec, checkpoint, crowd_maps)
+                say(f"{role}: putting people into {len(backgrounds)} images, to {url}")
+                write_composites(url, backgrounds, spec, name=f"composite-{name}", num_workers=os.cpu_count() or 1,
+                                 watch=lambda numbers: watched(numbers, "composites", say=say))
+                storage.mark_as_ours(folder)
+    manifest = verify(url)
+    require_labels(url, manifest, role, masks=masks)
+    say(f"{role}: {manifest.name}, {manifest.num_samples} images")
+    return Prepared(url=url, manifest=manifest)
+
+
+def recognised(spec: DataSpec, role: Role) -> DataSpec:
+    """The same data with its format, where a folder of raw data is given by its place alone. Opens labels, so a target
+    stays as it is. Raises FileNotFoundError, saying what is there, for a folder without labels that are read.
+    """
+    if (spec.format != "place" or role == "target" or not storage.is_local(spec.place)
+            or not storage.is_folder(spec.place) or storage.exists(storage.join(spec.place, FILE_NAME))):
+        return spec
+    from crowddist.data.convert.recognise import recognise
+
+    try:
+        return replace(spec, format=recognise(Path(storage.shown(spec.place))))
+    except InputError as error:
+        raise FileNotFoundError(f"no data set at {spec.place}: {FILE_NAME} is missing, and {error}") from None
 
 
 def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
@@ -117,6 +184,7 @@ def _slug(spec: DataSpec, role: Role, skip_bad: bool) -> str:
 
 def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[str], None], skip_bad: bool) -> None:
     from crowddist.data.convert.base import SKIPPED, convert
+    from crowddist.data.convert.doubts import DOUBTS, notes
     from crowddist.data.convert.formats import FORMATS
 
     def watch(items: Sequence[Entry]) -> Iterable[Entry]:
@@ -130,6 +198,10 @@ def _convert(spec: DataSpec, place: str, url: str, role: Role, say: Callable[[st
     form = FORMATS["folder" if spec.format == "place" else spec.format]
     converted = convert(form, spec.place, url, split="" if spec.split == "all" else spec.split, skip_bad=skip_bad,
                         unlabelled=role == "target", num_workers=num_workers, watch=watch)
+    for note in converted.notes:
+        say(f"{role}: {note}")
+    if told := notes({**converted.manifest.statistics, "num_skipped": 0}):  # which the next line tells
+        say(f"{role}: {', '.join(told)}{f', listed in {storage.join(url, DOUBTS)}' if converted.doubts else ''}")
     if converted.skipped:
         say(f"{role}: {len(converted.skipped)} files left out, listed in {storage.join(url, SKIPPED)}")
 

@@ -1,13 +1,24 @@
-"""Checks the size in an image's header before a decoder takes any memory."""
+"""The bounds of an image's sides, ratio and pixels, checked in its header before a decoder takes any memory."""
 
 from __future__ import annotations
 
 import os
 import struct
+import zlib
 
 import numpy as np
 
+from crowddist.data.file_kinds import OWN_TEXT
 from crowddist.errors import InputError
+
+MAX_SIDE_PX = 20_000
+"""ours: longer strips are scans or stitched panoramas; the longest camera images have about 16,000 px."""
+MIN_SIDE_PX = 8
+"""ours: one cell of a density map; nothing smaller can hold a crowd."""
+MAX_RATIO = 64
+"""ours: longest side over shortest. The widest panoramas have about 20; shrunk to 768 px, 12 px are left of 64."""
+JPEG_QUALITY = 95
+"""ours: no visible loss at heads of a few pixels."""
 
 MAX_MEGAPIXELS = "CROWDDIST_MAX_MEGAPIXELS"
 """Environment variable: most pixels of an image in millions, a whole number above 0. Every node reads its own."""
@@ -29,6 +40,41 @@ def require_decodable(height: int, width: int) -> None:
     most = max_pixels()
     if height * width > most:
         raise InputError(f"too large: {width} x {height} px; at most {most} pixels are read ({MAX_MEGAPIXELS})")
+
+
+def require_shape(height: int, width: int) -> None:
+    """Raises InputError for an image with too many pixels, or with sides too long, too short, or too unlike."""
+    require_decodable(height, width)
+    if max(width, height) > MAX_SIDE_PX:
+        raise InputError(f"too large: {width} x {height} px; at most {MAX_SIDE_PX} px on a side are read")
+    if min(width, height) < MIN_SIDE_PX:
+        raise InputError(f"too small: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise InputError(f"too thin: {width} x {height} px, and nothing of it is left once it is shrunk; at most "
+                         f"{MAX_RATIO} : 1 is read, cut it into pieces")
+
+
+def require_visible(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    """Raises InputError where resizing an image, (height, width) px, shrinks a side to less than `MIN_SIDE_PX`."""
+    if min(resized) < min(MIN_SIDE_PX, *size):
+        raise InputError(f"too small once shrunk: {size[1]} x {size[0]} px become {resized[1]} x {resized[0]}; each "
+                         f"side needs at least {MIN_SIDE_PX} px, allow a larger size or cut the image into pieces")
+
+
+def jpeg_divisor(height: int, width: int, *, progressive: bool) -> int:
+    """1, or 2 or 4 for a JPEG that is too large to be read whole, but not at that part of its size.
+
+    Raises InputError as `require_shape` for one that is too large even so: four times `max_pixels`, but only
+    `max_pixels` of a progressive one, of which the decoder keeps the whole.
+    """
+    for divisor in (1, 2, 4):
+        if max(height, width) <= divisor * MAX_SIDE_PX and height * width <= divisor**2 * max_pixels():
+            if divisor > 2 or progressive:
+                require_decodable(height, width)
+            require_shape(-(-height // divisor), -(-width // divisor))
+            return divisor
+    require_shape(height, width)
+    raise AssertionError("a JPEG has at most 65,535 px on a side")
 
 
 def jpg_size(data: bytes) -> tuple[int, int]:
@@ -62,7 +108,10 @@ def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """An (H, W, 3) uint8 RGB image as PNG."""
+    """An (H, W, 3) uint8 RGB image as a PNG that says crowddist drew it, see `OWN_TEXT`."""
     import cv2
 
-    return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+    data = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+    text = struct.pack(">I", len(OWN_TEXT) - 4) + OWN_TEXT + struct.pack(">I", zlib.crc32(OWN_TEXT))
+    head = 33  # the signature and IHDR, which must be the first chunk
+    return data[:head] + text + data[head:]

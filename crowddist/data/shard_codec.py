@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ _ARRAYS: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "seen.counts.npy": (np.float64, (None,)),
 }
 """Stored type and shape of each array; None is any length. `seen.*` are the arrays of a `Seen`."""
-_BILEVEL = ("mask.png", "keep.png")
+_BILEVEL = ("mask.png", "keep.png", "region.png")
 _LONGEST_ARRAY_HEAD = 1024
 """Bytes of the header in NumPy's format; ours have 128."""
-_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError)
-"""Errors of the decoders; RecursionError comes from endlessly nested brackets."""
+_DAMAGE = (ValueError, TypeError, EOFError, OverflowError, RecursionError, TokenError)
+"""Errors of the decoders; RecursionError comes from endlessly nested brackets, TokenError from an array's torn head."""
 LABEL_FACTS = ("count", "level", "scene_level")
 """Entries of a sample's json that come from annotations; an unlabelled set must not hold them."""
 
@@ -39,9 +40,9 @@ def encode(extension: str, value: Member) -> bytes:
     """The bytes of a member. Bytes stay as they are.
 
     Arrays: `points.npy` N x 2; `boxes.npy`, `detections.npy` and `doubtful.npy` N x 4 -> float32; `density.npy` and
-    `spread.npy` (h, w) -> float16; `mask.png` and `keep.png` (h, w), nonzero -> 255; `seen.*.npy` as in `sample.Seen`.
-    `json` takes a dict. Raises InputError for an unknown extension, a wrong type or shape, or a number that is not
-    finite.
+    `spread.npy` (h, w) -> float16; `mask.png`, `keep.png` and `region.png` (h, w), nonzero -> 255; `seen.*.npy` as
+    in `sample.Seen`. `json` takes a dict. Raises InputError for an unknown extension, a wrong type or shape, or a
+    number that is not finite.
     """
     if extension not in _DECODERS:
         raise InputError(f"no member of a sample is called {extension!r}; known: {', '.join(_DECODERS)}")
@@ -79,13 +80,17 @@ def decode(key: str, members: dict[str, bytes], *, longest_px: float = math.inf)
         raise InputError(f"sample {key}: the image has {size} pixels, its json says {told}; convert the data again")
     if mask is not None and mask.shape != size:
         raise InputError(f"sample {key}: the image has {size} pixels, its mask {mask.shape}; convert the data again")
+    region = values.get("region.png")
+    if region is not None and (region.shape != size or not region.any()):
+        raise InputError(f"sample {key}: the image has {size} pixels, its region of interest {region.shape} with "
+                         f"{int(region.sum())} inside; convert the data again")
     points, boxes = values.get("points.npy"), values.get("boxes.npy")
     if boxes is not None and (points is None or len(points) != len(boxes)):
         told_points = "no points" if points is None else f"{len(points)} points"
         raise InputError(f"sample {key}: {len(boxes)} boxes but {told_points}, one each is needed; convert the data "
                          "again")
     return Sample(key=key, image=image, frame=None if size == image.shape[:2] else size, points=points, boxes=boxes,
-                  mask=None if mask is None else mask.astype(np.uint8),
+                  mask=None if mask is None else mask.astype(np.uint8), region=region,
                   labels=_labels(key, values) if "density.npy" in values else None, scene=scene)
 
 

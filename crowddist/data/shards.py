@@ -31,7 +31,7 @@ MAX_KEY_BYTES = 80
 JOURNAL = "unfinished.json"
 """File beside the shards of an unfinished data set; tells the next writer where to go on."""
 _BLOCK_BYTES = 512
-_LABEL_MEMBERS = ("points.npy", "boxes.npy", "mask.png")
+_LABEL_MEMBERS = ("points.npy", "boxes.npy", "mask.png", "region.png")
 
 
 def is_key(text: str) -> bool:

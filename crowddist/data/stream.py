@@ -112,7 +112,10 @@ class CropDataset(torch.utils.data.Dataset):
             raise InputError(f"sample {key} of {self.images.url} {problem}")
         if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
             sample = replace(sample, sizes=known_sizes(sample))
-        if sample.points is not None and self.labels is None and not counts_whole(self.images.manifest):
+        if self.labels is not None and sample.region is not None:  # pseudo-labels have their own cells to train on
+            sample = replace(sample, region=None)
+        if (sample.points is not None and sample.region is None and self.labels is None
+                and not counts_whole(self.images.manifest)):
             region = find_region(sample)
             if region is not None and not region.pixels.all():
                 sample = replace(sample, region=region.pixels)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from crowddist.data.convert.base import ITEMS_AHEAD, Item, Made
+from crowddist.data.convert.base import ITEMS_AHEAD, Made
+from crowddist.data.convert.layout import Item
 from crowddist.distributed.runtime import connect, prepare_environment
 
 

@@ -73,9 +73,9 @@ def _answer(where: str, answer: Any, timeout_s: float) -> list[Row]:
 
 def _join(expected: Expected) -> str:
     """Connects. Raises InputError or OSError if there is no cluster, or it refuses."""
-    from crowddist.distributed.runtime import connect, prepare_environment
+    from crowddist.distributed.runtime import connect, prepare_environment, ray_address
 
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = ray_address()
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         try:
@@ -92,9 +92,8 @@ def _join(expected: Expected) -> str:
     fewest, wanted = config.group_sizes()[0], max(config.num_workers, config.num_labellers)
     try:
         connect(wanted, fewest)
-    except (RuntimeError, ValueError) as error:  # another version, or a wrong token
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the Ray at {address or 'this machine'} cannot be joined: {reason}") from error
+    except RuntimeError as error:
+        raise InputError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from error
     return f"version {ray.__version__}, {len(usable_nodes())} nodes"
 
 

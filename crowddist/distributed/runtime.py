@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import signal
 import warnings
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crowddist.errors import InputError
+from crowddist.process.safe_text import redacted
 
 if TYPE_CHECKING:
     from torch import nn
 
 logger = logging.getLogger(__name__)
 
+_ADDRESS = re.compile(r"(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s/:@]+):\d{1,5}")
 ANSWER_S = 30.0
 """Time for a cluster that was just joined to answer one more request."""
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -44,6 +47,18 @@ def prepare_environment() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
+def ray_address() -> str:
+    """$RAY_ADDRESS, "" if it is not set. Raises InputError for what is no address of a cluster's head."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.lower().startswith(("http://", "https://")):
+        raise InputError(f"RAY_ADDRESS is {redacted(address)}, the dashboard's address for `ray job submit`: unset it, "
+                         "or set it to the HOST:6379 of the cluster's head")
+    if address not in ("", "auto", "local") and not _ADDRESS.fullmatch(address):
+        raise InputError(f"RAY_ADDRESS is {redacted(address)!r}, which is no cluster: unset it, or set it to the "
+                         "HOST:6379 of the cluster's head")
+    return address
+
+
 def connect(num_workers: int = 1, fewest: int = 0) -> None:
     """Joins the cluster of $RAY_ADDRESS (`ray job submit` sets it), or starts a private Ray on this machine.
 
@@ -55,13 +70,14 @@ def connect(num_workers: int = 1, fewest: int = 0) -> None:
 
     if not ray.is_initialized():
         sigterm = signal.getsignal(signal.SIGTERM)
-        address = os.environ.get("RAY_ADDRESS")
-        if address:
+        if address := ray_address():
             try:
                 ray.init(address=address, log_to_driver=False)
             except (AuthenticationError, ConnectionError):  # with a wrong token Ray cannot connect, after a while
                 raise InputError(f"no Ray at {address}, or no token for it, or not its own: set RAY_AUTH_TOKEN or "
                                  "RAY_AUTH_TOKEN_PATH to the one that all of its machines were started with") from None
+            except (RuntimeError, ValueError) as error:  # another version of Ray or Python
+                raise InputError(f"the Ray at {address} cannot be joined: {str(error).splitlines()[0]}") from error
             if os.environ.get("RAY_AUTH_MODE") != "disabled" and is_open(ray.get_runtime_context().gcs_address):
                 ray.shutdown()
                 raise InputError(f"the Ray at {address} takes work from anybody who reaches it: start it with "

@@ -11,6 +11,8 @@ import torch
 
 from crowddist.config import RunConfig, from_json
 from crowddist.data.config import require_zooms
+from crowddist.data.pixels import as_pixels
+from crowddist.data.safe_decode import require_visible
 from crowddist.data.sample import Part, Seen
 from crowddist.data.stream import STRIDE, to_tensor, whole_image
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
@@ -133,8 +135,19 @@ class Predictor:
         return other
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
-        """Counts one (H, W, 3) uint8 RGB image."""
-        return next(self.predict_views([image]))
+        """Counts one image: (H, W, 3) uint8 RGB, or an array that `as_pixels` brings to that form.
+
+        Raises InputError for any other array, and for an image of which nothing is left at the size it is counted at.
+        """
+        return next(self.predict_views([self.checked(image)]))
+
+    def checked(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of an image that can be counted. Raises InputError as `predict`."""
+        image = as_pixels(image)
+        size = (image.shape[0], image.shape[1])
+        factor = self.image_size / max(size) if self.image_size else 1.0
+        require_visible(size, scaled_size(size, factor, factor))
+        return image
 
     def predict_views(self, images: Sequence[np.ndarray],
                       scales: Sequence[float] | None = None) -> Iterator[ImagePrediction]:

@@ -247,12 +247,19 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
     """Finds a data set and decodes its first image, without labels of the target and the evaluation. Returns the row,
     and URL and digest of shards.
     """
-    from crowddist.data.prepare import expand
+    from crowddist.data.prepare import expand, recognised
 
     found: list[tuple[str, str]] = []
 
     def look() -> str:
         full = expand(spec)
+        if full.format == "composite":
+            return _composites(full)
+        if role in LABELS_OPENED:
+            full = recognised(full, role)
+        elif (full.format == "place" and role != "target" and storage.is_local(full.place)
+              and storage.is_folder(full.place) and not storage.exists(storage.join(full.place, FILE_NAME))):
+            return "a folder without shards; labels in it are looked for when they are used"
         if full.format == "renderer":
             return f"{full.num_images} images, look {full.look}, will be rendered"
         url = storage.normalise(full.place)
@@ -264,6 +271,19 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
 
     row = looked(f"data {name}", HERE, look, advice="correct the address, or put the data there")
     return row, found[0] if found and row.state == "ok" else None
+
+
+def _composites(spec: DataSpec) -> str:
+    """Checks the images that people will be put into, and the counter that tells where nobody is."""
+    from crowddist.storage.run_folder import find_checkpoint
+
+    assert spec.background is not None  # `parse_data` gives one
+    if spec.counter and not storage.exists(find_checkpoint(spec.counter)):
+        raise FileNotFoundError(f"no checkpoint at {spec.counter}; give the folder of a run that has ended")
+    url = storage.normalise(spec.background.place)
+    shards = spec.background.format == "place" and storage.exists(storage.join(url, FILE_NAME))
+    told = _shards(url, "target", masks=False)[1] if shards else _raw(spec.background, "target")
+    return f"{spec.num_images} images will be composed; backgrounds: {told}"
 
 
 def _shards(url: str, role: Role, *, masks: bool) -> tuple[Manifest, str]:
@@ -288,27 +308,28 @@ def _require_shards(url: str, manifest: Manifest) -> None:
 
 def _raw(spec: DataSpec, role: Role) -> str:
     """Checks raw data, which the run converts first: its layout and its first image."""
+    from crowddist.data.convert.base import require_folder
     from crowddist.data.convert.formats import FORMATS
+    from crowddist.data.convert.sample import find_items, read_labels
     from crowddist.data.images import store_image
 
     form = FORMATS["folder" if spec.format == "place" else spec.format]
     split = spec.split if spec.split != "all" else form.splits[0]
     if split not in form.splits:
         raise InputError(f"{form.name} has no split {split!r}; choose one of {', '.join(form.splits)}")
-    if not storage.is_folder(spec.place):
-        raise FileNotFoundError(f"no folder at {spec.place}; give the folder that holds the {form.name} data")
+    require_folder(spec.place, form)
     if not storage.is_local(spec.place):
         return f"{form.name}: there is a folder; its content is checked after the download"
     labelled = form.annotate is not None and role in LABELS_OPENED
-    items = form.find(Path(storage.shown(spec.place)), split, labelled).items
+    items = find_items(form, Path(storage.shown(spec.place)), split, labelled).items
     if not items:
         raise InputError(f"no images of the split {split!r} in {spec.place}; give a folder that holds {form.summary}")
     size = store_image(items[0].image, upright=form.upright).source_size
     files = items[0].annotations
     if role != "target" and files and not any(file.exists() for file in files):
         raise InputError(f"{items[0].image} has no annotation at {files[0]}; give a labelled data set")
-    if labelled and form.annotate is not None:
-        form.annotate(items[0], size)
+    if labelled:
+        read_labels(form, items[0], size)
     return f"{form.name}, {len(items)} images will be converted; the first decodes"
 
 

@@ -33,6 +33,7 @@ def one_line_errors() -> Iterator[None]:
     Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
     """
     sys.excepthook = _tell_bug
+    sys.stdout, sys.stderr = (_patient(stream) for stream in (sys.stdout, sys.stderr))
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_redact)
     try:
@@ -43,6 +44,30 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; the same command takes the run up again", file=sys.stderr)
         sys.exit(130)
+
+
+class _Pipe(io.FileIO):
+    """A stream's end whose reader may leave: what is written after that goes nowhere, and the work goes on."""
+
+    def write(self, data: Any) -> int:  # type: ignore[override]
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            return len(data)
+
+
+def _patient(stream: Any) -> Any:
+    """The stream of this process, made safe against a reader that leaves (`| head`) and against any encoding; another
+    stream, as tests and notebooks have, stays as it is.
+    """
+    if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    stream.flush()
+    pipe = _Pipe(stream.fileno(), "w", closefd=False)
+    # Unbuffered (python -u) means a raw stream below.
+    buffer: Any = pipe if stream.write_through else io.BufferedWriter(pipe)
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors="backslashreplace",
+                            line_buffering=stream.line_buffering, write_through=stream.write_through)
 
 
 def read_arguments(read: Callable[[], Arguments]) -> Arguments:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from crowddist import storage
+from crowddist.data.convert.doubts import notes
 from crowddist.data.manifest import Manifest
 from crowddist.data.safe_decode import encode_png
 from crowddist.data.shard_codec import decode, decode_scene, num_persons
@@ -47,6 +48,7 @@ class Description:
             usual = [f"{width} x {height} px ({number:,})" for (height, width), number in list(self.sizes.items())[:3]]
             more = f" and {len(self.sizes) - 3} more" if len(self.sizes) > 3 else ""
             lines.append(f"sizes: {', '.join(usual)}{more}")
+        lines += [f"doubtful: {told}" for told in notes(manifest.statistics)]
         if not len(self.counts):
             return [*lines, "unlabelled"]
         low, middle, high = np.quantile(self.counts, [0, 0.5, 1])

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_line", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join", "list_files",
-    "local_copy", "local_file", "local_folder", "normalise", "open_content", "open_write", "read_bytes", "read_json",
-    "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "write_bytes", "write_json",
+    "local_copy", "local_file", "local_folder", "mark_as_ours", "normalise", "open_content", "open_write", "read_bytes",
+    "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "write_bytes", "write_json",
 ]
 Url: TypeAlias = str | os.PathLike[str]
 """A URL or a local path, see `normalise`."""
@@ -114,6 +114,16 @@ def local_file(url: Url) -> Path:
 def local_folder(url: Url) -> Path:
     """The local path of a folder, created if missing. InputError for object storage, or if a file is in the way."""
     return _place(url).local_folder()
+
+
+def mark_as_ours(url: Url, *, fresh: bool = False) -> None:
+    """Marks a local folder, created if missing, as one that crowddist alone fills: searches for images leave it out.
+
+    Object storage is not marked. `fresh`: only a folder that is empty or missing.
+    """
+    place = _place(url)
+    if isinstance(place, LocalPlace):
+        place.mark(fresh=fresh)
 
 
 def scratch_folder(url: Url) -> Path:

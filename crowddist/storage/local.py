@@ -14,7 +14,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from crowddist.errors import InputError
-from crowddist.storage.names import LOCK, REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
+from crowddist.storage.names import LOCK, MARK, REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
 
 
 class LocalPlace:
@@ -37,7 +37,8 @@ class LocalPlace:
         for folder, folders, files in os.walk(self.path, followlinks=False):
             folders[:] = [name for name in folders if not is_temporary(name)]
             relative = Path(folder).relative_to(self.path)
-            names += [(relative / name).as_posix() for name in files if not is_temporary(name)]
+            names += [(relative / name).as_posix() for name in files
+                      if not is_temporary(name) and name != MARK]
         return sorted(names)
 
     def stamps(self) -> Iterator[str]:
@@ -45,6 +46,9 @@ class LocalPlace:
         entered: set[str] = set()
         for folder, folders, names in os.walk(self.path, followlinks=True):
             real = os.path.realpath(folder)
+            if MARK in names and folder != str(self.path):  # a run inside the folder that it reads grows
+                folders[:] = []
+                continue
             folders[:] = [] if real in entered else sorted(folders)
             for name in () if real in entered else sorted(names):
                 path = os.path.join(folder, name)
@@ -93,6 +97,10 @@ class LocalPlace:
         return self.path
 
     scratch_folder = local_folder
+
+    def mark(self, *, fresh: bool) -> None:
+        if not (self.path / MARK).exists() and not (fresh and self._is_full()):
+            (self.local_folder() / MARK).touch()
 
     def local_copy(self) -> nullcontext[Path]:
         return nullcontext(self.path)

@@ -16,6 +16,8 @@ REMOVABLE_MARKERS = ("manifest.json", "DONE.json")
 """ours: crowddist wrote, and may remove, only a folder that holds one of these."""
 LOCK = ".lock"
 """File that a process locks in a folder it holds."""
+MARK = ".crowddist"
+"""Empty file in a folder that crowddist alone fills: it is no part of a user's images that lie around it."""
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".", ".partial"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 _S3 = re.compile(r"^s3://([A-Za-z0-9._-]+)(?:/(.*))?$", re.IGNORECASE | re.DOTALL)
@@ -32,7 +34,7 @@ def normalise(place: str | os.PathLike[str]) -> str:
         raise InputError(f"not a place: {text!r} is empty or holds a zero byte; give a path or a file:// URL")
     scheme = _SCHEME.match(text)
     if scheme is None:
-        return file_url(Path(text).expanduser())
+        return file_url(Path(os.path.expanduser(text)))
     name = scheme.group(1).lower()
     if name == "file":
         return file_url(path_of_file_url(text))

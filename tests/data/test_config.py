@@ -41,6 +41,8 @@ def test_a_rendered_data_set_is_named_in_one_line(text: str, fields: dict[str, A
     ("worldexpo10:/data/expo:val", "/data/expo", "val"),
     ("nwpu_crowd:/data/nwpu:test", "/data/nwpu", "test"),
     ("wider_face:/data/wider", "/data/wider", "all"),
+    ("shanghaitech:/data/2024-01-01T10:00:00", "/data/2024-01-01T10:00:00", "all"),
+    ("shanghaitech:/data/2024-01-01T10:00:00:train", "/data/2024-01-01T10:00:00", "train"),
 ])
 def test_raw_data_is_named_by_format_place_and_split(text: str, place: str, split: str) -> None:
     assert parse_data(text) == DataSpec(format=text.partition(":")[0], place=place, split=split)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import os
 import struct
-import time
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from crowddist.data.images import MAX_FILE_BYTES, find_images, read_pixels, store_image
+from crowddist.data.images import MAX_FILE_BYTES, read_pixels, store_image
+from crowddist.data.walk import find_images
 from crowddist.errors import InputError
 
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]
@@ -158,7 +158,7 @@ JPEG = simplejpeg.encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64,
     ("data", "reason"),
     [(b"", "the file is empty"), (b"hello, this is text", "not an image"),
      (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"), (b"GIF89a" + bytes(40), "not an image"),
-     (JPEG[: len(JPEG) // 2], "Premature end"), (JPEG[:-2], "Premature end"), (JPEG[:30], "Truncated"),
+     (JPEG[: len(JPEG) // 2], "Premature end"), (JPEG[:-2000], "Premature end"), (JPEG[:30], "Truncated"),
      (JPEG[:1000] + bytes(200) + JPEG[1200:], "Corrupt"), (png_header(64, 64), "truncated|damaged|broken|IDAT"),
      (png_header(1, 1), "too small: 1 x 1 px"), (png_header(7, 4000), "too small: 7 x 4000 px"),
      (png_header(30_000, 20), "too large: 30000 x 20 px"), (png_header(20, 30_000), "too large: 20 x 30000 px"),
@@ -186,15 +186,17 @@ def test_32_bit_pixels_are_refused(tmp_path):
             read_pixels(save(tmp_path / name, Image.fromarray(RGB[..., 0].astype(kind))))
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    def decoded(image):
+        raise AssertionError("its pixels were decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(15_000, 15_000, bytes(45_001 * 15_000)))  # the rows inflate to 675 MB
     assert path.stat().st_size < 5e6
     tracemalloc.start()
-    began = time.monotonic()
     with pytest.raises(InputError, match="too large"):
         store_image(path, upright=True)
-    assert time.monotonic() - began < 1
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
 
@@ -211,6 +213,11 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
             store_image(tmp_path / f"{name}.jpg", upright=True)
 
 
+def sorted_out(folder):
+    found = find_images(folder)
+    return found.images, found.refused
+
+
 def names(tmp_path, paths):
     return [path.relative_to(tmp_path).as_posix() for path in paths]
 
@@ -220,13 +227,13 @@ def test_find_images_is_recursive_and_sorted(tmp_path):
                  "é/1.webp", "noending"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    found, refused = find_images(tmp_path)
+    found, refused = sorted_out(tmp_path)
     assert names(tmp_path, found) == ["a/c/d.tiff", "a/z.png", "a.jpeg", "b.JPG", "é/1.webp"] and refused == []
 
 
 def test_find_images_names_what_it_cannot_read(tmp_path):
     (tmp_path / "a.HEIC").write_text("")
-    found, refused = find_images(tmp_path)
+    found, refused = sorted_out(tmp_path)
     assert (found == [] and names(tmp_path, [refused[0][0]]) == ["a.HEIC"]
             and "HEIC images are not read" in refused[0][1])
     with pytest.raises(FileNotFoundError):
@@ -244,8 +251,8 @@ def test_find_images_ends_at_loops_of_links(tmp_path):
     (root / "again").symlink_to(root / "sub")
     (root / "other").symlink_to(tmp_path / "outside")
     (tmp_path / "outside" / "back").symlink_to(root)
-    found, refused = find_images(root)
+    found, refused = sorted_out(root)
     assert names(root, found) == ["other/o.jpg", "sub/a.jpg"]
     assert names(root, [path for path, _ in refused]) == ["again", "other/back", "sub/loop", "up"]
     (tmp_path / "link").symlink_to(root)
-    assert names(tmp_path / "link", find_images(tmp_path / "link")[0]) == ["other/o.jpg", "sub/a.jpg"]
+    assert names(tmp_path / "link", find_images(tmp_path / "link").images) == ["other/o.jpg", "sub/a.jpg"]

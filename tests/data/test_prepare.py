@@ -350,3 +350,43 @@ def test_labels_of_a_target_stay_closed_also_when_it_is_looked_through(tmp_path:
     assert keys(found) == ["image-000", "image-002"]
     with pytest.raises(AssertionError, match="was opened"):
         prepared(url, tmp_path / "runs", "source", skip_bad=True)
+
+
+@pytest.mark.parametrize("role", ["source", "evaluation"])
+def test_labels_of_ones_own_need_no_name_of_their_format(photos: Path, tmp_path: Path, role: Role) -> None:
+    (photos / "points.csv").write_text("file,x,y\n0.jpg,3,4\n0.jpg,90,4\n1.jpg,,\n")
+    found, lines = prepared(str(photos), tmp_path / "runs", role)
+    assert keys(found) == ["0", "1"] and found.manifest.statistics["persons"] == 1
+    assert f"{role}: 1 images without labels left out, 1 points beyond the image dropped (in 1 images), listed in " \
+           f"{found.url}/doubts.json" in lines
+    assert prepared(f"csv:{photos}", tmp_path / "named", role)[0].manifest == found.manifest
+
+
+def test_labels_beside_a_target_are_not_opened(photos: Path, tmp_path: Path) -> None:
+    (photos / "points.csv").write_text("damaged")
+    found, _ = prepared(str(photos), tmp_path / "runs", "target")
+    assert not found.manifest.labelled and found.manifest.num_samples == 3
+
+
+def test_a_folder_whose_labels_are_not_read_is_told_what_is(photos: Path, tmp_path: Path) -> None:
+    (photos / "0.txt").write_text("3 4")
+    with pytest.raises(FileNotFoundError, match=r"no data set at .*my photos: manifest\.json is missing, and no labels "
+                                                r"that are read in .*: it holds 3 \.jpg, 1 \.txt; read are gcc, .*"):
+        prepared(str(photos), tmp_path / "runs", "evaluation")
+
+
+def test_a_folder_called_as_a_variable_is_itself(photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "$HOME")
+    assert keys(prepared(str(tmp_path / "$HOME"), tmp_path / "runs", "target")[0]) == ["0", "1", "2"]
+
+
+def test_runs_inside_the_target_are_no_part_of_it(photos: Path) -> None:
+    """The storage lies in the target, and holds pictures of a run that began before."""
+    storage = photos / "runs"
+    first, _ = prepared(str(photos), storage, "target")
+    (storage / "data" / "raw").mkdir()
+    (storage / "data" / "raw" / "0.jpg").write_bytes((photos / "0.jpg").read_bytes())
+    second, lines = prepared(str(photos), storage, "target")
+    assert first.url == second.url and keys(second) == ["0", "1", "2"]
+    third, lines = prepared(str(photos), photos / "other runs", "target")
+    assert keys(third) == ["0", "1", "2"] and any("written by crowddist: runs/data" in line for line in lines)

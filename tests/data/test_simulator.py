@@ -78,7 +78,7 @@ def test_a_crowd_is_cut_before_it_exceeds_its_level():
     location, number = module._draw_place(SMALL, look, 0)
     scene = module.build_scene(SMALL.seed, location, number, look, SMALL.size)
     crowd = module.place_crowd(np.random.default_rng(1), scene, look, 25)
-    everyone = module._inside(module.pose_crowd(scene, crowd), SMALL.size)
+    everyone = module._inside(module.pose_crowd(scene.camera, crowd), SMALL.size)
     assert everyone.sum() > 10
     cut, poses = module._within_level(scene, crowd, 10)
     assert module._inside(poses, SMALL.size).sum() == 10
@@ -98,7 +98,7 @@ def test_masks_cover_people_and_not_the_place():
     rng = np.random.default_rng(0)
     light = module.draw_light(rng, 12.0, 5)
     crowd = module.place_crowd(rng, scene, look, 20)
-    poses = module.pose_crowd(scene, crowd)
+    poses = module.pose_crowd(scene.camera, crowd)
     cast, contact = module.paint_shadows(scene, light, crowd, poses)
     empty = module.light_place(rng, scene, light, cast, contact)
     full = empty.copy()

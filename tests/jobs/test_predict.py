@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +22,8 @@ from crowddist.data.images import read_pixels
 from crowddist.inference.predictor import Predictor
 from crowddist.methods.build import build_method
 from crowddist.run import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -102,3 +108,33 @@ def test_a_counter_of_two_networks_draws_boxes(start: Callable, photos: Path, tm
     assert found.sizes is not None and len(found.points) == int(row["points"]) > 3
     assert float(row["count"]) == pytest.approx(len(found.points), rel=0.01), "the count is that of the boxes"
     assert cv2.imread(str(tmp_path / "counted" / "a.png")) is not None
+
+
+def test_a_killed_count_keeps_its_rows_and_goes_on(photos: Path, tmp_path: Path, tiny_checkpoint: str) -> None:
+    """Into a pipe whose reader leaves, in a terminal that knows no plus-minus sign; then killed; then whole."""
+    for number in range(60):
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(photos / f"{number:03}.png"), pixels)
+    out = tmp_path / "counted"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "jobs/predict.py", "--checkpoint", storage.local_file(tiny_checkpoint), "--input",
+               photos, "--output", out]
+
+    def num_lines() -> int:
+        return (out / "counts.csv").read_bytes().count(b"\n")
+
+    job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
+    assert job.stdout is not None and job.stderr is not None
+    for words in ("no intervals", "in evening", r"\xb1"):
+        assert words in job.stdout.readline(), job.stderr.read()
+    job.stdout.close()
+    while num_lines() < 4:
+        time.sleep(0.01)
+    job.terminate()
+    assert job.wait() == 143 and "Traceback" not in job.stderr.read()
+    num_rows = num_lines() - 1
+    assert 3 <= num_rows < 63
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"going on: {num_rows} of 63 images" in done.stdout
+    assert num_lines() == 64 and done.stdout.splitlines()[-1].startswith("63 images, ")

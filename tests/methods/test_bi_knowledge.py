@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crowddist.config import RunConfig
-from crowddist.data.convert.annotations import read_mat_locations
+from crowddist.data.convert.annotations import read_mat_info
 from crowddist.data.sample import Batch, Seen
 from crowddist.errors import InputError
 from crowddist.losses.density import count_map_loss
@@ -119,7 +119,7 @@ def test_shanghaitech_s_true_heads_survive_suppression(real_data: Path, part: st
         pytest.skip(f"no ShanghaiTech at {folder}")
     scores, true, kept, by_whole_size = np.random.default_rng(0), 0, 0, 0
     for file in sorted(folder.glob("*.mat"))[::7][:40]:
-        places = read_mat_locations(file).astype(np.float32)
+        places = read_mat_info(file)[0].astype(np.float32)
         heads = np.column_stack([places, head_sizes(places), scores.random(len(places))])
         true, kept = true + len(heads), kept + len(distinct(heads, settings.nms_share))
         by_whole_size += len(distinct(heads, 1.0))

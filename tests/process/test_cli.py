@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -182,3 +184,15 @@ def test_the_short_help_has_first_sentences_and_values() -> None:
         "then:",
         "  --inner.name                    Name, e.g. a [empty]",
     ]
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONUNBUFFERED": "1"}])
+def test_a_reader_that_leaves_and_a_poor_terminal_stop_no_work(environment: dict[str, str]) -> None:
+    code = ("import sys\nfrom crowddist.process.cli import one_line_errors\nwith one_line_errors():\n"
+            "    for number in range(20000): print('\\u00b1', number)\n    print('all done', file=sys.stderr)")
+    job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1", **environment})
+    assert job.stdout is not None and job.stderr is not None
+    assert job.stdout.readline() == ("\\xb1 0\n" if environment.get("PYTHONIOENCODING") else "\u00b1 0\n")
+    job.stdout.close()
+    assert (job.stderr.read(), job.wait()) == ("all done\n", 0)

@@ -58,6 +58,7 @@ def test_files_and_folders_are_counted(counter: Predictor, photos: Path, tmp_pat
     assert [row["file"] for row in read_table(tmp_path / "out")] == [row["file"]
                                                                      for row in rows] == [str(path) for path in paths]
     assert listing(tmp_path / "out") == ["counts.csv", "gate-2.png", "gate.png", "hall.png", "one.png"]
+    assert lines.pop(0) == "my photos: 3 images: 2 directly in it, 1 in upstairs"
     for row, path, line in zip(read_table(tmp_path / "out"), paths, lines, strict=True):
         found = counter.predict(read_pixels(path))
         assert float(row["count"]) == pytest.approx(found.count, abs=0.0051) and found.count > 1

@@ -18,7 +18,7 @@ import scipy.io
 from PIL import Image
 
 from crowddist.data.convert import nwpu_crowd, wider_face
-from crowddist.data.convert.annotations import read_json_object, read_mat_locations, read_mat_points
+from crowddist.data.convert.annotations import read_json_object, read_mat_info, read_mat_points
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.matlab import require_harmless
 from crowddist.errors import InputError
@@ -75,7 +75,7 @@ def test_a_matlab_file_takes_little_memory_whatever_it_claims(tmp_path: Path, wh
     assert place.stat().st_size < 600_000
     tracemalloc.start()
     began = time.monotonic()
-    for read in (read_mat_locations, lambda path: read_mat_points(path, "p")):
+    for read in (read_mat_info, lambda path: read_mat_points(path, "p")):
         refused = r"p\.mat: not a MATLAB file that can be read: (it unpacks|an array claims|arrays lie)"
         with pytest.raises(InputError, match=refused):
             read(place)
@@ -86,7 +86,7 @@ def test_a_matlab_file_takes_little_memory_whatever_it_claims(tmp_path: Path, wh
 
 def test_matlab_files_as_they_are_pass(real_data: Path) -> None:
     places = sorted(real_data.glob("shanghaitech/*/train_data/ground_truth/*.mat"))[:20]
-    assert places and all(len(read_mat_locations(place)) > 0 for place in places)
+    assert places and all(len(read_mat_info(place)[0]) > 0 for place in places)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -22,9 +22,10 @@ from PIL import Image
 
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.folder import FORMAT
-from crowddist.data.images import find_images, read_pixels, store_image
+from crowddist.data.images import read_pixels, store_image
 from crowddist.data.safe_decode import MAX_MEGAPIXELS
 from crowddist.data.shard_codec import decode
+from crowddist.data.walk import find_images
 from crowddist.errors import InputError
 from crowddist.tracking import journal
 
@@ -183,8 +184,8 @@ def test_folders_that_lead_to_themselves_are_read_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for number in range(5):
         (tmp_path / "a" / f"up-{number}").symlink_to(tmp_path)
-    found, refused = find_images(tmp_path)
-    assert found == [tmp_path / "image.png"] and len(refused) == 5
+    found = find_images(tmp_path)
+    assert found.images == [tmp_path / "image.png"] and len(found.refused) == 5
 
 
 def test_a_picture_in_a_journal_is_no_bomb(tmp_path: Path) -> None:

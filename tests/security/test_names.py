@@ -30,6 +30,9 @@ MARKUP = """<script>alert(1)</script><img src=x onerror="alert(1)">'"{{ 7*191 }}
 class Counter:
     """Counts one person in every image."""
 
+    def checked(self, image: np.ndarray) -> np.ndarray:
+        return image
+
     def predict(self, image: np.ndarray) -> Any:
         density = np.zeros((image.shape[0] // 8, image.shape[1] // 8), np.float32)
         return SimpleNamespace(count=1.0, uncertainty=0.5, density=density, points=np.zeros((0, 3), np.float32),

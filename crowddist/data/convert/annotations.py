@@ -1,123 +1,47 @@
-"""Readers of annotation files (MATLAB, JSON, text) and the checks for points and boxes of every data set."""
+"""Readers of annotation files: MATLAB, JSON, text, masks. `points` checks what they hold."""
 
 from __future__ import annotations
 
-import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.matlab import require_harmless
+from crowddist.data.convert.matlab import read_variable
 from crowddist.errors import InputError
 
 # ours: five times the largest file of all published sets, which holds the boxes of 15,000 images.
 MAX_ANNOTATION_BYTES = 512 * 2**20
 
 
-def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str) -> tuple[np.ndarray, int, int]:
-    """Points as shards hold them: N x 2 float32 inside the frame.
+def read_mat_info(place: Path) -> tuple[np.ndarray, int | None]:
+    """`image_info.location` of a MATLAB file, N x 2 or N x 3 numbers, and its `number` if that is one.
 
-    Exact repeats of a point are counted and kept: published counts include them (ShanghaiTech's training splits hold
-    101), and two heads may share a pixel.
-
-    Args:
-        points: N x 2 x, y in px.
-        size: (height, width) of the image, px.
-        place: the file, or a place in it, for messages.
-
-    Returns:
-        The points, the number moved to the border (less than a pixel outside), the number that repeat an earlier one.
-
-    Raises:
-        InputError: a coordinate that is not finite, or a pixel or more outside the frame.
-    """
-    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    height, width = size
-    if (bad := np.flatnonzero(~np.isfinite(points).all(axis=1))).size:
-        which = f"point {bad[0] + 1} of {len(points)} is {_text(points[bad[0]])}"
-        raise InputError(f"{place}: {which}, not a pair of numbers")
-    if (far := np.flatnonzero((points <= -1).any(axis=1) | (points >= [width + 1, height + 1]).any(axis=1))).size:
-        which = f"point {far[0] + 1} of {len(points)}, x, y = {_text(points[far[0]])}"
-        raise InputError(f"{place}: {which}, lies outside the image of {width} x {height} px")
-    stored = points.astype(np.float32)
-    outside = (stored < 0) | (stored >= [width, height])
-    stored = np.where(outside, np.clip(stored, 0, [width - 1, height - 1]), stored).astype(np.float32)
-    num_repeated = len(points) - len(np.unique(points, axis=0))
-    return stored, int(outside.any(axis=1).sum()), num_repeated
-
-
-def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: Path | str,
-                left_out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-    """Boxes as shards hold them: M x 4 float32 inside the frame; boxes centred in it are cut at its border.
-
-    Args:
-        boxes: N x 4 left, top, width, height, as edges in px: pixel j covers [j, j + 1).
-        size: (height, width) of the image, px.
-        place: the file, or a place in it, for messages.
-        left_out: (N,) bool, boxes that are neither checked nor kept; None keeps all.
-
-    Returns:
-        The boxes kept, in their order, and the number of cut ones.
-
-    Raises:
-        InputError: a number that is not finite, a box without an area, or with its centre outside the frame.
-    """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    kept = np.ones(len(boxes), bool) if left_out is None else ~left_out
-    height, width = size
-    with np.errstate(invalid="ignore", over="ignore"):
-        near, far = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-        reasons = (
-            (~np.isfinite(boxes), "is not four finite numbers"),
-            (boxes[:, 2:].astype(np.float32) <= 0, "has no area"),
-            (centred_outside(boxes, size)[:, None], f"has its centre outside the image of {width} x {height} px"),
-        )
-    for wrong, reason in reasons:
-        if (found := np.flatnonzero(wrong.any(axis=1) & kept)).size:
-            which = f"box {found[0] + 1} of {len(boxes)}, left, top, width, height = {_text(boxes[found[0]])}"
-            raise InputError(f"{place}: {which}, {reason}")
-    cut_near, cut_far = np.clip(near, 0, [width, height]), np.clip(far, 0, [width, height])
-    outside = (cut_near != near) | (cut_far != far)
-    # Only boxes that leave the frame are recomputed: the others stay as annotated to the last digit.
-    stored = np.where(np.hstack([outside, outside]), np.hstack([cut_near, cut_far - cut_near]), boxes)[kept]
-    return stored.astype(np.float32), int(outside[kept].any(axis=1).sum())
-
-
-def box_centres(boxes: np.ndarray) -> np.ndarray:
-    """Centres N x 2 x, y (pixel j has its centre at j) of boxes N x 4 left, top, width, height, edges in px."""
-    return boxes[:, :2] + boxes[:, 2:] / 2 - 0.5
-
-
-def centred_outside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(N,) bool, boxes of finite numbers with their centre outside the frame. Args: as for `check_boxes`."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        centre = boxes[:, :2] + boxes[:, 2:] / 2
-    return np.isfinite(boxes).all(axis=1) & ((centre < 0) | (centre >= size[::-1])).any(axis=1)
-
-
-def read_mat_locations(place: Path) -> np.ndarray:
-    """The N x 2 numbers `image_info.location` of a MATLAB file: a struct (GCC) or a struct in a cell (ShanghaiTech).
-
-    Raises InputError, naming the file, where it is missing, damaged, of another layout, or contradicts its `number`.
+    `image_info` is a struct (GCC) or a struct in a cell (ShanghaiTech). Raises InputError, naming the file, where it is
+    missing, damaged or of another layout.
     """
     value, number = _read_mat(place, "image_info"), None
-    while isinstance(value, np.ndarray) and value.dtype.kind in "OV" and value.size == 1:
-        names = value.dtype.names or ()
-        number = value["number"] if "number" in names else number
-        value = value["location"] if "location" in names else value.reshape(-1)[0] if value.dtype.kind == "O" else None
-    points = as_rows(value, place, "image_info.location")
-    count = None if number is None else int(np.asarray(number.reshape(-1)[0]).reshape(-1)[0])
-    if count is not None and count != len(points):
-        raise InputError(f"{place}: its `number` is {count}, but it holds {len(points)} points")
-    return points
+    while isinstance(value, dict) or (isinstance(value, np.ndarray) and value.dtype == object and value.size == 1):
+        if isinstance(value, dict):
+            value, number = value.get("location"), value.get("number", number)
+        else:
+            value = value[0]
+    return as_points(value, place, "image_info.location"), as_count(number)
 
 
 def read_mat_points(place: Path, name: str) -> np.ndarray:
-    """The N x 2 numbers of one variable of a MATLAB file. Raises InputError, naming the file, for anything else."""
-    return as_rows(_read_mat(place, name), place, name)
+    """The N x 2 or N x 3 numbers of one variable of a MATLAB file. Raises InputError, naming the file, for anything
+    else.
+    """
+    return as_points(_read_mat(place, name), place, name)
+
+
+def read_mat_count(place: Path, name: str) -> int | None:
+    """The number in one variable of a MATLAB file; None if it holds no count. Raises InputError as above."""
+    return as_count(_read_mat(place, name))
 
 
 def read_mat_polygon(place: Path, names: tuple[str, str]) -> np.ndarray:
@@ -130,24 +54,47 @@ def read_mat_polygon(place: Path, names: tuple[str, str]) -> np.ndarray:
     return np.stack([x, y], axis=1).astype(np.float64)
 
 
-def as_rows(value: Any, place: Path | str, noun: str, num_columns: int = 2) -> np.ndarray:
-    """`value` as N x `num_columns` float64, N may be 0. Raises InputError, naming the place, for anything else."""
+def as_points(value: Any, place: Path | str, noun: str) -> np.ndarray:
+    """`value` as N x 2 float64, or N x 3 where a third column follows x and y. Raises InputError as `as_rows` does."""
+    return as_rows(value, place, noun, most_columns=3)
+
+
+def as_rows(value: Any, place: Path | str, noun: str, num_columns: int = 2,
+            most_columns: int | None = None) -> np.ndarray:
+    """`value` as N x `num_columns` float64, N may be 0; up to `most_columns`, where given. Raises InputError, naming
+    the place, for anything else.
+    """
+    most_columns = most_columns or num_columns
     try:
         array = None if value is None else np.asarray(value)
     except ValueError:
         array = None
     if array is not None and array.size == 0 and array.dtype.kind in "fiu":
         return np.zeros((0, num_columns))
-    if array is None or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != num_columns:
+    if (array is None or array.dtype.kind not in "fiu" or array.ndim != 2
+            or not num_columns <= array.shape[1] <= most_columns):
         got = ("nothing" if value is None else "lists of unequal length" if array is None
                else f"{array.dtype} of shape {array.shape}")
-        raise InputError(f"{place}: wrong layout: {noun} must be N x {num_columns} numbers, got {got}")
+        turned = array is not None and array.ndim == 2 and array.shape[0] == num_columns
+        raise InputError(f"{place}: wrong layout: {noun} must be N x {num_columns} numbers, got {got}"
+                         f"{'; its rows seem to be the columns, transpose it' if turned else ''}")
     return array.astype(np.float64)
+
+
+def as_count(value: Any) -> int | None:
+    """A whole number of at least 0, also as text or in an array of one member; None for anything else."""
+    while isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size == 1 else None
+    if isinstance(value, str):  # a longer number is wrong, and Python refuses to parse one of thousands of digits
+        value = int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return None
+    return int(value) if 0 <= value < 2**31 and value % 1 == 0 else None
 
 
 def read_json_object(place: Path) -> dict[str, Any]:
     """The JSON object in a file; NaN stays NaN. Raises InputError, naming the file, for anything else."""
-    return parse_json_object(_read(place), place)
+    return parse_json_object(read_file(place), place)
 
 
 def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
@@ -163,7 +110,7 @@ def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
 
 def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:
     """A headerless uint8 mask of the image's (height, width). Raises InputError for another number of bytes."""
-    data = _read(place)
+    data = read_file(place)
     if len(data) != size[0] * size[1]:
         raise InputError(f"{place}: {len(data)} bytes, a mask of {size[1]} x {size[0]} px has {size[0] * size[1]}")
     return np.frombuffer(data, np.uint8).reshape(size)
@@ -175,38 +122,36 @@ def read_lines(place: Path, *, may_be_empty: bool = False) -> list[str]:
     Raises InputError for a missing file, and for an empty one unless `may_be_empty`.
     """
     # Bytes that are not UTF-8 become surrogates, as in file names; only "\n" ends a line, not Unicode's other ones.
-    lines = [line.strip() for line in _read(place, may_be_empty).decode("utf-8-sig", "surrogateescape").split("\n")]
+    lines = [line.strip() for line in read_file(place, may_be_empty).decode("utf-8-sig", "surrogateescape").split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
 
 
 def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
-    """The numbers of a line, one per column. Raises InputError, naming the place, for anything else."""
+    """The numbers of a line, one per column, between spaces, tabs, commas or semicolons. Raises InputError, naming the
+    place, for anything else.
+    """
     try:
-        numbers = [float(column) for column in line.split()]
+        numbers = [float(column) for column in re.split(r"\s*[,;]\s*|\s+", line)]
     except ValueError:
         numbers = []
     if len(numbers) != len(columns):
         raise InputError(f"{place} should be the numbers {' '.join(columns)}, got {line[:80]!r}; download the file "
-                         "again")
+                         "again, or bring your own labels with the format csv")
     return numbers
 
 
 def _read_mat(place: Path, name: str) -> Any:
-    """One variable of a MATLAB file as SciPy reads it; None if the file has no such variable."""
-    import scipy.io
-
-    data = _read(place)
+    """One variable of a MATLAB file; None if the file has no such variable."""
+    data = read_file(place)
     try:
-        require_harmless(data)
-        return scipy.io.loadmat(io.BytesIO(data), variable_names=[name]).get(name)
-    except Exception as error:  # a damaged file can raise anything in SciPy
-        raise InputError(f"{place}: not a MATLAB file that can be read: "
-                         f"{' '.join(str(error).split()) or type(error).__name__}") from None
+        return read_variable(data, name)
+    except InputError as error:
+        raise InputError(f"{place}: not a MATLAB file that can be read: {error}") from None
 
 
-def _read(place: Path, may_be_empty: bool = False) -> bytes:
+def read_file(place: Path, may_be_empty: bool = False) -> bytes:
     try:
         num_bytes = place.stat().st_size
         if not place.is_file():  # reading a pipe or a device would never end
@@ -220,8 +165,16 @@ def _read(place: Path, may_be_empty: bool = False) -> bytes:
         raise InputError(f"{place}: cannot be read: {error.strerror}") from None
     if not data and not may_be_empty:
         raise InputError(f"{place}: the file is empty")
+    if what := _instead(data):
+        raise InputError(f"{place}: {what}")
     return data
 
 
-def _text(numbers: np.ndarray) -> str:
-    return f"({', '.join(f'{number:g}' for number in numbers)})"
+def _instead(data: bytes) -> str:
+    """What a download left instead of an annotation, and the next step; "" where it looks like none of that."""
+    head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "a web page, not an annotation; download the file again"
+    return ""

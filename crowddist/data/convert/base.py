@@ -7,84 +7,25 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.annotations import box_centres, check_boxes, check_points
-from crowddist.data.images import MIN_SIDE_PX, SUFFIXES, StoredImage, store_image
+from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes
+from crowddist.data.convert.layout import Format, Item, holds
+from crowddist.data.convert.sample import find_items, make_sample
+from crowddist.data.images import MIN_SIDE_PX
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
-from crowddist.data.shard_codec import LABEL_FACTS, Member
 from crowddist.data.shards import MAX_KEY_BYTES, MAX_SHARD_BYTES, ShardWriter
-from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError
 
 SKIPPED = "skipped.json"  # beside the manifest under `skip_bad`: a list of {"file", "reason"}
-VALIDATION_SHARE = 0.2  # ours: share of the training split held out for validation where a set has no split for it
 ITEMS_AHEAD = 4  # images read ahead per thread: enough that no thread idles, few enough for the memory
 Made = TypeVar("Made")
 # The type of `in_order`: (items, make, num_workers) -> each item with a function that returns `make(item)` or raises.
-InOrder = Callable[[Iterable["Item"], Callable[["Item"], Any], int], Iterator[tuple["Item", Callable[[], Any]]]]
-_NOTES = {
-    "num_skipped": "files skipped: cannot be read",
-    "num_clipped_points": "points moved to the border",
-    "num_repeated_points": "points repeat another",
-    "num_cut_boxes": "boxes cut at the border",
-    "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One image of a source, not yet opened."""
-
-    name: str  # unique in the source, e.g. "scene_00_0/1536371984"; the sample's key is made from it
-    image: Path
-    annotations: tuple[Path, ...] = ()  # the image's annotation files, in the format's own order; they may not exist
-    record: Any = None  # the image's annotation, where `find` has read it from a file for many images
-    facts: dict[str, Any] = field(default_factory=dict)  # from the folder and its index, for the sample's json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The images of one split of a source."""
-
-    name: str  # of the data set, unless the user gives another
-    split: str  # as asked for, or as the folder itself says
-    items: tuple[Item, ...]  # in the order of the shards
-    refused: tuple[tuple[Path, str], ...] = ()  # files that belong to no item, and why
-    facts: dict[str, Any] = field(default_factory=dict)  # for the manifest's statistics, e.g. how the split was made
-
-
-@dataclass(frozen=True, kw_only=True)
-class Annotation:
-    """The labels of one image, in pixels of the image as stored in the source."""
-
-    points: np.ndarray | None = None  # N x 2 x, y of heads, as annotated; None: the centres of `boxes`
-    boxes: np.ndarray | None = None  # N x 4 left, top, width, height of heads, edges in px: pixel j covers [j, j + 1)
-    left_out: np.ndarray | None = None  # (N,) bool, boxes not to use, by the set's flags or its converter
-    place: Path | str  # the file, or a place in it, for messages
-    mask: np.ndarray | None = None  # (H, W), nonzero = person
-    roi: np.ndarray | None = None  # the polygon that was annotated, K x 2 x, y; None or empty: the whole image
-    scene: dict[str, Any] = field(default_factory=dict)  # further entries of the sample's json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """One layout of raw data."""
-
-    name: str  # as the user types it
-    summary: str  # for --help: what the source folder must look like
-    splits: tuple[str, ...]  # the first is the default
-    upright: bool = False  # turn pixels by their rotation tags; never where annotations refer to the stored pixels
-    find: Callable[[Path, str, bool], Listing]
-    """(folder, split, labelled) -> listing. Raises InputError for a folder of another layout."""
-    annotate: Callable[[Item, tuple[int, int]], Annotation] | None
-    """(item, (height, width)) -> annotation; None: the format has no labels. Raises InputError naming the file."""
+InOrder = Callable[[Iterable[Item], Callable[[Item], Any], int], Iterator[tuple[Item, Callable[[], Any]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +35,16 @@ class Conversion:
     url: str
     manifest: Manifest
     skipped: tuple[dict[str, str], ...]  # {"file", "reason"} each
+    doubts: tuple[dict[str, Any], ...] = ()  # {"file", "kind", "number", "reason"} each
     num_resumed: int = 0  # images of the source that an earlier, stopped conversion had handled
+    notes: tuple[str, ...] = ()  # lines about the source, for the user
 
     def summary(self) -> str:
         """One line: what was written, and where."""
         facts = self.manifest.statistics
         persons = f"{facts['persons']:.0f} persons" if self.manifest.labelled else "unlabelled"
         parts = [f"{self.manifest.num_samples} images", persons, f"{len(self.manifest.shards)} shards"]
-        parts += [f"{facts[fact]} {words}" for fact, words in _NOTES.items() if facts.get(fact)]
+        parts += notes(facts) + ([f"listed in {DOUBTS}"] if self.doubts else [])
         parts += [f"{self.num_resumed} images done before it was stopped"] if self.num_resumed else []
         return f"{self.manifest.name} ({self.manifest.split}): {', '.join(parts)}: {self.url}"
 
@@ -138,28 +81,28 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         raise InputError(f"the largest side must be at least {MIN_SIDE_PX} px, got {max_size}")
     if num_workers < 1:
         raise InputError(f"a conversion needs at least one worker, got {num_workers}")
-    if not storage.is_folder(source):
-        raise FileNotFoundError(f"no folder at {source}; give the folder that holds the {form.name} data")
+    require_folder(source, form)
     _check_destination(destination, overwrite)
     with storage.local_copy(source) as root:
         labelled = form.annotate is not None and not unlabelled
-        listing = form.find(root, split, labelled)
+        listing = find_items(form, root, split, labelled)
         skipped = _Skipped(root, skip_bad)
         for path, reason in listing.refused:
             skipped.add(path, InputError(f"{path}: {reason}"))
         items = _keyed(listing.items, skipped)
         num_refused = len(skipped.entries)
         if not items:
-            reason = f"; {skipped.entries[-1]['reason']}" if skipped.entries else ""
-            raise InputError(f"no images of the split {split!r} in {root}{reason}; give a folder that holds "
-                             f"{form.summary}")
+            told = [*([skipped.entries[-1]["reason"]] if skipped.entries else []), *listing.notes] or [holds(root)]
+            raise InputError(f"no images of the split {split!r} in {root}; {'; '.join(told)}; "
+                             f"{_unpack(root) or f'give a folder that holds {form.summary}'}")
         full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
         full_name += "-unlabelled" if unlabelled and form.annotate is not None else ""
         tally: Counter[str] = Counter()
+        doubts: list[dict[str, Any]] = []
         num_done = num_resumed = 0
 
         def journal() -> dict[str, Any]:
-            return {"num_done": num_done, "tally": tally, "skipped": skipped.entries}
+            return {"num_done": num_done, "tally": tally, "skipped": skipped.entries, "doubts": doubts}
 
         options = (storage.fingerprint(source), form.name, crowddist.__version__, split, skip_bad, labelled, max_size,
                    full_name, max_shard_bytes)
@@ -172,27 +115,42 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                 if writer.resumed:
                     num_done = num_resumed = writer.resumed["num_done"]
                     tally, skipped.entries = Counter(writer.resumed["tally"]), writer.resumed["skipped"]
+                    doubts = writer.resumed["doubts"]
                 left = list(items.values())[num_done:]
-                for item, made in (work or in_order)(watch(left), lambda item: _members(form, item, labelled, max_size),
-                                                     num_workers):
+                for item, made in (work or in_order)(
+                        watch(left), lambda item: make_sample(form, item, labelled, max_size), num_workers):
                     try:
-                        members, counts = made()
+                        members, found = made()
                     except InputError as error:
                         skipped.add(item.image, error)
                     else:
                         writer.add(make_key(item.name), members)
-                        tally += counts
+                        for doubt in found:
+                            tally += Counter({doubt.kind: doubt.number})
+                        doubts += _listed(found, item, root)
                     num_done += 1
                 if len(skipped.entries) >= num_refused + len(items):
                     raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: "
                                      f"{skipped.entries[-1]['reason']}")
-                writer.statistics |= {**tally, "num_skipped": len(skipped.entries),
+                writer.statistics |= {**tally, **image_counts(doubts), "num_skipped": len(skipped.entries),
                                       **({"max_size_px": max_size} if max_size else {})}
+                if doubts:
+                    storage.write_json(storage.join(staging, DOUBTS), doubts)
                 if skip_bad:
                     storage.write_json(storage.join(staging, SKIPPED), skipped.entries)
             manifest = read_manifest(staging)
         return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(skipped.entries),
-                          num_resumed=num_resumed)
+                          doubts=tuple(doubts), num_resumed=num_resumed, notes=listing.notes)
+
+
+def require_folder(source: str | os.PathLike[str], form: Format) -> None:
+    """Raises FileNotFoundError, with the next step, where there is no folder at `source`."""
+    if not storage.is_folder(source):
+        shards = str(source).endswith((".tar", ".tar.gz", ".tgz"))
+        advice = (f"shards are named by their folder, which also holds {FILE_NAME}, if jobs/convert.py wrote them; "
+                  "unpack those of another tool, and give that folder" if shards
+                  else f"give the folder that holds the {form.name} data")
+        raise FileNotFoundError(f"no folder at {source}; {advice}")
 
 
 def make_key(name: str) -> str:
@@ -211,60 +169,6 @@ def make_key(name: str) -> str:
     return f"{key.encode()[:MAX_KEY_BYTES - 13].decode(errors='ignore')}_{digest}"
 
 
-def hash_share(name: str) -> float:
-    """A number in [0, 1) from the name alone, so that a split stays the same whatever else is in the folder."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
-
-
-def in_split(stem: str, split: str) -> bool:
-    """True for an image or scene, e.g. "IMG_12", that belongs to the split.
-
-    `train` and `val` divide the training data by the hash of the name; any other split holds all its images.
-    """
-    return (hash_share(stem) < VALIDATION_SHARE) == (split == "val") if split in ("train", "val") else True
-
-
-def split_facts(split: str, noun: str = "image") -> dict[str, Any]:
-    """The rule of `in_split` for the manifest; `noun`: whose name is hashed."""
-    return ({"split_rule": f"val: SHA-256 of the {noun}'s name below {VALIDATION_SHARE:g}"} if split in ("train", "val")
-            else {})
-
-
-def list_images(*folders: Path) -> list[Path]:
-    """The image files directly in the folders, by their numbers whatever their folder: IMG_2 comes before IMG_10."""
-    paths = [path for folder in folders
-             for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return sorted(paths, key=lambda path: (len(path.stem), path.name, path))
-
-
-def list_pairs(folder: Path, ending: str, labelled: bool, annotations: Path | None = None,
-               prefix: str = "") -> tuple[list[Item], list[tuple[Path, str]]]:
-    """The images of a folder with their annotations, and the annotations that lack an image, with the reason.
-
-    The annotation of NAME.jpg is `prefix` + NAME + `ending` in the folder `annotations`; None: beside the images.
-    Raises InputError where that folder is needed and missing.
-    """
-    place = annotations or folder
-    require_annotations(place, labelled)
-    items = [Item(name=path.stem, image=path, annotations=(place / f"{prefix}{path.stem}{ending}",))
-             for path in list_images(folder)]
-    stems = {item.name for item in items}
-    found: Iterable[Path] = place.glob(f"{prefix}*{ending}") if labelled else ()
-    return items, lone_annotations(path for path in found
-                                   if path.name.removeprefix(prefix).removesuffix(ending) not in stems)
-
-
-def lone_annotations(paths: Iterable[Path]) -> list[tuple[Path, str]]:
-    """Annotations without an image as `Listing.refused` takes them: sorted, hidden files left out."""
-    return [(path, "an annotation without its image") for path in sorted(paths) if not path.name.startswith(".")]
-
-
-def require_annotations(place: Path, labelled: bool) -> None:
-    """Raises InputError where a labelled conversion has no annotations at `place`."""
-    if labelled and not place.exists():
-        raise InputError(f"no annotations: {place} is missing; convert with --unlabelled, or add it")
-
-
 class _Skipped:
     """The list of bad files; without `skip` the first one is raised."""
 
@@ -275,8 +179,28 @@ class _Skipped:
     def add(self, path: Path, error: InputError) -> None:
         if not self.skip:
             raise error
-        name = os.path.relpath(path, self.root).encode(errors="backslashreplace").decode()
-        self.entries.append({"file": name, "reason": str(error).encode(errors="backslashreplace").decode()})
+        self.entries.append({"file": _name(path, self.root), "reason": _plain(str(error))})
+
+
+def _listed(found: Iterable[Doubt], item: Item, root: Path) -> list[dict[str, Any]]:
+    """Doubts as `DOUBTS` lists them; those that are only counted are left out."""
+    return [{"file": _name(item.image, root), "kind": doubt.kind, "number": int(doubt.number),
+             "reason": _plain(doubt.reason)} for doubt in found if doubt.reason]
+
+
+def _name(path: Path, root: Path) -> str:
+    return _plain(os.path.relpath(path, root))
+
+
+def _plain(text: str) -> str:
+    """A text that JSON can hold: names of files need not be Unicode."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _unpack(root: Path) -> str:
+    """What to do with the shards of another tool; "" where there are none."""
+    return ("these are shards without the manifest of jobs/convert.py: unpack them (tar -xf) and convert the files"
+            if next(root.glob("*.tar"), None) else "")
 
 
 def _keyed(items: Iterable[Item], skipped: _Skipped) -> dict[str, Item]:
@@ -313,51 +237,6 @@ def in_order(items: Iterable[Item], make: Callable[[Item], Made],
                 made.cancel()
 
 
-def _members(form: Format, item: Item, labelled: bool, max_size: int | None) -> tuple[dict[str, Member], Counter[str]]:
-    """The members of one sample, and counts of its clipped, repeated, cut and left-out labels."""
-    tally: Counter[str] = Counter()
-    image = store_image(item.image, upright=form.upright, max_size=max_size)
-    height, width = image.size
-    scene: dict[str, Any] = {**item.facts, "id": item.name, "file": item.image.name, "height": height, "width": width}
-    members: dict[str, Member] = {image.extension: image.data, "json": scene}
-    if not labelled or form.annotate is None:
-        for fact in LABEL_FACTS:
-            scene.pop(fact, None)
-        return members, tally
-    annotation = form.annotate(item, image.source_size)
-    heads = annotation.points
-    if annotation.boxes is not None:
-        boxes, num_cut = check_boxes(annotation.boxes, image.source_size, annotation.place, annotation.left_out)
-        members["boxes.npy"] = resize_boxes(boxes, width / image.source_size[1], height / image.source_size[0])
-        heads = box_centres(boxes)
-        tally += Counter(num_cut_boxes=num_cut, num_left_out_boxes=len(annotation.boxes) - len(boxes))
-    assert heads is not None, "an annotation has points or boxes"
-    points, num_clipped, num_repeated = check_points(heads, image.source_size, annotation.place)
-    members["points.npy"] = _scale(points, image)
-    scene |= {**annotation.scene, "count": len(points)}
-    if num_repeated:
-        scene["num_repeated_points"] = num_repeated
-    if annotation.roi is not None and len(annotation.roi):
-        scene["roi"] = _scale(annotation.roi.astype(np.float32), image).tolist()
-    if annotation.mask is not None:
-        import cv2
-
-        binary = (annotation.mask != 0).astype(np.uint8)
-        members["mask.png"] = cv2.resize(binary, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    tally += Counter(num_clipped_points=num_clipped, num_repeated_points=num_repeated)
-    return members, tally
-
-
-def _scale(points: np.ndarray, image: StoredImage) -> np.ndarray:
-    """Move points from the source image to the stored one."""
-    if image.size == image.source_size:
-        return points
-    (height, width), (source_height, source_width) = image.size, image.source_size
-    # A point within half a pixel of the border may leave the smaller frame by a fraction of a pixel.
-    return np.clip(resize_points(points, width / source_width, height / source_height), 0,
-                   [width - 1, height - 1]).astype(np.float32)
-
-
 def _check_destination(destination: str | os.PathLike[str], overwrite: bool) -> None:
     """Fails before hours of work, not after; and never lets --overwrite remove files that no conversion wrote."""
     place = storage.normalise(destination)
@@ -365,7 +244,7 @@ def _check_destination(destination: str | os.PathLike[str], overwrite: bool) -> 
         return
     if not overwrite:
         raise InputError(f"a data set is at {place} already; choose another destination or give --overwrite")
-    ours = {FILE_NAME, SKIPPED, *(shard.name for shard in read_manifest(place).shards)}
+    ours = {FILE_NAME, SKIPPED, DOUBTS, *(shard.name for shard in read_manifest(place).shards)}
     others = [name for name in storage.list_files(place) if name not in ours]
     if others:
         raise InputError(f"{place} also holds {others[0]}, which no conversion wrote; choose another destination or "

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crowddist.data.convert.annotations import as_rows, centred_outside, parse_json_object, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images, require_annotations
+from crowddist.data.convert.annotations import as_rows, parse_json_object, read_lines
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, list_images, require_annotations
+from crowddist.data.convert.points import centred_outside
 from crowddist.errors import InputError
 
 # P: the tags and attributes of the set's own readme; keys of the attributes may be missing.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from crowddist.data.convert.annotations import as_rows, read_json_object, read_mat_locations, read_raw_mask
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, hash_share, lone_annotations
+from crowddist.data.convert.annotations import as_count, as_rows, read_json_object, read_mat_info, read_raw_mask
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, hash_share, lone_annotations
 from crowddist.data.scenes import LEVEL_MAXIMA, WEATHERS, keep_scene, plain_name
 from crowddist.errors import InputError
 
@@ -19,6 +19,16 @@ __all__ = ["FORMAT", "annotate", "find", "keep_scene"]
 # P: the share in the published random protocol, for folders without its lists; split by the name's hash (ours).
 TEST_SHARE = 0.25
 _FACTS = ("level", "hour", "weather")
+
+
+class Entry(NamedTuple):
+    """What an index file says of an image."""
+
+    facts: dict[str, int]
+    count: int | None
+
+
+_NO_ENTRY = Entry({}, None)
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
@@ -42,8 +52,9 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
             if belongs(name):
                 paths = tuple(scene / kind / f"{stem}.{ending}"
                               for kind, ending in (("jsons", "json"), ("mats", "mat"), ("segs", "raw")))
-                facts = {"location": location, "camera": camera, **index.get(name, {})}
-                items.append(Item(name=name, image=images[stem], annotations=paths, facts=facts))
+                entry = index.get(name, _NO_ENTRY)
+                facts = {"location": location, "camera": camera, **entry.facts}
+                items.append(Item(name=name, image=images[stem], annotations=paths, facts=facts, count=entry.count))
         if labelled:
             refused += lone_annotations(path for kind in ("jsons", "mats")
                                         for path in scene.glob(f"{kind}/*.{kind[:-1]}") if path.stem not in images)
@@ -58,7 +69,7 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     if "image_info" in facts or (facts and not mat_path.exists()):
         found[json_path] = as_rows(facts.get("image_info"), json_path, "image_info")
     if mat_path.exists():
-        found[mat_path] = read_mat_locations(mat_path)
+        found[mat_path] = read_mat_info(mat_path)[0][:, :2]
     if not found:
         raise InputError(f"{item.image}: its annotation {json_path.name} or {mat_path.name} is missing")
     if len({len(points) for points in found.values()}) > 1:
@@ -100,8 +111,8 @@ def _weather(value: Any, place: Path) -> int:
                      f"got {value!r}")
 
 
-def _read_index(folder: Path) -> dict[str, dict[str, int]]:
-    """level, hour and weather by name, from index files with lines of level, hour, weather, scene, time, count."""
+def _read_index(folder: Path) -> dict[str, Entry]:
+    """The entries by name, from index files with lines of level, hour, weather, scene, time, count."""
     index = {}
     for path in (folder / name for name in ("all.txt", "train_list.txt", "test_list.txt")):
         for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.is_file() else [], start=1):
@@ -109,8 +120,9 @@ def _read_index(folder: Path) -> dict[str, dict[str, int]]:
             if not columns:
                 continue
             try:
-                level, hour, weather, scene, time, _count = columns
-                index[f"{scene}/{time}"] = dict(zip(_FACTS, (int(level), int(hour), int(weather)), strict=True))
+                level, hour, weather, scene, time, count = columns
+                facts = dict(zip(_FACTS, (int(level), int(hour), int(weather)), strict=True))
+                index[f"{scene}/{time}"] = Entry(facts, as_count(count))
             except ValueError:
                 raise InputError(f"{path}: line {number} is not level, hour, weather, scene, time, count: "
                                  f"{line!r}") from None

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_pairs
+from crowddist.data.convert.annotations import as_count, parse_numbers, read_lines
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, list_pairs
 from crowddist.errors import InputError
 
 # P: the columns of the set's own readme: centre, width and height of a head, occlusion 1-3, blur 0-1.
@@ -33,27 +33,28 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     if not images.is_dir():
         raise InputError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
                          "train, val and test")
-    items, refused = list_pairs(images, ".txt", labelled, folder / split / "gt")
+    items, refused, facts = list_pairs(images, ".txt", labelled, folder / split / "gt")
     index = folder / split / "image_labels.txt"
-    facts = _read_index(index) if labelled and index.is_file() else {}
-    return Listing(name="jhu-crowd", split=split, refused=tuple(refused),
-                   items=tuple(replace(item, facts=facts.get(item.name, {})) for item in items))
+    known = _read_index(index) if labelled and index.is_file() else {}
+    return Listing(name="jhu-crowd", split=split, refused=tuple(refused), facts=facts,
+                   items=tuple(replace(item, **known.get(item.name, {})) for item in items))
 
 
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Centres x, y of heads as annotated, at any occlusion and blur; an empty file means that nobody is there."""
     place = item.annotations[0]
-    lines = read_lines(place, may_be_empty=True)
-    rows = [parse_numbers(line, _COLUMNS, f"{place}: line {number}") for number, line in enumerate(lines, start=1)]
+    lines = enumerate(read_lines(place, may_be_empty=True), start=1)
+    rows = [parse_numbers(line, _COLUMNS, f"{place}: line {number}") for number, line in lines if line]
     return Annotation(points=np.array(rows).reshape(-1, len(_COLUMNS))[:, :2], place=place)
 
 
 def _read_index(place: Path) -> dict[str, dict[str, Any]]:
-    """The facts of each image by its name, from lines of name, count, scene type, weather, distractor."""
+    """`facts` and `count` of each image's item by its name, from lines of name, count, scene type, weather, distractor.
+    """
     index = {}
     for number, line in enumerate(read_lines(place), start=1):
         try:
-            name, _count, scene_type, weather, distractor = (column.strip() for column in line.split(","))
+            name, count, scene_type, weather, distractor = (column.strip() for column in line.split(","))
             facts = {"scene_type": scene_type, "weather_degradation": int(weather), "distractor": int(distractor)}
         except ValueError:
             facts = {}
@@ -62,7 +63,7 @@ def _read_index(place: Path) -> dict[str, dict[str, Any]]:
             should = f"should be name, count, scene type, weather 0 to {_NUM_DEGRADATIONS - 1}, distractor 0 or 1"
             raise InputError(f"{place}: line {number} {should}, got {line[:80]!r}; download the file again, or "
                              "remove it")
-        index[Path(name).stem] = facts
+        index[Path(name).stem] = {"facts": facts, "count": as_count(count)}
     return index
 
 

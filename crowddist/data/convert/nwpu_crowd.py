@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from crowddist.data.convert.annotations import as_rows, read_json_object, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, list_images, require_annotations
+from crowddist.data.convert.annotations import as_count, as_points, read_json_object, read_lines
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, list_images, require_annotations
+from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 
 # P: Wang et al., TPAMI 2021: how bright an image is, and which of five ranges its count lies in.
@@ -45,17 +46,28 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Heads x, y as annotated."""
     place = item.annotations[0]
-    return Annotation(points=as_rows(read_json_object(place).get("points"), place, "points"), place=place)
+    facts = read_json_object(place)
+    points, count = facts.get("points"), as_count(facts.get("human_num"))
+    # Other programs write null where nobody is.
+    points = [] if points is None and count == 0 else points
+    return Annotation(points=as_points(points, place, "points"), count=count, place=place)
 
 
 def _read_list(place: Path) -> tuple[dict[str, tuple[int, dict[str, int]]], list[tuple[Path, str]]]:
-    """Line number and facts of each image by its name, and bad lines; a line is a name and, where known, two codes."""
+    """Line number and facts of each image by its name, and bad lines; a line is a name and, where known, two codes.
+
+    The name may have a path and an ending; both are left out, as images are looked for in their own folders.
+    """
     entries: dict[str, tuple[int, dict[str, int]]] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
-        name, *codes = line.split() or [""]
+        if not line:
+            continue
+        path, *codes = line.split()
+        name = Path(path.replace("\\", "/")).name
+        name = Path(name).stem if name.lower().endswith(SUFFIXES) else name
         if not name:
-            refused.append((place, f"line {number} names no image"))
+            refused.append((place, f"line {number} names no image: {path[:80]!r}"))
         elif name in entries:
             again = f"line {number} names {name!r} again, after line {entries[name][0]}; remove one of the two"
             refused.append((place, again))

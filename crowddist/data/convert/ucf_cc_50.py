@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crowddist.data.convert.base import Format, Listing, list_images, list_pairs
+from crowddist.data.convert.layout import Format, Listing, fullest, holds, list_images, list_pairs, subfolders
 from crowddist.data.convert.ucf_qnrf import ENDING, annotate
 from crowddist.errors import InputError
 
@@ -17,23 +17,28 @@ NUM_FOLDS = 5
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split by their numbers; missing images are reported, as a fold without them is another fold.
 
-    `folder` holds the images, or one folder that does. `fold-K-test` is images 10 (K - 1) + 1 to 10 K, `fold-K-train`
-    the others (ours).
+    `folder` holds the images, or one folder that does; annotations lie beside them or in another folder there. Images
+    whose names are no numbers are counted as other files. `fold-K-test` is images 10 (K - 1) + 1 to 10 K,
+    `fold-K-train` the others (ours).
     """
     place = _image_folder(folder)
-    items, refused = list_pairs(place, ENDING, labelled)
+    annotations = fullest([place, folder, *subfolders(folder)], f"*{ENDING}") or place
+    items, refused, others = list_pairs(place, ENDING, labelled, annotations)
     known = {str(number) for number in range(1, NUM_IMAGES + 1)}
+    strays = [item for item in items if not item.name.isdecimal()]
+    if strays:
+        others = {"num_other_files": others.get("num_other_files", 0) + len(strays)}
     refused += [(item.image, f"not one of the images 1 to {NUM_IMAGES}; remove it")
-                for item in items if item.name not in known]
+                for item in items if item.name.isdecimal() and item.name not in known]
     numbers, facts = _fold(split)
     names, found = {str(number) for number in numbers}, {item.name for item in items}
     # `list_pairs` has reported an image that is missing but has an annotation.
     missing = [name for name in sorted(names - found, key=int)
-               if not (labelled and (place / f"{name}{ENDING}").exists())]
+               if not (labelled and (annotations / f"{name}{ENDING}").exists())]
     refused += [(place / f"{name}.jpg", f"the image is missing; {split} needs all of its {len(names)} images")
                 for name in missing]
     return Listing(name="ucf-cc-50", split=split, items=tuple(item for item in items if item.name in names),
-                   refused=tuple(refused), facts=facts)
+                   refused=tuple(refused), facts=facts | others)
 
 
 def _fold(split: str) -> tuple[list[int], dict[str, Any]]:
@@ -55,12 +60,11 @@ def _image_folder(folder: Path) -> Path:
 
     if holds_images(folder):
         return folder
-    inside = [path for path in sorted(folder.iterdir())
-              if path.is_dir() and not path.name.startswith(".") and holds_images(path)]
+    inside = [path for path in subfolders(folder) if holds_images(path)]
     if len(inside) == 1:
         return inside[0]
     advice = (f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside
-              else "1.jpg and the others are missing")
+              else f"1.jpg and the others are missing; {holds(folder)}")
     raise InputError(f"no UCF_CC_50 data in {folder}: {advice}")
 
 

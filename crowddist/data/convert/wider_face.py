@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.base import Annotation, Format, Item, Listing, require_annotations
-from crowddist.data.images import SUFFIXES, find_images
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, require_annotations
+from crowddist.data.images import SUFFIXES
+from crowddist.data.walk import find_images
 from crowddist.errors import InputError
 
 # P: the columns of the set's own readme.
@@ -32,7 +33,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
         raise InputError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
                          "WIDER_train, WIDER_val and wider_face_split")
     require_annotations(annotations, labelled)
-    paths, refused = find_images(images)
+    found = find_images(images)
+    paths, refused = found.images, found.refused
     entries = read_entries(annotations) if labelled else {}
     names = [path.relative_to(images) for path in paths]
     items = tuple(Item(name=name.with_suffix("").as_posix(), image=path, annotations=(annotations,),

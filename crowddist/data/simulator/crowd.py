@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from crowddist.data.simulator import figures
+from crowddist.data.simulator.camera import Camera
 from crowddist.data.simulator.config import Look
 from crowddist.data.simulator.noise import linear, noise_at
-from crowddist.data.simulator.scene import Scene
 
 _SPACING_M = 0.42  # ours: least distance of two people
 
@@ -33,6 +34,17 @@ _BOTTOM_WEIGHTS = (
     0.25, 0.15, 0.06, 0.04, 0.08, 0.16, 0.12, 0.04, 0.01, 0.01, 0.01, 0.0, 0.02, 0.0, 0.0, 0.01, 0.07, 0.03)
 _BAG_WEIGHTS = (
     0.25, 0.14, 0.08, 0.03, 0.05, 0.1, 0.06, 0.02, 0.08, 0.03, 0.01, 0.01, 0.03, 0.02, 0.01, 0.02, 0.03, 0.03)
+
+
+class Standing(Protocol):
+    """Where people can stand, e.g. a `Scene`; fields as there."""
+
+    @property
+    def camera(self) -> Camera: ...
+    @property
+    def cells(self) -> np.ndarray: ...
+    @property
+    def cell_capacity(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +137,7 @@ def _colours(rng: np.random.Generator, count: int, look: Look) -> np.ndarray:
     return linear(np.clip(colours, 0.03, 0.95))
 
 
-def place_crowd(rng: np.random.Generator, scene: Scene, look: Look, wanted: int) -> Crowd:
+def place_crowd(rng: np.random.Generator, scene: Standing, look: Look, wanted: int) -> Crowd:
     """About `wanted` people with their heads in the frame, and a proportion outside of it."""
     camera, cells, capacity = scene.camera, scene.cells, scene.cell_capacity
     drift = rng.uniform(0, 500, 2)

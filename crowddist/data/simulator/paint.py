@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from crowddist.data.simulator.camera import Camera
 from crowddist.data.simulator.crowd import Crowd
 from crowddist.data.simulator.figures import ELEVATIONS, HEAD_RADIUS_M, NUM_MATERIALS, PIXELS_PER_M, Figure, figure
 from crowddist.data.simulator.light import Light
@@ -29,9 +31,8 @@ class Poses:
     depth: np.ndarray  # (N,) metres from the image plane
 
 
-def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
-    """Each figure's place, size and tilt in the image."""
-    camera = scene.camera
+def pose_crowd(camera: Camera, crowd: Crowd, find: Callable[[int, int, int], Figure] = figure) -> Poses:
+    """Each figure's place, size and tilt in the image; `find` makes a figure of elevation, yaw and variant."""
     foot = np.stack(camera.project(crowd.x, 0.0, crowd.z), axis=1)
     above = np.stack(camera.project(crowd.x, 1.0, crowd.z), axis=1)
     depth = camera.depth(1.0 * crowd.stature, crowd.z)
@@ -42,7 +43,7 @@ def pose_crowd(scene: Scene, crowd: Crowd) -> Poses:
     sign = np.where(crowd.mirrored, -1.0, 1.0)
     basis = np.stack([np.stack([np.cos(tilt) * sign, -np.sin(tilt)], 1),
                       np.stack([np.sin(tilt) * sign, np.cos(tilt)], 1)], axis=1) * step[:, None, None]
-    figures = list(map(figure, crowd.elevation.tolist(), crowd.yaw.tolist(), crowd.variant.tolist()))
+    figures = list(map(find, crowd.elevation.tolist(), crowd.yaw.tolist(), crowd.variant.tolist()))
     offset = np.array([np.subtract(f.head, f.foot) for f in figures]).reshape(-1, 2)
     return Poses(figures=figures, foot=foot, head=foot + np.einsum("nij,nj->ni", basis, offset),
                  head_radius=HEAD_RADIUS_M * PIXELS_PER_M * step, scale=scale, basis=basis, depth=depth)
@@ -121,7 +122,7 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
         up = up * crowd.stature[index]
         across = (side[index] - poses.foot[index]) / 2 / metre
         matrix = np.array([[across[0], -up[0]], [across[1], -up[1]]])
-        placed = _warp(alpha, matrix, poses.foot[index] / 2, np.array(item.foot) / 2**level, half)
+        placed = warp(alpha, matrix, poses.foot[index] / 2, np.array(item.foot) / 2**level, half)
         if placed:
             warped, (left, top) = placed
             view = cast[top:top + len(warped), left:left + warped.shape[1]]
@@ -147,8 +148,8 @@ def paint_shadows(scene: Scene, light: Light, crowd: Crowd, poses: Poses) -> tup
     return sun_kept, sky_kept
 
 
-def _warp(patch: np.ndarray, matrix: np.ndarray, at: np.ndarray, anchor: np.ndarray,
-          shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]] | None:
+def warp(patch: np.ndarray, matrix: np.ndarray, at: np.ndarray, anchor: np.ndarray,
+         shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]] | None:
     """A patch warped with its `anchor` to `at` and cut to a frame of `shape`, and its (left, top); None if outside."""
     height, width = patch.shape[:2]
     corners = (np.array([[0, 0], [width, 0], [0, height], [width, height]]) - anchor) @ matrix.T + at
@@ -197,8 +198,8 @@ def light_place(rng: np.random.Generator, scene: Scene, light: Light, cast: np.n
     return image
 
 
-def _lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light, ambient: np.ndarray,
-                sun: np.ndarray) -> np.ndarray:
+def lit_figure(item: Figure, level: int, crowd: Crowd, index: int, light: Light, ambient: np.ndarray,
+               sun: np.ndarray) -> np.ndarray:
     """(h, w, 4) float32 premultiplied linear colour and alpha of one figure."""
     angle = ELEVATIONS[crowd.elevation[index]]
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -248,8 +249,8 @@ def paint_people_and_props(image: np.ndarray, scene: Scene, light: Light, crowd:
         lamp = scene.lamp_light[row, column] * light.lamps * 1.2
         ambient = (light.sky_colour + lamp * LAMP_COLOUR + 0.12 * ground_sun * sunlit).astype(np.float32)
         level = min(max(int(np.floor(np.log2(1.15 * PIXELS_PER_M / max(poses.scale[index], 1e-3)))), 0), 4)
-        lit = _lit_figure(poses.figures[index], level, crowd, index, light, ambient,
-                          (light.sun_colour * sunlit).astype(np.float32))
+        lit = lit_figure(poses.figures[index], level, crowd, index, light, ambient,
+                         (light.sun_colour * sunlit).astype(np.float32))
         if through < 0.99:
             lit[..., :3] = lit[..., :3] * through + light.horizon * (1 - through) * lit[..., 3:]
         _lay_figure(image, ids, lit, poses, index, level)
@@ -260,7 +261,7 @@ def _lay_figure(image: np.ndarray, ids: np.ndarray, lit: np.ndarray, poses: Pose
     """Warp one lit figure to its place and blend it in, in place."""
     matrix = poses.basis[index] * 2**level
     anchor = np.array(poses.figures[index].foot) / 2**level
-    placed = _warp(lit, matrix, poses.foot[index], anchor, image.shape)
+    placed = warp(lit, matrix, poses.foot[index], anchor, image.shape)
     if placed:
         warped, corner = placed
         _blend(image, ids, warped[..., :3], warped[..., 3], corner, index + 1)

@@ -68,15 +68,15 @@ def _within_level(scene: Scene, crowd: Crowd, maximum: int) -> tuple[Crowd, Pose
 
     More may be: people are placed by the height of an average head, and those who sit or are small end up lower.
     """
-    poses = pose_crowd(scene, crowd)
+    poses = pose_crowd(scene.camera, crowd)
     over = np.flatnonzero(np.cumsum(_inside(poses, scene.camera.size)) > maximum)
     if not len(over):
         return crowd, poses
     crowd = Crowd(**{field.name: getattr(crowd, field.name)[:over[0]] for field in fields(Crowd)})
-    return crowd, pose_crowd(scene, crowd)
+    return crowd, pose_crowd(scene.camera, crowd)
 
 
-def _shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
+def shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
     """Indexes of the persons with the head's centre in the frame and enough of the head visible."""
     height, width = ids.shape
     inside = _inside(poses, (height, width))
@@ -112,6 +112,6 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
              "camera": camera_number, "camera_height_m": round(camera.height_m, 3),
              "camera_pitch": round(camera.pitch, 5), "focal_px": round(camera.focal_px, 2)}
     return RenderedImage(image=develop(rng, image, look, light), mask=(ids > 0).astype(np.uint8), scene=facts,
-                         points=poses.head[_shown_heads(poses, ids)].astype(np.float32),
+                         points=poses.head[shown_heads(poses, ids)].astype(np.float32),
                          folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index),
                          jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))

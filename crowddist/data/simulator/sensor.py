@@ -18,11 +18,11 @@ def _expose(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     wanted = rng.uniform(*look.brightness) * (0.72 + 0.28 * light.daylight)
     gain = 1.0
     for _ in range(8):
-        gain *= (wanted / max(float(_tone(sample * gain).mean()), 1e-4)) ** 1.6
+        gain *= (wanted / max(float(tone(sample * gain).mean()), 1e-4)) ** 1.6
     return gain
 
 
-def _tone(linear_light: np.ndarray) -> np.ndarray:
+def tone(linear_light: np.ndarray) -> np.ndarray:
     """Linear light to display values in [0, 1], highlights rolled off."""
     rolled = np.where(linear_light < 0.6, linear_light, 1 - 0.4 * np.exp(-np.maximum(linear_light - 0.6, 0) / 0.4))
     return rolled ** (1 / 2.2)
@@ -54,7 +54,7 @@ def develop(rng: np.random.Generator, image: np.ndarray, look: Look, light: Ligh
     vignette = 1 - np.float32(rng.uniform(0, 0.28)) * (rows[:, None]**2 + columns**2) / 2
     image = image * (gains * _expose(rng, image, look, light) * (_STEPS / _BRIGHTEST)).astype(np.float32)
     image *= vignette[..., None]
-    table = _tone(np.arange(_STEPS, dtype=np.float32) * (_BRIGHTEST / _STEPS)).astype(np.float32)
+    table = tone(np.arange(_STEPS, dtype=np.float32) * (_BRIGHTEST / _STEPS)).astype(np.float32)
     shown = table[np.minimum(image, _STEPS - 1).astype(np.int32)]
     saturation, contrast = rng.uniform(*look.saturation) * (0.8 + 0.2 * light.daylight), rng.uniform(*look.contrast)
     mixing = (np.eye(3) * saturation + (1 - saturation) * _GREY) * contrast

@@ -17,8 +17,9 @@ from PIL import Image
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, hash_share, in_order, make_key
+from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, in_order, make_key
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import hash_share
 from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, decode, is_key, verify
 from crowddist.errors import InputError
 
@@ -76,8 +77,8 @@ def bad_cases(shanghai):
         "empty annotation": (lambda: truth.write_bytes(b""), "GT_IMG_2.mat"),
         "damaged annotation": (lambda: truth.write_bytes(truth.read_bytes()[:-9]), "GT_IMG_2.mat"),
         "wrong layout": (lambda: scipy.io.savemat(truth, {"annPoints": np.zeros((2, 2))}), "GT_IMG_2.mat"),
-        "NaN": (locations([[1, np.nan]]), "GT_IMG_2.mat"),
-        "outside": (locations([[3, 3], [60, 3]]), "GT_IMG_2.mat"),
+        "NaN": (locations([[1, np.nan]] * 4), "GT_IMG_2.mat"),
+        "outside": (locations([[3, 3], *[[60, 3]] * 4]), "GT_IMG_2.mat"),
     }
 
 
@@ -121,7 +122,7 @@ def test_a_name_that_is_not_unicode_is_refused(tmp_path):
 
 
 def test_nothing_usable_is_an_error_also_when_skipping(tmp_path, shanghai):
-    shanghai.add(1, [[500, 500]])
+    shanghai.add(1, [[500, 500]] * 4)
     with pytest.raises(InputError, match="none of the 1 images"):
         convert(SHANGHAI, shanghai.root, tmp_path / "set", skip_bad=True)
     assert not (tmp_path / "set").exists()
@@ -200,7 +201,7 @@ def test_an_existing_data_set_stays_unless_it_is_to_be_replaced(tmp_path, shangh
     first = convert(SHANGHAI, shanghai.root, tmp_path / "set").manifest
     with pytest.raises(InputError, match="already"):
         convert(SHANGHAI, shanghai.root, tmp_path / "set")
-    shanghai.add(2, [[300, 4]])
+    shanghai.add(2, [[300, 4]] * 4)
     with pytest.raises(InputError, match="outside"):
         convert(SHANGHAI, shanghai.root, tmp_path / "set", overwrite=True)
     assert verify(tmp_path / "set") == first
@@ -251,7 +252,7 @@ def test_the_first_bad_file_stops_it_whatever_other_workers_found(tmp_path, shan
     for number in range(1, 9):
         shanghai.add(number, [[3, 4]])
     for number in (2, 3, 5):
-        shanghai.add(number, [[300 + number, 4]])
+        shanghai.add(number, [[300 + number, 4]] * 4)
     with pytest.raises(InputError, match=r"GT_IMG_2\.mat"):
         convert(SHANGHAI, shanghai.root, tmp_path / "set", num_workers=workers)
     assert not (tmp_path / "set").exists()
@@ -323,7 +324,7 @@ def stop_after(num_items):
 @pytest.mark.parametrize("stops", [[3], [8], [12], [9, 8, 7]])
 def test_a_stopped_conversion_goes_on_with_all_it_knew(tmp_path, shanghai, stops):
     for number in range(1, 13):
-        shanghai.add(number, [[3, 4], [3, 4], [47.3, 5]] if number % 2 else [[300, 4]] if number == 4 else [[3, 4]])
+        shanghai.add(number, [[3, 4], [3, 4], [47.3, 5]] if number % 2 else [[300, 4]] * 4 if number == 4 else [[3, 4]])
     options = {"skip_bad": True, "max_shard_bytes": 4000}
     whole = convert(SHANGHAI, shanghai.root, tmp_path / "whole", **options)
     assert (len(whole.manifest.shards) >= 4 and len(whole.skipped) == 1

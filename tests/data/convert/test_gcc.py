@@ -91,8 +91,6 @@ def test_an_unlabelled_set_tells_no_level(tmp_path, gcc_folder):
     [
         ({"image_info": [[1, 2], [3]]}, "image_info must be N x 2"),
         ({"image_info": "none"}, "image_info must be N x 2"),
-        ({"image_info": [[float("nan"), 2], [1, 2]]}, "not a pair of numbers"),
-        ({"image_info": [[47, 31], [2, 10]]}, "lies outside"),
         ({"image_info": [[1, 2]]}, "annotations disagree: 1 in .*json but 2 in .*mat"),
         ({"weather": 7}, "weather must be"),
         ({"weather": "hail"}, "weather must be"),
@@ -109,6 +107,17 @@ def test_wrong_json_is_named(tmp_path, gcc_folder, entries, reason):
     with pytest.raises(InputError, match=reason) as caught:
         convert(FORM, gcc_folder.root, tmp_path / "set")
     assert path.stem in str(caught.value) and not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows_columns", "reason"),
+    [([[1, 2], *[[float("nan"), 2]] * 4], "not a pair of numbers"),
+     ([[2, 10], *[[47, 31]] * 4], "with x and y swapped they fit: write x, the column, before y, the row")],
+)
+def test_many_wrong_points_are_named(tmp_path, gcc_folder, rows_columns, reason):
+    gcc_folder.add("scene_00_0", "1", rows_columns, with_mat=False)
+    with pytest.raises(InputError, match=rf"jsons/1\.json: 4 of 5 cannot be taken, .*{reason}"):
+        convert(FORM, gcc_folder.root, tmp_path / "set")
 
 
 def test_missing_and_mismatching_files_are_named(tmp_path, gcc_folder):

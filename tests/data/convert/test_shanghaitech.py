@@ -7,8 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from crowddist.data.convert.base import convert, in_split
+from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import in_split
 from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
 

@@ -106,10 +106,10 @@ def test_an_image_that_is_none_of_the_fifty(tmp_path, cc50, pairs):
         (lambda path: path.write_text("text"), "not a MATLAB file that can be read"),
         (lambda path: scipy.io.savemat(path, {"points": np.zeros((2, 2))}),
          "wrong layout: annPoints must be N x 2 numbers, got nothing"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros(3)}),
+        (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros(5)}),
          "wrong layout: annPoints must be N x 2 numbers"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": [[np.inf, 4]]}), "not a pair of numbers"),
-        (lambda path: scipy.io.savemat(path, {"annPoints": [[40, 4]]}), "lies outside the image of 32 x 16 px"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": [[np.inf, 4]] * 4}), "not a pair of numbers"),
+        (lambda path: scipy.io.savemat(path, {"annPoints": [[40, 4]] * 4}), "outside the image of 32 x 16 px"),
     ],
 )
 def test_bad_annotations_stop_or_are_skipped(tmp_path, cc50, damage, reason):

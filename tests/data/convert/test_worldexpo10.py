@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert.base import convert, in_split
+from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import in_split
 from crowddist.data.convert.worldexpo10 import TEST_SCENES
 from crowddist.data.shards import ShardReader, decode, verify
 from crowddist.errors import InputError
@@ -151,12 +152,12 @@ def test_unlabelled_sets_do_not_open_annotations(tmp_path, frames):
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "not a MATLAB file that can be read"),
         (lambda path: scipy.io.savemat(path, {"annPoints": np.zeros((2, 2))}),
          "wrong layout: point_position must be N x 2 numbers, got nothing"),
-        (lambda path: scipy.io.savemat(path, {"point_position": np.zeros((2, 3))}),
-         r"point_position must be N x 2 .* of shape \(2, 3\)"),
-        (lambda path: scipy.io.savemat(path, {"point_position": [[3, np.nan]]}),
-         r"point 1 of 1 is \(3, nan\), not a pair of numbers"),
-        (lambda path: scipy.io.savemat(path, {"point_position": [[3, 4], [60, 4]]}),
-         r"point 2 of 2, x, y = \(60, 4\), lies outside the image"),
+        (lambda path: scipy.io.savemat(path, {"point_position": np.zeros((2, 4))}),
+         r"point_position must be N x 2 .* of shape \(2, 4\)"),
+        (lambda path: scipy.io.savemat(path, {"point_position": [[3, np.nan]] * 4}),
+         r"point 1 of 4, x, y = \(3, nan\) and others: not a pair of numbers"),
+        (lambda path: scipy.io.savemat(path, {"point_position": [[3, 4], *[[60, 4]] * 4]}),
+         r"point 2 of 5, x, y = \(60, 4\) and others: outside the image"),
     ],
 )
 def test_bad_annotations_stop_or_are_skipped(tmp_path, frames, damage, reason):

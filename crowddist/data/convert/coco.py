@@ -1,0 +1,70 @@
+"""One's own labels as COCO JSON: the keypoint of the head, or else the centre of the box, of each annotation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crowddist.data.convert.annotations import read_json_object
+from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entries, image_size, numbers, own_format
+from crowddist.errors import InputError
+
+_HEAD_KEYPOINTS = ("head", "head_top", "nose")
+
+
+def read(place: Path) -> dict[str, Labels]:
+    """The labels by image; images without annotations show nobody, regions of a crowd are no heads. Raises InputError,
+    naming the file, for anything but COCO's layout.
+    """
+    facts = read_json_object(place)
+    if "images" not in facts or "annotations" not in facts:
+        raise OtherFileError(f"{place}: not COCO JSON: it has no images and annotations")
+    categories = {_id(entry.get("id")): entry for entry in entries(facts.get("categories", []), "categories", place)}
+    images: dict[str, tuple[str, Labels]] = {}
+    names: set[str] = set()
+    for entry in entries(facts["images"], "images", place):
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{place}: wrong layout: file_name must be the name of an image, got {name!r:.80}")
+        key, size = _id(entry.get("id")), image_size(entry.get("height"), entry.get("width"))
+        if key in images or name in names:
+            raise InputError(f"{place}: images name {name[:80]!r}, or its id, twice; keep one of the two")
+        names.add(name)
+        images[key] = name, Labels(place=place, size=size)
+    unplaced: dict[str, int] = {}
+    for number, entry in enumerate(entries(facts["annotations"], "annotations", place), start=1):
+        key, category = _id(entry.get("image_id")), categories.get(_id(entry.get("category_id")), {})
+        if key not in images:
+            raise InputError(f"{place}: annotation {number} belongs to the image {key[:80]}, which images do not name")
+        point = None if entry.get("iscrowd") == 1 else _point(entry, category)
+        if point is None:
+            unplaced[key] = unplaced.get(key, 0) + 1
+        else:
+            images[key][1].marks.append((str(category.get("name", "")), *point))
+    return {name: replace(held, num_unplaced=unplaced.get(key, 0))
+            for key, (name, held) in images.items()}
+
+
+def _point(entry: dict[str, Any], category: dict[str, Any]) -> tuple[float, float] | None:
+    """x, y of the head's keypoint if it was labelled, else of the box's centre; None if there is neither."""
+    keypoints, names = entry.get("keypoints"), category.get("keypoints")
+    if isinstance(keypoints, list) and keypoints:
+        known = [str(name).lower() for name in names] if isinstance(names, list) else []
+        first = next((known.index(name) for name in _HEAD_KEYPOINTS if name in known), None)
+        if first is None and len(keypoints) == 3:
+            first = 0
+        if first is not None:
+            x, y, visible = numbers(keypoints[3 * first:], 3)
+            if visible != 0:  # COCO: 0 is not labelled
+                return x, y
+    if not isinstance(entry.get("bbox"), list):
+        return None
+    return box_centre(*numbers(entry["bbox"], 4))
+
+
+def _id(value: Any) -> str:
+    return repr(value)
+
+
+FORMAT = own_format("coco", "images, and a COCO .json: keypoints of heads, or the centres of boxes", ".json", read)

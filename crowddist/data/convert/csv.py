@@ -1,0 +1,56 @@
+"""One's own labels as a table: a row a head, with the columns file, x and y (px, from the left and the top).
+
+A row with a file alone says that the image shows nobody. Images that no row names are left out, as they may not have
+been looked at.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from crowddist.data.convert.annotations import read_lines
+from crowddist.data.convert.own import Labels, OtherFileError, numbers, own_format
+from crowddist.errors import InputError
+
+_FILE = ("file", "filename", "file_name", "image", "image_name")
+
+
+def read(place: Path) -> dict[str, Labels]:
+    """The labels of a table by image. Raises InputError, naming the file, for a table without these columns."""
+    lines = read_lines(place)
+    if not lines:
+        raise InputError(f"{place}: the file is empty")
+    delimiter = max(",;\t", key=lines[0].count)
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise InputError(f"{place}: not a table: {error}") from None
+    columns, has_header = _columns([cell.strip().lower() for cell in rows[0]], place)
+    labels: dict[str, Labels] = {}
+    for row in rows[1 if has_header else 0:]:
+        cells = [row[column].strip() if column < len(row) else "" for column in columns]
+        if not any(cells):
+            continue
+        held = labels.setdefault(cells[0], Labels(place=place))
+        if any(cells[1:]):
+            # Where a semicolon parts the columns, a comma parts the decimals.
+            x, y = numbers([cell.replace(",", ".") for cell in cells[1:]], 2)
+            held.marks.append(("", x, y))
+    if "" in labels:
+        raise InputError(f"{place}: a row has a place but no file; write file, x and y in each row")
+    return labels
+
+
+def _columns(names: list[str], place: Path) -> tuple[list[int], bool]:
+    """Numbers of the columns file, x and y, and whether the first row names them."""
+    file = next((names.index(name) for name in _FILE if name in names), None)
+    if file is not None and "x" in names and "y" in names:
+        return [file, names.index("x"), names.index("y")], True
+    if len(names) == 3 and numbers(names[1:], 2) == numbers(names[1:], 2):  # NaN differs from itself
+        return [0, 1, 2], False
+    raise OtherFileError(f"{place}: the first row must name the columns file, x and y, got {','.join(names)[:80]!r}")
+
+
+FORMAT = own_format("csv", "images, and a .csv with the columns file, x, y: a row a head, or with a file alone where "
+                    "nobody is", ".csv", read)

@@ -1,0 +1,77 @@
+"""One's own labels as "CVAT for images" XML: points, or the centres of boxes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+from xml.parsers import expat
+
+from crowddist.data.convert.annotations import read_file
+from crowddist.data.convert.own import Labels, OtherFileError, box_centre, image_size, numbers, own_format
+from crowddist.errors import InputError
+
+
+class _Reader:
+    """Collects the marks of each image while the XML is parsed."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.labels: dict[str, Labels] = {}
+        self.unplaced: dict[str, int] = {}
+        self._name: str | None = None  # of the image whose element is open
+        self._depth = 0
+        self._is_cvat = False
+
+    def start(self, tag: str, facts: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._is_cvat = tag == "annotations"
+        elif self._depth == 2 and self._is_cvat and tag == "image":
+            self._name = facts.get("name", "")
+            if self._name in self.labels:
+                raise InputError(f"{self.place}: names the image {self._name[:80]!r} twice; keep one of the two")
+            self.labels[self._name] = Labels(place=self.place,
+                                             size=image_size(facts.get("height"), facts.get("width")))
+        elif self._depth == 3 and self._name is not None:
+            label, marks = facts.get("label", ""), self.labels[self._name].marks
+            if tag == "points":  # "x,y;x,y"
+                for pair in facts.get("points", "").split(";"):
+                    x, y = numbers(pair.split(","), 2)
+                    marks.append((label, x, y))
+            elif tag == "box":
+                left, top, right, bottom = numbers([facts.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], 4)
+                marks.append((label, *box_centre(left, top, right - left, bottom - top)))
+            elif tag != "tag":  # a tag marks the whole image
+                self.unplaced[self._name] = self.unplaced.get(self._name, 0) + 1
+
+    def end(self, tag: str) -> None:
+        self._depth -= 1
+        if self._depth == 1:
+            self._name = None
+
+    def refuse(self, *_: object) -> NoReturn:
+        """A document type may declare texts that grow to gigabytes; CVAT writes none."""
+        raise InputError(f"{self.place}: not CVAT's XML: it declares a document type")
+
+
+def read(place: Path) -> dict[str, Labels]:
+    """The labels by image; images without marks show nobody. Raises InputError, naming the file, for anything but
+    CVAT's layout.
+    """
+    reader, parser = _Reader(place), expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
+    parser.StartDoctypeDeclHandler = reader.refuse
+    try:
+        parser.Parse(read_file(place), True)
+    except InputError:
+        raise
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two of an unknown encoding
+        raise InputError(f"{place}: not XML: {error}") from None
+    if not reader.labels:
+        raise OtherFileError(f"{place}: not CVAT's XML for images: no image stands in annotations; export it as CVAT "
+                             "for images 1.1")
+    return {name: replace(held, num_unplaced=reader.unplaced.get(name, 0)) for name, held in reader.labels.items()}
+
+
+FORMAT = own_format("cvat", 'images, and the .xml of "CVAT for images 1.1": points or boxes of heads', ".xml", read)

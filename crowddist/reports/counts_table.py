@@ -1,0 +1,151 @@
+"""The table of a count, counts.csv: its rows as they come, and a journal by which a stopped count goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from crowddist import storage
+from crowddist.errors import InputError
+
+COUNTS = "counts.csv"
+COLUMNS = ("file", "count", "low", "high", "uncertainty", "points")
+JOURNAL = ".counts.jsonl"
+"""Beside the table while it is not whole: a line with the job, then one for each row."""
+ROWS_AT_ONCE = 50
+"""Rows after which a table in object storage is written again, which cannot append."""
+
+
+class CountsTable:
+    """The table of these files in the folder `place`; nothing is written before the first row.
+
+    A killed process loses at most the row that it was writing, in object storage `ROWS_AT_ONCE`. As a context manager
+    it writes, however the block ends, what object storage lacks.
+    """
+
+    def __init__(self, place: str, files: Sequence[Path], job: str, *, fresh: bool = False) -> None:
+        self.files, self.job, self.local = files, job, storage.is_local(place)
+        self._url, self._journal = storage.join(place, COUNTS), storage.join(place, JOURNAL)
+        self._entries: dict[int, dict[str, Any]] = {}
+        self._begun = False
+        met: Counter[Path] = Counter()
+        self._repeats = []  # how often a file was met before: it may be named twice
+        for path in files:
+            self._repeats.append(met[path])
+            met[path] += 1
+        self.resumed = "" if fresh else self._resume()
+        """A line for the user where an earlier count was stopped; "" if none was."""
+        self._names = {entry["overlay"] for entry in self._entries.values()}
+
+    def has(self, index: int) -> bool:
+        """True if the file was counted."""
+        return index in self._entries
+
+    def missing(self) -> list[Path]:
+        """The files that are not counted yet."""
+        return [path for index, path in enumerate(self.files) if index not in self._entries]
+
+    def new_entry(self, index: int) -> dict[str, Any]:
+        """What identifies a file, and the name of its overlay. Raises InputError for a file that is not there."""
+        path = self.files[index]
+        try:
+            stamp = _stamp(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        return {"file": str(path), "repeat": self._repeats[index], "stamp": stamp,
+                "overlay": _free_name(path.stem, self._names)}
+
+    def add(self, index: int, entry: dict[str, Any]) -> None:
+        """Adds an entry with its `row` and `notes`, once its overlay is written."""
+        self._entries[index] = entry
+        self._names.add(entry["overlay"])
+        if not self._begun:
+            self._write_all()
+        elif self.local:
+            storage.append_line(self._journal, json.dumps(entry))
+            storage.append_line(self._url, _csv([entry["row"]], head=False).removesuffix("\n"))
+        elif len(self._entries) % ROWS_AT_ONCE == 0:
+            self._write_all()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows in the order of the files."""
+        return [self._entries[index]["row"] for index in sorted(self._entries)]
+
+    def notes(self) -> Iterator[str]:
+        """Notes on all images."""
+        return (note for entry in self._entries.values() for note in entry["notes"])
+
+    def finish(self, *, whole: bool) -> None:
+        """Publishes the table in order; `whole` removes the journal: the next count begins anew."""
+        storage.write_bytes(self._url, _csv(self.rows()).encode())
+        if whole:
+            storage.remove_file(self._journal)
+
+    def __enter__(self) -> CountsTable:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._begun and not self.local:
+            self._write_all()
+
+    def _write_all(self) -> None:
+        entries = [self._entries[index] for index in sorted(self._entries)]
+        lines = [json.dumps({"job": self.job}), *map(json.dumps, entries)]
+        storage.write_bytes(self._journal, "".join(f"{line}\n" for line in lines).encode())
+        storage.write_bytes(self._url, _csv(self.rows()).encode())
+        self._begun = True
+
+    def _resume(self) -> str:
+        if not storage.exists(self._journal):
+            return ""
+        lines = [_parsed(line) for line in storage.read_bytes(self._journal).splitlines()]
+        if not lines or lines[0].get("job") != self.job:
+            return "an earlier count here was stopped that had other settings: all is counted anew"
+        known = {(line["file"], line["repeat"]): line for line in lines[1:] if "row" in line}
+        for index, path in enumerate(self.files):
+            entry = known.get((str(path), self._repeats[index]))
+            try:
+                if entry and entry["stamp"] == _stamp(path) and entry["row"].keys() == set(COLUMNS):
+                    self._entries[index] = entry
+            except OSError:
+                continue
+        return (f"going on: {len(self._entries)} of {len(self.files)} images were counted before the last count was "
+                "stopped; --fresh counts them anew")
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A journal's line; {} for one that a killed process left unfinished."""
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file, which change with it."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _csv(rows: Sequence[dict[str, Any]], *, head: bool = True) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS)
+    if head:
+        writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """`<stem>.png`, numbered if images of several folders have the same name."""
+    name, number = f"{stem}.png", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    return name

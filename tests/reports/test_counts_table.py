@@ -1,0 +1,154 @@
+"""A count that is stopped keeps what it counted, and goes on; a file that vanishes costs one row."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crowddist import storage
+from crowddist.data.walk import OURS, find_images
+from crowddist.errors import InputError
+from crowddist.inference.intervals import Calibration, write_calibration
+from crowddist.inference.predictor import Predictor
+from crowddist.reports.count_files import predict_files
+from crowddist.reports.counts_table import JOURNAL
+
+
+class Stop(BaseException):
+    """As SIGTERM or Ctrl-C."""
+
+
+@pytest.fixture(scope="module")
+def counter(tiny_checkpoint: str) -> Predictor:
+    return Predictor.from_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        write(folder / f"{number}.jpg", number)
+    return folder
+
+
+def write(path: Path, seed: int) -> None:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
+
+
+def table(folder: Path) -> list[list[str]]:
+    with open(folder / "counts.csv", newline="", encoding="utf-8") as stream:
+        return list(csv.reader(stream))
+
+
+def stop_after(number: int, lines: list[str]):  # type: ignore[no-untyped-def]
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith(f"{number}/"):
+            raise Stop
+
+    return say
+
+
+def test_a_stopped_count_goes_on_and_ends_as_an_unbroken_one(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    unbroken, out = tmp_path / "unbroken", tmp_path / "out"
+    predict_files(counter, [str(photos)], str(unbroken), say=lines.append)
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(out), job="a", say=stop_after(2, lines))
+    assert table(out) == table(unbroken)[:3]
+    os.truncate(out / JOURNAL, (out / JOURNAL).stat().st_size - 9)  # killed while it wrote
+    lines.clear()
+    rows = predict_files(counter, [str(photos)], str(out), job="a", say=lines.append)
+    assert lines[0].startswith("going on: 1 of 5 images were counted before") and len(lines) == 5 and len(rows) == 5
+    assert (out / "counts.csv").read_bytes() == (unbroken / "counts.csv").read_bytes()
+    assert sorted(os.listdir(out)) == sorted(os.listdir(unbroken)) == [*(f"{n}.png" for n in range(5)), "counts.csv"]
+
+
+def test_intervals_are_kept_over_a_stop(tiny_checkpoint: str, photos: Path, tmp_path: Path) -> None:
+    place = str(shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "counter.pt"))
+    write_calibration(place, Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+    counter, lines = Predictor.from_checkpoint(place), []  # type: tuple[Predictor, list[str]]
+    predict_files(counter, [str(photos)], str(tmp_path / "unbroken"), say=print)
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=stop_after(2, lines))
+    rows = predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lines.append)
+    assert lines[2].startswith("going on: 2 of 5") and all(row["low"] < row["count"] < row["high"] for row in rows)
+    assert table(tmp_path / "out") == table(tmp_path / "unbroken")
+
+
+def test_what_changed_meanwhile_is_counted_anew(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    out, lines = tmp_path / "out", []  # type: tuple[Path, list[str]]
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(out), job="a", say=stop_after(3, lines))
+    write(photos / "1.jpg", 77)
+    write(photos / "00.jpg", 78)
+    for job, fresh, known in (("a", False, 2), ("b", False, 0), ("a", True, 0)):
+        storage.write_bytes(out / "kept", (out / JOURNAL).read_bytes())
+        lines.clear()
+        rows = predict_files(counter, [str(photos)], str(out), job=job, fresh=fresh, say=lines.append)
+        assert [Path(row["file"]).name for row in rows] == ["0.jpg", "00.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+        assert sum("/6 " in line for line in lines) == 6 - known
+        assert ("other settings" in lines[0]) == (job == "b")
+        storage.write_bytes(out / JOURNAL, (out / "kept").read_bytes())
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_file_that_vanishes_is_one_bad_file(counter: Predictor, photos: Path, tmp_path: Path, skip_bad: bool) -> None:
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("1/"):
+            (photos / "2.jpg").unlink()
+            (photos / "3.jpg").write_bytes(b"changed")
+
+    def count() -> list[dict[str, object]]:
+        return predict_files(counter, [str(photos)], str(tmp_path / "out"), skip_bad=skip_bad, say=say)
+
+    if skip_bad:
+        assert len(count()) == 3
+    else:
+        with pytest.raises(InputError, match=r"2\.jpg: cannot be read: No such file.*1 more; the other 3 images are"):
+            count()
+    assert [Path(row[0]).name for row in table(tmp_path / "out")[1:]] == ["0.jpg", "1.jpg", "4.jpg"]
+    assert sum(line.startswith("left out: ") for line in lines) == 2
+    assert (tmp_path / "out" / JOURNAL).exists() != skip_bad, "who mends the files goes on"
+
+
+def test_outputs_among_the_inputs_are_never_counted(counter: Predictor, photos: Path) -> None:
+    counted = []
+    for name in ("counted", "counted again", "counted"):
+        lines: list[str] = []
+        rows = predict_files(counter, [str(photos)], str(photos / name), say=lines.append)
+        counted.append([row["file"] for row in rows])
+    assert counted[0] == counted[1] == counted[2] and len(counted[0]) == 5
+    assert lines[0] == "photos: left out, written by crowddist: counted, counted again"
+    (photos / "counted" / "counts.csv").unlink()
+    assert len(find_images(photos).left_out[OURS]) == 6, "each picture says whose it is"
+    lines.clear()
+    predict_files(counter, [str(photos / "counted" / "1.png")], str(photos / "third"), say=lines.append)
+    assert lines[-1] == "1 pictures that crowddist itself drew"
+
+
+def test_a_thin_image_is_named_before_anything_is_written(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 1000, 3), np.uint8)).save(photos / "strip.png")  # 96 x 2 px once shrunk
+    with pytest.raises(InputError, match=r"strip\.png: too small once shrunk: 1000 x 20 px become 96 x 2"):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=print)
+    assert not (tmp_path / "out").exists()
+    assert len(predict_files(counter, [str(photos)], str(tmp_path / "out"), skip_bad=True, say=print)) == 5
+
+
+def test_arrays_are_counted_as_their_image(counter: Predictor) -> None:
+    image = np.random.default_rng(1).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    count = counter.predict(image).count
+    assert counter.predict(image.astype(np.uint16) * 257).count == counter.predict(image / 255).count == count
+    with pytest.raises(InputError, match="too small once shrunk"):
+        counter.predict(np.zeros((9, 2000, 3), np.uint8))
+    assert counter.predict(np.zeros((8, 8, 3), np.uint8)).size == (96, 96)

@@ -1,0 +1,113 @@
+"""A short random walk over all readers of annotations: whatever is in a file, the answer is labels or one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+
+from crowddist.data.convert import coco, csv, cvat, gcc, jhu_crowd, labelme, nwpu_crowd, wider_face
+from crowddist.data.convert.annotations import read_mat_count, read_mat_info, read_mat_points, read_mat_polygon
+from crowddist.data.convert.crowd_human import _read_entries
+from crowddist.data.convert.layout import Item
+from crowddist.errors import InputError
+
+ROUNDS = 150
+POINTS = np.array([[3.5, 4], [40, 20], [7, 8]])
+
+
+def mat(compressed: bool, **variables: Any) -> bytes:
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, variables, do_compression=compressed)
+    return stream.getvalue()
+
+
+def item(place: Path) -> Item:
+    return Item(name="a", image=place.with_suffix(".jpg"),
+                annotations=(place, place.with_suffix(".none"), place.with_suffix(".none")))
+
+
+def coco_record() -> dict[str, Any]:
+    return {"images": [{"id": 1, "file_name": "a.jpg", "height": 32, "width": 48}],
+            "annotations": [{"image_id": 1, "category_id": 1, "keypoints": [3, 4, 2], "bbox": [1, 2, 5, 6]}],
+            "categories": [{"id": 1, "name": "head", "keypoints": ["head"]}]}
+
+
+READERS: dict[str, tuple[list[bytes], list[Callable[[Path], object]]]] = {
+    "mat": ([mat(False, image_info={"location": POINTS, "number": 3}), mat(True, annPoints=POINTS, point_num=3),
+             mat(False, x=POINTS[:, :1], y=POINTS[:, 1:])],
+            [read_mat_info, lambda place: read_mat_points(place, "annPoints"),
+             lambda place: read_mat_count(place, "point_num"), lambda place: read_mat_polygon(place, ("x", "y"))]),
+    "json": ([json.dumps(record).encode() for record in (
+        {"human_num": 1, "points": [[3, 4]]},
+        {"image_info": [[3, 4]], "weather": 1, "timeInfo": [1, 2], "roi": [[0, 1]]},
+        coco_record(), {"shapes": [{"label": "head", "points": [[3, 4]], "shape_type": "point"}], "imageHeight": 32})],
+        [lambda place: nwpu_crowd.annotate(item(place), (32, 48)), lambda place: gcc.annotate(item(place), (32, 48)),
+         coco.read, labelme.read]),
+    "xml": ([b'<annotations><image name="a.jpg" width="48" height="32"><points label="head" points="3,4;5,6"/>'
+             b'<box label="head" xtl="1" ytl="2" xbr="3" ybr="4"/></image></annotations>'], [cvat.read]),
+    "csv": ([b"file,x,y\na.jpg,3,4\n", b"a.jpg;3,5;4\n"], [csv.read]),
+    "txt": ([b"0001.jpg 0 3\n", b"0001,4,street,0,0\n", b"3,4,5,6,1,0\n", b"a.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n",
+             b'{"ID": "a", "gtboxes": []}\n'],
+            [nwpu_crowd._read_list, jhu_crowd._read_index, lambda place: jhu_crowd.annotate(item(place), (32, 48)),
+             wider_face.read_entries, _read_entries]),
+}
+TOKENS = [b"nan", b"-1", b"1e999", b"9" * 400, b"null", b"[", b"]", b"{", b'"', b",", b"\n", b"\0", b"\xff", b"<",
+          b"&x;", b"[" * 2000, b"<a>" * 500, b"\\ud800", b"\xff\xff\xff\x7f", bytes(8)]
+
+
+def damaged(data: bytes, draws: random.Random) -> bytes:
+    """The bytes with one to four flips, cuts, repeats and foreign pieces."""
+    changed = bytearray(data)
+    for _ in range(draws.randint(1, 4)):
+        place, length = draws.randrange(len(changed) + 1), draws.choice([0, 1, 2, 4, 16])
+        piece = draws.choice([b"", changed[place - length : place], draws.choice(TOKENS), draws.randbytes(length)])
+        changed[place : place + length] = piece
+    return bytes(changed)
+
+
+def walk(place: Path, data: bytes, reads: list[Callable[[Path], object]]) -> None:
+    place.write_bytes(data)
+    for read in reads:
+        try:
+            read(place)
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_damaged_files_are_read_or_named(tmp_path: Path, kind: str) -> None:
+    seeds, reads = READERS[kind]
+    draws = random.Random(kind)
+    for number in range(ROUNDS):
+        walk(tmp_path / f"a.{kind}", damaged(seeds[number % len(seeds)], draws), reads)
+
+
+WEIRD: list[Any] = [None, True, -1, 2**63, 10**400, float("nan"), float("inf"), "", "3", "a\0b", "\ud800", [], {}, [[]],
+                    [None], [[1, 2], [3]], {"a": 1}, [[[1, 2]]], [["1", "2"]], [True]]
+
+
+def test_any_value_in_the_place_of_another_in_json(tmp_path: Path) -> None:
+    seeds, reads = READERS["json"]
+    for seed in seeds:
+        for path in places(json.loads(seed)):
+            for value in WEIRD:
+                record = json.loads(seed)
+                node = record
+                for step in path[:-1]:
+                    node = node[step]
+                node[path[-1]] = value
+                walk(tmp_path / "a.json", json.dumps(record).encode(), reads)
+
+
+def places(node: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to all values below a JSON value."""
+    steps = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path for step, value in steps for path in [(*above, step), *places(value, (*above, step))]]
