@@ -10,8 +10,10 @@ from typing import Literal, get_args
 
 from crowddist.errors import InputError, require_not_negative, require_positive
 
+OWN_FORMATS = ("csv", "coco", "labelme", "cvat", "label_studio", "json", "npy", "mat")
+"""Formats of one's own labels."""
 RAW_FORMATS = ("gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face",
-               "crowd_human", "csv", "coco", "labelme", "cvat")
+               "crowd_human", *OWN_FORMATS)
 """Raw data sets and formats of one's own labels, in the order of the help text; each is a module of `data.convert`."""
 Look = Literal["broad", "source", "target"]
 

@@ -78,6 +78,11 @@ class ShardWriter:
         self._counts: list[float] = []
         self.resumed: dict[str, Any] = {}
 
+    @property
+    def num_persons(self) -> float:
+        """Persons of all samples so far, where known."""
+        return sum(self._counts)
+
     def __enter__(self) -> ShardWriter:
         if storage.exists(storage.join(self.url, FILE_NAME)):
             raise InputError(f"a data set is at {self.url} already; choose another place or remove it")

@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crowddist.data.convert import coco, csv, cvat, gcc, jhu_crowd, labelme, nwpu_crowd, wider_face
+from crowddist.data.convert import (
+    coco,
+    csv,
+    cvat,
+    gcc,
+    jhu_crowd,
+    label_studio,
+    labelme,
+    mat,
+    npy,
+    nwpu_crowd,
+    wider_face,
+)
+from crowddist.data.convert import json as plain_json
 from crowddist.data.convert.annotations import read_mat_count, read_mat_info, read_mat_points, read_mat_polygon
 from crowddist.data.convert.crowd_human import _read_entries
 from crowddist.data.convert.layout import Item
@@ -23,9 +36,15 @@ ROUNDS = 150
 POINTS = np.array([[3.5, 4], [40, 20], [7, 8]])
 
 
-def mat(compressed: bool, **variables: Any) -> bytes:
+def matlab(compressed: bool, **variables: Any) -> bytes:
     stream = io.BytesIO()
     scipy.io.savemat(stream, variables, do_compression=compressed)
+    return stream.getvalue()
+
+
+def array(points: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, points)
     return stream.getvalue()
 
 
@@ -40,17 +59,26 @@ def coco_record() -> dict[str, Any]:
             "categories": [{"id": 1, "name": "head", "keypoints": ["head"]}]}
 
 
+def label_studio_tasks() -> list[dict[str, Any]]:
+    region = {"id": "r", "type": "rectanglelabels", "original_width": 48, "original_height": 32, "image_rotation": 0,
+              "value": {"x": 3, "y": 4, "width": 5, "height": 6, "rotation": 2, "rectanglelabels": ["head"]}}
+    return [{"data": {"image": "/data/a.jpg?d=b"}, "annotations": [{"was_cancelled": False, "result": [region]}]}]
+
+
 READERS: dict[str, tuple[list[bytes], list[Callable[[Path], object]]]] = {
-    "mat": ([mat(False, image_info={"location": POINTS, "number": 3}), mat(True, annPoints=POINTS, point_num=3),
-             mat(False, x=POINTS[:, :1], y=POINTS[:, 1:])],
+    "mat": ([matlab(False, image_info={"location": POINTS, "number": 3}), matlab(True, annPoints=POINTS, point_num=3),
+             matlab(False, x=POINTS[:, :1], y=POINTS[:, 1:])],
             [read_mat_info, lambda place: read_mat_points(place, "annPoints"),
-             lambda place: read_mat_count(place, "point_num"), lambda place: read_mat_polygon(place, ("x", "y"))]),
+             lambda place: read_mat_count(place, "point_num"), lambda place: read_mat_polygon(place, ("x", "y")),
+             mat.read]),
+    "npy": ([array(POINTS), array(POINTS.astype(np.uint8))], [npy.read]),
     "json": ([json.dumps(record).encode() for record in (
         {"human_num": 1, "points": [[3, 4]]},
         {"image_info": [[3, 4]], "weather": 1, "timeInfo": [1, 2], "roi": [[0, 1]]},
-        coco_record(), {"shapes": [{"label": "head", "points": [[3, 4]], "shape_type": "point"}], "imageHeight": 32})],
+        coco_record(), {"shapes": [{"label": "head", "points": [[3, 4]], "shape_type": "point"}], "imageHeight": 32},
+        label_studio_tasks(), {"a.jpg": [[3, 4]], "b.jpg": {"points": [{"x": 1, "y": 2}], "count": 1}}, [[3, 4]])],
         [lambda place: nwpu_crowd.annotate(item(place), (32, 48)), lambda place: gcc.annotate(item(place), (32, 48)),
-         coco.read, labelme.read]),
+         coco.read, labelme.read, label_studio.read, plain_json.read]),
     "xml": ([b'<annotations><image name="a.jpg" width="48" height="32"><points label="head" points="3,4;5,6"/>'
              b'<box label="head" xtl="1" ytl="2" xbr="3" ybr="4"/></image></annotations>'], [cvat.read]),
     "csv": ([b"file,x,y\na.jpg,3,4\n", b"a.jpg;3,5;4\n"], [csv.read]),

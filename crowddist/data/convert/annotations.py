@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from crowddist.data.convert.matlab import read_variable
+from crowddist.data.convert.matlab import read_variable, variable_names
 from crowddist.errors import InputError
 
 # ours: five times the largest file of all published sets, which holds the boxes of 15,000 images.
 MAX_ANNOTATION_BYTES = 512 * 2**20
+Made = TypeVar("Made")
 
 
 def read_mat_info(place: Path) -> tuple[np.ndarray, int | None]:
@@ -23,7 +25,9 @@ def read_mat_info(place: Path) -> tuple[np.ndarray, int | None]:
     `image_info` is a struct (GCC) or a struct in a cell (ShanghaiTech). Raises InputError, naming the file, where it is
     missing, damaged or of another layout.
     """
-    value, number = _read_mat(place, "image_info"), None
+    value, number = read_mat_value(place, "image_info"), None
+    if value is None:
+        raise _lacks(place, "image_info.location")
     while isinstance(value, dict) or (isinstance(value, np.ndarray) and value.dtype == object and value.size == 1):
         if isinstance(value, dict):
             value, number = value.get("location"), value.get("number", number)
@@ -36,17 +40,30 @@ def read_mat_points(place: Path, name: str) -> np.ndarray:
     """The N x 2 or N x 3 numbers of one variable of a MATLAB file. Raises InputError, naming the file, for anything
     else.
     """
-    return as_points(_read_mat(place, name), place, name)
+    value = read_mat_value(place, name)
+    if value is None:
+        raise _lacks(place, name)
+    return as_points(value, place, name)
 
 
 def read_mat_count(place: Path, name: str) -> int | None:
     """The number in one variable of a MATLAB file; None if it holds no count. Raises InputError as above."""
-    return as_count(_read_mat(place, name))
+    return as_count(read_mat_value(place, name))
+
+
+def read_mat_names(place: Path) -> list[str]:
+    """The names of a MATLAB file's variables. Raises InputError, naming the file, for another format."""
+    return _of_mat(place, variable_names)
+
+
+def read_mat_value(place: Path, name: str) -> Any:
+    """One variable of a MATLAB file as `read_variable` gives it. Raises InputError, naming the file."""
+    return _of_mat(place, lambda data: read_variable(data, name))
 
 
 def read_mat_polygon(place: Path, names: tuple[str, str]) -> np.ndarray:
     """K x 2 x, y of a polygon, K >= 3, from two vectors of a MATLAB file. Raises InputError for anything else."""
-    columns = [_read_mat(place, name) for name in names]
+    columns = [read_mat_value(place, name) for name in names]
     x, y = (np.ravel(column) if isinstance(column, np.ndarray) and column.dtype.kind in "fiu" else np.empty(0)
             for column in columns)
     if len(x) != len(y) or len(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -69,6 +86,9 @@ def as_rows(value: Any, place: Path | str, noun: str, num_columns: int = 2,
         array = None if value is None else np.asarray(value)
     except ValueError:
         array = None
+    if array is not None and array.dtype == object and array.ndim == 2:  # JSON's null is no number
+        rows = [[math.nan if cell is None else cell for cell in row] for row in array]
+        array = np.asarray(rows)
     if array is not None and array.size == 0 and array.dtype.kind in "fiu":
         return np.zeros((0, num_columns))
     if (array is None or array.dtype.kind not in "fiu" or array.ndim != 2
@@ -97,15 +117,24 @@ def read_json_object(place: Path) -> dict[str, Any]:
     return parse_json_object(read_file(place), place)
 
 
+def read_json(place: Path) -> Any:
+    """The JSON value in a file; NaN stays NaN. Raises InputError, naming the file, for anything else."""
+    return _parse_json(read_file(place), place)
+
+
 def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
     """The JSON object in a text; NaN stays NaN. Raises InputError, naming the place, for anything else."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON: {error}") from None
+    value = _parse_json(text, place)
     if not isinstance(value, dict):
         raise InputError(f"{place}: wrong layout: holds {type(value).__name__}, not an object")
     return value
+
+
+def _parse_json(text: str | bytes, place: Path | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON: {error}") from None
 
 
 def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:
@@ -121,8 +150,11 @@ def read_lines(place: Path, *, may_be_empty: bool = False) -> list[str]:
 
     Raises InputError for a missing file, and for an empty one unless `may_be_empty`.
     """
+    data = read_file(place, may_be_empty)
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     # Bytes that are not UTF-8 become surrogates, as in file names; only "\n" ends a line, not Unicode's other ones.
-    lines = [line.strip() for line in read_file(place, may_be_empty).decode("utf-8-sig", "surrogateescape").split("\n")]
+    text = data.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "replace")
+    lines = [line.strip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
@@ -142,16 +174,23 @@ def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
     return numbers
 
 
-def _read_mat(place: Path, name: str) -> Any:
-    """One variable of a MATLAB file; None if the file has no such variable."""
+def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:
+    """What `read` makes of a MATLAB file."""
     data = read_file(place)
     try:
-        return read_variable(data, name)
+        return read(data)
     except InputError as error:
         raise InputError(f"{place}: not a MATLAB file that can be read: {error}") from None
 
 
+def _lacks(place: Path, name: str) -> InputError:
+    names = ", ".join(read_mat_names(place)[:8]) or "no variables"
+    return InputError(f"{place}: wrong layout: {name} must be N x 2 numbers, got nothing; the file holds {names}")
+
+
 def read_file(place: Path, may_be_empty: bool = False) -> bytes:
+    """The bytes of a file. Raises InputError, naming it, where it is missing, empty, too large or no file of its own.
+    """
     try:
         num_bytes = place.stat().st_size
         if not place.is_file():  # reading a pipe or a device would never end

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes
+from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes, require_few
 from crowddist.data.convert.layout import Format, Item, holds
 from crowddist.data.convert.sample import find_items, make_sample
 from crowddist.data.images import MIN_SIDE_PX
@@ -132,6 +132,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                 if len(skipped.entries) >= num_refused + len(items):
                     raise InputError(f"none of the {len(items)} images in {root} can be taken; the last: "
                                      f"{skipped.entries[-1]['reason']}")
+                if not skip_bad:
+                    require_few(doubts, writer.num_persons)
                 writer.statistics |= {**tally, **image_counts(doubts), "num_skipped": len(skipped.entries),
                                       **({"max_size_px": max_size} if max_size else {})}
                 if doubts:

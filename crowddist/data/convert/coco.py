@@ -6,19 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crowddist.data.convert.annotations import read_json_object
-from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entries, image_size, numbers, own_format
+from crowddist.data.convert.annotations import read_json
+from crowddist.data.convert.own import (
+    HEAD_KEYPOINTS,
+    Labels,
+    OtherFileError,
+    box_centre,
+    entries,
+    image_size,
+    numbers,
+    own_format,
+)
 from crowddist.errors import InputError
-
-_HEAD_KEYPOINTS = ("head", "head_top", "nose")
 
 
 def read(place: Path) -> dict[str, Labels]:
     """The labels by image; images without annotations show nobody, regions of a crowd are no heads. Raises InputError,
     naming the file, for anything but COCO's layout.
     """
-    facts = read_json_object(place)
-    if "images" not in facts or "annotations" not in facts:
+    facts = read_json(place)
+    if not isinstance(facts, dict) or "images" not in facts or "annotations" not in facts:
         raise OtherFileError(f"{place}: not COCO JSON: it has no images and annotations")
     categories = {_id(entry.get("id")): entry for entry in entries(facts.get("categories", []), "categories", place)}
     images: dict[str, tuple[str, Labels]] = {}
@@ -33,10 +40,10 @@ def read(place: Path) -> dict[str, Labels]:
         names.add(name)
         images[key] = name, Labels(place=place, size=size)
     unplaced: dict[str, int] = {}
-    for number, entry in enumerate(entries(facts["annotations"], "annotations", place), start=1):
+    for entry in entries(facts["annotations"], "annotations", place):
         key, category = _id(entry.get("image_id")), categories.get(_id(entry.get("category_id")), {})
-        if key not in images:
-            raise InputError(f"{place}: annotation {number} belongs to the image {key[:80]}, which images do not name")
+        if key not in images:  # refused as any label without its image
+            images[key] = f"image_id {key[:80]}", Labels(place=place)
         point = None if entry.get("iscrowd") == 1 else _point(entry, category)
         if point is None:
             unplaced[key] = unplaced.get(key, 0) + 1
@@ -51,7 +58,7 @@ def _point(entry: dict[str, Any], category: dict[str, Any]) -> tuple[float, floa
     keypoints, names = entry.get("keypoints"), category.get("keypoints")
     if isinstance(keypoints, list) and keypoints:
         known = [str(name).lower() for name in names] if isinstance(names, list) else []
-        first = next((known.index(name) for name in _HEAD_KEYPOINTS if name in known), None)
+        first = next((known.index(name) for name in HEAD_KEYPOINTS if name in known), None)
         if first is None and len(keypoints) == 3:
             first = 0
         if first is not None:
@@ -64,7 +71,8 @@ def _point(entry: dict[str, Any], category: dict[str, Any]) -> tuple[float, floa
 
 
 def _id(value: Any) -> str:
-    return repr(value)
+    """An id as a text: programs write 7, 7.0 and "7" for the same."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-FORMAT = own_format("coco", "images, and a COCO .json: keypoints of heads, or the centres of boxes", ".json", read)
+FORMAT = own_format("coco", "images, and a COCO .json: keypoints of heads, or the centres of boxes", (".json",), read)

@@ -1,4 +1,4 @@
-"""One's own labels as "CVAT for images" XML: points, or the centres of boxes."""
+"""One's own labels as "CVAT for images" XML: points, the heads of skeletons, or the centres of boxes and ellipses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from crowddist.data.convert.annotations import read_file
-from crowddist.data.convert.own import Labels, OtherFileError, box_centre, image_size, numbers, own_format
+from crowddist.data.convert.own import (
+    HEAD_KEYPOINTS,
+    Labels,
+    OtherFileError,
+    box_centre,
+    image_size,
+    numbers,
+    own_format,
+)
 from crowddist.errors import InputError
 
 
@@ -20,6 +28,8 @@ class _Reader:
         self.labels: dict[str, Labels] = {}
         self.unplaced: dict[str, int] = {}
         self._name: str | None = None  # of the image whose element is open
+        self._joints: dict[str, str] | None = None  # name -> place of the skeleton whose element is open
+        self._label = ""  # its class
         self._depth = 0
         self._is_cvat = False
 
@@ -36,19 +46,41 @@ class _Reader:
         elif self._depth == 3 and self._name is not None:
             label, marks = facts.get("label", ""), self.labels[self._name].marks
             if tag == "points":  # "x,y;x,y"
-                for pair in facts.get("points", "").split(";"):
-                    x, y = numbers(pair.split(","), 2)
-                    marks.append((label, x, y))
+                self._add_points(label, facts.get("points", ""))
+            elif tag == "skeleton":
+                self._label, self._joints = label, {}
+            elif tag == "ellipse":
+                x, y = numbers([facts.get("cx"), facts.get("cy")], 2)
+                marks.append((label, x, y))
             elif tag == "box":
                 left, top, right, bottom = numbers([facts.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], 4)
                 marks.append((label, *box_centre(left, top, right - left, bottom - top)))
             elif tag != "tag":  # a tag marks the whole image
-                self.unplaced[self._name] = self.unplaced.get(self._name, 0) + 1
+                self._count_unplaced()
+        elif self._depth == 4 and self._joints is not None and tag == "points" and facts.get("outside") != "1":
+            self._joints[facts.get("label", "").strip().lower()] = facts.get("points", "")
 
     def end(self, tag: str) -> None:
         self._depth -= 1
+        if self._depth == 2 and self._joints is not None:
+            head = next((self._joints[name] for name in HEAD_KEYPOINTS if name in self._joints), None)
+            if head is None:
+                self._count_unplaced()
+            else:
+                self._add_points(self._label, head)
+            self._joints = None
         if self._depth == 1:
             self._name = None
+
+    def _add_points(self, label: str, text: str) -> None:
+        assert self._name is not None, "called inside an image"
+        for pair in text.split(";"):
+            x, y = numbers(pair.split(","), 2)
+            self.labels[self._name].marks.append((label, x, y))
+
+    def _count_unplaced(self) -> None:
+        assert self._name is not None, "called inside an image"
+        self.unplaced[self._name] = self.unplaced.get(self._name, 0) + 1
 
     def refuse(self, *_: object) -> NoReturn:
         """A document type may declare texts that grow to gigabytes; CVAT writes none."""
@@ -74,4 +106,4 @@ def read(place: Path) -> dict[str, Labels]:
     return {name: replace(held, num_unplaced=reader.unplaced.get(name, 0)) for name, held in reader.labels.items()}
 
 
-FORMAT = own_format("cvat", 'images, and the .xml of "CVAT for images 1.1": points or boxes of heads', ".xml", read)
+FORMAT = own_format("cvat", 'images, and the .xml of "CVAT for images 1.1": points or boxes of heads', (".xml",), read)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
-from crowddist.data.convert.layout import Format, Item, Listing
+from crowddist.data.convert.layout import Format, Item, Listing, relative_names
 from crowddist.data.walk import find_images
 
-_LABELS = (".json", ".xml", ".csv", ".txt", ".mat")
+# By their endings alone: labels of a target are not opened.
+_LABELS = ("JSON", "XML", "CSV", "TSV", "TXT", "MAT", "NPY")
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """Every image below `folder`, at any depth. An item's name is its relative path without the ending, or with it
-    where two files differ in nothing else.
-    """
+    """Every image below `folder`, at any depth, by its relative path."""
     found = find_images(folder)
-    paths = [path.relative_to(folder) for path in found.images]
-    alike = Counter(path.with_suffix("") for path in paths)
-    names = [path if alike[path.with_suffix("")] > 1 else path.with_suffix("") for path in paths]
-    items = tuple(Item(name=name.as_posix(), image=path) for name, path in zip(names, found.images, strict=True))
-    # By their names alone: labels of a target are not opened.
-    num_labels = sum(path.suffix.lower() in _LABELS and not path.name.startswith(".")
-                     for place in {folder, *(path.parent for path in found.images)} for path in place.iterdir())
+    items = tuple(Item(name=name, image=path) for path, name in relative_names(folder, found.images).items())
+    num_labels = sum(found.others[kind] for kind in _LABELS)
     return Listing(name=folder.resolve().name or "folder", split=split, items=items, refused=tuple(found.refused),
                    facts={"num_label_files": num_labels} if num_labels else {}, notes=tuple(found.lines()))
 

@@ -65,11 +65,11 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Heads, mask and metadata. Where json and mat both exist, json is taken; they must hold equally many points."""
     json_path, mat_path, mask_path = item.annotations
     facts = read_json_object(json_path) if json_path.exists() else {}
-    found = {}
+    found, count = {}, None
     if "image_info" in facts or (facts and not mat_path.exists()):
         found[json_path] = as_rows(facts.get("image_info"), json_path, "image_info")
     if mat_path.exists():
-        found[mat_path] = read_mat_info(mat_path)[0][:, :2]
+        found[mat_path], count = read_mat_info(mat_path)
     if not found:
         raise InputError(f"{item.image}: its annotation {json_path.name} or {mat_path.name} is missing")
     if len({len(points) for points in found.values()}) > 1:
@@ -80,8 +80,9 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     roi = as_rows(facts.get("roi") or [], json_path, "roi")
     if not np.isfinite(roi).all():
         raise InputError(f"{json_path}: roi holds a number that is not finite")
-    points = rows_columns[:, ::-1]  # x, y
-    return Annotation(points=points, place=place, mask=mask, roi=roi, scene=_metadata(facts, json_path))
+    points = rows_columns[:, [1, 0, 2][: rows_columns.shape[1]]]  # x, y
+    place = place if count in (None, len(points)) else mat_path  # which tells the count
+    return Annotation(points=points, place=place, count=count, mask=mask, roi=roi, scene=_metadata(facts, json_path))
 
 
 def _metadata(facts: dict[str, Any], place: Path) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from crowddist.data.convert.annotations import read_json_object
+import numpy as np
+
+from crowddist.data.convert.annotations import read_json
 from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entries, image_size, numbers, own_format
 
 
@@ -13,8 +16,8 @@ def read(place: Path) -> dict[str, Labels]:
     """The labels of the one image of a file, which has the file's name. Raises InputError, naming the file, for
     anything but LabelMe's layout.
     """
-    facts = read_json_object(place)
-    if "shapes" not in facts:
+    facts = read_json(place)
+    if not isinstance(facts, dict) or "shapes" not in facts:
         raise OtherFileError(f"{place}: not LabelMe's JSON: it has no shapes")
     shapes = entries(facts["shapes"], "shapes", place)
     places = [(str(shape.get("label", "")), _point(shape)) for shape in shapes]
@@ -25,14 +28,17 @@ def read(place: Path) -> dict[str, Labels]:
 
 def _point(shape: dict[str, Any]) -> tuple[float, float] | None:
     """x, y of a point, of a box's centre or of a circle's; None for other shapes."""
-    corners = shape.get("points")
-    corners = corners if isinstance(corners, list) else []
-    kind = shape.get("shape_type", "point" if len(corners) == 1 else "")
-    (x, y), (end_x, end_y) = (numbers(corners[index] if index < len(corners) else None, 2) for index in (0, 1))
+    listed = shape.get("points")
+    corners = [numbers(corner, 2) for corner in listed] if isinstance(listed, list) and listed else [[math.nan] * 2]
+    kind = shape.get("shape_type") or ("point" if len(corners) == 1 else "")
     if kind in ("point", "circle"):  # a circle is its centre and a place on its line
-        return x, y
-    return box_centre(x, y, end_x - x, end_y - y) if kind == "rectangle" else None
+        return corners[0][0], corners[0][1]
+    if kind not in ("rectangle", "rotation"):
+        return None
+    # Two opposite corners, or all four, as X-AnyLabeling writes them.
+    (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
+    return box_centre(left, top, right - left, bottom - top)
 
 
 FORMAT = own_format("labelme", "images, and beside each a LabelMe .json of its name: points, boxes or circles of heads",
-                    ".json", read)
+                    (".json",), read)

@@ -90,6 +90,16 @@ def split_facts(split: str, noun: str = "image") -> dict[str, Any]:
             else {})
 
 
+def relative_names(folder: Path, images: Iterable[Path]) -> dict[Path, str]:
+    """A name for each image below a folder: its path there without the ending, or with it where two differ in nothing
+    else.
+    """
+    paths = {path: path.relative_to(folder) for path in images}
+    alike = Counter(path.with_suffix("") for path in paths.values())
+    return {path: (name if alike[name.with_suffix("")] > 1 else name.with_suffix("")).as_posix()
+            for path, name in paths.items()}
+
+
 def list_images(*folders: Path) -> list[Path]:
     """The image files directly in the folders, by their numbers whatever their folder: IMG_2 comes before IMG_10."""
     paths = [path for folder in folders

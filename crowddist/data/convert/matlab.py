@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,16 @@ def read_variable(data: bytes, name: str) -> Any:
     (an array of several: a flat array of dicts). Raises InputError, with the next step, for another format and for a
     damaged file.
     """
+    return next((value() for found, value in _variables(data) if found == name), None)
+
+
+def variable_names(data: bytes) -> list[str]:
+    """The names of all variables, in their order. Raises InputError as `read_variable` does."""
+    return [name for name, _ in _variables(data) if name]
+
+
+def _variables(data: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Name and reader of each variable; the readers work on their own."""
     if data[:10] == b"MATLAB 7.3" or _HDF5 in (data[:8], data[512:520]):
         raise InputError("it was saved with -v7.3, as HDF5; load it in MATLAB and save it again with -v7")
     if data[:10].lower() == b"# created " or data[:8] in (b"# name: ", b"Octave-1"):
@@ -48,13 +59,13 @@ def read_variable(data: bytes, name: str) -> Any:
     if order is None:
         if 0 not in data[:4]:  # what no header of version 4 begins with
             raise InputError("it has no header of MATLAB's; save it with -v7")
-        return _variable_4(data, name)
+        yield from _variables_4(data)
+        return
     for kind, content in _elements(data[_HEAD_BYTES:], order, whole=True):
         if kind == _COMPRESSED:
             kind, content = next(_elements(_unpacked(content), order, whole=True), (0, b""))
-        if kind == _MATRIX and _name(content, order) == name:
-            return _value(content, order)
-    return None
+        if kind == _MATRIX:
+            yield _name(content, order), partial(_value, content, order)
 
 
 def _order(data: bytes) -> str | None:
@@ -126,8 +137,8 @@ def _objects(values: list[Any], number: int) -> np.ndarray:
     return objects
 
 
-def _variable_4(data: bytes, name: str) -> Any:
-    """As `read_variable`, of a file of version 4: numbers and texts alone."""
+def _variables_4(data: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """As `_variables`, of a file of version 4: numbers and texts alone."""
     place = 0
     while place + 20 <= len(data):
         order = "<" if struct.unpack_from("<i", data, place)[0] in range(5000) else ">"
@@ -142,14 +153,15 @@ def _variable_4(data: bytes, name: str) -> Any:
         place = start + size * (1 + (is_complex == 1))
         if place > len(data):
             raise InputError("it ends early")
-        if found == name:
-            values = np.frombuffer(data[start : start + size], dtype).reshape((rows, columns), order="F")
-            if kind % 10 == 1:  # a text, a number a letter
-                return "".join(chr(int(value)) for value in values.ravel() if 0 <= value < 256)
-            return values
+        yield found, partial(_value_4, data[start : start + size], dtype, (rows, columns), kind % 10 == 1)
     if place < len(data):
         raise InputError("it ends early")
-    return None
+
+
+def _value_4(content: bytes, dtype: np.dtype, shape: tuple[int, int], is_text: bool) -> Any:
+    values = np.frombuffer(content, dtype).reshape(shape, order="F")
+    # In a text a number is a letter.
+    return "".join(chr(int(value)) for value in values.ravel() if 0 <= value < 256) if is_text else values
 
 
 def require_harmless(data: bytes) -> None:

@@ -9,7 +9,16 @@ import re
 from pathlib import Path
 
 from crowddist.data.convert.annotations import as_count, as_points, read_json_object, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, list_images, require_annotations
+from crowddist.data.convert.layout import (
+    Annotation,
+    Format,
+    Item,
+    Listing,
+    fullest,
+    list_images,
+    require_annotations,
+    subfolders,
+)
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 
@@ -20,10 +29,12 @@ _FACTS = ("luminance", "scene_level")
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images that `train.txt`, `val.txt` or `test.txt` in `folder` lists, by their numbers.
 
-    Images lie in `images` or, as released, in `images_part1` to `images_part5`. An image gets the `luminance` and
+    Images lie in `images` or, as released, in `images_part1` to `images_part5`, annotations in the folder beside them
+    that holds most JSON files, in the set itself `jsons`. An image gets the `luminance` and
     `scene_level` that the list gives; an unlabelled one no `scene_level`, which reveals its count.
     """
-    listed, annotations = folder / f"{split}.txt", folder / "jsons"
+    listed = folder / f"{split}.txt"
+    annotations = (fullest(subfolders(folder), "*.json") if labelled else None) or folder / "jsons"
     places = [path for path in (folder / "images", *sorted(folder.glob("images_part*"))) if path.is_dir()]
     if not places or not listed.is_file():
         missing = listed.name if places else "images"

@@ -6,23 +6,39 @@ A format reads its files into marks by image and is a row of `RAW_FORMATS`; all 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, holds, in_split, split_facts
+from crowddist.data.convert.layout import (
+    Annotation,
+    Format,
+    Item,
+    Listing,
+    holds,
+    in_split,
+    relative_names,
+    split_facts,
+)
 from crowddist.data.convert.points import box_centres
-from crowddist.data.walk import find_images
+from crowddist.data.walk import Found, find_images
 from crowddist.errors import InputError
 
-PEOPLE = (("head", "heads"), ("face", "faces"), ("person", "persons", "people", "pedestrian", "pedestrians", "human"))
+# Persons before faces: who looks away has no face, but counts.
+PEOPLE = (("head", "heads"), ("person", "persons", "people", "pedestrian", "pedestrians", "human"), ("face", "faces"))
 """Classes whose marks are taken: those of the first group that a set has. Where it has none, it has one class alone."""
+HEAD_KEYPOINTS = ("head", "head_top", "nose")
+"""Names of the keypoints that stand for a person, the best first."""
 _SPLITS = ("all", "train", "val")
+# What public sets put round the name of an image to name its annotation.
+_ROUND_NAMES = re.compile("^gt_|_(?:ann|gt|points)$", re.IGNORECASE)
 
 
 class OtherFileError(InputError):
@@ -41,10 +57,17 @@ class Labels:
     """(height, width) of the image that was labelled, where it is told."""
     num_unplaced: int = 0
     """Marks of a shape that has no single place."""
+    points: np.ndarray | None = None
+    """N x 2 or N x 3, x and y first, in place of `marks` where the format has no classes."""
+    count: int | None = None
+    """Of points, where the file tells it."""
+    also: str = ""
+    """A second name that the image may have."""
 
 
-def own_format(name: str, summary: str, suffix: str, read: Callable[[Path], Mapping[str, Labels]]) -> Format:
-    """A format of labels in files of this ending (".csv"), anywhere in the folder of the images.
+def own_format(name: str, summary: str, suffixes: Sequence[str],
+               read: Callable[[Path], Mapping[str, Labels]]) -> Format:
+    """A format of labels in files of these endings (".csv"), anywhere in the folder of the images.
 
     `read` makes of one file the labels by image, whose name may be a path or lack its ending. It raises OtherFileError
     for a file of something else, which is counted if another one holds labels, and InputError for a damaged one.
@@ -55,22 +78,23 @@ def own_format(name: str, summary: str, suffix: str, read: Callable[[Path], Mapp
         images, refused = found.images, found.refused
         facts = dict(split_facts(split))
         if labelled:
-            labels, damaged, others = _read_all(folder, suffix, read)
-            found.others.pop(suffix[1:].upper(), None)  # labels, or counted as other files
+            labels, damaged, others = _read_all(folder, suffixes, _label_files(found, suffixes), read)
+            for suffix in suffixes:
+                found.others.pop(suffix[1:].upper(), None)  # labels, or counted as other files
             items, lone, unlabelled = _pair(folder, images, labels)
             refused = [*refused, *damaged, *lone]
             facts |= {fact: number for fact, number in (("num_other_files", others),
                                                         ("num_unlabelled_images", unlabelled)) if number}
         else:
-            items = [_item(folder, path, None) for path in images]
+            items = [Item(name=name, image=path) for path, name in relative_names(folder, images).items()]
         return Listing(name=folder.resolve().name or name, split=split, refused=tuple(refused), facts=facts,
                        items=tuple(item for item in items if in_split(item.name, split)), notes=tuple(found.lines()))
 
     def annotate(item: Item, size: tuple[int, int]) -> Annotation:
         labels: Labels = item.record
         points = np.array([mark[1:] for mark in labels.marks], np.float64).reshape(-1, 2)
-        return Annotation(points=points, place=f"{labels.place} ({item.name})", size=labels.size,
-                          num_other_marks=labels.num_unplaced)
+        return Annotation(points=points if labels.points is None else labels.points, count=labels.count,
+                          place=f"{labels.place} ({item.name})", size=labels.size, num_other_marks=labels.num_unplaced)
 
     return Format(name=name, summary=summary, splits=_SPLITS, upright=True, find=find, annotate=annotate)
 
@@ -82,6 +106,12 @@ def numbers(values: Any, count: int) -> list[float]:
     except (TypeError, ValueError, OverflowError):
         found = []
     return found if len(found) == count else [math.nan] * count
+
+
+def of_one_image(place: Path, points: np.ndarray, count: int | None = None) -> dict[str, Labels]:
+    """The labels of a file for one image, which has the file's name or what is left of it without GT_ and _ann."""
+    bare = _ROUND_NAMES.sub("", place.stem)
+    return {place.stem: Labels(place=place, points=points, count=count, also="" if bare == place.stem else bare)}
 
 
 def box_centre(left: float, top: float, width: float, height: float) -> tuple[float, float]:
@@ -103,15 +133,24 @@ def entries(value: Any, noun: str, place: Path) -> list[dict[str, Any]]:
     return value
 
 
-def _read_all(folder: Path, suffix: str, read: Callable[[Path], Mapping[str, Labels]]
-              ) -> tuple[dict[str, Labels], list[tuple[Path, str]], int]:
+def _label_files(found: Found, suffixes: Sequence[str]) -> list[Path]:
+    """The files with the endings in the folder, sorted: also beside images that a link leads to, and not in folders
+    that are left out for images.
+    """
+    homes = {path.parent for path in found.images}
+    above = homes.union(*(home.parents for home in homes))
+    left_out = {path for paths in found.left_out.values() for path in paths} - above
+    paths = {*found.root.rglob("*"), *(path for home in homes for path in home.iterdir())}
+    return sorted(path for path in paths if path.suffix.lower() in suffixes and left_out.isdisjoint(path.parents)
+                  and not any(part.startswith(".") for part in path.relative_to(found.root).parts))
+
+
+def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],
+              read: Callable[[Path], Mapping[str, Labels]]) -> tuple[dict[str, Labels], list[tuple[Path, str]], int]:
     """The labels of all files, of people alone; the damaged files, with the reason; and the number of other files."""
     labels: dict[str, Labels] = {}
     damaged, others = [], []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.suffix.lower() != suffix:
-            continue
+    for path in paths:
         try:
             found = read(path)
         except OtherFileError as error:
@@ -122,13 +161,15 @@ def _read_all(folder: Path, suffix: str, read: Callable[[Path], Mapping[str, Lab
             for image, held in found.items():
                 key = (path.parent.relative_to(folder) / _plain(image)).as_posix()
                 if key not in labels:
-                    labels[key] = held
-                elif labels[key].place == path:  # written in two ways
+                    also = (path.parent.relative_to(folder) / _plain(held.also)).as_posix() if held.also else ""
+                    labels[key] = replace(held, also=also)
+                elif labels[key].place == path and held.points is None:  # written in two ways
                     labels[key].marks.extend(held.marks)
                 else:
                     raise InputError(f"{path} and {labels[key].place} both label {image[:80]!r}; keep one of the two")
     if not labels and not damaged:
-        raise others[0] if others else InputError(f"no {suffix} with labels in {folder}: {holds(folder)}")
+        raise others[0] if others else OtherFileError(f"no {' or '.join(suffixes)} with labels in {folder}: "
+                                                      f"{holds(folder)}")
     return _of_people(labels), damaged, len(others)
 
 
@@ -145,38 +186,67 @@ def _of_people(labels: Mapping[str, Labels]) -> dict[str, Labels]:
     for image, held in labels.items():
         marks = [mark for mark in held.marks if mark[0] in taken]
         people[image] = replace(held, marks=marks, num_unplaced=held.num_unplaced + len(held.marks) - len(marks))
+    num_unplaced = sum(held.num_unplaced for held in people.values())
+    if num_unplaced and not any(held.marks or held.points is not None for held in people.values()):
+        place = next(held.place for held in people.values() if held.num_unplaced)
+        raise InputError(f"{place}: none of {num_unplaced} marks has a single place, as points and boxes have; mark "
+                         "heads by these")
     return people
 
 
-def _pair(folder: Path, images: Iterable[Path],
+def _pair(folder: Path, images: Sequence[Path],
           labels: Mapping[str, Labels]) -> tuple[list[Item], list[tuple[Path, str]], int]:
     """The images with labels; labels without an image, with the reason; and the number of images without labels.
 
-    An image is found by its path, or else by its name alone, with or without its ending. Labels open no file that
-    `images` does not name.
+    An image is found by its path, or else by the end of it that it shares with the labels, down to its name alone; with
+    or without its ending, and with other capitals where none has the same. Of several, the one whose folder is nearest
+    to the labels is taken. Labels open no file that `images` does not name.
     """
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for path in images:
-        relative = path.relative_to(folder)
-        for name in {relative.as_posix(), relative.with_suffix("").as_posix(), relative.name, relative.stem}:
-            by_name[_plain(name)].append(path)
-    found: dict[Path, Labels] = {}
-    refused = []
+    indexes = [(_index(folder, images, fold), fold) for fold in (str, str.casefold)]
+    matches = []
     for image, held in labels.items():
-        places = by_name.get(_plain(image)) or by_name.get(_plain(PurePosixPath(image).name), [])
-        if len(places) == 1 and places[0] not in found:
-            found[places[0]] = held
+        names = [*_ends(image), *(_ends(held.also) if held.also else ())]
+        found = ((rank, index[fold(name)]) for rank, name in enumerate(names) for index, fold in indexes
+                 if fold(name) in index)
+        rank, places = next(found, (0, []))
+        matches.append((rank, _nearest(places, folder, image), image, held))
+    taken: dict[Path, Labels] = {}
+    refused = []
+    for _, places, image, held in sorted(matches, key=lambda match: match[0]):  # those that share most go first
+        if len(places) == 1 and places[0] not in taken:
+            taken[places[0]] = held
         else:
             why = ("it is labelled twice" if len(places) == 1 else "several images have the name, write their paths"
                    if places else "the image is missing")
             refused.append((held.place, f"names {image[:200]!r}: {why}"))
-    items = [_item(folder, path, found[path]) for path in sorted(found)]
-    return items, refused, sum(path not in found for path in images)
+    items = [Item(name=name, image=path, record=taken[path], annotations=(taken[path].place,))
+             for path, name in relative_names(folder, images).items() if path in taken]
+    return items, refused, len(images) - len(items)
 
 
-def _item(folder: Path, path: Path, labels: Labels | None) -> Item:
-    return Item(name=path.relative_to(folder).with_suffix("").as_posix(), image=path, record=labels,
-                annotations=(labels.place,) if labels else ())
+def _index(folder: Path, images: Iterable[Path], fold: Callable[[str], str]) -> dict[str, list[Path]]:
+    """The images by all names of `_ends`, with and without their endings."""
+    index: dict[str, list[Path]] = defaultdict(list)
+    for path in images:
+        whole = PurePosixPath(fold(_plain(path.relative_to(folder).as_posix())))
+        for name in {whole, whole.with_suffix("")}:
+            for end in _ends(str(name)):
+                index[end].append(path)
+    return index
+
+
+def _ends(name: str) -> list[str]:
+    """A path, marked as whole by a slash; then its ends, from the whole down to the name alone."""
+    parts = PurePosixPath(name).parts
+    return [f"/{name}", *("/".join(parts[start:]) for start in range(len(parts)))]
+
+
+def _nearest(places: list[Path], folder: Path, image: str) -> list[Path]:
+    """Those of the places that share most folders, from the top, with the labels of `image`."""
+    parts = PurePosixPath(image).parts
+    shared = [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1],
+                                       zip(path.relative_to(folder).parts, parts, strict=False))) for path in places]
+    return [path for path, number in zip(places, shared, strict=True) if number == max(shared)]
 
 
 def _plain(name: str) -> str:

@@ -17,8 +17,8 @@ _FROM_HEADS = 100
 _MOST_BAD_OF_FEW, _MOST_BAD_SHARE_OF_FEW = 3, 0.1
 
 
-def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str,
-                 rotation: int = 1) -> tuple[np.ndarray, list[Doubt]]:
+def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str, rotation: int = 1,
+                 turned: bool = False) -> tuple[np.ndarray, list[Doubt]]:
     """Points as shards hold them: N x 2 float32 inside the frame, and what was doubtful.
 
     Points of numbers that are not finite, or a pixel or more outside the frame, are dropped; those less than a pixel
@@ -29,7 +29,8 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str,
         points: N x 2 x, y in px; a third column is dropped and told.
         size: (height, width) of the image, px.
         place: the file, or a place in it, for messages.
-        rotation: the image's rotation tag, which was not obeyed, 1 to 8; 1 is none.
+        rotation: the image's rotation tag, 1 to 8; 1 is none.
+        turned: the image was turned as the tag says; `size` is that of the turned image.
 
     Raises:
         InputError: naming the likely cause, where more than `MOST_BAD_SHARE` of 100 points or more are bad, of fewer
@@ -44,7 +45,7 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str,
     inside = _inside(points, size)
     problems = (("num_invalid_points", ~finite, "not a pair of numbers"),
                 ("num_outside_points", finite & ~inside, f"outside {frame}"))
-    hint = _hint(points[finite], size, rotation) if (finite & ~inside).any() else ""
+    hint = _hint(points[finite], size, rotation, turned) if (finite & ~inside).any() else ""
     doubts += _dropped(problems, points, "point", "x, y", place, hint, hint or _guess(points[finite], rotation))
     kept = points[inside]
     if len(kept) > 2 and (kept >= 0).all() and (kept <= 1).all() and (kept % 1 > 0).any():
@@ -113,23 +114,23 @@ def _dropped(problems: Sequence[tuple[str, np.ndarray, str]], rows: np.ndarray, 
     """The rows that are dropped, as doubts. Raises InputError where they are many.
 
     Args:
-        problems: kind, (N,) bool and words each.
-        hint: what a few dropped rows may come from, "" where nothing is known; `cause`: what many come from.
+        problems: kind, (N,) bool and words each; the last one: rows that lie outside.
+        hint: what a few rows outside may come from, "" where nothing is known; `cause`: what many come from.
         total: number of rows that could be taken; None: all.
     """
     total = len(rows) if total is None else total
-    doubts = []
+    doubts, told = [], []
     for kind, wrong, words in problems:
         if (found := np.flatnonzero(wrong)).size:
             first = f"{noun} {found[0] + 1} of {len(rows)}, {columns} = ({', '.join(f'{n:g}' for n in rows[found[0]])})"
-            others = " and others" if found.size > 1 else ""
-            doubts.append(Doubt(kind, found.size, f"{first}{others}: {words}{hint and f'; {hint}'}"))
+            line = f"{first}{' and others' if found.size > 1 else ''}: {words}"
+            few, many = (hint, cause) if kind == problems[-1][0] else ("", "")
+            doubts.append(Doubt(kind, int(found.size), f"{line}{few and f'; {few}'}"))
+            told.append((found.size, f"{line}{many and f'; {many}'}"))
     allowed = (MOST_BAD_SHARE * total if total >= _FROM_HEADS
                else max(_MOST_BAD_OF_FEW, _MOST_BAD_SHARE_OF_FEW * total))
     if (num_bad := sum(doubt.number for doubt in doubts)) > allowed:
-        reason = doubts[-1].reason.removesuffix(f"; {hint}" if hint else "")
-        raise InputError(f"{place}: {num_bad} of {total} cannot be taken, too many for slips: {reason}"
-                         f"{cause and f'; {cause}'}")
+        raise InputError(f"{place}: {num_bad} of {total} cannot be taken, too many for slips: {max(told)[1]}")
     return doubts
 
 
@@ -138,19 +139,22 @@ def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return ((points > -1) & (points < [size[1] + 1, size[0] + 1])).all(axis=1)
 
 
-def _hint(points: np.ndarray, size: tuple[int, int], rotation: int) -> str:
-    """What to do where the points fit the image turned upright, or with their axes swapped; else ""."""
+def _hint(points: np.ndarray, size: tuple[int, int], rotation: int, turned: bool) -> str:
+    """What to do where the points fit the image turned the other way, or with their axes swapped; else ""."""
     num_outside = int((~_inside(points, size)).sum())
 
     def fits(tried: np.ndarray, frame: tuple[int, int]) -> bool:
         left = int((~_inside(tried, frame)).sum())
         return left <= num_outside // 10 and left <= MOST_BAD_SHARE * len(tried)
 
-    if rotation in (5, 6, 7, 8) and fits(points, size[::-1]):
+    if turned and rotation in (5, 6, 7, 8) and fits(points, size[::-1]):
+        return (f"they fit the image as it is stored, without its rotation tag {rotation}: remove the tag from the "
+                "image files (e.g. exiftool -Orientation= FILE), or mark heads on the images as they are shown")
+    if not turned and rotation in (5, 6, 7, 8) and fits(points, size[::-1]):
         return (f"they fit the image turned upright, as its rotation tag {rotation} says: turn the image files upright "
                 "(e.g. mogrify -auto-orient FILE) and convert again")
     if fits(points[:, ::-1], size):
-        return "with x and y swapped they fit: write x, the column, before y, the row"
+        return "with x and y swapped they fit: swap the two columns of the labels"
     return ""
 
 

@@ -62,8 +62,9 @@ def _make_sample(form: Format, item: Item, labelled: bool,
         heads = box_centres(boxes)
         doubts += found
     assert heads is not None, "an annotation has points or boxes"
-    rotation = image.rotation if NOT_TURNED in image.notes else 1
-    points, found = check_points(heads, image.source_size, annotation.place, rotation)
+    # Labels that tell the size of their image tell which way up it was.
+    rotation, turned = image.rotation if annotation.size is None else 1, NOT_TURNED not in image.notes
+    points, found = check_points(heads, image.source_size, annotation.place, rotation, turned)
     doubts += found
     members["points.npy"] = _scale(points, image)
     scene |= {**annotation.scene, "count": len(points)}
@@ -75,7 +76,9 @@ def _make_sample(form: Format, item: Item, labelled: bool,
 
         binary = (annotation.mask != 0).astype(np.uint8)
         members["mask.png"] = cv2.resize(binary, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    if rotation != 1:
+    if rotation != 1 and turned:
+        doubts.append(Doubt("num_turned_images", 1))
+    elif rotation != 1:
         doubts.append(Doubt("num_rotation_tags", 1, f"the image has the rotation tag {rotation}; its labels were taken "
                             "as those of the pixels as stored, see that they are"))
     return members, doubts

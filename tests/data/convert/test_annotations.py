@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 
 from crowddist.data.convert.annotations import (
+    as_points,
     as_rows,
     read_json_object,
     read_lines,
@@ -97,6 +98,29 @@ def test_a_variable_of_points(tmp_path):
             read_mat_points(save(tmp_path, **variables), "annPoints")
 
 
+def test_what_a_mat_file_holds_instead_is_said(tmp_path):
+    place = save(tmp_path, points=POINTS, note="mine")
+    for read in (lambda: read_mat_points(place, "annPoints"), lambda: read_mat_info(place)):
+        with pytest.raises(InputError, match="got nothing; the file holds points, note"):
+            read()
+
+
+def test_a_null_is_one_point_that_is_no_number():
+    rows = as_points([[3, 4], [5, None]], "a.json", "points")
+    np.testing.assert_array_equal(rows, [[3, 4], [5, np.nan]])
+    for rows in ([[3, {}]], [[3, "4"], [None, 5]], [[10**400, 3]]):
+        with pytest.raises(InputError, match="points must be N x 2 numbers"):
+            as_points(rows, "a.json", "points")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_lines_in_the_encodings_of_editors(tmp_path, encoding):
+    place = tmp_path / "a.txt"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    place.write_bytes(mark + "Straße 1\r\n2\r\n".encode(encoding))
+    assert read_lines(place) == ["Straße 1", "2"]
+
+
 def test_lines_of_a_text_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffa b \r\n\n \u2028c\x0b1\xe9\n\n \n".encode() + b"\xff\n\n")
@@ -143,7 +167,7 @@ def test_damaged_mat_files_are_named(tmp_path, damage, reason):
 
 @pytest.mark.parametrize(
     "value",
-    [None, "text", [[1, 2], [3]], [1, 2], [[1, 2, 3]], [["a", "b"]], {"a": 1}, [[1, None]], [[True, False]], [[[1, 2]]],
+    [None, "text", [[1, 2], [3]], [1, 2], [[1, 2, 3]], [["a", "b"]], {"a": 1}, [[True, False]], [[[1, 2]]],
      [[10**400, 1]]],
 )
 def test_values_that_are_no_points(value):

@@ -86,6 +86,22 @@ def test_one_slip_costs_one_point_and_many_cost_the_image(tmp_path, shanghai):
     assert convert(FORMATS["shanghaitech"], shanghai.root, tmp_path / "more", skip_bad=True).manifest.num_samples == 1
 
 
+def test_many_slips_of_a_set_are_no_slips_though_each_image_has_few(tmp_path, shanghai):
+    for number in range(1, 41):
+        shanghai.add(number, [[3, 4], [9, 8], [4, 40]] if number % 2 else [[5, 6], [7, 9], [8, 3]])
+    form = FORMATS["shanghaitech"]
+    with pytest.raises(InputError, match=r"20 of 120 heads cannot be taken, too many for slips; at train_data/images/"
+                                         r"IMG_1\.jpg: point 3 of 3, x, y = \(4, 40\): outside .* x and y swapped they "
+                                         r"fit: .*; with --skip-bad they are left out"):
+        convert(form, shanghai.root, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    assert convert(form, shanghai.root, tmp_path / "set", skip_bad=True).manifest.statistics["persons"] == 100
+    for number in range(1, 17, 2):
+        shanghai.add(number, [[5, 6], [7, 9], [8, 3]])
+    few = convert(form, shanghai.root, tmp_path / "few").manifest.statistics
+    assert (few["num_outside_points"], few["persons"]) == (12, 108), "a tenth is not more than a tenth"
+
+
 def test_a_stopped_conversion_keeps_its_list_of_doubts(tmp_path, shanghai):
     for number in range(1, 10):
         shanghai.add(number, [[3, 4], [3, 4], [60, 5]])
@@ -206,6 +222,21 @@ def test_points_with_a_third_column_and_points_as_npy(tmp_path, pairs):
     np.save(place.with_name("img_0001.npy"), np.ones((3, 2)))
     with pytest.raises(InputError, match=r"no annotations NAME_ann\.mat in .*Train: it holds 1 \.jpg, 1 \.npy; .*csv"):
         convert(FORMATS["ucf_qnrf"], pairs.root, tmp_path / "none")
+
+
+def test_labels_in_a_folder_of_their_own_are_told_of_too(tmp_path):
+    root = tmp_path / "camera"
+    (root / "labels").mkdir(parents=True)
+    Image.fromarray(pixels((32, 48))).save(root / "a.jpg")
+    np.save(root / "labels" / "a.npy", np.ones((3, 2)))
+    done = convert(FORMATS["folder"], root, tmp_path / "set")
+    assert "1 files not read that may be labels" in done.summary()
+
+
+def test_jsons_of_nwpu_in_a_folder_of_another_name(tmp_path, nwpu):
+    nwpu.add("0001", [[3, 4]])
+    (nwpu.root / "jsons").rename(nwpu.root / "annotations")
+    assert points_of(convert(FORMATS["nwpu_crowd"], nwpu.root, tmp_path / "set")) == [[3, 4]]
 
 
 @pytest.mark.parametrize("line", ["0007.jpg", "images/0007.jpg jsons/0007.json", "\ufeff0007\t0\t0\r", "  0007 ",

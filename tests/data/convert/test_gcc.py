@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.io
 
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
@@ -112,12 +113,24 @@ def test_wrong_json_is_named(tmp_path, gcc_folder, entries, reason):
 @pytest.mark.parametrize(
     ("rows_columns", "reason"),
     [([[1, 2], *[[float("nan"), 2]] * 4], "not a pair of numbers"),
-     ([[2, 10], *[[47, 31]] * 4], "with x and y swapped they fit: write x, the column, before y, the row")],
+     ([[2, 10], *[[47, 31]] * 4], "with x and y swapped they fit: swap the two columns of the labels")],
 )
 def test_many_wrong_points_are_named(tmp_path, gcc_folder, rows_columns, reason):
     gcc_folder.add("scene_00_0", "1", rows_columns, with_mat=False)
     with pytest.raises(InputError, match=rf"jsons/1\.json: 4 of 5 cannot be taken, .*{reason}"):
         convert(FORM, gcc_folder.root, tmp_path / "set")
+
+
+def test_the_count_and_a_third_column_of_mats_are_told(tmp_path, gcc_folder):
+    gcc_folder.add("scene_00_0", "1", [[1, 2], [3, 4]])
+    place = gcc_folder.root / "scene_00_0" / "mats" / "1.mat"
+    scipy.io.savemat(place, {"image_info": {"location": [[1.0, 2, 9], [3, 4, 9]], "number": 3}})
+    (entry,) = convert(FORM, gcc_folder.root, tmp_path / "both").doubts
+    assert entry["kind"] == "num_wrong_counts" and entry["reason"] == f"{place} says 3, but 2 points are there"
+    (gcc_folder.root / "scene_00_0" / "jsons" / "1.json").unlink()
+    done = convert(FORM, gcc_folder.root, tmp_path / "mat")
+    assert [entry["kind"] for entry in done.doubts] == ["num_wrong_counts", "num_extra_columns"]
+    assert decode(*ShardReader(done.url).read(0)).points.tolist() == [[2, 1], [4, 3]]
 
 
 def test_missing_and_mismatching_files_are_named(tmp_path, gcc_folder):

@@ -1,12 +1,17 @@
-"""One's own labels: a table, COCO, LabelMe and CVAT, as tools write them; what a folder of them is recognised as."""
+"""One's own labels as tools write them: a table, COCO, LabelMe, CVAT, Label Studio, plain points; what a folder of
+them is recognised as.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import unicodedata
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from crowddist.data.convert.base import convert
@@ -50,7 +55,40 @@ def cvat(heads, *, size=(32, 48)):
     return {"annotations.xml": f'<?xml version="1.0" encoding="utf-8"?><annotations><meta/>{images}</annotations>'}
 
 
-TOOLS = {"csv": table, "coco": coco, "labelme": labelme, "cvat": cvat}
+def label_studio(heads, *, size=(32, 48)):
+    def region(x, y):
+        return {"type": "keypointlabels", "original_width": size[1], "original_height": size[0], "image_rotation": 0,
+                "value": {"x": x / size[1] * 100, "y": y / size[0] * 100, "width": 1, "keypointlabels": ["head"]}}
+
+    tasks = [{"data": {"image": f"/data/upload/3/0a1b2c3d-{quote(name.rpartition('/')[2])}"},
+              "annotations": [{"was_cancelled": False, "result": [region(*point) for point in points]}]}
+             for name, points in heads.items()]
+    return {"export.json": json.dumps(tasks)}
+
+
+def plain_json(heads):
+    return {"points.json": json.dumps({name: {"points": points, "count": len(points)}
+                                       for name, points in heads.items()})}
+
+
+def arrays(heads):
+    return {f"{name.rpartition('.')[0]}.npy": saved(np.save, np.array(points).reshape(-1, 2))
+            for name, points in heads.items()}
+
+
+def matlab(heads):
+    return {f"{name.rpartition('.')[0]}_ann.mat": saved(scipy.io.savemat, {"annPoints": np.array(points)})
+            for name, points in heads.items()}
+
+
+def saved(save, value):
+    stream = io.BytesIO()
+    save(stream, value)
+    return stream.getvalue()
+
+
+TOOLS = {"csv": table, "coco": coco, "labelme": labelme, "cvat": cvat, "label_studio": label_studio, "json": plain_json,
+         "npy": arrays, "mat": matlab}
 
 
 def build(root, files, heads=HEADS):
@@ -93,7 +131,7 @@ def test_unlabelled_sets_open_no_labels(tmp_path, name):
 def test_the_folder_format_says_that_it_reads_no_labels(tmp_path):
     done = convert(FORMATS["folder"], build(tmp_path / "mine", cvat(HEADS)), tmp_path / "set")
     assert not done.manifest.labelled
-    assert "1 files not read that may be labels; csv (columns file, x, y), coco, labelme or cvat" in done.summary()
+    assert "1 files not read that may be labels; csv (columns file, x, y), coco, labelme, cvat, " in done.summary()
 
 
 @pytest.mark.parametrize("text", [
@@ -143,7 +181,7 @@ def test_images_that_nobody_labelled_and_labels_without_an_image(tmp_path):
     ({"p.csv": "file,x,y\na/3.png,1,2\n", "q.csv": "a/3.png,1,2\n"}, r"q\.csv and .*p\.csv both label 'a/3\.png'"),
     ({"p.csv": "name,count\na,3\n"}, "the first row must name the columns file, x and y, got 'name,count'"),
     ({"p.csv": "\n\n"}, "the file is empty"),
-    ({}, r"no \.csv with labels in .*mine: it holds the folders a, b")])
+    ({}, r"no \.csv or \.tsv with labels in .*mine: it holds the folders a, b")])
 def test_tables_that_do_not_tell_are_explained(tmp_path, files, reason):
     root = build(tmp_path / "mine", files, {"a/3.png": [], "b/3.png": []})
     with pytest.raises(InputError, match=reason) as caught:
@@ -160,7 +198,8 @@ def test_boxes_of_coco_stand_for_their_centres_and_what_is_no_head_is_left_out(t
     root = build(tmp_path / "mine", {"c.json": json.dumps(record), "package.json": '{"name": "site"}'})
     done = convert(FORMATS["coco"], root, tmp_path / "set")
     assert points_by_id(done) == EXPECTED
-    assert "3 marks left out: of another class or shape, or without a place, 1 other files" in done.summary()
+    assert ("3 marks left out: of another class, shape or annotator, or without a place, 1 other files"
+            in done.summary())
 
 
 def test_the_keypoint_of_the_head_is_taken_and_else_the_box(tmp_path):
@@ -210,7 +249,7 @@ def turned(root):
     return root
 
 
-@pytest.mark.parametrize("tool", [coco, labelme, cvat])
+@pytest.mark.parametrize("tool", [coco, labelme, cvat, label_studio])
 @pytest.mark.parametrize(("size", "shape"), [((48, 32), (48, 32)), ((32, 48), (32, 48))])
 def test_the_size_that_was_labelled_says_which_way_up_an_image_was(tmp_path, tool, size, shape):
     root = turned(tmp_path / "mine")
@@ -255,6 +294,19 @@ BAD = {
              b'{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
              b'{"images": [], "annotations": [], "categories": {"1": "head"}}', b'{"points": []}'],
     "labelme": [b"[" * 100_000, b'{"shapes": {}}', b'{"shapes": [[1]]}', b'{"version": "5"}'],
+    "label_studio": [b"{", b"[]", b"{}", b"[1]", b'[{"image": "/a.jpg", "k": []}]', b'[{"data": {}, "annotations": 1}]',
+                     b'[{"data": {"text": "a"}, "annotations": [{"result": []}]}]',
+                     b'[{"data": {"image": "a.jpg"}, "annotations": [{"result": 3}]}]',
+                     b'[{"data": {"image": "a.jpg"}, "annotations": [{"result": [{"image_rotation": 90}]}]}]',
+                     b'[{"data": {"image": "a.jpg"}, "annotations": []}]'],
+    "json": [b"{", b"3", b"{}", b"[3]", b'{"a": 1}', b"[[1, 2, 3, 4]]", b'[["1", "2"]]', b"[[1, 2], [3]]",
+             b'{"points": null}', b'{"a.jpg": [[1, 2]], "b.jpg": 3}'],
+    "npy": [b"PK", b"\x93NUMPY\x01\x00", saved(np.save, np.ones((3, 4))), saved(np.save, np.ones(3)),
+            saved(np.save, np.array([["1", "2"]])), saved(np.save, np.array([{}, 1], object)),
+            saved(np.save, np.ones((1, 2))).replace(b"(1, 2)", b"(1 << 40, 2)")],
+    "mat": [b"text", saved(scipy.io.savemat, {"a": np.ones((3, 4))}), saved(scipy.io.savemat, {"a": "text"}),
+            saved(scipy.io.savemat, {"a": np.ones((3, 2)), "b": np.ones((3, 2))}),
+            saved(scipy.io.savemat, {"image_info": {"points": np.ones((3, 2))}})],
     "cvat": [b"<annotations>", b"<a/>", b"no", b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations>&b;</annotations>",
              b'<?xml version="1.0" encoding="klingon"?><annotations/>', b"<annotations><image/><image/></annotations>"],
 }
@@ -262,7 +314,7 @@ BAD = {
 
 @pytest.mark.parametrize(("name", "data"), [(name, data) for name, files in BAD.items() for data in files])
 def test_files_that_hold_no_labels_are_named(tmp_path, name, data):
-    suffix = {"csv": "csv", "cvat": "xml"}.get(name, "json")
+    suffix = {"cvat": "xml"}.get(name, name if name in ("csv", "npy", "mat") else "json")
     root = build(tmp_path / "mine", {f"z.{suffix}": data}, {"a.jpg": []})
     with pytest.raises(InputError, match=rf"z\.{suffix}: ") as caught:
         convert(FORMATS[name], root, tmp_path / "set")
@@ -283,7 +335,8 @@ def test_texts_that_grow_are_not_read(tmp_path):
 def test_labels_that_are_not_read_are_told_what_is(tmp_path, files):
     root = build(tmp_path / "mine", files, {"a.jpg": []})
     with pytest.raises(InputError, match=r"no labels that are read in .*: it holds 1 \.jpg.*; read are gcc, .*, csv, "
-                                         r"coco, labelme, cvat: bring your own into a \.csv with the columns file, x"):
+                                         r"coco, labelme, cvat, label_studio, json, npy, mat: bring your own into a "
+                                         r"\.csv with the columns file, x"):
         recognise(root)
 
 

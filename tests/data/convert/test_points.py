@@ -71,7 +71,7 @@ def test_many_bad_points_are_no_slips(heads, bad, taken, value):
 
 
 @pytest.mark.parametrize(("change", "rotation", "cause"), [
-    (lambda points: points[:, ::-1], 1, "with x and y swapped they fit: write x, the column, before y, the row"),
+    (lambda points: points[:, ::-1], 1, "with x and y swapped they fit: swap the two columns of the labels"),
     (lambda points: points * 2, 1, "the labels seem to be made on an image of another size; give that image"),
     (lambda points: points * 2, 3, "another size; .*; the image has the rotation tag 3"),
     (lambda points: points - [200, 0], 1, "the labels seem to belong to another image$"),
@@ -84,12 +84,36 @@ def test_the_likely_cause_of_many_points_outside_is_named(change, rotation, caus
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_number_is_not_laid_to_the_size_of_the_image():
+    points = crowd(20)
+    points[:5] = np.nan
+    with pytest.raises(InputError) as caught:
+        check_points(points, (32, 48), PLACE)
+    assert str(caught.value) == ("GT_IMG_1.mat: 5 of 20 cannot be taken, too many for slips: point 1 of 20, x, y = "
+                                 "(nan, nan) and others: not a pair of numbers")
+    points[19] = [99, 5]
+    with pytest.raises(InputError, match=r"not a pair of numbers$"):
+        check_points(points, (32, 48), PLACE)
+    points[:5], points[5:12] = [3, np.nan], [99, 5]
+    with pytest.raises(InputError, match="outside the image of 48 x 32 px; the points reach to"):
+        check_points(points, (32, 48), PLACE)
+
+
+@pytest.mark.parametrize(("turned", "cause"), [
+    (False, "they fit the image turned upright, as its rotation tag 6 says"),
+    (True, "they fit the image as it is stored, without its rotation tag 6: remove the tag")])
+def test_points_that_fit_the_image_the_other_way_round(turned, cause):
+    points = crowd(150, (160, 60))
+    with pytest.raises(InputError, match=cause):
+        check_points(points, (60, 160), PLACE, 6, turned)
+
+
 def test_a_few_points_outside_have_a_hint_only_where_it_cures_all():
     points = crowd(8, (60, 60))
     whole = np.vstack([points, [[10, 120]]])
     ((_, _, reason),) = check_points(whole, (80, 160), PLACE)[1]
-    assert reason.endswith("outside the image of 160 x 80 px; with x and y swapped they fit: write x, the column, "
-                           "before y, the row")
+    assert reason.endswith("outside the image of 160 x 80 px; with x and y swapped they fit: swap the two "
+                           "columns of the labels")
     ((_, _, reason),) = check_points(np.vstack([crowd(120, (60, 60)), [[-60, 40]]]), (80, 160), PLACE)[1]
     assert reason.endswith("x, y = (-60, 40): outside the image of 160 x 80 px")
 
