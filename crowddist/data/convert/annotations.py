@@ -25,7 +25,8 @@ def read_mat_info(place: Path) -> tuple[np.ndarray, int | None]:
     `image_info` is a struct (GCC) or a struct in a cell (ShanghaiTech). Raises InputError, naming the file, where it is
     missing, damaged or of another layout.
     """
-    value, number = read_mat_value(place, "image_info"), None
+    value: Any = read_mat_value(place, "image_info")
+    number = None
     if value is None:
         raise _lacks(place, "image_info.location")
     while isinstance(value, dict) or (isinstance(value, np.ndarray) and value.dtype == object and value.size == 1):

@@ -19,6 +19,7 @@ _POINTS = {
     "num_invalid_points": "points that are no numbers dropped",
     "num_clipped_points": "points moved to the border",
     "num_repeated_points": "points repeat another",
+    "num_corner_points": "points alone in their image lie in its first pixel (shares of its sides, not px?)",
     "num_outside_boxes": "boxes centred beyond the image dropped",
     "num_invalid_boxes": "boxes that are no numbers or without an area dropped",
 }
@@ -71,7 +72,7 @@ def require_few(listed: Sequence[Mapping[str, Any]], num_heads: float) -> None:
     if num_bad > _MOST_BAD_SHARE * max(num_heads + num_bad, _FROM_HEADS):
         worst = max(dropped, key=lambda entry: entry["number"])
         raise InputError(f"{num_bad} of {num_heads + num_bad:.0f} heads cannot be taken, too many for slips; at "
-                         f"{worst['file']}: {worst['reason']}; with --skip-bad they are left out")
+                         f"{worst['file']}: {worst['reason']}; with --skip-bad the others are taken")
 
 
 def image_counts(listed: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

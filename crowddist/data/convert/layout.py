@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.data.config import OWN_FORMATS
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 
+IMAGES = ("images", "imgs", "img")
+"""Names of the folder that holds a set's images, where other folders hold pictures too."""
 VALIDATION_SHARE = 0.2  # ours: share of the training split held out for validation where a set has no split for it
 
 
@@ -126,7 +129,7 @@ def list_pairs(folder: Path, ending: str, labelled: bool, annotations: Path | No
     found = [path for path in place.glob(f"{prefix}*{ending}") if not path.name.startswith(".")]
     if labelled and items and not found:
         raise InputError(f"no annotations {prefix}NAME{ending} in {place}: {holds(place)}; add them, convert with "
-                         "--unlabelled, or bring your own labels with the format csv")
+                         f"--unlabelled, or give the format of labels of your own: {', '.join(OWN_FORMATS)}")
     taken = {*images, *found} - pictures
     others = sum(path.is_file() and path not in taken and not path.name.startswith(".")
                  for shown in ({folder, place} if labelled else {folder}) for path in shown.iterdir())

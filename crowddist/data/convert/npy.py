@@ -21,6 +21,8 @@ def read(place: Path) -> dict[str, Labels]:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # NumPy's parser of headers raises many kinds
         reason = " ".join(str(error).split())
+        if "allow_pickle" in reason:
+            reason = "it holds Python's objects, or is no NumPy file; save the numbers alone, as N x 2"
         raise InputError(f"{place}: not a NumPy array of numbers: {reason[:200]}") from None
     if not isinstance(array, np.ndarray) or (array.size and (array.ndim != 2 or array.shape[1] not in (2, 3))):
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"

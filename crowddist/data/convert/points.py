@@ -34,7 +34,7 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str, r
 
     Raises:
         InputError: naming the likely cause, where more than `MOST_BAD_SHARE` of 100 points or more are bad, of fewer
-            more than three and a tenth; or where all points lie in the first pixel.
+            more than three and a tenth; or where all points, two or more, lie in the first pixel.
     """
     points = np.asarray(points, dtype=np.float64)
     doubts = [Doubt("num_extra_columns", 1, "its points have a third column")] if points.shape[1:] == (3,) else []
@@ -48,9 +48,13 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str, r
     hint = _hint(points[finite], size, rotation, turned) if (finite & ~inside).any() else ""
     doubts += _dropped(problems, points, "point", "x, y", place, hint, hint or _guess(points[finite], rotation))
     kept = points[inside]
-    if len(kept) > 2 and (kept >= 0).all() and (kept <= 1).all() and (kept % 1 > 0).any():
-        raise InputError(f"{place}: all {len(kept)} points lie within the first pixel of {frame}; they look like "
-                         "shares of its width and height: multiply them by these")
+    if len(kept) and (kept >= 0).all() and (kept <= 1).all() and (kept % 1 > 0).any():
+        likely = "shares of its width and height: multiply them by these"
+        if len(kept) > 1:
+            raise InputError(f"{place}: all {len(kept)} points lie within the first pixel of {frame}; they look like "
+                             f"{likely}")
+        doubts.append(Doubt("num_corner_points", 1, f"its only point lies within the first pixel of {frame}, as would "
+                            f"{likely}"))
     stored = kept.astype(np.float32)
     beyond = (stored < 0) | (stored >= [width, height])
     stored = np.where(beyond, np.clip(stored, 0, [width - 1, height - 1]), stored).astype(np.float32)

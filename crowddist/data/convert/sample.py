@@ -22,7 +22,7 @@ from crowddist.errors import InputError
 
 def find_items(form: Format, folder: Path, split: str, labelled: bool) -> Listing:
     """What the format finds in a folder. Raises InputError, naming the folder, for anything that cannot be listed."""
-    with _as_input_error(f"{folder}: cannot be listed as {form.name}"):
+    with _as_input_error(f"{folder}: cannot be listed as {form.name}", f"see that the folder holds {form.summary}"):
         return form.find(folder, split, labelled)
 
 
@@ -126,7 +126,7 @@ def _scale(points: np.ndarray, image: StoredImage) -> np.ndarray:
 
 
 @contextmanager
-def _as_input_error(place: str) -> Iterator[None]:
+def _as_input_error(place: str, advice: str = "mend it, or leave it out with --skip-bad") -> Iterator[None]:
     """Turns what a damaged file raises in a library, or in ours, into one line; `place` names the file."""
     try:
         yield
@@ -134,5 +134,4 @@ def _as_input_error(place: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"
-        raise InputError(f"{place}: {type(error).__name__}: {reason[:200]}; mend it, or leave it out with "
-                         "--skip-bad") from error
+        raise InputError(f"{place}: {type(error).__name__}: {reason[:200]}; {advice}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crowddist.data.convert.annotations import read_mat_info
 from crowddist.data.convert.layout import (
+    IMAGES,
     Annotation,
     Format,
     Item,
@@ -68,7 +69,7 @@ def _split_folder(folder: Path, split: str) -> Path:
 
 
 def _images(folder: Path) -> Path | None:
-    return folder_called(folder, "images", "imgs", "img")
+    return folder_called(folder, *IMAGES)
 
 
 def _is_test(folder: Path) -> bool:

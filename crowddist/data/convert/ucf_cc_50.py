@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crowddist.data.convert.layout import Format, Listing, fullest, holds, list_images, list_pairs, subfolders
+from crowddist.data.convert.layout import (
+    IMAGES,
+    Format,
+    Listing,
+    fullest,
+    holds,
+    is_called,
+    list_images,
+    list_pairs,
+    subfolders,
+)
 from crowddist.data.convert.ucf_qnrf import ENDING, annotate
 from crowddist.errors import InputError
 
@@ -54,15 +64,18 @@ def _fold(split: str) -> tuple[list[int], dict[str, Any]]:
 
 
 def _image_folder(folder: Path) -> Path:
-    """The folder itself, or the only one in it, that holds images with numbers for names."""
+    """The folder itself, or the only one in it, that holds images with numbers for names; of several, that called
+    images.
+    """
     def holds_images(place: Path) -> bool:
         return any(path.stem.isdecimal() for path in list_images(place))
 
     if holds_images(folder):
         return folder
     inside = [path for path in subfolders(folder) if holds_images(path)]
-    if len(inside) == 1:
-        return inside[0]
+    called = [path for path in inside if is_called(path, *IMAGES)]
+    if len(called or inside) == 1:
+        return (called or inside)[0]
     advice = (f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside
               else f"1.jpg and the others are missing; {holds(folder)}")
     raise InputError(f"no UCF_CC_50 data in {folder}: {advice}")

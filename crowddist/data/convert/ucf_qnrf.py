@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crowddist.data.convert.annotations import read_mat_points
 from crowddist.data.convert.layout import (
+    IMAGES,
     Annotation,
     Format,
     Item,
@@ -30,8 +31,8 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split, by their numbers.
 
     `folder` holds `Train` and `Test`, or is one of them; images and annotations lie side by side in them, or each kind
-    in a folder there. `train` and `val` divide the training data by the hash of the
-    image's name; `all` is the whole training data, or `test` where the folder is `Test`.
+    in a folder there. `train` and `val` divide the training data by the hash of the image's name; `all` is the whole
+    training data, or `test` where the folder is `Test`.
     """
     place = _split_folder(folder, split)
     places = [place, *subfolders(place)]
@@ -47,11 +48,14 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
 
 
 def image_folder(places: Sequence[Path]) -> Path:
-    """The place with the most images that are no pictures of annotations; the first one if none holds any."""
-    def number(place: Path) -> int:
-        return sum(not path.stem.endswith(Path(ENDING).stem) for path in list_images(place))
+    """The place called images that holds some, or else the one with the most that are no pictures of annotations; the
+    first one if none holds any.
+    """
+    def rank(place: Path) -> tuple[bool, int]:
+        number = sum(not path.stem.endswith(Path(ENDING).stem) for path in list_images(place))
+        return number > 0 and is_called(place, *IMAGES), number
 
-    return max(places, key=number)
+    return max(places, key=rank)
 
 
 def _split_folder(folder: Path, split: str) -> Path:

@@ -92,7 +92,7 @@ def test_many_slips_of_a_set_are_no_slips_though_each_image_has_few(tmp_path, sh
     form = FORMATS["shanghaitech"]
     with pytest.raises(InputError, match=r"20 of 120 heads cannot be taken, too many for slips; at train_data/images/"
                                          r"IMG_1\.jpg: point 3 of 3, x, y = \(4, 40\): outside .* x and y swapped they "
-                                         r"fit: .*; with --skip-bad they are left out"):
+                                         r"fit: .*; with --skip-bad the others are taken"):
         convert(form, shanghai.root, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     assert convert(form, shanghai.root, tmp_path / "set", skip_bad=True).manifest.statistics["persons"] == 100
@@ -202,6 +202,23 @@ def test_ucf_sets_with_a_folder_for_each_kind(tmp_path, pairs, images, annotatio
         assert done.manifest.num_samples == number and points_of(done) == [[3, 4]]
 
 
+@pytest.mark.parametrize(("name", "stems"), [("ucf_qnrf", ["img_0001", "img_0002"]),
+                                             ("ucf_cc_50", [str(number) for number in range(1, 51)])])
+def test_pictures_of_density_maps_are_not_taken_for_the_images(tmp_path, pairs, name, stems):
+    place = pairs.root / "Train" if name == "ucf_qnrf" else pairs.root
+    for folder in ("images", "density", "ground_truth"):
+        (place / folder).mkdir(parents=True)
+    for stem in stems:
+        path = pairs.add(stem, [[3, 4]], folder=place.relative_to(pairs.root))
+        path.rename(place / "images" / path.name)
+        path.with_name(f"{stem}_ann.mat").rename(place / "ground_truth" / f"{stem}_ann.mat")
+        Image.fromarray(pixels((32, 48))).save(place / "density" / f"{stem}.png")
+    Image.fromarray(pixels((32, 48))).save(place / "density" / "999.png")
+    done = convert(FORMATS[name], pairs.root, tmp_path / "set")
+    files = {decode(*ShardReader(done.url).read(index)).scene["file"] for index in range(done.manifest.num_samples)}
+    assert files == {f"{stem}.jpg" for stem in stems}
+
+
 @pytest.mark.parametrize("name", ["Train_Data", "train-data", "train"])
 def test_folders_written_otherwise(tmp_path, shanghai, name):
     shanghai.add(1, [[3, 4]])
@@ -292,8 +309,9 @@ def test_any_exception_while_something_is_read_names_it(tmp_path, shanghai, wher
         raise KeyError("what\nelse")
 
     broken = replace(form, **{where: fail})
-    named = r"IMG_2\.jpg: its annotation .*GT_IMG_2\.mat cannot be read" if where == "annotate" else "part_B_final"
-    with pytest.raises(InputError, match=rf"{named}.*KeyError: 'what\\nelse'; mend it, or leave it out") as error:
+    named, advice = ((r"IMG_2\.jpg: its annotation .*GT_IMG_2\.mat cannot be read", "mend it, or leave it out")
+                     if where == "annotate" else ("part_B_final", "see that the folder holds part_A_final"))
+    with pytest.raises(InputError, match=rf"{named}.*KeyError: 'what\\nelse'; {advice}") as error:
         convert(broken, shanghai.root, tmp_path / "set")
     assert "\n" not in str(error.value)
     if where == "annotate":

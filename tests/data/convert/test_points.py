@@ -122,6 +122,10 @@ def test_shares_of_the_size_are_no_pixels():
     with pytest.raises(InputError, match=r"all 3 points lie within the first pixel of the image of 48 x 32 px; they "
                                          r"look like shares of its width and height"):
         check_points(np.array([[0.25, 0.5], [0.75, 0.1], [0, 1]]), (32, 48), PLACE)
+    with pytest.raises(InputError, match="all 2 points lie within the first pixel"):
+        check_points(np.array([[0.25, 0.5], [0.75, 0.1]]), (32, 48), PLACE)
+    stored, doubts = check_points(np.array([[0.25, 0.5]]), (32, 48), PLACE)
+    assert len(stored) == 1 and counted(doubts) == {"num_corner_points": 1}
     assert len(check_points(np.array([[0, 1], [1, 0], [1, 1]]), (32, 48), PLACE)[0]) == 3
     assert len(check_points(np.array([[0.25, 0.5], [0.75, 0.1], [0, 7]]), (32, 48), PLACE)[0]) == 3
 
