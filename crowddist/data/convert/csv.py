@@ -7,6 +7,7 @@ nobody. Images that no row names are left out, as they may not have been looked 
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 from crowddist.data.convert.annotations import read_lines
@@ -60,7 +61,7 @@ def _columns(names: list[str], place: Path) -> tuple[list[int], bool]:
     if file is not None and "x" in names and "y" in names:
         kind = [names.index(name) for name in _CLASS if name in names][:1]
         return [file, names.index("x"), names.index("y"), *kind], True
-    if len(names) == 3 and numbers(names[1:], 2) == numbers(names[1:], 2):  # NaN differs from itself
+    if len(names) == 3 and not any(map(math.isnan, numbers(names[1:], 2))):
         return [0, 1, 2], False
     raise OtherFileError(f"{place}: the first row must name the columns file, x and y, got {','.join(names)[:80]!r}")
 

@@ -78,6 +78,14 @@ def test_tables_of_office_programs(tmp_path, data):
     assert points_by_id(converted(tmp_path, "csv", {"p.csv": data}, ["Straße.jpg"])) == {"Straße": [[3.5, 4]]}
 
 
+def test_a_table_of_other_columns_is_none_of_points(tmp_path):
+    others = {"counts.csv": "file,persons,low\na.jpg,30,20\n"}
+    with pytest.raises(InputError, match="the first row must name the columns file, x and y, got 'file,persons,low'"):
+        converted(tmp_path, "csv", others)
+    done = converted(tmp_path / "both", "csv", others | {"p.csv": "file,x,y\na.jpg,3,4\n"})
+    assert points_by_id(done) == {"a": [[3, 4]]} and done.manifest.statistics["num_other_files"] == 1
+
+
 def test_a_table_with_tabs_may_end_in_tsv(tmp_path):
     root = build(tmp_path / "mine", {"p.tsv": "file\tx\ty\na.jpg\t3\t4\n"}, {"a.jpg": []})
     assert recognise(root) == "csv" and points_by_id(convert(FORMATS["csv"], root, tmp_path / "set")) == {"a": [[3, 4]]}
