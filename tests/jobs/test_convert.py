@@ -177,4 +177,4 @@ def test_what_was_doubtful_is_told_by_the_conversion_and_by_info(tmp_path, photo
     assert ("\ndoubtful: 1 images without labels left out\ndoubtful: 1 points beyond the image dropped (in 1 images)\n"
             "doubtful: 1 points repeat another (in 1 images)\n") in told
     told = run("folder", photos, tmp_path / "bare").stdout
-    assert "1 files not read that may be labels; csv (columns file, x, y), coco, labelme or cvat reads them" in told
+    assert "1 files not read that may be labels; csv (columns file, x, y), coco, labelme, cvat, " in told

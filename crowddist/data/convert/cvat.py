@@ -106,4 +106,5 @@ def read(place: Path) -> dict[str, Labels]:
     return {name: replace(held, num_unplaced=reader.unplaced.get(name, 0)) for name, held in reader.labels.items()}
 
 
-FORMAT = own_format("cvat", 'images, and the .xml of "CVAT for images 1.1": points or boxes of heads', (".xml",), read)
+FORMAT = own_format("cvat", 'images, and the .xml of "CVAT for images 1.1": points, skeletons, boxes or ellipses',
+                    (".xml",), read)

@@ -30,7 +30,7 @@ _IMAGES = {
     **images.NOTES,
 }
 _OTHERS = {
-    "num_skipped": "files skipped: cannot be read",
+    "num_skipped": "files skipped, for the reasons in skipped.json",
     "num_cut_boxes": "boxes cut at the border",
     "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
     "num_other_marks": "marks left out: of another class, shape or annotator, or without a place",

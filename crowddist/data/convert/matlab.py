@@ -49,7 +49,7 @@ def variable_names(data: bytes) -> list[str]:
 
 
 def _variables(data: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Name and reader of each variable; the readers work on their own."""
+    """The name of each variable and a function that reads its value."""
     if data[:10] == b"MATLAB 7.3" or _HDF5 in (data[:8], data[512:520]):
         raise InputError("it was saved with -v7.3, as HDF5; load it in MATLAB and save it again with -v7")
     if data[:10].lower() == b"# created " or data[:8] in (b"# name: ", b"Octave-1"):

@@ -42,7 +42,7 @@ _ROUND_NAMES = re.compile("^gt_|_(?:ann|gt|points)$", re.IGNORECASE)
 
 
 class OtherFileError(InputError):
-    """A sound file that holds something else than labels of the format."""
+    """Nothing is labelled in the format: a sound file that holds something else, or a folder without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Labels:
     size: tuple[int, int] | None = None
     """(height, width) of the image that was labelled, where it is told."""
     num_unplaced: int = 0
-    """Marks of a shape that has no single place."""
+    """Marks without a single place, or of another annotator."""
     points: np.ndarray | None = None
     """N x 2 or N x 3, x and y first, in place of `marks` where the format has no classes."""
     count: int | None = None
