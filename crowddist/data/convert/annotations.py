@@ -185,8 +185,10 @@ def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:
 
 
 def _lacks(place: Path, name: str) -> InputError:
-    names = ", ".join(read_mat_names(place)[:8]) or "no variables"
-    return InputError(f"{place}: wrong layout: {name} must be N x 2 numbers, got nothing; the file holds {names}")
+    names = read_mat_names(place)
+    got = (f"nothing; the file holds {', '.join(names[:8]) or 'no variables'}" if name.split(".")[0] not in names
+           else "a sparse array, an object or a function, which are not read; save it as full numbers")
+    return InputError(f"{place}: wrong layout: {name} must be N x 2 numbers, got {got}")
 
 
 def read_file(place: Path, may_be_empty: bool = False) -> bytes:

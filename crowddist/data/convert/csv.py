@@ -38,12 +38,16 @@ def read(place: Path) -> dict[str, Labels]:
             continue
         held = labels.setdefault(cells[0], Labels(place=place))
         if any(cells[1:3]):
-            # Where a semicolon parts the columns, a comma parts the decimals.
-            x, y = numbers([cell.replace(",", ".") for cell in cells[1:3]], 2)
+            x, y = _numbers(cells[1:3])
             held.marks.append((cells[3] if len(cells) > 3 else "", x, y))
     if "" in labels:
         raise InputError(f"{place}: a row has a place but no file; write file, x and y in each row")
     return labels
+
+
+def _numbers(cells: list[str]) -> list[float]:
+    """x and y. Where a semicolon parts the columns, a comma parts the decimals."""
+    return numbers([cell.replace(",", ".") for cell in cells], 2)
 
 
 def _as_unicode(line: str) -> str:
@@ -61,7 +65,7 @@ def _columns(names: list[str], place: Path) -> tuple[list[int], bool]:
     if file is not None and "x" in names and "y" in names:
         kind = [names.index(name) for name in _CLASS if name in names][:1]
         return [file, names.index("x"), names.index("y"), *kind], True
-    if len(names) == 3 and not any(map(math.isnan, numbers(names[1:], 2))):
+    if len(names) == 3 and not any(map(math.isnan, _numbers(names[1:]))):
         return [0, 1, 2], False
     raise OtherFileError(f"{place}: the first row must name the columns file, x and y, got {','.join(names)[:80]!r}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from crowddist.data.convert.annotations import (
     as_points,
@@ -103,6 +104,11 @@ def test_what_a_mat_file_holds_instead_is_said(tmp_path):
     for read in (lambda: read_mat_points(place, "annPoints"), lambda: read_mat_info(place)):
         with pytest.raises(InputError, match="got nothing; the file holds points, note"):
             read()
+
+
+def test_a_sparse_array_is_there_but_not_read(tmp_path):
+    with pytest.raises(InputError, match="annPoints must be N x 2 numbers, got a sparse array, an object or a"):
+        read_mat_points(save(tmp_path, annPoints=scipy.sparse.csc_matrix(POINTS)), "annPoints")
 
 
 def test_a_null_is_one_point_that_is_no_number():
