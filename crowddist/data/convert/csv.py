@@ -25,7 +25,7 @@ def read(place: Path) -> dict[str, Labels]:
         lines = lines[1:]
     if not lines:
         raise InputError(f"{place}: the file is empty")
-    delimiter = max(",;\t", key=lines[0].count)
+    delimiter = max(";\t,", key=lines[0].count)  # of equally many, commas part decimals
     try:
         rows = list(csv.reader(lines, delimiter=delimiter))
     except csv.Error as error:

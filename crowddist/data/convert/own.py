@@ -142,7 +142,8 @@ def _label_files(found: Found, suffixes: Sequence[str]) -> list[Path]:
     left_out = {path for paths in found.left_out.values() for path in paths} - above
     paths = {*found.root.rglob("*"), *(path for home in homes for path in home.iterdir())}
     return sorted(path for path in paths if path.suffix.lower() in suffixes and left_out.isdisjoint(path.parents)
-                  and not any(part.startswith(".") for part in path.relative_to(found.root).parts))
+                  and not any(part.startswith(".") for part in path.relative_to(found.root).parts)
+                  and not path.is_dir())
 
 
 def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],

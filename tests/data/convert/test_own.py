@@ -136,7 +136,8 @@ def test_the_folder_format_says_that_it_reads_no_labels(tmp_path):
 
 @pytest.mark.parametrize("text", [
     "x;Y;File;note\n3,5;4;a.jpg;tall\n40;20;a.jpg;\n", "image\tx\ty\na.jpg\t3.5\t4\na.jpg\t40\t20\t\n\n",
-    "a.jpg,3.5,4\na.jpg,40,20", "a.jpg;3,5;4\na.jpg;40;20", '\ufefffilename,x,y\r\n"a.jpg"," 3.5 ",4\r\n/a.jpg,40,20\r\n',
+    "a.jpg,3.5,4\na.jpg,40,20", "a.jpg;3,5;4,0\na.jpg;40;20",
+    '\ufefffilename,x,y\r\n"a.jpg"," 3.5 ",4\r\n/a.jpg,40,20\r\n',
     "file_name,class,x,y\nsomewhere\\a.jpg,1,3.5,4\nsomewhere\\a.jpg,1,40,20"])
 def test_tables_as_spreadsheets_write_them(tmp_path, text):
     root = build(tmp_path / "mine", {"points.csv": text}, {"a.jpg": []})

@@ -55,6 +55,11 @@ def test_images_that_differ_in_their_ending_alone_are_both_taken(tmp_path):
     assert points_by_id(done) == {"a.jpg": [[1, 2]], "a.png": [[3, 4]]}
 
 
+def test_a_folder_that_ends_as_labels_do_stops_nothing(tmp_path):
+    (tmp_path / "mine" / "old.csv").mkdir(parents=True)
+    assert points_by_id(converted(tmp_path, "csv", {"p.csv": "file,x,y\na.jpg,1,2\n"})) == {"a": [[1, 2]]}
+
+
 def test_labels_in_a_linked_folder_are_read_and_those_of_a_run_are_not(tmp_path):
     build(tmp_path / "elsewhere", {"p.csv": "file,x,y\na.jpg,1,2\n"}, {"a.jpg": []})
     root = build(tmp_path / "mine", {"run/config.json": '{"bi_knowledge": {}}', "run/p.csv": "file,x,y\nb.jpg,1,2\n"},
