@@ -202,7 +202,7 @@ def test_what_is_named_exists(page: Path) -> None:
     settings = {name.replace("_", "-") for name in flat(asdict(quickstart()))}
     named = {name.replace(".no-", ".") for name in re.findall(r"--([a-z-]+\.[a-z.-]*[a-z])", code)}
     assert named <= settings
-    files = re.findall(r"\b((?:tests|jobs|crowddist|cluster|docs|recipes|methods|models|losses|ops|inference)/[\w/.-]+"
+    files = re.findall(r"(?<![\w/])((?:tests|jobs|crowddist|cluster|docs|recipes|methods|models|losses|ops|inference)/[\w/.-]+"
                        r"\.(?:py|md|sh|yaml))", code)
     assert [name for name in files if not name.endswith("/NAME.py")  # a file to be written
             and not (ROOT / name).exists() and not (ROOT / "crowddist" / name).exists()] == []
