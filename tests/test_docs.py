@@ -68,8 +68,34 @@ def _jobs(words: list[str]) -> Iterator[list[str]]:
             yield [Path(word).name, *words[index + 1:end]]
 
 
+def spans(text: str) -> list[str]:
+    """What stands between backticks in a page's sentences."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(text))]
+
+
+def told(text: str) -> Iterator[list[str]]:
+    """The commands of a page's sentences, and their options of adapt.py that have a value (`--launcher local`), as a
+    command of a recipe. What holds a placeholder (RECIPE, N, ...) is none.
+    """
+    for span in spans(text):
+        if re.search(r"\b(?:[A-Z]+|\.\.\.)$|\b(?:RECIPE|METHOD)\b|\.\.\. ", span) and not span.endswith("SHB"):
+            continue
+        yield from commands(span)
+        words = shlex.split(span) if re.match(r"--[a-z.-]+ ", span) else []
+        if words and {option(word) for word in words if word.startswith("--")} <= SETTINGS:
+            one_worker = [] if "--num-workers" in words else ["--num-workers", "1"]
+            yield ["adapt.py", "renderer_to_shb", *one_worker, *words]
+
+
+def option(word: str) -> str:
+    """A setting's name as an option has it: --counter.no-orientation sets counter.orientation."""
+    return word.removeprefix("--").replace(".no-", ".")
+
+
+SETTINGS = {name.replace("_", "-") for name in flat(asdict(quickstart()))}
 COMMANDS = [pytest.param(words, id=f"{page.relative_to(ROOT)}: {shlex.join(words)[:150]}")
-            for page in PAGES for block in blocks(page.read_text()) for words in commands(block)]
+            for page in PAGES for text in [page.read_text()]
+            for words in (*(words for block in blocks(text) for words in commands(block)), *told(text))]
 
 
 def read(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -127,7 +153,7 @@ def test_a_command_is_accepted(words: list[str], tmp_path: Path, monkeypatch: py
     "adapt.py --from-run runs/second", "predict.py --checkpoint runs/mine --input photos", "convert.py nosuch a b",
     "convert.py verify", "evaluate.py --report runs/mine --data csv:labels", "folds.py quickstart",
     "evaluate.py --checkpoint a --data renderer:moon:3 --output b", "tune.py --checkpoint a --target b",
-    "compare.py", "adapt.py shb_to_sha --search.objective proxy",
+    "compare.py", "adapt.py shb_to_sha --search.objective proxy", "adapt.py smoke --train.density-limit True",
 ])
 def test_a_wrong_command_is_not_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((SystemExit, ValueError)):
@@ -149,6 +175,15 @@ def test_commands_are_found_wherever_they_stand() -> None:
         ["adapt.py", "smoke", "--storage", "/shared"], ["adapt.py", "smoke", "--check"],
         ["predict.py", "--checkpoint", "a"],
     ]
+
+
+def test_options_are_found_in_sentences() -> None:
+    text = ("With `--launcher local` or `--stream.zooms\n0.5 1`, `python jobs/adapt.py smoke\n--check`, but not "
+            "`--min-workers N`, `--max-size 9`, `--seed` or `python jobs/adapt.py RECIPE --check`.\n"
+            "```\n`--seed 1`\n```\n")
+    begun = ["adapt.py", "renderer_to_shb", "--num-workers", "1"]
+    assert list(told(text)) == [[*begun, "--launcher", "local"], [*begun, "--stream.zooms", "0.5", "1"],
+                                ["adapt.py", "smoke", "--check"]]
 
 
 def anchors(text: str) -> set[str]:
@@ -196,14 +231,12 @@ def test_links_that_lead_nowhere_are_found() -> None:
 def test_what_is_named_exists(page: Path) -> None:
     """Targets of make, settings of a run, and files."""
     text = page.read_text()
-    code = "\n".join([*blocks(text), *re.findall(r"`([^`]+)`", prose(text))])
+    code = "\n".join([*blocks(text), *spans(text)])
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake (?:-C \S+ )?([a-z][a-z0-9-]*)", code)) <= targets
-    settings = {name.replace("_", "-") for name in flat(asdict(quickstart()))}
-    named = {name.replace(".no-", ".") for name in re.findall(r"--([a-z-]+\.[a-z.-]*[a-z])", code)}
-    assert named <= settings
-    files = re.findall(r"(?<![\w/])((?:tests|jobs|crowddist|cluster|docs|recipes|methods|models|losses|ops|inference)/[\w/.-]+"
-                       r"\.(?:py|md|sh|yaml))", code)
+    assert {option(word) for word in re.findall(r"--[a-z-]+\.[a-z.-]*[a-z]", code)} <= SETTINGS
+    files = re.findall(r"(?<![\w/])((?:tests|jobs|crowddist|cluster|docs|recipes|methods|models|losses|ops|inference)/"
+                       r"[\w/.-]+\.(?:py|md|sh|yaml))", code)
     assert [name for name in files if not name.endswith("/NAME.py")  # a file to be written
             and not (ROOT / name).exists() and not (ROOT / "crowddist" / name).exists()] == []
 
