@@ -108,8 +108,8 @@ def renderer_to_shb() -> RunConfig:
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
     Unadapted, on one thread: MAE 33.6 at one size, 31.6 at three zooms, 30.7 after a round (docs/adaptation.md).
     Compact networks, 3,000 steps, one worker, bfloat16: 78.6 unadapted, 74.9 after orientation, 66.8 and 61.3 after the
-    rounds; 22.8 with the target's labels. README has a table of all methods. Nearest published row: GCC->SHB, CVPR
-    2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
+    rounds; 22.8 with the target's labels. docs/results.md has a table of all methods. Nearest published row: GCC->SHB,
+    CVPR 2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
     """
     return _from_renderer("renderer_to_shb", "B")
 

@@ -44,7 +44,7 @@ def unbroken(machines: Cluster, storage: str) -> dict[str, Any]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of README's reliability section."""
+    """The table of reliability in docs/results.md."""
     if ROWS:
         terminalreporter.write_line("\n| fault | promise | seen | s |\n|---|---|---|---|")
         for fault, promise, seen, seconds in ROWS:
