@@ -177,6 +177,9 @@ def test_strips_of_which_nothing_is_left_are_refused(tmp_path: Path, size: tuple
     (b"\0\0\0\x24ftypmif1\0\0\0\0mif1heic", "HEIC; save it as JPEG"), (b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1", "AVIF"),
     (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", r"a film \(MP4\)"), (b"\x1a\x45\xdf\xa3webm", r"a film \(MKV\)"),
     (b"<html lang='en'><title>404</title>", "a web page; download the image again"),
+    (b"\xef\xbb\xbf\r\n<!-- proxy -->\n<!DOCTYPE html>", "a web page; download the image again"),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "XML; download the image again"),
+    (b'{"error": "rate limit"}', "JSON; download the image again"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"PK\x03\x04", "ZIP"),
     (b"FUJIFILMCCD-RAW 0201", "RAF"), (b"\0", "zero bytes only; copy it again"),
 ])
