@@ -72,7 +72,8 @@ def main(arguments: Arguments) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     # The intervals have their level, and a calibration that may change beside the same checkpoint. Rows of another
     # version of the code may be counted otherwise.
-    settings = (code_digest(CODE), digest, arguments.image_size, arguments.zooms, arguments.one_pass, predictor.intervals)
+    settings = (code_digest(CODE), digest, arguments.image_size, arguments.zooms, arguments.one_pass,
+                predictor.intervals)
     job = hashlib.sha256(repr(settings).encode()).hexdigest()
     rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad,
                          fresh=arguments.fresh, job=job, say=lambda line: print(line, flush=True))

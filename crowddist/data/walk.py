@@ -15,8 +15,8 @@ from crowddist.process.safe_text import readable
 from crowddist.storage.names import LOCK, MARK, is_temporary
 
 OURS, PREVIEWS, HIDDEN, UNFINISHED, BACKUPS, TWINS = (
-    "written by crowddist", "previews or deleted files", "hidden", "unfinished downloads", "backups of files beside them",
-    "not read, but beside an image of the same name")
+    "written by crowddist", "previews or deleted files", "hidden", "unfinished downloads",
+    "backups of files beside them", "not read, but beside an image of the same name")
 """Why files and folders are left out."""
 COUNTS, COUNTS_JOURNAL = "counts.csv", ".counts.jsonl"
 """The table that a count writes beside its overlays, and its journal, see `reports.counts_table`."""
@@ -77,8 +77,9 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
     """Walks a folder. A file is an image by its content, or by an ending of `SUFFIXES` if its content is damaged.
 
     Leaves out what crowddist wrote (folders of runs and data sets, overlays, charts), previews, deleted files and
-    snapshots of systems, hidden ones, unfinished downloads, and backups and raw twins of files beside them. Follows each link to a folder once; refuses a link to a folder that
-    is read already. Raises FileNotFoundError if there is no such folder.
+    snapshots of systems, hidden ones, unfinished downloads, backups of files beside them, and photographs that are not
+    read but exist as an image of the same name too (raw twins). Follows each link to a folder once; refuses a link to a
+    folder that is read already. Raises FileNotFoundError if there is no such folder.
     """
     root = Path(folder)
     if not root.is_dir():

@@ -157,8 +157,9 @@ def test_arrays_are_counted_as_their_image(counter: Predictor) -> None:
 def test_no_way_leads_overlays_over_the_images(counter: Predictor, photos: Path, tmp_path: Path) -> None:
     os.rename(photos / "0.jpg", photos / "0.png")
     before = (photos / "0.png").read_bytes()
-    (tmp_path / "link").symlink_to(photos)
-    for source, output in ((photos, tmp_path / "link"), (tmp_path / "link", photos), (photos / "0.png", tmp_path / "link")):
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    for source, output in ((photos, link), (link, photos), (photos / "0.png", link)):
         with pytest.raises(InputError, match=r"0\.png lies in the output folder; choose another --output"):
             predict_files(counter, [str(source)], str(output), say=print)
     assert (photos / "0.png").read_bytes() == before and len(os.listdir(photos)) == 5

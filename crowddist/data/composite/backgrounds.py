@@ -139,7 +139,7 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
     keys, coded = zip(*(read_image(reader, index) for index in indexes), strict=True)
     small = [_thumbnail(data) for data in coded]
     if all(map(is_black, small)):
-        raise InputError(f"all frames of {name} are black, so nobody would be seen in them; add frames of lighter hours")
+        raise InputError(f"all frames of {name} are black: nobody would be seen in them; add frames of lighter hours")
     if not one_camera(small):
         raise InputError(f"{name} is not one fixed camera, so no median of its images is an empty place; {advice}")
     order = sorted(range(len(small)), key=lambda number: (small[number].mean(), number))
