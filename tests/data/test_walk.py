@@ -75,8 +75,8 @@ def test_raw_twins_and_backups_of_images_are_counted_once(tmp_path: Path) -> Non
     """As cameras write both forms of a photograph, and exiftool and editors keep the file from before."""
     raw = b"II*\0" + bytes(40)
     heic = b"\0\0\0\x14ftypheic"
-    write(tmp_path, **{"1.JPG": JPEG, "1.NEF": raw, "1.JPG_original": JPEG, "2.jpg": JPEG, "2.HEIC": heic, "2.jpg~": JPEG,
-                       "2.jpg.bak": JPEG, "3.NEF": raw, "4.jpg_original": JPEG, "sub/2.CR2": raw})
+    write(tmp_path, **{"1.JPG": JPEG, "1.NEF": raw, "1.JPG_original": JPEG, "2.jpg": JPEG, "2.HEIC": heic,
+                       "2.jpg~": JPEG, "2.jpg.bak": JPEG, "3.NEF": raw, "4.jpg_original": JPEG, "sub/2.CR2": raw})
     found = find_images(tmp_path)
     assert names(found) == ["1.JPG", "2.jpg", "4.jpg_original"]
     assert [path.name for path, _ in found.refused] == ["3.NEF", "2.CR2"]

@@ -23,7 +23,6 @@ from crowddist.config import RunConfig, to_json
 from crowddist.data.images import read_pixels
 from crowddist.inference.predictor import Predictor
 from crowddist.methods.build import build_method
-from crowddist.reports.count_files import predict_files
 from crowddist.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,23 +114,22 @@ def test_a_counter_of_two_networks_draws_boxes(start: Callable, photos: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "the reader leaves"])
-def test_a_stopped_count_goes_on_to_the_very_same_table(photos: Path, tmp_path: Path, tiny_checkpoint: str,
-                                                        end: str) -> None:
+def test_a_stopped_count_goes_on_to_the_very_same_table(start: Callable, photos: Path, tmp_path: Path,
+                                                        tiny_checkpoint: str, end: str) -> None:
     """Stopped after its first rows, in a terminal that knows no plus-minus sign; a reader that leaves stops nothing."""
     for number in range(60):
         pixels = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
         assert cv2.imwrite(str(photos / f"{number:03}.png"), pixels)
     unbroken, out = tmp_path / "unbroken", tmp_path / "counted"
-    predict_files(Predictor.from_checkpoint(tiny_checkpoint), [str(photos)], str(unbroken), say=lambda line: None)
+    arguments = ["--checkpoint", storage.local_file(tiny_checkpoint), "--input", photos, "--output"]
+    assert start("predict", *arguments, unbroken).returncode == 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "jobs/predict.py", "--checkpoint", storage.local_file(tiny_checkpoint), "--input",
-               photos, "--output", out]
 
     def num_lines() -> int:
         return (out / "counts.csv").read_bytes().count(b"\n") if (out / "counts.csv").exists() else 0
 
-    job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                           text=True)
+    job = subprocess.Popen([sys.executable, "jobs/predict.py", *arguments, out], cwd=ROOT, env=environment,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout is not None and job.stderr is not None
     for words in ("no intervals", "in evening", r"\xb1"):
         assert words in job.stdout.readline(), job.stderr.read()
@@ -145,7 +143,7 @@ def test_a_stopped_count_goes_on_to_the_very_same_table(photos: Path, tmp_path: 
     if end.startswith("SIG"):
         num_rows = num_lines() - 1
         assert 3 <= num_rows < 63
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = start("predict", *arguments, out)
         going_on = re.search(r"going on: (\d+) of 63 images", done.stdout)
         # A row that was being written when the process was killed is in the journal first.
         assert done.returncode == 0 and going_on and num_rows <= int(going_on[1]) <= num_rows + 1
