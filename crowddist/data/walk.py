@@ -56,13 +56,13 @@ class Found:
         if len(folders) > 1:
             parts = [f"{number} {'directly in it' if name == '.' else f'in {readable(name)}'}"
                      for name, number in sorted(folders.items())]
-            lines.append(f"{len(self.images)} images: {_enumerated(parts, 'folders')}")
+            lines.append(f"{len(self.images)} images: {_enumerated(parts)}")
         if self.others:
             parts = [f"{number} {readable(kind)}" for kind, number in self.others.most_common()]
-            lines.append(f"{self.others.total()} other files: {_enumerated(parts, 'kinds')}")
+            lines.append(f"{self.others.total()} other files: {_enumerated(parts)}")
         for reason, paths in sorted(self.left_out.items()):
             names = [readable(path.relative_to(self.root).as_posix()) for path in sorted(paths)]
-            lines.append(f"left out, {reason}: {_enumerated(names, 'more')}")
+            lines.append(f"left out, {reason}: {_enumerated(names)}")
         return [f"{readable(self.root.name) or self.root}: {line}" for line in lines]
 
     def nothing(self) -> str:
@@ -179,9 +179,9 @@ def _head(path: Path, num_bytes: int) -> bytes:
         return b""
 
 
-def _enumerated(parts: list[str], noun: str) -> str:
+def _enumerated(parts: list[str]) -> str:
     shown = ", ".join(parts[:_MOST_NAMES])
-    return shown + (f" and {len(parts) - _MOST_NAMES} {noun}" if len(parts) > _MOST_NAMES else "")
+    return shown + (f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else "")
 
 
 def none_found(found: list[Found], inputs: str) -> InputError:

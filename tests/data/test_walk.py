@@ -61,7 +61,7 @@ def test_pictures_that_are_not_read_are_named_and_other_files_counted(tmp_path: 
         ("b.HIF", "HEIC"), ("c.bin", "CR3"), ("d.PEF", "PEF"), ("f.gif", "GIF")]
     assert dict(found.others) == {"TGA": 1, "MP4": 1, "MOV": 1, "TXT": 1, "CSV": 1, "DOC": 1, "without an ending": 1}
     (line,) = found.lines()
-    assert line.startswith(f"{tmp_path.name}: 7 other files: 1 ") and line.endswith(" and 2 kinds")
+    assert line.startswith(f"{tmp_path.name}: 7 other files: 1 ") and line.endswith(" and 2 more")
 
 
 def test_drawings_among_photographs_stop_nothing(tmp_path: Path) -> None:
