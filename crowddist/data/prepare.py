@@ -135,7 +135,7 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
     from crowddist.storage.run_folder import find_checkpoint
 
     if role != "source":
-        raise InputError(f"composites are a source of labelled images, not a {role}: name photographs there")
+        raise InputError(f"composites are made as a source alone; name photographs as the {role.replace('_', ' ')}")
     assert spec.background is not None  # `parse_data` gives one
     checkpoint = find_checkpoint(spec.counter) if spec.counter else ""
     target = prepare(spec.background, place, role="target", say=lambda line: say(f"composites: {line}"),

@@ -144,7 +144,7 @@ def test_damage_is_not_taken_for_a_cameras_habit(data: bytes) -> None:
 
 def test_a_jpeg_of_very_many_pieces_is_not_tried_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """A header can promise a restart after every block: a million decodings for one damaged file."""
-    assert decode_whole(MARKED[:-2])[1] == MARKED
+    np.testing.assert_array_equal(decode_whole(MARKED[:-2])[0], simplejpeg.decode_jpeg(MARKED, colorspace="RGB"))
     monkeypatch.setattr(whole_jpeg, "MOST_PIECES", 2)
     with pytest.raises(ValueError, match=r"Premature end|Corrupt JPEG"):
         decode_whole(MARKED[:-2])

@@ -29,6 +29,12 @@ def test_a_line_names_images_and_options() -> None:
     assert (full.counter, full.num_images, full.seed, full.heads) == ("runs/a", 20, 3, (6.0, 60.5))
 
 
+def test_a_folder_may_have_a_question_mark_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "who?me=a").mkdir()
+    spec = parse_data(f"composite:{tmp_path}/who?me=a")
+    assert spec.background == DataSpec(format="place", place=f"{tmp_path}/who?me=a") and spec.num_images == 1000
+
+
 @pytest.mark.parametrize("text", ["composite:", "composite:/a?people=3", "composite:/a?images=0", "composite:/a?seed=x",
                                   "composite:/a?heads=50-5", "composite:/a?heads=6", "composite:/a?counter=",
                                   "composite:?images=3"])
@@ -162,7 +168,7 @@ def test_a_counter_tells_where_nobody_is(tmp_path: Path, tiny_checkpoint: str) -
 
 def test_composites_are_a_source_alone(tmp_path: Path) -> None:
     for role in ("target", "evaluation", "boxes"):
-        with pytest.raises(InputError, match=f"a source of labelled images, not a {role}"):
+        with pytest.raises(InputError, match=f"made as a source alone; name photographs as the {role}"):
             prepared("composite:/photos", tmp_path, role=role)
 
 
