@@ -160,11 +160,11 @@ def test_only_a_folder_that_crowddist_alone_fills_is_marked(tmp_path: Path) -> N
 
 
 def test_files_that_differ_in_their_ending_alone_are_both_taken(tmp_path: Path) -> None:
-    write(tmp_path, **{"in/a.jpg": JPEG, "in/a.heic": JPEG, "in/b.jpg": JPEG})
+    write(tmp_path, **{"in/a.jpg": JPEG, "in/a.heic": JPEG, "in/b.jpg": JPEG, "in/a.jpg.1": JPEG, "in/c.0001": JPEG})
     done = convert(FORMATS["folder"], tmp_path / "in", tmp_path / "set")
     from crowddist.data.shards import ShardReader
 
-    assert ShardReader(done.url).keys() == ["a_heic", "a_jpg", "b"]
+    assert ShardReader(done.url).keys() == ["a_heic", "a_jpg", "a_jpg_1", "b", "c_0001"]
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:

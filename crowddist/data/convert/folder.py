@@ -6,19 +6,21 @@ from collections import Counter
 from pathlib import Path
 
 from crowddist.data.convert.layout import Format, Item, Listing
+from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import find_images
 
 _LABELS = (".json", ".xml", ".csv", ".txt", ".mat")
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """Every image below `folder`, at any depth. An item's name is its relative path without the ending, or with it
-    where two files differ in nothing else.
+    """Every image below `folder`, at any depth. An item's name is its relative path without the ending; with it where
+    two files differ in nothing else, or where it does not tell an image, as in `snap.jpg.1`.
     """
     found = find_images(folder)
     paths = [path.relative_to(folder) for path in found.images]
     alike = Counter(path.with_suffix("") for path in paths)
-    names = [path if alike[path.with_suffix("")] > 1 else path.with_suffix("") for path in paths]
+    names = [path.with_suffix("") if alike[path.with_suffix("")] == 1 and path.suffix.lower() in SUFFIXES else path
+             for path in paths]
     items = tuple(Item(name=name.as_posix(), image=path) for name, path in zip(names, found.images, strict=True))
     # By their names alone: labels of a target are not opened.
     num_labels = sum(path.suffix.lower() in _LABELS and not path.name.startswith(".")
