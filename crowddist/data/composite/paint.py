@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from crowddist.data.composite.match import Appearance
-from crowddist.data.composite.puppets import CLOSE_PUPPETS, CLOSE_SCALE, close_puppet
+from crowddist.data.composite.puppets import CLOSE_SCALE, close_puppet
 from crowddist.data.simulator.crowd import Crowd
 from crowddist.data.simulator.light import Light
 from crowddist.data.simulator.paint import Poses, lit_pixels, placed_pixels, warp
@@ -43,13 +43,12 @@ def paint_people(image: np.ndarray, crowd: Crowd, poses: Poses, light: Light, lo
     mixing[:3, :3] = (np.eye(3) * look.saturation + (1 - look.saturation) * _GREY) * (1 - look.black)
     mixing[:3, 3] = look.black  # times alpha: the layer is premultiplied
     layer = _soften(cv2.transform(layer, mixing.astype(np.float32)), look.softness_px)
-    alpha, grain = np.ascontiguousarray(layer[..., 3]), _grain(rng, size)
+    alpha = np.ascontiguousarray(layer[..., 3])
     left = (1 - SHADOW * contact_shadow(size, poses, squash)) * (1 - alpha)
-    shown = cv2.multiply(image, cv2.merge([left] * 3), dtype=cv2.CV_32F)
-    shown += cv2.multiply(cv2.merge([alpha * look.grain] * 3), grain)
-    people = cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB)
-    people *= 255
-    return cv2.add(shown, people, dtype=cv2.CV_8U), ids  # rounded, and cut to 0 to 255
+    ground = cv2.multiply(image, cv2.merge([left] * 3), dtype=cv2.CV_32F)
+    grain = cv2.multiply(_grain(rng, size), cv2.merge([alpha * look.grain] * 3))
+    people = cv2.scaleAdd(cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), 255, grain)
+    return cv2.add(ground, people, dtype=cv2.CV_8U), ids  # rounded, and cut to 0 to 255
 
 
 def contact_shadow(size: tuple[int, int], poses: Poses, squash: np.ndarray) -> np.ndarray:
@@ -72,8 +71,8 @@ def _lay_figure(layer: np.ndarray, ids: np.ndarray, crowd: Crowd, poses: Poses, 
     """Warps one figure, lit and in display values, to its place in the premultiplied (H, W, 4) layer, in place."""
     item, scale, resolution = poses.figures[index], float(poses.scale[index]), 1
     if scale > CLOSE_PX_PER_M:
-        number = int(crowd.variant[index]) % CLOSE_PUPPETS
-        item, resolution = close_puppet(seed, int(crowd.elevation[index]), number), CLOSE_SCALE
+        # The same puppet: the head's label is where the figure of the pose has it.
+        item, resolution = close_puppet(seed, int(crowd.elevation[index]), int(crowd.variant[index])), CLOSE_SCALE
     level = min(max(int(np.floor(np.log2(resolution * CLOSE_PX_PER_M / max(scale, 1e-3)))), 0), 4)
     covered, lit = lit_pixels(item, level, crowd, index, light, (light.sky_colour * gain).astype(np.float32),
                               (light.sun_colour * gain).astype(np.float32))

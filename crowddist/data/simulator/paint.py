@@ -31,12 +31,17 @@ class Poses:
     depth: np.ndarray  # (N,) metres from the image plane
 
 
+def figure_scale(camera: Camera, crowd: Crowd) -> np.ndarray:
+    """(N,) pixels a metre of each person's figure."""
+    return camera.focal_px / np.maximum(camera.depth(1.0 * crowd.stature, crowd.z), 0.4) * crowd.stature
+
+
 def pose_crowd(camera: Camera, crowd: Crowd, find: Callable[[int, int, int], Figure] = figure) -> Poses:
     """Each figure's place, size and tilt in the image; `find` makes a figure of elevation, yaw and variant."""
     foot = np.stack(camera.project(crowd.x, 0.0, crowd.z), axis=1)
     above = np.stack(camera.project(crowd.x, 1.0, crowd.z), axis=1)
     depth = camera.depth(1.0 * crowd.stature, crowd.z)
-    scale = camera.focal_px / np.maximum(depth, 0.4) * crowd.stature
+    scale = figure_scale(camera, crowd)
     up = above - foot
     tilt = np.arctan2(up[:, 0], -up[:, 1])
     step = scale / PIXELS_PER_M

@@ -8,11 +8,12 @@ import pytest
 
 from crowddist.data.composite import backgrounds, ground, image, match, puppets
 from crowddist.data.composite.image import compose
+from crowddist.data.composite.paint import CLOSE_PX_PER_M, paint_people
 from crowddist.data.simulator.camera import Camera
 from crowddist.data.simulator.crowd import Crowd
 from crowddist.data.simulator.figures import ELEVATIONS
 from crowddist.data.simulator.light import CLEAR, draw_light
-from crowddist.data.simulator.paint import lit_figure, pose_crowd
+from crowddist.data.simulator.paint import figure_scale, lit_figure, pose_crowd, warp
 from crowddist.data.simulator.solids import NUM_MATERIALS, PIXELS_PER_M
 from tests.data.composite.streets import SIZE, coded, empty_street, street
 
@@ -185,8 +186,6 @@ def test_labels_are_of_visible_heads_in_the_region_and_the_rest_of_the_photograp
 
 
 def test_the_nearer_person_hides_the_farther_one() -> None:
-    from crowddist.data.composite.paint import paint_people
-
     camera = Camera(size=SIZE, height_m=2.5, pitch=0.15, roll=0.0, focal_px=150.0)
     colours = np.zeros((2, NUM_MATERIALS, 3), np.float32)
     colours[1] = 0.8
@@ -201,6 +200,38 @@ def test_the_nearer_person_hides_the_farther_one() -> None:
     assert (ids == 1).sum() > (ids == 2).sum() > 0 and both < 1.5 * (ids == 1).sum()
     column, row = np.floor(poses.head[0] + 0.5).astype(int)
     assert ids[row, column] == 1
+
+
+@pytest.mark.parametrize("variant", [21, 45, 70])
+def test_a_near_person_is_drawn_as_the_figure_whose_head_is_labelled(variant: int) -> None:
+    camera = Camera(size=(600, 300), height_m=2.5, pitch=0.15, roll=0.0, focal_px=400.0)
+    crowd = Crowd(x=np.zeros(1), z=np.full(1, 3.0), stature=np.ones(1), elevation=np.array([1]), yaw=np.zeros(1, int),
+                  variant=np.array([variant]), mirrored=np.zeros(1, bool), crush=np.zeros(1),
+                  colours=np.full((1, NUM_MATERIALS, 3), 0.4, np.float32))
+    poses = pose_crowd(camera, crowd, lambda elevation, yaw, number: puppets.puppet(0, elevation, number))
+    assert poses.scale[0] > CLOSE_PX_PER_M
+    ground_picture = np.full((600, 300, 3), 110, np.uint8)
+    light = draw_light(np.random.default_rng(0), 12.0, CLEAR)
+    _, ids = paint_people(ground_picture, crowd, poses, light, match.measure(ground_picture), np.ones(1), seed=0,
+                          rng=np.random.default_rng(0))
+    item = poses.figures[0]
+    cover = item.levels[0][..., :NUM_MATERIALS].sum(-1) / np.float32(255)
+    placed = warp(cover.astype(np.float32), poses.basis[0], poses.foot[0], np.array(item.foot), (600, 300))
+    assert placed is not None
+    patch, (left, top) = placed
+    expected = np.zeros((600, 300), bool)
+    expected[top:top + len(patch), left:left + patch.shape[1]] = patch > 0.5
+    assert ((ids > 0) & expected).sum() > 0.9 * ((ids > 0) | expected).sum() > 1000
+
+
+def test_near_people_are_those_that_have_a_close_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "PUPPETS", 100)
+    camera = Camera(size=SIZE, height_m=3.0, pitch=0.2, roll=0.0, focal_px=300.0)
+    x, z = (part.ravel() for part in np.meshgrid(np.arange(-2.0, 3.0), np.arange(2.0, 12.0)))
+    place = ground.Ground(camera=camera, cells=np.stack([x, z], axis=1), cell_capacity=np.full(len(x), 4.0))
+    crowd = image._place(np.random.default_rng(0), place, 60)
+    near = figure_scale(camera, crowd) > CLOSE_PX_PER_M
+    assert near.any() and crowd.variant[near].max() < puppets.CLOSE_PUPPETS <= crowd.variant[~near].max()
 
 
 def test_a_place_without_room_has_no_composite() -> None:
