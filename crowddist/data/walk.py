@@ -61,7 +61,8 @@ class Found:
             parts = [f"{number} {readable(kind)}" for kind, number in self.others.most_common()]
             lines.append(f"{self.others.total()} other files: {_enumerated(parts)}")
         for reason, paths in sorted(self.left_out.items()):
-            names = [readable(path.relative_to(self.root).as_posix()) for path in sorted(paths)]
+            names = ["files directly in it" if path == self.root else readable(path.relative_to(self.root).as_posix())
+                     for path in sorted(paths)]
             lines.append(f"left out, {reason}: {_enumerated(names)}")
         return [f"{readable(self.root.name) or self.root}: {line}" for line in lines]
 

@@ -92,6 +92,7 @@ def test_a_users_own_table_of_counts_hides_no_images(tmp_path: Path) -> None:
                        "ours/.counts.jsonl": b"{}"})
     found = find_images(tmp_path)
     assert names(found) == ["true/1.png"] and found.left_out == {OURS: {tmp_path / "ours"}}
+    assert find_images(tmp_path / "ours").lines() == ["ours: left out, written by crowddist: files directly in it"]
 
 
 def test_snapshots_of_storage_are_no_second_set(tmp_path: Path) -> None:
