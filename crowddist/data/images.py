@@ -124,7 +124,7 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns any exception over a file into one line with its name; decoders give no next step."""
+    """Turns any exception over a file into one line with its name; a decoder's own words get a next step."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; our limits decide
