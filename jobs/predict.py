@@ -16,6 +16,9 @@ from crowddist.inference.intervals import LEVEL
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
+CODE = ("data", "inference", "methods", "models", "ops")
+"""Rooms of the package that decide a count."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -49,6 +52,7 @@ def main(arguments: Arguments) -> None:
 
     from crowddist import storage
     from crowddist.inference.predictor import Predictor
+    from crowddist.process.host import code_digest
     from crowddist.reports.count_files import predict_files
     from crowddist.run.engine import default_device
     from crowddist.storage.run_folder import find_checkpoint
@@ -66,8 +70,10 @@ def main(arguments: Arguments) -> None:
         print(predictor.intervals.told, flush=True)
     with open(storage.local_file(checkpoint_url), "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-    # The intervals have their level, and a calibration that may change beside the same checkpoint.
-    settings = (digest, arguments.image_size, arguments.zooms, arguments.one_pass, predictor.intervals)
+    # The intervals have their level, and a calibration that may change beside the same checkpoint. Rows of another
+    # version of the code may be counted otherwise.
+    settings = (code_digest(CODE), digest, arguments.image_size, arguments.zooms, arguments.one_pass,
+                predictor.intervals)
     job = hashlib.sha256(repr(settings).encode()).hexdigest()
     rows = predict_files(predictor, arguments.input, arguments.output, skip_bad=arguments.skip_bad,
                          fresh=arguments.fresh, job=job, say=lambda line: print(line, flush=True))

@@ -97,7 +97,8 @@ def _parse_renderer(text: str, parts: list[str]) -> DataSpec:
 
 
 def _parse_composite(text: str, rest: str) -> DataSpec:
-    data, _, told = rest.partition("?")
+    # A folder may have a question mark in its name.
+    data, _, told = (rest, "", "") if os.path.exists(rest) else rest.partition("?")
     options = dict(option.partition("=")[::2] for option in told.split("&") if option)
     heads = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", options.get("heads", "5-50"))
     numbers = {name: options.get(name, start) for name, start in (("images", "1000"), ("seed", "0"))}

@@ -26,7 +26,8 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (rb"DHAV", "DAV"), (rb"%PDF-", "PDF"), (rb"PK\x03\x04", "ZIP"), (rb"Rar!\x1a\x07", "RAR"),
     (rb"7z\xbc\xaf\x27\x1c", "7Z"), (rb"\x1f\x8b", "GZ"), (rb"version https://git-lfs", "Git LFS pointer"),
     (rb"(?i)\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype svg[^>]*>\s*)?<svg", "SVG"),
-    (rb"(?i)\s*(?:<!doctype html|<html)", "web page"),
+    (rb"(?i)(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|script)\b", "web page"),
+    (rb"(?:\xef\xbb\xbf)?\s*<\?xml\b", "XML"), (rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)*\{\s*"', "JSON"),
 )
 _STARTS_COMPILED = tuple((re.compile(start, re.DOTALL), kind) for start, kind in _STARTS)
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"crx ": "CR3", b"qt  ": "MOV",
@@ -39,7 +40,8 @@ _RAW_ENDINGS = ("dng", "nef", "nrw", "arw", "sr2", "srf", "cr2", "pef", "srw", "
 _UNREAD_ENDINGS = {"heic": "HEIC", "heif": "HEIC", "hif": "HEIC", "avif": "AVIF", "jp2": "JPEG 2000", "jxl": "JPEG XL",
                    **{name: name.upper() for name in (*_RAW_ENDINGS, "gif", "cr3", "raf", "rw2", "orf", "x3f", "tga",
                                                       "pcx", "sgi", "psd", "exr", "hdr", "dds", "ico")}}
-_PICTURES = frozenset((*_UNREAD_ENDINGS.values(), "EPS", "SVG", "FITS", "DICOM"))
+_DRAWINGS = frozenset(("EPS", "SVG", "FITS", "DICOM", "TGA", "PCX", "SGI", "PSD", "EXR", "HDR", "DDS", "ICO"))
+_PHOTOGRAPHS = frozenset(_UNREAD_ENDINGS.values()) - _DRAWINGS
 _FILMS = frozenset(("MP4", "MOV", "AVI", "MKV", "MPEG", "MPEG-TS", "FLV", "WMV", "DAV"))
 
 
@@ -60,9 +62,9 @@ def kind_of(head: bytes, name: str | PurePath = "") -> str:
     return _UNREAD_ENDINGS.get(ending, "")
 
 
-def is_unread_picture(kind: str) -> bool:
-    """True for pictures that nobody would expect to be passed over, but that are not read."""
-    return kind in _PICTURES
+def is_unread_photograph(kind: str) -> bool:
+    """True for pictures that are not read, but that phones and cameras write: nobody expects them to be passed over."""
+    return kind in _PHOTOGRAPHS
 
 
 def refusal(head: bytes, name: PurePath) -> str:
@@ -72,11 +74,13 @@ def refusal(head: bytes, name: PurePath) -> str:
         return "not an image: it begins with zero bytes only; copy it again"
     if kind in _FILMS:
         return f"not an image, but a film ({kind}); give frames of it, e.g. of: ffmpeg -i FILM -r 1 frame-%05d.jpg"
-    if kind in _PICTURES:
+    if kind in _PHOTOGRAPHS | _DRAWINGS:
         return f"not an image that is read, but {kind}; save it as JPEG"
-    if kind in ("web page", "Git LFS pointer"):
-        return (f"not an image, but a {kind}; " + ("fetch the image itself with: git lfs pull" if kind[0] == "G" else
-                                                  "download the image again, perhaps signed in"))
+    if kind == "Git LFS pointer":
+        return "not an image, but a Git LFS pointer; fetch the image itself with: git lfs pull"
+    if kind in ("web page", "XML", "JSON"):  # servers tell in these what went wrong
+        return (f"not an image, but {'a web page' if kind == 'web page' else kind}; download the image again, perhaps "
+                "signed in")
     if kind and kind not in READ:
         return f"not an image, but {kind}; give image files, or folders of them"
     return f"not an image, or damaged at its beginning; read are {', '.join(READ)}"

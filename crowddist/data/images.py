@@ -124,14 +124,16 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns any decoder's exception into one line with the file's name."""
+    """Turns any exception over a file into one line with its name; a decoder's own words get a next step."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; our limits decide
             yield
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{os.fspath(path)}: {reason}") from None
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(f"{os.fspath(path)}: {reason}; it may be damaged: copy it again, or save it as JPEG") from None
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

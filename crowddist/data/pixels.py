@@ -93,6 +93,8 @@ def as_pixels(image: Any) -> np.ndarray:
             raise InputError(f"an image of {image.dtype} must have numbers from 0 to 1, got {image.min():g} to "
                              f"{image.max():g}; {wanted}")
         image = np.round(image * 255).astype(np.uint8)
+    # The other order of bytes is as good, e.g. of a file of another program read with np.fromfile.
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image cannot have the type {image.dtype}; {wanted}")
     return to_rgb(image)[0]

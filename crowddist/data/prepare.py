@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote
 
-import crowddist
 from crowddist import storage
 from crowddist.data.config import DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
+from crowddist.process.host import code_digest
 from crowddist.process.progress_bar import Progress, watched
 from crowddist.process.safe_text import is_secret_name
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 Role = Literal["source", "target", "labelled_target", "evaluation", "boxes", "calibration"]
 Entry = TypeVar("Entry")
+COMPOSITE_CODE = ("randomness.py", "data/scenes.py", "data/safe_decode.py", "data/shard_codec.py", "data/composite",
+                  "data/simulator")
+"""Source files that decide the bytes of composites."""
+COUNTER_CODE = ("data/stream.py", "data/transforms.py", "inference/crowd_maps.py", "inference/predictor.py", "methods",
+                "models", "ops")
+"""Those that decide where a counter finds nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +135,13 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
     from crowddist.storage.run_folder import find_checkpoint
 
     if role != "source":
-        raise InputError(f"composites are a source of labelled images, not a {role}: name photographs there")
+        raise InputError(f"composites are made as a source alone; name photographs as the {role.replace('_', ' ')}")
     assert spec.background is not None  # `parse_data` gives one
     checkpoint = find_checkpoint(spec.counter) if spec.counter else ""
     target = prepare(spec.background, place, role="target", say=lambda line: say(f"composites: {line}"),
                      skip_bad=skip_bad)
     made_of = (target.manifest.digest, hashlib.sha256(storage.read_bytes(checkpoint)).hexdigest() if checkpoint else "",
-               spec.heads, crowddist.__version__)
+               spec.heads, code_digest(COMPOSITE_CODE + (COUNTER_CODE if checkpoint else ())))
     folder = storage.join(storage.normalise(place), "data")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", target.manifest.name)[:60]
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]

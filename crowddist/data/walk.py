@@ -8,20 +8,27 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crowddist.data.file_kinds import HEAD_BYTES, OWN_TEXT, READ, is_unread_picture, kind_of
+from crowddist.data.file_kinds import HEAD_BYTES, OWN_TEXT, READ, is_unread_photograph, kind_of
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 from crowddist.process.safe_text import readable
 from crowddist.storage.names import LOCK, MARK, is_temporary
 
-OURS, PREVIEWS, HIDDEN, UNFINISHED = ("written by crowddist", "previews or deleted files", "hidden",
-                                      "unfinished downloads")
+OURS, PREVIEWS, HIDDEN, UNFINISHED, BACKUPS, TWINS = (
+    "written by crowddist", "previews or deleted files", "hidden", "unfinished downloads",
+    "backups of files beside them", "not read, but beside an image of the same name")
 """Why files and folders are left out."""
+COUNTS, COUNTS_JOURNAL = "counts.csv", ".counts.jsonl"
+"""The table that a count writes beside its overlays, and its journal, see `reports.counts_table`."""
+# Its first bytes now and in older versions, whose overlays do not say whose they are; other tables may be a user's.
+_COUNTS_HEADS = (b"file,count,low,high,uncertainty,points", b"file,count,uncertainty,points")
 _PREVIEW_FOLDERS = frozenset(("@eadir", "#recycle", "@recycle", "@__thumb", "__macosx", "$recycle.bin", "recycler",
-                              "recycled", "system volume information", "lost+found", "_thumb", "_thumbs"))
+                              "recycled", "system volume information", "lost+found", "_thumb", "_thumbs",
+                              "#snapshot", "~snapshot", "@recently-snapshot"))
 _PREVIEW_ENDINGS = frozenset((".thm", ".ctg"))
 _UNFINISHED_ENDINGS = frozenset((".part", ".partial", ".crdownload", ".download", ".tmp"))
-_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", ".ds_store", LOCK, MARK))
+_BACKUP_ENDINGS = ("_original", "~", ".bak", ".orig")
+_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", ".ds_store", LOCK, MARK, COUNTS_JOURNAL))
 # Where MLflow keeps pictures of runs: beside its database, or by its own default.
 _TRACKING_FOLDERS = frozenset(("mlflow-artifacts", "mlruns"))
 _MOST_NAMES = 5
@@ -36,7 +43,7 @@ class Found:
     images: list[Path] = field(default_factory=list)
     """Sorted."""
     refused: list[tuple[Path, str]] = field(default_factory=list)
-    """Pictures that are not read and places that cannot be, sorted, each with the reason."""
+    """Photographs that are not read and places that cannot be, sorted, each with the reason."""
     others: Counter[str] = field(default_factory=Counter)
     """Kind, or ending, of files that are no images -> their number."""
     left_out: dict[str, set[Path]] = field(default_factory=dict)
@@ -49,13 +56,14 @@ class Found:
         if len(folders) > 1:
             parts = [f"{number} {'directly in it' if name == '.' else f'in {readable(name)}'}"
                      for name, number in sorted(folders.items())]
-            lines.append(f"{len(self.images)} images: {_enumerated(parts, 'folders')}")
+            lines.append(f"{len(self.images)} images: {_enumerated(parts)}")
         if self.others:
             parts = [f"{number} {readable(kind)}" for kind, number in self.others.most_common()]
-            lines.append(f"{self.others.total()} other files: {_enumerated(parts, 'kinds')}")
+            lines.append(f"{self.others.total()} other files: {_enumerated(parts)}")
         for reason, paths in sorted(self.left_out.items()):
-            names = [readable(path.relative_to(self.root).as_posix()) for path in sorted(paths)]
-            lines.append(f"left out, {reason}: {_enumerated(names, 'more')}")
+            names = ["files directly in it" if path == self.root else readable(path.relative_to(self.root).as_posix())
+                     for path in sorted(paths)]
+            lines.append(f"left out, {reason}: {_enumerated(names)}")
         return [f"{readable(self.root.name) or self.root}: {line}" for line in lines]
 
     def nothing(self) -> str:
@@ -69,9 +77,10 @@ class Found:
 def find_images(folder: str | os.PathLike[str]) -> Found:
     """Walks a folder. A file is an image by its content, or by an ending of `SUFFIXES` if its content is damaged.
 
-    Leaves out what crowddist wrote (folders of runs and data sets, overlays, charts), previews and deleted files of
-    systems, hidden ones, and unfinished downloads. Follows each link to a folder once; refuses a link to a folder that
-    is read already. Raises FileNotFoundError if there is no such folder.
+    Leaves out what crowddist wrote (folders of runs and data sets, overlays, charts), previews, deleted files and
+    snapshots of systems, hidden ones, unfinished downloads, backups of files beside them, and photographs that are not
+    read but exist as an image of the same name too (raw twins). Follows each link to a folder once; refuses a link to a
+    folder that is read already. Raises FileNotFoundError if there is no such folder.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -94,12 +103,26 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
             kept = [path for path in (Path(place, name) for name in sorted(folders)) if _is_walked(path, found)]
             links += [path for path in kept if path.is_symlink()]
             folders[:] = [path.name for path in kept if not path.is_symlink() and os.path.realpath(path) not in read]
-            counted = "counts.csv" in files and _begins(Path(place, "counts.csv"), b"file,count,")
+            counted = COUNTS in files and _head(Path(place, COUNTS), HEAD_BYTES).startswith(_COUNTS_HEADS)
+            beside = set(files)
             for name in files:
-                _sort_in(Path(place, name), found, counted=counted)
+                if any(name.removesuffix(ending) in beside for ending in _BACKUP_ENDINGS if name.endswith(ending)):
+                    found.leave_out(Path(place, name), BACKUPS)
+                else:
+                    _sort_in(Path(place, name), found, counted=counted)
     found.images.sort()
+    _leave_out_twins(found)
     found.refused.sort()
     return found
+
+
+def _leave_out_twins(found: Found) -> None:
+    """Photographs that are not read and also exist as an image, as cameras write raw ones."""
+    taken = {path.with_suffix("") for path in found.images}
+    twins = {path for path, _ in found.refused if path.with_suffix("") in taken and path.is_file()}
+    for path in twins:
+        found.leave_out(path, TWINS)
+    found.refused = [entry for entry in found.refused if entry[0] not in twins]
 
 
 def _is_walked(folder: Path, found: Found) -> bool:
@@ -114,14 +137,8 @@ def _is_walked(folder: Path, found: Found) -> bool:
 def is_ours(folder: Path) -> bool:
     """True for a folder that crowddist fills: marked, a run's (also of older versions), a data set's, or MLflow's."""
     return (folder.name in _TRACKING_FOLDERS or (folder / MARK).is_file()
-            or _begins(folder / "config.json", b'"bi_knowledge"', anywhere=True)
-            or _begins(folder / "manifest.json", b'"crowddist data set"', anywhere=True))
-
-
-def _begins(path: Path, start: bytes, *, anywhere: bool = False) -> bool:
-    """True if a file begins with these bytes, or holds them in its first few thousand."""
-    head = _head(path, 8192)
-    return start in head if anywhere else head.startswith(start)
+            or b'"bi_knowledge"' in _head(folder / "config.json", 8192)
+            or b'"crowddist data set"' in _head(folder / "manifest.json", 8192))
 
 
 def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
@@ -131,7 +148,7 @@ def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
         return
     if name.startswith("."):
         found.leave_out(path, HIDDEN)
-    elif counted and name == "counts.csv":
+    elif counted and name == COUNTS:
         found.leave_out(path.parent, OURS)
     elif ending in _UNFINISHED_ENDINGS:
         found.leave_out(path, UNFINISHED)
@@ -146,7 +163,7 @@ def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
             found.leave_out(path.parent if counted else path, OURS)
         elif ending in SUFFIXES or kind in READ:
             found.images.append(path)
-        elif is_unread_picture(kind):
+        elif is_unread_photograph(kind):
             found.refused.append((path, f"{kind} images are not read; save it as JPEG"))
         else:
             found.others[kind or ending[1:].upper() or "without an ending"] += 1
@@ -163,9 +180,9 @@ def _head(path: Path, num_bytes: int) -> bytes:
         return b""
 
 
-def _enumerated(parts: list[str], noun: str) -> str:
+def _enumerated(parts: list[str]) -> str:
     shown = ", ".join(parts[:_MOST_NAMES])
-    return shown + (f" and {len(parts) - _MOST_NAMES} {noun}" if len(parts) > _MOST_NAMES else "")
+    return shown + (f" and {len(parts) - _MOST_NAMES} more" if len(parts) > _MOST_NAMES else "")
 
 
 def none_found(found: list[Found], inputs: str) -> InputError:

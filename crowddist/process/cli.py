@@ -47,12 +47,16 @@ def one_line_errors() -> Iterator[None]:
 
 
 class _Pipe(io.FileIO):
-    """A stream's end whose reader may leave: what is written after that goes nowhere, and the work goes on."""
+    """A stream's end whose reader, a program or a terminal, may leave: what is written after that goes nowhere, and the
+    work goes on.
+    """
 
     def write(self, data: Any) -> int:  # type: ignore[override]
         try:
             return super().write(data) or 0
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal of a connection that is lost
+                raise
             return len(data)
 
 

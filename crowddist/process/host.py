@@ -1,14 +1,15 @@
-"""Processes: which are alive, which version runs, freed memory, and SIGTERM."""
+"""Processes: which are alive, which version and code runs, freed memory, and SIGTERM."""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def versions() -> dict[str, str]:
         if described.returncode == 0:
             facts["git_sha"] = described.stdout.strip()
     return facts
+
+
+def code_digest(rooms: Sequence[str], package: Path = Path(crowddist.__file__).parent) -> str:
+    """SHA-256, in hex, of the source files in `rooms`, which are files and folders of the package."""
+    digest = hashlib.sha256()
+    for room in rooms:
+        for path in sorted((package / room).rglob("*.py")) if (package / room).is_dir() else [package / room]:
+            digest.update(f"{path.relative_to(package)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def keep_freed_memory() -> bool:

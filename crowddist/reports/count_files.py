@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,8 +44,9 @@ def predict_files(
     """
     files = _image_files(inputs, skip_bad=skip_bad, say=say)
     place = storage.normalise(output)
-    # An overlay could replace an image of the same name, or be counted the next time.
-    inside = next((path for path in files if storage.normalise(path.parent) == place), None)
+    # An overlay could replace an image of the same name, or be counted the next time. Links may lead to one folder.
+    real = os.path.realpath(storage.shown(place)) if storage.is_local(place) else None
+    inside = next((path for path in files if os.path.realpath(path.parent) == real), None)
     if inside is not None:
         raise InputError(f"the image {inside} lies in the output folder; choose another --output")
     table = CountsTable(place, files, job, fresh=fresh)
@@ -108,6 +110,8 @@ def _image_files(inputs: Sequence[str], *, skip_bad: bool, say: Callable[[str], 
     files: list[Path] = []
     searched: list[Found] = []
     for name in inputs:
+        if not name:  # as of a variable of the shell that is not set; a path would be the current folder
+            raise InputError("an input is empty; give image files or folders")
         path = Path(name)
         if path.is_dir():
             searched.append(find_images(path))

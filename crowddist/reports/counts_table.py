@@ -12,18 +12,22 @@ from types import TracebackType
 from typing import Any
 
 from crowddist import storage
+from crowddist.data.walk import COUNTS
+from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
 from crowddist.errors import InputError
 
-COUNTS = "counts.csv"
+__all__ = ["COLUMNS", "COUNTS", "JOURNAL", "CountsTable"]
+
 COLUMNS = ("file", "count", "low", "high", "uncertainty", "points")
-JOURNAL = ".counts.jsonl"
-"""Beside the table while it is not whole: a line with the job, then one for each row."""
 ROWS_AT_ONCE = 50
 """Rows after which a table in object storage is written again, which cannot append."""
+_ENTRY = {"file", "repeat", "stamp", "overlay", "row", "notes"}
 
 
 class CountsTable:
     """The table of these files in the folder `place`; nothing is written before the first row.
+
+    Beside it, while it is not whole, lies the journal: a line with the job, then one for each row.
 
     A killed process loses at most the row that it was writing, in object storage `ROWS_AT_ONCE`. As a context manager
     it writes, however the block ends, what object storage lacks.
@@ -42,6 +46,8 @@ class CountsTable:
         self.resumed = "" if fresh else self._resume()
         """A line for the user where an earlier count was stopped; "" if none was."""
         self._names = {entry["overlay"] for entry in self._entries.values()}
+        # Overlays by their images' stem: a camera may name its files alike in every folder.
+        self._alike = Counter(self.files[index].stem for index in self._entries)
 
     def has(self, index: int) -> bool:
         """True if the file was counted."""
@@ -59,12 +65,13 @@ class CountsTable:
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
         return {"file": str(path), "repeat": self._repeats[index], "stamp": stamp,
-                "overlay": _free_name(path.stem, self._names)}
+                "overlay": self._free_name(path.stem)}
 
     def add(self, index: int, entry: dict[str, Any]) -> None:
         """Adds an entry with its `row` and `notes`, once its overlay is written."""
         self._entries[index] = entry
         self._names.add(entry["overlay"])
+        self._alike[self.files[index].stem] += 1
         if not self._begun:
             self._write_all()
         elif self.local:
@@ -95,6 +102,15 @@ class CountsTable:
         if self._begun and not self.local:
             self._write_all()
 
+    def _free_name(self, stem: str) -> str:
+        """`<stem>.png`, numbered if images of several folders have the same name."""
+        number = self._alike[stem] + 1
+        name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
+        while name in self._names:
+            number += 1
+            name = f"{stem}-{number}.png"
+        return name
+
     def _write_all(self) -> None:
         entries = [self._entries[index] for index in sorted(self._entries)]
         lines = [json.dumps({"job": self.job}), *map(json.dumps, entries)]
@@ -108,11 +124,12 @@ class CountsTable:
         lines = [_parsed(line) for line in storage.read_bytes(self._journal).splitlines()]
         if not lines or lines[0].get("job") != self.job:
             return "an earlier count here was stopped that had other settings: all is counted anew"
-        known = {(line["file"], line["repeat"]): line for line in lines[1:] if "row" in line}
+        known = {(line["file"], line["repeat"]): line for line in lines[1:]
+                 if line.keys() >= _ENTRY and line["row"].keys() == set(COLUMNS)}
         for index, path in enumerate(self.files):
             entry = known.get((str(path), self._repeats[index]))
             try:
-                if entry and entry["stamp"] == _stamp(path) and entry["row"].keys() == set(COLUMNS):
+                if entry and entry["stamp"] == _stamp(path):
                     self._entries[index] = entry
             except OSError:
                 continue
@@ -141,11 +158,3 @@ def _csv(rows: Sequence[dict[str, Any]], *, head: bool = True) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return table.getvalue()
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """`<stem>.png`, numbered if images of several folders have the same name."""
-    name, number = f"{stem}.png", 2
-    while name in taken:
-        name, number = f"{stem}-{number}.png", number + 1
-    return name

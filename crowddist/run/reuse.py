@@ -32,6 +32,7 @@ from crowddist.errors import InputError
 from crowddist.methods.build import build_method
 from crowddist.methods.table import facts_of
 from crowddist.methods.thresholds import with_values
+from crowddist.process import host
 from crowddist.process.cli import one_line
 from crowddist.run import checkpoint
 from crowddist.run.engine import fresh_networks, is_begun, read_done
@@ -234,11 +235,7 @@ def _cpu() -> str:
 @cache
 def code_digest(package: Path = Path(crowddist.__file__).parent) -> str:
     """SHA-256, in hex, of the source files in `CODE`."""
-    digest = hashlib.sha256()
-    for room in CODE:
-        for path in sorted((package / room).rglob("*.py")) if (package / room).is_dir() else [package / room]:
-            digest.update(f"{path.relative_to(package)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return host.code_digest(CODE, package)
 
 
 def _digest(value: Any) -> str:

@@ -12,7 +12,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from crowddist.data import images
+from crowddist.data import images, whole_jpeg
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.doubts import notes
 from crowddist.data.convert.formats import FORMATS
@@ -142,6 +142,14 @@ def test_damage_is_not_taken_for_a_cameras_habit(data: bytes) -> None:
         decode_whole(data)
 
 
+def test_a_jpeg_of_very_many_pieces_is_not_tried_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header can promise a restart after every block: a million decodings for one damaged file."""
+    np.testing.assert_array_equal(decode_whole(MARKED[:-2])[0], simplejpeg.decode_jpeg(MARKED, colorspace="RGB"))
+    monkeypatch.setattr(whole_jpeg, "MOST_PIECES", 2)
+    with pytest.raises(ValueError, match=r"Premature end|Corrupt JPEG"):
+        decode_whole(MARKED[:-2])
+
+
 def test_clean_jpegs_keep_their_bytes_and_pixels() -> None:
     filled = with_stray(PLAIN, b"\xff\xd9", b"\xff" * 3)
     for data in (PLAIN, MARKED, jpeg(progressive=True), PLAIN + b"--boundary\r\n", filled):
@@ -177,6 +185,9 @@ def test_strips_of_which_nothing_is_left_are_refused(tmp_path: Path, size: tuple
     (b"\0\0\0\x24ftypmif1\0\0\0\0mif1heic", "HEIC; save it as JPEG"), (b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1", "AVIF"),
     (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", r"a film \(MP4\)"), (b"\x1a\x45\xdf\xa3webm", r"a film \(MKV\)"),
     (b"<html lang='en'><title>404</title>", "a web page; download the image again"),
+    (b"\xef\xbb\xbf\r\n<!-- proxy -->\n<!DOCTYPE html>", "a web page; download the image again"),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "XML; download the image again"),
+    (b'{"error": "rate limit"}', "JSON; download the image again"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"PK\x03\x04", "ZIP"),
     (b"FUJIFILMCCD-RAW 0201", "RAF"), (b"\0", "zero bytes only; copy it again"),
 ])
@@ -234,7 +245,8 @@ def test_arrays_of_every_kind_become_the_same_pixels() -> None:
     assert as_pixels(RGB) is RGB
     opaque = np.dstack([RGB, np.full(GREY.shape, 255, np.uint8)])
     for array in (RGB.astype(np.uint16) * 257, RGB / 255, (RGB / 255).astype(np.float32), opaque,
-                  opaque.astype(np.uint16) * 257, RGB[::-1][::-1]):
+                  opaque.astype(np.uint16) * 257, RGB[::-1][::-1], (RGB.astype(np.uint16) * 257).astype(">u2"),
+                  RGB[..., ::-1].copy()[..., ::-1]):
         np.testing.assert_array_equal(as_pixels(array), RGB)
     for array in (GREY, GREY[..., None], GREY / 255):
         np.testing.assert_array_equal(as_pixels(array), np.repeat(GREY[..., None], 3, 2))

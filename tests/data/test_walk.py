@@ -58,10 +58,48 @@ def test_pictures_that_are_not_read_are_named_and_other_files_counted(tmp_path: 
     found = find_images(tmp_path)
     assert names(found) == ["a.jpg"]
     assert [(path.name, reason.split()[0]) for path, reason in found.refused] == [
-        ("b.HIF", "HEIC"), ("c.bin", "CR3"), ("d.PEF", "PEF"), ("e.tga", "TGA"), ("f.gif", "GIF")]
-    assert dict(found.others) == {"MP4": 1, "MOV": 1, "TXT": 1, "CSV": 1, "DOC": 1, "without an ending": 1}
+        ("b.HIF", "HEIC"), ("c.bin", "CR3"), ("d.PEF", "PEF"), ("f.gif", "GIF")]
+    assert dict(found.others) == {"TGA": 1, "MP4": 1, "MOV": 1, "TXT": 1, "CSV": 1, "DOC": 1, "without an ending": 1}
     (line,) = found.lines()
-    assert line.startswith(f"{tmp_path.name}: 6 other files: 1 ") and line.endswith(" and 1 kinds")
+    assert line.startswith(f"{tmp_path.name}: 7 other files: 1 ") and line.endswith(" and 2 more")
+
+
+def test_drawings_among_photographs_stop_nothing(tmp_path: Path) -> None:
+    write(tmp_path, **{"a.jpg": JPEG, "favicon.ico": bytes(9), "logo.svg": b"<svg xmlns='x'/>", "cover.psd": b"8BPS",
+                       "report.eps": b"%!PS-Adobe-3.0"})
+    found = find_images(tmp_path)
+    assert names(found) == ["a.jpg"] and found.refused == [] and found.others.keys() == {"ICO", "SVG", "PSD", "EPS"}
+
+
+def test_raw_twins_and_backups_of_images_are_counted_once(tmp_path: Path) -> None:
+    """As cameras write both forms of a photograph, and exiftool and editors keep the file from before."""
+    raw = b"II*\0" + bytes(40)
+    heic = b"\0\0\0\x14ftypheic"
+    write(tmp_path, **{"1.JPG": JPEG, "1.NEF": raw, "1.JPG_original": JPEG, "2.jpg": JPEG, "2.HEIC": heic,
+                       "2.jpg~": JPEG, "2.jpg.bak": JPEG, "3.NEF": raw, "4.jpg_original": JPEG, "sub/2.CR2": raw})
+    found = find_images(tmp_path)
+    assert names(found) == ["1.JPG", "2.jpg", "4.jpg_original"]
+    assert [path.name for path, _ in found.refused] == ["3.NEF", "2.CR2"]
+    here = tmp_path.name
+    assert found.lines() == [f"{here}: left out, backups of files beside them: 1.JPG_original, 2.jpg.bak, 2.jpg~",
+                             f"{here}: left out, not read, but beside an image of the same name: 1.NEF, 2.HEIC"]
+
+
+def test_a_users_own_table_of_counts_hides_no_images(tmp_path: Path) -> None:
+    """Only overlays of versions that did not sign them are known by the table beside them."""
+    write(tmp_path, **{"true/counts.csv": b"file,count,annotator\r\n1.png,3,me\r\n", "true/1.png": PNG,
+                       "ours/counts.csv": b"file,count,uncertainty,points\r\n", "ours/1.png": PNG,
+                       "ours/.counts.jsonl": b"{}"})
+    found = find_images(tmp_path)
+    assert names(found) == ["true/1.png"] and found.left_out == {OURS: {tmp_path / "ours"}}
+    assert find_images(tmp_path / "ours").lines() == ["ours: left out, written by crowddist: files directly in it"]
+
+
+def test_snapshots_of_storage_are_no_second_set(tmp_path: Path) -> None:
+    write(tmp_path, **{"a.jpg": JPEG, "#snapshot/GMT-1/a.jpg": JPEG, "~snapshot/daily.0/a.jpg": JPEG,
+                       "@Recently-Snapshot/x/a.jpg": JPEG})
+    found = find_images(tmp_path)
+    assert names(found) == ["a.jpg"] and len(found.left_out[PREVIEWS]) == 3
 
 
 def test_every_file_is_somewhere(tmp_path: Path) -> None:
@@ -123,11 +161,11 @@ def test_only_a_folder_that_crowddist_alone_fills_is_marked(tmp_path: Path) -> N
 
 
 def test_files_that_differ_in_their_ending_alone_are_both_taken(tmp_path: Path) -> None:
-    write(tmp_path, **{"in/a.jpg": JPEG, "in/a.heic": JPEG, "in/b.jpg": JPEG})
+    write(tmp_path, **{"in/a.jpg": JPEG, "in/a.heic": JPEG, "in/b.jpg": JPEG, "in/a.jpg.1": JPEG, "in/c.0001": JPEG})
     done = convert(FORMATS["folder"], tmp_path / "in", tmp_path / "set")
     from crowddist.data.shards import ShardReader
 
-    assert ShardReader(done.url).keys() == ["a_heic", "a_jpg", "b"]
+    assert ShardReader(done.url).keys() == ["a_heic", "a_jpg", "a_jpg_1", "b", "c_0001"]
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:

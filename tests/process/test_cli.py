@@ -186,6 +186,19 @@ def test_the_short_help_has_first_sentences_and_values() -> None:
     ]
 
 
+def test_a_terminal_that_is_gone_stops_no_work() -> None:
+    """As of a connection that is lost: the system answers EIO then, not EPIPE."""
+    code = ("import sys\nfrom crowddist.process.cli import one_line_errors\nwith one_line_errors():\n"
+            "    for number in range(20000): print('line', number)\n    print('all done', file=sys.stderr)")
+    terminal, end = os.openpty()
+    job = subprocess.Popen([sys.executable, "-c", code], stdout=end, stderr=subprocess.PIPE, text=True)
+    os.close(end)
+    assert os.read(terminal, 4) == b"line"
+    os.close(terminal)  # long before all lines fit into its buffer
+    assert job.stderr is not None
+    assert (job.stderr.read(), job.wait()) == ("all done\n", 0)
+
+
 @pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONUNBUFFERED": "1"}])
 def test_a_reader_that_leaves_and_a_poor_terminal_stop_no_work(environment: dict[str, str]) -> None:
     code = ("import sys\nfrom crowddist.process.cli import one_line_errors\nwith one_line_errors():\n"

@@ -17,7 +17,7 @@ from crowddist.errors import InputError
 from crowddist.inference.intervals import Calibration, write_calibration
 from crowddist.inference.predictor import Predictor
 from crowddist.reports.count_files import predict_files
-from crowddist.reports.counts_table import JOURNAL
+from crowddist.reports.counts_table import COLUMNS, JOURNAL, CountsTable
 
 
 class Stop(BaseException):
@@ -152,3 +152,56 @@ def test_arrays_are_counted_as_their_image(counter: Predictor) -> None:
     with pytest.raises(InputError, match="too small once shrunk"):
         counter.predict(np.zeros((9, 2000, 3), np.uint8))
     assert counter.predict(np.zeros((8, 8, 3), np.uint8)).size == (96, 96)
+
+
+def test_no_way_leads_overlays_over_the_images(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    os.rename(photos / "0.jpg", photos / "0.png")
+    before = (photos / "0.png").read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    for source, output in ((photos, link), (link, photos), (photos / "0.png", link)):
+        with pytest.raises(InputError, match=r"0\.png lies in the output folder; choose another --output"):
+            predict_files(counter, [str(source)], str(output), say=print)
+    assert (photos / "0.png").read_bytes() == before and len(os.listdir(photos)) == 5
+
+
+def test_an_empty_input_is_not_the_current_folder(counter: Predictor, photos: Path, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    with pytest.raises(InputError, match="an input is empty; give image files or folders"):
+        predict_files(counter, [""], str(tmp_path / "out"), say=print)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("line", ['{"row": {}}', '{"row": [], "file": "a", "repeat": 0}', "[1]", "null", "\0", '"row"'])
+def test_an_odd_line_of_the_journal_is_one_row_to_count_again(counter: Predictor, photos: Path, tmp_path: Path,
+                                                              line: str) -> None:
+    lines: list[str] = []
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=stop_after(3, lines))
+    content = (tmp_path / "out" / JOURNAL).read_text().splitlines()
+    (tmp_path / "out" / JOURNAL).write_text("\n".join([*content[:2], line, *content[3:]]))
+    lines.clear()
+    assert len(predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lines.append)) == 5
+    assert lines[0].startswith("going on: 2 of 5")
+
+
+def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path: Path) -> None:
+    files = []
+    for number, name in enumerate(("x", "x", "x-3", "x", "x", "y", "x")):
+        (tmp_path / str(number)).mkdir()
+        files.append(tmp_path / str(number) / f"{name}.jpg")
+        write(files[-1], number)
+    row = {**dict.fromkeys(COLUMNS), "file": "a"}
+
+    def add(table: CountsTable, indexes: range) -> list[str]:
+        entries = {}
+        for index in indexes:
+            entries[index] = table.new_entry(index)
+            assert table.new_entry(index) == entries[index], "a name is taken by what is added alone"
+            table.add(index, {**entries[index], "row": row, "notes": []})
+        return [entry["overlay"] for entry in entries.values()]
+
+    first = add(CountsTable(str(tmp_path / "out"), files, "a"), range(4))
+    assert first == ["x.png", "x-2.png", "x-3.png", "x-4.png"]
+    assert add(CountsTable(str(tmp_path / "out"), files, "a"), range(4, 7)) == ["x-5.png", "y.png", "x-6.png"]

@@ -6,6 +6,7 @@ Opens pixels alone, no label.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ MAX_MEDIANS = 4  # backgrounds of one camera, from its darkest frames to its bri
 STEADY_LEVELS = 12.0  # grey levels by which a still place may differ between frames
 STEADY_SHARE = 0.6  # of a frame's places that must be still if the camera is
 EMPTY_SHARE = 0.08  # of an image's area that must be empty for a background
+BLACK_LEVEL = 6  # of 255: an image that hardly exceeds it, of a covered lens or a dead sensor, shows nobody
 _SMALL = (64, 48)
 
 
@@ -55,22 +57,28 @@ class Background:
 
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB, its longest side at most LONGEST_PX."""
-        return self.pixels if self.pixels is not None else shrunk(decode_image(self.jpeg))
+        return self.pixels if self.pixels is not None else shrunk(self.jpeg)
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a JPEG or PNG out of a shard."""
+def decode_image(data: bytes, longest_px: float = math.inf) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a JPEG or PNG out of a shard; a JPEG perhaps smaller, but at least `longest_px` long."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpg"
-    return decode("background", {kind: data}).image
+    return decode("background", {kind: data}, longest_px=longest_px).image
 
 
-def shrunk(image: np.ndarray) -> np.ndarray:
-    """The image with a longest side of at most LONGEST_PX."""
+def shrunk(data: bytes) -> np.ndarray:
+    """The image of `decode_image`, its longest side at most LONGEST_PX."""
+    image = decode_image(data, LONGEST_PX)
     factor = LONGEST_PX / max(image.shape[:2])
     if factor >= 1:
         return image
     return cv2.resize(image, (round(image.shape[1] * factor), round(image.shape[0] * factor)),
                       interpolation=cv2.INTER_AREA)
+
+
+def is_black(image: np.ndarray) -> bool:
+    """True for an image in which painted people would be black on black."""
+    return float(np.percentile(image, 99)) <= BLACK_LEVEL
 
 
 def read_image(reader: ShardReader, index: int) -> tuple[str, bytes]:
@@ -92,11 +100,14 @@ def counted_backgrounds(reader: ShardReader, indexes: Sequence[int],
         densities: for each index (views, h, w) persons a cell, by different views of the image.
 
     Raises:
-        InputError: in no image there is enough empty place.
+        InputError: in no image there is enough empty place, or all are black.
     """
-    found = []
+    found, num_black = [], 0
     for index, views in zip(indexes, densities, strict=True):
         key, data = read_image(reader, index)
+        if is_black(decode_image(data, max(_SMALL))):
+            num_black += 1
+            continue
         near = np.stack([cv2.boxFilter(view.astype(np.float32), -1, (3, 3), normalize=False,
                                        borderType=cv2.BORDER_CONSTANT) for view in views])
         crowded = near.max(0) > CROWDED
@@ -106,9 +117,10 @@ def counted_backgrounds(reader: ShardReader, indexes: Sequence[int],
             found.append(Background(key=key, jpeg=data, empty=empty, crowded=crowded,
                                     walked=np.ones_like(empty), tables=jpeg_tables(data)))
     if not found:
+        black = f", and {num_black} are black" if num_black else ""
         raise InputError(f"composites need places without people: the counter finds less than {EMPTY_SHARE:.0%} of "
-                         f"each of {len(indexes)} images of {reader.manifest.name} empty; add images of emptier hours, "
-                         "or take a rendered source (renderer:broad:1000)")
+                         f"each of {len(indexes)} images of {reader.manifest.name} empty{black}; add images of emptier "
+                         "hours, or take a rendered source (renderer:broad:1000)")
     return found
 
 
@@ -126,6 +138,8 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
                          f"has {len(indexes)} images; {advice}")
     keys, coded = zip(*(read_image(reader, index) for index in indexes), strict=True)
     small = [_thumbnail(data) for data in coded]
+    if all(map(is_black, small)):
+        raise InputError(f"all frames of {name} are black: nobody would be seen in them; add frames of lighter hours")
     if not one_camera(small):
         raise InputError(f"{name} is not one fixed camera, so no median of its images is an empty place; {advice}")
     order = sorted(range(len(small)), key=lambda number: (small[number].mean(), number))
@@ -134,7 +148,7 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
     for group in groups:
         chosen = group[np.linspace(0, len(group) - 1, min(len(group), MAX_FRAMES)).round().astype(int)]
         background = _median(keys[chosen[0]], [coded[number] for number in chosen])
-        if background.empty.mean() >= EMPTY_SHARE:
+        if background.empty.mean() >= EMPTY_SHARE and not is_black(background.image()):
             found.append(background)
     if not found:
         raise InputError(f"everything moves in the frames of {name}, so their median shows no empty place; {advice}")
@@ -165,18 +179,23 @@ def jpeg_tables(data: bytes) -> dict[str, Any]:
     sampling = PIL.JpegImagePlugin.get_sampling(image)
     if max(image.size) > LONGEST_PX or (sampling < 0 and image.mode != "L"):
         return {}
-    tables = {number: list(table) for number, table in image.quantization.items()}  # type: ignore[attr-defined]
+    # A list, because Pillow passes over the second of two tables that are not numbered 0 and 1.
+    tables = [list(table) for _, table in sorted(image.quantization.items())]  # type: ignore[attr-defined]
     return {"qtables": tables, "subsampling": max(sampling, 0)}
 
 
 def _thumbnail(data: bytes) -> np.ndarray:
-    grey = cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(decode_image(data, LONGEST_PX), cv2.COLOR_RGB2GRAY)
     small = _SMALL if grey.shape[1] >= grey.shape[0] else _SMALL[::-1]
     return cv2.resize(grey, small, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _median(key: str, coded: Sequence[bytes]) -> Background:
-    frames = np.stack([shrunk(decode_image(data)) for data in coded])
+    pictures = [shrunk(data) for data in coded]
+    # A camera may have been set to another resolution meanwhile.
+    frames = np.stack([picture if picture.shape == pictures[0].shape else
+                       cv2.resize(picture, pictures[0].shape[1::-1], interpolation=cv2.INTER_AREA)
+                       for picture in pictures])
     middle = np.empty(frames.shape[1:], np.uint8)
     for row in range(0, len(middle), 32):  # a strip at a time: the median needs a copy of all frames
         middle[row:row + 32] = np.median(frames[:, row:row + 32], axis=0)

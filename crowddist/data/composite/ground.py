@@ -70,12 +70,15 @@ def walkable(image: np.ndarray, background: Background) -> np.ndarray:
         known = background.empty & (np.arange(rows)[:, None] >= rows / 2)
     if known.sum() < 20:
         return background.empty
+    from scipy.spatial.distance import cdist
+
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-    rough = np.abs(lab[..., :1] - cv2.GaussianBlur(lab[..., 0], (0, 0), 2)[..., None])
-    means = cv2.resize(np.concatenate([lab, rough], axis=2), (columns, rows), interpolation=cv2.INTER_AREA)
+    level = np.ascontiguousarray(lab[..., 0])
+    rough = cv2.absdiff(level, cv2.GaussianBlur(level, (0, 0), 2))
+    means = np.dstack([cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA) for part in (lab, rough)])
     places = means * np.float32([1 / 16, 1 / 6, 1 / 6, 0]) + np.log1p(means) * np.float32([0, 0, 0, 1.6])
     examples = places[known][:: max(int(known.sum()) // 200, 1)]
-    apart = np.linalg.norm(places.reshape(-1, 1, 4) - examples, axis=2)
+    apart = cdist(places.reshape(-1, 4), examples, "sqeuclidean")
     alike = ((apart < 1).mean(1) >= ALIKE_SHARE).reshape(rows, columns) & background.empty
     return cv2.medianBlur(alike.astype(np.uint8), 3) > 0
 

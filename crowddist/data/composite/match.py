@@ -38,7 +38,7 @@ class Appearance:
 def measure(image: np.ndarray) -> Appearance:
     """The appearance of an (H, W, 3) uint8 RGB image."""
     size = image.shape[1::-1]
-    luma = image @ _GREY
+    luma = cv2.transform(image.astype(np.float32), _GREY[None])
     small = cv2.resize(image, (96, 72), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     linear = small ** 2.2
     level = cv2.GaussianBlur(linear @ _GREY, (0, 0), 6)
@@ -46,9 +46,10 @@ def measure(image: np.ndarray) -> Appearance:
     # Dark and bright surfaces are not dark and bright light: half of the difference is believed.
     strength = middle * np.clip(np.sqrt(level / max(middle, 1e-4)), 0.6, 1.6) / GROUND_ALBEDO
     tint = np.sqrt(np.maximum(linear.mean((0, 1)), 1e-4) / max(middle, 1e-4))  # half of the colour likewise
-    light = cv2.resize(strength.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)[..., None]
+    level_light = cv2.resize(strength.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     chroma = float(np.ptp(small, axis=2).mean() * 255)
-    return Appearance(light=light * (tint / (tint @ _GREY)).astype(np.float32), saturation=min(chroma / 20, 1.0),
+    light = cv2.merge([level_light * part for part in (tint / (tint @ _GREY)).astype(np.float32)])
+    return Appearance(light=light, saturation=min(chroma / 20, 1.0),
                       black=min(float(np.percentile(small @ _GREY, 1)) * 0.7, HIGHEST_BLACK),
                       grain=_spread(grain_levels(luma), size), softness_px=_spread(softness(luma), size))
 

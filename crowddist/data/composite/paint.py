@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from crowddist.data.composite.match import Appearance
-from crowddist.data.composite.puppets import CLOSE_PUPPETS, CLOSE_SCALE, close_puppet
+from crowddist.data.composite.puppets import CLOSE_SCALE, close_puppet
 from crowddist.data.simulator.crowd import Crowd
 from crowddist.data.simulator.light import Light
-from crowddist.data.simulator.paint import Poses, lit_figure, warp
+from crowddist.data.simulator.paint import Poses, lit_pixels, placed_pixels, warp
 from crowddist.data.simulator.sensor import tone
 from crowddist.data.simulator.solids import PIXELS_PER_M
 
@@ -39,17 +39,16 @@ def paint_people(image: np.ndarray, crowd: Crowd, poses: Poses, light: Light, lo
         # The photograph's light has the sky's share and the sun's share of the drawn light.
         gain = look.light[int(row), int(column)] / light_unit
         _lay_figure(layer, ids, crowd, poses, int(index), light, gain, seed)
-    alpha = layer[..., 3]
-    if look.saturation < 1:
-        mixing = np.eye(3) * look.saturation + (1 - look.saturation) * _GREY
-        layer[..., :3] = cv2.transform(layer[..., :3], mixing.astype(np.float32))
-    layer[..., :3] = layer[..., :3] * np.float32(1 - look.black) + np.float32(look.black) * alpha[..., None]
-    layer = _soften(layer, look.softness_px)
-    shown = image.astype(np.float32) * (1 - SHADOW * contact_shadow(size, poses, squash))[..., None]
-    shown *= 1 - layer[..., 3:]
-    shown += layer[..., :3] * 255
-    shown += layer[..., 3:] * look.grain[..., None] * _grain(rng, size)
-    return np.clip(np.rint(shown), 0, 255).astype(np.uint8), ids
+    mixing = np.eye(4)
+    mixing[:3, :3] = (np.eye(3) * look.saturation + (1 - look.saturation) * _GREY) * (1 - look.black)
+    mixing[:3, 3] = look.black  # times alpha: the layer is premultiplied
+    layer = _soften(cv2.transform(layer, mixing.astype(np.float32)), look.softness_px)
+    alpha = np.ascontiguousarray(layer[..., 3])
+    left = (1 - SHADOW * contact_shadow(size, poses, squash)) * (1 - alpha)
+    ground = cv2.multiply(image, cv2.merge([left] * 3), dtype=cv2.CV_32F)
+    grain = cv2.multiply(_grain(rng, size), cv2.merge([alpha * look.grain] * 3))
+    people = cv2.scaleAdd(cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB), 255, grain)
+    return cv2.add(ground, people, dtype=cv2.CV_8U), ids  # rounded, and cut to 0 to 255
 
 
 def contact_shadow(size: tuple[int, int], poses: Poses, squash: np.ndarray) -> np.ndarray:
@@ -72,19 +71,20 @@ def _lay_figure(layer: np.ndarray, ids: np.ndarray, crowd: Crowd, poses: Poses, 
     """Warps one figure, lit and in display values, to its place in the premultiplied (H, W, 4) layer, in place."""
     item, scale, resolution = poses.figures[index], float(poses.scale[index]), 1
     if scale > CLOSE_PX_PER_M:
-        number = int(crowd.variant[index]) % CLOSE_PUPPETS
-        item, resolution = close_puppet(seed, int(crowd.elevation[index]), number), CLOSE_SCALE
+        # The same puppet: the head's label is where the figure of the pose has it.
+        item, resolution = close_puppet(seed, int(crowd.elevation[index]), int(crowd.variant[index])), CLOSE_SCALE
     level = min(max(int(np.floor(np.log2(resolution * CLOSE_PX_PER_M / max(scale, 1e-3)))), 0), 4)
-    lit = lit_figure(item, level, crowd, index, light, (light.sky_colour * gain).astype(np.float32),
-                     (light.sun_colour * gain).astype(np.float32))
-    solid = np.maximum(lit[..., 3:], 0.05)
-    lit[..., :3] = tone(np.maximum(lit[..., :3] / solid, 0)) * lit[..., 3:]
-    placed = warp(lit, poses.basis[index] * 2**level / resolution, poses.foot[index], np.array(item.foot) / 2**level,
-                  layer.shape)
+    covered, lit = lit_pixels(item, level, crowd, index, light, (light.sky_colour * gain).astype(np.float32),
+                              (light.sun_colour * gain).astype(np.float32))
+    alpha = lit[3]
+    lit[:3] = tone(np.maximum(lit[:3] / np.maximum(alpha, 0.05), 0)) * alpha
+    placed = warp(placed_pixels(covered, lit, item, level), poses.basis[index] * 2**level / resolution,
+                  poses.foot[index], np.array(item.foot) / 2**level, layer.shape)
     if placed:
         patch, (left, top) = placed
         box = (slice(top, top + len(patch)), slice(left, left + patch.shape[1]))
-        layer[box] = layer[box] * (1 - patch[..., 3:]) + patch
+        through = 1 - patch[..., 3]
+        layer[box] = cv2.add(cv2.multiply(layer[box], cv2.merge([through] * 4)), patch)
         ids[box][patch[..., 3] > 0.5] = index + 1
 
 
@@ -95,8 +95,8 @@ def _soften(layer: np.ndarray, softness_px: np.ndarray) -> np.ndarray:
     blurred = [cv2.GaussianBlur(layer, (0, 0), sigma) if sigma > 0.2 else layer for sigma in (low, high)]
     if high - low < 0.1:
         return blurred[0]
-    part = ((wanted - low) / (high - low))[..., None]
-    return blurred[0] * (1 - part) + blurred[1] * part
+    part = cv2.merge([(wanted - low) / (high - low)] * 4)
+    return cv2.add(blurred[0], cv2.multiply(cv2.subtract(blurred[1], blurred[0]), part))
 
 
 def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -104,4 +104,4 @@ def _grain(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     luma = rng.standard_normal(size, dtype=np.float32)
     spots = cv2.resize(rng.standard_normal((size[0] // 2 + 1, size[1] // 2 + 1, 3), dtype=np.float32), size[::-1],
                        interpolation=cv2.INTER_LINEAR)
-    return luma[..., None] + np.float32(0.4) * spots
+    return cv2.scaleAdd(spots, 0.4, cv2.merge([luma] * 3))

@@ -94,13 +94,16 @@ def split_facts(split: str, noun: str = "image") -> dict[str, Any]:
 
 
 def relative_names(folder: Path, images: Iterable[Path]) -> dict[Path, str]:
-    """A name for each image below a folder: its path there without the ending, or with it where two differ in nothing
-    else.
+    """A name for each image below a folder: its path there without the ending; or with it where two differ in nothing
+    else, or where it does not tell an image, as in `snap.jpg.1`.
     """
     paths = {path: path.relative_to(folder) for path in images}
     alike = Counter(path.with_suffix("") for path in paths.values())
-    return {path: (name if alike[name.with_suffix("")] > 1 else name.with_suffix("")).as_posix()
-            for path, name in paths.items()}
+
+    def is_bare(name: Path) -> bool:
+        return name.suffix.lower() in SUFFIXES and alike[name.with_suffix("")] == 1
+
+    return {path: (name.with_suffix("") if is_bare(name) else name).as_posix() for path, name in paths.items()}
 
 
 def list_images(*folders: Path) -> list[Path]:
