@@ -1,4 +1,4 @@
-"""Resident Ray actors that do jobs: each loads the model once, and every unit of work is done once."""
+"""Resident Ray actors that do jobs: they stay from job to job, and every unit of work is done once."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class UnitActor:
         import cv2
 
         cv2.setNumThreads(threads)
+        self._worker = None  # the networks of the job before, so that memory need not hold both
         self._worker = JobWorker(checkpoint_url, data_url, device=device, threads=threads)
 
     def run(self, job: Job, work: Unit | Probe) -> Any:
@@ -34,43 +35,51 @@ class UnitActor:
 
 
 class UnitActors:
-    """Actors for one checkpoint and one data set, as a context: they live until the block ends, however it ends. An
-    actor gets work once it has loaded, so actors for which the cluster has no room yet hold up nothing.
+    """Actors that do one job after another; as a context they live until the block ends, however it ends. They load a
+    checkpoint and a data set when a job needs others than the one before. An actor gets work once it has loaded, so
+    actors for which the cluster has no room yet hold up nothing.
     """
 
-    def __init__(self, checkpoint_url: str, data_url: str, *, num_actors: int, threads: int,
-                 use_gpu: bool = False) -> None:
-        self._data = ShardReader(data_url)
-        self._arguments = (checkpoint_url, data_url, "cuda" if use_gpu else "cpu", threads)
+    def __init__(self, *, num_actors: int, threads: int, use_gpu: bool = False) -> None:
+        self._num_actors, self._threads, self._device = num_actors, threads, "cuda" if use_gpu else "cpu"
         self._class: Any = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, scheduling_strategy="SPREAD")(UnitActor)
-        self._num_actors = min(num_actors, len(work_units(len(self._data))))
-        self._loading: dict[ray.ObjectRef, Any] = {}
+        self._loads: tuple[str, str] = ("", "")
+        """The checkpoint and the data set that the actors hold, or load."""
+        self._new: dict[ray.ObjectRef, Any] = {}
+        """Actors that load for the first time."""
+        self._reloading: dict[ray.ObjectRef, Any] = {}
         self._idle: list[Any] = []
         self._num_lost_loading = 0
 
     def __enter__(self) -> UnitActors:
-        for _ in range(self._num_actors):
-            self._start_actor()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for actor in (*self._loading.values(), *self._idle):
-            ray.kill(actor)
+        self.close()
 
-    def wait(self) -> None:
-        """Returns when all actors have loaded. Raises as `run`."""
-        while self._loading:
-            (ready,), _ = ray.wait(list(self._loading), num_returns=1)
-            self._finish_loading(ready)
+    def close(self) -> None:
+        """Ends all actors; the next job starts new ones."""
+        for actor in (*self._new.values(), *self._reloading.values(), *self._idle):
+            ray.kill(actor)
+        self._new, self._reloading, self._idle = {}, {}, []
 
     def run(self, job: Job) -> list[Any]:
-        """Does a job, for these actors' checkpoint and data set, on every unit. Returns the results in order of units.
+        """Does a job on every unit of its data set. Returns the results in order of units.
 
         Another actor takes over the unit of a dead one, and a new actor replaces it. Images that kill actors are
-        skipped, see `Work`. Raises RuntimeError if actors keep dying, over a unit or while loading; InputError if even
-        one image needs too much memory; and the errors of the work and the loading.
+        skipped, see `Work`. After an error no actor is left. Raises RuntimeError if actors keep dying, over a unit or
+        while loading; InputError if even one image needs too much memory; and the errors of the work and the loading.
         """
-        work = Work(work_units(len(self._data)), data=self._data.url, key=lambda image: self._data.read(image, ())[0])
+        try:
+            return self._run(job)
+        except BaseException:
+            self.close()
+            raise
+
+    def _run(self, job: Job) -> list[Any]:
+        data = ShardReader(job.images_url)
+        work = Work(work_units(len(data)), data=data.url, key=lambda image: data.read(image, ())[0])
+        self._load(job.checkpoint_url, job.images_url, num_actors=min(self._num_actors, len(work.units)))
         results: dict[int, Any] = {}
         under_way: dict[ray.ObjectRef, tuple[Unit | Probe, Any]] = {}
         try:
@@ -78,8 +87,8 @@ class UnitActors:
                 while work.waiting and self._idle:
                     taken, actor = work.waiting.popleft(), self._idle.pop()
                     under_way[actor.run.remote(job, taken)] = (taken, actor)
-                (ready,), _ = ray.wait([*under_way, *self._loading], num_returns=1)
-                if ready in self._loading:
+                (ready,), _ = ray.wait([*under_way, *self._reloading, *self._new], num_returns=1)
+                if ready not in under_way:
                     self._finish_loading(ready)
                     continue
                 taken, actor = under_way.pop(ready)
@@ -106,12 +115,30 @@ class UnitActors:
                 ray.kill(actor)
         return [results[number] for number in range(len(work.units))]
 
+    def _load(self, *urls: str, num_actors: int) -> None:
+        """Lets the actors there are load what a job needs, and starts those that lack. Those that the job before left
+        without a place in the cluster are given up: they would load its data.
+        """
+        for actor in self._new.values():
+            ray.kill(actor)
+        self._new, self._num_lost_loading = {}, 0
+        if urls != self._loads:
+            self._loads = urls
+            loaded, self._idle = [*self._idle, *self._reloading.values()], []
+            self._reloading = {self._load_into(actor): actor for actor in loaded}
+        for _ in range(num_actors - len(self._idle) - len(self._reloading)):
+            self._start_actor()
+
+    def _load_into(self, actor: Any) -> ray.ObjectRef:
+        return actor.load.remote(*self._loads, self._device, self._threads)
+
     def _start_actor(self) -> None:
         actor = self._class.remote()
-        self._loading[actor.load.remote(*self._arguments)] = actor
+        self._new[self._load_into(actor)] = actor
 
     def _finish_loading(self, ready: ray.ObjectRef) -> None:
-        actor = self._loading.pop(ready)
+        is_new = ready in self._new
+        actor = (self._new if is_new else self._reloading).pop(ready)
         try:
             ray.get(ready)
             self._idle.append(actor)
@@ -120,19 +147,13 @@ class UnitActors:
             ray.kill(actor)
             raise error.cause from error
         except RayError as error:
-            self._num_lost_loading += 1
+            # One that died since the job before, with its machine perhaps, says nothing about the loading.
+            self._num_lost_loading += is_new
             if self._num_lost_loading >= MAX_LOST_LOADING:
                 raise RuntimeError(
-                    f"{self._num_lost_loading} actors died while loading {self._arguments[0]}: {error}") from error
+                    f"{self._num_lost_loading} actors died while loading {self._loads[0]}: {error}") from error
             self._replace(actor)
 
     def _replace(self, actor: Any) -> None:
         ray.kill(actor)  # it may be unreachable rather than dead
         self._start_actor()
-
-
-def run_job(job: Job, *, num_actors: int, threads: int, use_gpu: bool = False) -> list[Any]:
-    """`UnitActors.run` with new actors."""
-    with UnitActors(job.checkpoint_url, job.images_url, num_actors=num_actors, threads=threads,
-                    use_gpu=use_gpu) as actors:
-        return actors.run(job)

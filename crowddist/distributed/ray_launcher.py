@@ -24,7 +24,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 
 from crowddist import storage
 from crowddist.config import RunConfig
-from crowddist.distributed.actors import run_job
+from crowddist.distributed.actors import UnitActors
 from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.heartbeat import Beat, Monitor, named, start_watch, suspects, usable_nodes
 from crowddist.distributed.network import GroupConfig
@@ -73,7 +73,9 @@ class RayLauncher:
         self.use_gpu = has_gpus(self.group_sizes[0])
         # Ray's numbers: a container may use fewer cores than its machine has.
         self._machines = [cores for node in usable_nodes() if (cores := int(node["Resources"].get("CPU", 0)))]
-        self.arithmetic = arithmetic("cuda" if self.use_gpu else "cpu", self._threads(self.num_labellers))
+        threads = self._threads(self.num_labellers)
+        self.arithmetic = arithmetic("cuda" if self.use_gpu else "cpu", threads)
+        self._actors = UnitActors(num_actors=self.num_labellers, threads=threads, use_gpu=self.use_gpu)
         self._leaving = False
         """Start no more groups."""
         self._left_behind = False
@@ -105,6 +107,8 @@ class RayLauncher:
         # Counts finished chains too: a resumed run then has as many threads as an unbroken one, and so the same bits.
         at_once = self._at_once(len(chains))
         waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
+        if waiting:
+            self.free_places()
         if at_once == 1 or len(waiting) == 1:
             for stages in waiting:
                 self._train_chain(stages, at_once)
@@ -237,10 +241,13 @@ class RayLauncher:
         return f"{arithmetic('cuda' if self.use_gpu else 'cpu', threads)}, {num_workers} worker{'s'[:num_workers > 1]}"
 
     def run(self, job: Job) -> list[Any]:
-        """See `Launcher.run`."""
+        """See `Launcher.run`; the actors stay for the next job, until a training takes their places."""
         with interruptible():
-            return run_job(job, num_actors=self.num_labellers, threads=self._threads(self.num_labellers),
-                           use_gpu=self.use_gpu)
+            return self._actors.run(job)
+
+    def free_places(self) -> None:
+        """See `Launcher.free_places`."""
+        self._actors.close()
 
     def _threads(self, num_workers: int) -> int:
         """CPU threads of each of so many simultaneous workers."""

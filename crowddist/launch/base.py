@@ -36,6 +36,9 @@ class Launcher(Protocol):
     def run(self, job: Job) -> list[Any]:
         """Does a job on every image of its data set once. Returns the records of its units, in order."""
 
+    def free_places(self) -> None:
+        """Ends the workers that wait for the next job, so that others, as a search's trials, have their places."""
+
     def close(self) -> None:
         """Releases the launcher's resources."""
 

@@ -57,5 +57,8 @@ class LocalLauncher:
                     logger.warning("out of memory over %s: from now on one at a time", images)
         return records
 
+    def free_places(self) -> None:
+        """Nobody waits."""
+
     def close(self) -> None:
         """Nothing is held."""

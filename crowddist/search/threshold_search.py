@@ -63,6 +63,7 @@ def search_thresholds(
             num_done = len(tried(plan, search.row))
             say(f"{plan.number} trials" + (f", {num_done} of them done before" if num_done else ""))
             if num_done < plan.number:
+                launcher.free_places()
                 run_trials(search, plan)
         return predictions, [row for values in tried(plan, search.row) if (row := search.row(values)) is not None]
 

@@ -36,10 +36,11 @@ def poison():
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False,
          logging_level="ERROR", runtime_env={"worker_process_setup_hook": poison})
-from crowddist.distributed.actors import run_job
+from crowddist.distributed.actors import UnitActors
 from crowddist.inference.jobs import LabelJob
 job = LabelJob(checkpoint_url=sys.argv[1], images_url=sys.argv[2], labels_url=sys.argv[3])
-records = run_job(job, num_actors=2, threads=1)
+with UnitActors(num_actors=2, threads=1) as actors:
+    records = actors.run(job)
 Path(sys.argv[4]).write_text(json.dumps(records))  # not printed: Ray, too, prints there what it has noticed
 """
 

@@ -161,7 +161,7 @@ def test_labelling_survives_the_death_of_an_actor(
     """An actor is killed in the middle of its work: every image is labelled exactly once, with what an undisturbed run
     says.
     """
-    from crowddist.distributed.actors import run_job
+    from crowddist.distributed.actors import UnitActors
 
     images = make_images(tmp_path / "images", count=400, labelled=False)
     reader = ShardReader(images)
@@ -182,8 +182,8 @@ def test_labelling_survives_the_death_of_an_actor(
     watcher.start()
     labels = (tmp_path / "labels").as_uri()
     # Three actors on two CPUs: the third finds room when one has died.
-    records = run_job(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels), num_actors=3,
-                      threads=1)
+    with UnitActors(num_actors=3, threads=1) as actors:
+        records = actors.run(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels))
     watcher.join(timeout=5)
     assert killed, "the test must have killed an actor"
     publish_labels(labels, reader, records, name="labels")
@@ -219,14 +219,14 @@ def test_what_a_unit_or_the_loading_raises_comes_out_and_no_actor_stays(
     private_ray: None, request: pytest.FixtureRequest, tiny_target: str, tmp_path: Path, call: str, counter: str,
     error: type[Exception], message: str
 ) -> None:
-    from crowddist.distributed.actors import run_job
+    from crowddist.distributed.actors import UnitActors
 
     place = request.getfixturevalue(counter) if counter else (tmp_path / "nothing.pt").as_uri()
     place = f"{place}/manifest.json" if counter == "tiny_target" else place
     asked = {"checkpoint_url": place, "images_url": tiny_target}
     job = LabelJob(**asked, labels_url=(tmp_path / "labels").as_uri()) if call == "label" else EvaluateJob(**asked)
     with pytest.raises(error, match=message) as raised:
-        run_job(job, num_actors=2, threads=1)
+        UnitActors(num_actors=2, threads=1).run(job)
     assert type(raised.value) is error
     deadline = time.monotonic() + 30
     while left := actors_alive("UnitActor"):

@@ -1,0 +1,57 @@
+"""Actors that stay from job to job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crowddist.config import RunConfig
+from crowddist.inference.jobs import EvaluateJob, LabelJob
+from crowddist.launch.local import LocalLauncher
+from tests.distributed.test_ray import actors_alive
+
+pytestmark = pytest.mark.ray
+
+
+def test_actors_stay_for_the_next_job_and_one_that_died_meanwhile_is_replaced(
+    private_ray: None, tiny_config: RunConfig, tiny_checkpoint: str, tmp_path: Path,
+    make_checkpoint: Callable[..., str], make_images: Callable[..., str]
+) -> None:
+    """Three jobs with other data, then another counter; their records are those of one process."""
+    from crowddist.distributed.ray_launcher import RayLauncher
+
+    images = make_images(tmp_path / "images", count=40, labelled=True)
+    other = make_checkpoint(tmp_path / "other")
+
+    def jobs(name: str) -> list[EvaluateJob | LabelJob]:
+        labels = LabelJob(checkpoint_url=tiny_checkpoint, images_url=tiny_config.target,
+                          labels_url=(tmp_path / name).as_uri())
+        return [EvaluateJob(checkpoint_url=tiny_checkpoint, images_url=images), labels,
+                EvaluateJob(checkpoint_url=other, images_url=images)]
+
+    launcher = RayLauncher(replace(tiny_config, launcher="ray", num_labellers=2))
+    evaluated, labelled, evaluated_other = jobs("actors")
+    records = [launcher.run(evaluated)]
+    first = actors_alive("UnitActor")
+    assert len(first) == 2
+    records.append(launcher.run(labelled))
+    assert set(actors_alive("UnitActor")) <= set(first), "a small job starts no actor"
+    os.kill(first[0], signal.SIGKILL)
+    records.append(launcher.run(evaluated_other))
+    assert first[1] in actors_alive("UnitActor") and first[0] not in actors_alive("UnitActor")
+    alone = LocalLauncher(tiny_config)
+    for mine, job in zip(records, jobs("alone"), strict=True):
+        assert repr(mine) == repr(alone.run(job))
+
+    launcher.free_places()
+    deadline = time.monotonic() + 30
+    while left := actors_alive("UnitActor"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    assert launcher.run(jobs("again")[1]) == records[1]
