@@ -37,7 +37,7 @@ def quickstart() -> RunConfig:
                             noisy_share=0.5),
         train=TrainConfig(steps=400, learning_rate=1e-3, pretrained_share=0.3),
         # Noisy crops make the counter count too few; views that show people larger correct that. The check of a round
-        # starts actors once more, for which a demo has no time.
+        # looks at images once more, for which a demo has no time.
         self_supervision=SelfSupervisionConfig(orientation_steps=0, rounds=1, round_steps=160, min_certainty=0.0,
                                                label_views=(1.0, 1.4, 2.0), drop_rise=0.0),
         engine=EngineConfig(checkpoint_every=100),
