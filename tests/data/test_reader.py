@@ -256,7 +256,8 @@ def test_arrays_of_every_kind_become_the_same_pixels() -> None:
     RGB.astype(np.float32), RGB.astype(np.int64), RGB / 255 - 0.1, np.full((9, 9, 3), np.nan), RGB.transpose(2, 0, 1),
     np.zeros((2, 9, 9, 3), np.uint8), np.zeros((0, 9, 3), np.uint8), np.zeros((9, 9, 2), np.uint8), RGB > 9,
     RGB.astype(object), RGB.astype(complex), "a.jpg", Path("a.jpg"), Image.fromarray(RGB), [[1, 2], [3, 4]], None,
-], ids=str)
+], ids=["float32 levels", "int64", "below 0", "nan", "channels first", "batch", "no rows", "two channels", "bool",
+        "objects", "complex", "text", "path", "PIL", "list", "none"])
 def test_any_other_array_is_one_line(array: object) -> None:
     with pytest.raises(InputError, match=r"give \(H, W, 3\) uint8 RGB") as error:
         as_pixels(array)
