@@ -24,7 +24,8 @@ class UnitActor:
         import cv2
 
         cv2.setNumThreads(threads)
-        self._worker = None  # the networks of the job before, so that memory need not hold both
+        if hasattr(self, "_worker"):
+            del self._worker  # the networks of the job before, so that memory need not hold both
         self._worker = JobWorker(checkpoint_url, data_url, device=device, threads=threads)
 
     def run(self, job: Job, work: Unit | Probe) -> Any:
@@ -79,7 +80,7 @@ class UnitActors:
     def _run(self, job: Job) -> list[Any]:
         data = ShardReader(job.images_url)
         work = Work(work_units(len(data)), data=data.url, key=lambda image: data.read(image, ())[0])
-        self._load(job.checkpoint_url, job.images_url, num_actors=min(self._num_actors, len(work.units)))
+        self._load((job.checkpoint_url, job.images_url), min(self._num_actors, len(work.units)))
         results: dict[int, Any] = {}
         under_way: dict[ray.ObjectRef, tuple[Unit | Probe, Any]] = {}
         try:
@@ -115,7 +116,7 @@ class UnitActors:
                 ray.kill(actor)
         return [results[number] for number in range(len(work.units))]
 
-    def _load(self, *urls: str, num_actors: int) -> None:
+    def _load(self, urls: tuple[str, str], num_actors: int) -> None:
         """Lets the actors there are load what a job needs, and starts those that lack. Those that the job before left
         without a place in the cluster are given up: they would load its data.
         """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ TEST_SHARE = 0.25
 _FACTS = ("level", "hour", "weather")
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """What an index file says of an image."""
 
     facts: dict[str, int]
