@@ -20,6 +20,8 @@ MAX_LOST_LOADING = 3
 class UnitActor:
     """A `JobWorker` in an actor. Loading is a call of its own, so that the driver gets its errors, not a dead actor."""
 
+    _worker: JobWorker
+
     def load(self, checkpoint_url: str, data_url: str, device: str, threads: int) -> None:
         import cv2
 

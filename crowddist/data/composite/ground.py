@@ -76,7 +76,8 @@ def walkable(image: np.ndarray, background: Background) -> np.ndarray:
     level = np.ascontiguousarray(lab[..., 0])
     rough = cv2.absdiff(level, cv2.GaussianBlur(level, (0, 0), 2))
     means = np.dstack([cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA) for part in (lab, rough)])
-    places = means * np.array([1 / 16, 1 / 6, 1 / 6, 0], np.float32) + np.log1p(means) * np.array([0, 0, 0, 1.6], np.float32)
+    linear, logarithmic = np.array([[1 / 16, 1 / 6, 1 / 6, 0], [0, 0, 0, 1.6]], np.float32)
+    places = means * linear + np.log1p(means) * logarithmic
     examples = places[known][:: max(int(known.sum()) // 200, 1)]
     apart = cdist(places.reshape(-1, 4), examples, "sqeuclidean")
     alike = ((apart < 1).mean(1) >= ALIKE_SHARE).reshape(rows, columns) & background.empty

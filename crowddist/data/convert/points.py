@@ -140,8 +140,7 @@ def _dropped(problems: Sequence[tuple[str, np.ndarray, str]], rows: np.ndarray, 
 
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(N,) bool, points of finite numbers that lie less than a pixel outside the frame, or in it."""
-    inside: np.ndarray = ((points > -1) & (points < [size[1] + 1, size[0] + 1])).all(axis=1)
-    return inside
+    return np.all((points > -1) & (points < [size[1] + 1, size[0] + 1]), axis=1)
 
 
 def _hint(points: np.ndarray, size: tuple[int, int], rotation: int, turned: bool) -> str:
