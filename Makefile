@@ -29,7 +29,7 @@ test-ray: setup  ## all with a real Ray, the longest too: 20 minutes
 test-s3: setup  ## with a real object store, also through a proxy that fails; takes long, needs apt-get install radosgw ceph-mon ceph-osd
 	$(BIN)/python -m pytest -m "s3 and not benchmark" tests/s3
 
-test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: half an hour, as root, needs slurmctld slurmd slurm-client munge iproute2
+test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: about an hour, as root, needs slurmctld slurmd slurm-client munge iproute2
 	$(BIN)/python -m pytest -m "slurm and not benchmark" tests/slurm
 
 test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
