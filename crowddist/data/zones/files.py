@@ -23,7 +23,7 @@ _FORMS = ('read are JSON of {"zones": [{"name": ..., "polygon": [[x, y], ...]}]}
           "images, and masks in PNG")
 
 
-def read_zones(where: str | Path) -> ZoneSet:
+def read_zones(where: storage.Url) -> ZoneSet:
     """The zones of a file (path or URL): our JSON, an export of LabelMe, CVAT for images or Label Studio, or a mask.
 
     Raises InputError, naming the file, for a missing or damaged one, for another format, and as `ZoneSet`.
