@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from crowddist import storage
@@ -104,11 +104,10 @@ class _Count:
         self.number, self.peak = 0, 0.0
         self.progress: Progress | None = None
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.notes: list[str] = []
+        self.notes = list(zones.notes) if zones else []
         self.series: dict[str, Series] = {}
         self._save_video = save_video
         self._times: list[float] = []  # of the first and the last frame
-        self._placed: tuple[Any, PlacedZones] | None = None
 
     def first_s(self, frame: Frame) -> float:
         """Time of the first frame counted, or of this one."""
@@ -145,7 +144,9 @@ class _Count:
         self.log.close()
         if self.progress is not None:
             self.progress.close()
-        files, lost = [COUNTS, CHART], self.video.close() if self.video else ""
+        files, late = [COUNTS, CHART], list(self.frames.notes)
+        if self.video is not None and (lost := self.video.close()):
+            late.append(lost)
         if self.video is not None and self.video.num_written:
             files.append(OVERLAY)
         all_of_it = self.series[WHOLE]
@@ -159,12 +160,12 @@ class _Count:
             places={name: PlaceSummary(mean=round(series.mean, 2), peak=round(series.peak, 2),
                                        peak_time_s=round(series.peak_time_s, 3))
                     for name, series in self.series.items()},
-            notes=[*self.notes, *self.frames.notes, *([lost] if lost else [])], files=[*files, SUMMARY])
+            notes=[*self.notes, *late], files=[*files, SUMMARY])
         storage.write_json(storage.join(self.place, SUMMARY), summary.record())
         if not storage.is_local(self.place):
             for name in {COUNTS, OVERLAY} & set(files):
                 self._upload(name)
-        for line in _words(summary, storage.shown(self.place)):
+        for line in (*late, *_words(summary, storage.shown(self.place))):
             self.say(readable(line))
         return summary
 
@@ -197,15 +198,12 @@ class _Count:
         if self.zones is None:
             return None
         size = (frame.image.shape[0], frame.image.shape[1])
-        key = (size, found.size, found.density.shape)
-        if self._placed is None or self._placed[0] != key:
-            placed = self.zones.on(size, seen=found.size, cells=found.density.shape, stride=self.counter.stride)
-            for note in placed.notes:
-                if note not in self.notes:
-                    self.notes.append(note)
-                    self.say(readable(note))
-            self._placed = (key, placed)
-        return self._placed[1]
+        placed = self.zones.on(size, seen=found.size, cells=found.density.shape, stride=self.counter.stride)
+        for note in placed.notes:
+            if note not in self.notes:
+                self.notes.append(note)
+                self.say(readable(note))
+        return placed
 
     def _overlay(self, frame: Frame, found: ImagePrediction, placed: PlacedZones | None,
                  counts: Mapping[str, float]) -> Any:
@@ -221,7 +219,8 @@ class _Count:
                        interval=found.interval, title=title, zones=drawn, peak=self.peak)
 
     def _upload(self, name: str) -> None:
-        storage.write_bytes(storage.join(self.place, name), Path(self.folder / name).read_bytes())
+        with open(self.folder / name, "rb") as file, storage.open_write(storage.join(self.place, name)) as stream:
+            shutil.copyfileobj(file, stream)
 
 
 def _zones(zones: str | os.PathLike[str] | Mapping[str, Any] | ZoneSet | None) -> ZoneSet | None:
@@ -232,7 +231,7 @@ def _zones(zones: str | os.PathLike[str] | Mapping[str, Any] | ZoneSet | None) -
 
 def _words(summary: VideoSummary, place: str) -> list[str]:
     """A summary for people."""
-    lines = [*summary.notes]
+    lines = []
     if summary.dropped:
         lines.append(f"{summary.dropped} frames dropped: they came while older ones were counted; count fewer (every)")
     lines += [f"{name}: {found.mean:.1f} people on average, {found.peak:.1f} at most, at "

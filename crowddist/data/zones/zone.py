@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,9 +86,10 @@ class ZoneSet:
             zone if zone.polygon is None else Zone(name=name, polygon=_checked_polygon(zone, name, unit, place))
             for name, zone in zip(names, zones, strict=True))
         self.names = tuple(names)
+        self._placed: tuple[Any, PlacedZones] | None = None
 
     def on(self, size: tuple[int, int], *, seen: tuple[int, int], cells: tuple[int, ...], stride: int) -> PlacedZones:
-        """The zones on images of `size` (height, width) px.
+        """The zones on images of `size` (height, width) px; the last answer is kept, for images of one size.
 
         Args:
             seen: (height, width) of the image as the network saw it, px.
@@ -98,6 +99,12 @@ class ZoneSet:
         Raises:
             InputError: a zone lies outside the image, or was drawn on one of another shape.
         """
+        key = (size, seen, cells, stride)
+        if self._placed is None or self._placed[0] != key:
+            self._placed = (key, self._place(*key))
+        return self._placed[1]
+
+    def _place(self, size: tuple[int, int], seen: tuple[int, int], cells: tuple[int, ...], stride: int) -> PlacedZones:
         scale, notes = self._scale(size)
         shares, outlines = [], []
         for zone, name in zip(self.zones, self.names, strict=True):
