@@ -53,8 +53,8 @@ def _label(canvas: np.ndarray, text: str, place: tuple[float, float], colour: Co
 
     letters = font(size_px, True)
     pad = size_px // 3
-    height, width = min(round(size_px * 1.2) + 2 * pad, canvas.shape[0]), min(
-        round(letters.getlength(text)) + 2 * pad, canvas.shape[1])
+    height = min(round(size_px * 1.2) + 2 * pad, canvas.shape[0])
+    width = min(round(letters.getlength(text)) + 2 * pad, canvas.shape[1])
     left = min(max(round(place[0]) + 3, 0), canvas.shape[1] - width)
     top = min(max(round(place[1]) + 3, 0), canvas.shape[0] - height)
     box = Image.new("RGB", (width, height), (20, 20, 25))

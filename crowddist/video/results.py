@@ -125,8 +125,9 @@ class OverlayVideo:
         number = written.get(cv2.CAP_PROP_FRAME_COUNT) if written.isOpened() else 0
         written.release()
         lost = self.num_written - max(int(number), 0)
-        return f"{self.path.name}: {lost} of {self.num_written} frames were not written; is the disk full?" if (
-            lost > 0) else ""
+        if lost <= 0:
+            return ""
+        return f"{self.path.name}: {lost} of {self.num_written} frames were not written; is the disk full?"
 
 
 def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

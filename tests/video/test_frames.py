@@ -19,7 +19,7 @@ from crowddist.errors import InputError
 from crowddist.video.capture import Connection
 from crowddist.video.frames import AHEAD, Frames
 from crowddist.video.sampling import parse_every
-from crowddist.video.source import find_source
+from crowddist.video.source import Source, find_source
 from tests.video.conftest import HOLD, StreamServer, number_of, picture, retime
 
 PATIENT = Connection(open_timeout_s=20, read_timeout_s=20, reconnects=0)
@@ -100,7 +100,7 @@ import sys
 from crowddist.errors import InputError
 from crowddist.video.frames import Frames
 from crowddist.video.sampling import Every
-from crowddist.video.source import find_source
+from crowddist.video.source import Source, find_source
 for where in sys.argv[1:]:
     try:
         with Frames(find_source(where), Every(frames=1)) as frames:
@@ -196,6 +196,34 @@ def test_a_stream_that_stays_away_ends_the_count(streams: StreamServer) -> None:
             streams.script = []
     assert [word.rpartition("; ")[2] for word in words] == ["opened again in 0.01 s (1 of 2)",
                                                             "opened again in 0.02 s (2 of 2)"]
+
+
+def test_a_stream_that_lasted_may_be_opened_again_as_often_as_at_first(streams: StreamServer,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crowddist.video.frames.STEADY_S", 0.0)
+    words: list[str] = []
+    streams.script = [[*range(5)], [*range(5)], [*range(5)], []]
+    connection = Connection(open_timeout_s=20, read_timeout_s=20, reconnects=1, first_wait_s=0)
+    with (pytest.raises(InputError, match="the stream does not open and did not come back to stay in 1 try$"),
+          frames(streams.address, 1, connection, words) as found):
+        for _ in found:
+            pass
+    assert found.num_reconnects == 2 and found.num_read == 15 and all("(1 of 1)" in word for word in words)
+
+
+def test_a_source_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that nobody writes to: its opening ends by no time-out of FFmpeg's."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("crowddist.video.frames._GRACE_S", 0.5)
+    found = Frames(Source(kind="file", place=str(pipe), shown="pipe"), parse_every(1),
+                   connection=Connection(open_timeout_s=0.5))
+    with pytest.raises(InputError, match="pipe: the file hangs: no frame and no error for 1 s"), found:
+        next(iter(found))
+    assert found._thread.is_alive()
+    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    found._thread.join(60)
+    assert not found._thread.is_alive()
 
 
 def test_a_stream_that_never_came_is_one_line(streams: StreamServer) -> None:
