@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
 from crowddist.data.safe_decode import encode_png
@@ -16,7 +16,6 @@ from crowddist.data.zones.files import make_zones, read_zones
 from crowddist.data.zones.zone import WHOLE, WHY_NO_INTERVALS, PlacedZones, ZoneSet
 from crowddist.errors import InputError, require_positive
 from crowddist.inference.intervals import interval_cells
-from crowddist.inference.predictor import ImagePrediction, Predictor
 from crowddist.process.progress_bar import LINE_EVERY_S, Progress
 from crowddist.process.safe_text import readable
 from crowddist.reports.counts_table import COUNTS
@@ -26,6 +25,9 @@ from crowddist.video.results import CHART, OVERLAY, SUMMARY, CountLog, OverlayVi
 from crowddist.video.sampling import EVERY, clock_text, parse_every
 from crowddist.video.series import Series
 from crowddist.video.source import find_source
+
+if TYPE_CHECKING:
+    from crowddist.inference.predictor import ImagePrediction, Predictor
 
 FADING = 0.98
 """Share of the heat map's scale that is left after a frame: one wrong peak must not dim the rest of a video. ours."""
