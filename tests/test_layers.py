@@ -25,7 +25,7 @@ FLOORS = (
     ("inference",),
     ("serving", "recipes"),
     ("tracking", "reports"),
-    ("launch", "search"),
+    ("launch", "search", "video"),
     ("pipeline", "preflight"),
     ("distributed",),
 )

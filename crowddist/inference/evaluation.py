@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.config import StreamConfig
-from crowddist.data.regions import Region, counts_whole, find_region
+from crowddist.data.regions import Region, cell_shares, counts_whole, find_region
 from crowddist.data.sample import Part, Sample, Seen
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import cell_density, known_sizes
-from crowddist.data.transforms import covered_area, resize_points
+from crowddist.data.transforms import resize_points
 from crowddist.errors import InputError
 from crowddist.inference.metrics import ImageResult
 from crowddist.inference.predictor import ImagePrediction, Predictor
@@ -51,15 +51,11 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
              region: Region | None) -> ImageResult:
     assert sample.points is not None  # checked by the caller
     points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
-    scale_y, scale_x = (seen / given for seen, given in zip(prediction.size, sample.image.shape, strict=False))
     true_density = _true_density(sample, prediction.size, density.shape, config, stride)
     full_psnr_db, full_ssim = _compare_pixels(sample, prediction, config, stride, region)
     parts, cells = prediction.parts, None
     if region is not None:
-        # The share of each cell that lies in the region, 0 to 1.
-        window = (0.0, 0.0, density.shape[0] * (stride / scale_y), density.shape[1] * (stride / scale_x))
-        shares = (covered_area(region.pixels, window, density.shape)
-                  / covered_area(np.ones_like(region.pixels), window, density.shape))
+        shares = cell_shares(region.pixels, prediction.size, density.shape, stride)
         points, found = points[points_inside(points, region.polygon)], found[points_inside(found, region.polygon)]
         # Persons just outside the region reach into both densities alike.
         density, true_density, cells = density * shares, true_density * shares, shares > 0

@@ -1,8 +1,9 @@
-"""Charts: learning curves, errors by round, calibration, and the trials of a search."""
+"""Charts: learning curves, errors by round, calibration, the trials of a search, and counts over time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,34 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, la
     elif min(heights) >= 0:
         axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)  # beside the lines
+    return _rendered(figure)
+
+
+def counts_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str,
+                 peak: tuple[float, float]) -> np.ndarray:
+    """Counts over the time of a video, one line per place.
+
+    Args:
+        lines: name -> (seconds, persons); names of more than `COLOURS` repeat colours.
+        peak: of the first line; marked.
+
+    Returns RGB uint8. Raises ValueError if a line is empty.
+    """
+    if not lines or not all(map(len, lines.values())):
+        raise ValueError(f"no counts to draw for {title!r}")
+    figure, axes = _chart(title, "time", "people")
+    for number, (name, points) in enumerate(lines.items()):
+        seconds, counts = zip(*points, strict=True)
+        axes.plot(seconds, counts, label=name, color=COLOURS[number % len(COLOURS)], linewidth=1.8,
+                  marker="o" if len(points) < 12 else None, markersize=5)
+    axes.plot(*peak, marker="o", markersize=10, markerfacecolor="none", color=COLOURS[0])
+    axes.annotate(f"{peak[1]:.0f}", peak, textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
+    axes.set_ylim(0, 1.15 * max(peak[1], *(count for points in lines.values() for _, count in points)) or 1.0)
+    short = max(seconds for points in lines.values() for seconds, _ in points) < 120
+    axes.xaxis.set_major_formatter(
+        lambda seconds, _: f"{seconds:g} s" if short else str(timedelta(seconds=round(max(seconds, 0)))))
+    if len(lines) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)  # beside the lines
     return _rendered(figure)
 
 

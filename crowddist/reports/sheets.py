@@ -14,6 +14,7 @@ from crowddist.inference.metrics import Metric
 from crowddist.reports import drawing
 from crowddist.reports.drawing import Bar, Mark
 from crowddist.reports.text_table import text_table
+from crowddist.reports.zone_drawing import DrawnZone, draw_zones
 
 # ours: the size at which overlays are drawn, so that text and marks look alike on images of 0.1 and of 10 megapixels.
 _OVERLAY_SIDE_PX = (960, 1920)
@@ -26,7 +27,7 @@ _PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
 def overlay(
     image: np.ndarray, density: np.ndarray, *, count: float, uncertainty: float | None = None,
     interval: CountInterval | None = None, points: np.ndarray | None = None, sizes: np.ndarray | None = None,
-    truth: float | None = None, title: str = ""
+    truth: float | None = None, title: str = "", zones: Sequence[DrawnZone] = (), peak: float | None = None
 ) -> np.ndarray:
     """The density as a heat map over its image, with the count above and the scale of colours below.
 
@@ -40,6 +41,8 @@ def overlay(
         sizes: (N,) sides of the heads' squares in pixels of `image`, drawn instead of rings.
         truth: true number of persons, where known.
         title: shown first, e.g. the file's name and the round.
+        zones: drawn with their names and counts.
+        peak: persons per cell of the last colour; None: the map's largest, which differs from image to image.
 
     Returns RGB uint8: the image, its longer side scaled to 960-1920 px, between two strips of text. Raises ValueError
     for wrong shapes or values.
@@ -47,13 +50,14 @@ def overlay(
     _require_map("density", density)
     longer = max(_require_image(image).shape[:2])
     scale = min(max(longer, _OVERLAY_SIDE_PX[0]), _OVERLAY_SIDE_PX[1]) / longer
-    bar = _density_bar(image, density)
+    bar = _density_bar(image, density, peak)
     canvas = drawing.heated(_resized(image, scale), density, image.shape, bar)
     marks = []
     if points is not None:
         marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads", sizes))
     width = canvas.shape[1]
     size_px = max(18, width // 52)
+    draw_zones(canvas, zones, scale, size_px)
     above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth, interval))
     return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
 
@@ -181,10 +185,11 @@ def _count_words(count: float, uncertainty: float | None, truth: float | None, i
     return words if truth is None else f"{words}   ·   true {truth:g}   ·   error {count - truth:+.1f}"
 
 
-def _density_bar(image: np.ndarray, density: np.ndarray) -> Bar:
+def _density_bar(image: np.ndarray, density: np.ndarray, peak: float | None = None) -> Bar:
     height, width = (drawing.step_px(image.shape[axis], density.shape[axis]) for axis in (0, 1))
     cell = "pixel" if height == width == 1 else f"{width:.3g} x {height:.3g} px cell"
-    return Bar(peak=float(density.max()), unit=f"people per {cell}", colours=drawing.heat_colours)
+    peak = float(density.max()) if peak is None else peak
+    return Bar(peak=peak, unit=f"people per {cell}", colours=drawing.heat_colours)
 
 
 def _kept_mark(density: np.ndarray, keep: np.ndarray) -> Mark:
