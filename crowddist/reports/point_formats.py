@@ -1,5 +1,4 @@
-"""The points of heads in the formats of tools that people correct them with; each is read again by the reader of the
-same name in `data.convert`.
+"""The points of heads in the formats of tools that people correct them with; `data.convert` has a reader for each.
 
 A place is x, y in px of the upright image, from the left and the top, pixel j having its centre at j.
 """
@@ -10,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 LABEL = "head"
@@ -58,8 +58,8 @@ def write_cvat(stream: TextIO, images: Iterable[Counted]) -> None:
 
 
 def write_labelstudio(stream: TextIO, images: Iterable[Counted]) -> None:
-    """Tasks of Label Studio with predictions, for a project whose labels are `<KeyPointLabels name="label"
-    toName="image">`; it serves the images from a folder of its own (local files).
+    """Tasks of Label Studio with an annotation each, for a project with `<Image name="image" value="$image"/>` and
+    `<KeyPointLabels name="label" toName="image">`, to which a local folder serves the images.
     """
     stream.write("[")
     for number, image in enumerate(images):
@@ -68,8 +68,7 @@ def write_labelstudio(stream: TextIO, images: Iterable[Counted]) -> None:
                   "value": {"x": 100 * x / image.width, "y": 100 * y / image.height, "width": 0.5,
                             "keypointlabels": [LABEL]}}
                  for place, (x, y, score) in enumerate(image.points)]
-        task = {"data": {"image": f"/data/local-files/?d={image.name}", "file": image.name},
-                "predictions": [{"model_version": "crowddist", "result": found}]}
+        task = {"data": {"image": f"/data/local-files/?d={quote(image.name)}"}, "annotations": [{"result": found}]}
         stream.write(f"{',' if number else ''}\n{json.dumps(task)}")
     stream.write("\n]\n")
 
