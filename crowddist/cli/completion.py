@@ -14,7 +14,6 @@ import tyro
 from crowddist.cli import compare, convert, count, evaluate, tune
 from crowddist.config import RunConfig
 from crowddist.errors import require_choice
-from crowddist.process.cli import one_line_errors
 from crowddist.recipes import RECIPES
 
 SHELLS = {
@@ -31,30 +30,29 @@ _Recipe = Literal[tuple(recipe.__name__ for recipe in RECIPES)]  # type: ignore[
 class _Adapt:
     """A recipe and what may follow it."""
 
-    recipe: Annotated[_Recipe, tyro.conf.Positional]
+    recipe: Annotated[_Recipe, tyro.conf.Positional]  # type: ignore[valid-type]
     check: tyro.conf.FlagCreatePairsOff[bool] = False
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
 def print_completion(commands: Sequence[str], arguments: Sequence[str]) -> None:
-    """Prints the script that teaches a shell the commands and their options. Raises SystemExit(2) for another shell
-    than those of `SHELLS`.
+    """Prints the script that teaches a shell the commands and their options. Raises InputError for another shell than
+    those of `SHELLS`.
 
     Args:
         commands: names of all commands.
         arguments: the shell's name.
     """
-    with one_line_errors():
-        shell = arguments[0] if arguments else ""
-        require_choice("the shell", shell, list(SHELLS))
-        parsers: dict[str, Any] = {"count": count.Arguments, "convert": _of_argparse(convert.make_parser("convert")),
-                                   "evaluate": evaluate.Arguments, "tune": tune.Arguments, "compare": compare.Arguments}
-        script = io.StringIO()
-        with redirect_stdout(script), suppress(SystemExit):
-            tyro.extras.subcommand_cli_from_dict({name: parsers.get(name, _Adapt) for name in commands},
-                                                 prog="crowddist", args=["--tyro-print-completion", shell])
-        print(script.getvalue().replace(*SHELLS[shell]))
+    shell = arguments[0] if arguments else ""
+    require_choice("the shell", shell, list(SHELLS))
+    parsers: dict[str, Any] = {"count": count.Arguments, "convert": _of_argparse(convert.make_parser("convert")),
+                               "evaluate": evaluate.Arguments, "tune": tune.Arguments, "compare": compare.Arguments}
+    script = io.StringIO()
+    with redirect_stdout(script), suppress(SystemExit):
+        tyro.extras.subcommand_cli_from_dict({name: parsers.get(name, _Adapt) for name in commands},
+                                             prog="crowddist", args=["--tyro-print-completion", shell])
+    print(script.getvalue().replace(*SHELLS[shell]))
 
 
 def _of_argparse(parser: argparse.ArgumentParser) -> type:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from crowddist import __version__
+from crowddist.errors import InputError
+from crowddist.process.cli import one_line_errors
 
 COMMANDS = {
     "count": "Count people in images and folders: a table, the heads' points, and an overlay each",
@@ -48,18 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first, *others = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     if first in COMMANDS:
         import_module(f"crowddist.cli.{first}").main(others, f"crowddist {first}")
-    elif first in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        print(_HELP.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
-    elif first in ("-V", "--version"):
-        print(f"crowddist {__version__}")
-    elif first.replace("_", "-") == "--tyro-print-completion":
-        from crowddist.cli.completion import print_completion
+        return
+    with one_line_errors():
+        if first in ("-h", "--help", "help"):
+            width = max(map(len, COMMANDS))
+            print(_HELP.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        elif first in ("-V", "--version"):
+            print(f"crowddist {__version__}")
+        elif first.replace("_", "-") == "--tyro-print-completion":
+            from crowddist.cli.completion import print_completion
 
-        print_completion(list(COMMANDS), others)
-    else:
-        near = difflib.get_close_matches(first, COMMANDS, n=1)
-        meant = f"perhaps you meant {near[0]}" if near else f"choose one of {', '.join(COMMANDS)}"
-        # repr: a word of the command line may act on a terminal.
-        print(f"error: no command is called {first!r}; {meant}", file=sys.stderr)
-        sys.exit(2)
+            print_completion(list(COMMANDS), others)
+        else:
+            near = difflib.get_close_matches(first, COMMANDS, n=1)
+            meant = f"perhaps you meant {near[0]}" if near else f"choose one of {', '.join(COMMANDS)}"
+            raise InputError(f"no command is called {first!r}; {meant}")
