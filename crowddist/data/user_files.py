@@ -47,11 +47,12 @@ class UserFile:
         """True for object storage and the web."""
         return _is_remote(self.name)
 
-    @property
-    def folder(self) -> str:
-        """URL of the folder that the file lies in; "" on the web."""
-        return "" if self.copy else storage.normalise(self.name.rpartition("/")[0] if self.is_remote
-                                                      else Path(self.name).parent)
+    def lies_in(self, folder_url: str) -> bool:
+        """True if the file lies directly in this folder, also where links lead to it."""
+        if self.is_remote:
+            return self.name.rpartition("/")[0] == folder_url
+        return storage.is_local(folder_url) and (
+            os.path.realpath(Path(self.name).parent) == os.path.realpath(storage.shown(folder_url)))
 
     def stamp(self) -> list[int | str]:
         """What changes with the file. Raises OSError if there is none."""
@@ -100,6 +101,8 @@ def find_user_files(inputs: Sequence[str], *, skip_bad: bool = False,
         say(readable(f"left out: {words}"))
 
     for given in inputs:
+        if not given:  # as of a variable of the shell that is not set; a path would be the current folder
+            raise InputError("an input is empty; give image files or folders")
         if is_http(given):
             try:
                 files.append(_fetched(given))

@@ -47,7 +47,7 @@ def predict_files(
     files = find_user_files(inputs, skip_bad=skip_bad, say=say)
     place = storage.normalise(output)
     # An overlay could replace an image of the same name, or be counted the next time.
-    inside = next((file for file in files if file.folder == place), None)
+    inside = next((file for file in files if file.lies_in(place)), None)
     if inside is not None:
         raise InputError(f"the image {inside.name} lies in the output folder; choose another --output")
     table = CountsTable(place, files, job if points is None else f"{job} with points", fresh=fresh)

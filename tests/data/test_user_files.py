@@ -78,6 +78,8 @@ def test_what_is_missing_is_said(photos: Path) -> None:
     for given, words in ((photos / "x.png", "no file or folder at "), (photos / "*.jpg", "no file or folder matches ")):
         with pytest.raises(FileNotFoundError, match=words):
             names(given)
+    with pytest.raises(InputError, match="an input is empty"):
+        names(photos, "")
     (photos / "empty").mkdir()
     with pytest.raises(InputError, match="no images in "):
         names(photos / "empty")
@@ -88,7 +90,7 @@ def test_what_is_missing_is_said(photos: Path) -> None:
 
 def test_the_web_is_fetched_once_and_bounded_to_images(site: str, tmp_path: Path) -> None:
     (file,) = find_user_files([f"{site}/square.png?size=3"])
-    assert (file.name, file.stem, file.folder, file.is_remote) == (f"{site}/square.png?size=3", "square", "", True)
+    assert (file.name, file.stem, file.is_remote) == (f"{site}/square.png?size=3", "square", True)
     stamp = file.stamp()
     photo(tmp_path / "web" / "square.png", 88)
     assert int(file.read()[0][0, 0, 0]) == 77 and file.stamp() == stamp, "what was fetched stays"
@@ -112,6 +114,13 @@ def test_a_place_is_read_upright(tmp_path: Path) -> None:
     assert read_place(tmp_path / "turned.jpg").shape == (30, 20, 3)
     with pytest.raises(InputError, match=r"missing\.jpg: cannot be read"):
         read_place(tmp_path / "missing.jpg")
+
+
+def test_a_file_knows_its_folder_also_through_a_link(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(photos)
+    (file,) = find_user_files([str(tmp_path / "link" / "a.png")])
+    assert file.lies_in(photos.as_uri()) and file.lies_in((tmp_path / "link").as_uri())
+    assert not file.lies_in(tmp_path.as_uri()) and not file.lies_in("s3://bucket/photos")
 
 
 def test_labels_name_images_below_the_folder_of_all(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
