@@ -59,16 +59,19 @@ def _of_pillow(image: PIL.Image.Image) -> np.ndarray:
     import PIL.ImageOps
 
     require_shape(image.height, image.width)
+    if image.mode in ("I", "F"):
+        raise InputError(f"32-bit pixels (mode {image.mode}) have no known white; give floats from 0 to 1")
     try:
-        upright = PIL.ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes only now
-        raise InputError(f"the image {getattr(image, 'filename', '') or ''} cannot be read: {error}") from None
-    if upright.mode.startswith("I;16"):
-        return as_pixels(np.asarray(upright).astype(np.uint16))
-    if upright.mode in ("I", "F"):
-        raise InputError(f"32-bit pixels (mode {upright.mode}) have no known white; give floats from 0 to 1")
-    alpha = {"A", "a"} & set(upright.getbands()) or "transparency" in upright.info
-    return as_pixels(np.asarray(upright.convert("RGBA" if alpha else "RGB")))
+        upright = PIL.ImageOps.exif_transpose(image)  # decodes it, where nobody has
+        if upright.mode.startswith("I;16"):
+            values = np.asarray(upright).astype(np.uint16)
+        else:
+            alpha = {"A", "a"} & set(upright.getbands()) or "transparency" in upright.info
+            values = np.asarray(upright.convert("RGBA" if alpha else "RGB"))
+    except Exception as error:  # of any decoder
+        name = getattr(image, "filename", "") or "the image"
+        raise InputError(f"{name} cannot be read: {' '.join(str(error).split())}") from None
+    return as_pixels(values)
 
 
 def _of_tensor(image: torch.Tensor) -> np.ndarray:

@@ -128,8 +128,8 @@ def _csv(rows: Iterable[Sequence[Any]]) -> list[str]:
 
 def _require_one_each(names: Sequence[str], files: Sequence[UserFile]) -> None:
     """Raises InputError where two images would have the same LabelMe file, which is named by the image's stem."""
-    places = Counter(labelme_name(name) for name, _ in {(name, file.name) for name, file in zip(names, files,
-                                                                                                strict=True)})
+    images = {(name, file.name) for name, file in zip(names, files, strict=True)}  # one may be named twice
+    places = Counter(labelme_name(name) for name, _ in images)
     twice = next((place for place, number in places.items() if number > 1), None)
     if twice is not None:
         raise InputError(f"LabelMe keeps one file for all images of one name, and several are called "
