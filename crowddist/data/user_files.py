@@ -134,8 +134,15 @@ def label_names(files: Sequence[UserFile]) -> list[str]:
     base = os.path.commonpath(roots) if roots else ""
     remote_roots = {file.root for file in files if file.is_remote}
     cut = f"{remote_roots.pop()}/" if len(remote_roots) == 1 and not roots else ""
-    return [file.name.removeprefix(cut).partition("://")[2] or file.name.removeprefix(cut) if file.is_remote
+    return [_relative(file.name.removeprefix(cut)) if file.is_remote
             else Path(os.path.relpath(file.name, base)).as_posix() for file in files]
+
+
+def _relative(address: str) -> str:
+    """An address as a relative path that leaves no folder."""
+    place, mark, query = address.rpartition("://")[2].partition("?")
+    pieces = [piece for piece in place.split("/") if piece not in ("", ".", "..")]
+    return "/".join(pieces) + mark + query.replace("/", "_")
 
 
 def read_place(place: str | os.PathLike[str]) -> np.ndarray:

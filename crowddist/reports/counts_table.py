@@ -51,6 +51,10 @@ class CountsTable:
         """The files that are not counted yet."""
         return [file for index, file in enumerate(self.files) if index not in self._entries]
 
+    def forget(self, index: int) -> None:
+        """Lets a file be counted again, under the same name."""
+        self._names.discard(self._entries.pop(index)["overlay"])
+
     def new_entry(self, index: int) -> dict[str, Any]:
         """What identifies a file, and the name of its overlay. Raises InputError for a file that is not there."""
         file = self.files[index]

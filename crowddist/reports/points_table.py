@@ -46,6 +46,9 @@ class PointsTable:
         self._begun = False
         if "labelme" in formats:
             _require_one_each(self._names, table.files)
+        for index, entry in table.counted():
+            if not self._has(entry):
+                table.forget(index)
 
     def add(self, entry: dict[str, Any], row: dict[str, Any], size: tuple[int, int], points: np.ndarray,
             sizes: np.ndarray | None) -> None:
@@ -90,6 +93,13 @@ class PointsTable:
             if entry["file"] not in met:
                 met.add(entry["file"])
                 yield _counted(self._names[index], storage.read_json(self._part(entry)))
+
+    def _has(self, entry: dict[str, Any]) -> bool:
+        """False where the points of a row are lost, or those of another start lie in their place."""
+        try:
+            return bool(storage.read_json(self._part(entry))["row"] == entry["row"])
+        except (FileNotFoundError, InputError, KeyError, TypeError):
+            return False
 
     def _part(self, entry: dict[str, Any]) -> str:
         return storage.join(self._parts, f"{entry['overlay']}.json")

@@ -155,6 +155,29 @@ def test_a_stopped_count_goes_on_with_all_points(photos: Path, tmp_path: Path) -
     assert sorted(os.listdir(out)) == sorted(os.listdir(unbroken)), "nothing hidden is left"
 
 
+@pytest.mark.parametrize("damage", ["removed", "cut", "another"])
+def test_points_that_are_lost_are_counted_again(photos: Path, tmp_path: Path, damage: str) -> None:
+    out, unbroken, lines = tmp_path / "out", tmp_path / "unbroken", []  # type: tuple[Path, Path, list[str]]
+    count(photos, unbroken)
+
+    def stop(line: str) -> None:
+        if line.startswith("3/"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        count(photos, out, say=stop)
+    part = out / PARTS / "a.png.json"
+    if damage == "removed":
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[:20] if damage == "cut" else (out / PARTS / "empty.png.json").read_bytes())
+    count(photos, out, say=lines.append)
+    assert [line[:4] for line in lines if line[1:3] == "/4"] == ["1/4 ", "4/4 "]
+    for name in ("counts.csv", "points.csv", "points.json"):
+        assert (out / name).read_bytes() == (unbroken / name).read_bytes()
+    assert sorted(os.listdir(out)) == sorted(os.listdir(unbroken))
+
+
 def test_what_a_count_without_points_left_is_not_taken_up(photos: Path, tmp_path: Path) -> None:
     lines: list[str] = []
 
