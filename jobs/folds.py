@@ -1,70 +1,8 @@
-"""Adapts to every fold of a cross-validation, one run after the other, and prints their mean, which is the papers' row.
+"""`crowddist folds` as a script, for `ray job submit -- python jobs/folds.py`, or where nothing is installed."""
 
-    python jobs/folds.py sha_to_ucf_cc_50
-    python jobs/folds.py gcc_to_ucf_cc_50 --storage runs --run-name c50 --seed 1
-
-Takes the options of jobs/adapt.py. The runs are called NAME-fold-1 to NAME-fold-5; those that have ended are not run
-again, so the same command takes a series up again.
-"""
-
-from __future__ import annotations
-
-import signal
-import subprocess
 import sys
-from pathlib import Path
 
-import tyro
-
-from crowddist.config import RunConfig
-from crowddist.errors import InputError
-from crowddist.process.cli import one_line_errors, read_arguments
-from crowddist.recipes import RECIPES
-from crowddist.recipes.folds import folds
-
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-def main(recipe: str, options: list[str], runs: list[RunConfig]) -> None:
-    """Runs the folds and prints their table and mean. Ends with the exit code of the first run that fails or stops."""
-    from crowddist.reports.compare_runs import compare, mean_line, read_result
-    from crowddist.run.record import run_folder
-
-    for run in runs:
-        sides = ["--run-name", run.run_name, "--target", run.target, "--evaluation", run.evaluation]
-        status = start([recipe, *options, *sides])
-        if status:
-            sys.exit(status)
-    results = [read_result(run_folder(run)) for run in runs]
-    print(f"\n{compare(results)}\n\n{mean_line(results)}")
-
-
-def start(arguments: list[str]) -> int:
-    """The exit code of jobs/adapt.py, which is told of every signal that asks to stop."""
-    adapt = subprocess.Popen([sys.executable, str(Path(__file__).with_name("adapt.py")), *arguments])
-
-    def tell(number: int, frame: object) -> None:
-        if number != signal.SIGINT:  # the terminal tells both
-            adapt.send_signal(number)
-
-    before = {number: signal.signal(number, tell) for number in STOPS}
-    try:
-        return adapt.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
+from crowddist.cli.folds import main
 
 if __name__ == "__main__":
-    with one_line_errors():
-        recipes = {recipe.__name__: recipe for recipe in RECIPES}
-        first, *options = sys.argv[1:] or [""]
-        if first in ("-h", "--help"):
-            print(__doc__)
-            sys.exit()
-        if first not in recipes:
-            raise InputError(f"no recipe is called {first!r}; choose one whose target is a fold, such as "
-                             "gcc_to_ucf_cc_50")
-        config = read_arguments(lambda: tyro.cli(RunConfig, prog=f"{sys.argv[0]} {first}", default=recipes[first](),
-                                                 args=options))
-        main(first, options, folds(config))
+    main(sys.argv[1:], sys.argv[0])

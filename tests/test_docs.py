@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import tyro
 
+from crowddist.cli.main import COMMANDS as SUBCOMMANDS
+from crowddist.cli.main import main as crowddist
 from crowddist.config import flat, to_json
 from crowddist.data.config import parse_data
 from crowddist.process.cli import one_line
@@ -48,12 +50,14 @@ def prose(text: str) -> str:
 
 
 def commands(block: str) -> Iterator[list[str]]:
-    """The words of each `python jobs/NAME.py ...` of a block, from NAME.py on; a loop's command once for each value."""
+    """The words of each `python jobs/NAME.py ...` of a block, from NAME.py on, and of each `crowddist NAME ...`; a
+    loop's command once for each value.
+    """
     loops: dict[str, list[str]] = {}
     for line in block.replace("\\\n", " ").splitlines():
         if loop := re.fullmatch(r"for (\w+) in (.*); do", line.strip()):
             loops[loop[1]] = loop[2].split()
-        elif "jobs/" in line:
+        elif "jobs/" in line or "crowddist " in line:
             looped = next((name for name in loops if f"${name}" in line), "")
             for value in loops.get(looped, [""]):
                 yield from _jobs(shlex.split(line.replace(f"${looped}", value) if looped else line, comments=True))
@@ -61,9 +65,11 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def _jobs(words: list[str]) -> Iterator[list[str]]:
     for index, word in enumerate(words):
+        is_job = re.fullmatch(r"(.*/)?jobs/\w+\.py", word) and words[index - 1].endswith("python")
+        is_command = word == "crowddist" and (words[index + 1:] or [""])[0] in SUBCOMMANDS
         if " " in word and "jobs/" in word:  # a command in quotes, of another one
             yield from _jobs(shlex.split(word))
-        elif re.fullmatch(r"(.*/)?jobs/\w+\.py", word) and words[index - 1].endswith("python"):
+        elif is_job or is_command:
             end = next((place for place in range(index, len(words)) if words[place] in ("&&", "||", "|", ";")), None)
             yield [Path(word).name, *words[index + 1:end]]
 
@@ -116,7 +122,10 @@ def read(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (place / "runs" / "first").mkdir(parents=True)
     (place / "runs" / "first" / "config.json").write_text(to_json(quickstart()))  # what --from-run asks for
     try:
-        runpy.run_path(str(ROOT / "jobs" / words[0]), run_name="__main__")
+        if words[0] == "crowddist":
+            crowddist(words[1:])
+        else:
+            runpy.run_path(str(ROOT / "jobs" / words[0]), run_name="__main__")
     except ParsedError as parsed:
         return parsed.value
     raise AssertionError("the job ended before it had read its command line")
@@ -130,9 +139,10 @@ def accepted(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         if ending.code:
             raise
         return  # help
-    if words[0] == "folds.py":
+    command = words[1] if words[0] == "crowddist" else words[0].removesuffix(".py")
+    if command == "folds":
         folds(given)
-    for name in DATA_OPTIONS if words[0] in ("evaluate.py", "tune.py") else ():
+    for name in DATA_OPTIONS if command in ("evaluate", "tune") else ():
         if text := getattr(given, name, ""):
             parse_data(text)
 
@@ -154,6 +164,7 @@ def test_a_command_is_accepted(words: list[str], tmp_path: Path, monkeypatch: py
     "convert.py verify", "evaluate.py --report runs/mine --data csv:labels", "folds.py quickstart",
     "evaluate.py --checkpoint a --data renderer:moon:3 --output b", "tune.py --checkpoint a --target b",
     "compare.py", "adapt.py shb_to_sha --search.objective proxy", "adapt.py smoke --train.density-limit True",
+    "crowddist count", "crowddist count a.jpg --model runs/mine", "crowddist check nosuch",
 ])
 def test_a_wrong_command_is_not_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((SystemExit, ValueError)):
@@ -162,18 +173,19 @@ def test_a_wrong_command_is_not_accepted(command: str, tmp_path: Path, monkeypat
 
 def test_every_job_is_shown() -> None:
     shown = {parameter.values[0][0] for parameter in COMMANDS}
-    assert shown == {path.name for path in (ROOT / "jobs").glob("*.py")}
+    assert shown - {"crowddist"} == {path.name for path in (ROOT / "jobs").glob("*.py")}
 
 
 def test_commands_are_found_wherever_they_stand() -> None:
     block = ("for method in source_only combined; do\n    python jobs/adapt.py smoke --method $method\ndone\n"
              "ray job submit --working-dir . -- python jobs/adapt.py smoke \\\n  --storage /shared  # a comment\n"
              "sh -c 'ray job submit -- python /home/crowddist/jobs/adapt.py smoke --check'\n"
-             "python jobs/predict.py --checkpoint a && ls\nls jobs/*.py\n")
+             "python jobs/predict.py --checkpoint a && ls\nls jobs/*.py\n"
+             "crowddist count a.jpg  # one\ncrowddist --help\n")
     assert list(commands(block)) == [
         ["adapt.py", "smoke", "--method", "source_only"], ["adapt.py", "smoke", "--method", "combined"],
         ["adapt.py", "smoke", "--storage", "/shared"], ["adapt.py", "smoke", "--check"],
-        ["predict.py", "--checkpoint", "a"],
+        ["predict.py", "--checkpoint", "a"], ["crowddist", "count", "a.jpg"],
     ]
 
 

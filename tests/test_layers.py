@@ -25,9 +25,10 @@ FLOORS = (
     ("inference",),
     ("serving", "recipes"),
     ("tracking", "reports"),
-    ("launch", "search", "video"),
+    ("launch", "search", "video", "api"),
     ("pipeline", "preflight"),
     ("distributed",),
+    ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 MODULES = {
@@ -74,10 +75,12 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
-    """Imports for type checkers and those inside functions are counted."""
+    """Imports for type checkers and those inside functions are counted, but for the package itself, which all modules
+    may import for its version: what it offers is named for type checkers alone.
+    """
     sorter: TopologicalSorter[str] = TopologicalSorter()
     for name, path in MODULES.items():
-        sorter.add(name, *(imported(path) & MODULES.keys() - {name}))
+        sorter.add(name, *(imported(path, run_time_only=name == "crowddist") & MODULES.keys() - {name}))
     sorter.prepare()  # raises CycleError, which names them
 
 

@@ -108,12 +108,15 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
                            source_size=picture.source_size, notes=picture.notes, rotation=picture.rotation)
 
 
-def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_image(path: str | os.PathLike[str], *, name: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads an image file upright: (H, W, 3) uint8 RGB, and the names of `NOTES` that apply. Raises InputError as
     `store_image` does.
+
+    Args:
+        name: of the image, where the path is that of a copy; "": the path.
     """
-    with _naming(path):
-        picture = _decode(_read(path), path, upright=True)
+    with _naming(name or path):
+        picture = _decode(_read(path), name or path, upright=True)
         return np.ascontiguousarray(picture.pixels), picture.notes
 
 

@@ -7,11 +7,11 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from crowddist import storage
+from crowddist.data.user_files import UserFile
 from crowddist.data.walk import COUNTS
 from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
 from crowddist.errors import InputError
@@ -33,18 +33,20 @@ class CountsTable:
     it writes, however the block ends, what object storage lacks.
     """
 
-    def __init__(self, place: str, files: Sequence[Path], job: str, *, fresh: bool = False) -> None:
+    def __init__(self, place: str, files: Sequence[UserFile], job: str, *, fresh: bool = False) -> None:
         self.files, self.job, self.local = files, job, storage.is_local(place)
         self._url, self._journal = storage.join(place, COUNTS), storage.join(place, JOURNAL)
         self._entries: dict[int, dict[str, Any]] = {}
         self._begun = False
-        met: Counter[Path] = Counter()
+        met: Counter[str] = Counter()
         self._repeats = []  # how often a file was met before: it may be named twice
-        for path in files:
-            self._repeats.append(met[path])
-            met[path] += 1
+        for file in files:
+            self._repeats.append(met[file.name])
+            met[file.name] += 1
         self.resumed = "" if fresh else self._resume()
         """A line for the user where an earlier count was stopped; "" if none was."""
+        self._named: dict[int, str] = {}
+        """Overlays of files that are counted again."""
         self._names = {entry["overlay"] for entry in self._entries.values()}
         # Overlays by their images' stem: a camera may name its files alike in every folder.
         self._alike = Counter(self.files[index].stem for index in self._entries)
@@ -53,19 +55,24 @@ class CountsTable:
         """True if the file was counted."""
         return index in self._entries
 
-    def missing(self) -> list[Path]:
+    def missing(self) -> list[UserFile]:
         """The files that are not counted yet."""
-        return [path for index, path in enumerate(self.files) if index not in self._entries]
+        return [file for index, file in enumerate(self.files) if index not in self._entries]
+
+    def forget(self, index: int) -> None:
+        """Lets a file be counted again, under the same name."""
+        entry = self._entries.pop(index)
+        self._named[index] = entry["overlay"]
 
     def new_entry(self, index: int) -> dict[str, Any]:
         """What identifies a file, and the name of its overlay. Raises InputError for a file that is not there."""
-        path = self.files[index]
+        file = self.files[index]
         try:
-            stamp = _stamp(path)
+            stamp = file.stamp()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-        return {"file": str(path), "repeat": self._repeats[index], "stamp": stamp,
-                "overlay": self._free_name(path.stem)}
+            raise InputError(f"{file.name}: cannot be read: {error.strerror or error}") from None
+        return {"file": file.name, "repeat": self._repeats[index], "stamp": stamp,
+                "overlay": self._named.get(index) or self._free_name(file.stem)}
 
     def add(self, index: int, entry: dict[str, Any]) -> None:
         """Adds an entry with its `row` and `notes`, once its overlay is written."""
@@ -82,7 +89,11 @@ class CountsTable:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order of the files."""
-        return [self._entries[index]["row"] for index in sorted(self._entries)]
+        return [entry["row"] for _, entry in self.counted()]
+
+    def counted(self) -> list[tuple[int, dict[str, Any]]]:
+        """The files that are counted, in their order: index and entry."""
+        return sorted(self._entries.items())
 
     def notes(self) -> Iterator[str]:
         """Notes on all images."""
@@ -126,10 +137,10 @@ class CountsTable:
             return "an earlier count here was stopped that had other settings: all is counted anew"
         known = {(line["file"], line["repeat"]): line for line in lines[1:]
                  if line.keys() >= _ENTRY and line["row"].keys() == set(COLUMNS)}
-        for index, path in enumerate(self.files):
-            entry = known.get((str(path), self._repeats[index]))
+        for index, file in enumerate(self.files):
+            entry = known.get((file.name, self._repeats[index]))
             try:
-                if entry and entry["stamp"] == _stamp(path):
+                if entry and entry["stamp"] == file.stamp():
                     self._entries[index] = entry
             except OSError:
                 continue
@@ -143,12 +154,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
         return dict(json.loads(line))
     except (ValueError, TypeError):
         return {}
-
-
-def _stamp(path: Path) -> list[int]:
-    """Size and time of a file, which change with it."""
-    facts = path.stat()
-    return [facts.st_size, facts.st_mtime_ns]
 
 
 def _csv(rows: Sequence[dict[str, Any]], *, head: bool = True) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from crowddist.storage.s3_place import S3Place
 
 __all__ = [
-    "append_line", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join", "list_files",
-    "local_copy", "local_file", "local_folder", "mark_as_ours", "normalise", "open_content", "open_write", "read_bytes",
-    "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "write_bytes", "write_json",
+    "append_line", "append_lines", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join",
+    "list_files", "local_copy", "local_file", "local_folder", "mark_as_ours", "normalise", "open_content", "open_write",
+    "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "write_bytes",
+    "write_json",
 ]
 Url: TypeAlias = str | os.PathLike[str]
 """A URL or a local path, see `normalise`."""
@@ -101,9 +102,15 @@ def append_line(url: Url, text: str) -> None:
 
     Object storage reads and publishes the whole file again. Raises ValueError if `text` holds a line break.
     """
-    if "\n" in text:
-        raise ValueError(f"one line at a time: {text!r} holds a line break")
-    _place(url).append_line(text)
+    append_lines(url, [text])
+
+
+def append_lines(url: Url, lines: Sequence[str]) -> None:
+    """Appends lines, one or more, in one go; as `append_line`."""
+    for text in lines:
+        if "\n" in text:
+            raise ValueError(f"one line at a time: {text!r} holds a line break")
+    _place(url).append_line("\n".join(lines))
 
 
 def local_file(url: Url) -> Path:

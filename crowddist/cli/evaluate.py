@@ -1,0 +1,112 @@
+"""Evaluates a counter on a labelled data set, or writes the report of a run that has ended.
+
+    crowddist evaluate --checkpoint runs/demo --data shards/ --output metrics.json
+    crowddist evaluate --report runs/demo
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from crowddist.cli.called import EXIT_CODES, as_called
+from crowddist.errors import InputError
+from crowddist.inference.intervals import LEVEL
+from crowddist.process.cli import one_line_errors, read_arguments
+from crowddist.process.host import sigterm_as_exit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to evaluate on what."""
+
+    report: str = ""
+    """The folder of a run that has ended, path or URL, whose report.html is written anew; nothing else is done."""
+    checkpoint: Annotated[str, tyro.conf.arg(aliases=["--model"])] = ""
+    """A run's folder or one of its checkpoint files, path or URL."""
+    data: str = ""
+    """Labelled shards; FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val; or a folder of images with labels, e.g. a
+    .csv with the columns file, x, y."""
+    output: str = ""
+    """The JSON file to write: the metrics, and under `images` one row an image."""
+    device: str = "auto"
+    """Where to count: cpu, cuda, cuda:1 or mps; auto: on the GPU where there is one."""
+    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
+    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where
+    large."""
+    zooms: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SIZE ...")] = ()
+    """Sizes, relative to the image size, at which an image is counted; they are merged place by place by the ensemble's
+    certainty. None given: those that the run evaluated at; 1: one size, which is fastest."""
+    one_pass: bool = False
+    """Count by the mean of the ensemble's masks, in one pass: faster, without an uncertainty and an interval."""
+    level: float = LEVEL
+    """Share of images like the source's whose true count lies in its interval, above 0 and below 1."""
+    radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
+    """Distances from a true head, in px of the image, that precision, recall and F1 of the points are given at."""
+    work: str = "runs"
+    """Where raw data is converted to."""
+
+    def __post_init__(self) -> None:
+        given = [bool(option) for option in (self.checkpoint, self.data, self.output)]
+        if not (all(given) or (self.report and not any(given))):
+            raise InputError("give --checkpoint, --data and --output, or --report alone")
+        if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
+            raise InputError("radii must be one or more numbers of px, not negative, got "
+                             f"{' '.join(map(str, self.radii))}")
+
+
+def main(arguments: Sequence[str], prog: str = "crowddist evaluate") -> None:
+    """The command. Ends with SystemExit where its exit code is not 0.
+
+    Args:
+        arguments: the words behind the command.
+        prog: how the command was called.
+    """
+    with one_line_errors(), sigterm_as_exit():
+        about = f"{as_called(__doc__ or '', prog)}\n{EXIT_CODES}"
+        evaluate(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Counts every image once and writes the metrics."""
+    from crowddist import storage
+
+    if arguments.report:
+        from crowddist.reports.html_report import write_report
+
+        print(f"written to {storage.shown(write_report(storage.normalise(arguments.report)))}")
+        return
+    if storage.is_folder(arguments.output):
+        raise InputError(f"the output {arguments.output} is a folder; give the file to write")
+    from crowddist.data.config import parse_data
+    from crowddist.data.prepare import prepare
+    from crowddist.data.shards import ShardReader
+    from crowddist.inference.evaluation import evaluate_data
+    from crowddist.inference.metrics import image_rows, summarise
+    from crowddist.inference.open_counter import choose_device, find_counter
+    from crowddist.inference.predictor import Predictor
+
+    url = find_counter(arguments.checkpoint)
+    predictor = Predictor.from_checkpoint(
+        url,
+        image_size=None if arguments.image_size < 0 else arguments.image_size,
+        zooms=arguments.zooms or None,
+        device=choose_device(arguments.device),
+        one_pass=arguments.one_pass,
+        level=arguments.level,
+    )
+    if predictor.intervals is not None:
+        print(predictor.intervals.told)
+    prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
+    results = evaluate_data(predictor, ShardReader(prepared.url))
+    metrics = summarise(results, arguments.radii)
+    record = {**metrics, "checkpoint": url, "data": prepared.summary(), "images": image_rows(results)}
+    storage.write_json(storage.normalise(arguments.output), record)
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        print(f"{name:{width}} {value:.4g}")
+    print(f"written to {arguments.output}")

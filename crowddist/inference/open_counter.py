@@ -1,0 +1,66 @@
+"""Opens a counter for people who name it: a run, a checkpoint, or a counter that comes with the package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import crowddist
+from crowddist.errors import InputError
+from crowddist.inference.intervals import LEVEL
+from crowddist.storage.run_folder import find_checkpoint
+
+if TYPE_CHECKING:
+    from crowddist.inference.predictor import Predictor
+
+PACKAGED: Mapping[str, str] = {}
+"""Name of a counter that comes with the package -> its checkpoint below the folder `crowddist`, with the intervals'
+file beside it. The first counts where none is named."""
+
+
+def find_counter(place_or_name: str | os.PathLike[str]) -> str:
+    """URL of a counter's checkpoint: of a run's folder, of the checkpoint itself, or of a name in `PACKAGED`; "" is the
+    first of these. Raises InputError, with the next step, if there is none.
+    """
+    name = os.fspath(place_or_name) or next(iter(PACKAGED), "")
+    if not name:
+        raise InputError("no counter is given, and none comes with crowddist yet; name a run's folder (--model "
+                         "runs/demo); crowddist adapt quickstart --run-name demo makes one in minutes, without data")
+    if name in PACKAGED:
+        return find_checkpoint(Path(crowddist.__file__).parent / PACKAGED[name])
+    return find_checkpoint(place_or_name)
+
+
+def choose_device(name: str) -> str:
+    """A device of PyTorch by its name: cpu, cuda, cuda:1, mps; "auto" is the GPU where there is one, else the CPU.
+
+    Raises InputError for what is none, or is not there.
+    """
+    import torch
+
+    from crowddist.run.engine import default_device
+
+    if name == "auto":
+        return default_device()
+    try:
+        kind, index = torch.device(name).type, torch.device(name).index or 0
+    except RuntimeError:
+        raise InputError(f"no device is called {name!r}; choose auto, cpu, cuda, or cuda:1 for a second GPU") from None
+    there = {"cpu": index == 0, "cuda": index < torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise InputError(f"this machine has no device {name}; choose auto or cpu")
+    return name
+
+
+def open_counter(place_or_name: str | os.PathLike[str], *, device: str = "auto", image_size: int | None = None,
+                 zooms: Sequence[float] | None = None, one_pass: bool = False, level: float = LEVEL) -> Predictor:
+    """The predictor of a counter, see `Predictor.from_checkpoint`, by the names of `find_counter` and `choose_device`.
+
+    Raises FileNotFoundError, InputError as these do.
+    """
+    from crowddist.inference.predictor import Predictor
+
+    return Predictor.from_checkpoint(find_counter(place_or_name), image_size=image_size, zooms=zooms,
+                                     device=choose_device(device), one_pass=one_pass, level=level)

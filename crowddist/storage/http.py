@@ -1,0 +1,76 @@
+"""Fetches a small file from the web, within bounds of bytes and of time; only what a user names is ever fetched."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    UnknownHandler,
+)
+
+import crowddist
+from crowddist.errors import InputError
+from crowddist.process.safe_text import redacted
+
+MAX_BYTES = 128 * 2**20
+"""ours: an image of 200 megapixels has less."""
+SILENCE_S, TOTAL_S = 20.0, 120.0
+"""ours: how long a server may be silent, and how long a file may take in all."""
+_CHUNK_BYTES = 2**18
+
+
+def is_http(place: str) -> bool:
+    """True for http:// and https:// addresses."""
+    return place.lower().startswith(("http://", "https://"))
+
+
+def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S, total_s: float = TOTAL_S) -> bytes:
+    """The bytes at an http(s):// address; follows redirections, to such addresses alone.
+
+    Raises InputError, with the address without its secrets, if nothing can be fetched, or too much, or too slowly.
+    """
+    ends, shown = time.monotonic() + total_s, redacted(url)
+    # Spaces and letters beyond ASCII are escaped; what is escaped already stays.
+    escaped = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
+    try:
+        request = urllib.request.Request(escaped, headers={"User-Agent": f"crowddist/{crowddist.__version__}"})
+        with _opener().open(request, timeout=silence_s) as answer:
+            told = answer.headers.get("Content-Length", "")
+            if told.isdecimal() and int(told) > max_bytes:
+                raise InputError(f"{shown}: {told} bytes, at most {max_bytes} are fetched; download it yourself")
+            data = bytearray()
+            while chunk := answer.read1(_CHUNK_BYTES):
+                data += chunk
+                if len(data) > max_bytes:
+                    raise InputError(f"{shown}: more than {max_bytes} bytes; download it yourself")
+                if time.monotonic() > ends:
+                    raise InputError(f"{shown}: takes longer than {total_s:g} s; download it yourself")
+    except urllib.error.HTTPError as error:
+        raise InputError(f"{shown}: cannot be fetched: the server answers {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "reason", error)
+        raise InputError(f"{shown}: cannot be fetched: {redacted(str(reason)) or type(reason).__name__}") from None
+    if told.isdecimal() and len(data) < int(told):
+        raise InputError(f"{shown}: the connection broke after {len(data)} of {told} bytes; try again")
+    return bytes(data)
+
+
+def _opener() -> OpenerDirector:
+    """urllib's own opener would also read ftp:// and the files of this machine, where a server leads it there."""
+    opener = OpenerDirector()
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPRedirectHandler(), HTTPDefaultErrorHandler(),
+                    HTTPErrorProcessor(), UnknownHandler()):
+        opener.add_handler(handler)
+    return opener

@@ -1,0 +1,91 @@
+"""`crowddist count`: every way to name images, what it writes, and one line for what it cannot do."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crowddist import storage
+from tests.cli.conftest import Command
+from tests.jobs.conftest import start  # noqa: F401
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number, name in enumerate(("a.jpg", "in/b.jpg", "more/c.jpg", "more/d.jpg")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def files(folder: Path) -> list[str]:
+    with open(folder / "counts.csv", newline="") as stream:
+        return [Path(row["file"]).name for row in csv.DictReader(stream)]
+
+
+def test_images_folders_and_patterns_become_tables_and_overlays(crowddist: Command, photos: Path, tmp_path: Path,
+                                                                tiny_checkpoint: str) -> None:
+    """In the user's home, by ~, by a pattern that no shell has expanded, and behind the flag."""
+    done = crowddist("count", "~/photos/a.jpg", "photos/in", "photos/more/*.jpg", "--input", photos / "a.jpg",
+                     "--model", storage.local_file(tiny_checkpoint), "--output", "counted", "--device", "cpu",
+                     "--points", "cvat", "labelme")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = tmp_path / "counted"
+    assert files(out) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "a.jpg"]
+    assert {path.name for path in out.iterdir()} == {
+        "counts.csv", "points.csv", "points.json", "points.cvat.xml", "labelme", "a.png", "a-2.png", "b.png", "c.png",
+        "d.png"}
+    lines = done.stdout.splitlines()
+    assert lines[-2] == "points: points.csv, points.json, points.cvat.xml, labelme/"
+    assert lines[-1].startswith("5 images, ") and lines[-1].endswith(" people: counted/counts.csv")
+
+
+def test_points_are_on_for_the_command_and_off_for_the_job(crowddist: Command, start, photos: Path,  # noqa: F811
+                                                           tmp_path: Path, tiny_checkpoint: str) -> None:
+    common = ["--output", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--zooms", 1]
+
+    def written() -> bool:
+        there = (tmp_path / "out" / "points.csv").exists()
+        for path in (tmp_path / "out").iterdir():
+            path.unlink()
+        return there
+
+    for done, points in ((crowddist("count", photos / "a.jpg", *common), True),
+                         (crowddist("count", photos / "a.jpg", *common, "--points", "none"), False),
+                         (start("predict", "--input", photos / "a.jpg", *common), False),
+                         (start("predict", "--input", photos / "a.jpg", *common, "--points", "table"), True)):
+        assert (done.returncode, done.stderr) == (0, "") and ("points: " in done.stdout) == points
+        assert written() == points
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("a.jpg", "--output", "out"), "no counter is given, and none comes with crowddist yet; name a run's folder"),
+    (("--model", "m", "--output", "out"), "no image is given; name images or folders"),
+    (("a.jpg", "--model", "m"), "missing: --output; see --help"),
+    (("a.jpg", "--output", "out", "--model", "COUNTER", "--device", "gpu"), "no device is called 'gpu'; choose auto"),
+    (("a.jpg", "--output", "out", "--model", "nowhere"), "no file at "),
+    (("no*.jpg", "--output", "out", "--model", "COUNTER"), "no file or folder matches no*.jpg"),
+    (("http://127.0.0.1:1/a.jpg", "--output", "out", "--model", "COUNTER"), "http://127.0.0.1:1/a.jpg: cannot be "),
+    (("a.jpg", "--output", "out", "--model", "m", "--points", "none", "cvat"), "the points cannot be none and cvat"),
+    (("a.jpg", "--output", "out", "--model", "m", "--points", "kml"), "--points"),
+])
+def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_checkpoint: str,
+                                       words: tuple[str, ...], message: str) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    done = crowddist("count", *(tiny_checkpoint if word == "COUNTER" else word for word in words))
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_entry_point_is_a_function_that_reads_the_process_s_words(tmp_path: Path) -> None:
+    code = "import sys; sys.argv[1:] = ['--version']; from crowddist.cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and done.stdout.startswith("crowddist ")

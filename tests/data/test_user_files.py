@@ -1,0 +1,141 @@
+"""The files that a user names: patterns, ~ and addresses become images, in order; what is missing is one line."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crowddist.data.user_files import UserFile, find_user_files, label_names, read_place
+from crowddist.errors import InputError
+
+
+def photo(place: Path, shade: int = 9) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (shade, 0, 0)).save(place, "PNG")
+    return place
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.png", "in/c.png", "in/deep/d.png"):
+        photo(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """A web server over a folder of images."""
+    photo(tmp_path / "web" / "square.png", 77)
+    (tmp_path / "web" / "page.jpg").write_text("<html>sign in")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "web"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def names(*inputs: object) -> list[str]:
+    return [file.name for file in find_user_files(list(map(str, inputs)), say=lambda _: None)]
+
+
+def test_files_folders_and_patterns_keep_their_order(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = [str(photos / "in" / name) for name in ("c.png", "deep/d.png")]
+    assert names(photos / "b.png", photos / "in", photos / "a.png") == [str(photos / "b.png"), *inner,
+                                                                        str(photos / "a.png")]
+    assert names(photos / "*.png") == [str(photos / "a.png"), str(photos / "b.png")]
+    assert names(photos / "**" / "*.png") == [str(photos / name) for name in ("a.png", "b.png", "in/c.png",
+                                                                              "in/deep/d.png")]
+    assert names(photos / "i[n]") == inner, "a folder that a pattern matches is searched"
+    assert names(photos.as_uri()) == [str(photos / name) for name in ("a.png", "b.png", "in/c.png", "in/deep/d.png")]
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert names("~/photos/?.png") == [str(photos / "a.png"), str(photos / "b.png")]
+
+
+def test_what_is_called_like_a_pattern_or_a_home_is_taken_as_it_is(tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path / "a[1].png")
+    photo(tmp_path / "a1.png")
+    photo(tmp_path / "~" / "x.png")
+    monkeypatch.chdir(tmp_path)
+    assert names("a[1].png", "~/x.png") == ["a[1].png", "~/x.png"]
+
+
+def test_what_is_missing_is_said(photos: Path) -> None:
+    for given, words in ((photos / "x.png", "no file or folder at "), (photos / "*.jpg", "no file or folder matches ")):
+        with pytest.raises(FileNotFoundError, match=words):
+            names(given)
+    with pytest.raises(InputError, match="an input is empty"):
+        names(photos, "")
+    (photos / "empty").mkdir()
+    with pytest.raises(InputError, match="no images in "):
+        names(photos / "empty")
+    (photos / "phone.heic").write_bytes(b"....ftypheic")
+    with pytest.raises(InputError, match=r"phone\.heic: HEIC images are not read"):
+        names(photos)
+
+
+def test_the_web_is_fetched_once_and_bounded_to_images(site: str, tmp_path: Path) -> None:
+    (file,) = find_user_files([f"{site}/square.png?size=3"])
+    assert (file.name, file.stem, file.is_remote) == (f"{site}/square.png?size=3", "square", True)
+    stamp = file.stamp()
+    photo(tmp_path / "web" / "square.png", 88)
+    assert int(file.read()[0][0, 0, 0]) == 77 and file.stamp() == stamp, "what was fetched stays"
+    assert int(read_place(f"{site}/square.png")[0, 0, 0]) == 88
+    (newer,) = find_user_files([f"{site}/square.png"])
+    assert newer.stamp() != stamp
+    with pytest.raises(InputError, match=r"/page\.jpg: not an image, but a web page; download the image again"):
+        read_place(f"{site}/page.jpg")
+    with pytest.raises(InputError, match="404"):
+        names(f"{site}/missing.png")
+    lines: list[str] = []
+    found = find_user_files([f"{site}/missing.png", f"{site}/square.png"], skip_bad=True, say=lines.append)
+    assert len(found) == 1 and len(lines) == 1 and lines[0].startswith("left out: ") and "404" in lines[0]
+
+
+def test_a_place_is_read_upright(tmp_path: Path) -> None:
+    tag = Image.Exif()
+    tag[274] = 6  # turned a quarter
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=tag)
+    assert read_place(tmp_path / "turned.jpg").shape == read_place((tmp_path / "turned.jpg").as_uri()).shape
+    assert read_place(tmp_path / "turned.jpg").shape == (30, 20, 3)
+    with pytest.raises(InputError, match=r"missing\.jpg: cannot be read"):
+        read_place(tmp_path / "missing.jpg")
+
+
+def test_a_file_knows_its_folder_also_through_a_link(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(photos)
+    (file,) = find_user_files([str(tmp_path / "link" / "a.png")])
+    assert file.lies_in(photos.as_uri()) and file.lies_in((tmp_path / "link").as_uri())
+    assert not file.lies_in(tmp_path.as_uri()) and not file.lies_in("s3://bucket/photos")
+
+
+def test_labels_name_images_below_the_folder_of_all(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def labels(*inputs: object) -> list[str]:
+        return label_names(find_user_files(list(map(str, inputs)), say=lambda _: None))
+
+    assert labels(photos) == ["a.png", "b.png", "in/c.png", "in/deep/d.png"]
+    assert labels(photos / "in") == ["c.png", "deep/d.png"]
+    assert labels(photos / "in" / "deep", photos / "a.png") == ["in/deep/d.png", "a.png"]
+    assert labels(photos / "in" / "c.png") == ["c.png"]
+    monkeypatch.chdir(photos)
+    assert labels(".") == ["a.png", "b.png", "in/c.png", "in/deep/d.png"]
+    bucket = [UserFile(name=f"s3://bucket/day/{name}", root="s3://bucket/day") for name in ("a.jpg", "in/b.jpg")]
+    assert label_names(bucket) == ["a.jpg", "in/b.jpg"]
+    assert label_names([*bucket, UserFile(name="https://host/x.jpg", root="https://host")]) == [
+        "bucket/day/a.jpg", "bucket/day/in/b.jpg", "host/x.jpg"]
+    odd = [UserFile(name=name, root="") for name in ("http://host//a/../b.jpg?d=/x//y", "http://host/")]
+    assert label_names(odd) == ["host/a/b.jpg?d=_x__y", "host"]
