@@ -173,7 +173,6 @@ def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", im
 
 def _result(found: ImagePrediction, pixels: np.ndarray) -> CountResult:
     interval = found.interval
-    return CountResult(
-        count=found.count, low=interval and interval.low, high=interval and interval.high,
-        level=interval and interval.level, uncertainty=found.uncertainty, points=found.points,
-        head_sizes=found.sizes, density=found.density, image=pixels)
+    low, high, level = (interval.low, interval.high, interval.level) if interval else (None, None, None)
+    return CountResult(count=found.count, low=low, high=high, level=level, uncertainty=found.uncertainty,
+                       points=found.points, head_sizes=found.sizes, density=found.density, image=pixels)

@@ -95,7 +95,7 @@ def write_coco(stream: TextIO, images: Iterable[Counted]) -> None:
 
 def labelme_record(image: Counted) -> dict[str, Any]:
     """What LabelMe keeps of an image, in a file of the image's name beside it."""
-    shapes = [{"label": LABEL, "points": [[x, y]], "group_id": None, "description": "", "shape_type": "point",
+    shapes: list[dict[str, Any]] = [{"label": LABEL, "points": [[x, y]], "group_id": None, "description": "", "shape_type": "point",
                "flags": {}} for x, y, _ in image.points]
     return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name.rpartition("/")[2],
             "imageData": None, "imageHeight": image.height, "imageWidth": image.width}
@@ -109,7 +109,9 @@ def labelme_name(name: str) -> str:
 
 def lines(image: Counted) -> Iterator[tuple[Any, ...]]:
     """The image's rows of `points.csv`; one without a place where nobody is."""
-    yield from ((image.file, *point) for point in image.points or [("", "", "")])
+    yield from ((image.file, *point) for point in image.points)
+    if not image.points:
+        yield image.file, "", "", ""
 
 
 Writer = Callable[[TextIO, Iterable[Counted]], None]
