@@ -95,8 +95,10 @@ def write_coco(stream: TextIO, images: Iterable[Counted]) -> None:
 
 def labelme_record(image: Counted) -> dict[str, Any]:
     """What LabelMe keeps of an image, in a file of the image's name beside it."""
-    shapes: list[dict[str, Any]] = [{"label": LABEL, "points": [[x, y]], "group_id": None, "description": "", "shape_type": "point",
-               "flags": {}} for x, y, _ in image.points]
+    shapes: list[dict[str, Any]] = [
+        {"label": LABEL, "points": [[x, y]], "group_id": None, "description": "", "shape_type": "point", "flags": {}}
+        for x, y, _ in image.points
+    ]
     return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.name.rpartition("/")[2],
             "imageData": None, "imageHeight": image.height, "imageWidth": image.width}
 
