@@ -86,7 +86,8 @@ def told(text: str) -> Iterator[list[str]]:
     for span in spans(text):
         if re.search(r"\b(?:[A-Z]+|\.\.\.)$|\b(?:RECIPE|METHOD)\b|\.\.\. ", span) and not span.endswith("SHB"):
             continue
-        yield from (command for command in commands(span) if len(command) > 1)  # else a job's name
+        # A name alone is no command.
+        yield from (command for command in commands(span) if len(command) > (2 if command[0] == "crowddist" else 1))
         words = shlex.split(span) if re.match(r"--[a-z.-]+ ", span) else []
         if words and {option(word) for word in words if word.startswith("--")} <= SETTINGS:
             one_worker = [] if "--num-workers" in words else ["--num-workers", "1"]

@@ -49,20 +49,17 @@ def test_images_folders_and_patterns_become_tables_and_overlays(crowddist: Comma
 
 def test_points_are_on_for_the_command_and_off_for_the_job(crowddist: Command, start, photos: Path,  # noqa: F811
                                                            tmp_path: Path, tiny_checkpoint: str) -> None:
-    common = ["--output", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--zooms", 1]
-
-    def written() -> bool:
-        there = (tmp_path / "out" / "points.csv").exists()
-        for path in (tmp_path / "out").iterdir():
-            path.unlink()
-        return there
-
-    for done, points in ((crowddist("count", photos / "a.jpg", *common), True),
-                         (crowddist("count", photos / "a.jpg", *common, "--points", "none"), False),
-                         (start("predict", "--input", photos / "a.jpg", *common), False),
-                         (start("predict", "--input", photos / "a.jpg", *common, "--points", "table"), True)):
+    common = ["--checkpoint", tiny_checkpoint, "--zooms", 1, "--output"]
+    for number, (run, words, points) in enumerate((
+        (crowddist, ["count", photos / "a.jpg"], True),
+        (crowddist, ["count", "--points", "none", "--input", photos / "a.jpg"], False),
+        (start, ["predict", "--input", photos / "a.jpg"], False),
+        (start, ["predict", "--points", "table", "--input", photos / "a.jpg"], True),
+    )):
+        out = tmp_path / f"out-{number}"
+        done = run(*words, *common, out)
         assert (done.returncode, done.stderr) == (0, "") and ("points: " in done.stdout) == points
-        assert written() == points
+        assert (out / "points.csv").exists() == points
 
 
 @pytest.mark.parametrize(("words", "message"), [

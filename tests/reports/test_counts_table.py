@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from crowddist import storage
+from crowddist.data.user_files import UserFile
 from crowddist.data.walk import OURS, find_images
 from crowddist.errors import InputError
 from crowddist.inference.intervals import Calibration, write_calibration
@@ -190,8 +191,9 @@ def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path:
     files = []
     for number, name in enumerate(("x", "x", "x-3", "x", "x", "y", "x")):
         (tmp_path / str(number)).mkdir()
-        files.append(tmp_path / str(number) / f"{name}.jpg")
-        write(files[-1], number)
+        place = tmp_path / str(number) / f"{name}.jpg"
+        write(place, number)
+        files.append(UserFile(name=str(place), root=str(tmp_path)))
     row = {**dict.fromkeys(COLUMNS), "file": "a"}
 
     def add(table: CountsTable, indexes: range) -> list[str]:
