@@ -73,7 +73,8 @@ def refusal(head: bytes, name: PurePath) -> str:
     if head and not head.strip(b"\0"):
         return "not an image: it begins with zero bytes only; copy it again"
     if kind in _FILMS:
-        return f"not an image, but a film ({kind}); give frames of it, e.g. of: ffmpeg -i FILM -r 1 frame-%05d.jpg"
+        return (f"not an image, but a film ({kind}); crowddist video counts it, or give frames of it, e.g. of: ffmpeg "
+                "-i FILM -r 1 frame-%05d.jpg")
     if kind in _PHOTOGRAPHS | _DRAWINGS:
         return f"not an image that is read, but {kind}; save it as JPEG"
     if kind == "Git LFS pointer":
