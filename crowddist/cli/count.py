@@ -38,7 +38,7 @@ class Arguments:
     """Images; folders, which are searched for images; quoted patterns of paths; s3:// addresses of both; and images on
     the web (http, https), which are fetched if they have at most 128 MiB."""
     input: tuple[str, ...] = ()
-    """The same, behind a flag."""
+    """More of them, behind a flag."""
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
     """A run's folder or one of its checkpoint files, path or URL."""
     output: str

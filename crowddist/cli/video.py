@@ -25,7 +25,7 @@ from crowddist.process.host import sigterm_as_exit
 class Arguments:
     """What to count with what."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A video file (path or URL), the address of a stream (rtsp, http and others), or a camera's number."""
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
     """A run's folder or one of its checkpoint files, path or URL."""
