@@ -153,7 +153,9 @@ def test_a_stream_that_dies_leaves_all_that_was_counted(counter: Predictor, stre
 
 
 COUNT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so its children
 from crowddist.inference.predictor import Predictor
 from crowddist.process.cli import one_line_errors
 from crowddist.process.host import sigterm_as_exit
