@@ -6,6 +6,7 @@ import functools
 import glob
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def label_names(files: Sequence[UserFile]) -> list[str]:
 
 def _relative(address: str) -> str:
     """An address as a relative path that leaves no folder."""
-    place, mark, query = address.rpartition("://")[2].partition("?")
+    place, mark, query = re.sub(r"^\w+://", "", address).partition("?")
     pieces = [piece for piece in place.split("/") if piece not in ("", ".", "..")]
     return "/".join(pieces) + mark + query.replace("/", "_")
 

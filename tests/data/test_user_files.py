@@ -137,5 +137,5 @@ def test_labels_name_images_below_the_folder_of_all(photos: Path, monkeypatch: p
     assert label_names(bucket) == ["a.jpg", "in/b.jpg"]
     assert label_names([*bucket, UserFile(name="https://host/x.jpg", root="https://host")]) == [
         "bucket/day/a.jpg", "bucket/day/in/b.jpg", "host/x.jpg"]
-    odd = [UserFile(name=name, root="") for name in ("http://host//a/../b.jpg?d=/x//y", "http://host/")]
-    assert label_names(odd) == ["host/a/b.jpg?d=_x__y", "host"]
+    odd = [UserFile(name=name, root="") for name in ("http://host//a/../b.jpg?d=http://x/y", "http://host/")]
+    assert label_names(odd) == ["host/a/b.jpg?d=http:__x_y", "host"]
