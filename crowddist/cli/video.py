@@ -60,7 +60,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist video") -> None:
         arguments: the words behind the command.
         prog: how the command was called.
     """
-    with one_line_errors(), sigterm_as_exit():
+    with one_line_errors("what was counted is kept"), sigterm_as_exit():
         about = f"{__doc__}\n{EXIT_CODES}"
         count(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
 

@@ -27,10 +27,13 @@ HELP_COLUMNS = 100
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(interrupted: str = "the same command takes the run up again") -> Iterator[None]:
     """Turns errors of users and machines into one line on stderr; bugs keep their traceback. Hides secrets in both.
 
     Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
+
+    Args:
+        interrupted: what Ctrl-C leaves.
     """
     sys.excepthook = _tell_bug
     sys.stdout, sys.stderr = (_patient(stream) for stream in (sys.stdout, sys.stderr))
@@ -42,7 +45,7 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1 if isinstance(error, FloatingPointError) else 2)
     except KeyboardInterrupt:
-        print("interrupted; the same command takes the run up again", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
 
 
