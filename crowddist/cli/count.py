@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
 from crowddist.cli.called import EXIT_CODES, as_called
+from crowddist.cli.counting import Counting, Options
 from crowddist.errors import InputError
-from crowddist.inference.intervals import LEVEL
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
@@ -43,18 +43,7 @@ class Arguments:
     """A run's folder or one of its checkpoint files, path or URL."""
     output: str
     """The folder for counts.csv, the points and the overlays."""
-    device: str = "auto"
-    """Where to count: cpu, cuda, cuda:1 or mps; auto: on the GPU where there is one."""
-    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
-    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where
-    large."""
-    zooms: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SIZE ...")] = ()
-    """Sizes, relative to the image size, at which an image is counted; they are merged place by place by the ensemble's
-    certainty. None given: those that the run evaluated at; 1: one size, which is fastest."""
-    one_pass: bool = False
-    """Count by the mean of the ensemble's masks, in one pass: faster, without an uncertainty and an interval."""
-    level: float = LEVEL
-    """Share of images like the source's whose true count lies between low and high, above 0 and below 1."""
+    counting: Options = field(default_factory=Counting)
     points: Annotated[tuple[Literal["table", "cvat", "labelstudio", "coco", "labelme", "none"], ...],
                       tyro.conf.arg(metavar="FORMAT ...")] = ()
     """Files of the heads' points, to correct them by hand: cvat, labelstudio, coco or labelme, beside points.csv and
@@ -89,19 +78,11 @@ def main(arguments: Sequence[str], prog: str = "crowddist count", *, points: tup
 def count_images(arguments: Arguments, points: Sequence[str] | None) -> None:
     """Counts every image and says where the results lie."""
     from crowddist import storage
-    from crowddist.inference.open_counter import choose_device, find_counter
-    from crowddist.inference.predictor import Predictor
+    from crowddist.inference.open_counter import find_counter
     from crowddist.reports.count_files import predict_files
 
     checkpoint_url = find_counter(arguments.model)
-    predictor = Predictor.from_checkpoint(
-        checkpoint_url,
-        image_size=None if arguments.image_size < 0 else arguments.image_size,
-        zooms=arguments.zooms or None,
-        device=choose_device(arguments.device),
-        one_pass=arguments.one_pass,
-        level=arguments.level,
-    )
+    predictor = arguments.counting.open(checkpoint_url)
     if predictor.intervals is not None:
         print(predictor.intervals.told, flush=True)
     formats = None if points is None else cast("list[PointFormat]", [name for name in points if name != "table"])
@@ -122,6 +103,5 @@ def _job(arguments: Arguments, predictor: Predictor, checkpoint: str | os.PathLi
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     # The intervals have their level, and a calibration that may change beside the same checkpoint. Rows of another
     # version of the code may be counted otherwise.
-    settings = (code_digest(CODE), digest, arguments.image_size, arguments.zooms, arguments.one_pass,
-                predictor.intervals)
+    settings = (code_digest(CODE), digest, arguments.counting, predictor.intervals)
     return hashlib.sha256(repr(settings).encode()).hexdigest()

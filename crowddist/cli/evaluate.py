@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from crowddist.cli.called import EXIT_CODES, as_called
+from crowddist.cli.counting import Counting, Options
 from crowddist.errors import InputError
-from crowddist.inference.intervals import LEVEL
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
@@ -33,18 +33,7 @@ class Arguments:
     .csv with the columns file, x, y."""
     output: str = ""
     """The JSON file to write: the metrics, and under `images` one row an image."""
-    device: str = "auto"
-    """Where to count: cpu, cuda, cuda:1 or mps; auto: on the GPU where there is one."""
-    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
-    """Longest side that images are resized to; -1: the one the counter was trained with; 0: as they are, in tiles where
-    large."""
-    zooms: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SIZE ...")] = ()
-    """Sizes, relative to the image size, at which an image is counted; they are merged place by place by the ensemble's
-    certainty. None given: those that the run evaluated at; 1: one size, which is fastest."""
-    one_pass: bool = False
-    """Count by the mean of the ensemble's masks, in one pass: faster, without an uncertainty and an interval."""
-    level: float = LEVEL
-    """Share of images like the source's whose true count lies in its interval, above 0 and below 1."""
+    counting: Options = field(default_factory=Counting)
     radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
     """Distances from a true head, in px of the image, that precision, recall and F1 of the points are given at."""
     work: str = "runs"
@@ -87,18 +76,10 @@ def evaluate(arguments: Arguments) -> None:
     from crowddist.data.shards import ShardReader
     from crowddist.inference.evaluation import evaluate_data
     from crowddist.inference.metrics import image_rows, summarise
-    from crowddist.inference.open_counter import choose_device, find_counter
-    from crowddist.inference.predictor import Predictor
+    from crowddist.inference.open_counter import find_counter
 
     url = find_counter(arguments.checkpoint)
-    predictor = Predictor.from_checkpoint(
-        url,
-        image_size=None if arguments.image_size < 0 else arguments.image_size,
-        zooms=arguments.zooms or None,
-        device=choose_device(arguments.device),
-        one_pass=arguments.one_pass,
-        level=arguments.level,
-    )
+    predictor = arguments.counting.open(url)
     if predictor.intervals is not None:
         print(predictor.intervals.told)
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)

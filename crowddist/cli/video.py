@@ -10,13 +10,13 @@ Ctrl-C and SIGTERM end a count; what was counted is kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from crowddist.cli.called import EXIT_CODES
-from crowddist.inference.intervals import LEVEL
+from crowddist.cli.counting import Counting, Options
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
@@ -39,16 +39,7 @@ class Arguments:
     """Also write overlay.mp4, the heat map over the counted frames."""
     stop_after: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 0.0
     """End after so many seconds of the video; 0: at its end."""
-    device: str = "auto"
-    """Where to count: cpu, cuda, cuda:1 or mps; auto: on the GPU where there is one."""
-    image_size: Annotated[int, tyro.conf.arg(metavar="PX")] = -1
-    """Longest side that frames are resized to; -1: the one the counter was trained with; 0: as they are."""
-    zooms: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SIZE ...")] = ()
-    """Sizes at which a frame is counted. None given: those that the run evaluated at; 1: one size, which is fastest."""
-    one_pass: bool = False
-    """Count by the mean of the ensemble's masks, in one pass: faster, without an uncertainty and an interval."""
-    level: float = LEVEL
-    """Share of images like the source's whose true count lies between low and high, above 0 and below 1."""
+    counting: Options = field(default_factory=Counting)
     fresh: bool = False
     """Replace the results of an earlier count in the output folder."""
 
@@ -67,16 +58,13 @@ def main(arguments: Sequence[str], prog: str = "crowddist video") -> None:
 
 def count(arguments: Arguments) -> None:
     """Counts the video's frames; the count itself says where the results lie."""
-    from crowddist.inference.open_counter import open_counter
     from crowddist.video.count import count_video
     from crowddist.video.sampling import parse_every
     from crowddist.video.source import find_source
 
     find_source(arguments.source)  # before the counter is loaded, which takes seconds
     parse_every(arguments.every)
-    counter = open_counter(arguments.model, device=arguments.device,
-                           image_size=None if arguments.image_size < 0 else arguments.image_size,
-                           zooms=arguments.zooms or None, one_pass=arguments.one_pass, level=arguments.level)
+    counter = arguments.counting.open(arguments.model)
     if counter.intervals is not None:
         print(counter.intervals.told, flush=True)
     count_video(counter, arguments.source, arguments.output, every=arguments.every, zones=arguments.zones or None,

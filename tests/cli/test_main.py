@@ -53,7 +53,7 @@ def test_alone_it_shows_all_commands(crowddist: Command) -> None:
         assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.MULTILINE)
     assert "--tyro-print-completion" in done.stdout and max(map(len, done.stdout.splitlines())) <= 120
     files = {path.stem for path in (ROOT / "crowddist" / "cli").glob("*.py")}
-    assert set(COMMANDS) == files - {"__init__", "__main__", "main", "called", "completion"}
+    assert set(COMMANDS) == files - {"__init__", "__main__", "main", "called", "counting", "completion"}
 
 
 def test_its_version_is_the_package_s(crowddist: Command) -> None:

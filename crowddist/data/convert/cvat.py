@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -82,24 +83,31 @@ class _Reader:
         assert self._name is not None, "called inside an image"
         self.unplaced[self._name] = self.unplaced.get(self._name, 0) + 1
 
-    def refuse(self, *_: object) -> NoReturn:
-        """A document type may declare texts that grow to gigabytes; CVAT writes none."""
-        raise InputError(f"{self.place}: not CVAT's XML: it declares a document type")
+
+def parse_cvat(place: Path, data: bytes, start: Callable[[str, dict[str, str]], None],
+               end: Callable[[str], None]) -> None:
+    """Calls `start` and `end` for each element of an XML. Raises InputError, naming the file, for what is none."""
+    def refuse(*_: object) -> NoReturn:
+        # It may declare texts that grow to gigabytes; CVAT writes none.
+        raise InputError(f"{place}: not CVAT's XML: it declares a document type")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(data, True)
+    except InputError:
+        raise
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two of an unknown encoding
+        raise InputError(f"{place}: not XML: {error}") from None
 
 
 def read(place: Path) -> dict[str, Labels]:
     """The labels by image; images without marks show nobody. Raises InputError, naming the file, for anything but
     CVAT's layout.
     """
-    reader, parser = _Reader(place), expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
-    parser.StartDoctypeDeclHandler = reader.refuse
-    try:
-        parser.Parse(read_file(place), True)
-    except InputError:
-        raise
-    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two of an unknown encoding
-        raise InputError(f"{place}: not XML: {error}") from None
+    reader = _Reader(place)
+    parse_cvat(place, read_file(place), reader.start, reader.end)
     if not reader.labels:
         raise OtherFileError(f"{place}: not CVAT's XML for images: no image stands in annotations; export it as CVAT "
                              "for images 1.1")

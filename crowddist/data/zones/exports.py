@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
 
 import numpy as np
 
+from crowddist.data.convert.cvat import parse_cvat
 from crowddist.data.convert.own import entries, image_size, numbers
 from crowddist.data.zones.zone import Zone, ZoneSet
 from crowddist.errors import InputError
@@ -52,15 +52,8 @@ def read_label_studio(path: Path, tasks: Sequence[Mapping[str, Any]]) -> ZoneSet
 
 def read_cvat(path: Path, data: bytes) -> ZoneSet:
     """The zones of the one image of a CVAT for images XML that has some. Raises InputError as `read_label_studio`."""
-    reader, parser = _CvatReader(path), expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
-    parser.StartDoctypeDeclHandler = reader.refuse
-    try:
-        parser.Parse(data, True)
-    except InputError:
-        raise
-    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two of an unknown encoding
-        raise InputError(f"{path}: not XML: {error}") from None
+    reader = _CvatReader()
+    parse_cvat(path, data, reader.start, reader.end)
     if not reader.is_cvat:
         raise InputError(f"{path}: not CVAT's XML: its zones must stand in annotations; export it as CVAT for images "
                          "1.1")
@@ -75,8 +68,7 @@ def read_cvat(path: Path, data: bytes) -> ZoneSet:
 class _CvatReader:
     """Collects the zones of each image while the XML is parsed."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self) -> None:
         self.zones: dict[str, list[Zone]] = {}
         self.sizes: dict[str, tuple[int, int] | None] = {}
         self.num_others, self.is_cvat = 0, False
@@ -105,10 +97,6 @@ class _CvatReader:
 
     def end(self, tag: str) -> None:
         self._depth -= 1
-
-    def refuse(self, *_: object) -> None:
-        """A document type may declare texts that grow to gigabytes; CVAT writes none."""
-        raise InputError(f"{self.place}: not CVAT's XML: it declares a document type")
 
 
 def _label_studio_zone(path: Path, result: Mapping[str, Any]) -> tuple[Zone, tuple[int, int]] | None:
