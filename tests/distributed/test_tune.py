@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from crowddist import storage
+from crowddist.cli.tune import Arguments, tune
 from crowddist.config import SearchConfig
 from crowddist.search.threshold_search import best_trial, recorded_config
 from crowddist.search.trial_values import make_plan, trial_values
@@ -30,10 +30,9 @@ def test_the_job_searches_on_cached_predictions(
     """Trials in Ray say what the same trials say here; a second search predicts and tries nothing again; with labels,
     errors are told.
     """
-    job = runpy.run_path(str(JOB))
     given = {"checkpoint": tiny_checkpoint, "target": tiny_target, "output": str(tmp_path / "tune.json"), "trials": 4,
              "work": str(tmp_path)}
-    job["main"](job["Arguments"](**given))
+    tune(Arguments(**given))
     first, found = capsys.readouterr().out, storage.read_json(tmp_path / "tune.json")
     values = trial_values(recorded_config(tiny_checkpoint), 4)
     search = Search(checkpoint_url=tiny_checkpoint, predictions_url=found["predictions"],
@@ -43,15 +42,15 @@ def test_the_job_searches_on_cached_predictions(
     assert found["trials"] == [pytest.approx(here.run(point)) for point in values]
     assert (found["best"] == best_trial(found["trials"]) and found["own"] == found["trials"][0]
             and first.count("<- best") == 1)
-    job["main"](job["Arguments"](**given | {"trials": 5}))
+    tune(Arguments(**given | {"trials": 5}))
     again = capsys.readouterr().out
     assert "predicting 10 images" in first and "cached" not in first
     assert "cached at" in again and "predicting" not in again and "5 trials, 3 of them done before" in again, again
-    job["main"](job["Arguments"](**given | {"trials": 12, "algorithm": "optuna"}))
+    tune(Arguments(**given | {"trials": 12, "algorithm": "optuna"}))
     config = replace(recorded_config(tiny_checkpoint), search=SearchConfig(trials=12, algorithm="optuna"))
     plan, suggested = make_plan(config), storage.read_json(tmp_path / "tune.json")["trials"]
     assert suggested == [pytest.approx(here.run(point)) for batch in plan.batches(search.row) for point in batch]
-    job["main"](job["Arguments"](**given | {"objective": "labelled", "labelled": tiny_evaluation}))
+    tune(Arguments(**given | {"objective": "labelled", "labelled": tiny_evaluation}))
     labelled = storage.read_json(tmp_path / "tune.json")
     assert labelled["data"]["labelled"]["num_images"] == 5 and all(trial["mae"] > 0 for trial in labelled["trials"])
 
