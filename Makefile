@@ -52,7 +52,7 @@ benchmark: setup  ## A against B in one process, one thread; prints ratios
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
 lock: setup  ## pins all dependencies again
-	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --group test --no-emit-index-url --no-emit-find-links --no-header \
+	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --group test --group docs --no-emit-index-url --no-emit-find-links --no-header \
 		pyproject.toml -o requirements.lock
 
 lock-cpu: setup  ## pins PyTorch's CPU builds for the image's target cpu; CPU_INDEX=ADDRESS or CPU_WHEELS=FOLDER
