@@ -15,7 +15,7 @@ OWN_FORMATS = ("csv", "coco", "labelme", "cvat", "label_studio", "json", "npy", 
 RAW_FORMATS = ("gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face",
                "crowd_human", *OWN_FORMATS)
 """Raw data sets and formats of one's own labels, in the order of the help text; each is a module of `data.convert`."""
-Look = Literal["broad", "source", "target"]
+Look = Literal["broad", "wide", "source", "target"]
 
 
 @dataclass(frozen=True, kw_only=True)

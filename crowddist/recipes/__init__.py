@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 
 from crowddist.config import RunConfig
-from crowddist.recipes.cpu import quickstart, renderer_to_sha, renderer_to_shb, sha_to_shb, shb_to_sha, smoke
+from crowddist.recipes.cpu import pretrain, quickstart, renderer_to_sha, renderer_to_shb, sha_to_shb, shb_to_sha, smoke
 from crowddist.recipes.cvpr2022 import (
     cvpr2022_deep_ensemble,
     cvpr2022_dropout,
@@ -44,7 +44,7 @@ RECIPES: tuple[Callable[[], RunConfig], ...] = (
     gcc_to_ucf_cc_50, gcc_to_worldexpo10, cvpr2022_dropout, cvpr2022_deep_ensemble, cvpr2022_without_uncertainty,
     mm2020_sha_to_shb, mm2020_shb_to_sha, sha_to_ucf_cc_50, sha_to_qnrf, shb_to_qnrf, mm2020_without_fusion,
     mm2020_random_patches, mm2020_five_cycles, mm2020_transformer, icassp2020_gcc_to_sha, icassp2020_gcc_to_shb,
-    icassp2020_gcc_to_qnrf, icassp2020_se_alone, smoke,
+    icassp2020_gcc_to_qnrf, icassp2020_se_alone, pretrain, smoke,
 )
 
 

@@ -138,6 +138,22 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
     )
 
 
+def pretrain() -> RunConfig:
+    """Trains a counter for all cameras, on rendered crowds alone: the one that comes with the package.
+
+    Command: `python jobs/adapt.py pretrain --launcher local --num-workers 1 --threads 1`. Needs no data. The paper has
+    no such row.
+    """
+    return RunConfig(
+        recipe="pretrain", method="source_only", source="renderer:wide:1500", target="renderer:broad:40:5",
+        evaluation="renderer:broad:40:6", calibration="renderer:wide:80:3", num_workers=2,
+        **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
+        train=TrainConfig(steps=1500, learning_rate=1e-3, pretrained_share=0.05),
+        stream=StreamConfig(image_size=768, zooms=(0.6, 1.0, 1.6), scale_jitter=(0.45, 1.8), colour_jitter=0.4,
+                            grey_share=0.2, noisy_share=0.4),
+    )
+
+
 def smoke() -> RunConfig:
     """Checks in a minute that everything runs here; says nothing of accuracy. A few steps on a few rendered images, in
     this process.

@@ -14,13 +14,13 @@ from crowddist.data.composite.backgrounds import Background
 from crowddist.data.composite.ground import SMALLEST_HEAD_PX, Ground, draw_camera, standing_room, walkable
 from crowddist.data.composite.match import measure
 from crowddist.data.composite.paint import CLOSE_PX_PER_M, paint_people
-from crowddist.data.composite.puppets import CLOSE_PUPPETS, PUPPETS, UMBRELLAS, puppet
 from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.scenes import LEVEL_MAXIMA
 from crowddist.data.simulator.config import Look
 from crowddist.data.simulator.crowd import Crowd, place_crowd
 from crowddist.data.simulator.light import CLEAR, CLOUDS, EXTRA_SUNNY, OVERCAST, draw_light
 from crowddist.data.simulator.paint import figure_scale, pose_crowd
+from crowddist.data.simulator.puppets import CLOSE_PUPPETS, draw_puppets, puppet
 from crowddist.data.simulator.render import shown_heads
 from crowddist.data.simulator.scene import HEAD_M
 from crowddist.data.simulator.solids import Figure
@@ -124,10 +124,7 @@ def _place(rng: np.random.Generator, ground: Ground, wanted: int) -> Crowd:
     """A crowd as the renderer places it, of these puppets; near people are of those that have a close view."""
     crowd = place_crowd(rng, ground, Look(), wanted)
     count = len(crowd.x)
-    umbrella = rng.random(count) < (0.33 if rng.random() < RAINY_SHARE else 0.01)
-    plain = rng.integers(PUPPETS - UMBRELLAS, size=count)
-    held = PUPPETS - UMBRELLAS + rng.integers(UMBRELLAS, size=count)
-    variant = np.where(umbrella, held, plain)
+    variant = draw_puppets(rng, count, 0.33 if rng.random() < RAINY_SHARE else 0.01)
     near = figure_scale(ground.camera, crowd) > CLOSE_PX_PER_M
     return replace(crowd, variant=np.where(near, variant % CLOSE_PUPPETS, variant))
 

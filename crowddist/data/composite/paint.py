@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from crowddist.data.composite.match import Appearance
-from crowddist.data.composite.puppets import CLOSE_SCALE, close_puppet
 from crowddist.data.simulator.crowd import Crowd
 from crowddist.data.simulator.light import Light
 from crowddist.data.simulator.paint import Poses, lit_pixels, placed_pixels, warp
+from crowddist.data.simulator.puppets import CLOSE_SCALE, close_puppet
 from crowddist.data.simulator.sensor import tone
 from crowddist.data.simulator.solids import PIXELS_PER_M
 

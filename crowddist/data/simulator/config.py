@@ -36,6 +36,9 @@ class Look:
     noise: tuple[float, float] = (0.002, 0.02)  # standard deviation of the sensor noise, of [0, 1]
     blur_px: tuple[float, float] = (0.0, 0.9)  # optical blur, px at 960 columns
     jpeg_quality: tuple[int, int] = (70, 95)
+    people: Literal["few", "many"] = "few"  # 56 puppets, which face eight ways; many: 768 of all builds, see `puppets`
+    texture: tuple[float, float] = (0.0, 0.0)  # fine texture of surfaces: standard deviation of log albedo
+    litter: tuple[float, float] = (0.0, 0.0)  # share of surfaces under leaves, gravel, ripples and the like
 
     def __post_init__(self) -> None:
         """Raises InputError for values that cannot be drawn."""
@@ -47,7 +50,7 @@ class Look:
             if len(weights) != length or min(weights) < 0 or not 0 < sum(weights) < math.inf:
                 raise InputError(f"{name} must be {length} weights of at least 0 and not all 0, got {weights}")
         for name in ("camera_height_m", "horizon", "focal", "crowding", "saturation", "contrast", "brightness", "noise",
-                     "blur_px", "jpeg_quality"):
+                     "blur_px", "jpeg_quality", "texture", "litter"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise InputError(f"{name} must be (low, high), got {(low, high)}")
@@ -58,6 +61,12 @@ class Look:
 LOOKS: dict[str, Look] = {
     # The widest: a source for targets of real photographs.
     "broad": Look(),
+    # For a counter of all cameras (recipe `pretrain`): wider in all, more kinds of people, rough surfaces.
+    "wide": Look(
+        level_weights=(0.04, 0.06, 0.1, 0.17, 0.25, 0.19, 0.12, 0.06, 0.01), camera_height_m=(2.0, 25.0),
+        horizon=(-1.2, 0.35), focal=(0.6, 2.2), min_head_px=3.5, tint_spread=0.06, saturation=(0.3, 1.3),
+        contrast=(0.85, 1.5), brightness=(0.25, 0.55), noise=(0.002, 0.04), blur_px=(0.0, 1.1), jpeg_quality=(35, 95),
+        people="many", texture=(0.1, 0.7), litter=(0.0, 0.6)),
     # The two domains of the quickstart. Source: street-level to mid cameras in daylight, clean sensors.
     "source": Look(
         locations=(0, 60), level_weights=(0.02, 0.08, 0.16, 0.3, 0.36, 0.08, 0.0, 0.0, 0.0),
@@ -83,7 +92,7 @@ class RendererConfig:
     num_images: int = 1000
     size: tuple[int, int] = (540, 960)  # (height, width) in px
     seed: int = 0  # of all random numbers
-    look: str | Look = "broad"  # a name in LOOKS (broad, source, target), or a Look of your own
+    look: str | Look = "broad"  # a name in LOOKS, or a Look of your own
     images_per_scene: int = 5  # consecutive images of one place and camera, with different hour, weather and people
 
     def __post_init__(self) -> None:

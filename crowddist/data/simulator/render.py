@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import numpy as np
 from crowddist.data.scenes import LEVEL_MAXIMA
 from crowddist.data.simulator.config import Look, RendererConfig
 from crowddist.data.simulator.crowd import Crowd, place_crowd
+from crowddist.data.simulator.figures import Figure, figure
 from crowddist.data.simulator.light import draw_light
 from crowddist.data.simulator.paint import Poses, light_place, paint_people_and_props, paint_shadows, pose_crowd
+from crowddist.data.simulator.puppets import draw_puppets, puppet
 from crowddist.data.simulator.scene import Scene, build_scene
 from crowddist.data.simulator.sensor import develop
 
@@ -32,6 +36,15 @@ class RenderedImage:
     folder: str  # of the scene, scene_XX_Y
     name: str  # within the folder
     jpeg_quality: int  # to store the image at
+
+
+Find = Callable[[int, int, int], Figure]
+"""(elevation, yaw, variant) -> figure."""
+
+
+def _puppet(seed: int, elevation: int, _yaw: int, number: int) -> Figure:
+    """Puppets face anywhere, each its own way."""
+    return puppet(seed, elevation, number)
 
 
 def _weighted(rng: np.random.Generator, weights: tuple[float, ...]) -> int:
@@ -63,17 +76,17 @@ def _inside(poses: Poses, size: tuple[int, int]) -> np.ndarray:
     return (x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)
 
 
-def _within_level(scene: Scene, crowd: Crowd, maximum: int) -> tuple[Crowd, Poses]:
+def _within_level(scene: Scene, crowd: Crowd, maximum: int, find: Find) -> tuple[Crowd, Poses]:
     """The crowd and its poses, cut before more than `maximum` heads are in the frame.
 
     More may be: people are placed by the height of an average head, and those who sit or are small end up lower.
     """
-    poses = pose_crowd(scene.camera, crowd)
+    poses = pose_crowd(scene.camera, crowd, find)
     over = np.flatnonzero(np.cumsum(_inside(poses, scene.camera.size)) > maximum)
     if not len(over):
         return crowd, poses
     crowd = Crowd(**{field.name: getattr(crowd, field.name)[:over[0]] for field in fields(Crowd)})
-    return crowd, pose_crowd(scene.camera, crowd)
+    return crowd, pose_crowd(scene.camera, crowd, find)
 
 
 def shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
@@ -103,7 +116,11 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     weather = _weighted(rng, look.weather_weights)
     light = draw_light(rng, hour + minute / 60, weather)
     level, wanted = _draw_count(rng, scene, look)
-    crowd, poses = _within_level(scene, place_crowd(rng, scene, look, wanted), LEVEL_MAXIMA[level])
+    crowd, find = place_crowd(rng, scene, look, wanted), figure
+    if look.people == "many":
+        crowd = replace(crowd, variant=draw_puppets(rng, len(crowd.x), 0.35 if light.rain > 0 else 0.01))
+        find = partial(_puppet, config.seed)
+    crowd, poses = _within_level(scene, crowd, LEVEL_MAXIMA[level], find)
     cast, contact = paint_shadows(scene, light, crowd, poses)
     image = light_place(rng, scene, light, cast, contact)
     ids = paint_people_and_props(image, scene, light, crowd, poses, cast)

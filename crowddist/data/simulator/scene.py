@@ -14,6 +14,7 @@ from crowddist.data.simulator.facade import TEXELS_PER_M, house_row
 from crowddist.data.simulator.ground import ground_colour
 from crowddist.data.simulator.noise import linear, noise_at
 from crowddist.data.simulator.props import Prop, make_prop
+from crowddist.data.simulator.rough import roughen
 
 HEAD_M = 0.24  # ours: height of a head with hair
 SKY, GROUND, FIRST_WALL = 0, 1, 2  # surface ids; walls follow in order
@@ -187,9 +188,11 @@ def build_scene(seed: int, location: int, camera_number: int, look: Look, size: 
              "distance": np.where(on_ground, ground_distance, 1e4).astype(np.float32)}
     for number, wall in enumerate(walls):
         _paint_wall(rng, scene, camera, rays, wall, FIRST_WALL + number)
+    sine = ray_y / np.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
+    flatness = np.where(scene["surface"] == GROUND, np.clip(-sine, 0.05, 1), 1).astype(np.float32)
+    roughen(rng, look, scene["albedo"], scene["surface"], scene["distance"], flatness, camera.focal_px)
     lamps = ([prop.ground for prop in props if prop.kind == "lamp"]
              + [tuple(cells[i]) for i in rng.integers(len(cells), size=5)])
     lamp_light = np.minimum(sum(1 / (1 + ((x - lx) ** 2 + (z - lz) ** 2) / 20) for lx, lz in lamps), 1.5)
-    sine = ray_y / np.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
     return Scene(camera=camera, ground_xz=(x, z), rays=rays, elevation=sine, cells=cells, cell_capacity=capacity,
                  lamp_light=lamp_light.astype(np.float32), walls=tuple(walls), props=tuple(props), **scene)

@@ -1,6 +1,7 @@
-"""People for composites: hundreds of puppets whose build, clothes, hair, hats, bags and poses follow from the seed.
+"""Hundreds of puppets whose build, clothes, hair, hats, bags and poses follow from the seed: the people of composites
+and of the looks with `people` "many".
 
-The renderer's puppets stay as they are, because published figures depend on them.
+The few puppets of the other looks stay as they are (`figures`), because published figures depend on them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ def puppet(seed: int, elevation: int, number: int) -> Figure:
 def close_puppet(seed: int, elevation: int, number: int) -> Figure:
     """The same puppet with CLOSE_SCALE times as many pixels a metre."""
     return _make(seed, elevation, number, CLOSE_SCALE * PIXELS_PER_M, 1)
+
+
+def draw_puppets(rng: np.random.Generator, count: int, umbrella_share: float) -> np.ndarray:
+    """(count,) numbers of puppets, of which a share hold an umbrella."""
+    umbrella = rng.random(count) < umbrella_share
+    plain = rng.integers(PUPPETS - UMBRELLAS, size=count)
+    return np.where(umbrella, PUPPETS - UMBRELLAS + rng.integers(UMBRELLAS, size=count), plain)
 
 
 def _make(seed: int, elevation: int, number: int, pixels_per_m: int, supersample: int) -> Figure:
