@@ -155,7 +155,8 @@ def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", im
     """A counter, ready to count.
 
     Args:
-        place_or_name: the folder of a run that has ended, or one of its checkpoint files; path or URL.
+        place_or_name: the folder of a run that has ended, or one of its checkpoint files; path or URL. "" or
+            "rendered": the counter that comes with crowddist, which only saw rendered crowds.
         device: of PyTorch: cpu, cuda, cuda:1, mps; auto: the GPU where there is one.
         image_size: images are resized to this longest side, px; 0: not resized, large ones are seen in tiles; None: as
             in training. Counts at another size than in training are off, and have no interval.

@@ -1,5 +1,6 @@
 """Counts people in images of any size: a table counts.csv, the heads' points, and an overlay PNG each.
 
+    crowddist count photo.jpg --output counted/
     crowddist count photo.jpg folder/ 'more/*.jpg' --model runs/demo --output counted/
     crowddist count s3://bucket/photos https://example.org/square.jpg --model runs/demo --output counted/
     crowddist count photos/ --model runs/demo --output counted/ --points cvat     (to correct the points by hand)
@@ -40,7 +41,8 @@ class Arguments:
     input: tuple[str, ...] = ()
     """More of them, behind a flag."""
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
-    """A run's folder or one of its checkpoint files, path or URL."""
+    """A run's folder or one of its checkpoint files, path or URL. Not given: the counter that comes with crowddist,
+    which only saw rendered crowds."""
     output: str
     """The folder for counts.csv, the points and the overlays."""
     counting: Options = field(default_factory=Counting)

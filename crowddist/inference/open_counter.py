@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import crowddist
 from crowddist.errors import InputError
 from crowddist.inference.intervals import LEVEL
-from crowddist.storage.run_folder import find_checkpoint
+from crowddist.storage.run_folder import PACKAGED, find_checkpoint
 
 if TYPE_CHECKING:
     from crowddist.inference.predictor import Predictor
 
-PACKAGED: Mapping[str, str] = {}
-"""Name of a counter that comes with the package -> its checkpoint below the folder `crowddist`, with the intervals'
-file beside it. The first counts where none is named."""
-
 
 def find_counter(place_or_name: str | os.PathLike[str]) -> str:
-    """URL of a counter's checkpoint: of a run's folder, of the checkpoint itself, or of a name in `PACKAGED`; "" is the
-    first of these. Raises InputError, with the next step, if there is none.
-    """
-    name = os.fspath(place_or_name) or next(iter(PACKAGED), "")
-    if not name:
-        raise InputError("no counter is given, and none comes with crowddist yet; name a run's folder (--model "
-                         "runs/demo); crowddist adapt quickstart --run-name demo makes one in minutes, without data")
-    if name in PACKAGED:
-        return find_checkpoint(Path(crowddist.__file__).parent / PACKAGED[name])
-    return find_checkpoint(place_or_name)
+    """URL of a counter's checkpoint, see `find_checkpoint`; "" is the counter that comes with the package."""
+    return find_checkpoint(os.fspath(place_or_name) or next(iter(PACKAGED)))
 
 
 def choose_device(name: str) -> str:

@@ -37,7 +37,7 @@ class CounterConfig:
     weights: str = "none"
     """Initial weights: none, imagenet, or a path or URL. `none` is random. `imagenet` comes from an installed package,
     torch's cache or a download. The path or URL is a file of the encoder's weights, or a run's folder or checkpoint,
-    whose whole counter is taken."""
+    whose whole counter is taken; `rendered` is the counter that comes with crowddist."""
     ensemble: Ensemble = "masksembles"
     """Members of the ensemble: `masksembles` (fixed masks over channels), `dropout` (fixed dropouts), `deep` (separate
     networks), or `none` (one network)."""

@@ -37,6 +37,13 @@ def save(folder: str, step: int, content: dict[str, Any], *, loss: float | None 
     return _write(folder, step, _serialise(step, content), loss)
 
 
+def write(url: str, step: int, content: dict[str, Any]) -> int:
+    """Writes one checkpoint outside of a stage, whole or not at all; returns its bytes."""
+    data = _serialise(step, content)
+    storage.write_bytes(storage.normalise(url), data)
+    return len(data)
+
+
 class Saver:
     """Writes a stage's checkpoints in a thread, while training goes on."""
 

@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 from crowddist import storage
 from crowddist.errors import InputError
@@ -28,14 +30,21 @@ SEARCH, IMAGES, EVALUATION = "search.json", "images.json", "evaluation.json"
 STAGES = "stages"
 
 
+PACKAGED: Mapping[str, Path] = {"rendered": Path(__file__).parents[1] / "counters" / "rendered.pt"}
+"""Name of a counter that comes with the package -> its checkpoint, with the intervals' file and a card beside it. The
+first counts where none is named."""
+
+
 def intervals_url(checkpoint_url: str | os.PathLike[str]) -> str:
     """The file beside a checkpoint that gives its counts their intervals, see `inference.intervals`."""
     return f"{storage.normalise(checkpoint_url).removesuffix('.pt')}.intervals.json"
 
 
 def find_checkpoint(where: str | os.PathLike[str]) -> str:
-    """The last checkpoint of a finished run, given its folder (which may have moved), or of the checkpoint itself."""
-    url = storage.normalise(where)
+    """The last checkpoint of a finished run, given its folder (which may have moved); or the checkpoint itself, given
+    its place or a name in `PACKAGED`.
+    """
+    url = storage.normalise(PACKAGED.get(os.fspath(where), where))
     if not storage.is_folder(url):
         return url
     try:

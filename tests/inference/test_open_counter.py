@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import crowddist
 from crowddist import storage
+from crowddist.config import from_json
 from crowddist.errors import InputError
 from crowddist.inference import open_counter
-
-
-def test_no_counter_says_how_to_get_one() -> None:
-    with pytest.raises(InputError, match=r"--model runs/demo.*crowddist adapt quickstart --run-name demo"):
-        open_counter.find_counter("")
+from crowddist.methods.build import build_method
+from crowddist.run import checkpoint
+from crowddist.storage import run_folder
 
 
 def test_a_counter_that_comes_with_the_package_has_a_name(tmp_path: Path, tiny_checkpoint: str,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "crowddist"
-    home.mkdir()
-    shutil.copy(storage.local_file(tiny_checkpoint), home / "small.pt")
-    monkeypatch.setattr(crowddist, "__file__", str(home / "__init__.py"))
-    monkeypatch.setattr(open_counter, "PACKAGED", {"small": "small.pt"})
-    assert open_counter.find_counter("small") == open_counter.find_counter("") == storage.normalise(home / "small.pt")
+    shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "small.pt")
+    for module in (open_counter, run_folder):
+        monkeypatch.setattr(module, "PACKAGED", {"small": tmp_path / "small.pt"})
+    assert open_counter.find_counter("small") == open_counter.find_counter("") == storage.normalise(
+        tmp_path / "small.pt")
     assert open_counter.find_counter(tmp_path / "x.pt") == storage.normalise(tmp_path / "x.pt")
     assert open_counter.open_counter("small", device="cpu", zooms=(1.0,)).zooms == (1.0,)
+
+
+def test_the_packaged_counter_is_whole() -> None:
+    """It is small, has intervals and a card, knows no place of its maker, and starts another counter."""
+    for path in run_folder.PACKAGED.values():
+        assert path.stat().st_size < 10e6 and path.with_suffix(".md").stat().st_size > 1000
+    counter = crowddist.load(device="cpu")
+    found = counter.count(np.full((240, 320, 3), 128, np.uint8))
+    assert found.low is not None and found.low <= found.count < 10
+    text = checkpoint.load(open_counter.find_counter(""))["config"]
+    config = from_json(text)
+    assert "/tmp" not in text and config.recipe == "pretrain"
+    started = build_method(replace(config, counter=replace(config.counter, weights="rendered")))
+    weights = started.networks().state_dict()
+    stored = counter.predictor.method.networks().state_dict()
+    name = next(name for name in weights if name.endswith("lateral.weight") or name.endswith("head.weight"))
+    assert name not in stored or weights[name].shape == stored[name].shape
 
 
 def test_devices() -> None:

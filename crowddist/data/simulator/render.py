@@ -76,7 +76,8 @@ def _inside(poses: Poses, size: tuple[int, int]) -> np.ndarray:
     return (x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)
 
 
-def _within_level(scene: Scene, crowd: Crowd, maximum: int, find: Find) -> tuple[Crowd, Poses]:
+def _within_level(scene: Scene, crowd: Crowd, maximum: int,
+                  find: Find = figure) -> tuple[Crowd, Poses]:
     """The crowd and its poses, cut before more than `maximum` heads are in the frame.
 
     More may be: people are placed by the height of an average head, and those who sit or are small end up lower.
