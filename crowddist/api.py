@@ -20,7 +20,7 @@ from crowddist.inference.open_counter import open_counter
 if TYPE_CHECKING:
     import PIL.Image
 
-    from crowddist.inference.predictor import ImagePrediction, Predictor
+    from crowddist.inference.base_predictor import BasePredictor, ImagePrediction
 
 BATCH = 8
 """Images that `count_many` reads ahead: equally large neighbours among them go through the networks together."""
@@ -98,7 +98,7 @@ class CrowdCounter:
     Threads may share it: one counts at a time, the others wait. For more at once, load one in each process.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: BasePredictor) -> None:
         self.predictor = predictor
         """What counts, for what this class does not offer."""
         self._lock = threading.Lock()
@@ -155,8 +155,9 @@ def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", im
     """A counter, ready to count.
 
     Args:
-        place_or_name: the folder of a run that has ended, or one of its checkpoint files; path or URL. "" or
-            "rendered": the counter that comes with crowddist, which only saw rendered crowds.
+        place_or_name: the folder of a run that has ended, one of its checkpoint files, or a file of `crowddist export`,
+            which is run without PyTorch; path or URL. "" or "rendered": the counter that comes with crowddist, which
+            only saw rendered crowds.
         device: of PyTorch: cpu, cuda, cuda:1, mps; auto: the GPU where there is one.
         image_size: images are resized to this longest side, px; 0: not resized, large ones are seen in tiles; None: as
             in training. Counts at another size than in training are off, and have no interval.

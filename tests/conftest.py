@@ -173,6 +173,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str) -> Path:
+    """`crowddist export` of that counter, with intervals of its own."""
+    import shutil
+
+    from crowddist import storage
+    from crowddist.cli.main import main
+    from crowddist.inference.intervals import Calibration, write_calibration
+
+    folder = tmp_path_factory.mktemp("onnx")
+    shutil.copy(storage.local_file(tiny_checkpoint), folder / "counter.pt")
+    write_calibration(str(folder / "counter.pt"), Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+    main(["export", "--model", str(folder / "counter.pt"), "--output", str(folder / "counter.onnx")])
+    return folder / "counter.onnx"
+
+
 @pytest.fixture(scope="module")
 def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray of two CPUs with a home and a token of its own."""

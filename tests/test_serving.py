@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
+import PIL.Image
 import pytest
 
 from crowddist import serving, storage
@@ -44,9 +47,20 @@ def test_the_stored_model_counts_like_the_predictor(counter_file, tmp_path):
     assert list(rows.columns) == list(serving.COLUMNS) and (rows.dtypes == np.float64).all()
     assert rows["count"].tolist() == pytest.approx([found.count for found in expected], rel=1e-6)
     assert rows["uncertainty"].tolist() == pytest.approx([found.uncertainty for found in expected], rel=1e-6)
-    # The signature refuses what would be counted wrongly: images in [0, 1].
-    with pytest.raises(mlflow.exceptions.MlflowException, match="schema"):
-        model.predict(images / 255)
+    counts = rows["count"].tolist()
+    assert model.predict(images / 255)["count"].tolist() == counts
+    assert model.predict(images.astype(np.int64))["count"].tolist() == counts, "as of JSON"
+    # What `crowddist count` takes, in every form that MLflow hands on.
+    file, other = tmp_path / "a.png", tmp_path / "b.png"
+    for place, image in zip((file, other), images, strict=True):
+        PIL.Image.fromarray(image).save(place)
+    written = f"data:image/png;base64,{base64.b64encode(other.read_bytes()).decode()}"
+    for given in ([str(file), other.as_uri()], [file.read_bytes(), images[1]], np.array([str(file), written]),
+                  pandas.DataFrame({"image": [str(file), other.read_bytes()], "camera": ["north", "south"]}),
+                  pandas.DataFrame({"any": [images[0], images[1].tolist()]}), pandas.Series([str(file), str(other)]),
+                  [PIL.Image.fromarray(image) for image in images]):
+        assert model.predict(given)["count"].tolist() == counts
+    assert model.predict(str(other))["count"].tolist() == counts[1:]
 
 
 def test_a_calibrated_counter_is_served_with_its_intervals(counter_file, tmp_path):
@@ -67,10 +81,20 @@ def test_a_calibrated_counter_is_served_with_its_intervals(counter_file, tmp_pat
     assert not list(counter_file.parent.glob("*.intervals.json")), "nothing is written beside the run's own checkpoint"
 
 
-def test_without_a_signature_the_shape_is_checked_as_well(counter_file):
+def test_what_is_no_image_is_one_line_with_its_number(counter_file, tmp_path):
     served = serving._load_pyfunc(str(counter_file))
-    for wrong in (np.zeros((64, 96, 3), np.uint8), np.zeros((1, 64, 96, 4), np.uint8), np.zeros((1, 64, 96, 3))):
-        with pytest.raises(ValueError, match=r"images must be \(N, H, W, 3\) uint8 RGB"):
+    good = np.zeros((64, 96, 3), np.uint8)
+    for wrong, message in (
+        (good, r"images must be \(N, H, W, 3\) uint8 RGB, or a list of single ones, got \(64, 96, 3\) uint8"),
+        (np.full((1, 64, 96, 3), 1.5), "image 0: an image of float64 must have numbers from 0 to 1"),
+        (np.full((1, 64, 96, 3), 256), "image 0: whole numbers of pixels must be 0 to 255, got 256 to 256"),
+        ([good, str(tmp_path / "no.jpg")], r"image 1: .*no\.jpg: cannot be read"),
+        ([good, b"bytes"], "image 1: the image: not an image"),
+        ("data:image/png,abc", "image 0: its data: address is not of the form data:image/jpeg;base64"),
+        ([None], "image 0: an image cannot be NoneType"),
+        (pandas.DataFrame({"a": [1], "b": [2]}), "a table of images has a column image, got a, b"),
+    ):
+        with pytest.raises(ValueError, match=message):
             served.predict(wrong)
     assert served.predict(np.zeros((0, 64, 96, 3), np.uint8)).shape == (0, 2)
 
@@ -112,14 +136,21 @@ def test_mlflow_serves_the_registered_model_over_http(tiny_checkpoint: str, real
             except OSError:
                 assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
                 time.sleep(0.5)
-        body = json.dumps({"inputs": image[None].tolist()}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body,
-                                         {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            (row,) = json.loads(answer.read())["predictions"]
+        PIL.Image.fromarray(image).save(tmp_path / "photograph.png")
+        data = base64.b64encode((tmp_path / "photograph.png").read_bytes()).decode()
+        address = f"data:image/png;base64,{data}"
+        rows = []
+        for given in ({"inputs": image[None].tolist()}, {"inputs": [address]},
+                      {"dataframe_split": {"columns": ["image"], "data": [[address]]}}):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", json.dumps(given).encode(),
+                                             {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                rows += json.loads(answer.read())["predictions"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
         log.close()
     found = Predictor.from_checkpoint(tiny_checkpoint).predict(image)
-    assert row == pytest.approx({"count": found.count, "uncertainty": found.uncertainty}, rel=1e-5) and found.count > 0
+    assert len(rows) == 3 and found.count > 0
+    for row in rows:
+        assert row == pytest.approx({"count": found.count, "uncertainty": found.uncertainty}, rel=1e-5)

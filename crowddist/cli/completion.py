@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from crowddist.cli import compare, convert, count, evaluate, tune, video
+from crowddist.cli import compare, convert, count, evaluate, export, tune, video
 from crowddist.config import RunConfig
 from crowddist.errors import require_choice
 from crowddist.recipes import RECIPES
@@ -48,7 +48,8 @@ def print_completion(commands: Sequence[str], arguments: Sequence[str]) -> None:
     require_choice("the shell", shell, list(SHELLS))
     parsers: dict[str, Any] = {"count": count.Arguments, "video": video.Arguments,
                                "convert": _of_argparse(convert.make_parser("convert")),
-                               "evaluate": evaluate.Arguments, "tune": tune.Arguments, "compare": compare.Arguments}
+                               "evaluate": evaluate.Arguments, "export": export.Arguments, "tune": tune.Arguments,
+                               "compare": compare.Arguments}
     script = io.StringIO()
     with redirect_stdout(script), suppress(SystemExit):
         tyro.extras.subcommand_cli_from_dict({name: parsers.get(name, _Adapt) for name in commands},

@@ -24,7 +24,7 @@ from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
 if TYPE_CHECKING:
-    from crowddist.inference.predictor import Predictor
+    from crowddist.inference.base_predictor import BasePredictor
     from crowddist.reports.points_table import PointFormat
 
 CODE = ("data", "inference", "methods", "models", "ops")
@@ -41,8 +41,8 @@ class Arguments:
     input: tuple[str, ...] = ()
     """More of them, behind a flag."""
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
-    """A run's folder or one of its checkpoint files, path or URL. Not given: the counter that comes with crowddist,
-    which only saw rendered crowds."""
+    """A run's folder, one of its checkpoint files, or a file of crowddist export; path or URL. Not given: the counter
+    that comes with crowddist, which only saw rendered crowds."""
     output: str
     """The folder for counts.csv, the points and the overlays."""
     counting: Options = field(default_factory=Counting)
@@ -95,7 +95,7 @@ def count_images(arguments: Arguments, points: Sequence[str] | None) -> None:
     print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")
 
 
-def _job(arguments: Arguments, predictor: Predictor, checkpoint: str | os.PathLike[str]) -> str:
+def _job(arguments: Arguments, predictor: BasePredictor, checkpoint: str | os.PathLike[str]) -> str:
     """The digest of the counter and of how it counts: a stopped count goes on with the same alone."""
     import hashlib
 

@@ -10,7 +10,7 @@ import tyro
 from crowddist.inference.intervals import LEVEL
 
 if TYPE_CHECKING:
-    from crowddist.inference.predictor import Predictor
+    from crowddist.inference.base_predictor import BasePredictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Counting:
     level: float = LEVEL
     """Share of images like the source's whose true count lies between low and high, above 0 and below 1."""
 
-    def open(self, counter: str) -> Predictor:
+    def open(self, counter: str) -> BasePredictor:
         """The counter of this place or name, see `open_counter`."""
         from crowddist.inference.open_counter import open_counter
 

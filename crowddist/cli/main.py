@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "Check that an adaptation would find all it needs; change nothing",
     "convert": "Convert raw images and labels to shards, or check and describe shards",
     "evaluate": "Measure a counter's errors on labelled images, or write a run's report anew",
+    "export": "Write a counter as one file of ONNX, which counts without PyTorch",
     "tune": "Search the thresholds that pseudo-labels are made with, without any label",
     "compare": "Print finished runs in one table, beside the papers' figures",
     "folds": "Adapt to every fold of a cross-validation, and print the mean",

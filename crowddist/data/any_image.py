@@ -1,4 +1,4 @@
-"""Images as callers have them: places, PIL images, NumPy arrays, PyTorch tensors."""
+"""Images as callers have them: places, files' bytes, PIL images, NumPy arrays, PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from crowddist.data.images import decode_image
 from crowddist.data.pixels import as_pixels
 from crowddist.data.safe_decode import require_shape
 from crowddist.data.user_files import read_place
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import PIL.Image
     import torch
 
-    AnyImage: TypeAlias = str | os.PathLike[str] | PIL.Image.Image | np.ndarray | torch.Tensor
+    AnyImage: TypeAlias = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray | torch.Tensor
 else:
     AnyImage = Any
 
@@ -28,6 +29,7 @@ def any_pixels(image: AnyImage, *, bits: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image.
 
     - a path, or an address as of `find_user_files`: turned upright by its rotation tag;
+    - the bytes of an image file: likewise;
     - a PIL image of any mode but 32-bit: likewise;
     - a NumPy array, grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4): uint8; uint16; floats from 0 to 1;
     - a PyTorch tensor likewise, its channels first (C, H, W) or last (H, W, C): the end with 1, 3 or 4 of them. Not
@@ -43,13 +45,15 @@ def any_pixels(image: AnyImage, *, bits: int | None = None) -> np.ndarray:
     """
     if isinstance(image, str | os.PathLike):
         return read_place(image)
+    if isinstance(image, bytes):
+        return decode_image(image)[0]
     if (pillow := sys.modules.get("PIL.Image")) is not None and isinstance(image, pillow.Image):
         return _of_pillow(image)
     if (pytorch := sys.modules.get("torch")) is not None and isinstance(image, pytorch.Tensor):
         image = _of_tensor(image)
     if not isinstance(image, np.ndarray):
-        raise InputError(f"an image cannot be {type(image).__name__}; give a path, a PIL image, a NumPy array or a "
-                         "PyTorch tensor")
+        raise InputError(f"an image cannot be {type(image).__name__}; give a path, a file's bytes, a PIL image, a "
+                         "NumPy array or a PyTorch tensor")
     if bits is not None:
         image = _to_eight(image, bits)
     return as_pixels(image)

@@ -15,6 +15,8 @@ OWN_FORMATS = ("csv", "coco", "labelme", "cvat", "label_studio", "json", "npy", 
 RAW_FORMATS = ("gcc", "shanghaitech", "ucf_qnrf", "ucf_cc_50", "worldexpo10", "jhu_crowd", "nwpu_crowd", "wider_face",
                "crowd_human", *OWN_FORMATS)
 """Raw data sets and formats of one's own labels, in the order of the help text; each is a module of `data.convert`."""
+STRIDE = 8
+"""Side of a cell of the density map in px of the image, unless a network has other cells."""
 Look = Literal["broad", "wide", "source", "target"]
 
 

@@ -116,8 +116,14 @@ def read_image(path: str | os.PathLike[str], *, name: str = "") -> tuple[np.ndar
         name: of the image, where the path is that of a copy; "": the path.
     """
     with _naming(name or path):
-        picture = _decode(_read(path), name or path, upright=True)
-        return np.ascontiguousarray(picture.pixels), picture.notes
+        return _upright(_read(path), name or path)
+
+
+def decode_image(data: bytes, *, name: str = "the image") -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `read_image`, of a file's bytes; `name` stands in messages."""
+    with _naming(name):
+        _require_bytes(len(data))
+        return _upright(data, name)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
@@ -145,13 +151,22 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         num_bytes = place.stat().st_size
         if not place.is_file():  # a pipe or a device would be read for ever
             raise InputError("not a file")
-        if num_bytes == 0:
-            raise InputError("the file is empty")
-        if num_bytes > MAX_FILE_BYTES:
-            raise InputError(f"{num_bytes} bytes, an image file may have {MAX_FILE_BYTES}")
+        _require_bytes(num_bytes)
         return place.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from None
+
+
+def _require_bytes(num_bytes: int) -> None:
+    if num_bytes == 0:
+        raise InputError("the file is empty")
+    if num_bytes > MAX_FILE_BYTES:
+        raise InputError(f"{num_bytes} bytes, an image file may have {MAX_FILE_BYTES}")
+
+
+def _upright(data: bytes, path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    picture = _decode(data, path, upright=True)
+    return np.ascontiguousarray(picture.pixels), picture.notes
 
 
 def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Picture:

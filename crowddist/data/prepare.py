@@ -28,8 +28,8 @@ Entry = TypeVar("Entry")
 COMPOSITE_CODE = ("randomness.py", "data/scenes.py", "data/safe_decode.py", "data/shard_codec.py", "data/composite",
                   "data/simulator")
 """Source files that decide the bytes of composites."""
-COUNTER_CODE = ("data/stream.py", "data/transforms.py", "inference/crowd_maps.py", "inference/predictor.py", "methods",
-                "models", "ops")
+COUNTER_CODE = ("data/stream.py", "data/transforms.py", "inference/base_predictor.py", "inference/crowd_maps.py",
+                "inference/predictor.py", "methods", "models", "ops")
 """Those that decide where a counter finds nobody."""
 
 

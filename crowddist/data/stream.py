@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crowddist import storage
 from crowddist.data import transforms
-from crowddist.data.config import StreamConfig
+from crowddist.data.config import STRIDE, StreamConfig
 from crowddist.data.mixing import mixed_position
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.prefetch import Prefetcher
@@ -27,8 +27,6 @@ from crowddist.ops.density import density_map
 from crowddist.ops.scales import head_sizes
 from crowddist.randomness import derive, generator
 
-STRIDE = 8
-"""Side of a cell of the density map in px of the image, unless a network has other cells."""
 OVERSIZE = 2
 """Largest size of cached images, in multiples of the largest size that a crop needs (ours). With 1, crops would be
 resized twice and be softer than whole images, which are resized once."""

@@ -115,9 +115,14 @@ def find_intervals(checkpoint_url: str, level: float, *, image_size: int, zooms:
     Raises:
         InputError: the level is out of its range, or the file beside the checkpoint is damaged.
     """
+    return intervals_of(read_calibration(checkpoint_url), level, image_size=image_size, zooms=zooms, one_pass=one_pass)
+
+
+def intervals_of(found: Calibration | None, level: float, *, image_size: int, zooms: Sequence[float],
+                 one_pass: bool = False) -> Intervals:
+    """The intervals that a calibration gives, if there is one; otherwise as `find_intervals`."""
     if not 0 < level < 1:
         raise InputError(f"the level of intervals must lie between 0 and 1, e.g. 0.9, got {level:g}")
-    found = read_calibration(checkpoint_url)
     reason = _reason(found, level, image_size, tuple(zooms), one_pass)
     told = (f"no intervals: {reason}" if found is None or reason else
             f"{_percent(level)} intervals, by the errors on {len(found.scores)} held-out images of {found.data}")

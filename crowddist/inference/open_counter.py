@@ -1,4 +1,4 @@
-"""Opens a counter for people who name it: a run, a checkpoint, or a counter that comes with the package."""
+"""Opens a counter for people who name it: a run, a checkpoint, a file of ONNX, or one that comes with the package."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from crowddist import storage
 from crowddist.errors import InputError
 from crowddist.inference.intervals import LEVEL
 from crowddist.storage.run_folder import PACKAGED, find_checkpoint
 
 if TYPE_CHECKING:
-    from crowddist.inference.predictor import Predictor
+    from crowddist.inference.base_predictor import BasePredictor
+
+ONNX = ".onnx"
+"""Ending of the files that `crowddist export` writes."""
 
 
 def find_counter(place_or_name: str | os.PathLike[str]) -> str:
-    """URL of a counter's checkpoint, see `find_checkpoint`; "" is the counter that comes with the package."""
+    """URL of a counter's checkpoint or file of ONNX, see `find_checkpoint`; "" is the counter that comes with the
+    package.
+    """
     return find_checkpoint(os.fspath(place_or_name) or next(iter(PACKAGED)))
 
 
@@ -41,12 +47,20 @@ def choose_device(name: str) -> str:
 
 
 def open_counter(place_or_name: str | os.PathLike[str], *, device: str = "auto", image_size: int | None = None,
-                 zooms: Sequence[float] | None = None, one_pass: bool = False, level: float = LEVEL) -> Predictor:
-    """The predictor of a counter, see `Predictor.from_checkpoint`, by the names of `find_counter` and `choose_device`.
+                 zooms: Sequence[float] | None = None, one_pass: bool = False, level: float = LEVEL) -> BasePredictor:
+    """The predictor of a counter, see `Predictor.from_checkpoint`, by the names of `find_counter` and `choose_device`;
+    of a file of `crowddist export` see `OnnxPredictor.from_file`.
 
     Raises FileNotFoundError, InputError as these do.
     """
+    url = find_counter(place_or_name)
+    if url.endswith(ONNX):
+        from crowddist.inference.onnx_predictor import OnnxPredictor
+
+        if one_pass:
+            raise InputError(f"{storage.shown(url)} counts by all its masks; leave out one_pass, or name the run")
+        return OnnxPredictor.from_file(url, image_size=image_size, zooms=zooms, device=device, level=level)
     from crowddist.inference.predictor import Predictor
 
-    return Predictor.from_checkpoint(find_counter(place_or_name), image_size=image_size, zooms=zooms,
-                                     device=choose_device(device), one_pass=one_pass, level=level)
+    return Predictor.from_checkpoint(url, image_size=image_size, zooms=zooms, device=choose_device(device),
+                                     one_pass=one_pass, level=level)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from crowddist.data.config import STRIDE
 from crowddist.data.sample import Verdict
-from crowddist.data.stream import STRIDE
 from crowddist.ops.peaks import density_points
 
 if TYPE_CHECKING:
@@ -200,9 +200,7 @@ class Method(ABC):
 
     def conclude(self, seen: Seen) -> Verdict:
         """The count and the heads of a whole image, from the joined predictions of its tiles."""
-        points = density_points(seen.density, self.output_stride, self.stream.sigma_px)
-        return Verdict(density=seen.density, spread=seen.spread, uncertainty=float(seen.member_counts.std()),
-                       points=points)
+        return density_verdict(seen, self.output_stride, self.stream.sigma_px)
 
     @abstractmethod
     def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
@@ -292,3 +290,9 @@ class Method(ABC):
 def belongs_to(parameter: str, network: str) -> bool:
     """Whether `parameter`, a full name, belongs to that child of the networks; "": all do."""
     return not network or parameter.startswith(f"{network}.")
+
+
+def density_verdict(seen: Seen, stride_px: int, sigma_px: float) -> Verdict:
+    """The verdict of a density alone, with the heads of `density_points`, which tells of both numbers."""
+    return Verdict(density=seen.density, spread=seen.spread, uncertainty=float(seen.member_counts.std()),
+                   points=density_points(seen.density, stride_px, sigma_px))

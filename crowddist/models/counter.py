@@ -96,7 +96,7 @@ class Counter(nn.Module):
         maps = []
         for member in range(self.num_members):
             if self.masks is not None:
-                part = self.masks(trunk, torch.full((len(trunk),), member, device=trunk.device))
+                part = self.masks(trunk, torch.full(trunk.shape[:1], member, device=trunk.device))
             else:
                 part = trunk if self.dropout is None else trunk * self._kept_channels(member).to(trunk)
             maps.append(self._persons(part))

@@ -59,7 +59,9 @@ def member_maps(network: Counter | DeepEnsemble, images: Tensor) -> Tensor:
     """(N, 3, H, W) images, 0 to 1 -> (M, N, 1, h, w) float32 persons per cell by every member, without the cells beyond
     the images.
     """
-    rows, columns = (-(-side // network.output_stride) for side in images.shape[2:])
+    stride = network.output_stride
+    # Of positive numbers alone: in ONNX the quotient of a negative one is cut towards zero.
+    rows, columns = ((side + stride - 1) // stride for side in images.shape[2:])
     return network.members(network.encode(images))[..., :rows, :columns].float()
 
 

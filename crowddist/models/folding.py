@@ -1,4 +1,4 @@
-"""Folding of batch normalisation into the convolution before it, for inference."""
+"""Networks for inference: batch normalisation folded into the convolution before it, and torch's own layers alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def fold_norms(network: nn.Module) -> nn.Module:
                 if isinstance(layer, nn.Conv2d) and isinstance(following, SyncBatchNorm2d):
                     _fold(layer, following)
                     setattr(module, next_name, nn.Identity())
+    return network
+
+
+def plain_layers(network: nn.Module) -> nn.Module:
+    """Put torch's own layers in the place of ours that call what only torch has, in place, in a network of
+    `fold_norms`; results change by rounding only. Slower on a CPU, but other programs know the layers. Returns it.
+    """
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, NormedConvolution):
+                setattr(parent, name, layer.plain())
     return network
 
 

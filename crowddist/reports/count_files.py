@@ -14,8 +14,8 @@ from crowddist.data.images import NOTES
 from crowddist.data.safe_decode import encode_png
 from crowddist.data.user_files import UserFile, find_user_files
 from crowddist.errors import InputError
+from crowddist.inference.base_predictor import BasePredictor, ImagePrediction
 from crowddist.inference.intervals import interval_cells
-from crowddist.inference.predictor import ImagePrediction, Predictor
 from crowddist.process.safe_text import readable
 from crowddist.reports.counts_table import COLUMNS, COUNTS, CountsTable
 from crowddist.reports.points_table import PointFormat, PointsTable
@@ -24,7 +24,7 @@ __all__ = ["COLUMNS", "COUNTS", "predict_files"]
 
 
 def predict_files(
-    predictor: Predictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False, fresh: bool = False,
+    predictor: BasePredictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False, fresh: bool = False,
     job: str = "", points: Sequence[PointFormat] | None = None, say: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Counts every image among `inputs`, see `find_user_files`; writes `counts.csv` and one overlay PNG each to
@@ -92,7 +92,7 @@ def predict_files(
     return rows
 
 
-def _read(predictor: Predictor, file: UserFile) -> tuple[np.ndarray, list[str]]:
+def _read(predictor: BasePredictor, file: UserFile) -> tuple[np.ndarray, list[str]]:
     """The pixels of a file that can be counted, and notes on it. Raises InputError, naming the file."""
     image, notes = file.read()
     try:
@@ -101,7 +101,7 @@ def _read(predictor: Predictor, file: UserFile) -> tuple[np.ndarray, list[str]]:
         raise InputError(f"{file.name}: {error}") from None
 
 
-def _count(predictor: Predictor, image: np.ndarray,
+def _count(predictor: BasePredictor, image: np.ndarray,
            file: UserFile) -> tuple[ImagePrediction, dict[str, Any], str, bytes]:
     """What is found in an image: itself, as a row of the table, in words, and as an overlay."""
     from crowddist.reports.sheets import overlay

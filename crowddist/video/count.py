@@ -27,7 +27,7 @@ from crowddist.video.series import Series
 from crowddist.video.source import find_source
 
 if TYPE_CHECKING:
-    from crowddist.inference.predictor import ImagePrediction, Predictor
+    from crowddist.inference.base_predictor import BasePredictor, ImagePrediction
 
 FADING = 0.98
 """Share of the heat map's scale that is left after a frame: one wrong peak must not dim the rest of a video. ours."""
@@ -36,7 +36,7 @@ UPLOAD_EVERY = 50
 
 
 def count_video(
-    counter: Predictor, source: str | int | os.PathLike[str], output: str | os.PathLike[str], *,
+    counter: BasePredictor, source: str | int | os.PathLike[str], output: str | os.PathLike[str], *,
     every: str | int = EVERY, zones: str | os.PathLike[str] | Mapping[str, Any] | ZoneSet | None = None,
     save_video: bool = False, stop_after_s: float | None = None, fresh: bool = False,
     connection: Connection | None = None, say: Callable[[str], None] = print
@@ -100,7 +100,7 @@ def count_video(
 class _Count:
     """A count under way; nothing is written before the first frame is counted."""
 
-    def __init__(self, counter: Predictor, frames: Frames, place: str, zones: ZoneSet | None, *, save_video: bool,
+    def __init__(self, counter: BasePredictor, frames: Frames, place: str, zones: ZoneSet | None, *, save_video: bool,
                  say: Callable[[str], None]) -> None:
         self.counter, self.frames, self.place, self.zones, self.say = counter, frames, place, zones, say
         self.number, self.peak = 0, 0.0

@@ -17,7 +17,7 @@ from crowddist.config import RunConfig
 from crowddist.data.sample import Prediction
 from crowddist.data.shards import ShardReader, ShardWriter, decode_labels
 from crowddist.data.stream import CropDataset
-from crowddist.inference import predictor
+from crowddist.inference import base_predictor
 from crowddist.inference.predictor import Predictor
 from crowddist.inference.pseudo_labels import label_unit, publish_labels
 from crowddist.methods.bi_knowledge import BiKnowledge
@@ -56,7 +56,7 @@ def test_tiles_give_every_head_once_where_it_is(tiny_config: RunConfig, monkeypa
     """Also on a seam, in a corner, and where the last cells reach beyond the image."""
     heads = np.array([[10, 10], [127, 60], [128, 100], [129, 140], [255, 256], [256, 30], [60, 128], [300, 255],
                       [414, 292], [4, 294]])
-    monkeypatch.setattr(predictor, "TILE_PX", 128)
+    monkeypatch.setattr(base_predictor, "TILE_PX", 128)
     found = Predictor(method(tiny_config), image_size=0).predict(photograph(299, 419, heads))
     assert found.sizes is not None and len(found.points) == len(heads) and (found.sizes == 8).all()
     for head in heads:
@@ -71,7 +71,7 @@ def test_tiles_of_real_networks_leave_no_seam(tiny_config: RunConfig, monkeypatc
     made = BiKnowledge(replace(tiny_config, method="bi_knowledge", bi_knowledge=anywhere))
     image = np.random.default_rng(0).integers(0, 256, (128, 896, 3), dtype=np.uint8)
     whole = Predictor(made, image_size=0)._see([image])[0]
-    monkeypatch.setattr(predictor, "TILE_PX", 256)
+    monkeypatch.setattr(base_predictor, "TILE_PX", 256)
     tiles = Predictor(made, image_size=0)._see([image])[0]
     np.testing.assert_allclose(tiles.density, whole.density, atol=1e-4 * float(whole.density.max()))
     some, others = (part.detections for part in (tiles, whole))

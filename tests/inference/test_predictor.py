@@ -14,7 +14,7 @@ import torch
 from crowddist.config import from_json
 from crowddist.data.stream import to_tensor
 from crowddist.errors import InputError
-from crowddist.inference import predictor
+from crowddist.inference import base_predictor
 from crowddist.inference.predictor import Predictor
 from crowddist.methods.build import build_method
 from crowddist.models.config import CounterConfig
@@ -83,7 +83,7 @@ def test_together_or_alone_is_the_same(tiny_checkpoint: str, monkeypatch: pytest
     sizes = [(72, 96), (72, 96), (96, 64), (72, 96), (144, 192), (50, 96)]
     images = [photograph(*size, seed=index) for index, size in enumerate(sizes)]
     together = list(counter.predict_views(images))
-    monkeypatch.setattr(predictor, "BATCH_PX", 1)
+    monkeypatch.setattr(base_predictor, "BATCH_PX", 1)
     in_ones = list(counter.predict_views(images))
     # no two images could be mistaken for each other
     assert len({round(found.count, 3) for found in together}) == len(images)
@@ -105,7 +105,7 @@ def test_images_go_through_in_batches(tiny_checkpoint: str, monkeypatch: pytest.
         return encode(images)
 
     monkeypatch.setattr(network, "encode", watched)
-    monkeypatch.setattr(predictor, "BATCH_PX", 2 * 72 * 96)
+    monkeypatch.setattr(base_predictor, "BATCH_PX", 2 * 72 * 96)
     list(counter.predict_views([photograph(72, 96, seed) for seed in range(3)]))
     assert shapes == [(2, 3, 72, 96), (1, 3, 72, 96)]
 
@@ -114,7 +114,7 @@ def test_tiles_of_a_large_image_show_no_seam(tiny_checkpoint: str, monkeypatch: 
     image = photograph(300, 420)
     counter = Predictor.from_checkpoint(tiny_checkpoint, image_size=0)
     whole = counter.predict(image)
-    monkeypatch.setattr(predictor, "TILE_PX", 128)
+    monkeypatch.setattr(base_predictor, "TILE_PX", 128)
     tiled = counter.predict(image)
     assert tiled.density.shape == whole.density.shape == (38, 53) and tiled.size == (300, 420)
     np.testing.assert_allclose(tiled.density, whole.density, rtol=1e-3, atol=1e-6)
@@ -143,7 +143,7 @@ def test_an_image_is_cut_by_its_pixels_not_by_its_longer_side(
         return encode(images)
 
     monkeypatch.setattr(counter.method.networks(), "encode", watched)
-    monkeypatch.setattr(predictor, "TILE_PX", 128)  # 16,384 px: the first has 16,128, the second 16,640
+    monkeypatch.setattr(base_predictor, "TILE_PX", 128)  # 16,384 px: the first has 16,128, the second 16,640
     monkeypatch.setattr(type(counter.method), "margin_px", 8)
     counter.predict(photograph(*size))
     assert seen == shapes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,15 +35,15 @@ def test_what_counts_as_out_of_memory() -> None:
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images fit into memory at a time: the first number; how many were tried follows."""
-    sizes, see = [100], Predictor._see_whole
+    sizes, see = [100], Predictor.see_batch
 
-    def careful(predictor: Predictor, images: torch.Tensor) -> Any:
+    def careful(predictor: Predictor, images: Sequence[np.ndarray]) -> Any:
         sizes.append(len(images))
         if len(images) > sizes[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return see(predictor, images)
 
-    monkeypatch.setattr(Predictor, "_see_whole", careful)
+    monkeypatch.setattr(Predictor, "see_batch", careful)
     return sizes
 
 

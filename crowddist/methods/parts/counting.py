@@ -214,10 +214,15 @@ class CountingMethod(TrainingMethod):
         """
         self.counter.eval()
         with torch.inference_mode():
-            maps = member_maps(self.counter, images)
+            maps = self.member_maps(images)
+        return Prediction(density=maps.mean(0), spread=maps.std(0, unbiased=False), member_counts=maps.sum((2, 3, 4)))
+
+    def member_maps(self, images: Tensor) -> Tensor:
+        """(M, N, 1, h, w) float32 persons per cell of (N, 3, H, W) images in [0, 1], by every member."""
+        maps = member_maps(self.counter, images)
         if self.config.train.density_limit:
             maps = torch.where(maps > self.counter.get_buffer(DENSITY_LIMIT), 0, maps)
-        return Prediction(density=maps.mean(0), spread=maps.std(0, unbiased=False), member_counts=maps.sum((2, 3, 4)))
+        return maps
 
     def limit_density(self, persons: float) -> None:
         """Density regularisation (Wang et al., CVPR 2019), here of each member of the ensemble."""

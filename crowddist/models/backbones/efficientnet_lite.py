@@ -125,6 +125,16 @@ class NormedConvolution(nn.Module):
         scale, shift = self.norm.scale_and_shift()
         return self._convolve(features, self.conv.weight * scale[:, None, None, None], shift, activated=self.activated)
 
+    def plain(self) -> nn.Sequential:
+        """The folded layer as torch's own layers; they share its weights."""
+        (kernel, _), layers = self.conv.kernel_size, nn.Sequential()
+        if self.conv.stride[0] == 2:
+            layers.append(nn.ZeroPad2d(2 * ((kernel - 2) // 2, (kernel - 1) // 2)))
+        else:
+            self.conv.padding = (kernel // 2, kernel // 2)
+        layers.append(self.conv)
+        return layers.append(nn.ReLU6()) if self.activated else layers
+
     def _convolve_folded(self, features: Tensor) -> Tensor:
         if (self.conv.kernel_size[0] > 1 or features.device.type != "cpu" or features.dtype != torch.float32
             or not torch.backends.mkldnn.is_available()):

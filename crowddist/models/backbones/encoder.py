@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """(N, 3, H, W) images, 0 to 1 -> (N, channels, ceil(H / stride), ceil(W / stride)). Raises: as `features`."""
         found = self.features(images)
         joined = found[-1] if self.pyramid is None else self.pyramid(found)
-        rows, columns = (-(-side // self.stride) for side in images.shape[-2:])
+        rows, columns = ((side + self.stride - 1) // self.stride for side in images.shape[-2:])
         return joined[..., :rows, :columns]
 
 
