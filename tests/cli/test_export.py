@@ -50,9 +50,8 @@ def test_without_pytorch_the_file_counts_the_same(crowddist: Command, tiny_check
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("--output", "a.onnx"), "no counter is given"),
     (("--model", "nowhere", "--output", "a.onnx"), "no file at "),
-    (("--model", "COUNTER", "--output", "a.pt"), "a.pt must end with .onnx"),
+    (("--model", "COUNTER", "--output", "a.bin"), "must end on .onnx or .pt, got a.bin"),
     (("--model", "COUNTER"), "missing: --output"),
 ])
 def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_checkpoint: str,
