@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "StoredImage", "read_image",
-           "read_pixels", "store_image"]
+           "read_image_bytes", "read_pixels", "store_image"]
 
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
@@ -116,7 +116,16 @@ def read_image(path: str | os.PathLike[str], *, name: str = "") -> tuple[np.ndar
         name: of the image, where the path is that of a copy; "": the path.
     """
     with _naming(name or path):
-        picture = _decode(_read(path), name or path, upright=True)
+        data = _read(path)
+    return read_image_bytes(data, name or os.fspath(path))
+
+
+def read_image_bytes(data: bytes, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `read_image`, of an image file's bytes; `name` is what it is called in messages."""
+    with _naming(name):
+        if not data:
+            raise InputError("the file is empty")
+        picture = _decode(data, name, upright=True)
         return np.ascontiguousarray(picture.pixels), picture.notes
 
 

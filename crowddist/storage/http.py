@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from itertools import islice
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -26,6 +31,8 @@ MAX_BYTES = 128 * 2**20
 """ours: an image of 200 megapixels has less."""
 SILENCE_S, TOTAL_S = 20.0, 120.0
 """ours: how long a server may be silent, and how long a file may take in all."""
+AHEAD = 2
+"""ours: files that are fetched before their turn: enough to hide a server's delay, and bounded in memory."""
 _CHUNK_BYTES = 2**18
 
 
@@ -65,6 +72,31 @@ def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S,
     if told.isdecimal() and len(data) < int(told):
         raise InputError(f"{shown}: the connection broke after {len(data)} of {told} bytes; try again")
     return bytes(data)
+
+
+def fetch_in_turn(urls: Iterable[str]) -> Iterator[Future[bytes]]:
+    """What `fetch` gives or raises for each address, in their order; the next `AHEAD` are fetched meanwhile.
+
+    The threads are daemons: a process that is stopped does not wait for a slow server.
+    """
+    rest, coming = iter(urls), deque[Future[bytes]]()
+
+    def begin(number: int) -> None:
+        for url in islice(rest, number):
+            coming.append(Future())
+            threading.Thread(target=_fetch_into, args=(coming[-1], url), name="fetch", daemon=True).start()
+
+    begin(AHEAD)
+    while coming:
+        begin(1)
+        yield coming.popleft()
+
+
+def _fetch_into(future: Future[bytes], url: str) -> None:
+    try:
+        future.set_result(fetch(url))
+    except BaseException as error:  # raised where the result is asked for
+        future.set_exception(error)
 
 
 def _opener() -> OpenerDirector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -10,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from crowddist.errors import InputError
-from crowddist.storage.http import fetch, is_http
+from crowddist.storage.http import AHEAD, fetch, fetch_in_turn, is_http
 
 DATA = bytes(range(256)) * 40
 
@@ -98,3 +99,21 @@ def test_nobody_there_is_one_line() -> None:
 def test_only_web_addresses_are_of_the_web() -> None:
     assert is_http("http://a/b") and is_http("HTTPS://a/b")
     assert not any(map(is_http, ("s3://a/b", "file:///a", "/a", "a", "https:/a")))
+
+
+def test_files_come_in_turn_and_a_few_ahead(site: str) -> None:
+    paths = [f"/{number}.jpg" for number in range(6)]
+    paths[3] = "/missing"
+    coming = fetch_in_turn(site + path for path in paths)
+    assert Site.asked == [], "nothing is fetched before it is asked for"
+    results = []
+    for number, path in enumerate(paths):
+        future = next(coming)
+        if path == "/missing":
+            with pytest.raises(InputError, match="404"):
+                future.result()
+        else:
+            results.append(future.result())
+        time.sleep(0.05)
+        assert len(Site.asked) <= number + 1 + AHEAD, "what is ahead is bounded"
+    assert results == [DATA] * 5 and sorted(Site.asked) == sorted(paths) and next(coming, None) is None
