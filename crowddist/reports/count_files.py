@@ -120,7 +120,8 @@ class _Zones:
         """In the order of the files; None: of such a file only the whole image is counted."""
         if zones is None:
             return
-        self.sets = zones.of_images([file.name if file.is_remote else os.path.abspath(file.name) for file in files])
+        self.sets = zones.of_images([file.name.partition("?")[0] if file.is_remote else os.path.abspath(file.name)
+                                     for file in files])
         if not any(self.sets):
             raise InputError(f"{zones.place}: it has zones of {len(zones.sets)} images, e.g. {next(iter(zones.sets))}, "
                              "but none of those to be counted; give zones of these, or of one camera")

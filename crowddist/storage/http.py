@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import threading
 import time
@@ -42,15 +43,14 @@ def is_http(place: str) -> bool:
 
 
 def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S, total_s: float = TOTAL_S) -> bytes:
-    """The bytes at an http(s):// address; follows redirections, to such addresses alone.
+    """The bytes at an http(s):// address, also with a user and a password (basic authentication); follows redirections,
+    to such addresses alone.
 
     Raises InputError, with the address without its secrets, if nothing can be fetched, or too much, or too slowly.
     """
     ends, shown = time.monotonic() + total_s, redacted(url)
-    # Spaces and letters beyond ASCII are escaped; what is escaped already stays.
-    escaped = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
     try:
-        request = urllib.request.Request(escaped, headers={"User-Agent": f"crowddist/{crowddist.__version__}"})
+        request = _request(url)
         with _opener().open(request, timeout=silence_s) as answer:
             told = answer.headers.get("Content-Length", "")
             if told.isdecimal() and int(told) > max_bytes:
@@ -97,6 +97,19 @@ def _fetch_into(future: Future[bytes], url: str) -> None:
         future.set_result(fetch(url))
     except BaseException as error:  # raised where the result is asked for
         future.set_exception(error)
+
+
+def _request(url: str) -> urllib.request.Request:
+    """A request whose user and password, of an address like http://user:password@camera/, go to that host alone."""
+    # Spaces and letters beyond ASCII are escaped; what is escaped already stays.
+    parts = urllib.parse.urlsplit(urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~"))
+    user, sign, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)),
+                                     headers={"User-Agent": f"crowddist/{crowddist.__version__}"})
+    if sign:
+        token = base64.b64encode(urllib.parse.unquote(user).encode(errors="surrogateescape")).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
 
 
 def _opener() -> OpenerDirector:

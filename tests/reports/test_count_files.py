@@ -245,7 +245,7 @@ def test_zones_that_do_not_fit_stop_before_anything_is_written(counter: Predicto
     (tmp_path / "z.json").write_text('{"zones": [{"name": "low", "polygon": [[0, 70], [90, 70], [90, 90]]}]}')
     zones, lines = read_zone_file(tmp_path / "z.json"), []  # type: ignore[var-annotated]
     with pytest.raises(InputError, match=r"gate\.png: .*z\.json: the zone 'low' lies outside the image of 100 x 60 px; "
-                                         "draw it anew, and look at it with crowddist zones"):
+                                         "draw it on an image of this camera"):
         predict_files(counter, [str(photos)], str(tmp_path / "out"), zones=zones, say=lines.append)
     assert not (tmp_path / "out").exists()
     rows = predict_files(counter, [str(photos)], str(tmp_path / "out"), zones=zones, skip_bad=True, say=lines.append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -20,9 +21,12 @@ class Site(BaseHTTPRequestHandler):
     """Answers by path."""
 
     asked: ClassVar[list[str]] = []
+    users: ClassVar[list[str | None]] = []
+    """What each request says of its user."""
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
+        self.users.append(self.headers["Authorization"])
         if self.path == "/silent":
             self.server.released.wait(20)  # type: ignore[attr-defined]
             return
@@ -46,6 +50,7 @@ def site() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     server.released = threading.Event()  # type: ignore[attr-defined]
     Site.asked.clear()
+    Site.users.clear()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.released.set()  # type: ignore[attr-defined]
@@ -89,6 +94,13 @@ def test_no_message_holds_a_password(site: str) -> None:
     with pytest.raises(InputError) as refused:
         fetch(address)
     assert "SECRET" not in str(refused.value)
+
+
+def test_a_user_and_a_password_go_to_their_host_alone(site: str) -> None:
+    named = site.replace("http://", "http://me:p%40ss@")
+    assert fetch(f"{named}/a.jpg") == fetch(f"{named}/to/{site}/b.jpg") == DATA
+    mine = "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert Site.users == [mine, mine, None]
 
 
 def test_nobody_there_is_one_line() -> None:

@@ -152,7 +152,7 @@ class ZoneSet:
             if not pixels.any():
                 outside = polygon is not None and not _touches(polygon, size)
                 raise InputError(f"{self.place}: the zone {name!r} {'lies outside' if outside else 'holds no pixel of'}"
-                                 f" the image of {_words(size)}; draw it anew, and look at it with crowddist zones")
+                                 f" the image of {_words(size)}; draw it on an image of this camera")
             if polygon is not None and (over := _overhang(polygon, size)) > 0:
                 notes.append(f"{self.place}: the zone {name!r} reaches {over:.0f} px beyond the image of "
                              f"{_words(size)}; it ends at the border")
