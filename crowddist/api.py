@@ -14,7 +14,7 @@ import numpy as np
 
 from crowddist.data.any_image import AnyImage, any_pixels
 from crowddist.data.zones.files import Zones, as_zones
-from crowddist.data.zones.zone import OutlinedZones, ZoneSet
+from crowddist.data.zones.zone import OutlinedZones, PlacedZones, ZoneSet
 from crowddist.errors import InputError
 from crowddist.inference.intervals import LEVEL
 from crowddist.inference.open_counter import open_counter
@@ -74,12 +74,14 @@ class CountResult:
             zones=drawn_zones(self.outlined, self.zones) if self.outlined else ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists: all but the density and the image, whose `height` and `width` are told."""
+        """Plain numbers and lists: all but the density and the image, whose `height` and `width` are told; `zones` only
+        where there are some.
+        """
         height, width = self.image.shape[:2]
         return {"count": self.count, "low": self.low, "high": self.high, "level": self.level,
-                "uncertainty": self.uncertainty, "zones": dict(self.zones), "height": height, "width": width,
-                "points": self.points.tolist(),
-                "head_sizes": None if self.head_sizes is None else self.head_sizes.tolist()}
+                "uncertainty": self.uncertainty, "height": height, "width": width, "points": self.points.tolist(),
+                "head_sizes": None if self.head_sizes is None else self.head_sizes.tolist(),
+                **({"zones": dict(self.zones)} if self.zones else {})}
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
@@ -135,7 +137,7 @@ class CrowdCounter:
         pixels = self._pixels(image, zone_set, bits)
         with self._lock:
             found = self.predictor.predict(pixels)
-        return self._result(found, pixels, zone_set)
+        return as_result(found, pixels, self._placed(zone_set, found, pixels))
 
     def count_many(self, images: Iterable[AnyImage], *, zones: Zones = None, batch: int = BATCH,
                    bits: int | None = None) -> Iterator[CountResult]:
@@ -156,7 +158,8 @@ class CrowdCounter:
         while pixels := [self._numbered(number, image, zone_set, bits) for number, image in islice(numbered, batch)]:
             with self._lock:
                 found = list(self.predictor.predict_views(pixels))
-            yield from (self._result(*pair, zone_set) for pair in zip(found, pixels, strict=True))
+            for each, image in zip(found, pixels, strict=True):
+                yield as_result(each, image, self._placed(zone_set, each, image))
 
     def _numbered(self, number: int, image: AnyImage, zones: ZoneSet | None, bits: int | None) -> np.ndarray:
         try:
@@ -171,14 +174,9 @@ class CrowdCounter:
             zones.outlined((pixels.shape[0], pixels.shape[1]))
         return pixels
 
-    def _result(self, found: ImagePrediction, pixels: np.ndarray, zones: ZoneSet | None) -> CountResult:
-        interval = found.interval
-        low, high, level = (interval.low, interval.high, interval.level) if interval else (None, None, None)
-        placed = None if zones is None else zones.on((pixels.shape[0], pixels.shape[1]), seen=found.size,
-                                                     cells=found.density.shape, stride=self.predictor.stride)
-        return CountResult(count=found.count, low=low, high=high, level=level, uncertainty=found.uncertainty,
-                           points=found.points, head_sizes=found.sizes, density=found.density, image=pixels,
-                           zones=placed.counts(found.density) if placed else {}, outlined=placed)
+    def _placed(self, zones: ZoneSet | None, found: ImagePrediction, pixels: np.ndarray) -> PlacedZones | None:
+        return None if zones is None else zones.on((pixels.shape[0], pixels.shape[1]), seen=found.size,
+                                                   cells=found.density.shape, stride=self.predictor.stride)
 
 
 def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", image_size: int | None = None,
@@ -200,3 +198,12 @@ def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", im
     """
     return CrowdCounter(open_counter(place_or_name, device=device, image_size=image_size, zooms=zooms,
                                      one_pass=one_pass, level=level))
+
+
+def as_result(found: ImagePrediction, pixels: np.ndarray, zones: PlacedZones | None = None) -> CountResult:
+    """A predictor's finding in an image, (H, W, 3) uint8 RGB, as a result, with the persons in each zone."""
+    interval = found.interval
+    low, high, level = (interval.low, interval.high, interval.level) if interval else (None, None, None)
+    return CountResult(count=found.count, low=low, high=high, level=level, uncertainty=found.uncertainty,
+                       points=found.points, head_sizes=found.sizes, density=found.density, image=pixels,
+                       zones=zones.counts(found.density) if zones else {}, outlined=zones)

@@ -112,7 +112,7 @@ def _zone_sets(path: Path, drawings: Sequence[_Drawing]) -> dict[str, ZoneSet]:
     for drawing in drawn:
         if drawing.name in sets:
             raise InputError(f"{path}: two images {drawing.name[:80]!r} have zones; keep one of the two")
-        place = str(path) if len(drawn) == 1 else f"{path} ({drawing.name})"
+        place = str(path) if len(drawn) == 1 else f"{path} ({drawing.name[:80]})"
         note = f"{place}: {drawing.num_others} marks left out: neither polygons nor boxes, or of another annotation"
         sets[drawing.name] = ZoneSet(drawing.zones, size=drawing.size, place=place,
                                      notes=[note] if drawing.num_others else [])

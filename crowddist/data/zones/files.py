@@ -163,6 +163,6 @@ def _own_zones(path: Path, value: Mapping[str, Any]) -> ZoneSet:
 def _seem_shares(polygons: Sequence[Any]) -> bool:
     try:
         corners = np.concatenate([np.asarray(polygon, np.float64).reshape(-1) for polygon in polygons])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False  # told for the zone
     return bool(corners.size and ((corners >= 0) & (corners <= 1)).all())

@@ -191,7 +191,7 @@ def _checked_polygon(zone: Zone, name: str, unit: str, place: str) -> np.ndarray
     try:
         corners = np.asarray(zone.polygon, np.float64)
         sound = corners.ndim == 2 and corners.shape[1] == 2 and bool((np.abs(corners) <= FARTHEST_PX).all())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         sound = False
     if not sound:
         raise InputError(f"{place}: the corners of the zone {name!r} must be pairs of numbers x, y, got "
