@@ -137,6 +137,21 @@ def test_a_result_is_json(counter: crowddist.CrowdCounter) -> None:
         result.points.tolist())
 
 
+def test_zones_are_counted_and_drawn(counter: crowddist.CrowdCounter, tmp_path: Path) -> None:
+    halves = {"left": [[0, 0], [40, 0], [40, 72], [0, 72]], "right": [[40, 0], [96, 0], [96, 72], [40, 72]]}
+    (tmp_path / "zones.json").write_text(json.dumps({"zones": [{"name": name, "polygon": polygon}
+                                                               for name, polygon in halves.items()]}))
+    plain, found = counter.count(image()), counter.count(image(), zones=halves)
+    assert list(found.zones) == ["left", "right"] and sum(found.zones.values()) == pytest.approx(found.count, rel=1e-5)
+    assert found.count == plain.count and plain.zones == {} and "zones" not in plain.to_dict()
+    assert json.loads(found.to_json())["zones"] == found.zones
+    assert (np.asarray(found.plot()) != np.asarray(plain.plot())).any()
+    many = list(counter.count_many([image(), image(1)], zones=tmp_path / "zones.json"))
+    assert many[0].zones == pytest.approx(found.zones, rel=1e-4) and many[1].zones != many[0].zones
+    with pytest.raises(crowddist.InputError, match=r"^image 1: .*zones\.json: the zone 'right' lies outside the image"):
+        list(counter.count_many([image(), image(1, (72, 40))], zones=tmp_path / "zones.json"))
+
+
 def test_heads_go_to_supervision_where_it_is(counter: crowddist.CrowdCounter) -> None:
     result = counter.count(image())
     if find_spec("supervision") is None:

@@ -4,6 +4,7 @@
     crowddist count photo.jpg folder/ 'more/*.jpg' --model runs/demo --output counted/
     crowddist count s3://bucket/photos https://example.org/square.jpg --model runs/demo --output counted/
     crowddist count photos/ --model runs/demo --output counted/ --points cvat     (to correct the points by hand)
+    crowddist count photos/ --model runs/demo --output counted/ --zones zones.json
 
 After a stop or a kill, counts.csv holds what was counted, and the same command goes on.
 """
@@ -50,6 +51,9 @@ class Arguments:
                       tyro.conf.arg(metavar="FORMAT ...")] = ()
     """Files of the heads' points, to correct them by hand: cvat, labelstudio, coco or labelme, beside points.csv and
     points.json (table), which are always written unless this is none."""
+    zones: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """Parts of the images that are counted too, into zones.csv: JSON, an export of LabelMe, CVAT or Label Studio, or a
+    mask. Zones of one image hold for all; of several, each image has its own, by its name."""
     skip_bad: bool = False
     """Leave out files that cannot be read, instead of stopping at the first."""
     fresh: bool = False
@@ -80,9 +84,11 @@ def main(arguments: Sequence[str], prog: str = "crowddist count", *, points: tup
 def count_images(arguments: Arguments, points: Sequence[str] | None) -> None:
     """Counts every image and says where the results lie."""
     from crowddist import storage
+    from crowddist.data.zones.files import read_zone_file
     from crowddist.inference.open_counter import find_counter
     from crowddist.reports.count_files import predict_files
 
+    zones = read_zone_file(arguments.zones) if arguments.zones else None  # before the counter, which takes seconds
     checkpoint_url = find_counter(arguments.model)
     predictor = arguments.counting.open(checkpoint_url)
     if predictor.intervals is not None:
@@ -91,7 +97,7 @@ def count_images(arguments: Arguments, points: Sequence[str] | None) -> None:
     rows = predict_files(predictor, (*arguments.images, *arguments.input), arguments.output,
                          skip_bad=arguments.skip_bad, fresh=arguments.fresh,
                          job=_job(arguments, predictor, storage.local_file(checkpoint_url)), points=formats,
-                         say=lambda line: print(line, flush=True))
+                         zones=zones, say=lambda line: print(line, flush=True))
     print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")
 
 

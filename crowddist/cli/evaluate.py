@@ -32,10 +32,13 @@ class Arguments:
     """Labelled shards; FORMAT:PATH:SPLIT, e.g. shanghaitech:part_A_final:val; or a folder of images with labels, e.g. a
     .csv with the columns file, x, y."""
     output: str = ""
-    """The JSON file to write: the metrics, and under `images` one row an image."""
+    """The JSON file to write: the metrics, under `images` one row an image, and under `zones` the errors in each."""
     counting: Options = field(default_factory=Counting)
     radii: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PX ...")] = (4.0, 8.0, 16.0)
     """Distances from a true head, in px of the image, that precision, recall and F1 of the points are given at."""
+    zones: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """Parts of the images whose errors are told too, the same for all images: JSON, an export of LabelMe, CVAT or Label
+    Studio, or a mask."""
     work: str = "runs"
     """Where raw data is converted to."""
 
@@ -43,6 +46,8 @@ class Arguments:
         given = [bool(option) for option in (self.checkpoint, self.data, self.output)]
         if not (all(given) or (self.report and not any(given))):
             raise InputError("give --checkpoint, --data and --output, or --report alone")
+        if self.zones and self.report:
+            raise InputError("a report has no zones; give --zones with --checkpoint, --data and --output")
         if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
             raise InputError("radii must be one or more numbers of px, not negative, got "
                              f"{' '.join(map(str, self.radii))}")
@@ -74,20 +79,26 @@ def evaluate(arguments: Arguments) -> None:
     from crowddist.data.config import parse_data
     from crowddist.data.prepare import prepare
     from crowddist.data.shards import ShardReader
+    from crowddist.data.zones.files import as_zones
     from crowddist.inference.evaluation import evaluate_data
-    from crowddist.inference.metrics import image_rows, summarise
+    from crowddist.inference.metrics import image_rows, summarise, zone_errors
     from crowddist.inference.open_counter import find_counter
 
+    zones = as_zones(arguments.zones or None)
     url = find_counter(arguments.checkpoint)
     predictor = arguments.counting.open(url)
     if predictor.intervals is not None:
         print(predictor.intervals.told)
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)
-    results = evaluate_data(predictor, ShardReader(prepared.url))
+    results = evaluate_data(predictor, ShardReader(prepared.url), zones)
     metrics = summarise(results, arguments.radii)
-    record = {**metrics, "checkpoint": url, "data": prepared.summary(), "images": image_rows(results)}
+    errors = zone_errors(results)
+    record = {**metrics, "checkpoint": url, "data": prepared.summary(), "images": image_rows(results)} | (
+        {"zones": errors} if errors else {})
     storage.write_json(storage.normalise(arguments.output), record)
     width = max(map(len, metrics))
     for name, value in metrics.items():
         print(f"{name:{width}} {value:.4g}")
+    for name, of_zone in errors.items():
+        print(f"zone {name}: " + ", ".join(f"{noun} {value:.4g}" for noun, value in of_zone.items()))
     print(f"written to {arguments.output}")

@@ -58,15 +58,17 @@ def main(arguments: Sequence[str], prog: str = "crowddist video") -> None:
 
 def count(arguments: Arguments) -> None:
     """Counts the video's frames; the count itself says where the results lie."""
+    from crowddist.data.zones.files import as_zones
     from crowddist.video.count import count_video
     from crowddist.video.sampling import parse_every
     from crowddist.video.source import find_source
 
     find_source(arguments.source)  # before the counter is loaded, which takes seconds
     parse_every(arguments.every)
+    zones = as_zones(arguments.zones or None)
     counter = arguments.counting.open(arguments.model)
     if counter.intervals is not None:
         print(counter.intervals.told, flush=True)
-    count_video(counter, arguments.source, arguments.output, every=arguments.every, zones=arguments.zones or None,
+    count_video(counter, arguments.source, arguments.output, every=arguments.every, zones=zones,
                 save_video=arguments.save_video, stop_after_s=arguments.stop_after or None, fresh=arguments.fresh,
                 say=lambda line: print(line, flush=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from crowddist.data.images import decode_image
+from crowddist.data.images import read_image_bytes
 from crowddist.data.pixels import as_pixels
 from crowddist.data.safe_decode import require_shape
 from crowddist.data.user_files import read_place
@@ -46,7 +46,7 @@ def any_pixels(image: AnyImage, *, bits: int | None = None) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_place(image)
     if isinstance(image, bytes):
-        return decode_image(image)[0]
+        return read_image_bytes(image)[0]
     if (pillow := sys.modules.get("PIL.Image")) is not None and isinstance(image, pillow.Image):
         return _of_pillow(image)
     if (pytorch := sys.modules.get("torch")) is not None and isinstance(image, pytorch.Tensor):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "StoredImage", "read_image",
-           "read_pixels", "store_image"]
+           "read_image_bytes", "read_pixels", "store_image"]
 
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
@@ -119,7 +119,7 @@ def read_image(path: str | os.PathLike[str], *, name: str = "") -> tuple[np.ndar
         return _upright(_read(path), name or path)
 
 
-def decode_image(data: bytes, *, name: str = "the image") -> tuple[np.ndarray, tuple[str, ...]]:
+def read_image_bytes(data: bytes, *, name: str = "the image") -> tuple[np.ndarray, tuple[str, ...]]:
     """As `read_image`, of a file's bytes; `name` stands in messages."""
     with _naming(name):
         _require_bytes(len(data))

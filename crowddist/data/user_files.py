@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import glob
-import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from crowddist import storage
-from crowddist.data.images import SUFFIXES, read_image
+from crowddist.data.images import SUFFIXES, read_image, read_image_bytes
 from crowddist.data.walk import Found, find_images, none_found
 from crowddist.errors import InputError
 from crowddist.process.safe_text import readable, redacted
@@ -32,8 +29,8 @@ class UserFile:
     """Path or address, as in tables and messages."""
     root: str
     """The folder that was searched, or else the file's own: path or address."""
-    copy: str = ""
-    """Path of a copy of what came from the web; "": there is none."""
+    address: str = field(default="", repr=False)
+    """Of an image on the web: where it is fetched from, with the secrets that its name lacks."""
 
     @property
     def stem(self) -> str:
@@ -56,21 +53,26 @@ class UserFile:
             os.path.realpath(Path(self.name).parent) == os.path.realpath(storage.shown(folder_url)))
 
     def stamp(self) -> list[int | str]:
-        """What changes with the file. Raises OSError if there is none."""
-        if self.copy:
-            data = Path(self.copy).read_bytes()
-            return [len(data), hashlib.sha256(data).hexdigest()]
+        """What changes with the file; of an image on the web, which only a fetch would tell, nothing. Raises OSError if
+        there is no file.
+        """
+        if self.address:
+            return []
         if self.is_remote:
             return [storage.local_file(self.name).name]  # named by the object's version
         facts = Path(self.name).stat()
         return [facts.st_size, facts.st_mtime_ns]
 
-    def read(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The pixels and notes of `read_image`. Raises InputError, naming the file."""
+    def read(self, fetched: bytes | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The pixels and notes of `read_image`. Raises InputError, naming the file.
+
+        Args:
+            fetched: the bytes of a file on the web, where they are here already.
+        """
         if not self.is_remote:
             return read_image(self.name)
-        if self.copy:
-            return read_image(self.copy, name=self.name)
+        if self.address:
+            return read_image_bytes(fetch(self.address) if fetched is None else fetched, name=self.name)
         try:
             return read_image(storage.local_file(self.name), name=self.name)
         except FileNotFoundError:
@@ -81,8 +83,8 @@ def find_user_files(inputs: Sequence[str], *, skip_bad: bool = False,
                     say: Callable[[str], None] = print) -> list[UserFile]:
     """The images among files, folders and patterns, in the order given; folders' and patterns' sorted by name.
 
-    What is on the web is fetched here, into a folder that goes when the process ends; objects are fetched when they
-    are read. `say` is told what a folder holds beside images.
+    What is on the web and in object storage is fetched when it is read. `say` is told what a folder holds beside
+    images.
 
     Args:
         inputs: paths, also with ~; patterns of paths (`*`, `?`, `[...]`, `**`); file://, s3://, http:// and https://
@@ -105,10 +107,7 @@ def find_user_files(inputs: Sequence[str], *, skip_bad: bool = False,
         if not given:  # as of a variable of the shell that is not set; a path would be the current folder
             raise InputError("an input is empty; give image files or folders")
         if is_http(given):
-            try:
-                files.append(_fetched(given))
-            except InputError as error:
-                refuse(str(error))
+            files.append(_on_the_web(given))
         elif _is_remote(given):
             files += _objects(given, say)
         else:
@@ -152,7 +151,7 @@ def read_place(place: str | os.PathLike[str]) -> np.ndarray:
     """
     given = os.fspath(place)
     if is_http(given):
-        return _fetched(given).read()[0]
+        return _on_the_web(given).read()[0]
     if _is_remote(given):
         return UserFile(name=storage.normalise(given), root="").read()[0]
     return read_image(_local(given))[0]
@@ -174,6 +173,9 @@ def _matches(given: str) -> list[Path]:
     path = _local(given)
     if path.exists():
         return [path]
+    if (scheme := re.match(r"([a-z][a-z0-9+.-]*)://", given, re.IGNORECASE)) and scheme[1].lower() != "file":
+        raise InputError(f"{readable(redacted(given))}: images are not read from {scheme[1]}:// addresses; give files, "
+                         "or file://, s3:// or http(s):// addresses; crowddist video counts streams")
     if glob.has_magic(str(path)):
         if found := sorted(glob.glob(str(path), recursive=True)):
             return [Path(name) for name in found]
@@ -198,17 +200,6 @@ def _objects(given: str, say: Callable[[str], None]) -> list[UserFile]:
     return [UserFile(name=storage.join(url, name), root=url) for name in images]
 
 
-def _fetched(url: str) -> UserFile:
-    """A file of the web, fetched into a folder of this process. Its name holds no secrets."""
-    data = fetch(url)
-    # By the address's hash: no address leads out of the folder.
-    place = Path(_downloads().name) / hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()
-    place.write_bytes(data)
+def _on_the_web(url: str) -> UserFile:
     shown = redacted(url)
-    return UserFile(name=shown, root=shown.rpartition("/")[0], copy=str(place))
-
-
-@functools.cache
-def _downloads() -> tempfile.TemporaryDirectory:
-    """Removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="crowddist-", ignore_cleanup_errors=True)
+    return UserFile(name=shown, root=shown.rpartition("/")[0], address=url)

@@ -15,6 +15,7 @@ from crowddist.data.sample import Part, Sample, Seen
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import cell_density, known_sizes
 from crowddist.data.transforms import resize_points
+from crowddist.data.zones.zone import ZoneSet
 from crowddist.errors import InputError
 from crowddist.inference.metrics import ImageResult
 from crowddist.inference.predictor import ImagePrediction, Predictor
@@ -25,9 +26,10 @@ from crowddist.ops.scales import LONE_SIZE_PX
 from crowddist.ops.ssim import ssim
 
 
-def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) -> list[ImageResult]:
-    """Counts the images with these indexes, in order. Raises: InputError for an image without points, or with a region
-    of interest that cannot be.
+def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int],
+                  zones: ZoneSet | None = None) -> list[ImageResult]:
+    """Counts the images with these indexes, in order, also by zones. Raises: InputError for an image without points,
+    with a region of interest that cannot be, or that the zones do not fit.
     """
     results = []
     for first in range(0, len(unit), CHUNK):
@@ -38,17 +40,17 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int]) 
                 raise InputError(f"sample {sample.key} of {data.url} has no points; an evaluation needs a labelled "
                                  "data set")
             region = None if counts_whole(data.manifest) else find_region(sample)
-            results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride, region))
+            results.append(_compare(sample, prediction, predictor.method.stream, predictor.stride, region, zones))
     return results
 
 
-def evaluate_data(predictor: Predictor, data: ShardReader) -> list[ImageResult]:
-    """Counts all images of a labelled data set, in order."""
-    return evaluate_unit(predictor, data, range(len(data)))
+def evaluate_data(predictor: Predictor, data: ShardReader, zones: ZoneSet | None = None) -> list[ImageResult]:
+    """Counts all images of a labelled data set, in order; as `evaluate_unit`."""
+    return evaluate_unit(predictor, data, range(len(data)), zones)
 
 
 def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,
-             region: Region | None) -> ImageResult:
+             region: Region | None, zones: ZoneSet | None = None) -> ImageResult:
     assert sample.points is not None  # checked by the caller
     points, found, count, density = sample.points, prediction.points, prediction.count, prediction.density
     true_density = _true_density(sample, prediction.size, density.shape, config, stride)
@@ -72,7 +74,20 @@ def _compare(sample: Sample, prediction: ImagePrediction, config: StreamConfig, 
         scene=str(sample.scene.get("scene", "")),
         zoom_counts=prediction.zoom_counts if region is None else {},
         interval=prediction.interval if region is None else None, whole=region is None,
+        zones={} if zones is None else _count_zones(zones, sample, prediction.size, density, points, stride),
     )
+
+
+def _count_zones(zones: ZoneSet, sample: Sample, seen: tuple[int, int], density: np.ndarray, points: np.ndarray,
+                 stride: int) -> dict[str, tuple[float, float]]:
+    """Predicted and true persons in each zone."""
+    size = (sample.image.shape[0], sample.image.shape[1])
+    try:
+        placed = zones.on(size, seen=seen, cells=density.shape, stride=stride)
+    except InputError as error:
+        raise InputError(f"sample {sample.key}: {error}") from None
+    true = zones.num_inside(points, size)
+    return {name: (count, float(true[name])) for name, count in placed.counts(density).items()}
 
 
 def _compare_pixels(sample: Sample, prediction: ImagePrediction, config: StreamConfig, stride: int,

@@ -48,6 +48,8 @@ class ImageResult:
     """Zoom -> persons counted at it alone; {} where the image was seen at one, or has a region of interest."""
     interval: CountInterval | None = None
     """Where the true count lies, as predicted; None where the counter has no intervals, or in a region of interest."""
+    zones: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Persons in each zone, by its name: predicted and true; {} where none were asked for."""
     whole: bool = True
     """Whether the image counts whole; False: in a region of interest alone."""
 
@@ -220,6 +222,15 @@ def _errors(prefix: str, predicted: Sequence[float], true: Sequence[float]) -> d
     errors = count_errors(predicted, true)
     return {f"{prefix}mae": errors["mae"], f"{prefix}rmse": errors["rmse"],
             f"{prefix}bias": float(np.mean(np.subtract(predicted, true)))}
+
+
+def zone_errors(results: Sequence[ImageResult]) -> dict[str, dict[str, float]]:
+    """For each zone, by its name: mae, rmse, bias and mean_true_count, in persons an image; {} without zones."""
+    found = {}
+    for name in results[0].zones if results else ():
+        predicted, true = ([result.zones[name][place] for result in results] for place in (0, 1))
+        found[name] = _errors("", predicted, true) | {"mean_true_count": float(np.mean(true))}
+    return found
 
 
 def image_rows(results: Sequence[ImageResult]) -> list[dict[str, float | str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crowddist.ops.calibration import reliability, sparsification
+from crowddist.reports.zone_drawing import COLOURS as ZONE_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#1f5fa8", "#c4362c", "#2a8f4d", "#8a5fb0", "#b07a1f", "#3a9ca6")
 """Colours of the lines, one for each counter."""
+_WHOLE = "#19191e"
+"""The line of the whole image, beside those of zones: no colour of `ZONE_COLOURS`."""
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> np.ndarray:
@@ -46,7 +49,7 @@ def counts_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     """Counts over the time of a video, one line per place.
 
     Args:
-        lines: name -> (seconds, persons); names of more than `COLOURS` repeat colours.
+        lines: name -> (seconds, persons): the whole image, then zones, in the colours that pictures draw them in.
         peak: of the first line; marked.
 
     Returns RGB uint8. Raises ValueError if a line is empty.
@@ -54,11 +57,14 @@ def counts_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     if not lines or not all(map(len, lines.values())):
         raise ValueError(f"no counts to draw for {title!r}")
     figure, axes = _chart(title, "time", "people")
-    for number, (name, points) in enumerate(lines.items()):
+    for number, (name, points) in enumerate(lines.items(), -1):
         seconds, counts = zip(*points, strict=True)
-        axes.plot(seconds, counts, label=name, color=COLOURS[number % len(COLOURS)], linewidth=1.8,
-                  marker="o" if len(points) < 12 else None, markersize=5)
-    axes.plot(*peak, marker="o", markersize=10, markerfacecolor="none", color=COLOURS[0])
+        cycle, place = divmod(number, len(ZONE_COLOURS))
+        colour = _WHOLE if number < 0 else tuple(part / 255 for part in ZONE_COLOURS[place])
+        # Where colours come again, zones differ by their dashes.
+        axes.plot(seconds, counts, label=name, color=colour, linestyle=("-", "--", ":", "-.")[max(cycle, 0) % 4],
+                  linewidth=2.4 if number < 0 else 1.8, marker="o" if len(points) < 12 else None, markersize=5)
+    axes.plot(*peak, marker="o", markersize=10, markerfacecolor="none", color=_WHOLE)
     axes.annotate(f"{peak[1]:.0f}", peak, textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
     axes.set_ylim(0, 1.15 * max(peak[1], *(count for points in lines.values() for _, count in points)) or 1.0)
     short = max(seconds for points in lines.values() for seconds, _ in points) < 120

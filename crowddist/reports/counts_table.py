@@ -14,18 +14,23 @@ from crowddist import storage
 from crowddist.data.user_files import UserFile
 from crowddist.data.walk import COUNTS
 from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
+from crowddist.data.zones.zone import WHOLE
 from crowddist.errors import InputError
 
 __all__ = ["COLUMNS", "COUNTS", "JOURNAL", "CountsTable"]
 
 COLUMNS = ("file", "count", "low", "high", "uncertainty", "points")
+ZONES = "zones.csv"
+"""The table of zones: for each image a row of the whole one, as in counts.csv, and one for each zone."""
+ZONE_COLUMNS = ("file", "zone", "count", "low", "high")
 ROWS_AT_ONCE = 50
 """Rows after which a table in object storage is written again, which cannot append."""
 _ENTRY = {"file", "repeat", "stamp", "overlay", "row", "notes"}
 
 
 class CountsTable:
-    """The table of these files in the folder `place`; nothing is written before the first row.
+    """The table of these files in the folder `place`, and with `zones` that of their zones; nothing is written before
+    the first row.
 
     Beside it, while it is not whole, lies the journal: a line with the job, then one for each row.
 
@@ -33,9 +38,11 @@ class CountsTable:
     it writes, however the block ends, what object storage lacks.
     """
 
-    def __init__(self, place: str, files: Sequence[UserFile], job: str, *, fresh: bool = False) -> None:
+    def __init__(self, place: str, files: Sequence[UserFile], job: str, *, fresh: bool = False,
+                 zones: bool = False) -> None:
         self.files, self.job, self.local = files, job, storage.is_local(place)
         self._url, self._journal = storage.join(place, COUNTS), storage.join(place, JOURNAL)
+        self._zones = storage.join(place, ZONES) if zones else ""
         self._entries: dict[int, dict[str, Any]] = {}
         self._begun = False
         met: Counter[str] = Counter()
@@ -55,9 +62,9 @@ class CountsTable:
         """True if the file was counted."""
         return index in self._entries
 
-    def missing(self) -> list[UserFile]:
-        """The files that are not counted yet."""
-        return [file for index, file in enumerate(self.files) if index not in self._entries]
+    def missing(self) -> list[int]:
+        """Indexes of the files that are not counted yet."""
+        return [index for index in range(len(self.files)) if index not in self._entries]
 
     def forget(self, index: int) -> None:
         """Lets a file be counted again, under the same name."""
@@ -75,7 +82,9 @@ class CountsTable:
                 "overlay": self._named.get(index) or self._free_name(file.stem)}
 
     def add(self, index: int, entry: dict[str, Any]) -> None:
-        """Adds an entry with its `row` and `notes`, once its overlay is written."""
+        """Adds an entry, once its overlay is written, with its `row` and `notes`, and with `zones` where zones are
+        counted: persons by their names.
+        """
         self._entries[index] = entry
         self._names.add(entry["overlay"])
         self._alike[self.files[index].stem] += 1
@@ -84,6 +93,9 @@ class CountsTable:
         elif self.local:
             storage.append_line(self._journal, json.dumps(entry))
             storage.append_line(self._url, _csv([entry["row"]], head=False).removesuffix("\n"))
+            if self._zones:
+                lines = _csv(_zone_rows(entry), ZONE_COLUMNS, head=False).removesuffix("\n")
+                storage.append_lines(self._zones, lines.split("\n"))
         elif len(self._entries) % ROWS_AT_ONCE == 0:
             self._write_all()
 
@@ -101,7 +113,7 @@ class CountsTable:
 
     def finish(self, *, whole: bool) -> None:
         """Publishes the table in order; `whole` removes the journal: the next count begins anew."""
-        storage.write_bytes(self._url, _csv(self.rows()).encode())
+        self._write_tables()
         if whole:
             storage.remove_file(self._journal)
 
@@ -126,8 +138,14 @@ class CountsTable:
         entries = [self._entries[index] for index in sorted(self._entries)]
         lines = [json.dumps({"job": self.job}), *map(json.dumps, entries)]
         storage.write_bytes(self._journal, "".join(f"{line}\n" for line in lines).encode())
-        storage.write_bytes(self._url, _csv(self.rows()).encode())
+        self._write_tables()
         self._begun = True
+
+    def _write_tables(self) -> None:
+        storage.write_bytes(self._url, _csv(self.rows()).encode())
+        if self._zones:
+            rows = [row for _, entry in self.counted() for row in _zone_rows(entry)]
+            storage.write_bytes(self._zones, _csv(rows, ZONE_COLUMNS).encode())
 
     def _resume(self) -> str:
         if not storage.exists(self._journal):
@@ -156,9 +174,15 @@ def _parsed(line: bytes) -> dict[str, Any]:
         return {}
 
 
-def _csv(rows: Sequence[dict[str, Any]], *, head: bool = True) -> str:
+def _zone_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    whole = {name: entry["row"][name] for name in ("file", "count", "low", "high")} | {"zone": WHOLE}
+    return [whole, *({"file": whole["file"], "zone": name, "count": count}
+                     for name, count in entry.get("zones", {}).items())]
+
+
+def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS, *, head: bool = True) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS)
+    writer = csv.DictWriter(table, columns)
     if head:
         writer.writeheader()
     writer.writerows(rows)

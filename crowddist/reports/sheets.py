@@ -48,18 +48,37 @@ def overlay(
     for wrong shapes or values.
     """
     _require_map("density", density)
-    longer = max(_require_image(image).shape[:2])
-    scale = min(max(longer, _OVERLAY_SIDE_PX[0]), _OVERLAY_SIDE_PX[1]) / longer
+    scale = _overlay_scale(image)
     bar = _density_bar(image, density, peak)
     canvas = drawing.heated(_resized(image, scale), density, image.shape, bar)
     marks = []
     if points is not None:
         marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads", sizes))
     width = canvas.shape[1]
-    size_px = max(18, width // 52)
+    size_px = _letters_px(width)
     draw_zones(canvas, zones, scale, size_px)
     above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth, interval))
     return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
+
+
+def zones_overlay(image: np.ndarray, zones: Sequence[DrawnZone], *, title: str = "", words: str = "") -> np.ndarray:
+    """Zones on their image, with a title and a line of words above. The arguments and the size are those of `overlay`.
+    """
+    scale = _overlay_scale(image)
+    canvas = np.ascontiguousarray(_resized(image, scale))
+    size_px = _letters_px(canvas.shape[1])
+    draw_zones(canvas, zones, scale, size_px, fill=0.25)
+    return np.concatenate([drawing.caption(canvas.shape[1], size_px, title, words), canvas])
+
+
+def _overlay_scale(image: np.ndarray) -> float:
+    """px of an overlay for one of its image."""
+    longer = max(_require_image(image).shape[:2])
+    return min(max(longer, _OVERLAY_SIDE_PX[0]), _OVERLAY_SIDE_PX[1]) / longer
+
+
+def _letters_px(width: int) -> int:
+    return max(18, width // 52)
 
 
 def round_sheet(

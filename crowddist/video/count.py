@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
 from crowddist.data.safe_decode import encode_png
-from crowddist.data.zones.files import make_zones, read_zones
+from crowddist.data.zones.files import Zones, as_zones
 from crowddist.data.zones.zone import WHOLE, WHY_NO_INTERVALS, PlacedZones, ZoneSet
 from crowddist.errors import InputError, require_positive
 from crowddist.inference.intervals import interval_cells
@@ -37,7 +37,7 @@ UPLOAD_EVERY = 50
 
 def count_video(
     counter: BasePredictor, source: str | int | os.PathLike[str], output: str | os.PathLike[str], *,
-    every: str | int = EVERY, zones: str | os.PathLike[str] | Mapping[str, Any] | ZoneSet | None = None,
+    every: str | int = EVERY, zones: Zones = None,
     save_video: bool = False, stop_after_s: float | None = None, fresh: bool = False,
     connection: Connection | None = None, say: Callable[[str], None] = print
 ) -> VideoSummary:
@@ -51,7 +51,7 @@ def count_video(
     Args:
         source: as `find_source` takes it.
         every: which frames are counted, see `parse_every`.
-        zones: a file (see `read_zones`), polygons by name in px, or a set of zones.
+        zones: as `as_zones` takes them.
         save_video: also write `overlay.mp4`, the heat map over the counted frames.
         stop_after_s: end after so many seconds of the video, > 0; None: at its end.
         fresh: replace the results of an earlier count in `output`.
@@ -68,7 +68,7 @@ def count_video(
     turns, opened = parse_every(every), find_source(source)
     if stop_after_s is not None:
         require_positive(stop_after_s=stop_after_s)
-    zone_set = _zones(zones)
+    zone_set = as_zones(zones)
     place = storage.normalise(output)
     if not fresh and storage.exists(storage.join(place, COUNTS)):
         raise InputError(f"{storage.shown(storage.join(place, COUNTS))} holds an earlier count; choose another output, "
@@ -210,25 +210,18 @@ class _Count:
     def _overlay(self, frame: Frame, found: ImagePrediction, placed: PlacedZones | None,
                  counts: Mapping[str, float]) -> Any:
         from crowddist.reports.sheets import overlay
-        from crowddist.reports.zone_drawing import DrawnZone
+        from crowddist.reports.zone_drawing import drawn_zones
 
         # One scale of colours that follows the crowd slowly: one a frame would flicker.
         self.peak = max(FADING * self.peak, float(found.density.max()))
-        drawn = [DrawnZone(name=name, count=counts[name], outlines=outlines)
-                 for name, outlines in zip(placed.names, placed.outlines, strict=True)] if placed else []
         title = f"{readable(self.frames.source.title)}   {clock_text(frame.time_s)}"
         return overlay(frame.image, found.density, count=found.count, uncertainty=found.uncertainty,
-                       interval=found.interval, title=title, zones=drawn, peak=self.peak)
+                       interval=found.interval, title=title, zones=drawn_zones(placed, counts) if placed else (),
+                       peak=self.peak)
 
     def _upload(self, name: str) -> None:
         with open(self.folder / name, "rb") as file, storage.open_write(storage.join(self.place, name)) as stream:
             shutil.copyfileobj(file, stream)
-
-
-def _zones(zones: str | os.PathLike[str] | Mapping[str, Any] | ZoneSet | None) -> ZoneSet | None:
-    if zones is None or isinstance(zones, ZoneSet):
-        return zones
-    return make_zones(zones) if isinstance(zones, Mapping) else read_zones(zones)
 
 
 def _words(summary: VideoSummary, place: str) -> list[str]:

@@ -72,6 +72,7 @@ def test_points_are_on_for_the_command_and_off_for_the_job(crowddist: Command, s
     (("http://127.0.0.1:1/a.jpg", "--output", "out", "--model", "COUNTER"), "http://127.0.0.1:1/a.jpg: cannot be "),
     (("a.jpg", "--output", "out", "--model", "m", "--points", "none", "cvat"), "the points cannot be none and cvat"),
     (("a.jpg", "--output", "out", "--model", "m", "--points", "kml"), "--points"),
+    (("a.jpg", "--output", "out", "--model", "m", "--zones", "z.json"), "z.json: there is no such file of zones"),
 ])
 def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_checkpoint: str,
                                        words: tuple[str, ...], message: str) -> None:
@@ -79,6 +80,19 @@ def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_
     done = crowddist("count", *(tiny_checkpoint if word == "COUNTER" else word for word in words))
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_zones_come_with_the_counts(crowddist: Command, photos: Path, tmp_path: Path, tiny_checkpoint: str) -> None:
+    polygon = "[[0, 0], [80, 0], [80, 60], [0, 60]]"
+    (tmp_path / "zones.json").write_text(f'{{"zones": [{{"name": "whole", "polygon": {polygon}}}]}}')
+    done = crowddist("count", "photos/more", "--model", storage.local_file(tiny_checkpoint), "--output", "counted",
+                     "--zones", "zones.json", "--points", "none")
+    assert (done.returncode, done.stderr) == (0, "")
+    with open(tmp_path / "counted" / "zones.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(Path(row["file"]).name, row["zone"]) for row in rows] == [
+        (name, zone) for name in ("c.jpg", "d.jpg") for zone in ("all", "whole")]
+    assert float(rows[0]["count"]) == pytest.approx(float(rows[1]["count"]), abs=0.011)
 
 
 def test_the_entry_point_is_a_function_that_reads_the_process_s_words(tmp_path: Path) -> None:

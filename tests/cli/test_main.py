@@ -35,8 +35,8 @@ def test_what_it_says_of_itself_imports_nothing_heavy(words: list[str]) -> None:
     assert imported(f"from crowddist.cli.main import main\nmain({words})") == []
 
 
-@pytest.mark.parametrize("name", ["count", "adapt", "check", "evaluate", "export", "tune", "compare", "folds",
-                                  "convert"])
+@pytest.mark.parametrize("name", ["count", "video", "zones", "adapt", "check", "evaluate", "export", "tune", "compare",
+                                  "folds", "convert"])
 def test_the_help_of_each_command_needs_no_network_and_tells_its_exit_codes(name: str, crowddist: Command) -> None:
     light = {"tyro", "numpy"}  # what reads the options, and fields of the configuration
     code = f"from crowddist.cli.main import main\ntry: main([{name!r}, '--help'])\nexcept SystemExit: pass"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from crowddist.data.user_files import UserFile, find_user_files, label_names, read_place
 from crowddist.errors import InputError
+from tests.video.conftest import write_film
 
 
 def photo(place: Path, shade: int = 9) -> Path:
@@ -88,22 +89,32 @@ def test_what_is_missing_is_said(photos: Path) -> None:
         names(photos)
 
 
-def test_the_web_is_fetched_once_and_bounded_to_images(site: str, tmp_path: Path) -> None:
-    (file,) = find_user_files([f"{site}/square.png?size=3"])
-    assert (file.name, file.stem, file.is_remote) == (f"{site}/square.png?size=3", "square", True)
+def test_the_web_is_fetched_when_it_is_read(site: str, tmp_path: Path) -> None:
+    missing, file = find_user_files([f"{site}/missing.png", f"{site}/square.png?size=3&token=SECRET"])
+    assert (file.stem, file.is_remote) == ("square", True) and "SECRET" not in repr(file)
     stamp = file.stamp()
+    assert int(file.read()[0][0, 0, 0]) == 77
     photo(tmp_path / "web" / "square.png", 88)
-    assert int(file.read()[0][0, 0, 0]) == 77 and file.stamp() == stamp, "what was fetched stays"
-    assert int(read_place(f"{site}/square.png")[0, 0, 0]) == 88
-    (newer,) = find_user_files([f"{site}/square.png"])
-    assert newer.stamp() != stamp
-    with pytest.raises(InputError, match=r"/page\.jpg: not an image, but a web page; download the image again"):
-        read_place(f"{site}/page.jpg")
-    with pytest.raises(InputError, match="404"):
-        names(f"{site}/missing.png")
-    lines: list[str] = []
-    found = find_user_files([f"{site}/missing.png", f"{site}/square.png"], skip_bad=True, say=lines.append)
-    assert len(found) == 1 and len(lines) == 1 and lines[0].startswith("left out: ") and "404" in lines[0]
+    assert int(file.read()[0][0, 0, 0]) == int(read_place(f"{site}/square.png")[0, 0, 0]) == 88
+    assert file.stamp() == stamp and int(file.read((tmp_path / "web" / "square.png").read_bytes())[0][0, 0, 0]) == 88
+    for place, words in ((missing.read, "/missing.png: cannot be fetched: the server answers 404"),
+                         (lambda: file.read(b""), r"square\.png.*: the file is empty"),
+                         (lambda: read_place(f"{site}/page.jpg"),
+                          r"/page\.jpg: not an image, but a web page; download the image again")):
+        with pytest.raises(InputError, match=words):
+            place()
+
+
+def test_streams_and_films_are_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^rtsp://user:\*\*\*@cam/1: images are not read from rtsp:// addresses; .*"
+                                         "crowddist video counts streams"):
+        names("rtsp://user:SECRET@cam/1")
+    film = write_film(tmp_path / "street.avi", 2)
+    for name in ("street.avi", "street.jpg"):
+        (file,) = find_user_files([str(film.rename(tmp_path / name))])
+        film = Path(file.name)
+        with pytest.raises(InputError, match=rf"{name}: not an image, but a film \(AVI\); crowddist video counts it"):
+            file.read()
 
 
 def test_a_place_is_read_upright(tmp_path: Path) -> None:

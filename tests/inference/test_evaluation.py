@@ -15,9 +15,10 @@ from crowddist.data.config import StreamConfig
 from crowddist.data.regions import find_region
 from crowddist.data.sample import Part, Sample
 from crowddist.data.shards import ShardReader, ShardWriter, decode
+from crowddist.data.zones.files import make_zones
 from crowddist.errors import InputError
 from crowddist.inference.evaluation import _compare, evaluate_data, evaluate_unit
-from crowddist.inference.metrics import ImageResult, image_rows, summarise
+from crowddist.inference.metrics import ImageResult, image_rows, summarise, zone_errors
 from crowddist.inference.predictor import ImagePrediction, Predictor
 from crowddist.ops.ssim import ssim
 
@@ -138,6 +139,29 @@ def test_an_evaluation_counts_at_the_zooms_of_the_run(tiny_evaluation: str, tiny
         alone = {zoom: Predictor.from_checkpoint(tiny_checkpoint, image_size=side).predict(image).count
                  for zoom, side in ((0.5, 48), (1.0, 96))}
         assert one.zoom_counts == pytest.approx(alone, rel=1e-4)
+
+
+def test_zones_have_errors_of_their_own(tiny_evaluation: str, tiny_checkpoint: str) -> None:
+    """Two halves sum to the whole image, its true heads counted one by one."""
+    data, counter = ShardReader(tiny_evaluation), Predictor.from_checkpoint(tiny_checkpoint)
+    half = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+    zones = make_zones({"left": half, "right": [[x + 0.5, y] for x, y in half]}, unit="share")
+    results, heads = evaluate_data(counter, data, zones), 0
+    for result, plain in zip(results, evaluate_data(counter, data), strict=True):
+        sample = decode(*data.read(data.index_of(result.key)))
+        assert sample.points is not None
+        middle = sample.image.shape[1] / 2 - 0.5
+        assert result.zones["left"][1] == sum(x < middle for x in sample.points[:, 0].tolist())
+        assert np.sum(list(result.zones.values()), axis=0) == pytest.approx((result.count, result.true_count), rel=1e-5)
+        assert result.count == plain.count and plain.zones == {}
+        heads += result.zones["left"][1]
+    errors = zone_errors(results)
+    assert errors["left"]["mean_true_count"] == heads / len(results) > 0
+    bias = summarise(results)["target/bias"]
+    assert errors["left"]["bias"] + errors["right"]["bias"] == pytest.approx(bias, rel=1e-4)
+    assert zone_errors(evaluate_data(counter, data)) == {}
+    with pytest.raises(InputError, match=r"^sample \S+: zones: the zone 'far' lies outside the image"):
+        evaluate_data(counter, data, make_zones({"far": [[9000, 0], [9100, 0], [9100, 9]]}))
 
 
 def test_an_unlabelled_image_is_refused(tiny_target: str, tiny_checkpoint: str) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -13,6 +17,7 @@ import pytest
 
 from crowddist import storage
 from crowddist.data.images import read_pixels
+from crowddist.data.zones.files import ZoneFile, read_zone_file
 from crowddist.errors import InputError
 from crowddist.inference.intervals import Calibration, write_calibration
 from crowddist.inference.predictor import Predictor
@@ -159,3 +164,138 @@ def test_names_in_any_bytes_are_counted(counter: Predictor, photos: Path, tmp_pa
     assert read_table(tmp_path / "out")[0]["file"].endswith(r"caf\udce9.jpg")
     assert os.path.exists(os.fsencode(tmp_path / "out") + b"/caf\xe9.png")
     assert all(line.encode() for line in lines)
+
+
+class Stop(BaseException):
+    """As SIGTERM or Ctrl-C."""
+
+
+def zone_table(folder: Path) -> list[list[str]]:
+    with open(folder / "zones.csv", newline="", encoding="utf-8") as stream:
+        return list(csv.reader(stream))
+
+
+def halves(folder: Path) -> ZoneFile:
+    (folder / "zones.json").write_text(
+        '{"unit": "share", "zones": [{"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]},'
+        '{"name": "right", "polygon": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]}]}')
+    return read_zone_file(folder / "zones.json")
+
+
+def test_zones_are_counted_drawn_and_kept_over_a_stop(tiny_checkpoint: str, photos: Path, tmp_path: Path) -> None:
+    place = str(shutil.copy(storage.local_file(tiny_checkpoint), tmp_path / "counter.pt"))
+    write_calibration(place, Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+    counter, zones, lines = Predictor.from_checkpoint(place), halves(tmp_path), []  # type: ignore[var-annotated]
+    plain, whole, out = (tmp_path / name for name in ("plain", "whole", "out"))
+    predict_files(counter, [str(photos)], str(plain), say=lines.append)
+    lines.clear()
+    rows = predict_files(counter, [str(photos)], str(whole), zones=zones, say=lines.append)
+    assert lines[1] == "no intervals of zones: a counter's errors are measured on whole images"
+    table = zone_table(whole)
+    assert table[0] == ["file", "zone", "count", "low", "high"] and len(table) == 1 + 3 * 3
+    for number, row in enumerate(rows):
+        (_, *whole_row), left, right = table[1 + 3 * number : 4 + 3 * number]
+        assert whole_row == ["all", *(str(row[name]) for name in ("count", "low", "high"))]
+        assert (left[:2], right[:2]) == ([row["file"], "left"], [row["file"], "right"]) and left[3:] == ["", ""]
+        assert float(left[2]) + float(right[2]) == pytest.approx(row["count"], abs=0.011) and float(left[2]) > 0
+        assert lines[2 + number].endswith(f"; left {float(left[2]):.1f}, right {float(right[2]):.1f}")
+    assert (plain / "counts.csv").read_bytes() == (whole / "counts.csv").read_bytes()
+    assert (plain / "gate.png").read_bytes() != (whole / "gate.png").read_bytes(), "the zones are drawn"
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if line.startswith("2/3 "):
+            raise Stop
+
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(out), zones=zones, say=stop)
+    assert zone_table(out) == table[:7], "written row by row"
+    os.truncate(out / "zones.csv", (out / "zones.csv").stat().st_size - 9)  # killed while it wrote
+    for given, known in ((None, 0), (zones, 2)):
+        shutil.copytree(out, tmp_path / f"again-{known}")
+        lines.clear()
+        predict_files(counter, [str(photos)], str(tmp_path / f"again-{known}"), zones=given, say=lines.append)
+        assert sum("/3 " in line for line in lines) == 3 - known, "a count with other zones is another one"
+    for name in ("zones.csv", "counts.csv"):
+        assert (tmp_path / "again-2" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_each_image_has_its_own_zones(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    """CVAT's zones of two of three images; one is called as another in another folder."""
+    boxes = {"upstairs/gate.jpg": ("stairs", 100), "hall.jpg": ("door", 80)}
+    (tmp_path / "z.xml").write_text("<annotations>" + "".join(
+        f'<image name="{name}" width="100" height="{height}"><box label="{zone}" xtl="0" ytl="0" xbr="100" '
+        f'ybr="{height}"/></image>' for name, (zone, height) in boxes.items()) + "</annotations>")
+    lines: list[str] = []
+    zones = read_zone_file(tmp_path / "z.xml")
+    rows = predict_files(counter, [str(photos)], str(tmp_path / "out"), zones=zones, say=lines.append)
+    table = zone_table(tmp_path / "out")[1:]
+    assert [(Path(row[0]).name, row[1]) for row in table] == [
+        ("gate.png", "all"), ("hall.jpg", "all"), ("hall.jpg", "door"), ("gate.jpg", "all"), ("gate.jpg", "stairs")]
+    assert [float(row[2]) for row in table] == pytest.approx([rows[place]["count"] for place in (0, 1, 1, 2, 2)],
+                                                             abs=0.011)
+    assert lines[1] == f"{tmp_path / 'z.xml'}: 1 of 3 images have no zones there: they are counted whole"
+    with pytest.raises(InputError, match=r"of 2 images, e\.g\. upstairs/gate\.jpg, but none of those to be count"):
+        predict_files(counter, [str(photos / "gate.png")], str(tmp_path / "other"), zones=zones, say=lines.append)
+    assert not (tmp_path / "other").exists()
+
+
+def test_zones_that_do_not_fit_stop_before_anything_is_written(counter: Predictor, photos: Path,
+                                                               tmp_path: Path) -> None:
+    (tmp_path / "z.json").write_text('{"zones": [{"name": "low", "polygon": [[0, 70], [90, 70], [90, 90]]}]}')
+    zones, lines = read_zone_file(tmp_path / "z.json"), []  # type: ignore[var-annotated]
+    with pytest.raises(InputError, match=r"gate\.png: .*z\.json: the zone 'low' lies outside the image of 100 x 60 px; "
+                                         "draw it on an image of this camera"):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), zones=zones, say=lines.append)
+    assert not (tmp_path / "out").exists()
+    rows = predict_files(counter, [str(photos)], str(tmp_path / "out"), zones=zones, skip_bad=True, say=lines.append)
+    assert len(rows) == 2 and sum(line.startswith("left out: ") for line in lines) == 1
+    assert sum("reaches 10 px beyond the image of 100 x 80 px" in line for line in lines) == 1
+
+
+@pytest.fixture
+def site(photos: Path) -> Iterator[tuple[str, list[str]]]:
+    """A web server over the photographs' folder, and what was asked of it."""
+    asked: list[str] = []
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(photos)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_web_is_fetched_in_turn_and_a_bad_address_costs_itself_alone(
+        counter: Predictor, photos: Path, site: tuple[str, list[str]], tmp_path: Path) -> None:
+    (place, asked), lines = site, []  # type: ignore[var-annotated]
+    names = ["hall.jpg?1", "gate.png", "missing.jpg", "hall.jpg?2", "hall.jpg?3", "hall.jpg?4"]
+    inputs = [str(photos / "gate.png"), *(f"{place}/{name}" for name in names)]
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if line.startswith("2/7 "):
+            raise Stop
+
+    with pytest.raises(Stop):
+        predict_files(counter, inputs, str(tmp_path / "out"), say=stop)
+    assert len(asked) <= 3 and len(read_table(tmp_path / "out")) == 2, "two ahead"
+    asked.clear()
+    with pytest.raises(InputError, match=r"missing\.jpg: cannot be fetched: .* 404 .*; the other 6 images are counted"):
+        predict_files(counter, inputs, str(tmp_path / "out"), say=lines.append)
+    assert "/hall.jpg?1" not in asked and sorted(asked) == sorted(f"/{name}" for name in names[1:]), "each once"
+    rows = predict_files(counter, inputs, str(tmp_path / "new"), skip_bad=True, say=lines.append)
+    assert [row["file"] for row in rows] == [name for name in inputs if "missing" not in name]
+    assert (tmp_path / "new" / "counts.csv").read_bytes() == (tmp_path / "out" / "counts.csv").read_bytes()
+    assert len({row["count"] for row in rows}) == 2
+    for skip_bad in (False, True):
+        with pytest.raises(InputError, match=r"none of the files could be read as an image: http://.*missing.*404"):
+            predict_files(counter, [f"{place}/missing.jpg"], str(tmp_path / "none"), skip_bad=skip_bad, say=print)
+    assert not (tmp_path / "none").exists()

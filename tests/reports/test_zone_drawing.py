@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from crowddist.reports.sheets import overlay
+from crowddist.reports.charts import counts_chart
+from crowddist.reports.sheets import overlay, zones_overlay
 from crowddist.reports.zone_drawing import COLOURS, DrawnZone, draw_zones
 
 
@@ -39,3 +40,24 @@ def test_an_overlay_shows_zones_and_keeps_its_scale_of_colours() -> None:
     assert (overlay(image, density, count=1.0, peak=0.5) == plain).all()
     weak = overlay(image, density, count=1.0, peak=50.0)
     assert (weak != plain).any() and weak.shape == plain.shape
+
+
+def test_a_zone_has_one_colour_on_pictures_and_in_charts() -> None:
+    lines = {name: [(0.0, height), (9.0, height)] for name, height in (("all", 9.0), ("a", 4.0), ("b", 5.0))}
+    chart = counts_chart(lines, title="gate", peak=(0.0, 9.0))
+    canvas = np.full((200, 300, 3), 90, np.uint8)
+    square = np.array([[10.0, 20.0], [60.0, 20.0], [60.0, 60.0], [10.0, 60.0]])
+    zones = [DrawnZone(name=name, outlines=(square + 60 * number,)) for number, name in enumerate("ab")]
+    draw_zones(canvas, zones, 1.0, 12)
+    for picture in (chart, canvas):
+        assert [bool((picture == colour).all(axis=2).any()) for colour in COLOURS[:3]] == [True, True, False]
+
+
+def test_a_filled_zone_keeps_its_hole_and_the_rest() -> None:
+    image = np.full((500, 960, 3), 90, np.uint8)
+    outer, hole = (np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
+                   for x0, y0, x1, y1 in ((300, 100, 800, 400), (450, 200, 600, 300)))
+    picture = zones_overlay(image, [DrawnZone(name="ring", outlines=(outer, hole))], title="street.jpg", words="1 zone")
+    body = picture[-500:]
+    assert picture.shape[1] == 960 and len(picture) > 540
+    assert (body[250, 500] == 90).all() and (body[450, 100] == 90).all() and (body[350, 500] != 90).any()

@@ -30,6 +30,7 @@ from crowddist.data.convert import json as plain_json
 from crowddist.data.convert.annotations import read_mat_count, read_mat_info, read_mat_points, read_mat_polygon
 from crowddist.data.convert.crowd_human import _read_entries
 from crowddist.data.convert.layout import Item
+from crowddist.data.zones.files import read_zone_file
 from crowddist.errors import InputError
 
 ROUNDS = 150
@@ -76,11 +77,14 @@ READERS: dict[str, tuple[list[bytes], list[Callable[[Path], object]]]] = {
         {"human_num": 1, "points": [[3, 4]]},
         {"image_info": [[3, 4]], "weather": 1, "timeInfo": [1, 2], "roi": [[0, 1]]},
         coco_record(), {"shapes": [{"label": "head", "points": [[3, 4]], "shape_type": "point"}], "imageHeight": 32},
+        {"shapes": [{"label": "gate", "points": [[3, 4], [9, 4], [9, 9]]}], "imageHeight": 32, "imageWidth": 48},
+        {"zones": [{"name": "gate", "polygon": [[3, 4], [9, 4], [9, 9]]}], "width": 48, "height": 32},
         label_studio_tasks(), {"a.jpg": [[3, 4]], "b.jpg": {"points": [{"x": 1, "y": 2}], "count": 1}}, [[3, 4]])],
         [lambda place: nwpu_crowd.annotate(item(place), (32, 48)), lambda place: gcc.annotate(item(place), (32, 48)),
-         coco.read, labelme.read, label_studio.read, plain_json.read]),
+         coco.read, labelme.read, label_studio.read, plain_json.read, read_zone_file]),
     "xml": ([b'<annotations><image name="a.jpg" width="48" height="32"><points label="head" points="3,4;5,6"/>'
-             b'<box label="head" xtl="1" ytl="2" xbr="3" ybr="4"/></image></annotations>'], [cvat.read]),
+             b'<box label="head" xtl="1" ytl="2" xbr="3" ybr="4" rotation="9"/>'
+             b'<polygon label="gate" points="1,2;3,4;5,1"/></image></annotations>'], [cvat.read, read_zone_file]),
     "csv": ([b"file,x,y\na.jpg,3,4\n", b"a.jpg;3,5;4\n"], [csv.read]),
     "txt": ([b"0001.jpg 0 3\n", b"0001,4,street,0,0\n", b"3,4,5,6,1,0\n", b"a.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n",
              b'{"ID": "a", "gtboxes": []}\n'],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -10,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from crowddist.errors import InputError
-from crowddist.storage.http import fetch, is_http
+from crowddist.storage.http import AHEAD, fetch, fetch_in_turn, is_http
 
 DATA = bytes(range(256)) * 40
 
@@ -19,9 +21,12 @@ class Site(BaseHTTPRequestHandler):
     """Answers by path."""
 
     asked: ClassVar[list[str]] = []
+    users: ClassVar[list[str | None]] = []
+    """What each request says of its user."""
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
+        self.users.append(self.headers["Authorization"])
         if self.path == "/silent":
             self.server.released.wait(20)  # type: ignore[attr-defined]
             return
@@ -45,6 +50,7 @@ def site() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     server.released = threading.Event()  # type: ignore[attr-defined]
     Site.asked.clear()
+    Site.users.clear()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.released.set()  # type: ignore[attr-defined]
@@ -90,6 +96,13 @@ def test_no_message_holds_a_password(site: str) -> None:
     assert "SECRET" not in str(refused.value)
 
 
+def test_a_user_and_a_password_go_to_their_host_alone(site: str) -> None:
+    named = site.replace("http://", "http://me:p%40ss@")
+    assert fetch(f"{named}/a.jpg") == fetch(f"{named}/to/{site}/b.jpg") == DATA
+    mine = "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert Site.users == [mine, mine, None]
+
+
 def test_nobody_there_is_one_line() -> None:
     with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:1/a: cannot be fetched: .*refused"):
         fetch("http://127.0.0.1:1/a")
@@ -98,3 +111,21 @@ def test_nobody_there_is_one_line() -> None:
 def test_only_web_addresses_are_of_the_web() -> None:
     assert is_http("http://a/b") and is_http("HTTPS://a/b")
     assert not any(map(is_http, ("s3://a/b", "file:///a", "/a", "a", "https:/a")))
+
+
+def test_files_come_in_turn_and_a_few_ahead(site: str) -> None:
+    paths = [f"/{number}.jpg" for number in range(6)]
+    paths[3] = "/missing"
+    coming = fetch_in_turn(site + path for path in paths)
+    assert Site.asked == [], "nothing is fetched before it is asked for"
+    results = []
+    for number, path in enumerate(paths):
+        future = next(coming)
+        if path == "/missing":
+            with pytest.raises(InputError, match="404"):
+                future.result()
+        else:
+            results.append(future.result())
+        time.sleep(0.05)
+        assert len(Site.asked) <= number + 1 + AHEAD, "what is ahead is bounded"
+    assert results == [DATA] * 5 and sorted(Site.asked) == sorted(paths) and next(coming, None) is None

@@ -120,18 +120,19 @@ def read_json_object(place: Path) -> dict[str, Any]:
 
 def read_json(place: Path) -> Any:
     """The JSON value in a file; NaN stays NaN. Raises InputError, naming the file, for anything else."""
-    return _parse_json(read_file(place), place)
+    return parse_json(read_file(place), place)
 
 
 def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
     """The JSON object in a text; NaN stays NaN. Raises InputError, naming the place, for anything else."""
-    value = _parse_json(text, place)
+    value = parse_json(text, place)
     if not isinstance(value, dict):
         raise InputError(f"{place}: wrong layout: holds {type(value).__name__}, not an object")
     return value
 
 
-def _parse_json(text: str | bytes, place: Path | str) -> Any:
+def parse_json(text: str | bytes, place: Path | str) -> Any:
+    """The JSON value in a text; NaN stays NaN. Raises InputError, naming the place, for anything else."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,28 @@ def read(place: Path) -> dict[str, Labels]:
     facts = read_json(place)
     if not isinstance(facts, dict) or "shapes" not in facts:
         raise OtherFileError(f"{place}: not LabelMe's JSON: it has no shapes")
-    shapes = entries(facts["shapes"], "shapes", place)
-    places = [(str(shape.get("label", "")), _point(shape)) for shape in shapes]
+    found = shapes(facts, place)
+    places = [(label, _point(kind, corners)) for label, kind, corners in found]
     marks = [(label, *point) for label, point in places if point is not None]
-    return {place.stem: Labels(place=place, marks=marks, num_unplaced=len(shapes) - len(marks),
+    return {place.stem: Labels(place=place, marks=marks, num_unplaced=len(found) - len(marks),
                                size=image_size(facts.get("imageHeight"), facts.get("imageWidth")))}
 
 
-def _point(shape: dict[str, Any]) -> tuple[float, float] | None:
+def shapes(facts: Mapping[str, Any], place: Path) -> list[tuple[str, str, list[list[float]]]]:
+    """The shapes of LabelMe's JSON: label, kind, and one or more corners x, y in px, NaN where they are no numbers.
+    Raises InputError, naming the file, where its shapes are no list of objects.
+    """
+    found = []
+    for shape in entries(facts["shapes"], "shapes", place):
+        listed = shape.get("points")
+        corners = [numbers(corner, 2) for corner in listed] if isinstance(listed, list) and listed else [[math.nan] * 2]
+        kind = shape.get("shape_type") or ("point" if len(corners) == 1 else "polygon")
+        found.append((str(shape.get("label") or ""), str(kind), corners))
+    return found
+
+
+def _point(kind: str, corners: list[list[float]]) -> tuple[float, float] | None:
     """x, y of a point, of a box's centre or of a circle's; None for other shapes."""
-    listed = shape.get("points")
-    corners = [numbers(corner, 2) for corner in listed] if isinstance(listed, list) and listed else [[math.nan] * 2]
-    kind = shape.get("shape_type") or ("point" if len(corners) == 1 else "")
     if kind in ("point", "circle"):  # a circle is its centre and a place on its line
         return corners[0][0], corners[0][1]
     if kind not in ("rectangle", "rotation"):

@@ -1,132 +1,119 @@
-"""Zones drawn in LabelMe, CVAT or Label Studio: polygons and upright boxes, named by their label."""
+"""Zones drawn in LabelMe, CVAT or Label Studio: polygons and boxes, named by their label."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.cvat import parse_cvat
-from crowddist.data.convert.own import entries, image_size, numbers
+from crowddist.data.convert import cvat, label_studio, labelme
+from crowddist.data.convert.own import image_size, numbers
 from crowddist.data.zones.zone import Zone, ZoneSet
 from crowddist.errors import InputError
 
 
-def read_labelme(path: Path, value: Mapping[str, Any]) -> ZoneSet:
-    """The zones of a LabelMe JSON. Raises InputError, naming the file, where there are none, and as `ZoneSet`."""
-    zones, others = [], 0
-    for shape in entries(value["shapes"], "shapes", path):
-        corners = shape.get("points")
-        corners = [numbers(corner, 2) for corner in corners] if isinstance(corners, list) else []
-        kind = shape.get("shape_type", "polygon")
-        if kind == "rectangle" and len(corners) == 2:
-            corners = _box(*corners[0], *corners[1])
-        elif kind != "polygon":
-            others += 1
-            continue
-        zones.append(Zone(name=shape.get("label", ""), polygon=np.array(corners)))
-    return _drawn(path, zones, others, image_size(value.get("imageHeight"), value.get("imageWidth")))
+@dataclass(kw_only=True)
+class _Drawing:
+    """What was drawn on an image."""
+
+    name: str
+    size: tuple[int, int] | None
+    zones: list[Zone] = field(default_factory=list)
+    num_others: int = 0
+    """Marks that are no zones."""
+
+    def add(self, label: str, corners: Sequence[Sequence[float]] | None) -> None:
+        """Adds a mark; `corners` None: it is no zone."""
+        if corners is None:
+            self.num_others += 1
+        else:
+            self.zones.append(Zone(name=label, polygon=np.array(corners)))
 
 
-def read_label_studio(path: Path, tasks: Sequence[Mapping[str, Any]]) -> ZoneSet:
-    """The zones of the one task of a Label Studio export. Raises InputError as `read_labelme`, also where several
-    tasks hold zones.
+def read_labelme(path: Path, facts: Mapping[str, Any]) -> dict[str, ZoneSet]:
+    """The zones of a LabelMe JSON, by the name of its image. Raises InputError, naming the file, where there are none,
+    and as `ZoneSet`.
     """
-    found: list[tuple[list[Zone], int, tuple[int, int]]] = []
+    image = str(facts.get("imagePath") or path.stem)
+    drawing = _Drawing(name=image, size=image_size(facts.get("imageHeight"), facts.get("imageWidth")))
+    for label, kind, corners in labelme.shapes(facts, path):
+        if kind == "rectangle" and len(corners) == 2:  # opposite ones; X-AnyLabeling writes all four
+            corners = _box(*corners[0], *corners[1])
+        drawing.add(label, corners if kind in ("polygon", "rectangle", "rotation") else None)
+    return _zone_sets(path, [drawing])
+
+
+def read_label_studio(path: Path, value: Any) -> dict[str, ZoneSet]:
+    """The zones of a Label Studio export by image. Raises InputError as `read_labelme`."""
+    tasks = list(label_studio.tasks(value, path))
+    num_drawn = sum(any(map(_is_zone, task.regions)) for task in tasks)
+    drawings = []
     for task in tasks:
-        results = [result for annotation in entries(task["annotations"], "annotations", path)
-                   if not annotation.get("was_cancelled")
-                   for result in entries(annotation.get("result", []), "result", path)]
-        drawn = [zone for result in results if (zone := _label_studio_zone(path, result)) is not None]
-        if len(sizes := {size for _, size in drawn}) > 1:
-            raise InputError(f"{path}: a task has zones on images of several sizes; draw all on one")
-        if drawn:
-            found.append(([zone for zone, _ in drawn], len(results) - len(drawn), sizes.pop()))
-    if len(found) > 1:
-        raise InputError(f"{path}: {len(found)} images have zones; export the one of this camera")
-    zones, others, size = found[0] if found else ([], 0, None)
-    return _drawn(path, zones, others, size)
+        sizes = {region.size for region in task.regions if _is_zone(region)}
+        if len(sizes) > 1:
+            raise InputError(f"{task.where} has zones on images of several sizes; draw all on one")
+        if None in sizes:
+            raise InputError(f"{task.where}: wrong layout: a zone lacks the size of its image (original_width, "
+                             "original_height)")
+        # One image may be a camera's address, which is no file's name.
+        drawing = _Drawing(name=label_studio.image_name(task) if sizes and num_drawn > 1 else "",
+                           size=next(iter(sizes), None), num_others=task.num_others)
+        for region in task.regions:
+            drawing.add(region.label, label_studio.px_corners(region) if _is_zone(region) else None)
+        drawings.append(drawing)
+    return _zone_sets(path, drawings)
 
 
-def read_cvat(path: Path, data: bytes) -> ZoneSet:
-    """The zones of the one image of a CVAT for images XML that has some. Raises InputError as `read_label_studio`."""
-    reader = _CvatReader()
-    parse_cvat(path, data, reader.start, reader.end)
-    if not reader.is_cvat:
-        raise InputError(f"{path}: not CVAT's XML: its zones must stand in annotations; export it as CVAT for images "
-                         "1.1")
-    drawn = {name: zones for name, zones in reader.zones.items() if zones}
-    if len(drawn) > 1:
-        names = ", ".join(map(repr, sorted(drawn)))[:200]
-        raise InputError(f"{path}: {len(drawn)} images have zones: {names}; keep the one of this camera")
-    name = next(iter(drawn), "")
-    return _drawn(path, drawn.get(name, []), reader.num_others, reader.sizes.get(name))
+def _is_zone(region: label_studio.Region) -> bool:
+    return region.kind in ("polygon", "rectangle")
 
 
-class _CvatReader:
-    """Collects the zones of each image while the XML is parsed."""
+def read_cvat(path: Path, data: bytes) -> dict[str, ZoneSet]:
+    """The zones of a CVAT for images XML by image. Raises InputError as `read_labelme`."""
+    drawings = []
 
-    def __init__(self) -> None:
-        self.zones: dict[str, list[Zone]] = {}
-        self.sizes: dict[str, tuple[int, int] | None] = {}
-        self.num_others, self.is_cvat = 0, False
-        self._depth, self._name = 0, ""
+    def take(image: cvat.CvatImage) -> None:
+        drawing = _Drawing(name=image.name, size=image.size)
+        for shape in image.shapes:
+            corners = cvat.corners(shape.facts) if shape.tag == "polygon" else None
+            if shape.tag == "box":
+                angle = numbers([shape.facts.get("rotation", "0")], 1)[0]
+                corners = _turned(_box(*cvat.box_sides(shape.facts)), angle)
+            drawing.add(shape.facts.get("label", ""), corners)
+        drawings.append(drawing)
 
-    def start(self, tag: str, facts: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self.is_cvat = tag == "annotations"
-        elif self._depth == 2:
-            # Two images may have one name in two folders of a task: they stay two.
-            self._name = f"{facts.get('name', '')}{' (another)' * (facts.get('name', '') in self.zones)}"
-            if tag == "image":
-                self.zones[self._name] = []
-                self.sizes[self._name] = image_size(facts.get("height"), facts.get("width"))
-        elif self._depth == 3 and self._name in self.zones:
-            corners = None
-            if tag == "polygon":  # "x,y;x,y"
-                corners = [numbers(pair.split(","), 2) for pair in facts.get("points", "").split(";")]
-            elif tag == "box" and float(numbers([facts.get("rotation", "0")], 1)[0]) == 0:
-                corners = _box(*numbers([facts.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], 4))
-            if corners is not None:
-                self.zones[self._name].append(Zone(name=facts.get("label", ""), polygon=np.array(corners)))
-            elif tag != "tag":  # a tag marks the whole image
-                self.num_others += 1
-
-    def end(self, tag: str) -> None:
-        self._depth -= 1
-
-
-def _label_studio_zone(path: Path, result: Mapping[str, Any]) -> tuple[Zone, tuple[int, int]] | None:
-    """A zone in px, and (height, width) of its image; None for another shape."""
-    kind, value = str(result.get("type", "")), result.get("value")
-    value = value if isinstance(value, dict) else {}
-    if kind == "polygonlabels":
-        corners = value.get("points")
-        corners = [numbers(corner, 2) for corner in corners] if isinstance(corners, list) else []
-    elif kind == "rectanglelabels" and not value.get("rotation"):
-        left, top, width, height = numbers([value.get(side) for side in ("x", "y", "width", "height")], 4)
-        corners = _box(left, top, left + width, top + height)
-    else:
-        return None
-    size = image_size(result.get("original_height"), result.get("original_width"))
-    if size is None:
-        raise InputError(f"{path}: wrong layout: a zone lacks the size of its image (original_width, original_height)")
-    labels = value.get(kind)
-    per_cent = np.array(size[::-1]) / 100
-    return Zone(name=labels[0] if isinstance(labels, list) and labels else "",
-                polygon=np.array(corners).reshape(-1, 2) * per_cent), size
+    cvat.read_images(path, data, take)
+    return _zone_sets(path, drawings)
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
-def _drawn(path: Path, zones: Sequence[Zone], num_others: int, size: tuple[int, int] | None) -> ZoneSet:
-    notes = [f"{path}: {num_others} marks left out, which are no polygons or upright boxes"] if num_others else []
-    if not zones:
-        raise InputError(f"{path}: no zones: it has no polygon and no upright box"
+def _turned(box: list[list[float]], degrees: float) -> list[list[float]]:
+    """A box turned clockwise round its middle."""
+    turn = math.radians(degrees) if math.isfinite(degrees) else math.nan
+    middle_x, middle_y = (box[0][0] + box[2][0]) / 2, (box[0][1] + box[2][1]) / 2
+    return [[middle_x + (x - middle_x) * math.cos(turn) - (y - middle_y) * math.sin(turn),
+             middle_y + (x - middle_x) * math.sin(turn) + (y - middle_y) * math.cos(turn)] for x, y in box]
+
+
+def _zone_sets(path: Path, drawings: Sequence[_Drawing]) -> dict[str, ZoneSet]:
+    drawn = [drawing for drawing in drawings if drawing.zones]
+    if not drawn:
+        num_others = sum(drawing.num_others for drawing in drawings)
+        raise InputError(f"{path}: no zones: it has no polygon and no box"
                          f"{f', but {num_others} other marks' if num_others else ''}")
-    return ZoneSet(zones, size=size, place=str(path), notes=notes)
+    sets: dict[str, ZoneSet] = {}
+    for drawing in drawn:
+        if drawing.name in sets:
+            raise InputError(f"{path}: two images {drawing.name[:80]!r} have zones; keep one of the two")
+        place = str(path) if len(drawn) == 1 else f"{path} ({drawing.name[:80]})"
+        note = f"{place}: {drawing.num_others} marks left out: neither polygons nor boxes, or of another annotation"
+        sets[drawing.name] = ZoneSet(drawing.zones, size=drawing.size, place=place,
+                                     notes=[note] if drawing.num_others else [])
+    return sets

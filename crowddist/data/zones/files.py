@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from crowddist import storage
-from crowddist.data.convert.annotations import read_file
+from crowddist.data.convert.annotations import parse_json, read_file
 from crowddist.data.convert.own import entries, image_size
 from crowddist.data.file_kinds import HEAD_BYTES, READ, kind_of
 from crowddist.data.zones.exports import read_cvat, read_label_studio, read_labelme
@@ -18,12 +22,54 @@ from crowddist.data.zones.masks import read_mask
 from crowddist.data.zones.zone import UNITS, Zone, ZoneSet
 from crowddist.errors import InputError, require_choice
 
+Zones: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | ZoneSet | None
 FIELDS = ("zones", "unit", "width", "height")
 _FORMS = ('read are JSON of {"zones": [{"name": ..., "polygon": [[x, y], ...]}]}, LabelMe, Label Studio, CVAT for '
           "images, and masks in PNG")
 
 
-def read_zones(where: storage.Url) -> ZoneSet:
+class ZoneFile:
+    """The zones of a file: of one camera, which hold for all its images, or of several images by their names."""
+
+    def __init__(self, place: str, sets: Mapping[str, ZoneSet], digest: str) -> None:
+        self.place, self.sets = place, dict(sets)
+        """`sets`: one or more, by the name of the image that they were drawn on, "" where that is not told."""
+        self.digest = digest
+        """SHA-256 of the file, in hex."""
+
+    def only(self) -> ZoneSet:
+        """The zones of the one camera. Raises InputError where several images have zones."""
+        if len(self.sets) > 1:
+            names = ", ".join(map(repr, sorted(self.sets)))[:200]
+            raise InputError(f"{self.place}: {len(self.sets)} images have zones: {names}; keep the one of this camera")
+        return next(iter(self.sets.values()))
+
+    def of_images(self, names: Sequence[str]) -> list[ZoneSet | None]:
+        """The zones of each image (path or address). Where several images have zones, an image gets those whose name
+        shares most of its path, from the file's name up; None where even that is another.
+
+        Raises InputError where two fit as well.
+        """
+        if len(self.sets) == 1:
+            return [self.only()] * len(names)
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for name in self.sets:
+            by_file[_parts(name)[-1]].append(name)
+        chosen: list[tuple[str, int]] = []
+        most: dict[str, int] = defaultdict(int)
+        """Of each set, how much the image shares that fits best: of two folders' a.jpg one is meant."""
+        for image in names:
+            shared = {name: _num_shared(image, name) for name in by_file.get(_parts(image)[-1], ())}
+            best = [name for name, number in shared.items() if number == max(shared.values())]
+            if len(best) > 1:
+                raise InputError(f"{self.place}: the zones of {best[0]!r} and of {best[1]!r} both fit {image}; give "
+                                 "images of one name in the folders that the file names")
+            chosen.append((best[0], shared[best[0]]) if best else ("", 0))
+            most[chosen[-1][0]] = max(most[chosen[-1][0]], chosen[-1][1])
+        return [self.sets[name] if number and number == most[name] else None for name, number in chosen]
+
+
+def read_zone_file(where: storage.Url) -> ZoneFile:
     """The zones of a file (path or URL): our JSON, an export of LabelMe, CVAT for images or Label Studio, or a mask.
 
     Raises InputError, naming the file, for a missing or damaged one, for another format, and as `ZoneSet`.
@@ -33,21 +79,37 @@ def read_zones(where: storage.Url) -> ZoneSet:
     except FileNotFoundError:
         raise InputError(f"{storage.shown(where)}: there is no such file of zones") from None
     data = read_file(path)
+    return ZoneFile(str(path), _zone_sets(path, data), hashlib.sha256(data).hexdigest())
+
+
+def read_zones(where: storage.Url) -> ZoneSet:
+    """The zones of a file of one camera. Raises InputError as `read_zone_file` and where several images have zones."""
+    return read_zone_file(where).only()
+
+
+def as_zones(zones: Zones) -> ZoneSet | None:
+    """The zones as callers have them: a file (see `read_zones`), polygons by name in px (see `make_zones`), or a set.
+    Raises InputError as these do.
+    """
+    if zones is None or isinstance(zones, ZoneSet):
+        return zones
+    return make_zones(zones) if isinstance(zones, Mapping) else read_zones(zones)
+
+
+def _zone_sets(path: Path, data: bytes) -> dict[str, ZoneSet]:
+    """The zones of a file by image, see `ZoneFile`."""
     head = data[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     if kind_of(data[:HEAD_BYTES]) in READ:
-        return read_mask(path, data)
+        return {"": read_mask(path, data)}
     if head.startswith(b"<"):
         return read_cvat(path, data)
     if not head.startswith((b"{", b"[")):
         raise InputError(f"{path}: not a file of zones; {_FORMS}")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+    value = parse_json(data, path)
     if isinstance(value, dict) and "shapes" in value:
         return read_labelme(path, value)
     if isinstance(value, dict) and "zones" in value:
-        return _own_zones(path, value)
+        return {"": _own_zones(path, value)}
     tasks = value if isinstance(value, list) else [value]
     if tasks and all(isinstance(task, dict) and "annotations" in task and "images" not in task for task in tasks):
         return read_label_studio(path, tasks)
@@ -64,6 +126,17 @@ def make_zones(polygons: Mapping[str, Any], *, unit: str = "px") -> ZoneSet:
         InputError: as `ZoneSet`.
     """
     return ZoneSet([Zone(name=name, polygon=polygon) for name, polygon in polygons.items()], unit=cast(Any, unit))
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The parts of an image's path; tools of Windows write it with backslashes."""
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).parts or ("",)
+
+
+def _num_shared(one: str, other: str) -> int:
+    """How many parts two paths share, from their ends up."""
+    pairs = zip(reversed(_parts(one)), reversed(_parts(other)), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _own_zones(path: Path, value: Mapping[str, Any]) -> ZoneSet:
@@ -90,6 +163,6 @@ def _own_zones(path: Path, value: Mapping[str, Any]) -> ZoneSet:
 def _seem_shares(polygons: Sequence[Any]) -> bool:
     try:
         corners = np.concatenate([np.asarray(polygon, np.float64).reshape(-1) for polygon in polygons])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False  # told for the zone
     return bool(corners.size and ((corners >= 0) & (corners <= 1)).all())

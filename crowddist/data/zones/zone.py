@@ -40,16 +40,26 @@ class Zone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlacedZones:
-    """Zones on images of one size, for density maps of one shape."""
+class OutlinedZones:
+    """Zones on images of one size."""
 
     names: tuple[str, ...]
-    shares: np.ndarray
-    """(Z, h, w) float32, 0 to 1: the part of each cell that lies in each zone."""
     outlines: tuple[tuple[np.ndarray, ...], ...]
-    """One or more polygons a zone, K x 2 x, y in px from the image's left and top edge; for drawing."""
+    """One or more polygons a zone, K x 2 x, y in px from the image's left and top edge, holes too; for drawing."""
+    areas: tuple[float, ...]
+    """The part of the image's pixels that lies in each zone, above 0, at most 1."""
+    covered: float
+    """The part that lies in any zone: less than the sum of `areas` where zones overlap."""
     notes: tuple[str, ...]
     """What was doubtful: one line each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedZones(OutlinedZones):
+    """Zones on images of one size, for density maps of one shape."""
+
+    shares: np.ndarray
+    """(Z, h, w) float32, 0 to 1: the part of each cell that lies in each zone."""
 
     def counts(self, density: np.ndarray) -> dict[str, float]:
         """Persons in each zone: the sum of the density (h, w) inside it; zones that overlap share persons."""
@@ -86,10 +96,22 @@ class ZoneSet:
             zone if zone.polygon is None else Zone(name=name, polygon=_checked_polygon(zone, name, unit, place))
             for name, zone in zip(names, zones, strict=True))
         self.names = tuple(names)
+        self._outlined: tuple[tuple[int, int], OutlinedZones] | None = None
         self._placed: tuple[Any, PlacedZones] | None = None
 
-    def on(self, size: tuple[int, int], *, seen: tuple[int, int], cells: tuple[int, ...], stride: int) -> PlacedZones:
+    def outlined(self, size: tuple[int, int]) -> OutlinedZones:
         """The zones on images of `size` (height, width) px; the last answer is kept, for images of one size.
+
+        Raises:
+            InputError: a zone lies outside the image, or was drawn on one of another shape.
+        """
+        kept = self._outlined  # threads may share the zones
+        if kept is None or kept[0] != size:
+            self._outlined = kept = (size, self._outline(size))
+        return kept[1]
+
+    def on(self, size: tuple[int, int], *, seen: tuple[int, int], cells: tuple[int, ...], stride: int) -> PlacedZones:
+        """The zones on images of `size` (height, width) px, for their density maps; the last answer is kept.
 
         Args:
             seen: (height, width) of the image as the network saw it, px.
@@ -97,29 +119,48 @@ class ZoneSet:
             stride: side of a cell, px of the image as the network saw it.
 
         Raises:
-            InputError: a zone lies outside the image, or was drawn on one of another shape.
+            InputError: as `outlined`.
         """
-        key = (size, seen, cells, stride)
-        if self._placed is None or self._placed[0] != key:
-            self._placed = (key, self._place(*key))
-        return self._placed[1]
+        key, kept = (size, seen, cells, stride), self._placed
+        if kept is None or kept[0] != key:
+            outlined, (scale, _) = self.outlined(size), self._scale(size)
+            shares = [cell_shares(_pixels(zone, size, scale), seen, cells, stride) for zone in self.zones]
+            self._placed = kept = (key, PlacedZones(**vars(outlined), shares=np.stack(shares)))
+        return kept[1]
 
-    def _place(self, size: tuple[int, int], seen: tuple[int, int], cells: tuple[int, ...], stride: int) -> PlacedZones:
+    def num_inside(self, points: np.ndarray, size: tuple[int, int]) -> dict[str, int]:
+        """How many points lie in each zone on images of `size` (height, width) px.
+
+        Args:
+            points: N x 2 or wider: x, y in px, pixel j having its centre at j.
+
+        Raises:
+            InputError: as `outlined`.
+        """
+        self.outlined(size)
+        scale, _ = self._scale(size)
+        columns, rows = (np.clip(np.floor(points[:, axis] + 0.5), 0, size[1 - axis] - 1).astype(np.int64)
+                         for axis in (0, 1))
+        return {name: int(_pixels(zone, size, scale)[rows, columns].sum())
+                for name, zone in zip(self.names, self.zones, strict=True)}
+
+    def _outline(self, size: tuple[int, int]) -> OutlinedZones:
         scale, notes = self._scale(size)
-        shares, outlines = [], []
+        outlines, areas, anywhere = [], [], np.zeros(size, bool)
         for zone, name in zip(self.zones, self.names, strict=True):
-            polygon = None if zone.polygon is None else zone.polygon * scale
-            pixels = _mask_pixels(zone, size) if polygon is None else centred_pixels(polygon, size)
+            polygon, pixels = None if zone.polygon is None else zone.polygon * scale, _pixels(zone, size, scale)
             if not pixels.any():
                 outside = polygon is not None and not _touches(polygon, size)
                 raise InputError(f"{self.place}: the zone {name!r} {'lies outside' if outside else 'holds no pixel of'}"
-                                 f" the image of {_words(size)}")
+                                 f" the image of {_words(size)}; draw it on an image of this camera")
             if polygon is not None and (over := _overhang(polygon, size)) > 0:
                 notes.append(f"{self.place}: the zone {name!r} reaches {over:.0f} px beyond the image of "
                              f"{_words(size)}; it ends at the border")
-            shares.append(cell_shares(pixels, seen, cells, stride))
             outlines.append((polygon,) if polygon is not None else _contours(pixels))
-        return PlacedZones(names=self.names, shares=np.stack(shares), outlines=tuple(outlines), notes=tuple(notes))
+            areas.append(float(pixels.mean()))
+            anywhere |= pixels
+        return OutlinedZones(names=self.names, outlines=tuple(outlines), areas=tuple(areas),
+                             covered=float(anywhere.mean()), notes=tuple(notes))
 
     def _scale(self, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
         """What x and y of the polygons are multiplied by on an image of `size`, and notes."""
@@ -150,7 +191,7 @@ def _checked_polygon(zone: Zone, name: str, unit: str, place: str) -> np.ndarray
     try:
         corners = np.asarray(zone.polygon, np.float64)
         sound = corners.ndim == 2 and corners.shape[1] == 2 and bool((np.abs(corners) <= FARTHEST_PX).all())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         sound = False
     if not sound:
         raise InputError(f"{place}: the corners of the zone {name!r} must be pairs of numbers x, y, got "
@@ -169,10 +210,14 @@ def _checked_polygon(zone: Zone, name: str, unit: str, place: str) -> np.ndarray
     return corners
 
 
-def _mask_pixels(zone: Zone, size: tuple[int, int]) -> np.ndarray:
-    """A mask's pixels on an image of the same ratio of sides, which `ZoneSet._scale` made sure of."""
+def _pixels(zone: Zone, size: tuple[int, int], scale: np.ndarray) -> np.ndarray:
+    """A zone's pixels of an image of `size`; (H, W) bool. A mask's image has the same ratio of sides, which
+    `ZoneSet._scale` made sure of.
+    """
     import cv2
 
+    if zone.polygon is not None:
+        return centred_pixels(zone.polygon * scale, size)
     assert zone.pixels is not None
     if zone.pixels.shape == size:
         return zone.pixels
@@ -182,7 +227,7 @@ def _mask_pixels(zone: Zone, size: tuple[int, int]) -> np.ndarray:
 def _contours(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
     import cv2
 
-    found, _ = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    found, _ = cv2.findContours(pixels.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return tuple(contour[:, 0].astype(np.float64) + 0.5 for contour in found)
 
 

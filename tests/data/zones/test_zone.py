@@ -139,3 +139,13 @@ def test_names_are_used_once_and_there_is_a_zone() -> None:
 def test_a_closing_corner_is_no_corner() -> None:
     (zone,) = make_zones({"a": [*WHOLE_IMAGE, WHOLE_IMAGE[0]]}).zones
     assert zone.polygon is not None and len(zone.polygon) == 4
+
+
+def test_areas_outlines_and_holes() -> None:
+    zones = make_zones({"left": [[0, 0], [8, 0], [8, 16], [0, 16]], "top": [[0, 0], [32, 0], [32, 4], [0, 4]]})
+    found = zones.outlined((16, 32))
+    assert found.areas == (0.25, 0.25) and found.covered == 0.25 + 0.25 - 8 * 4 / (16 * 32)
+    ring = np.ones((16, 32), bool)
+    ring[4:12, 8:24] = False
+    found = ZoneSet([Zone(name="ring", pixels=ring)], size=(16, 32)).outlined((16, 32))
+    assert len(found.outlines[0]) == 2 and found.areas == (0.75,), "the hole is drawn too"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crowddist.data.zones.files import read_zones
+from crowddist.data.zones.files import read_zone_file, read_zones
 from crowddist.errors import InputError
 
 GATE, BOX = [[8, 0], [24, 0], [24, 12], [8, 12]], [[0, 0], [8, 0], [8, 16], [0, 16]]
@@ -120,9 +120,13 @@ def changed(value: dict, **fields: object) -> dict:
     ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations></annotations>", "z.xml", "declares a document type"),
     (CVAT.replace('height="9">', 'height="9"><box label="b" xtl="0" ytl="0" xbr="8" ybr="8"/>'), "z.xml",
      "2 images have zones: 'a.jpg', 'empty.jpg'"),
-    ([STUDIO[0], STUDIO[0]], "z.json", "2 images have zones"),
-    ([{"annotations": [{"result": [{"type": "polygonlabels", "value": {"points": GATE, "polygonlabels": ["a"]}}]}]}],
-     "z.json", "lacks the size of its image"),
+    ([STUDIO[0], STUDIO[0]], "z.json", "two images 'a.jpg' have zones; keep one of the two"),
+    ([{"data": {}, "annotations": [{"result": [{"type": "polygonlabels",
+                                                "value": {"points": GATE, "polygonlabels": ["a"]}}]}]}],
+     "z.json", "task 1: wrong layout: a zone lacks the size of its image"),
+    ([{"data": {}, "annotations": [{"result": [{"type": "polygonlabels", "image_rotation": 90}]}]}], "z.json",
+     "its image was turned while it was labelled"),
+    ([{"annotations": []}], "z.json", "not Label Studio's JSON"),
 ])
 def test_a_file_that_holds_no_zones_is_one_line(tmp_path: Path, value: object, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as told:
@@ -135,4 +139,56 @@ def test_a_missing_file_and_shapes_left_out_are_told(tmp_path: Path) -> None:
         read_zones(tmp_path / "none.json")
     shapes = [*LABELME["shapes"], {"label": "x", "shape_type": "circle", "points": [[1, 1], [2, 2]]}]  # type: ignore[misc]
     zones = read_zones(written(tmp_path, changed(LABELME, shapes=shapes)))
-    assert zones.names == ("gate", "box") and "1 marks left out" in zones.notes[0]
+    assert zones.names == ("gate", "box") and "1 marks left out: neither polygons nor boxes" in zones.notes[0]
+
+
+def test_turned_boxes_and_what_another_annotator_drew(tmp_path: Path) -> None:
+    """A square of 8 px, turned by an eighth round its middle (CVAT) or its corner (Label Studio), spans 11.3 px."""
+    box = CVAT.replace('xbr="8" ybr="16"', 'xbr="8" ybr="8" rotation="45.00"')
+    value = {"x": 25, "y": 0, "width": 25, "height": 50, "rotation": 45, "rectanglelabels": ["box"]}
+    region = {"type": "rectanglelabels", "original_width": 32, "original_height": 16, "value": value}
+    studio = [{"data": {"image": "http://camera/snapshot"}, "annotations": [
+        {"result": [region, region, region]}, {"result": [region], "ground_truth": True},
+        {"result": [region], "was_cancelled": True}]}]
+    corners = [[3, 3], [9, 3], [9, 9], [3, 9]]  # as X-AnyLabeling writes them
+    labelme = {"shapes": [{"label": "box", "shape_type": "rectangle", "points": corners}]}
+    wide = 128**0.5
+    for content, name, middle, side in ((box, "c.xml", (4, 4), wide), (studio, "s.json", (8, wide / 2), wide),
+                                        (labelme, "l.json", (6, 6), 6)):
+        zones = read_zones(written(tmp_path, content, name))
+        polygon = next(zone.polygon for zone in zones.zones if zone.name == "box")
+        assert polygon is not None and polygon.mean(axis=0) == pytest.approx(middle)
+        assert np.ptp(polygon, axis=0) == pytest.approx([side, side])
+        assert zones.notes == ((f"{tmp_path / name}: 3 marks left out: neither polygons nor boxes, or of another "
+                                "annotation",) if content is studio else ())
+
+
+def of_several(*names: str) -> str:
+    """CVAT's XML of these images, each with a zone of its number."""
+    images = "".join(f'<image name="{name}" width="32" height="16"><box label="{number}" xtl="0" ytl="0" xbr="8" '
+                     'ybr="8"/></image>' for number, name in enumerate(names))
+    return f"<annotations>{images}<image name='empty.jpg'/></annotations>"
+
+
+def test_several_images_have_their_own_zones(tmp_path: Path) -> None:
+    file = read_zone_file(written(tmp_path, of_several("cam1/a.jpg", "cam2\\a.jpg", "b.jpg"), "z.xml"))
+
+    def found(*names: str) -> list[str | None]:
+        return [zones and zones.names[0] for zones in file.of_images(names)]
+
+    assert found("/x/cam1/a.jpg", "x/cam2/a.jpg", "cam3/b.jpg", "c.jpg", "empty.jpg") == ["0", "1", "2", None, None]
+    assert found("b.jpg", "photos/b.jpg", "http://host/b.jpg") == ["2", "2", "2"]
+    with pytest.raises(InputError, match=r"the zones of 'cam1/a\.jpg' and of .* both fit a\.jpg; give "):
+        file.of_images(["a.jpg"])
+    with pytest.raises(InputError, match=r"3 images have zones: .*; keep the one of this camera"):
+        file.only()
+    with pytest.raises(InputError, match=r"z\.xml \(b\.jpg\): the zones were drawn on an image of 32 x 16 px"):
+        file.sets["b.jpg"].outlined((32, 32))
+    studio = [{**STUDIO[0], "data": {"image": f"/data/upload/1/0123abcd-{name}"}} for name in ("a.jpg", "b.jpg")]
+    file = read_zone_file(written(tmp_path, studio))
+    assert found("photos/a.jpg", "photos/c.jpg") == ["gate", None]
+    # Of two folders' image of one name the one is meant that the file names.
+    file = read_zone_file(written(tmp_path, of_several("cam1/a.jpg", "b.jpg"), "z.xml"))
+    assert found("cam1/a.jpg", "cam2/a.jpg") == ["0", None] and found("cam2/a.jpg") == ["0"]
+    one = read_zone_file(written(tmp_path, CVAT, "z.xml"))
+    assert [zones is not None for zones in one.of_images(["any.jpg"])] == [True], "one camera's zones hold for all"
