@@ -63,15 +63,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def recipes() -> str:
     """A section for each module of recipes, what it says of itself, and its recipes with the settings they change."""
-    modules = {recipe.__module__: [] for recipe in RECIPES}
-    for recipe in RECIPES:
-        modules[recipe.__module__].append(recipe)
-    return "\n\n".join(part for name, functions in modules.items() for part in (_module(name), *map(_recipe, functions)))
+    modules = list(dict.fromkeys(recipe.__module__ for recipe in RECIPES))
+    return "\n\n".join(part for name in modules for part in (
+        _module(name), *(_recipe(recipe) for recipe in RECIPES if recipe.__module__ == name)))
 
 
 def _module(name: str) -> str:
     summary, _, origins = inspect.cleandoc(sys.modules[name].__doc__ or "").partition("\n\n")
-    return f"## {name.rpartition('.')[2]}\n\n{summary}\n\n" + (_folded("Where every value comes from", origins))
+    title, _, more = summary.partition(": ")
+    return f"## {title}\n\n`{name}`: {more}\n\n" + _folded("Where every value comes from", origins)
 
 
 def _recipe(recipe: Callable[[], RunConfig]) -> str:
@@ -80,7 +80,8 @@ def _recipe(recipe: Callable[[], RunConfig]) -> str:
     changed = [_option(name, value) for name, value in flat(asdict(config)).items()
                if name in ("source", "target") or (name != "recipe" and value != usual[name])]
     settings = "```\n" + "\n".join(changed) + "\n```"
-    return "\n\n".join((f"### {recipe.__name__}", inspect.getdoc(recipe) or "",
+    told = re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", inspect.getdoc(recipe) or "")
+    return "\n\n".join((f"### {recipe.__name__}", told,
                         _folded(f"{len(changed)} settings that are not the defaults", settings)))
 
 
@@ -105,10 +106,12 @@ def metrics() -> str:
 
 def backbones() -> str:
     """The table of backbones: strides of each use, and whether ImageNet's weights can be had."""
-    return table(("name", "strides, by use", "ImageNet's weights"), (
-        (f"`{row.name}`", "; ".join(f"{use} {', '.join(map(str, what.strides))}" for use, what in row.uses.items()),
-         "none" if row.weights is None else f"a package, `{row.weights.package}`" if row.weights.package else "download")
-        for row in BACKBONES.values()))
+    rows = []
+    for row in BACKBONES.values():
+        strides = "; ".join(f"{use} {', '.join(map(str, what.strides))}" for use, what in row.uses.items())
+        weights = "none" if row.weights is None else f"`{row.weights.package}`" if row.weights.package else "a download"
+        rows.append((f"`{row.name}`", strides, weights))
+    return table(("name", "strides of each use, px", "ImageNet's weights"), rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
