@@ -269,18 +269,20 @@ def test_every_recipe_is_in_the_table_of_recipes() -> None:
     assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(recipe.__name__ for recipe in RECIPES)
 
 
-def test_the_python_of_the_front_page_runs(tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                           capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("page", "run"), [("README.md", '"runs/mine"'), ("docs/start.md", '"runs/demo"')])
+def test_the_python_of_the_first_pages_runs(page: str, run: str, tiny_checkpoint: str, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
     import numpy as np
 
-    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert '"runs/mine"' in block and '"street.jpg"' in block
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert run in block and '"street.jpg"' in block
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("street.jpg", np.full((96, 128, 3), 90, np.uint8))
-    exec(compile(block.replace('"runs/mine"', repr(tiny_checkpoint)), "README.md", "exec"), {})
+    exec(compile(block.replace(run, repr(tiny_checkpoint)), page, "exec"), {})
     count = float(capsys.readouterr().out.split()[0])
-    assert count >= 0
+    assert count >= 0 and Path("overlay.png").stat().st_size > 0
 
 
 def test_the_citation_names_this_version() -> None:
