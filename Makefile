@@ -51,7 +51,7 @@ lint: setup  ## ruff and mypy
 	$(BIN)/mypy
 
 site: setup  ## the pages of docs and cluster as a site, in site/ or SITE=FOLDER; fails where a link leads nowhere
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(SITE)
 
 benchmark: setup  ## A against B in one process, one thread; prints ratios
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
