@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where `make site` puts the docs' pages.
+SITE ?= site
 # One thread per process: ranks and test workers share the cores, two thread pools on one core are slower than one thread.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
-.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-image image lint benchmark lock lock-cpu audit setup clean help
+.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-image image lint site benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -48,6 +50,9 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+site: setup  ## the pages of docs and cluster as a site, in site/ or SITE=FOLDER; fails where a link leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(SITE)
+
 benchmark: setup  ## A against B in one process, one thread; prints ratios
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
@@ -79,5 +84,5 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-clean:  ## removes the environment and the runs
-	rm -rf $(VENV) runs
+clean:  ## removes the environment, the runs and the site
+	rm -rf $(VENV) runs site

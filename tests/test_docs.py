@@ -21,11 +21,11 @@ from crowddist.cli.main import main as crowddist
 from crowddist.config import flat, to_json
 from crowddist.data.config import parse_data
 from crowddist.process.cli import one_line
-from crowddist.recipes import quickstart
+from crowddist.recipes import RECIPES, quickstart
 from crowddist.recipes.folds import folds
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("cluster/**/*.md")),
+PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("cluster/**/*.md")),
          *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")), *sorted(ROOT.glob(".github/**/*.md")))
 DATA_OPTIONS = ("data", "target", "labelled", "evaluation")
 """Options of jobs other than adapt.py that name data; a run's configuration checks its own."""
@@ -254,23 +254,35 @@ def test_what_is_named_exists(page: Path) -> None:
             and not (ROOT / name).exists() and not (ROOT / "crowddist" / name).exists()] == []
 
 
-def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "README.md").read_text()
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(links(index))
+def test_every_page_is_reached_from_the_index() -> None:
+    reached, todo = set(), [ROOT / "docs" / "README.md"]
+    while todo:
+        page = todo.pop()
+        reached.add(page)
+        linked = {(page.parent / link.partition("#")[0]).resolve() for link in links(page.read_text())}
+        todo += [path for path in linked - reached if path.suffix == ".md"]
+    assert {page for page in PAGES if ".github" not in page.parts} <= reached
 
 
-def test_the_python_of_the_front_page_runs(tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                           capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_recipe_is_in_the_table_of_recipes() -> None:
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(recipe.__name__ for recipe in RECIPES)
+
+
+@pytest.mark.parametrize(("page", "run"), [("README.md", '"runs/mine"'), ("docs/start.md", '"runs/demo"')])
+def test_the_python_of_the_first_pages_runs(page: str, run: str, tiny_checkpoint: str, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
     import numpy as np
 
-    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert '"runs/mine"' in block and '"street.jpg"' in block
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert run in block and '"street.jpg"' in block
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("street.jpg", np.full((96, 128, 3), 90, np.uint8))
-    exec(compile(block.replace('"runs/mine"', repr(tiny_checkpoint)), "README.md", "exec"), {})
+    exec(compile(block.replace(run, repr(tiny_checkpoint)), page, "exec"), {})
     count = float(capsys.readouterr().out.split()[0])
-    assert count >= 0
+    assert count >= 0 and Path("overlay.png").stat().st_size > 0
 
 
 def test_the_citation_names_this_version() -> None:
