@@ -159,3 +159,15 @@ def test_names_in_any_bytes_are_counted(counter: Predictor, photos: Path, tmp_pa
     assert read_table(tmp_path / "out")[0]["file"].endswith(r"caf\udce9.jpg")
     assert os.path.exists(os.fsencode(tmp_path / "out") + b"/caf\xe9.png")
     assert all(line.encode() for line in lines)
+
+
+def test_long_names_and_thin_images_are_counted(counter: Predictor, tmp_path: Path) -> None:
+    """A name may fill what a file system takes; the overlay's name is longer."""
+    long, umlauts = "n" * 251, "\u00fc" * 125
+    for folder in ("a", "b"):
+        for stem, size in ((long, (40, 60)), (umlauts, (8, 512)), ("high", (512, 8))):
+            write_photograph(tmp_path / "in" / folder / "x.jpg", size).rename(tmp_path / "in" / folder / f"{stem}.jpg")
+    rows = predict_files(counter, [str(tmp_path / "in")], str(tmp_path / "out"), points=["coco"], say=lambda line: None)
+    assert len(rows) == 6 and all(row["count"] is not None for row in rows)
+    overlays = {f"{stem}{again}.png" for stem in (long[:200], umlauts[:100], "high") for again in ("", "-2")}
+    assert overlays <= set(listing(tmp_path / "out")) and ".points.parts.partial" not in listing(tmp_path / "out")

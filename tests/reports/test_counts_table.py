@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -207,3 +208,19 @@ def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path:
     first = add(CountsTable(str(tmp_path / "out"), files, "a"), range(4))
     assert first == ["x.png", "x-2.png", "x-3.png", "x-4.png"]
     assert add(CountsTable(str(tmp_path / "out"), files, "a"), range(4, 7)) == ["x-5.png", "y.png", "x-6.png"]
+
+
+def test_a_journal_that_something_changed_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", 1)
+    files = [UserFile(name=str(tmp_path / "a.jpg"), root=str(tmp_path))]
+    place = (tmp_path / "out").as_uri()
+    row = dict.fromkeys(COLUMNS)
+    with CountsTable(place, files, "job") as written:
+        entry = written.new_entry(0) | {"row": row, "notes": []}
+        written.add(0, entry)
+    assert CountsTable(place, files, "job").has(0)
+    for change in ({"row": None}, {"row": []}, {"file": []}, {"overlay": 3}, {"repeat": {}}, {"notes": None},
+                   {"notes": ["of another version"]}, {"notes": [[]]}, {"stamp": None}):
+        storage.write_bytes(storage.join(place, JOURNAL), "\n".join(map(json.dumps, (
+            {"job": "job"}, entry | change, [], [[1, 2]], 3))).encode() + b"\n\xff\n")
+        assert not CountsTable(place, files, "job").has(0), change

@@ -13,8 +13,8 @@ from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entri
 
 
 def read(place: Path) -> dict[str, Labels]:
-    """The labels of the one image of a file, which has the file's name. Raises InputError, naming the file, for
-    anything but LabelMe's layout.
+    """The labels of the one image of a file, which has the file's name or else the one in it. Raises InputError,
+    naming the file, for anything but LabelMe's layout.
     """
     facts = read_json(place)
     if not isinstance(facts, dict) or "shapes" not in facts:
@@ -22,8 +22,10 @@ def read(place: Path) -> dict[str, Labels]:
     shapes = entries(facts["shapes"], "shapes", place)
     places = [(str(shape.get("label", "")), _point(shape)) for shape in shapes]
     marks = [(label, *point) for label, point in places if point is not None]
+    image = facts.get("imagePath")
     return {place.stem: Labels(place=place, marks=marks, num_unplaced=len(shapes) - len(marks),
-                               size=image_size(facts.get("imageHeight"), facts.get("imageWidth")))}
+                               size=image_size(facts.get("imageHeight"), facts.get("imageWidth")),
+                               also=image if isinstance(image, str) else "")}
 
 
 def _point(shape: dict[str, Any]) -> tuple[float, float] | None:
