@@ -47,15 +47,25 @@ def one_line_errors(interrupted: str = "the same command takes the run up again"
     except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1 if isinstance(error, FloatingPointError) else 2)
-    except (MemoryError, BrokenExecutor) as error:
-        what = ("the memory is full" if isinstance(error, MemoryError)
-                else "a process of this command was killed, as the system does where memory runs out")
+    except (MemoryError, RuntimeError) as error:
+        what = _lack_of_memory(error)
+        if not what:
+            raise
         print(f"error: {what}; close other programs or take a machine with more memory, then give the same command "
               "again", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
+
+
+def _lack_of_memory(error: BaseException) -> str:
+    """What happened, in words, where memory was lacking; "" for other errors."""
+    if isinstance(error, BrokenExecutor):
+        return "a process of this command was killed, as the system does where memory runs out"
+    # PyTorch's error over a GPU's memory, and over the machine's, is a RuntimeError.
+    full = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+    return "the memory is full" if full else ""
 
 
 class _Pipe(io.FileIO):

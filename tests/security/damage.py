@@ -1,6 +1,6 @@
 """Damage to files, drawn by Hypothesis: the same few in every run of the tests, or as many as CROWDDIST_FUZZ says:
 
-    CROWDDIST_FUZZ=100000 python -m pytest --timeout=0 tests/security/test_fuzz.py tests/security/test_annotation_walk.py
+    CROWDDIST_FUZZ=100000 python -m pytest tests/security/test_{fuzz,annotation_walk}.py --timeout=0
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NUM_EXAMPLES = int(os.environ.get("CROWDDIST_FUZZ", "0"))
 MOST_KIBIBYTES = 2 * 2**20
 """What one file may add to the memory of the process."""
 TOKENS = (b"nan", b"-1", b"1e999", b"9" * 400, b"null", b"[", b"]", b"{", b'"', b",", b"\n", b"\r", b"\0", b"\xff",
-          b"<", b"&x;", b"[" * 2000, b"<a>" * 500, b"\\ud800", b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", bytes(8), b"\xff" * 8)
+          b"<", b"&x;", b"[" * 2000, b"<a>" * 500, b"\\ud800", b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", bytes(8),
+          b"\xff" * 8)
 _HEAD_BYTES = 160
 """Where formats keep their sizes and counts: half of the damage goes there."""
 

@@ -67,7 +67,8 @@ def test_a_damaged_journal_of_a_count_is_read_as_far_as_it_goes(tmp_path: Path, 
 
 
 MEMBERS = {"png": encoded("PNG"), "points.npy": encode("points.npy", np.ones((4, 2), np.float32)),
-           "mask.png": encoded("PNG", IMAGE.convert("L")), "json": b'{"id": "a", "height": 40, "width": 56, "roi": [[1, 2]]}'}
+           "mask.png": encoded("PNG", IMAGE.convert("L")),
+           "json": b'{"id": "a", "height": 40, "width": 56, "roi": [[1, 2]]}'}
 
 
 @examples(200)

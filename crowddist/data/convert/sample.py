@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.convert.doubts import Doubt
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, subfolders
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing
 from crowddist.data.convert.points import box_centres, check_boxes, check_points
 from crowddist.data.images import NOT_TURNED, StoredImage, store_image
 from crowddist.data.shard_codec import LABEL_FACTS, Member
@@ -32,8 +32,8 @@ def find_items(form: Format, folder: Path, split: str, labelled: bool) -> Listin
         except InputError as error:
             # An archive that is unpacked into a folder of its name leaves a folder in a folder.
             for _ in range(_DEEPEST):
-                inside = [path for path in subfolders(folder) if path.name != "__MACOSX"]
-                if len(inside) != 1:
+                inside = [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX"]
+                if len(inside) != 1 or not inside[0].is_dir():
                     break
                 (folder,) = inside
                 with suppress(InputError):
