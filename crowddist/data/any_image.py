@@ -81,9 +81,12 @@ def _of_pillow(image: PIL.Image.Image) -> np.ndarray:
 def _of_tensor(image: torch.Tensor) -> np.ndarray:
     """The tensor as an array with its channels last."""
     shape = tuple(image.shape)
-    if image.is_floating_point():
-        image = image.float()  # NumPy has no bfloat16
-    values = image.detach().cpu().numpy()
+    try:
+        # NumPy has no bfloat16.
+        values = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
+    except (RuntimeError, TypeError) as error:  # of sparse and quantised ones, and of those without numbers (meta)
+        raise InputError(f"an image cannot be a tensor of {image.layout} on {image.device}: "
+                         f"{' '.join(str(error).split())[:200]}; give a dense one of uint8") from None
     if len(shape) == 4:
         raise InputError(f"an image cannot have the shape {shape}; give the images of a batch one by one to count_many")
     first, last = len(shape) == 3 and shape[0] in _CHANNELS, len(shape) == 3 and shape[2] in _CHANNELS

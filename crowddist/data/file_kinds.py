@@ -42,6 +42,8 @@ _UNREAD_ENDINGS = {"heic": "HEIC", "heif": "HEIC", "hif": "HEIC", "avif": "AVIF"
                                                       "pcx", "sgi", "psd", "exr", "hdr", "dds", "ico")}}
 _DRAWINGS = frozenset(("EPS", "SVG", "FITS", "DICOM", "TGA", "PCX", "SGI", "PSD", "EXR", "HDR", "DDS", "ICO"))
 _PHOTOGRAPHS = frozenset(_UNREAD_ENDINGS.values()) - _DRAWINGS
+ARCHIVES = frozenset(("ZIP", "RAR", "7Z", "GZ", "TGZ", "TAR", "BZ2", "XZ"))
+"""Kinds and endings of what may hold images, but is not opened."""
 _FILMS = frozenset(("MP4", "MOV", "AVI", "MKV", "MPEG", "MPEG-TS", "FLV", "WMV", "DAV"))
 
 
@@ -82,6 +84,11 @@ def refusal(head: bytes, name: PurePath) -> str:
     if kind in ("web page", "XML", "JSON"):  # servers tell in these what went wrong
         return (f"not an image, but {'a web page' if kind == 'web page' else kind}; download the image again, perhaps "
                 "signed in")
+    if kind in ARCHIVES:
+        return f"not an image, but {kind}; unpack it"
     if kind and kind not in READ:
         return f"not an image, but {kind}; give image files, or folders of them"
+    if kind:
+        return (f"a {kind} of a rare kind that is not read (its bits, channels or compression), or damaged at its "
+                "beginning; save it as JPEG")
     return f"not an image, or damaged at its beginning; read are {', '.join(READ)}"

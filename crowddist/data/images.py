@@ -24,7 +24,8 @@ from crowddist.data.safe_decode import (
     require_shape,
     require_visible,
 )
-from crowddist.data.whole_jpeg import decode_whole
+from crowddist.data.tiff_tag import SIGNS, set_upright
+from crowddist.data.whole_jpeg import decode_whole, is_decodable
 from crowddist.errors import InputError
 
 if TYPE_CHECKING:
@@ -140,6 +141,9 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
             yield
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from None
+    except MemoryError:
+        raise InputError(f"{os.fspath(path)}: there is not enough memory to read it; read fewer images at once, "
+                         "or make it smaller") from None
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"{os.fspath(path)}: {reason}; it may be damaged: copy it again, or save it as JPEG") from None
@@ -171,17 +175,17 @@ def _upright(data: bytes, path: str | os.PathLike[str]) -> tuple[np.ndarray, tup
 
 def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Picture:
     """Decodes a file's bytes. Raises any of the decoders' exceptions for a file that ends early or is damaged."""
+    data, rotation = set_upright(data) if data[:4] in SIGNS else (data, 1)
     image = _open(data, path)
-    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+    rotation = _rotation(image) if image.format != "TIFF" else rotation
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and is_decodable(data):
         height, width = image.height, image.width
         divisor = jpeg_divisor(height, width, progressive="progressive" in image.info)
         pixels, mended = decode_whole(data, divisor)
         notes = [REDUCED] * (divisor > 1) + [MENDED] * (mended is not data)
         plain: tuple[Literal["jpg", "png"], bytes] | None = ("jpg", mended) if divisor == 1 else None
-        rotation = _rotation(image)
     else:
         require_shape(image.height, image.width)
-        rotation = _rotation(image)
         pixels, notes = _other_pixels(image, data)
         height, width = pixels.shape[:2]
         is_plain = (image.format == "PNG" and data[24] == 8 and image.mode in ("L", "RGB")
@@ -217,10 +221,13 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
 
 def _other_pixels(image: Image, data: bytes) -> tuple[np.ndarray, list[str]]:
     """(H, W, 3) uint8 RGB, as stored, of anything but a grey or RGB JPEG; and notes."""
-    depths = image.tag_v2.get(258, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
-    inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    depths, inverted, in_planes = tags.get(258, ()), tags.get(262) == 0, tags.get(284) == 2
+    if in_planes and max(depths, default=0) > 8:  # Pillow and OpenCV read them wrongly, without a word
+        raise InputError("its colours of 16 bits lie in planes, which are not read; save it with the colours of each "
+                         "pixel together, or as JPEG")
     deep_colour = image.mode in ("RGB", "RGBA", "LA") and (
-        (image.format == "PNG" and data[24] == 16) or (image.format == "TIFF" and set(depths) == {16}))
+        (image.format == "PNG" and data[24] == 16) or set(depths) == {16})
     if deep_colour and (deep := _deep_pixels(data, image)) is not None:
         return to_rgb(deep)
     image.load()
@@ -258,10 +265,11 @@ def _holds_more(image: Image, data: bytes) -> bool:
 
 
 def _rotation(image: Image) -> int:
-    """Rotation tag, 1 to 8; 1 is upright. Source: Exif 2.32, tag 274."""
-    rotation = image.getexif().get(274, 1)
-    # Pillow turns a TIFF itself when it loads it.
-    return rotation if rotation in range(2, 9) and image.format != "TIFF" else 1
+    """Rotation tag, 1 to 8; 1 is upright, or that the tags cannot be read. Source: Exif 2.32, tag 274."""
+    rotation = 1
+    with suppress(Exception):  # the image may be good where its metadata is not
+        rotation = image.getexif().get(274, 1)
+    return rotation if rotation in range(2, 9) else 1
 
 
 def _turn(pixels: np.ndarray, rotation: int) -> np.ndarray:

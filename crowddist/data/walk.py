@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crowddist.data.file_kinds import HEAD_BYTES, OWN_TEXT, READ, is_unread_photograph, kind_of
+from crowddist.data.file_kinds import ARCHIVES, HEAD_BYTES, OWN_TEXT, READ, is_unread_photograph, kind_of
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 from crowddist.process.safe_text import readable
@@ -23,14 +23,15 @@ COUNTS, COUNTS_JOURNAL = "counts.csv", ".counts.jsonl"
 # Its first bytes now and in older versions, whose overlays do not say whose they are; other tables may be a user's.
 _COUNTS_HEADS = (b"file,count,low,high,uncertainty,points", b"file,count,uncertainty,points")
 _PREVIEW_FOLDERS = frozenset(("@eadir", "#recycle", "@recycle", "@__thumb", "__macosx", "$recycle.bin", "recycler",
-                              "recycled", "system volume information", "lost+found", "_thumb", "_thumbs",
+                              "recycled", "system volume information", "lost+found", "lost.dir", "found.000",
+                              "_thumb", "_thumbs", "thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl",
                               "#snapshot", "~snapshot", "@recently-snapshot"))
 _PREVIEW_ENDINGS = frozenset((".thm", ".ctg"))
 _UNFINISHED_ENDINGS = frozenset((".part", ".partial", ".crdownload", ".download", ".tmp"))
 _BACKUP_ENDINGS = ("_original", "~", ".bak", ".orig")
-_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", ".ds_store", LOCK, MARK, COUNTS_JOURNAL))
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", LOCK, MARK, COUNTS_JOURNAL))
 # Where MLflow keeps pictures of runs: beside its database, or by its own default.
-_TRACKING_FOLDERS = frozenset(("mlflow-artifacts", "mlruns"))
+_TRACKING_FOLDERS = frozenset(("mlflow-artifacts", "mlruns", "mlartifacts"))
 _MOST_NAMES = 5
 """Names in a line; the others are counted."""
 
@@ -59,7 +60,8 @@ class Found:
             lines.append(f"{len(self.images)} images: {_enumerated(parts)}")
         if self.others:
             parts = [f"{number} {readable(kind)}" for kind, number in self.others.most_common()]
-            lines.append(f"{self.others.total()} other files: {_enumerated(parts)}")
+            packed = "" if ARCHIVES.isdisjoint(self.others) else "; archives are not opened, unpack those of images"
+            lines.append(f"{self.others.total()} other files: {_enumerated(parts)}{packed}")
         for reason, paths in sorted(self.left_out.items()):
             names = ["files directly in it" if path == self.root else readable(path.relative_to(self.root).as_posix())
                      for path in sorted(paths)]

@@ -18,6 +18,17 @@ _FRAMES = (0xC0, 0xC1)
 """Baseline and extended sequential: their only scan lies in one piece, cut by restart markers."""
 
 
+def is_decodable(data: bytes) -> bool:
+    """False for a JPEG whose head libjpeg-turbo's own interface refuses, as it does rare samplings of the colours."""
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return True
+
+
 def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
     """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, and the bytes of a clean file.
 

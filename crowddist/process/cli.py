@@ -9,11 +9,13 @@ import io
 import itertools
 import logging
 import operator
+import os
 import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, redirect_stderr
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,7 +32,8 @@ HELP_COLUMNS = 100
 def one_line_errors(interrupted: str = "the same command takes the run up again") -> Iterator[None]:
     """Turns errors of users and machines into one line on stderr; bugs keep their traceback. Hides secrets in both.
 
-    Exit code 2: wrong input, or a file system that is full, forbids or fails. Exit code 1: a training that diverged.
+    Exit code 2: wrong input, a file system that is full, forbids or fails, or too little memory. Exit code 1: a
+    training that diverged.
 
     Args:
         interrupted: what Ctrl-C leaves.
@@ -44,9 +47,25 @@ def one_line_errors(interrupted: str = "the same command takes the run up again"
     except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1 if isinstance(error, FloatingPointError) else 2)
+    except (MemoryError, RuntimeError) as error:
+        what = _lack_of_memory(error)
+        if not what:
+            raise
+        print(f"error: {what}; close other programs or take a machine with more memory, then give the same command "
+              "again", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
+
+
+def _lack_of_memory(error: BaseException) -> str:
+    """What happened, in words, where memory was lacking; "" for other errors."""
+    if isinstance(error, BrokenExecutor):
+        return "a process of this command was killed, as the system does where memory runs out"
+    # PyTorch's error over a GPU's memory, and over the machine's, is a RuntimeError.
+    full = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+    return "the memory is full" if full else ""
 
 
 class _Pipe(io.FileIO):
@@ -64,9 +83,11 @@ class _Pipe(io.FileIO):
 
 
 def _patient(stream: Any) -> Any:
-    """The stream of this process, made safe against a reader that leaves (`| head`) and against any encoding; another
-    stream, as tests and notebooks have, stays as it is.
+    """The stream of this process, made safe against a reader that leaves (`| head`), against any encoding, and where it
+    was closed before the start (`>&-`); another stream, as tests and notebooks have, stays as it is.
     """
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
         return stream
     stream.flush()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from crowddist import storage
+from crowddist.data.images import NOTES
 from crowddist.data.user_files import UserFile
 from crowddist.data.walk import COUNTS
 from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
@@ -23,6 +25,8 @@ COLUMNS = ("file", "count", "low", "high", "uncertainty", "points")
 ZONES = "zones.csv"
 """The table of zones: for each image a row of the whole one, as in counts.csv, and one for each zone."""
 ZONE_COLUMNS = ("file", "zone", "count", "low", "high")
+_MOST_NAME_BYTES = 200
+"""ours: of an overlay's name before its number and ending; a file system takes 255 with these."""
 ROWS_AT_ONCE = 50
 """Rows after which a table in object storage is written again, which cannot append."""
 _ENTRY = {"file", "repeat", "stamp", "overlay", "row", "notes"}
@@ -126,7 +130,9 @@ class CountsTable:
             self._write_all()
 
     def _free_name(self, stem: str) -> str:
-        """`<stem>.png`, numbered if images of several folders have the same name."""
+        """`<stem>.png`, numbered if images of several folders have the same name; a long stem is cut."""
+        if len(name := os.fsencode(stem)) > _MOST_NAME_BYTES:
+            stem = name[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
         number = self._alike[stem] + 1
         name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
         while name in self._names:
@@ -153,8 +159,7 @@ class CountsTable:
         lines = [_parsed(line) for line in storage.read_bytes(self._journal).splitlines()]
         if not lines or lines[0].get("job") != self.job:
             return "an earlier count here was stopped that had other settings: all is counted anew"
-        known = {(line["file"], line["repeat"]): line for line in lines[1:]
-                 if line.keys() >= _ENTRY and line["row"].keys() == set(COLUMNS)}
+        known = {(line["file"], line["repeat"]): line for line in lines[1:] if _is_entry(line)}
         for index, file in enumerate(self.files):
             entry = known.get((file.name, self._repeats[index]))
             try:
@@ -178,6 +183,15 @@ def _zone_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
     whole = {name: entry["row"][name] for name in ("file", "count", "low", "high")} | {"zone": WHOLE}
     return [whole, *({"file": whole["file"], "zone": name, "count": count}
                      for name, count in entry.get("zones", {}).items())]
+
+
+def _is_entry(line: dict[str, Any]) -> bool:
+    """False for a line that a failing disk or another program changed."""
+    return (line.keys() >= _ENTRY and all(isinstance(line[name], str) for name in ("file", "overlay"))
+            and isinstance(line["repeat"], int)
+            and isinstance(line["row"], dict) and line["row"].keys() == set(COLUMNS)
+            and isinstance(line.get("zones", {}), dict)
+            and isinstance(line["notes"], list) and all(note in list(NOTES) for note in line["notes"]))
 
 
 def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS, *, head: bool = True) -> str:

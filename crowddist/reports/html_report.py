@@ -46,7 +46,7 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     from jinja2 import Environment
 
     metrics = held(METRICS, result["rounds"])
-    template = resources.files("crowddist.reports").joinpath("page.html").read_text()
+    template = resources.files("crowddist.reports").joinpath("page.html").read_text("utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
         result=result, heads=_headline(result), columns=[(metric.heading, metric.unit) for metric in metrics],
         rounds=[[str(row["round"]), row["title"], *(figure(row.get(metric.key), metric) for metric in metrics)]

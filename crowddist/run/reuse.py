@@ -227,7 +227,7 @@ def _machine() -> dict[str, str]:
 def _cpu() -> str:
     """The processor's model where the system tells it, else its architecture."""
     place = Path("/proc/cpuinfo")
-    lines = place.read_text().splitlines() if place.is_file() else []
+    lines = place.read_text("utf-8").splitlines() if place.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 

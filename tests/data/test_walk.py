@@ -172,3 +172,31 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     write(tmp_path, **{"in/part-000000.tar": b"x", "in/part-000001.tar": b"x", "in/a.MOV": b"\0\0\0\x14ftypqt  "})
     with pytest.raises(InputError, match=r"no images.*; in: 3 other files: 2 TAR, 1 MOV"):
         convert(FORMATS["folder"], tmp_path / "in", tmp_path / "set")
+
+
+def test_names_and_places_that_people_have(tmp_path: Path) -> None:
+    """Each file is taken, refused by name, left out with the reason, or counted."""
+    odd = os.fsdecode(b"caf\xe9.JPEG")
+    taken = ["a\nb.jpg", odd, "IMG 1.JPG ", "p.jpg?width=200", "sub.jpg/x.tiff", "a.jpg", "A.jpg", "a.JPG", "x.y.z",
+             "Vorschau/1.jpg", "f.jpg.gz.jpg", "0000"]
+    out = {"thumbs/a.jpg": PREVIEWS, "DCIM/.thumbnails/1.jpg": HIDDEN, "M4ROOT/THMBNL/C1T01.JPG": PREVIEWS,
+           "LOST.DIR/1": PREVIEWS, "FOUND.000/1.jpg": PREVIEWS, "__MACOSX/._a.jpg": PREVIEWS, "._a.jpg": HIDDEN,
+           ".trashed-1-a.jpg": HIDDEN, "mlartifacts/1/x.png": OURS, "film.jpg.tmp": UNFINISHED}
+    counted = {"b.zip": b"PK\x03\x04", "c.tar": b"x", "notes.txt": b"", "empty": b"",
+               "clip.MOV": b"\0\0\0\x14ftypqt  "}
+    write(tmp_path / "in", **dict.fromkeys([*taken, *out], JPEG), **counted, **{"b.JXL": b"\xff\x0a",
+                                                                                "c.ARW": b"II*\0"})
+    os.mkfifo(tmp_path / "in" / "pipe")
+    (tmp_path / "in" / "gone").symlink_to("nowhere")
+    (tmp_path / "in" / "loop").symlink_to(".")
+    found = find_images(tmp_path / "in")
+    assert names(found) == sorted(taken)
+    assert [path.name for path, _ in found.refused] == ["b.JXL", "c.ARW", "loop"]
+    assert {reason for reason in found.left_out} == set(out.values())
+    assert all(any(path == found.root / name or path in (found.root / name).parents for path in found.left_out[reason])
+               for name, reason in out.items())
+    assert dict(found.others) == {"ZIP": 1, "TAR": 1, "TXT": 1, "MOV": 1, "without an ending": 3}
+    lines = found.lines()
+    assert any("other files" in line and line.endswith("; archives are not opened, unpack those of images")
+               for line in lines)
+    assert all("\n" not in line and line.encode() for line in lines)

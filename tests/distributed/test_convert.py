@@ -14,6 +14,7 @@ import pytest
 
 from crowddist.data.convert.base import convert, in_order
 from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.layout import Item
 from crowddist.distributed.convert import in_order_on_cluster
 from crowddist.errors import InputError
 
@@ -61,3 +62,10 @@ def test_the_task_of_a_dead_worker_is_done_again(tmp_path: Path) -> None:
     found = [(item, made())
              for item, made in in_order_on_cluster(range(20), make, 2)]  # type: ignore[type-var, arg-type]
     assert found == [(number, number * number) for number in range(20)] and died.exists()
+
+
+def test_an_image_that_ends_every_process_is_named() -> None:
+    item = Item(name="a", image=Path("/photos/a.jpg"))
+    ((_, made),) = in_order_on_cluster([item], lambda _: os.kill(os.getpid(), signal.SIGKILL), 1)
+    with pytest.raises(InputError, match=r"/photos/a\.jpg: no process that read it lived to its end: they crashed, or"):
+        made()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,21 @@ def test_a_name_the_system_refuses_is_told(capsys: pytest.CaptureFixture[str], t
     with pytest.raises(SystemExit) as ending, one_line_errors():
         (tmp_path / "file" / "below").mkdir()
     assert ending.value.code == 2 and capsys.readouterr().err == f"error: Not a directory: {tmp_path}/file/below\n"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_too_little_memory_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 7 bytes")):
+        assert end(error) == 2
+        assert capsys.readouterr().err.startswith("error: the memory is full; close other programs or take a machine ")
+    with pytest.raises(SystemExit) as ending, one_line_errors(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(die).result()
+    said = capsys.readouterr().err
+    assert ending.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("error: a process of this command was killed, as the system does where memory runs out; ")
 
 
 def test_a_training_that_diverged_is_no_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,3 +227,14 @@ def test_a_reader_that_leaves_and_a_poor_terminal_stop_no_work(environment: dict
     assert job.stdout.readline() == ("\\xb1 0\n" if environment.get("PYTHONIOENCODING") else "\u00b1 0\n")
     job.stdout.close()
     assert (job.stderr.read(), job.wait()) == ("all done\n", 0)
+
+
+def test_closed_streams_stop_no_work(tmp_path: Path) -> None:
+    """As of services that start without them: Python has None in their place."""
+    code = ("from pathlib import Path\nfrom crowddist.process.cli import one_line_errors\n"
+            "from crowddist.process.progress_bar import watched\nwith one_line_errors():\n"
+            "    for number in watched(range(3)): print(number, flush=True)\n    Path('done').write_text('x')")
+    job = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" >&- 2>&- <&-', sys.executable, code], cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert job.returncode == 0 and (tmp_path / "done").exists()

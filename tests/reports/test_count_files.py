@@ -299,3 +299,15 @@ def test_the_web_is_fetched_in_turn_and_a_bad_address_costs_itself_alone(
         with pytest.raises(InputError, match=r"none of the files could be read as an image: http://.*missing.*404"):
             predict_files(counter, [f"{place}/missing.jpg"], str(tmp_path / "none"), skip_bad=skip_bad, say=print)
     assert not (tmp_path / "none").exists()
+
+
+def test_long_names_and_thin_images_are_counted(counter: Predictor, tmp_path: Path) -> None:
+    """A name may fill what a file system takes; the overlay's name is longer."""
+    long, umlauts = "n" * 251, "\u00fc" * 125
+    for folder in ("a", "b"):
+        for stem, size in ((long, (40, 60)), (umlauts, (24, 240)), ("high", (240, 24))):
+            write_photograph(tmp_path / "in" / folder / "x.jpg", size).rename(tmp_path / "in" / folder / f"{stem}.jpg")
+    rows = predict_files(counter, [str(tmp_path / "in")], str(tmp_path / "out"), points=["coco"], say=lambda line: None)
+    assert len(rows) == 6 and all(row["count"] is not None for row in rows)
+    overlays = {f"{stem}{again}.png" for stem in (long[:200], umlauts[:100], "high") for again in ("", "-2")}
+    assert overlays <= set(listing(tmp_path / "out")) and ".points.parts.partial" not in listing(tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -174,19 +175,6 @@ def test_an_empty_input_is_not_the_current_folder(counter: Predictor, photos: Pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("line", ['{"row": {}}', '{"row": [], "file": "a", "repeat": 0}', "[1]", "null", "\0", '"row"'])
-def test_an_odd_line_of_the_journal_is_one_row_to_count_again(counter: Predictor, photos: Path, tmp_path: Path,
-                                                              line: str) -> None:
-    lines: list[str] = []
-    with pytest.raises(Stop):
-        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=stop_after(3, lines))
-    content = (tmp_path / "out" / JOURNAL).read_text().splitlines()
-    (tmp_path / "out" / JOURNAL).write_text("\n".join([*content[:2], line, *content[3:]]))
-    lines.clear()
-    assert len(predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lines.append)) == 5
-    assert lines[0].startswith("going on: 2 of 5")
-
-
 def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path: Path) -> None:
     files = []
     for number, name in enumerate(("x", "x", "x-3", "x", "x", "y", "x")):
@@ -207,3 +195,21 @@ def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path:
     first = add(CountsTable(str(tmp_path / "out"), files, "a"), range(4))
     assert first == ["x.png", "x-2.png", "x-3.png", "x-4.png"]
     assert add(CountsTable(str(tmp_path / "out"), files, "a"), range(4, 7)) == ["x-5.png", "y.png", "x-6.png"]
+
+
+def test_an_odd_line_of_the_journal_is_one_row_to_count_again(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", 1)
+    files = [UserFile(name=str(tmp_path / "a.jpg"), root=str(tmp_path))]
+    place = (tmp_path / "out").as_uri()
+    row = dict.fromkeys(COLUMNS)
+    with CountsTable(place, files, "job") as written:
+        entry = written.new_entry(0) | {"row": row, "notes": []}
+        written.add(0, entry)
+    assert CountsTable(place, files, "job").has(0)
+    changes = [entry | change for change in (
+        {"row": None}, {"row": []}, {"row": {}}, {"file": []}, {"overlay": 3}, {"repeat": {}}, {"notes": None},
+        {"notes": ["of another version"]}, {"notes": [[]]}, {"stamp": None})]
+    for line in (*changes, {"row": {}}, [1], [[1, 2]], None, "row"):
+        storage.write_bytes(storage.join(place, JOURNAL), b"\n".join(
+            (json.dumps({"job": "job"}).encode(), json.dumps(line).encode(), b"\0", b"\xff")))
+        assert not CountsTable(place, files, "job").has(0), line

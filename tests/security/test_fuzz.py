@@ -10,16 +10,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.images import read_image, store_image
-from crowddist.data.manifest import Manifest
+from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
 from crowddist.data.shard_codec import decode, encode
+from crowddist.data.user_files import UserFile
 from crowddist.errors import InputError
+from crowddist.reports.counts_table import COLUMNS, JOURNAL, CountsTable
+from tests.security.damage import damaged, examples, one_line
 
-ROWS, COLUMNS = np.mgrid[0:40, 0:56]
-IMAGE = Image.fromarray(np.stack([COLUMNS * 4, ROWS * 6, ROWS + COLUMNS], 2).astype(np.uint8))
+Y, X = np.mgrid[0:40, 0:56]
+IMAGE = Image.fromarray(np.stack([X * 4, Y * 6, Y + X], 2).astype(np.uint8))
 
 
 def encoded(kind: str, image: Image.Image = IMAGE, **options) -> bytes:  # type: ignore[no-untyped-def]
@@ -29,46 +34,58 @@ def encoded(kind: str, image: Image.Image = IMAGE, **options) -> bytes:  # type:
 
 
 DEEP = cv2.imencode(".png", np.dstack([np.asarray(IMAGE)] * 2)[..., :4].astype(np.uint16) * 16)[1].tobytes()
+TURNED = Image.Exif()
+TURNED[274] = 6
 SEEDS = [
     encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", restart_marker_rows=1)[:-2],
     encoded("JPEG", IMAGE.convert("CMYK")), encoded("PNG"), DEEP, encoded("PNG", IMAGE.quantize(8)), encoded("WEBP"),
     encoded("BMP"), encoded("TIFF", compression="tiff_lzw"), encoded("TIFF", save_all=True, append_images=[IMAGE]),
-    encoded("PPM"), b"P5\n16 8\n4095\n" + bytes(256),
+    encoded("PPM"), b"P5\n16 8\n4095\n" + bytes(256), encoded("MPO", save_all=True, append_images=[IMAGE], exif=TURNED),
+    encoded("TIFF", exif=TURNED), encoded("TIFF", big_tiff=True, exif=TURNED), encoded("WEBP", exif=TURNED),
+    encoded("PNG", IMAGE.convert("LA"), exif=TURNED), encoded("BMP", IMAGE.convert("P")),
 ]
 
 
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    torn = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        # Half of the damage to the head, where sizes and counts are.
-        place = rng.randrange(min(len(torn), rng.choice((160, len(torn)))))
-        match rng.randrange(5):
-            case 0 | 1:
-                torn[place] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
-            case 2:
-                torn[place : place + 4] = rng.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"))
-            case 3:
-                torn[place:place] = rng.randbytes(rng.randrange(1, 12))
-            case 4:
-                del torn[place : place + rng.randrange(1, 40)]
-    return bytes(torn)
+@examples(300)
+@given(data=damaged(SEEDS))
+def test_damaged_images_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
+    (path := tmp_path / "a.jpg").write_bytes(data)
+    with one_line(path):
+        pixels, _ = read_image(path)
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    with one_line(path):
+        store_image(path, upright=False, max_size=32)
 
 
-@pytest.mark.timeout(120)
-def test_damaged_images_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    rng, path, num_read = random.Random(0), tmp_path / "a.jpg", 0
-    for number in range(len(SEEDS) * 25):
-        path.write_bytes(damaged(SEEDS[number % len(SEEDS)], rng))
-        try:
-            if number % 2:
-                pixels, _ = read_image(path)
-                assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-            else:
-                store_image(path, upright=False, max_size=32)
-            num_read += 1
-        except InputError as error:
-            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
-    assert 0 < num_read < len(SEEDS) * 25
+@examples(150)
+@given(data=damaged([b"\n".join(json.dumps(line).encode() for line in (
+    {"job": "j"}, {"file": "a.jpg", "repeat": 0, "stamp": [1, 2], "overlay": "a.png", "notes": [],
+                   "row": dict.fromkeys(COLUMNS, 1)}))]))
+def test_a_damaged_journal_of_a_count_is_read_as_far_as_it_goes(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(data)
+    CountsTable(tmp_path.as_uri(), [UserFile(name="a.jpg", root="")], "j")
+
+
+MEMBERS = {"png": encoded("PNG"), "points.npy": encode("points.npy", np.ones((4, 2), np.float32)),
+           "mask.png": encoded("PNG", IMAGE.convert("L")),
+           "json": b'{"id": "a", "height": 40, "width": 56, "roi": [[1, 2]]}'}
+
+
+@examples(200)
+@given(data=st.data())
+def test_damaged_members_of_shards_and_records_of_runs(tmp_path: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from((*MEMBERS, FILE_NAME, "config.json")))
+    if name == FILE_NAME:
+        (tmp_path / FILE_NAME).write_bytes(data.draw(damaged([json.dumps(manifest()).encode()])))
+        with one_line():
+            read_manifest(tmp_path)
+    elif name == "config.json":
+        text = to_json(RunConfig(recipe="r", source="/a", target="/b"))
+        with one_line():
+            from_json(data.draw(damaged([text.encode()])).decode(errors="surrogateescape"))
+    else:
+        with one_line():
+            decode("a", MEMBERS | {name: data.draw(damaged([MEMBERS[name]]))})
 
 
 def manifest() -> dict[str, object]:
@@ -81,10 +98,10 @@ def test_records_with_a_wrong_value_are_read_or_refused() -> None:
     values = (None, [], {}, -1, 1e308, "", True, "x\0y", [1], 10**30, float("nan"), {"a": 1})
     for change in values:
         for name in manifest():
-            with pytest.raises(InputError) if name == "shards" else _either():
+            with pytest.raises(InputError) if name == "shards" else one_line():
                 Manifest.from_json(manifest() | {name: change})
         for name in ("name", "num_samples", "num_bytes", "sha256", "persons"):
-            with _either():
+            with one_line():
                 Manifest.from_json(manifest() | {"shards": [{**manifest()["shards"][0], name: change}]})  # type: ignore[index]
     config = json.loads(to_json(RunConfig(recipe="r", source="/a", target="/b")))
     rng = random.Random(0)
@@ -94,17 +111,8 @@ def test_records_with_a_wrong_value_are_read_or_refused() -> None:
         while isinstance(owner[name := rng.choice(list(owner))], dict) and owner[name] and rng.random() < 0.8:
             owner = owner[name]
         owner[name] = rng.choice(values)
-        with _either():
+        with one_line():
             from_json(json.dumps(torn))
-
-
-class _either:
-    """Allows an InputError of one line."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        return isinstance(error, InputError) and "\n" not in str(error)
 
 
 def test_an_arrays_torn_head_is_damage() -> None:

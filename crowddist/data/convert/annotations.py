@@ -135,6 +135,8 @@ def parse_json(text: str | bytes, place: Path | str) -> Any:
     """The JSON value in a text; NaN stays NaN. Raises InputError, naming the place, for anything else."""
     try:
         return json.loads(text)
+    except UnicodeDecodeError:
+        raise InputError(f"{place}: not JSON in UTF-8, as all JSON is; save it in that encoding") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON: {error}") from None
 
@@ -152,14 +154,24 @@ def read_lines(place: Path, *, may_be_empty: bool = False) -> list[str]:
 
     Raises InputError for a missing file, and for an empty one unless `may_be_empty`.
     """
-    data = read_file(place, may_be_empty)
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    # Bytes that are not UTF-8 become surrogates, as in file names; only "\n" ends a line, not Unicode's other ones.
-    text = data.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "replace")
-    lines = [line.strip() for line in text.split("\n")]
+    lines = [line.strip() for line in read_text(place, may_be_empty=may_be_empty).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def read_text(place: Path, *, may_be_empty: bool = False) -> str:
+    r"""A text file in UTF-8 or UTF-16, its lines ended by \n whatever the system that wrote it; other bytes become
+    surrogates, as in file names. Raises InputError as `read_lines` does.
+    """
+    data = read_file(place, may_be_empty)
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = data.decode("utf-16", "replace")
+    elif 0 in data[:2]:  # UTF-16 that does not say so: no other text begins with a zero byte
+        text = data.decode("utf-16-be" if data[0] == 0 else "utf-16-le", "replace")
+    else:
+        text = data.decode("utf-8-sig", "surrogateescape")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
@@ -220,4 +232,6 @@ def _instead(data: bytes) -> str:
         return "a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
     if head.startswith((b"<!doctype html", b"<html")):
         return "a web page, not an annotation; download the file again"
+    if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        return "packed, or a workbook, not an annotation itself; unpack it, or save it as .csv"
     return ""

@@ -16,6 +16,7 @@ from crowddist import storage
 from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes, require_few
 from crowddist.data.convert.layout import Format, Item, holds
 from crowddist.data.convert.sample import find_items, make_sample
+from crowddist.data.file_kinds import ARCHIVES
 from crowddist.data.images import MIN_SIDE_PX
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
 from crowddist.data.shards import MAX_KEY_BYTES, MAX_SHARD_BYTES, ShardWriter
@@ -151,6 +152,7 @@ def require_folder(source: str | os.PathLike[str], form: Format) -> None:
         shards = str(source).endswith((".tar", ".tar.gz", ".tgz"))
         advice = (f"shards are named by their folder, which also holds {FILE_NAME}, if jobs/convert.py wrote them; "
                   "unpack those of another tool, and give that folder" if shards
+                  else "unpack the archive, and give that folder" if Path(source).suffix[1:].upper() in ARCHIVES
                   else f"give the folder that holds the {form.name} data")
         raise FileNotFoundError(f"no folder at {source}; {advice}")
 

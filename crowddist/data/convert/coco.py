@@ -65,9 +65,8 @@ def _point(entry: dict[str, Any], category: dict[str, Any]) -> tuple[float, floa
             x, y, visible = numbers(keypoints[3 * first:], 3)
             if visible != 0:  # COCO: 0 is not labelled
                 return x, y
-    if not isinstance(entry.get("bbox"), list):
-        return None
-    return box_centre(*numbers(entry["bbox"], 4))
+    box = entry.get("bbox")  # some programs write an empty one beside an outline
+    return box_centre(*numbers(box, 4)) if isinstance(box, list) and box else None
 
 
 def _id(value: Any) -> str:

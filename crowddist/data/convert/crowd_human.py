@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import as_rows, parse_json_object, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, list_images, require_annotations
+from crowddist.data.convert.layout import (
+    Annotation,
+    Format,
+    Item,
+    Listing,
+    below,
+    list_images,
+    require_annotations,
+    subfolders,
+)
 from crowddist.data.convert.points import centred_outside
 from crowddist.errors import InputError
 
@@ -35,8 +44,9 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     (`CrowdHuman_train01/Images`, ..., `CrowdHuman_val/Images`) or all of them in `Images`, where only the annotations
     tell the splits apart.
     """
-    annotations, shared = folder / f"annotation_{split}.odgt", folder / "Images"
-    own = [path for path in sorted(folder.glob(f"CrowdHuman_{split}*/Images")) if path.is_dir()]
+    annotations, shared = below(folder, f"annotation_{split}.odgt"), below(folder, "Images")
+    own = [below(path, "Images") for path in subfolders(folder) if path.name.lower().startswith(f"crowdhuman_{split}")]
+    own = [path for path in own if path.is_dir()]
     if not own and not shared.is_dir():
         advice = f"give the folder that holds annotation_{split}.odgt, and CrowdHuman_{split}*/Images or Images"
         raise InputError(f"no CrowdHuman data of the split {split!r} in {folder}: no folder Images is there; {advice}")

@@ -10,7 +10,7 @@ import csv
 import math
 from pathlib import Path
 
-from crowddist.data.convert.annotations import read_lines
+from crowddist.data.convert.annotations import read_text
 from crowddist.data.convert.own import Labels, OtherFileError, numbers, own_format
 from crowddist.errors import InputError
 
@@ -20,14 +20,15 @@ _CLASS = ("class", "class_name", "label", "category")
 
 def read(place: Path) -> dict[str, Labels]:
     """The labels of a table by image. Raises InputError, naming the file, for a table without these columns."""
-    lines = [_as_unicode(line) for line in read_lines(place) if line]
+    # Not stripped: the first cells of a row may be empty.
+    lines = [_as_unicode(line) for line in read_text(place).split("\n") if line.strip()]
     if lines and lines[0].lower().startswith("sep="):  # Excel's own first line
         lines = lines[1:]
     if not lines:
         raise InputError(f"{place}: the file is empty")
     delimiter = max(";\t,", key=lines[0].count)  # of equally many, commas part decimals
     try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     except csv.Error as error:
         raise InputError(f"{place}: not a table: {error}") from None
     columns, has_header = _columns([cell.strip().lower() for cell in rows[0]], place)
@@ -51,7 +52,7 @@ def _numbers(cells: list[str]) -> list[float]:
 
 
 def _as_unicode(line: str) -> str:
-    """A line of an office program's own encoding, whose letters `read_lines` left as bytes; others as they are."""
+    """A line of an office program's own encoding, whose letters `read_text` left as bytes; others as they are."""
     try:
         line.encode()
     except UnicodeEncodeError:

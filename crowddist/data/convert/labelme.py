@@ -14,8 +14,8 @@ from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entri
 
 
 def read(place: Path) -> dict[str, Labels]:
-    """The labels of the one image of a file, which has the file's name. Raises InputError, naming the file, for
-    anything but LabelMe's layout.
+    """The labels of the one image of a file, which has the file's name or else the one in it. Raises InputError,
+    naming the file, for anything but LabelMe's layout.
     """
     facts = read_json(place)
     if not isinstance(facts, dict) or "shapes" not in facts:
@@ -23,8 +23,10 @@ def read(place: Path) -> dict[str, Labels]:
     found = shapes(facts, place)
     places = [(label, _point(kind, corners)) for label, kind, corners in found]
     marks = [(label, *point) for label, point in places if point is not None]
+    image = facts.get("imagePath")
     return {place.stem: Labels(place=place, marks=marks, num_unplaced=len(found) - len(marks),
-                               size=image_size(facts.get("imageHeight"), facts.get("imageWidth")))}
+                               size=image_size(facts.get("imageHeight"), facts.get("imageWidth")),
+                               also=image if isinstance(image, str) else "")}
 
 
 def shapes(facts: Mapping[str, Any], place: Path) -> list[tuple[str, str, list[list[float]]]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.config import OWN_FORMATS
+from crowddist.data.file_kinds import ARCHIVES
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 
@@ -158,11 +159,22 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def is_called(folder: Path, *names: str) -> bool:
-    """True if the folder has one of the names, however it writes capitals, hyphens and underscores."""
-    def plain(name: str) -> str:
-        return name.lower().replace("-", "_")
+    """True if the folder has one of the names, however it writes capitals, hyphens, underscores and spaces."""
+    return _plain(folder.resolve().name) in map(_plain, names)
 
-    return plain(folder.resolve().name) in map(plain, names)
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def below(folder: Path, *names: str) -> Path:
+    """The file or folder at these names below each other, however they are written, see `is_called`; where there is
+    none, the path with the names as they are given.
+    """
+    for name in names:
+        alike = [path for path in (folder.iterdir() if folder.is_dir() else ()) if _plain(path.name) == _plain(name)]
+        folder = folder / min((path.name for path in alike), key=lambda found: (found != name, found), default=name)
+    return folder
 
 
 def folder_called(folder: Path, *names: str) -> Path | None:
@@ -189,4 +201,6 @@ def holds(folder: Path) -> str:
     if names:
         parts.append(f"the folders {', '.join(names[:5])}{' and more' if names[5:] else ''}")
     text = f"it holds {', '.join(parts[:8]) or 'nothing'}"
+    if any(path.suffix[1:].upper() in ARCHIVES for path in visible):
+        text += " (unpack what is packed)"
     return "".join(char if char.isprintable() else "?" for char in text)

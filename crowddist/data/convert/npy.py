@@ -24,7 +24,9 @@ def read(place: Path) -> dict[str, Labels]:
         if "allow_pickle" in reason:
             reason = "it holds Python's objects, or is no NumPy file; save the numbers alone, as N x 2"
         raise InputError(f"{place}: not a NumPy array of numbers: {reason[:200]}") from None
-    if not isinstance(array, np.ndarray) or (array.size and (array.ndim != 2 or array.shape[1] not in (2, 3))):
+    # Two rows of many are no map of an image's pixels either: `as_points` says what to do.
+    if not isinstance(array, np.ndarray) or (array.size and (array.ndim != 2 or (array.shape[1] not in (2, 3)
+                                                                                 and array.shape[0] != 2))):
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
         raise OtherFileError(f"{place}: not points: N x 2 numbers are needed, got {got}")
     return of_one_image(place, as_points(array, place, "the array"))

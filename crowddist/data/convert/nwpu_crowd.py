@@ -14,6 +14,7 @@ from crowddist.data.convert.layout import (
     Format,
     Item,
     Listing,
+    below,
     fullest,
     list_images,
     require_annotations,
@@ -33,9 +34,10 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     that holds most JSON files, in the set itself `jsons`. An image gets the `luminance` and
     `scene_level` that the list gives; an unlabelled one no `scene_level`, which reveals its count.
     """
-    listed = folder / f"{split}.txt"
+    listed = below(folder, f"{split}.txt")
     annotations = (fullest(subfolders(folder), "*.json") if labelled else None) or folder / "jsons"
-    places = [path for path in (folder / "images", *sorted(folder.glob("images_part*"))) if path.is_dir()]
+    parts = [path for path in subfolders(folder) if path.name.lower().startswith("images_part")]
+    places = [path for path in (below(folder, "images"), *parts) if path.is_dir()]
     if not places or not listed.is_file():
         missing = listed.name if places else "images"
         advice = "give the folder that holds images, jsons, train.txt, val.txt and test.txt"

@@ -200,10 +200,10 @@ def _pair(folder: Path, images: Sequence[Path],
     """The images with labels; labels without an image, with the reason; and the number of images without labels.
 
     An image is found by its path, or else by the end of it that it shares with the labels, down to its name alone; with
-    or without its ending, and with other capitals where none has the same. Of several, the one whose folder is nearest
-    to the labels is taken. Labels open no file that `images` does not name.
+    or without its ending, and, where none has the same, with other capitals or as servers rename uploads. Of several,
+    the one whose folder is nearest to the labels is taken. Labels open no file that `images` does not name.
     """
-    indexes = [(_index(folder, images, fold), fold) for fold in (str, str.casefold)]
+    indexes = [(_index(folder, images, fold), fold) for fold in (str, str.casefold, _as_uploaded)]
     matches = []
     for image, held in labels.items():
         names = [*_ends(image), *(_ends(held.also) if held.also else ())]
@@ -240,6 +240,11 @@ def _ends(name: str) -> list[str]:
     """A path, marked as whole by a slash; then its ends, from the whole down to the name alone."""
     parts = PurePosixPath(name).parts
     return [f"/{name}", *("/".join(parts[start:]) for start in range(len(parts)))]
+
+
+def _as_uploaded(name: str) -> str:
+    """A path without capitals, and as servers keep the names of uploads: spaces become _, other signs go."""
+    return re.sub(r"[^\w./-]", "", name.replace(" ", "_")).casefold()
 
 
 def _nearest(places: list[Path], folder: Path, image: str) -> list[Path]:

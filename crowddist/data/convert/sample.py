@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,26 @@ from crowddist.data.shard_codec import LABEL_FACTS, Member
 from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError
 
+_DEEPEST = 3  # ours: folders in which a set may lie alone
+
 
 def find_items(form: Format, folder: Path, split: str, labelled: bool) -> Listing:
-    """What the format finds in a folder. Raises InputError, naming the folder, for anything that cannot be listed."""
+    """What the format finds in a folder, or else in the only folder there. Raises InputError, naming the folder, for
+    anything that cannot be listed.
+    """
     with _as_input_error(f"{folder}: cannot be listed as {form.name}", f"see that the folder holds {form.summary}"):
-        return form.find(folder, split, labelled)
+        try:
+            return form.find(folder, split, labelled)
+        except InputError as error:
+            # An archive that is unpacked into a folder of its name leaves a folder in a folder.
+            for _ in range(_DEEPEST):
+                inside = [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX"]
+                if len(inside) != 1 or not inside[0].is_dir():
+                    break
+                (folder,) = inside
+                with suppress(InputError):
+                    return form.find(folder, split, labelled)
+            raise error from None
 
 
 def read_labels(form: Format, item: Item, size: tuple[int, int]) -> Annotation:
@@ -62,8 +77,11 @@ def _make_sample(form: Format, item: Item, labelled: bool,
         heads = box_centres(boxes)
         doubts += found
     assert heads is not None, "an annotation has points or boxes"
-    # Labels that tell the size of their image tell which way up it was.
-    rotation, turned = image.rotation if annotation.size is None else 1, NOT_TURNED not in image.notes
+    # Labels that tell the size of their image tell whether it lay on its side; not whether it was mirrored or on its
+    # head, nor anything of a square.
+    told = (annotation.size is not None and image.rotation in (5, 6, 7, 8)
+            and image.source_size[0] != image.source_size[1])
+    rotation, turned = 1 if told else image.rotation, NOT_TURNED not in image.notes
     points, found = check_points(heads, image.source_size, annotation.place, rotation, turned)
     doubts += found
     members["points.npy"] = _scale(points, image)
@@ -132,6 +150,8 @@ def _as_input_error(place: str, advice: str = "mend it, or leave it out with --s
         yield
     except InputError:
         raise
+    except MemoryError:
+        raise InputError(f"{place}: there is not enough memory for it; read fewer images at once") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"
         raise InputError(f"{place}: {type(error).__name__}: {reason[:200]}; {advice}") from error

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, require_annotations
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, below, require_annotations
 from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import find_images
 from crowddist.errors import InputError
@@ -27,8 +27,8 @@ class Entry(NamedTuple):
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
     """The images of a split, by event and name; `folder` holds `WIDER_train`, `WIDER_val` and `wider_face_split`."""
-    images = folder / f"WIDER_{split}" / "images"
-    annotations = folder / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+    images = below(folder, f"WIDER_{split}", "images")
+    annotations = below(folder, "wider_face_split", f"wider_face_{split}_bbx_gt.txt")
     if not images.is_dir():
         raise InputError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
                          "WIDER_train, WIDER_val and wider_face_split")

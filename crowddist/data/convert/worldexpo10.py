@@ -22,7 +22,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     the scene's name: no scene is in both (ours).
     """
     side = "test" if split == "test" else "train"
-    frames, labels = folder / f"{side}_frame", folder / f"{side}_label"
+    frames, labels = layout.below(folder, f"{side}_frame"), layout.below(folder, f"{side}_label")
     if not frames.is_dir():
         raise InputError(f"no WorldExpo'10 data of the split {split!r}: {frames} is missing; give the folder with "
                          "train_frame, train_label, test_frame and test_label")

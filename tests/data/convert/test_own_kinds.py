@@ -1,0 +1,191 @@
+"""Labels and layouts that people have, beside the plain ones: each is read as it was meant, or told in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from crowddist.data.convert.base import convert
+from crowddist.data.convert.formats import FORMATS
+from crowddist.data.convert.recognise import recognise
+from crowddist.data.shards import ShardReader, decode
+from crowddist.errors import InputError
+from tests.data.convert.conftest import Jhu, Nwpu, Shanghai, Wider, WorldExpo
+from tests.data.convert.test_own import build, points_by_id, saved
+
+A = {"a": [[3.5, 4]]}
+POINTS = np.array([[3.5, 4], [40, 20], [7, 8]])
+THREE = {"a": POINTS.tolist()}
+
+
+def coco(*marks: dict[str, Any], images: Any = ({"id": 1, "file_name": "a.jpg"},), **more: Any) -> str:
+    return json.dumps({"images": list(images), "annotations": [{"image_id": 1, "category_id": 1, **mark}
+                                                               for mark in marks],
+                       "categories": [{"id": 1, "name": "head"}], **more})
+
+
+def labelme(*shapes: tuple[str, list[list[float]]], **more: Any) -> str:
+    return json.dumps({"shapes": [{"label": "head", "points": points, "shape_type": kind} for kind, points in shapes],
+                       "imageHeight": 32, "imageWidth": 48, **more})
+
+
+def cvat(body: str, name: str = "a.jpg", head: str = "") -> str:
+    return f'{head}<annotations><image id="0" name="{name}" width="48" height="32">{body}</image></annotations>'
+
+
+def label_studio(name: str, **value: Any) -> str:
+    region = {"type": "keypointlabels", "original_width": 48, "original_height": 32, "image_rotation": 0,
+              "value": {"x": 3.5 / 48 * 100, "y": 12.5, "width": 0.5, "keypointlabels": ["head"], **value}}
+    return json.dumps([{"data": {"image": f"/data/upload/1/0a1b2c3d-{name}"}, "annotations": [{"result": [region]}]}])
+
+
+def mat(**variables: Any) -> bytes:
+    return saved(scipy.io.savemat, variables)
+
+
+def mat_4(points: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, {"annPoints": points}, format="4")
+    return stream.getvalue()
+
+
+CSV = "file,x,y\na.jpg,3.5,4\n"
+POINT = ("point", [[3.5, 4]])
+READ: dict[str, tuple[str, dict[str, str | bytes], dict[str, list[list[float]]]]] = {
+    "lines of an old Mac": ("csv", {"p.csv": CSV.replace("\n", "\r")}, A),
+    "an index without a name, tabs": ("csv", {"p.tsv": "\tfile\tx\ty\n0\ta.jpg\t3.5\t4\n1\ta.jpg\t40\t20\n"},
+                                      {"a": [[3.5, 4], [40, 20]]}),
+    "an index without a name": ("csv", {"p.csv": ",file,x,y\n0,a.jpg,3.5,4\n"}, A),
+    "UTF-16 that does not say so": ("csv", {"p.csv": CSV.encode("utf-16-le")}, A),
+    "UTF-16, big-endian": ("csv", {"p.csv": CSV.encode("utf-16-be")}, A),
+    "decimal commas between commas": ("csv", {"p.csv": 'file,x,y\na.jpg,"3,5",4\n'}, A),
+    "quotes, a byte order mark, empty rows": (
+        "csv", {"p.csv": '\ufeffsep=;\r\n"File" ; "X"; "Y"\r\n"C:\\my set\\a.jpg";"3,5"; "4"\r\n;;\r\n'}, A),
+    "more columns in another order": ("csv", {"p.csv": "y,score,x,when,image\n4,0.9,3.5,noon,a.jpg\n"}, A),
+    "an outline and no box": ("coco", {"c.json": coco(
+        {"bbox": [], "segmentation": [[1, 1, 5, 1, 3, 4]]}, {"bbox": [1, 0, 6, 9]},
+        {"bbox": [0, 0, 9, 9], "iscrowd": True, "segmentation": {"counts": "0", "size": [32, 48]}})}, A),
+    "boxes of no size, ids of many types": ("coco", {"c.json": coco(
+        {"image_id": "7", "category_id": 1.0, "bbox": [4, 4.5, 0, 0]},
+        images=[{"id": 7.0, "file_name": "D:\\x\\a.jpg", "width": "48", "height": 32.0}], licenses=None)}, A),
+    "no categories at all": ("coco", {"c.json": coco({"bbox": [1, 0, 6, 9], "category_id": None}, categories=[])}, A),
+    "keypoints that are not seen, and a box": ("coco", {"c.json": coco(
+        {"keypoints": [0, 0, 0], "bbox": [1, 0, 6, 9]})}, A),
+    "the name that stands in the file": ("labelme", {"labels/a_done.json": labelme(POINT, imagePath="..\\a.jpg",
+                                                                                   imageData="/9j/4AAQ")}, A),
+    "a circle, and what has no place": ("labelme", {"a.json": labelme(("circle", [[3.5, 4], [9, 9]]),
+                                                                      ("linestrip", [[1, 1], [2, 2]]))}, A),
+    "a box that is turned": ("cvat", {"c.xml": cvat('<box label="head" xtl="1" ytl="0" xbr="7" ybr="9" rotation="33"/>'
+                                                    '<mask label="head" rle="1, 2" left="1" top="1" width="3"/>')}, A),
+    "XML in UTF-16": ("cvat", {"c.xml": cvat('<points label="head" points="3.5,4"/>', "set\\a.jpg",
+                                             '<?xml version="1.0" encoding="utf-16"?>').encode("utf-16")}, A),
+    "a name as a server keeps it": ("label_studio", {"e.json": label_studio("my_gate_1.jpg")},
+                                    {"my gate (1)": [[3.5, 4]]}),
+    "nobody in one, points in another": ("json", {"p.json": '{"a.jpg": [], "b.jpg": [[3.5, 4]]}'},
+                                         {"a": [], "b": [[3.5, 4]]}),
+    "big-endian, in Fortran's order": ("npy", {"a.npy": saved(np.save, np.asfortranarray(POINTS.astype(">f4")))},
+                                       THREE),
+    "half floats": ("npy", {"a.npy": saved(np.save, POINTS.astype(np.float16))}, THREE),
+    "a structure in a structure": ("mat", {"a.mat": mat(data={"made": "today", "gt": {"annPoints": POINTS}})}, THREE),
+    "MATLAB's version 4": ("mat", {"a.mat": mat_4(POINTS)}, THREE),
+}
+
+
+def test_each_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    wrong = []
+    for number, (what, (name, files, expected)) in enumerate(READ.items()):
+        root = build(tmp_path / f"mine-{number}", files, [f"{stem}.jpg" for stem in expected])
+        try:
+            done = convert(FORMATS[name], root, tmp_path / f"set-{number}")
+            found = points_by_id(done)
+            close = found.keys() == expected.keys() and all(
+                np.allclose(np.reshape(found[key], (-1, 2)), np.reshape(points, (-1, 2)), atol=1e-4)
+                for key, points in expected.items())
+            wrong += [] if close and done.doubts == () and recognise(root) == name else [(what, found, done.doubts)]
+        except InputError as error:
+            wrong.append((what, str(error), ()))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+SHARES = [[0.2, 0.4], [0.9, 0.5]]
+REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
+    "shares of the sides": ("csv", {"p.csv": "file,x,y\n" + "".join(f"a.jpg,{x},{y}\n" for x, y in SHARES)},
+                            "they look like shares of its width and height: multiply"),
+    "boxes in shares": ("coco", {"c.json": coco({"bbox": [0.8, 0.8, 0.1, 0.1]}, {"bbox": [0.9, 0.7, 0.1, 0.2]})},
+                        "they look like shares of its width and height"),
+    "y before x": ("npy", {"a.npy": saved(np.save, np.array([[4, 40], [20, 46], [9, 35], [7, 41], [8, 39.5]]))},
+                   "with x and y swapped they fit: swap the two columns"),
+    "a workbook": ("csv", {"p.csv": b"PK\x03\x04" + bytes(40)}, r"p\.csv: packed, or a workbook.* save it as \.csv"),
+    "no heading and four columns": ("csv", {"p.csv": "a.jpg,3,4,5\n"}, "the first row must name the columns"),
+    "JSON of an old Windows": ("coco", {"c.json": coco({}, images=[{"id": 1, "file_name": "Tor-\xfc.jpg"}]).replace(
+        "\\u00fc", "\xfc").encode("cp1252")}, r"c\.json: not JSON in UTF-8, as all JSON is; save it"),
+    "an image twice": ("coco", {"c.json": coco(images=[{"id": 1, "file_name": "a.jpg"},
+                                                       {"id": 1.0, "file_name": "b.jpg"}])},
+                       "or its id, twice; keep one"),
+    "outlines alone": ("coco", {"c.json": coco({"bbox": [], "segmentation": [[1, 1, 5, 1, 3, 4]]})},
+                       "none of 1 marks has a single place"),
+    "CVAT for video": ("cvat", {"c.xml": '<annotations><track id="0" label="head"><box frame="0" outside="1" xtl="1" '
+                                'ytl="1" xbr="3" ybr="3"/></track></annotations>'}, "export it as CVAT for images 1.1"),
+    "an image that is not there": ("cvat", {"c.xml": cvat("", "gone.jpg")}, "names 'gone.jpg': the image is missing"),
+    "JSON-MIN": ("label_studio", {"e.json": '[{"image": "/data/upload/a.jpg", "kp": [{"x": 1, "y": 2}]}]'},
+                 "export it as JSON, not as JSON-MIN"),
+    "numbers in rows": ("npy", {"a.npy": saved(np.save, np.ones((2, 50)))}, "transpose it"),
+    "numbers in rows, MATLAB": ("mat", {"a.mat": mat(points=np.ones((2, 50)))},
+                                "it holds points of 2 x 50; .*transpose"),
+    "pickled objects": ("npy", {"a.npy": saved(np.save, np.array([{"x": 3}], object))}, "it holds Python's objects"),
+    "several arrays in one": ("npy", {"a.npy": saved(np.savez, POINTS)}, "packed, .* unpack it"),
+    "points in a third dimension": ("npy", {"a.npy": saved(np.save, POINTS[:, None])}, r"of shape \(3, 1, 2\)"),
+    "lists of unequal length": ("json", {"a.json": "[[3, 4], [5]]"}, "got lists of unequal length"),
+    "a file of nothing": ("labelme", {"a.json": b""}, r"a\.json: the file is empty"),
+    "labels in an archive": ("csv", {"labels.zip": b"PK\x03\x04"},
+                             r"it holds 1 \.jpg, 1 \.zip \(unpack what is packed\)"),
+}
+
+
+def test_each_is_refused_with_the_likely_cause(tmp_path: Path) -> None:
+    for number, (what, (name, files, words)) in enumerate(REFUSED.items()):
+        root = build(tmp_path / f"mine-{number}", files, ["a.jpg"])
+        with pytest.raises(InputError, match=words) as error:
+            convert(FORMATS[name], root, tmp_path / f"set-{number}")
+        assert "\n" not in str(error.value) and not (tmp_path / f"set-{number}").exists(), what
+
+
+@pytest.mark.parametrize(("rotation", "size"), [(3, (32, 48)), (2, (32, 48)), (6, (40, 40))])
+def test_a_size_does_not_tell_whether_labels_were_made_on_a_turned_image(tmp_path: Path, rotation: int,
+                                                                        size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[274] = rotation
+    root = build(tmp_path / "mine", {"a.json": labelme(POINT, imageHeight=size[0], imageWidth=size[1])}, {})
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(root / "a.jpg", exif=exif)
+    done = convert(FORMATS["labelme"], root, tmp_path / "set")
+    assert points_by_id(done) == A and done.manifest.statistics["num_turned_images"] == 1
+
+
+def test_sets_in_folders_of_another_spelling_and_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    """As mirrors rename them, and as an archive leaves them that is unpacked into a folder of its name."""
+    made: tuple[tuple[str, Any, tuple[Any, ...], dict[str, str]], ...] = (
+        ("shanghaitech", Shanghai, (1, [[3, 4]]), {
+            "train_data/images": "Images", "train_data/ground_truth": "Ground-Truth", "train_data": "Train Data"}),
+        ("nwpu_crowd", Nwpu, ("0001", [[3, 4]]), {"images": "Images", "train.txt": "Train.txt"}),
+        ("jhu_crowd", Jhu, ("0001", [[3, 4]]), {"train/images": "IMAGES", "train/gt": "GT", "train": "Train"}),
+        ("worldexpo10", WorldExpo, ("100140_1", [[3, 4]]), {"train_frame": "Train-Frame",
+                                                            "train_label": "train-label"}),
+        ("wider_face", Wider, ("event/1.jpg", [[1, 2, 5, 5]]), {"WIDER_train": "wider_train",
+                                                                "wider_face_split": "WIDER_face_split"}))
+    for name, kind, given, renamed in made:
+        root = tmp_path / name / "download" / "part_B_final"
+        kind(root).add(*given)
+        for old, new in renamed.items():
+            (root / old).rename((root / old).with_name(new))
+        (root.parent / "__MACOSX").mkdir()
+        done = convert(FORMATS[name], root.parent.parent, tmp_path / f"set-{name}")
+        assert decode(*ShardReader(done.url).read(0)).points.tolist() == [[3, 4]], name
+    with pytest.raises(InputError, match=r"no JHU-Crowd\+\+ data of the split 'val': .*download/val/images is missing"):
+        convert(FORMATS["jhu_crowd"], tmp_path / "jhu_crowd" / "download", tmp_path / "none", split="val")

@@ -1,0 +1,208 @@
+"""Image files that people have, beside the plain ones: each has the pixels that others show, or a line that helps."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crowddist.data.any_image import any_pixels
+from crowddist.data.images import read_image, store_image
+from crowddist.data.pixels import SCALED, TRANSPARENT
+from crowddist.errors import InputError
+
+ROWS, COLUMNS = np.mgrid[0:24, 0:40]
+RGB = np.stack([ROWS * 10, COLUMNS * 6, np.full_like(ROWS, 40)], axis=2).astype(np.uint8)
+GREY = RGB[..., 0]
+DEEP = RGB.astype(np.uint16) * 257
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """Half transparent pixels on white."""
+    return (255 - (255 - pixels.astype(int)) * 128 / 255).astype(np.uint8)
+
+
+def encoded(kind: str, image: Any = RGB, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def tiff(pixels: np.ndarray, photometric: int = 2, *, rotation: int = 1, planes: bool = False, bits: int = 0,
+         packed: bytes = b"", order: str = "<", kind: int = 1) -> bytes:
+    """A TIFF without compression; `packed`: its pixels, where `bits` are not those of the array."""
+    height, width, number = (*pixels.shape, 1)[:3]
+    data = packed or np.moveaxis(pixels, 2, 0 if planes else 2).astype(pixels.dtype.newbyteorder(order)).tobytes() \
+        if pixels.ndim == 3 else packed or pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    parts = number if planes else 1
+    size = len(data) // parts
+    tags: dict[int, tuple[str, list[int]]] = {
+        256: ("I", [width]), 257: ("I", [height]), 258: ("H", [bits or pixels.dtype.itemsize * 8] * number),
+        259: ("H", [1]), 262: ("H", [photometric]), 273: ("I", [0] * parts), 274: ("H", [rotation]),
+        277: ("H", [number]), 278: ("I", [height]), 279: ("I", [size] * parts), 284: ("H", [1 + planes]),
+        339: ("H", [kind] * number)}
+    place = 8 + 2 + 12 * len(tags) + 4
+    start = place + sum(len(values) * struct.calcsize(form) for form, values in tags.values()
+                        if len(values) * struct.calcsize(form) > 4)
+    tags[273] = "I", [start + index * size for index in range(parts)]
+    entries, pool = b"", b""
+    for tag, (form, values) in tags.items():
+        held = struct.pack(f"{order}{len(values)}{form}", *values)
+        entries += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[form], len(values))
+        entries += held.ljust(4, b"\0") if len(held) <= 4 else struct.pack(f"{order}I", place + len(pool))
+        pool += held if len(held) > 4 else b""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + entries + bytes(4) + pool + data
+
+
+def in_twelve_bits(values: np.ndarray) -> bytes:
+    first, second = values.astype(np.uint16).reshape(24, -1, 2).transpose(2, 0, 1)
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 2).astype(np.uint8).tobytes()
+
+
+def turned(pixels: np.ndarray, rotation: int) -> np.ndarray:
+    """What a viewer makes of stored pixels, after the table of Exif's tag."""
+    return [pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1], pixels.swapaxes(0, 1), np.rot90(pixels, -1),
+            pixels[::-1, ::-1].swapaxes(0, 1), np.rot90(pixels)][rotation - 1]
+
+
+def tag(rotation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = rotation
+    return exif
+
+
+def sampled_twice() -> bytes:
+    """A JPEG of grey 128 whose three colours are all sampled 2 x 1, as some in ImageNet are."""
+    data = bytearray(encoded("JPEG", np.full((16, 16, 3), 128, np.uint8), subsampling=0))
+    frame, scan = data.find(b"\xff\xc0") + 10, data.find(b"\xff\xda")
+    for colour in range(3):
+        data[frame + 3 * colour + 1] = 0x21
+        data[scan + 6 + 2 * colour] = 0x00
+    # Twelve blocks of DC difference 0 (00) and no AC (1010), filled up with ones.
+    bits = "001010" * 12
+    return bytes(data[: scan + 14]) + bytes(int(bits[at : at + 8], 2) for at in range(0, 72, 8)) + b"\xff\xd9"
+
+
+def with_exif(exif: bytes) -> bytes:
+    return encoded("JPEG", exif=b"Exif\0\0" + exif, quality=100, subsampling=0)
+
+
+PHONE = encoded("MPO", save_all=True, append_images=[Image.fromarray(RGB[::2, ::2])], exif=tag(6), quality=100)
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="5"/></x:xmpmeta>'
+THREE = np.repeat(GREY[..., None], 3, 2)
+PALETTE = Image.fromarray(RGB).quantize(256)
+READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
+    "8-bit TIFF in planes": (tiff(RGB, planes=True), RGB, ()),
+    "12 bits of 16 in a colour TIFF": (tiff(RGB.astype(np.uint16) * 16), RGB, (SCALED,)),
+    "12-bit TIFF": (tiff(GREY, 1, bits=12, packed=in_twelve_bits(GREY.astype(np.uint16) * 16)), THREE, (SCALED,)),
+    "16-bit TIFF, white is 0": (tiff(65535 - DEEP[..., 0], 0), THREE, ()),
+    "1-bit TIFF, white is 0": (tiff(GREY, 0, bits=1, packed=np.packbits(GREY <= 100, axis=1).tobytes()),
+                               np.where(THREE > 100, 255, 0), ()),
+    "16-bit signed TIFF": (tiff((DEEP[..., 0].astype(int) - 32768).astype(np.int16), 1, kind=2), THREE, ()),
+    "CMYK TIFF": (tiff(np.dstack([255 - RGB, np.zeros_like(GREY)]), 5), RGB, ()),
+    "CMYK JPEG on its side": (encoded("JPEG", Image.fromarray(RGB).convert("CMYK"), exif=tag(8), quality=100),
+                              turned(RGB, 8), ()),
+    "MPO of a phone": (PHONE, turned(RGB, 6), ()),
+    "MPO cut in its second picture": (PHONE[:-99], turned(RGB, 6), ()),
+    "rotation in XMP": (encoded("WEBP", lossless=True, xmp=XMP), turned(RGB, 5), ()),
+    "half transparent palette": (encoded("PNG", PALETTE, transparency=bytes([128] * 256)),
+                                 on_white(np.asarray(PALETTE.convert("RGB"))), (TRANSPARENT,)),
+    "16-bit PNG, half transparent": (cv2.imencode(".png", np.dstack([DEEP[..., ::-1], np.full((24, 40), 128 * 257,
+                                                                                              np.uint16)]))[1].tobytes(),
+                                     on_white(RGB), (TRANSPARENT,)),
+    "grey and alpha": (encoded("PNG", Image.fromarray(np.dstack([GREY, np.full_like(GREY, 255)]), "LA")), THREE, ()),
+    "PGM up to 200": (b"P5 40 24 200\n" + np.round(GREY / 255 * 200).astype(np.uint8).tobytes(), THREE, ()),
+    "every colour of a JPEG sampled 2 x 1": (sampled_twice(), np.full((16, 16, 3), 128, np.uint8), ()),
+    "tags that lead nowhere": (with_exif(b"II*\0\xff\xff\xff\xff"), RGB, ()),
+    "tags that are none": (with_exif(b"???"), RGB, ()),
+    "a rotation tag of 6 / 0": (with_exif(b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0"
+                                          + struct.pack("<II", 6, 0)), RGB, ()),
+    "film of a moving photograph": (encoded("JPEG", quality=100, subsampling=0) + b"\0\0\0\x18ftypmp42" + bytes(64),
+                                    RGB, ()),
+    **{f"deep TIFF, rotation {rotation}": (tiff(RGB.astype(np.uint16) * 16, rotation=rotation),
+                                           turned(RGB, rotation), (SCALED,)) for rotation in range(2, 9)},
+    **{f"plain TIFF, rotation {rotation}": (tiff(RGB, rotation=rotation, order=">"), turned(RGB, rotation), ())
+       for rotation in (3, 5, 6)},
+    "big TIFF, rotation 7": (encoded("TIFF", big_tiff=True, exif=tag(7)), turned(RGB, 7), ()),
+}
+
+
+def test_each_has_the_pixels_that_others_show(tmp_path: Path) -> None:
+    wrong = []
+    for name, (data, expected, notes) in READ.items():
+        (tmp_path / "a.jpg").write_bytes(data)
+        try:
+            pixels, told = read_image(tmp_path / "a.jpg")
+            off = (np.abs(pixels.astype(int) - expected).max() if pixels.shape == expected.shape
+                   else f"{pixels.shape} for {expected.shape}")
+            if isinstance(off, str) or off > (8 if "JPEG" in name or "MPO" in name else 2) or told != notes:
+                wrong.append((name, off, told))
+        except InputError as error:
+            wrong.append((name, str(error), ()))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize("rotation", [2, 6])
+def test_data_sets_keep_a_tiff_as_it_is_stored_and_are_told_of_its_tag(tmp_path: Path, rotation: int) -> None:
+    for data in (tiff(RGB, rotation=rotation), tiff(DEEP, rotation=rotation)):
+        (tmp_path / "a.tif").write_bytes(data)
+        stored = store_image(tmp_path / "a.tif", upright=False)
+        assert (stored.size, stored.rotation, stored.notes) == ((24, 40), rotation, ("num_rotation_tags",))
+        assert np.abs(np.asarray(Image.open(io.BytesIO(stored.data))).astype(int) - RGB).max() <= 12
+
+
+RARE = r"a (TIFF|JPEG|PNG) of a rare kind that is not read \(its bits, channels or compression\), or damaged"
+JPEG = encoded("JPEG")
+REFUSED = {
+    "12-bit colour TIFF": (tiff(RGB, bits=12, packed=in_twelve_bits(RGB.astype(np.uint16) * 16)), RARE),
+    "16-bit TIFF in planes": (tiff(DEEP, planes=True), "its colours of 16 bits lie in planes, which are not read"),
+    "float colour TIFF": (tiff((RGB / 255).astype(np.float32), kind=3), RARE),
+    "float TIFF": (tiff((GREY / 255).astype(np.float32), 1, kind=3), r"32-bit pixels \(mode F\) have no known white"),
+    "12-bit JPEG": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), RARE),
+    "a PNG's first bytes alone": (encoded("PNG")[:20], f"Truncated|{RARE}"),
+    "archive": (b"PK\x03\x04" + bytes(30), "not an image, but ZIP; unpack it"),
+    "portable float map": (b"Pf\n40 24\n-1.0\n" + bytes(3840), "32-bit pixels|rare kind|not an image"),
+    "JPEG in base64": (b"data:image/jpeg;base64,/9j/4AAQSkZJRg==", "not an image, or damaged at its beginning"),
+    "thin TIFF": (tiff(np.zeros((9, 900, 3), np.uint8)), "too thin: 900 x 9 px"),
+    "thin rotated TIFF": (tiff(np.zeros((9, 900, 3), np.uint16), rotation=6), "too thin: 900 x 9 px"),
+    "PPM that claims gigabytes": (b"P6 60000 60000 255\n", "too large"),
+    "TIFF of one pixel": (tiff(np.zeros((1, 1, 3), np.uint8)), "too small"),
+}
+
+
+def test_what_is_not_read_is_told_with_the_next_step(tmp_path: Path) -> None:
+    for name, (data, words) in REFUSED.items():
+        (tmp_path / "a.jpg").write_bytes(data)
+        with pytest.raises(InputError, match=rf"a\.jpg: .*{words}") as error:
+            read_image(tmp_path / "a.jpg")
+        assert "\n" not in str(error.value), name
+
+
+def test_pictures_that_callers_hold(tmp_path: Path) -> None:
+    deep = DEEP[..., 0]
+    for image, expected in (
+            (RGB[::-1, ::-1], RGB[::-1, ::-1]), (np.asfortranarray(RGB), RGB), (deep.astype(">u2"), THREE),
+            (np.ma.masked_array(RGB), RGB), ((RGB / 255).astype(np.float16), RGB),
+            (np.linspace(-0.0015, 1.0015, 2880).reshape(24, 40, 3), np.linspace(0, 255, 2880).reshape(24, 40, 3)),
+            (Image.fromarray(RGB).convert("YCbCr"), None), (Image.fromarray(RGB).convert("LAB"), None),
+            (Image.fromarray(deep), THREE), (Image.fromarray(GREY > 100), np.where(THREE > 100, 255, 0)),
+            (torch.from_numpy(deep.copy()), THREE)):
+        found = any_pixels(image)
+        assert found.dtype == np.uint8 and found.shape == (24, 40, 3)
+        assert expected is None or np.abs(found.astype(int) - expected).max() <= 1
+    opened = Image.open(io.BytesIO(encoded("PNG")))
+    opened.fp.close()
+    for image in (RGB.astype(np.int64), RGB > 3, RGB.astype(complex), RGB.astype(object), np.zeros((0, 3, 3), np.uint8),
+                  np.full((9, 9), np.nan), torch.zeros(3, 24, 40, device="meta"), torch.zeros(24, 40).to_sparse(),
+                  opened, "a\0b", tmp_path):
+        with pytest.raises(InputError) as error:
+            any_pixels(image)
+        assert "\n" not in str(error.value)
