@@ -83,10 +83,14 @@ def evaluate(arguments: Arguments) -> None:
     from crowddist.inference.evaluation import evaluate_data
     from crowddist.inference.metrics import image_rows, summarise, zone_errors
     from crowddist.inference.open_counter import find_counter
+    from crowddist.inference.predictor import Predictor
 
     zones = as_zones(arguments.zones or None)
     url = find_counter(arguments.checkpoint)
     predictor = arguments.counting.open(url)
+    if not isinstance(predictor, Predictor):
+        raise InputError(f"{storage.shown(url)} does not say how densities were made in training, which the errors of "
+                         "densities are told by; name the run that it was exported from")
     if predictor.intervals is not None:
         print(predictor.intervals.told)
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)

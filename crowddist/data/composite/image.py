@@ -95,7 +95,7 @@ def compose(background: Background, *, seed: int, index: int, heads: tuple[float
     light = draw_light(rng, rng.uniform(8.0, 17.0), weather)
     squash = np.clip(camera.height_m / np.hypot(crowd.z, camera.height_m), 0.06, 1.0)
     painted, ids = paint_people(image, crowd, poses, light, measure(image), squash, seed=seed, rng=rng)
-    shown = shown_heads(poses, ids)
+    shown = shown_heads(poses, ids, Look().shown)
     level = int(np.searchsorted(LEVEL_MAXIMA, len(shown)))
     facts = {"level": level, "background": background.key,
              "camera": {"height_m": round(camera.height_m, 3), "pitch": round(camera.pitch, 5),

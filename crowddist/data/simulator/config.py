@@ -39,6 +39,8 @@ class Look:
     people: Literal["few", "many"] = "few"  # 56 puppets, which face eight ways; many: 768 of all builds, see `puppets`
     texture: tuple[float, float] = (0.0, 0.0)  # fine texture of surfaces: standard deviation of log albedo
     litter: tuple[float, float] = (0.0, 0.0)  # share of surfaces under leaves, gravel, ripples and the like
+    nearest_end: float = 1.0  # the crowds of a place end where heads have min_head_px to this times as much
+    shown: float = 0.15  # least visible share of a labelled head: annotators of photographs do not see the others
 
     def __post_init__(self) -> None:
         """Raises InputError for values that cannot be drawn."""
@@ -54,6 +56,9 @@ class Look:
             low, high = getattr(self, name)
             if not low <= high:
                 raise InputError(f"{name} must be (low, high), got {(low, high)}")
+        if self.nearest_end < 1 or not 0 < self.shown <= 1:
+            raise InputError("a look needs nearest_end >= 1 and shown above 0 to 1, got "
+                             f"{self.nearest_end:g} and {self.shown:g}")
         if self.camera_height_m[0] < 2.0 or self.focal[0] <= 0.2 or self.horizon[1] > 0.6 or self.min_head_px <= 0:
             raise InputError("a look needs camera_height_m >= 2, focal > 0.2, horizon <= 0.6 and min_head_px > 0")
 
@@ -64,9 +69,9 @@ LOOKS: dict[str, Look] = {
     # For a counter of all cameras (recipe `pretrain`): wider in all, more kinds of people, rough surfaces.
     "wide": Look(
         level_weights=(0.04, 0.06, 0.1, 0.17, 0.25, 0.19, 0.12, 0.06, 0.01), camera_height_m=(2.0, 25.0),
-        horizon=(-1.2, 0.35), focal=(0.6, 2.2), min_head_px=3.5, tint_spread=0.06, saturation=(0.3, 1.3),
+        horizon=(-1.2, 0.35), focal=(0.6, 2.2), min_head_px=4.5, tint_spread=0.06, saturation=(0.3, 1.3),
         contrast=(0.85, 1.5), brightness=(0.25, 0.55), noise=(0.002, 0.04), blur_px=(0.0, 1.1), jpeg_quality=(35, 95),
-        people="many", texture=(0.1, 0.7), litter=(0.0, 0.6)),
+        people="many", texture=(0.1, 0.7), litter=(0.0, 0.6), nearest_end=5.0, shown=0.3),
     # The two domains of the quickstart. Source: street-level to mid cameras in daylight, clean sensors.
     "source": Look(
         locations=(0, 60), level_weights=(0.02, 0.08, 0.16, 0.3, 0.36, 0.08, 0.0, 0.0, 0.0),

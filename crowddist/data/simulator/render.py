@@ -19,7 +19,6 @@ from crowddist.data.simulator.puppets import draw_puppets, puppet
 from crowddist.data.simulator.scene import Scene, build_scene
 from crowddist.data.simulator.sensor import develop
 
-_SHOWN = 0.15  # ours: least visible share of a labelled head; annotators of photographs do not see the others either
 # Points spread over a head: its centre and two rings, (17, 2) in head radii.
 _DISC = np.array([[r * np.cos(a), r * np.sin(a)] for r, n in ((0.0, 1), (0.45, 6), (0.85, 10))
                   for a in np.arange(n) * 2 * np.pi / n])
@@ -90,22 +89,22 @@ def _within_level(scene: Scene, crowd: Crowd, maximum: int,
     return crowd, pose_crowd(scene.camera, crowd, find)
 
 
-def shown_heads(poses: Poses, ids: np.ndarray) -> np.ndarray:
-    """Indexes of the persons with the head's centre in the frame and enough of the head visible."""
+def shown_heads(poses: Poses, ids: np.ndarray, share: float) -> np.ndarray:
+    """Indexes of the persons with the head's centre in the frame and at least a share of the head visible."""
     height, width = ids.shape
     inside = _inside(poses, (height, width))
     spots = np.round(poses.head[:, None] + _DISC * np.maximum(poses.head_radius, 0.8)[:, None, None]).astype(int)
     within = (spots[..., 0] >= 0) & (spots[..., 0] < width) & (spots[..., 1] >= 0) & (spots[..., 1] < height)
     owners = ids[np.clip(spots[..., 1], 0, height - 1), np.clip(spots[..., 0], 0, width - 1)]
     seen = owners == np.arange(1, len(inside) + 1)[:, None]
-    return np.flatnonzero(inside & ((seen & within).sum(1) >= _SHOWN * np.maximum(within.sum(1), 1)))
+    return np.flatnonzero(inside & ((seen & within).sum(1) >= share * np.maximum(within.sum(1), 1)))
 
 
 def render_image(config: RendererConfig, index: int) -> RenderedImage:
     """Render image `index` (0 and up); its bytes depend on the config and the index alone.
 
-    A head is labelled where its centre is in the frame and at least 15 % of it is visible; len(points) never exceeds
-    the maximum of the level. Raises IndexError on a negative index.
+    A head is labelled where its centre is in the frame and at least the look's share of it is visible; len(points)
+    never exceeds the maximum of the level. Raises IndexError on a negative index.
     """
     if index < 0:
         raise IndexError(f"index must be at least 0, got {index}")
@@ -117,7 +116,8 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
     weather = _weighted(rng, look.weather_weights)
     light = draw_light(rng, hour + minute / 60, weather)
     level, wanted = _draw_count(rng, scene, look)
-    crowd, find = place_crowd(rng, scene, look, wanted), figure
+    crowd = place_crowd(rng, scene, look, wanted)
+    find: Find = figure
     if look.people == "many":
         crowd = replace(crowd, variant=draw_puppets(rng, len(crowd.x), 0.35 if light.rain > 0 else 0.01))
         find = partial(_puppet, config.seed)
@@ -130,6 +130,6 @@ def render_image(config: RendererConfig, index: int) -> RenderedImage:
              "camera": camera_number, "camera_height_m": round(camera.height_m, 3),
              "camera_pitch": round(camera.pitch, 5), "focal_px": round(camera.focal_px, 2)}
     return RenderedImage(image=develop(rng, image, look, light), mask=(ids > 0).astype(np.uint8), scene=facts,
-                         points=poses.head[shown_heads(poses, ids)].astype(np.float32),
+                         points=poses.head[shown_heads(poses, ids, look.shown)].astype(np.float32),
                          folder=f"scene_{location:02d}_{camera_number}", name=str(1_600_000_000 + index),
                          jpeg_quality=int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1)))

@@ -168,7 +168,11 @@ def build_scene(seed: int, location: int, camera_number: int, look: Look, size: 
     while True:  # until a view shows ground where people can stand
         camera = draw_camera(rng, look, size)
         # Nobody stands farther away: heads would be too small.
-        reach = min(camera.focal_px * HEAD_M / max(look.min_head_px * size[1] / 960, 2.5), 160.0)
+        smallest_px = max(look.min_head_px * size[1] / 960, 2.5)
+        if look.nearest_end > 1:
+            # Else all crowds would end in the smallest heads, and a counter would take any far end for that.
+            smallest_px *= look.nearest_end ** rng.random()
+        reach = min(camera.focal_px * HEAD_M / smallest_px, 160.0)
         walls = _draw_walls(rng, reach)
         props = _draw_props(rng, camera, walls, reach)
         cells, capacity = _standing_room(camera, walls, props, reach)
