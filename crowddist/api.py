@@ -121,7 +121,7 @@ class CrowdCounter:
         """
         pixels = self.predictor.checked(any_pixels(image, bits=bits))
         with self._lock:
-            return _result(self.predictor.predict(pixels), pixels)
+            return as_result(self.predictor.predict(pixels), pixels)
 
     def count_many(self, images: Iterable[AnyImage], *, batch: int = BATCH,
                    bits: int | None = None) -> Iterator[CountResult]:
@@ -141,7 +141,7 @@ class CrowdCounter:
         while pixels := [self._numbered(number, image, bits) for number, image in islice(numbered, batch)]:
             with self._lock:
                 found = list(self.predictor.predict_views(pixels))
-            yield from map(_result, found, pixels)
+            yield from map(as_result, found, pixels)
 
     def _numbered(self, number: int, image: AnyImage, bits: int | None) -> np.ndarray:
         try:
@@ -171,7 +171,8 @@ def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", im
                                      one_pass=one_pass, level=level))
 
 
-def _result(found: ImagePrediction, pixels: np.ndarray) -> CountResult:
+def as_result(found: ImagePrediction, pixels: np.ndarray) -> CountResult:
+    """A predictor's finding in an image, (H, W, 3) uint8 RGB, as a result."""
     interval = found.interval
     low, high, level = (interval.low, interval.high, interval.level) if interval else (None, None, None)
     return CountResult(count=found.count, low=low, high=high, level=level, uncertainty=found.uncertainty,

@@ -25,13 +25,13 @@ from crowddist.data.safe_decode import (
     require_visible,
 )
 from crowddist.data.whole_jpeg import decode_whole
-from crowddist.errors import InputError
+from crowddist.errors import InputError, NotAnImageError, TooLargeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "StoredImage", "read_image",
-           "read_pixels", "store_image"]
+           "read_image_bytes", "read_pixels", "store_image"]
 
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
@@ -120,6 +120,23 @@ def read_image(path: str | os.PathLike[str], *, name: str = "") -> tuple[np.ndar
         return np.ascontiguousarray(picture.pixels), picture.notes
 
 
+def read_image_bytes(data: bytes, *, name: str, most_pixels: int | None = None) -> np.ndarray:
+    """The pixels of `read_image`, of a file's bytes.
+
+    Args:
+        data: one or more.
+        name: of the image, for messages.
+        most_pixels: refuse an image with more, by its header; None: as of a file.
+
+    Raises:
+        NotAnImageError: the bytes are of another kind.
+        TooLargeError: it has too many pixels.
+        InputError: it is damaged, or too small or thin.
+    """
+    with _naming(name):
+        return np.ascontiguousarray(_decode(data, name, upright=True, most_pixels=most_pixels).pixels)
+
+
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     """The pixels of `read_image`."""
     return read_image(path)[0]
@@ -133,7 +150,7 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; our limits decide
             yield
     except InputError as error:
-        raise InputError(f"{os.fspath(path)}: {error}") from None
+        raise type(error)(f"{os.fspath(path)}: {error}") from None
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"{os.fspath(path)}: {reason}; it may be damaged: copy it again, or save it as JPEG") from None
@@ -154,9 +171,12 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise InputError(f"cannot be read: {error.strerror}") from None
 
 
-def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Picture:
+def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool,
+            most_pixels: int | None = None) -> _Picture:
     """Decodes a file's bytes. Raises any of the decoders' exceptions for a file that ends early or is damaged."""
     image = _open(data, path)
+    if most_pixels is not None and image.height * image.width > most_pixels:
+        raise TooLargeError(f"too large: {image.width} x {image.height} px; at most {most_pixels} pixels are read")
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         height, width = image.height, image.width
         divisor = jpeg_divisor(height, width, progressive="progressive" in image.info)
@@ -192,11 +212,11 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=READ)
     except PIL.UnidentifiedImageError:
-        raise InputError(refusal(data[:HEAD_BYTES], Path(path))) from None
+        raise NotAnImageError(refusal(data[:HEAD_BYTES], Path(path))) from None
     except PIL.Image.DecompressionBombError as error:
-        raise InputError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
+        raise TooLargeError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
     if image.format == "TIFF" and 50706 in image.tag_v2:  # type: ignore[attr-defined]  # DNGVersion
-        raise InputError("not an image that is read, but DNG; save it as JPEG")
+        raise NotAnImageError("not an image that is read, but DNG; save it as JPEG")
     return image
 
 

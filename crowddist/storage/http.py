@@ -19,7 +19,7 @@ from urllib.request import (
 )
 
 import crowddist
-from crowddist.errors import InputError
+from crowddist.errors import InputError, TooLargeError
 from crowddist.process.safe_text import redacted
 
 MAX_BYTES = 128 * 2**20
@@ -34,25 +34,27 @@ def is_http(place: str) -> bool:
     return place.lower().startswith(("http://", "https://"))
 
 
-def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S, total_s: float = TOTAL_S) -> bytes:
-    """The bytes at an http(s):// address; follows redirections, to such addresses alone.
+def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S, total_s: float = TOTAL_S,
+          redirections: bool = True) -> bytes:
+    """The bytes at an http(s):// address; follows redirections, to such addresses alone, or on request none.
 
-    Raises InputError, with the address without its secrets, if nothing can be fetched, or too much, or too slowly.
+    Raises InputError, with the address without its secrets, if nothing can be fetched, or too slowly; TooLargeError if
+    there is too much.
     """
     ends, shown = time.monotonic() + total_s, redacted(url)
     # Spaces and letters beyond ASCII are escaped; what is escaped already stays.
     escaped = urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
     try:
         request = urllib.request.Request(escaped, headers={"User-Agent": f"crowddist/{crowddist.__version__}"})
-        with _opener().open(request, timeout=silence_s) as answer:
+        with _opener(redirections).open(request, timeout=silence_s) as answer:
             told = answer.headers.get("Content-Length", "")
             if told.isdecimal() and int(told) > max_bytes:
-                raise InputError(f"{shown}: {told} bytes, at most {max_bytes} are fetched; download it yourself")
+                raise TooLargeError(f"{shown}: {told} bytes, at most {max_bytes} are fetched; download it yourself")
             data = bytearray()
             while chunk := answer.read1(_CHUNK_BYTES):
                 data += chunk
                 if len(data) > max_bytes:
-                    raise InputError(f"{shown}: more than {max_bytes} bytes; download it yourself")
+                    raise TooLargeError(f"{shown}: more than {max_bytes} bytes; download it yourself")
                 if time.monotonic() > ends:
                     raise InputError(f"{shown}: takes longer than {total_s:g} s; download it yourself")
     except urllib.error.HTTPError as error:
@@ -67,10 +69,12 @@ def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S,
     return bytes(data)
 
 
-def _opener() -> OpenerDirector:
+def _opener(redirections: bool) -> OpenerDirector:
     """urllib's own opener would also read ftp:// and the files of this machine, where a server leads it there."""
     opener = OpenerDirector()
-    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPRedirectHandler(), HTTPDefaultErrorHandler(),
-                    HTTPErrorProcessor(), UnknownHandler()):
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor(),
+                    UnknownHandler()):
         opener.add_handler(handler)
+    if redirections:
+        opener.add_handler(HTTPRedirectHandler())
     return opener
