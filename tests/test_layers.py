@@ -26,7 +26,7 @@ FLOORS = (
     ("serving", "recipes"),
     ("tracking", "reports"),
     ("launch", "search", "video", "api"),
-    ("pipeline", "preflight"),
+    ("pipeline", "preflight", "service"),
     ("distributed",),
     ("cli",),
 )
@@ -94,6 +94,7 @@ def test_every_room_has_a_floor_and_no_floor_has_more_than_six() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [("ray", "distributed/"), ("mlflow", ("tracking/", "serving.py")), ("webdataset", "data/shards.py"),
+     ("fastapi", "service/"), ("uvicorn", "service/"), ("prometheus_client", "service/metrics.py"),
      ("boto3", "storage/s3_requests.py"), ("botocore", ("storage/s3_requests.py", "storage/s3_object.py"))],
 )
 def test_one_importer(library: str, allowed: str | tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from crowddist.cli import compare, convert, count, evaluate, tune, video
+from crowddist.cli import compare, convert, count, evaluate, serve, tune, video
 from crowddist.config import RunConfig
 from crowddist.errors import require_choice
 from crowddist.recipes import RECIPES
@@ -46,7 +46,7 @@ def print_completion(commands: Sequence[str], arguments: Sequence[str]) -> None:
     """
     shell = arguments[0] if arguments else ""
     require_choice("the shell", shell, list(SHELLS))
-    parsers: dict[str, Any] = {"count": count.Arguments, "video": video.Arguments,
+    parsers: dict[str, Any] = {"count": count.Arguments, "video": video.Arguments, "serve": serve.Arguments,
                                "convert": _of_argparse(convert.make_parser("convert")),
                                "evaluate": evaluate.Arguments, "tune": tune.Arguments, "compare": compare.Arguments}
     script = io.StringIO()

@@ -14,6 +14,7 @@ from crowddist.process.cli import one_line_errors
 COMMANDS = {
     "count": "Count people in images and folders: a table, the heads' points, and an overlay each",
     "video": "Count people in a video, a stream or a camera over time, also by zones",
+    "serve": "Count people over HTTP, image by image, with a page to try it",
     "adapt": "Adapt a counter to a camera that nobody has labelled; the main command",
     "check": "Check that an adaptation would find all it needs; change nothing",
     "convert": "Convert raw images and labels to shards, or check and describe shards",
