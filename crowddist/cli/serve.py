@@ -24,7 +24,8 @@ from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 from crowddist.service.settings import LOOPBACK_NAMES, TOKEN, Limits, bind, read_token, shown_host
 
-EXIT_CODES = ("Exit: 0 stopped by Ctrl-C or SIGTERM, 2 wrong input or machine; any other is a bug, with a traceback")
+EXIT_CODES = ("Exit: 0 served until Ctrl-C or SIGTERM, 2 wrong input or machine, 130 or 143 stopped before it served; "
+              "any other is a bug, with a traceback")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from fastapi import HTTPException, Request, Response
@@ -119,7 +119,8 @@ class Service:
         answer = asyncio.wrap_future(self.queue.submit(pixels))
         left = asyncio.ensure_future(request.receive())  # after the body nothing comes but the connection's end
         try:
-            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {answer, left}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise HTTPException(400, "the connection broke")
             return answer.result()

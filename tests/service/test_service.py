@@ -330,13 +330,16 @@ def test_it_keeps_to_its_own_description(serving: Running, mode: GenerationMode)
     described = schemathesis.openapi.from_url(f"{serving.url}/openapi.json")
     for found in described.get_all_operations():
         operation = found.ok()
+        counts = operation.label == "POST /count"
+        if mode is GenerationMode.NEGATIVE and not counts:
+            continue  # nothing about them can be wrong
         requests = operation.as_strategy(mode)
-        if operation.label == "POST /count" and mode is GenerationMode.POSITIVE:
+        if counts and mode is GenerationMode.POSITIVE:
             # Random bytes are no image: now and then send one.
             requests |= operation.as_strategy(mode, body=small, media_type="image/png")
 
         @given(request=requests)
-        @settings(max_examples=20 if operation.method == "post" else 3, deadline=None, derandomize=True, database=None,
+        @settings(max_examples=20 if counts else 3, deadline=None, derandomize=True, database=None,
                   suppress_health_check=list(HealthCheck))
         def keeps(request: Any) -> None:
             request.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"},
