@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from crowddist.inference.predictor import ImagePrediction, Predictor
 
 Made = TypeVar("Made")
-ADDRESS_BYTES = 16_384
-"""ours: of JSON with an address of at most 4,096 characters."""
+ADDRESS_BYTES = 65_536
+"""ours: of JSON with an address of at most 4,096 characters, each of which may be escaped in 12 bytes."""
 FETCHES = 4
 """ours: addresses that are fetched at a time."""
 

@@ -111,7 +111,7 @@ def test_everything_wrong_has_a_status_and_a_line(serving: Running) -> None:
         ("/count", b'{"url": 3}', as_json, 422, "url: Input should be a valid string"),
         ("/count", b'{"url": "s3://a/b", "more": 1}', as_json, 422, "more: Extra inputs are not permitted"),
         ("/count", b'{"url": "s3://a/b"}', as_json, 403, "the address lies in no place"),
-        ("/count", bytes(20_000), as_json, 413, "at most 16384"),
+        ("/count", bytes(70_000), as_json, 413, "at most 65536"),
         ("/count?format=pdf", png(), PNG, 422, "format: Input should be 'json', 'png' or 'both'"),
         ("/count", png(), wrong, 401, "the token is wrong; send Authorization: Bearer TOKEN"),
         ("/count", png(), {**PNG, "Authorization": "Basic YTpi"}, 401, "a token is needed"),
