@@ -43,7 +43,7 @@ def make_app(service: Service, *, token: str = "", hosts: tuple[str, ...] = ()) 
     page = Page(service, needs_token=bool(token))
     bearer = HTTPBearer(auto_error=False, description="The token of the service.")
 
-    def require_token(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
+    async def require_token(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
         if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
             words = "a token is needed" if given is None else "the token is wrong"
             raise HTTPException(401, f"{words}; send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})

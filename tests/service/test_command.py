@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from crowddist.cli import serve
 from crowddist.service.settings import TOKEN, bind, read_token
-from tests.service.conftest import PNG, png
+from tests.service.conftest import png
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,23 +32,17 @@ def test_a_signal_lets_the_running_count_end(tiny_checkpoint: str, tmp_path: Pat
         found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ is the page, POST \S+/count counts; the token is that of "
                              r"token\n", next(told))
         assert found
-
-        def count() -> int:
-            connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=120)
-            connection.putrequest("POST", "/count")
-            data = png(size=(1200, 1600))
-            for name, value in {**PNG, "Authorization": "Bearer 0123456789abcdef",
-                                "Content-Length": str(len(data))}.items():
-                connection.putheader(name, value)
-            connection.endheaders()
-            connection.send(data)
-            process.send_signal(signal.SIGTERM)  # while it is received, read or counted
-            answer = connection.getresponse()
-            assert b'"count"' in answer.read()
-            return answer.status
-
-        with ThreadPoolExecutor() as pool:
-            assert pool.submit(count).result() == 200
+        data = png(size=(600, 800))
+        with socket.create_connection(("127.0.0.1", int(found[1])), timeout=120) as connection:
+            connection.sendall(b"POST /count HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer 0123456789abcdef\r\n"
+                               b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(data))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+            process.send_signal(signal.SIGTERM)  # before the image has come
+            connection.sendall(data)
+            answer = b""
+            while part := connection.recv(65536):  # until it closes, as it has stopped
+                answer += part
+        assert answer.startswith(b"HTTP/1.1 200 ") and b'"count"' in answer
         rest, errors = process.communicate(timeout=60)
         assert (process.returncode, rest, errors) == (0, "stopped\n", "")
     finally:
