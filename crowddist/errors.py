@@ -10,6 +10,14 @@ class InputError(ValueError):
     """Says in one line what is wrong, what was given and what to do. Any other exception out of a job is a bug."""
 
 
+class TooLargeError(InputError):
+    """More bytes or pixels than are read."""
+
+
+class NotAnImageError(InputError):
+    """A file of a kind that is not read, as its first bytes tell."""
+
+
 def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises InputError for a value that is none of the choices."""
     if value not in choices:

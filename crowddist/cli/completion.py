@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from crowddist.cli import compare, convert, count, evaluate, export, tune, video, zones
+from crowddist.cli import compare, convert, count, evaluate, export, serve, tune, video, zones
 from crowddist.config import RunConfig
 from crowddist.errors import require_choice
 from crowddist.recipes import RECIPES
@@ -47,6 +47,7 @@ def print_completion(commands: Sequence[str], arguments: Sequence[str]) -> None:
     shell = arguments[0] if arguments else ""
     require_choice("the shell", shell, list(SHELLS))
     parsers: dict[str, Any] = {"count": count.Arguments, "video": video.Arguments, "zones": zones.Arguments,
+                               "serve": serve.Arguments,
                                "convert": _of_argparse(convert.make_parser("convert")),
                                "evaluate": evaluate.Arguments, "export": export.Arguments, "tune": tune.Arguments,
                                "compare": compare.Arguments}

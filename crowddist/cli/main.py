@@ -15,6 +15,7 @@ COMMANDS = {
     "count": "Count people in images and folders: a table, the heads' points, and an overlay each",
     "video": "Count people in a video, a stream or a camera over time, also by zones",
     "zones": "Draw the zones of a file on an image or on a frame of a video, to check them",
+    "serve": "Count people over HTTP, image by image, with a page to try it",
     "adapt": "Adapt a counter to a camera that nobody has labelled; the main command",
     "check": "Check that an adaptation would find all it needs; change nothing",
     "convert": "Convert raw images and labels to shards, or check and describe shards",

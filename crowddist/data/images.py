@@ -26,7 +26,7 @@ from crowddist.data.safe_decode import (
 )
 from crowddist.data.tiff_tag import SIGNS, set_upright
 from crowddist.data.whole_jpeg import decode_whole, is_decodable
-from crowddist.errors import InputError
+from crowddist.errors import InputError, NotAnImageError, TooLargeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,14 +117,27 @@ def read_image(path: str | os.PathLike[str], *, name: str = "") -> tuple[np.ndar
         name: of the image, where the path is that of a copy; "": the path.
     """
     with _naming(name or path):
-        return _upright(_read(path), name or path)
+        picture = _decode(_read(path), name or path, upright=True)
+        return np.ascontiguousarray(picture.pixels), picture.notes
 
 
-def read_image_bytes(data: bytes, *, name: str = "the image") -> tuple[np.ndarray, tuple[str, ...]]:
-    """As `read_image`, of a file's bytes; `name` stands in messages."""
+def read_image_bytes(data: bytes, *, name: str = "the image",
+                     most_pixels: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `read_image`, of a file's bytes.
+
+    Args:
+        name: of the image, for messages.
+        most_pixels: refuse an image with more, by its header; None: as of a file.
+
+    Raises:
+        NotAnImageError: the bytes are of another kind.
+        TooLargeError: it has too many pixels.
+        InputError: it is damaged, or too small or thin.
+    """
     with _naming(name):
         _require_bytes(len(data))
-        return _upright(data, name)
+        picture = _decode(data, name, upright=True, most_pixels=most_pixels)
+        return np.ascontiguousarray(picture.pixels), picture.notes
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
@@ -140,7 +153,7 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
             warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; our limits decide
             yield
     except InputError as error:
-        raise InputError(f"{os.fspath(path)}: {error}") from None
+        raise type(error)(f"{os.fspath(path)}: {error}") from None
     except MemoryError:
         raise InputError(f"{os.fspath(path)}: there is not enough memory to read it; read fewer images at once, "
                          "or make it smaller") from None
@@ -168,15 +181,13 @@ def _require_bytes(num_bytes: int) -> None:
         raise InputError(f"{num_bytes} bytes, an image file may have {MAX_FILE_BYTES}")
 
 
-def _upright(data: bytes, path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    picture = _decode(data, path, upright=True)
-    return np.ascontiguousarray(picture.pixels), picture.notes
-
-
-def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool) -> _Picture:
+def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool,
+            most_pixels: int | None = None) -> _Picture:
     """Decodes a file's bytes. Raises any of the decoders' exceptions for a file that ends early or is damaged."""
     data, rotation = set_upright(data) if data[:4] in SIGNS else (data, 1)
     image = _open(data, path)
+    if most_pixels is not None and image.height * image.width > most_pixels:
+        raise TooLargeError(f"too large: {image.width} x {image.height} px; at most {most_pixels} pixels are read")
     rotation = _rotation(image) if image.format != "TIFF" else rotation
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and is_decodable(data):
         height, width = image.height, image.width
@@ -211,11 +222,11 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
     try:
         image = PIL.Image.open(io.BytesIO(data), formats=READ)
     except PIL.UnidentifiedImageError:
-        raise InputError(refusal(data[:HEAD_BYTES], Path(path))) from None
+        raise NotAnImageError(refusal(data[:HEAD_BYTES], Path(path))) from None
     except PIL.Image.DecompressionBombError as error:
-        raise InputError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
+        raise TooLargeError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
     if image.format == "TIFF" and 50706 in image.tag_v2:  # type: ignore[attr-defined]  # DNGVersion
-        raise InputError("not an image that is read, but DNG; save it as JPEG")
+        raise NotAnImageError("not an image that is read, but DNG; save it as JPEG")
     return image
 
 

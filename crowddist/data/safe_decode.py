@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from crowddist.data.file_kinds import OWN_TEXT
-from crowddist.errors import InputError
+from crowddist.errors import InputError, TooLargeError
 
 MAX_SIDE_PX = 20_000
 """ours: longer strips are scans or stitched panoramas; the longest camera images have about 16,000 px."""
@@ -36,17 +36,17 @@ def max_pixels() -> int:
 
 
 def require_decodable(height: int, width: int) -> None:
-    """Raises InputError for an image with more than `max_pixels`."""
+    """Raises TooLargeError for an image with more than `max_pixels`."""
     most = max_pixels()
     if height * width > most:
-        raise InputError(f"too large: {width} x {height} px; at most {most} pixels are read ({MAX_MEGAPIXELS})")
+        raise TooLargeError(f"too large: {width} x {height} px; at most {most} pixels are read ({MAX_MEGAPIXELS})")
 
 
 def require_shape(height: int, width: int) -> None:
     """Raises InputError for an image with too many pixels, or with sides too long, too short, or too unlike."""
     require_decodable(height, width)
     if max(width, height) > MAX_SIDE_PX:
-        raise InputError(f"too large: {width} x {height} px; at most {MAX_SIDE_PX} px on a side are read")
+        raise TooLargeError(f"too large: {width} x {height} px; at most {MAX_SIDE_PX} px on a side are read")
     if min(width, height) < MIN_SIDE_PX:
         raise InputError(f"too small: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px")
     if max(width, height) > MAX_RATIO * min(width, height):

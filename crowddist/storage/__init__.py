@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_line", "append_lines", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join",
-    "list_files", "local_copy", "local_file", "local_folder", "mark_as_ours", "normalise", "open_content", "open_write",
-    "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder", "write_bytes",
-    "write_json",
+    "list_files", "local_copy", "local_file", "local_folder", "mark_as_ours", "normalise", "num_bytes", "open_content",
+    "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder",
+    "write_bytes", "write_json",
 ]
 Url: TypeAlias = str | os.PathLike[str]
 """A URL or a local path, see `normalise`."""
@@ -50,6 +50,11 @@ def is_local(url: Url) -> bool:
 def shown(url: Url) -> str:
     """The place as people write it: the path of a local place, else the URL."""
     return _place(url).shown
+
+
+def num_bytes(url: Url) -> int:
+    """The size of a file. Raises FileNotFoundError if there is none."""
+    return _place(url).num_bytes()
 
 
 def read_bytes(url: Url) -> bytes:

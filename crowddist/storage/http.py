@@ -25,7 +25,7 @@ from urllib.request import (
 )
 
 import crowddist
-from crowddist.errors import InputError
+from crowddist.errors import InputError, TooLargeError
 from crowddist.process.safe_text import redacted
 
 MAX_BYTES = 128 * 2**20
@@ -42,24 +42,26 @@ def is_http(place: str) -> bool:
     return place.lower().startswith(("http://", "https://"))
 
 
-def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S, total_s: float = TOTAL_S) -> bytes:
+def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S, total_s: float = TOTAL_S,
+          redirections: bool = True) -> bytes:
     """The bytes at an http(s):// address, also with a user and a password (basic authentication); follows redirections,
-    to such addresses alone.
+    to such addresses alone, or on request none.
 
-    Raises InputError, with the address without its secrets, if nothing can be fetched, or too much, or too slowly.
+    Raises InputError, with the address without its secrets, if nothing can be fetched, or too slowly; TooLargeError if
+    there is too much.
     """
     ends, shown = time.monotonic() + total_s, redacted(url)
     try:
         request = _request(url)
-        with _opener().open(request, timeout=silence_s) as answer:
+        with _opener(redirections).open(request, timeout=silence_s) as answer:
             told = answer.headers.get("Content-Length", "")
             if told.isdecimal() and int(told) > max_bytes:
-                raise InputError(f"{shown}: {told} bytes, at most {max_bytes} are fetched; download it yourself")
+                raise TooLargeError(f"{shown}: {told} bytes, at most {max_bytes} are fetched; download it yourself")
             data = bytearray()
             while chunk := answer.read1(_CHUNK_BYTES):
                 data += chunk
                 if len(data) > max_bytes:
-                    raise InputError(f"{shown}: more than {max_bytes} bytes; download it yourself")
+                    raise TooLargeError(f"{shown}: more than {max_bytes} bytes; download it yourself")
                 if time.monotonic() > ends:
                     raise InputError(f"{shown}: takes longer than {total_s:g} s; download it yourself")
     except urllib.error.HTTPError as error:
@@ -112,10 +114,12 @@ def _request(url: str) -> urllib.request.Request:
     return request
 
 
-def _opener() -> OpenerDirector:
+def _opener(redirections: bool) -> OpenerDirector:
     """urllib's own opener would also read ftp:// and the files of this machine, where a server leads it there."""
     opener = OpenerDirector()
-    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPRedirectHandler(), HTTPDefaultErrorHandler(),
-                    HTTPErrorProcessor(), UnknownHandler()):
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor(),
+                    UnknownHandler()):
         opener.add_handler(handler)
+    if redirections:
+        opener.add_handler(HTTPRedirectHandler())
     return opener

@@ -57,6 +57,9 @@ class LocalPlace:
                 yield f"{os.path.relpath(path, self.path)}\0{facts.st_size}\0{facts.st_mtime_ns}\0"
             entered.add(real)
 
+    def num_bytes(self) -> int:
+        return self.local_file().stat().st_size
+
     def read_bytes(self) -> bytes:
         return self.local_file().read_bytes()
 

@@ -47,6 +47,12 @@ class S3Place(S3Object):
         for name, version in sorted(self._listing()):
             yield f"{name}\0{version.num_bytes}\0{version.etag}\0"
 
+    def num_bytes(self) -> int:
+        version = self.find()
+        if version is None:
+            raise FileNotFoundError(f"no file at {self.url}")
+        return version.num_bytes
+
     def read_bytes(self) -> bytes:
         return self.read_version()[0]
 

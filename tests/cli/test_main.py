@@ -19,7 +19,7 @@ from crowddist.cli.main import COMMANDS
 from tests.cli.conftest import ROOT, Command
 
 HEAVY = ["torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "cv2", "PIL", "tyro", "pandas", "matplotlib",
-         "boto3", "webdataset", "simplejpeg"]
+         "boto3", "webdataset", "simplejpeg", "fastapi", "uvicorn"]
 
 
 def imported(code: str) -> list[str]:
@@ -35,8 +35,8 @@ def test_what_it_says_of_itself_imports_nothing_heavy(words: list[str]) -> None:
     assert imported(f"from crowddist.cli.main import main\nmain({words})") == []
 
 
-@pytest.mark.parametrize("name", ["count", "video", "zones", "adapt", "check", "evaluate", "export", "tune", "compare",
-                                  "folds", "convert"])
+@pytest.mark.parametrize("name", ["count", "video", "zones", "serve", "adapt", "check", "evaluate", "export", "tune",
+                                  "compare", "folds", "convert"])
 def test_the_help_of_each_command_needs_no_network_and_tells_its_exit_codes(name: str, crowddist: Command) -> None:
     light = {"tyro", "numpy"}  # what reads the options, and fields of the configuration
     code = f"from crowddist.cli.main import main\ntry: main([{name!r}, '--help'])\nexcept SystemExit: pass"
@@ -127,4 +127,5 @@ def test_the_wheel_has_the_command_and_tells_type_checkers(tmp_path: Path) -> No
         names = wheel.namelist()
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "crowddist = crowddist.cli.main:main" in wheel.read(scripts).decode()
-    assert {"crowddist/py.typed", "crowddist/cli/count.py", "crowddist/reports/page.html"} <= set(names)
+    assert {"crowddist/py.typed", "crowddist/cli/count.py", "crowddist/reports/page.html",
+            "crowddist/service/page.html"} <= set(names)

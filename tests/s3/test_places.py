@@ -35,7 +35,7 @@ def test_what_is_written_is_read(place: str) -> None:
     for name, data in contents.items():
         url = storage.join(place, name)
         assert storage.read_bytes(url) == data and storage.local_file(url).read_bytes() == data
-        assert storage.exists(url) and not storage.is_folder(url)
+        assert storage.num_bytes(url) == len(data) and storage.exists(url) and not storage.is_folder(url)
     storage.write_bytes(storage.join(place, "a"), b"22")
     assert storage.read_bytes(storage.join(place,
                                            "a")) == storage.local_file(storage.join(place, "a")).read_bytes() == b"22"
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(place: str) -> None:
 
 
 def test_what_is_not_there(place: str) -> None:
-    for call in (storage.read_bytes, storage.read_json, storage.local_file):
+    for call in (storage.num_bytes, storage.read_bytes, storage.read_json, storage.local_file):
         with pytest.raises(FileNotFoundError, match="no file at"):
             call(storage.join(place, "a"))
     with pytest.raises(FileNotFoundError, match="no folder at"):

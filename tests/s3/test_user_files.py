@@ -10,9 +10,10 @@ from PIL import Image
 
 from crowddist import storage
 from crowddist.data.user_files import find_user_files, read_place
-from crowddist.errors import InputError
+from crowddist.errors import InputError, TooLargeError
 from crowddist.inference.predictor import Predictor
 from crowddist.reports.count_files import predict_files
+from crowddist.service.places import AllowedPlaces, NotAllowedError
 
 
 def picture(seed: int) -> bytes:
@@ -53,3 +54,15 @@ def test_counts_and_points_go_back_there(photos: str, tiny_checkpoint: str) -> N
     assert len(table) - 1 == sum(max(row["points"], 1) for row in rows) and table[1].startswith(f"{photos}/a.png,")
     images = storage.read_json(f"{out}/points.coco.json")["images"]
     assert [image["file_name"] for image in images] == ["a.png", "in/b.png"]
+
+
+def test_a_service_fetches_from_an_allowed_folder_alone(photos: str) -> None:
+    places = AllowedPlaces([f"{photos}/in"])
+    for url in (f"{photos}/in/b.png", f"{photos}/x/../in/b.png"):
+        assert places.read(url, max_bytes=10_000, total_s=9) == picture(1)
+    for name, error in (("a.png", NotAllowedError), ("in/../a.png", NotAllowedError), ("in.png", NotAllowedError),
+                        ("in/c.png", FileNotFoundError)):
+        with pytest.raises(error):
+            places.read(f"{photos}/{name}", max_bytes=10_000, total_s=9)
+    with pytest.raises(TooLargeError, match="bytes; at most 9 are taken"):
+        places.read(f"{photos}/in/b.png", max_bytes=9, total_s=9)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from crowddist.errors import InputError
+from crowddist.errors import InputError, TooLargeError
 from crowddist.storage.http import AHEAD, fetch, fetch_in_turn, is_http
 
 DATA = bytes(range(256)) * 40
@@ -78,10 +78,16 @@ def test_what_cannot_be_fetched_is_one_line(site: str, path: str, words: str) ->
     assert "\n" not in str(refused.value)
 
 
+def test_a_redirection_is_followed_only_where_that_is_wanted(site: str) -> None:
+    with pytest.raises(InputError, match="the server answers 302 Found"):
+        fetch(f"{site}/to/{site}/a.jpg", redirections=False)
+    assert Site.asked == [f"/to/{site}/a.jpg"]
+
+
 def test_bytes_and_time_are_bounded(site: str) -> None:
     for path in ("/a.jpg", "/untold"):
         assert fetch(site + path, max_bytes=len(DATA)) == DATA
-        with pytest.raises(InputError, match="bytes"):
+        with pytest.raises(TooLargeError, match="bytes"):
             fetch(site + path, max_bytes=len(DATA) - 1)
     with pytest.raises(InputError, match=r"takes longer than 0 s"):
         fetch(site + "/a.jpg", total_s=0.0)

@@ -82,7 +82,8 @@ def test_write_replaces_and_creates_folders(tmp_path):
     url = storage.join(tmp_path, "ü b/c")
     storage.write_bytes(url, b"1")
     storage.write_bytes(url, b"22")
-    assert storage.read_bytes(url) == b"22" and storage.exists(url) and not storage.is_folder(url)
+    assert storage.read_bytes(url) == b"22" and storage.num_bytes(url) == 2
+    assert storage.exists(url) and not storage.is_folder(url)
     assert storage.is_folder(tmp_path / "ü b") and not storage.exists(tmp_path / "z")
     assert storage.local_file(url).read_bytes() == b"22"
     with pytest.raises(FileNotFoundError, match="no file at"):
