@@ -77,9 +77,13 @@ def evaluate(arguments: Arguments) -> None:
     from crowddist.inference.evaluation import evaluate_data
     from crowddist.inference.metrics import image_rows, summarise
     from crowddist.inference.open_counter import find_counter
+    from crowddist.inference.predictor import Predictor
 
     url = find_counter(arguments.checkpoint)
     predictor = arguments.counting.open(url)
+    if not isinstance(predictor, Predictor):
+        raise InputError(f"{storage.shown(url)} does not tell how its densities were drawn, which errors are measured "
+                         "by; evaluate the run that it was exported from, which counts the same")
     if predictor.intervals is not None:
         print(predictor.intervals.told)
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str], prog: str = "crowddist export") -> None:
     with one_line_errors("nothing is written"):
         about = f"{__doc__}\n{EXIT_CODES}"
         given = read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments))
-        from crowddist.inference.onnx_export import export_counter
         from crowddist.inference.open_counter import find_counter
 
-        export_counter(find_counter(given.model), given.output)
+        checkpoint_url = find_counter(given.model)
+        from crowddist.inference.onnx_export import export_counter
+
+        export_counter(checkpoint_url, given.output)
