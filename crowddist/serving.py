@@ -9,7 +9,6 @@ import binascii
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +59,17 @@ class ServedCounter:
         """
         import pandas
 
-        rows = [(found.count, found.uncertainty,
-                 *((found.interval.low, found.interval.high) if found.interval is not None else ()))
-                for found in map(self._predictor.predict, _all_pixels(images))]
+        rows = []
+        for number, image in enumerate(_listed(images)):
+            try:
+                found = self._predictor.predict(any_pixels(_plain(image)))
+            except InputError as error:
+                raise InputError(f"image {number}: {error}") from None
+            rows.append((found.count, found.uncertainty,
+                         *((found.interval.low, found.interval.high) if found.interval is not None else ())))
         intervals = self._predictor.intervals
         with_interval = intervals is not None and intervals.calibration is not None
         return pandas.DataFrame(rows, columns=_columns(with_interval), dtype=np.float64)
-
-
-def _all_pixels(images: Any) -> Iterator[np.ndarray]:
-    """The pixels of each image, (H, W, 3) uint8 RGB, read when its turn comes."""
-    for number, image in enumerate(_listed(images)):
-        try:
-            yield any_pixels(_plain(image))
-        except InputError as error:
-            raise InputError(f"image {number}: {error}") from None
 
 
 def _listed(images: Any) -> Any:

@@ -89,8 +89,8 @@ def evaluate(arguments: Arguments) -> None:
     url = find_counter(arguments.checkpoint)
     predictor = arguments.counting.open(url)
     if not isinstance(predictor, Predictor):
-        raise InputError(f"{storage.shown(url)} does not say how densities were made in training, which the errors of "
-                         "densities are told by; name the run that it was exported from")
+        raise InputError(f"{storage.shown(url)} does not tell how its densities were drawn, which errors are measured "
+                         "by; evaluate the run that it was exported from, which counts the same")
     if predictor.intervals is not None:
         print(predictor.intervals.told)
     prepared = prepare(parse_data(arguments.data), arguments.work, role="evaluation", say=print)

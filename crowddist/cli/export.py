@@ -53,8 +53,8 @@ def main(arguments: Sequence[str], prog: str = "crowddist export") -> None:
         if given.output.endswith(".pt"):
             from crowddist.inference.small_counter import write_small_counter
 
-            megabytes = write_small_counter(model, given.output) / 1e6
-            print(f"{given.output}: {megabytes:.1f} MB")
+            written = write_small_counter(model, given.output)
+            print(f"{given.output}: {written / 1e6:.1f} MB")
             return
         from crowddist.inference.onnx_export import export_counter
 

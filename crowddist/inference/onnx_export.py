@@ -52,6 +52,8 @@ def export_counter(checkpoint_url: str, output: str, *, say: Callable[[str], Non
     url = storage.normalise(output)
     if not url.endswith(ONNX):
         raise InputError(f"{output} must end with {ONNX}, by which crowddist count knows such a file")
+    if checkpoint_url.endswith(ONNX):
+        raise InputError(f"{storage.shown(checkpoint_url)} is a file of ONNX already; give the folder of a run")
     predictor = Predictor.from_checkpoint(checkpoint_url)
     method = _exportable(predictor.method)
     batches = [_images(*shape) for shape in CHECKED]

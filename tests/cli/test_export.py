@@ -50,12 +50,15 @@ def test_without_pytorch_the_file_counts_the_same(crowddist: Command, tiny_check
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("--model", "nowhere", "--output", "a.onnx"), "no file at "),
-    (("--model", "COUNTER", "--output", "a.bin"), "must end on .onnx or .pt, got a.bin"),
-    (("--model", "COUNTER"), "missing: --output"),
+    (("export", "--model", "nowhere", "--output", "a.onnx"), "no file at "),
+    (("export", "--model", "COUNTER", "--output", "a.bin"), "must end on .onnx or .pt, got a.bin"),
+    (("export", "--model", "ONNX", "--output", "b.onnx"), "counter.onnx is a file of ONNX already"),
+    (("evaluate", "--checkpoint", "ONNX", "--data", "renderer:target:4", "--output", "e.json"),
+     "counter.onnx does not tell how its densities were drawn"),
 ])
-def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_checkpoint: str,
+def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_checkpoint: str, tiny_onnx: Path,
                                        words: tuple[str, ...], message: str) -> None:
-    done = crowddist("export", *(tiny_checkpoint if word == "COUNTER" else word for word in words))
+    places = {"COUNTER": tiny_checkpoint, "ONNX": str(tiny_onnx)}
+    done = crowddist(*(places.get(word, word) for word in words))
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr and not list(tmp_path.iterdir())
