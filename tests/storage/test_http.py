@@ -35,7 +35,7 @@ class Site(BaseHTTPRequestHandler):
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
             return
-        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_response(404 if self.path.partition("?")[0] == "/missing" else 200)
         if self.path != "/untold":
             self.send_header("Content-Length", str(len(DATA) + 9 * (self.path == "/broken")))
         self.end_headers()
