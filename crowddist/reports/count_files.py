@@ -114,7 +114,7 @@ class _Zones:
 
     def __init__(self, predictor: BasePredictor, zones: ZoneFile | None, files: Sequence[UserFile],
                  say: Callable[[str], None]) -> None:
-        self.stride, self.say = predictor.stride, say
+        self.predictor, self.say = predictor, say
         self._told: set[str] = set()
         self.sets: list[ZoneSet | None] = [None] * len(files)
         """In the order of the files; None: of such a file only the whole image is counted."""
@@ -145,7 +145,7 @@ class _Zones:
         zones = self.sets[index]
         if zones is None:
             return [], {}
-        placed = zones.on(size, seen=found.size, cells=found.density.shape, stride=self.stride)
+        placed = zones.on(size, seen=found.size, cells=found.density.shape, stride=self.predictor.stride)
         self.tell(*placed.notes)
         counts = placed.counts(found.density)
         return drawn_zones(placed, counts), {name: round(count, 2) for name, count in counts.items()}
