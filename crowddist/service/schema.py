@@ -46,7 +46,8 @@ class CountAnswer(BaseModel):
     points: list[Point] = Field(description="x, y of each head in px of the upright image, and a score, 0 to 1.")
     head_sizes: list[float] | None = Field(description="Sides of the heads' squares, px; null where the counter gives "
                                                        "none.")
-    zones: dict[str, float] = Field(description="Persons in each zone, by its name; empty without zones.")
+    zones: dict[str, float] | None = Field(default=None, description="Persons in each zone, by its name; absent "
+                                                                     "without zones.")
     overlay_png: str | None = Field(default=None, description="The PNG in base64; with format=both alone.")
 
 
