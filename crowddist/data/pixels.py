@@ -19,6 +19,9 @@ DEPTHS = (8, 10, 12, 14)
 FLAT_SHARE = 0.25
 """ours: a grey image that spans less than this share of its range is of a thermal camera."""
 
+_ROUNDED = 0.5 / 255
+"""How far floats may lie beyond 0 and 1, as those of an image that was resized: no number of 8 bits changes."""
+
 
 def to_eight_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
     """Scales uint16 (H, W) or (H, W, 3) to uint8. Returns the note that tells of it, or "".
@@ -80,7 +83,7 @@ def as_pixels(image: Any) -> np.ndarray:
     """An image that a caller has as an array, as (H, W, 3) uint8 RGB; uint8 RGB stays as it is.
 
     Takes grey (H, W) or (H, W, 1), RGB and RGBA; uint8, uint16 (as of files, see `to_eight_bits`), and floats from 0 to
-    1. Raises InputError for anything else.
+    1, or less than half a step of 8 bits beyond. Raises InputError for anything else.
     """
     wanted = "give (H, W, 3) uint8 RGB, e.g. of crowddist.data.images.read_pixels(path)"
     if not isinstance(image, np.ndarray):
@@ -89,10 +92,10 @@ def as_pixels(image: Any) -> np.ndarray:
         more = "; its colours come first" if image.ndim == 3 and image.shape[0] in (1, 3, 4) else ""
         raise InputError(f"an image cannot have the shape {image.shape}{more}; {wanted}")
     if image.dtype.kind == "f":
-        if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        if not np.isfinite(image).all() or image.min() < -_ROUNDED or image.max() > 1 + _ROUNDED:
             raise InputError(f"an image of {image.dtype} must have numbers from 0 to 1, got {image.min():g} to "
                              f"{image.max():g}; {wanted}")
-        image = np.round(image * 255).astype(np.uint8)
+        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     # The other order of bytes is as good, e.g. of a file of another program read with np.fromfile.
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype not in (np.uint8, np.uint16):
