@@ -30,6 +30,6 @@ def set_upright(data: bytes) -> tuple[bytes, int]:
             if tag == _ORIENTATION and kind == _SHORT and 2 <= said <= 8:
                 place += value
                 return data[:place] + struct.pack(f"{order}H", 1) + data[place + 2 :], said
-    except struct.error:  # the list ends early: the decoder tells of it
+    except (struct.error, OverflowError):  # the list lies elsewhere or ends early: the decoder tells of it
         pass
     return data, 1

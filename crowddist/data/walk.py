@@ -23,7 +23,7 @@ COUNTS, COUNTS_JOURNAL = "counts.csv", ".counts.jsonl"
 # Its first bytes now and in older versions, whose overlays do not say whose they are; other tables may be a user's.
 _COUNTS_HEADS = (b"file,count,low,high,uncertainty,points", b"file,count,uncertainty,points")
 _PREVIEW_FOLDERS = frozenset(("@eadir", "#recycle", "@recycle", "@__thumb", "__macosx", "$recycle.bin", "recycler",
-                              "recycled", "system volume information", "lost+found", "lost.dir", "found.000", "trash",
+                              "recycled", "system volume information", "lost+found", "lost.dir", "found.000",
                               "_thumb", "_thumbs", "thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl",
                               "#snapshot", "~snapshot", "@recently-snapshot"))
 _PREVIEW_ENDINGS = frozenset((".thm", ".ctg"))
