@@ -225,6 +225,7 @@ def test_images_and_entries_without_each_other(tmp_path, people):
 
 
 def test_other_folders_are_explained(tmp_path, people):
+    (tmp_path / "other").mkdir()  # beside the set: alone, it would be found
     with pytest.raises(InputError,
                        match=r"no folder Images is there; give the folder that holds annotation_train\.odgt, and "
                              r"CrowdHuman_train\*/Images or"):

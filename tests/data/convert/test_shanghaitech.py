@@ -95,9 +95,9 @@ def test_unlabelled_sets_do_not_open_annotations(tmp_path, shanghai):
 
 def test_other_folders_are_explained(tmp_path, shanghai):
     shanghai.add(1, [[3, 4]])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="it holds part_B_final, give one of them"):
         convert(FORM, tmp_path, tmp_path / "a")
-    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="train_data/images is missing"):
         convert(FORM, tmp_path / "empty", tmp_path / "a")
     with pytest.raises(InputError, match="test_data/images is missing"):

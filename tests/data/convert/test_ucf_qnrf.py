@@ -78,6 +78,7 @@ def test_other_folders_are_explained(tmp_path, qnrf):
     for source, split in ((qnrf / "Test", "train"), (qnrf / "Test", "val"), (qnrf / "Train", "test")):
         with pytest.raises(InputError, match="does not hold the split"):
             convert(FORM, source, tmp_path / "set", split=split)
+    (tmp_path / "other").mkdir()  # beside the set: alone, it would be found
     with pytest.raises(InputError, match=r"no UCF-QNRF data of the split 'all' in .*: it holds ucf, give one of them"):
         convert(FORM, tmp_path, tmp_path / "set")
     (tmp_path / "empty" / "Train").mkdir(parents=True)
