@@ -19,6 +19,8 @@ from crowddist.reports.zone_drawing import DrawnZone, draw_zones
 # ours: the size at which overlays are drawn, so that text and marks look alike on images of 0.1 and of 10 megapixels.
 _OVERLAY_SIDE_PX = (960, 1920)
 _PANEL_WIDTH_PX, _GAP_PX = 480, 16
+# ours: a strip 64 times as high as wide would fill a sheet of 30,000 px, and its overlay would have no room for a word.
+_MOST_PANEL_HEIGHT_PX, _LEAST_OVERLAY_WIDTH_PX = 1440, 320
 _SAMPLES_IN_A_ROW = 3
 # ours: none is a colour of the heat map, and the colour-blind can tell them apart.
 _PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
@@ -55,9 +57,10 @@ def overlay(
     marks = []
     if points is not None:
         marks.append(_mark_heads(canvas, points, scale, "ring", _PREDICTED, "predicted heads", sizes))
-    width = canvas.shape[1]
+    width = max(canvas.shape[1], _LEAST_OVERLAY_WIDTH_PX)
     size_px = max(18, width // 52)
     draw_zones(canvas, zones, scale, size_px)
+    canvas = _widened(canvas, width)
     above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth, interval))
     return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
 
@@ -84,7 +87,7 @@ def round_sheet(
     """
     for name, cells in (("density", density), ("spread", spread), ("keep", keep)):
         _require_map(name, cells)
-    scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
+    scale = _panel_scale(image)
     plain = _resized(image, scale)
     density_bar = _density_bar(image, density)
     spread_bar = Bar(peak=float(spread.max()), unit="standard deviation, same unit", colours=drawing.spread_colours)
@@ -121,7 +124,7 @@ def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndar
     rows = [_side_by_side([drawing.caption(_PANEL_WIDTH_PX, 26, heading)
                            for heading in ("Source", "Source, translated", "Target (other places)")], 3)]
     for images in zip_longest(source, translated, target[: len(source)]):
-        panels = [_resized(image, _PANEL_WIDTH_PX / _require_image(image).shape[1])
+        panels = [_widened(_resized(image, _panel_scale(image)), _PANEL_WIDTH_PX)
                   for image in images if image is not None]  # the target's may be fewer, and is the last
         rows.append(_side_by_side(panels, 3, below_px=_GAP_PX))
     return np.concatenate(rows)
@@ -141,13 +144,14 @@ def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], 
         raise ValueError("a sheet needs at least one sample")
     panels = []
     for name, image, points in samples:
-        scale = _PANEL_WIDTH_PX / _require_image(image).shape[1]
+        scale = _panel_scale(image)
         canvas = np.ascontiguousarray(_resized(image, scale))
         if points is not None:
             # Dots, as rings would hide a dense crowd.
             drawing.mark(canvas, (points + 0.5) * scale - 0.5, "dot", _TRUE, 2 if len(points) < 400 else 1)
         words = f"{image.shape[1]} x {image.shape[0]} px" + ("" if points is None else f", {len(points):,} persons")
-        panels.append(np.concatenate([drawing.caption(_PANEL_WIDTH_PX, 20, name, words), canvas]))
+        panels.append(np.concatenate([drawing.caption(_PANEL_WIDTH_PX, 20, name, words),
+                                      _widened(canvas, _PANEL_WIDTH_PX)]))
     columns = min(_SAMPLES_IN_A_ROW, len(panels))
     rows = [_side_by_side(panels[first : first + columns], columns, below_px=_GAP_PX)
             for first in range(0, len(panels), columns)]
@@ -230,9 +234,22 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
+def _panel_scale(image: np.ndarray) -> float:
+    """What brings an image to a panel's width, or a very high one to the most height."""
+    height, width = _require_image(image).shape[:2]
+    return min(_PANEL_WIDTH_PX / width, _MOST_PANEL_HEIGHT_PX / height)
+
+
+def _widened(canvas: np.ndarray, width: int) -> np.ndarray:
+    """The canvas with white at its right up to the width."""
+    missing = max(width - canvas.shape[1], 0)
+    return np.pad(canvas, ((0, 0), (0, missing), (0, 0)), constant_values=255) if missing else canvas
+
+
 def _panel(heading: str, canvas: np.ndarray, bar: Bar | None, marks: Sequence[Mark]) -> np.ndarray:
-    width = canvas.shape[1]
-    return np.concatenate([drawing.caption(width, 26, heading), canvas, drawing.legend(width, 21, bar, marks)])
+    width = _PANEL_WIDTH_PX
+    return np.concatenate([drawing.caption(width, 26, heading), _widened(canvas, width),
+                           drawing.legend(width, 21, bar, marks)])
 
 
 def _side_by_side(panels: Sequence[np.ndarray], columns: int, *, below_px: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from crowddist.inference.intervals import CountInterval
 from crowddist.inference.metrics import Metric
 from crowddist.reports import sheets
 from crowddist.reports.charts import curves, rounds_chart
-from crowddist.reports.sheets import overlay, round_sheet, rounds_table, translation_sheet
+from crowddist.reports.sheets import overlay, round_sheet, rounds_table, samples_sheet, translation_sheet
 
 ROWS = [
     {"round": 0, "target/mae": 31.24, "target/rmse": 155.1},
@@ -225,3 +225,14 @@ def test_heads_of_known_size_are_squares_in_the_overlay_and_on_the_sheet() -> No
     assert (round_sheet(image, points=points, sizes=sizes, **frame) != round_sheet(image, points=points, **frame)).any()
     with pytest.raises(ValueError, match="sizes as many"):
         overlay(image, density, count=2.0, points=points, sizes=sizes[:1])
+
+
+@pytest.mark.parametrize("size", [(512, 8), (8, 512), (64, 20)])
+def test_pictures_of_strips_are_neither_huge_nor_without_words(size: tuple[int, int]) -> None:
+    image, cells = street(*size), one_head(*size, 0, 0)
+    pictures = [overlay(image, cells, count=1.0, points=np.array([[3.0, 4, 1]]), title="a long name of a file"),
+                samples_sheet([("a", image, np.array([[3.0, 4]]))] * 4, title="t"),
+                translation_sheet([image], [image], [image]),
+                round_sheet(image, density=cells, spread=cells, keep=cells > 0, points=np.zeros((0, 3)), count=1.0)]
+    for picture in pictures:
+        assert picture.shape[1] > 300 and picture.shape[0] < 4000 and (picture != 255).any()
