@@ -119,8 +119,8 @@ class CountsTable:
 
     def _free_name(self, stem: str) -> str:
         """`<stem>.png`, numbered if images of several folders have the same name; a long stem is cut."""
-        if len(name := os.fsencode(stem)) > _MOST_NAME_BYTES:
-            stem = name[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
+        if len(data := os.fsencode(stem)) > _MOST_NAME_BYTES:
+            stem = data[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
         number = self._alike[stem] + 1
         name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
         while name in self._names:
