@@ -253,7 +253,7 @@ def from_json(text: str) -> RunConfig:
                 raise InputError(f"{name} is {value} in this configuration, but is always {constant} in this version "
                                  "of crowddist: use the version that recorded it")
         return _build(RunConfig, values)
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+    except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise InputError(f"not a run's configuration: {error}") from error
 
 
