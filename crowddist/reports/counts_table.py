@@ -175,7 +175,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
     """A journal's line; {} for one that a killed process left unfinished."""
     try:
         return dict(json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
 
 
