@@ -114,8 +114,6 @@ def test_intervals_and_settings_reach_the_counter(tiny_checkpoint: str, tmp_path
                            ({"zooms": (-1.0,)}, "zooms")):
         with pytest.raises(crowddist.InputError, match=words):
             crowddist.load(place, **options)  # type: ignore[arg-type]
-    with pytest.raises(crowddist.InputError, match="no counter is given"):
-        crowddist.load()
     with pytest.raises(FileNotFoundError, match="no file at"):
         crowddist.load(tmp_path / "missing")
 

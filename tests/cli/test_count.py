@@ -63,7 +63,6 @@ def test_points_are_on_for_the_command_and_off_for_the_job(crowddist: Command, s
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("a.jpg", "--output", "out"), "no counter is given, and none comes with crowddist yet; name a run's folder"),
     (("--model", "m", "--output", "out"), "no image is given; name images or folders"),
     (("a.jpg", "--model", "m"), "missing: --output; see --help"),
     (("a.jpg", "--output", "out", "--model", "COUNTER", "--device", "gpu"), "no device is called 'gpu'; choose auto"),

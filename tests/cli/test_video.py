@@ -37,7 +37,6 @@ def test_a_film_is_counted_with_its_zones(crowddist: Command, films: Callable[..
 @pytest.mark.parametrize(("words", "message"), [
     (("nothing.mp4", "--output", "out"), "nothing.mp4: there is no such file"),
     (("0", "--output", "out", "--every", "often"), "every must be a number of frames, e.g. 10, or of seconds"),
-    (("0", "--output", "out"), "no counter is given"),
     (("0",), "missing: --output"),
 ])
 def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, words: tuple[str, ...],

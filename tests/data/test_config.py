@@ -79,7 +79,7 @@ def test_a_data_set_without_a_place_is_refused(text: str) -> None:
      ":source:3:4:180:9", ":source:3::180"],
 )
 def test_a_rendered_data_set_that_cannot_be_drawn_is_refused(rest: str) -> None:
-    message = r"give renderer:LOOK:NUM_IMAGES\[:SEED\[:HEIGHT_PX\]\], LOOK one of broad, source, target"
+    message = r"give renderer:LOOK:NUM_IMAGES\[:SEED\[:HEIGHT_PX\]\], LOOK one of broad, wide, source, target"
     with pytest.raises(InputError, match=message) as caught:
         parse_data(f"renderer{rest}")
     assert repr(f"renderer{rest}") in str(caught.value) and "\n" not in str(caught.value)

@@ -73,7 +73,7 @@ def test_what_it_cannot_do_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
             (("--allow", "https://user:secret@host/x", *free), "not a plain address of the web: 'https://***@host/x'"),
             (("--queue", "0"), "queue must be positive, got 0"),
             (("--timeout", "0"), "timeout must be positive, got 0"),
-            (free, "no counter is given"),
+            (("--model", str(tmp_path / "nowhere"), *free), "no file at "),
         ):
             with pytest.raises(SystemExit) as ending:
                 serve.main(words)
@@ -90,7 +90,7 @@ def test_a_token_opens_it_to_other_machines(tmp_path: Path, monkeypatch: pytest.
     assert read_token(str(tmp_path / "token")) == "fedcba9876543210", "the file goes first"
     for words in ((), ("--no-token",)):
         with pytest.raises(SystemExit):
-            serve.main(["--host", "0.0.0.0", "--port", "0", *words])
-        assert "no counter is given" in capsys.readouterr().err, "the address was right"
+            serve.main(["--host", "0.0.0.0", "--port", "0", "--model", str(tmp_path / "nowhere"), *words])
+        assert "no file at " in capsys.readouterr().err, "the address was right"
     with bind("localhost", 0, open_to_all=False) as bound, pytest.raises(ValueError, match="cannot be listened on"):
         bind("127.0.0.1", bound.getsockname()[1], open_to_all=False)

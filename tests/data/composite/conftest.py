@@ -10,8 +10,7 @@ from crowddist.data.composite import image
 @pytest.fixture(autouse=True)
 def few_puppets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four puppets an elevation in this process: each takes time to be made."""
-    monkeypatch.setattr(image, "PUPPETS", 4)
-    monkeypatch.setattr(image, "UMBRELLAS", 1)
+    monkeypatch.setattr(image, "draw_puppets", lambda rng, count, umbrella_share: rng.integers(4, size=count))
 
 
 @pytest.fixture

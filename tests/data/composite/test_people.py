@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from crowddist.data.composite import backgrounds, ground, image, match, puppets
+from crowddist.data.composite import backgrounds, ground, image, match
 from crowddist.data.composite.image import compose
 from crowddist.data.composite.paint import CLOSE_PX_PER_M, paint_people
+from crowddist.data.simulator import puppets
 from crowddist.data.simulator.camera import Camera
 from crowddist.data.simulator.crowd import Crowd
 from crowddist.data.simulator.figures import ELEVATIONS
@@ -225,7 +226,7 @@ def test_a_near_person_is_drawn_as_the_figure_whose_head_is_labelled(variant: in
 
 
 def test_near_people_are_those_that_have_a_close_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "PUPPETS", 100)
+    monkeypatch.setattr(image, "draw_puppets", lambda rng, count, umbrella_share: rng.integers(100, size=count))
     camera = Camera(size=SIZE, height_m=3.0, pitch=0.2, roll=0.0, focal_px=300.0)
     x, z = (part.ravel() for part in np.meshgrid(np.arange(-2.0, 3.0), np.arange(2.0, 12.0)))
     place = ground.Ground(camera=camera, cells=np.stack([x, z], axis=1), cell_capacity=np.full(len(x), 4.0))
