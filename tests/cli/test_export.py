@@ -61,4 +61,5 @@ def test_what_it_cannot_do_is_one_line(crowddist: Command, tmp_path: Path, tiny_
     places = {"COUNTER": tiny_checkpoint, "ONNX": str(tiny_onnx)}
     done = crowddist(*(places.get(word, word) for word in words))
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert message in done.stderr and not list(tmp_path.iterdir())
+    # A home gets the caches of libraries.
+    assert message in done.stderr and not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
