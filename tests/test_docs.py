@@ -269,7 +269,7 @@ def test_every_recipe_is_in_the_table_of_recipes() -> None:
     assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(recipe.__name__ for recipe in RECIPES)
 
 
-@pytest.mark.parametrize(("page", "run"), [("README.md", '"runs/mine"'), ("docs/start.md", '"runs/demo"')])
+@pytest.mark.parametrize(("page", "run"), [("README.md", '"runs/mine"'), ("docs/start.md", '"rendered"')])
 def test_the_python_of_the_first_pages_runs(page: str, run: str, tiny_checkpoint: str, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch,
                                             capsys: pytest.CaptureFixture[str]) -> None:
