@@ -45,9 +45,9 @@ def quickstart() -> RunConfig:
 
 
 IN_ROUNDS = SelfSupervisionConfig(orientation_steps=0, min_certainty=0.0)
-"""Two rounds of labels, made at `stream.zooms`. All cells are labels, certain or not, except from B to A, where leaving
-doubtful ones out is known to help. Without orientation, which whole images teach in 50 steps and then no more
-(`methods.parts.orientation`)."""
+"""Two rounds of labels, made at `stream.zooms`. All cells are labels, certain or not; recipes whose figures were
+measured without the doubtful ones leave these out. Without orientation, which whole images teach in 50 steps and then
+no more (`methods.parts.orientation`)."""
 
 
 def _real_to_real(recipe: str, source: str, target: str) -> RunConfig:
@@ -102,40 +102,42 @@ def sha_to_shb() -> RunConfig:
     )
 
 
+FROM_RENDERED: dict[str, Any] = {
+    "source": "renderer:wide:1500", "calibration": "renderer:wide:80:3", "num_workers": 2,
+    **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
+    # An encoder learns from rendered people what only rendered images have: with `broad` at 0.3 of the rate the error
+    # on B is 40, at 0.05 it is 35 (docs/networks.md).
+    "train": TrainConfig(steps=1500, learning_rate=1e-3, pretrained_share=0.05),
+    # Rendered people are cleaner than photographed ones: with `broad`, noisy crops take the error on A from 359 to 313.
+    "stream": StreamConfig(image_size=768, zooms=(0.6, 1.0, 1.6), scale_jitter=(0.45, 1.8), colour_jitter=0.4,
+                           grey_share=0.2, noisy_share=0.4)}
+"""Settings of all recipes with rendered crowds for photographs; they train the same source stage."""
+
+
 def renderer_to_shb() -> RunConfig:
-    """Rendered crowds to ShanghaiTech B on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
+    """Rendered crowds to ShanghaiTech B on a CPU. EfficientNet-Lite0, 12 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
-    Unadapted, on one thread: MAE 33.6 at one size, 31.6 at three zooms, 30.7 after a round (docs/adaptation.md).
-    Compact networks, 3,000 steps, one worker, bfloat16: 78.6 unadapted, 74.9 after orientation, 66.8 and 61.3 after the
-    rounds; 22.8 with the target's labels. docs/results.md has a table of all methods. Nearest published row: GCC->SHB,
-    CVPR 2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
+    Unadapted, on one thread: MAE 27.6 at one size, 28.1 at three zooms, 28.5 after a round (docs/adaptation.md). With
+    `renderer:broad` and 600 steps: 33.6, 31.6 and 30.7. Nearest published row: GCC->SHB, CVPR 2022: 22.8 unadapted,
+    11.4 adapted (GCC is richer than our renderer).
     """
     return _from_renderer("renderer_to_shb", "B")
 
 
 def renderer_to_sha() -> RunConfig:
-    """Rendered crowds to ShanghaiTech A on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
+    """Rendered crowds to ShanghaiTech A on a CPU. EfficientNet-Lite0, 12 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target` and `--evaluation`.
-    Nearest published row: GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
+    Unadapted, on one thread: MAE 168.6 at one size, 148.5 at three zooms (docs/adaptation.md). Nearest published row:
+    GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
     """
     return _from_renderer("renderer_to_sha", "A")
 
 
 def _from_renderer(recipe: str, target: str) -> RunConfig:
-    return RunConfig(
-        recipe=recipe, source="renderer:broad:1000", target=shanghaitech(target, "train"),
-        evaluation=shanghaitech(target, "val"), calibration="renderer:broad:80:3", num_workers=2, **ON_A_CPU,
-        # An encoder learns from rendered people what only rendered images have: at 0.3 of the rate the error is 40, at
-        # 0.05 it is 35 (docs/networks.md).
-        train=TrainConfig(steps=600, learning_rate=1e-3, pretrained_share=0.05),
-        # Rendered people are coarser than photographed ones: the larger a photograph, the more of it looks like people.
-        # They are also cleaner: noisy crops take the error on A from 359 to 313.
-        stream=StreamConfig(image_size=512, zooms=(0.5, 1.0, 1.4), scale_jitter=(0.45, 1.8), colour_jitter=0.4,
-                            noisy_share=0.5),
-        self_supervision=IN_ROUNDS,
-    )
+    return RunConfig(recipe=recipe, target=shanghaitech(target, "train"), evaluation=shanghaitech(target, "val"),
+                     self_supervision=replace(IN_ROUNDS, min_certainty=0.7), **FROM_RENDERED)
 
 
 def pretrain() -> RunConfig:
@@ -145,14 +147,8 @@ def pretrain() -> RunConfig:
     them for rendering. Needs no data. The paper has no such row.
     `crowddist export --model runs/pretrain --output crowddist/counters/rendered.pt` makes the file of the package.
     """
-    return RunConfig(
-        recipe="pretrain", method="source_only", source="renderer:wide:1500", target="renderer:broad:40:5",
-        evaluation="renderer:broad:40:6", calibration="renderer:wide:80:3", num_workers=2,
-        **{**ON_A_CPU, "counter": CounterConfig(**FROM_IMAGENET, orientation=False)},
-        train=TrainConfig(steps=1500, learning_rate=1e-3, pretrained_share=0.05),
-        stream=StreamConfig(image_size=768, zooms=(0.6, 1.0, 1.6), scale_jitter=(0.45, 1.8), colour_jitter=0.4,
-                            grey_share=0.2, noisy_share=0.4),
-    )
+    return RunConfig(recipe="pretrain", method="source_only", target="renderer:broad:40:5",
+                     evaluation="renderer:broad:40:6", **FROM_RENDERED)
 
 
 def smoke() -> RunConfig:
