@@ -129,8 +129,8 @@ def renderer_to_sha() -> RunConfig:
     """Rendered crowds to ShanghaiTech A on a CPU. EfficientNet-Lite0, 12 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target` and `--evaluation`.
-    Unadapted, on one thread: MAE 168.6 at one size, 148.5 at three zooms (docs/adaptation.md). Nearest published row:
-    GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
+    Unadapted, on one thread: MAE 168.6 at one size, 148.5 at three zooms, 133.9 after a round (docs/adaptation.md).
+    Nearest published row: GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
     """
     return _from_renderer("renderer_to_sha", "A")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from crowddist.data.convert.matlab import read_variable, variable_names
 from crowddist.errors import InputError
+from crowddist.process.safe_text import readable
 
 # ours: five times the largest file of all published sets, which holds the boxes of 15,000 images.
 MAX_ANNOTATION_BYTES = 512 * 2**20
@@ -199,7 +200,8 @@ def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:
 
 def _lacks(place: Path, name: str) -> InputError:
     names = read_mat_names(place)
-    got = (f"nothing; the file holds {', '.join(names[:8]) or 'no variables'}" if name.split(".")[0] not in names
+    held = readable(", ".join(each[:40] for each in names[:8])) or "no variables"
+    got = (f"nothing; the file holds {held}" if name.split(".")[0] not in names
            else "a sparse array, an object or a function, which are not read; save it as full numbers")
     return InputError(f"{place}: wrong layout: {name} must be N x 2 numbers, got {got}")
 
