@@ -152,10 +152,10 @@ def pretrain() -> RunConfig:
 
 
 def smoke() -> RunConfig:
-    """Checks in a minute that everything runs here; says nothing of accuracy. A few steps on a few rendered images, in
-    this process.
+    """Checks in two minutes that everything runs here; says nothing of accuracy. A few steps on a few rendered images,
+    in this process.
 
-    Command: `python jobs/adapt.py smoke`; about a minute on one core. The paper has no such row.
+    Command: `python jobs/adapt.py smoke`; about 2 minutes on one core. The paper has no such row.
     """
     return RunConfig(
         recipe="smoke", source="renderer:source:8:0:96", target="renderer:target:6:1:96",
