@@ -28,7 +28,8 @@ class Arguments:
     """Which counter, and where to."""
 
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
-    """A run's folder or one of its checkpoint files, path or URL."""
+    """A run's folder or one of its checkpoint files, path or URL. Not given: the counter that comes with crowddist,
+    which only saw rendered crowds."""
     output: str
     """The file, path or URL, with the ending .onnx or .pt; one that is there is replaced."""
 

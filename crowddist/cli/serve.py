@@ -33,7 +33,8 @@ class Arguments:
     """What counts, for whom, and where."""
 
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
-    """A run's folder or one of its checkpoint files, path or URL."""
+    """A run's folder, one of its checkpoint files, or a file of crowddist export; path or URL. Not given: the counter
+    that comes with crowddist, which only saw rendered crowds."""
     host: str = "127.0.0.1"
     """Address or name of this machine to listen at; 0.0.0.0 or ::, all, lets other machines in."""
     port: int = 8000

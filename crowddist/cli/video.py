@@ -28,7 +28,8 @@ class Arguments:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A video file (path or URL), the address of a stream (rtsp, http and others), or a camera's number."""
     model: Annotated[str, tyro.conf.arg(aliases=["--checkpoint"])] = ""
-    """A run's folder or one of its checkpoint files, path or URL."""
+    """A run's folder, one of its checkpoint files, or a file of crowddist export; path or URL. Not given: the counter
+    that comes with crowddist, which only saw rendered crowds."""
     output: str
     """The folder for counts.csv, the chart, the summary and the overlay video."""
     every: str = "1s"

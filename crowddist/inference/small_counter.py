@@ -14,10 +14,11 @@ from crowddist.storage.run_folder import find_checkpoint
 
 
 def write_small_counter(model: str, output: str) -> int:
-    """Writes a counter's networks and settings, and its intervals beside them; a quarter of a checkpoint or less.
+    """Writes a counter's networks and settings, and its intervals beside them.
 
     Matrices and convolutions go to half precision, which moves a count by about a thousandth; statistics and offsets
-    stay as they are. Names of places and stores stay behind.
+    stay as they are. Optimizers, the run's name, its storage and MLflow's store are left out; the names of its data
+    stay.
 
     Args:
         model: a run's folder or checkpoint, path or URL.
