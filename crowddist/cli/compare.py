@@ -9,7 +9,7 @@ their errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,6 +31,10 @@ class Arguments:
     calibration: Annotated[str, tyro.conf.arg(metavar="PNG")] = ""
     """A picture to write: the error of the count against its uncertainty, and how well that ranks the images, of all
     runs whose counter has an ensemble."""
+    html: Annotated[str, tyro.conf.arg(metavar="HTML")] = ""
+    """A page to write, for a browser: errors, settings that differ, and the same images as each run sees them."""
+    csv: Annotated[str, tyro.conf.arg(metavar="CSV")] = ""
+    """A table to write, a row a run."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -50,7 +54,8 @@ def main(arguments: Sequence[str], prog: str = "crowddist compare") -> None:
 
 
 def compare_runs(arguments: Arguments) -> None:
-    """Prints the tables, and draws the picture."""
+    """Prints the tables, and writes what is asked for."""
+    from crowddist.reports.compare_page import comparison_csv, comparison_page
     from crowddist.reports.compare_runs import calibration_table, compare, mean_line, read_result, read_uncertainties
 
     results = {run: read_result(run) for run in arguments.runs}
@@ -63,13 +68,22 @@ def compare_runs(arguments: Arguments) -> None:
             known[run if result["run"] in known else result["run"]] = found
     if known:
         print(f"\nuncertainty of the count (root mean square, people, as rmse)\n{calibration_table(known)}")
-    if arguments.calibration:
-        if not known:
-            raise InputError("no run has an uncertainty that a picture could show: their counters have no ensemble")
-        from crowddist import storage
-        from crowddist.data.safe_decode import encode_png
-        from crowddist.reports.charts import calibration_chart
+    if arguments.calibration and not known:
+        raise InputError("no run has an uncertainty that a picture could show: their counters have no ensemble")
+    from crowddist import storage
 
-        picture = calibration_chart({name: (found["errors"], found["uncertainties"]) for name, found in known.items()})
-        storage.write_bytes(storage.normalise(arguments.calibration), encode_png(picture))
-        print(f"\nwritten to {arguments.calibration}")
+    for place, made in ((arguments.calibration, lambda: _calibration(known)),
+                        (arguments.html, lambda: comparison_page(results, known)),
+                        (arguments.csv, lambda: comparison_csv(list(results.values())).encode())):
+        if place:
+            storage.write_bytes(storage.normalise(place), made())
+            print(f"\nwritten to {place}")
+
+
+def _calibration(known: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """The picture, as PNG."""
+    from crowddist.data.safe_decode import encode_png
+    from crowddist.reports.charts import calibration_chart, pixels
+
+    return encode_png(pixels(calibration_chart({name: (found["errors"], found["uncertainties"])
+                                                for name, found in known.items()})))

@@ -56,7 +56,7 @@ def read_uncertainties(place: str) -> dict[str, list[float]]:
     image; {} if the counter has no ensemble. `place` is the folder of a run that `read_result` can read.
     """
     folder = storage.normalise(place)
-    images = read_images(folder, storage.read_json(storage.join(folder, RESULT))["rounds"][-1])
+    images = read_images(folder, kept(storage.read_json(storage.join(folder, RESULT))))
     found = {"errors": [row["error"] for row in images], "uncertainties": [row["uncertainty"] for row in images]}
     return found if any(found["uncertainties"]) else {}
 
@@ -83,7 +83,7 @@ def compare(results: Sequence[Mapping[str, Any]]) -> str:
     alone, as in the papers. Errors are comparable for equal data, seed and number of steps. `results`: of
     `read_result`.
     """
-    return text_table([HEADINGS, *(_cells(result) for result in results)], rule_after=1)
+    return text_table([HEADINGS, *(cells(result) for result in results)], rule_after=1)
 
 
 def mean_line(results: Sequence[Mapping[str, Any]]) -> str:
@@ -91,7 +91,7 @@ def mean_line(results: Sequence[Mapping[str, Any]]) -> str:
 
     Both errors are averaged as they are (the rmse is no root of a mean over folds). `results`: of `read_result`.
     """
-    means = [sum(errors) / len(results) for errors in zip(*map(_errors, results), strict=True)]
+    means = [sum(errors) / len(results) for errors in zip(*map(errors, results), strict=True)]
     adapts = all(len(result["rounds"]) > 1 for result in results)
     before = f"counter alone {means[0]:.1f} / {means[1]:.1f}, adapted " if adapts else ""
     return f"mean of {len(results)} runs, MAE / rmse: {before}{means[2]:.1f} / {means[3]:.1f}"
@@ -102,20 +102,26 @@ def change(before: float, after: float) -> str:
     return f"{after / before - 1:+.0%}" if before else ""
 
 
-def _errors(result: Mapping[str, Any]) -> tuple[float, float, float, float]:
+def kept(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row of the round whose counter is the run's: the last, unless it was dropped."""
+    return result.get("final") or result["rounds"][-1]
+
+
+def errors(result: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """MAE and rmse of the counter alone, then MAE and rmse at the end."""
-    first, last = result["rounds"][0], result["rounds"][-1]
+    first, last = result["rounds"][0], kept(result)
     alone = "target/regression_" if "target/regression_mae" in first else "target/"
     return first[f"{alone}mae"], first[f"{alone}rmse"], last["target/mae"], last["target/rmse"]
 
 
-def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
-    mae, rmse, last_mae, last_rmse = _errors(result)
+def cells(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """A run's cells below `HEADINGS`."""
+    mae, rmse, last_mae, last_rmse = errors(result)
     paper = published(result["recipe"], result["method"])
     adapts = len(result["rounds"]) > 1
     return (
         result["run"], result["recipe"], result["method"], str(result["seed"]),
-        f"{result['rounds'][-1]['target/num_images']:.0f}", f"{mae:.1f} / {rmse:.1f}" if adapts else "-",
+        f"{kept(result)['target/num_images']:.0f}", f"{mae:.1f} / {rmse:.1f}" if adapts else "-",
         f"{last_mae:.1f} / {last_rmse:.1f}", (change(mae, last_mae) if adapts else "") or "-",
         "-" if paper is None else f"{paper[0]:g} -> {paper[1]:g}",
         "-" if paper is None else change(*paper),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
 from crowddist.config import REMOVED_SETTINGS, flat, to_json
-from crowddist.data.safe_decode import encode_png, read_png
+from crowddist.data.safe_decode import read_png
 from crowddist.data.shards import ShardReader, decode
 from crowddist.data.stream import pixels_only
 from crowddist.errors import InputError
@@ -20,14 +16,17 @@ from crowddist.inference.intervals import LEVEL, CountInterval
 from crowddist.inference.metrics import METRICS
 from crowddist.reports.charts import calibration_chart, trials_chart
 from crowddist.reports.compare_runs import PAIRS, change, published, read_images
+from crowddist.reports.html_page import embedded, page
+from crowddist.reports.round_pictures import summary_charts
 from crowddist.reports.sheets import figure, held, overlay
 from crowddist.run.engine import read_done
 from crowddist.storage.run_folder import CONFIG, PICTURES, REPORT, RESULT, SEARCH
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NUM_EXTREMES = 3
 """Number of images shown with the largest errors, and with the smallest."""
-JPEG_QUALITY = 82
-PICTURE_WIDTH_PX = 1440
 
 
 def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
@@ -43,20 +42,19 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     if not storage.exists(url):
         raise InputError(f"no {RESULT} in {folder}: a report needs a run that has ended")
     result, config = storage.read_json(url), storage.read_json(storage.join(folder, CONFIG))
-    from jinja2 import Environment
-
     metrics = held(METRICS, result["rounds"])
-    template = resources.files("crowddist.reports").joinpath("page.html").read_text("utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        result=result, heads=_headline(result), columns=[(metric.heading, metric.unit) for metric in metrics],
-        rounds=[[str(row["round"]), row["title"], *(figure(row.get(metric.key), metric) for metric in metrics)]
-                for row in result["rounds"]],
+    content = page(
+        "report.html", result=result, heads=_headline(result),
+        columns=[(metric.heading, metric.unit) for metric in metrics],
+        rounds=[{"number": row["round"], "title": row["title"], "kept": row["round"] == result["final"]["round"],
+                 "cells": [figure(row.get(metric.key), metric) for metric in metrics]} for row in result["rounds"]],
+        errors=", ".join(f"{row['title']} {row['target/mae']:.1f}" for row in result["rounds"] if "target/mae" in row),
         paper=_paper(result), charts=_charts(folder, result), searches=_searches(folder, result),
         extremes=_extremes(folder, result, say), shown=_shown(folder, result),
         stages=_stages(folder, result, config), config=json.dumps(config, indent=2), changed=_changed(config),
         place=storage.shown(folder))
     report = storage.join(folder, REPORT)
-    storage.write_bytes(report, page.encode())
+    storage.write_bytes(report, content)
     return report
 
 
@@ -73,17 +71,6 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _columns(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    return [(metric.heading, metric.unit) for metric in METRICS if any(metric.key in row for row in rounds)]
-
-
-def _cells(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Number, title and figures of a round."""
-    cells = [str(row["round"]), row["title"]]
-    return [*cells, *(figure(row.get(metric.key), metric)
-                      for metric in METRICS if any(metric.key in other for other in rounds))]
-
-
 def _paper(result: Mapping[str, Any]) -> dict[str, str] | None:
     """The paper's figures of the method on the nearest pair of data sets."""
     found = published(result["recipe"], result["method"])
@@ -93,20 +80,13 @@ def _paper(result: Mapping[str, Any]) -> dict[str, str] | None:
             "change": change(*found)}
 
 
-def _charts(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Caption and picture of each chart that has data."""
-    captions = {"rounds.png": "Error on the target by round. The dashed line is the counter without adaptation.",
-                "curves.png": "Loss of every stage. Losses of different stages cannot be compared."}
-    charts = [(caption, _stored(folder, name)) for name, caption in captions.items()
-              if storage.exists(storage.join(folder, PICTURES, name))]
+def _charts(folder: str, result: Mapping[str, Any]) -> dict[str, Figure]:
+    """Those that have data, by name."""
+    charts = summary_charts(result["rounds"], folder)
     images = read_images(folder, result["final"])
     uncertainties = [row["uncertainty"] for row in images]
     if any(uncertainties):
-        caption = ("How well the last round's uncertainty predicts its error. Left: on the dashed line they are equal; "
-                   "above it the counter is overconfident. Right: the lower the blue line, the better the uncertainty "
-                   "shows which images to doubt.")
-        chart = calibration_chart({"images": ([row["error"] for row in images], uncertainties)})
-        charts.append((caption, _embedded(chart)))
+        charts["calibration"] = calibration_chart({"images": ([row["error"] for row in images], uncertainties)})
     return charts
 
 
@@ -125,7 +105,7 @@ def _searches(folder: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "scores": (f"{found['own']['score']:.3f}", f"{found['best']['score']:.3f}"),
                 "ranking": [(name.replace("_", " "), f"{value:.3g}")
                             for name, value in found.get("ranking", {}).items()],
-                "picture": _embedded(trials_chart(found["trials"], found.get("truth", ()))),
+                "chart": trials_chart(found["trials"], found.get("truth", ())),
             })
     return searches
 
@@ -159,15 +139,26 @@ def _extreme(predictor: Any, images: ShardReader, row: Mapping[str, Any]) -> tup
     picture = overlay(image, found.density, count=row["count"], uncertainty=row["uncertainty"], interval=interval,
                       points=found.points, sizes=found.sizes, truth=row["true_count"], title=key)
     told = f" ({interval})" if interval else ""
-    return f"{key}: {row['count']:.0f} counted{told}, {row['true_count']:.0f} there", _embedded(picture)
+    return f"{key}: {row['count']:.0f} counted{told}, {row['true_count']:.0f} there", embedded(picture)
 
 
-def _shown(folder: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and last picture of the few images that every round shows."""
+def _shown(folder: str, result: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
+    """Of each of the few images that every round shows: words and picture of the first round, and of the kept one."""
     place = storage.join(folder, PICTURES)
-    names = storage.list_files(place) if storage.is_folder(place) else ()
-    return [(name.partition("/")[0], _stored(folder, name)) for name in names
-            if name.endswith(f"/round-{result['final']['round']}.png")]
+    names = storage.list_files(place) if storage.is_folder(place) else []
+    rows = {row["round"]: row for row in (result["rounds"][0], result["final"])}
+    counted = {number: {image["image"]: image for image in read_images(folder, row)} for number, row in rows.items()}
+    shown = []
+    for key in sorted({name.partition("/")[0] for name in names if "/" in name}):
+        pictures = []
+        for number, row in rows.items():
+            if (name := f"{key}/round-{number}.png") in names:
+                image = counted[number].get(key)
+                told = f": {image['count']:.0f} counted, {image['true_count']:.0f} there" if image else ""
+                words = f"{key}, {row['title']}{told}; side by side the image, its density, spread, labels and heads"
+                pictures.append((words, _stored(folder, name)))
+        shown += [pictures] if pictures else []
+    return shown
 
 
 def _stages(folder: str, result: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -201,17 +192,4 @@ def _changed(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _stored(folder: str, name: str) -> str:
     """A picture of the run as a data URL."""
-    return _embedded(read_png(storage.read_bytes(storage.join(folder, PICTURES, name))))
-
-
-def _embedded(picture: np.ndarray) -> str:
-    """A picture as a data URL: charts have few colours and become PNG, photographs JPEG."""
-    import cv2
-
-    if picture.shape[1] > PICTURE_WIDTH_PX:
-        size = (PICTURE_WIDTH_PX, round(picture.shape[0] * PICTURE_WIDTH_PX / picture.shape[1]))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    png = encode_png(picture)
-    jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return embedded(read_png(storage.read_bytes(storage.join(folder, PICTURES, name))))

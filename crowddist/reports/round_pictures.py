@@ -16,6 +16,8 @@ from crowddist.run.engine import read_curve
 from crowddist.storage.run_folder import CURVE, PICTURES
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from crowddist.inference.metrics import ImageResult
     from crowddist.methods.base import Stage
 
@@ -81,10 +83,20 @@ def translation_picture(urls: Mapping[str, str], run_folder: str, *, skip: Colle
 
 
 def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict[str, np.ndarray]:
-    """Draws the learning curves of all stages and the error by round, and keeps them in the run's `pictures`.
+    """Draws the charts of `summary_charts`, and keeps them in the run's `pictures`. Returns (H, W, 3) uint8 of each."""
+    from crowddist.reports.charts import pixels
 
-    Returns `curves`, `rounds` and, if a stage had a classifier (orientation, discriminators), `accuracies`, (H, W, 3)
-    uint8 each, without those that have no data. `rows`: as in result.json.
+    pictures = {name: pixels(chart) for name, chart in summary_charts(rows, run_folder).items()}
+    for name, picture in pictures.items():
+        _keep(picture, run_folder, f"{name}.png")
+    return pictures
+
+
+def summary_charts(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict[str, Figure]:
+    """Charts of the error by round and of the learning curves of all stages.
+
+    Returns `rounds`, `curves` and, if a stage had a classifier (orientation, discriminators), `accuracies`, without
+    those that have no data. `rows`: as in result.json.
     """
     from crowddist.reports.charts import curves, rounds_chart
 
@@ -98,16 +110,14 @@ def summary_pictures(rows: Sequence[Mapping[str, Any]], run_folder: str) -> dict
                     if name.endswith("_accuracy")})
     accuracies = {f"{title}: {name.removesuffix('_accuracy')}": _values(curve, name)
                   for title, curve in points.items() for name in names}
-    pictures = {}
-    if any(losses.values()):
-        pictures["curves"] = curves(losses, title="Learning curves", label="loss")
-    if any(accuracies.values()):
-        pictures["accuracies"] = curves(accuracies, title="Accuracy of classifiers (1/2 is chance)", label="accuracy")
+    charts = {}
     if any("target/mae" in row for row in rows):
-        pictures["rounds"] = rounds_chart(rows)
-    for name, picture in pictures.items():
-        _keep(picture, run_folder, f"{name}.png")
-    return pictures
+        charts["rounds"] = rounds_chart(rows)
+    if any(losses.values()):
+        charts["curves"] = curves(losses, title="Learning curves", label="loss")
+    if any(accuracies.values()):
+        charts["accuracies"] = curves(accuracies, title="Accuracy of classifiers (1/2 is chance)", label="accuracy")
+    return charts
 
 
 def _values(curve: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

@@ -141,7 +141,7 @@ class _Count:
 
     def finish(self, *, whole: bool) -> VideoSummary:
         """Writes the chart and the summary, and ends the files; says what came out."""
-        from crowddist.reports.charts import counts_chart
+        from crowddist.reports.charts import counts_chart, pixels
 
         self.log.close()
         if self.progress is not None:
@@ -154,7 +154,7 @@ class _Count:
         all_of_it = self.series[WHOLE]
         chart = counts_chart({name: series.line() for name, series in self.series.items()},
                              title=readable(self.frames.source.title), peak=(all_of_it.peak_time_s, all_of_it.peak))
-        storage.write_bytes(storage.join(self.place, CHART), encode_png(chart))
+        storage.write_bytes(storage.join(self.place, CHART), encode_png(pixels(chart)))
         summary = VideoSummary(
             source=self.frames.source.shown, started=self.started, frames=self.number, frames_read=self.frames.num_read,
             first_s=round(self._times[0], 3), last_s=round(self._times[-1], 3), dropped=self.frames.dropped,

@@ -127,5 +127,5 @@ def test_the_wheel_has_the_command_and_tells_type_checkers(tmp_path: Path) -> No
         names = wheel.namelist()
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "crowddist = crowddist.cli.main:main" in wheel.read(scripts).decode()
-    assert {"crowddist/py.typed", "crowddist/cli/count.py", "crowddist/reports/page.html",
+    assert {"crowddist/py.typed", "crowddist/cli/count.py", "crowddist/reports/report.html",
             "crowddist/service/page.html"} <= set(names)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,8 +35,20 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
         {"run": "other", "recipe": "smoke", "method": "source_only", "seed": 1,
          "rounds": [{**rounds[0], "target/mae": 6.0, "target/rmse": 9.0}]}
     )
-    done = start("compare", tmp_path, tmp_path / "other", "--mean")
+    for run, digest in ((tmp_path, "a"), (tmp_path / "other", "a")):
+        result = json.loads((run / "result.json").read_text())
+        result["data"] = {"evaluation": {"digest": digest}}
+        storage.write_json(storage.join(run.as_uri(), "result.json"), result)
+        storage.write_json(storage.join(run.as_uri(), "config.json"), {"seed": 1, "train": {"steps": len(str(run))}})
+    written = ("--html", tmp_path / "runs.html", "--csv", tmp_path / "runs.csv")
+    done = start("compare", tmp_path, tmp_path / "other", "--mean", *written)
     assert done.returncode == 0 and "\nmean of 2 runs, MAE / rmse: 5.0 / 7.0\n" in done.stdout
+    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (tmp_path / "runs.html").read_text()))
+    assert "mine is wrong by 4.0 people an image , the least of all" in page and "evaluated on different" not in page
+    assert f"train.steps {len(str(tmp_path))} {len(str(tmp_path)) + 6}" in page and " seed 1" not in page
+    assert list(csv.DictReader((tmp_path / "runs.csv").open()))[1] | {"run": "other", "mae": "6.0", "images": "3"} == {
+        "run": "other", "recipe": "smoke", "method": "source_only", "seed": "1", "images": "3", "mae_without": "",
+        "rmse_without": "", "mae": "6.0", "rmse": "9.0", "bias": "", "in_interval": "", "version": ""}
     (tmp_path / "source" / "images.json").unlink()
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert done.returncode == 2 and "no run has an uncertainty" in done.stderr

@@ -90,7 +90,7 @@ def test_a_run_ends_with_its_curves_and_its_errors(tmp_path: Path) -> None:
     write_curve(tmp_path / "labels-1", [0.9, 0.8])
     rows = [{**row, "target/mae": 20.0 - row["round"]} for row in rows]
     pictures = summary_pictures(rows, tmp_path.as_uri())
-    assert list(pictures) == ["curves", "rounds"]
+    assert list(pictures) == ["rounds", "curves"]
     for name, picture in pictures.items():
         np.testing.assert_array_equal(cv2.imread(str(tmp_path / "pictures" / f"{name}.png"))[:, :, ::-1], picture)
     first = summary_pictures(rows[:1], tmp_path.as_uri())

@@ -10,7 +10,7 @@ import pytest
 from crowddist.inference.intervals import CountInterval
 from crowddist.inference.metrics import Metric
 from crowddist.reports import sheets
-from crowddist.reports.charts import curves, rounds_chart
+from crowddist.reports.charts import curves, pixels, rounds_chart
 from crowddist.reports.sheets import overlay, round_sheet, rounds_table, samples_sheet, translation_sheet
 
 ROWS = [
@@ -157,16 +157,16 @@ def test_what_is_no_image_is_refused():
 
 def test_charts():
     lines = {"source": [(step, 1.0 / (1 + step)) for step in range(50)], "round 1": [(3, 0.5)], "later": []}
-    picture = curves(lines, title="Curves", label="loss")
+    picture = pixels(curves(lines, title="Curves", label="loss"))
     assert (picture.dtype == np.uint8 and picture.shape == (648, 1152, 3)
             and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50)
     # Points in another order are the same curve.
-    assert (curves({**lines, "source": lines["source"][::-1]}, title="Curves", label="loss") == picture).all()
-    assert (curves({**lines, "source": lines["source"][:9]}, title="Curves", label="loss") != picture).any()
+    assert (pixels(curves({**lines, "source": lines["source"][::-1]}, title="Curves", label="loss")) == picture).all()
+    assert (pixels(curves({**lines, "source": lines["source"][:9]}, title="Curves", label="loss")) != picture).any()
     with pytest.raises(ValueError, match="no curve to draw"):
         curves({"later": []}, title="Curves", label="loss")
-    chart = rounds_chart(ROWS[:2])
-    assert chart.shape == (648, 1152, 3) and (chart != rounds_chart(ROWS[:1])).any()
+    chart = pixels(rounds_chart(ROWS[:2]))
+    assert chart.shape == (648, 1152, 3) and (chart != pixels(rounds_chart(ROWS[:1]))).any()
     with pytest.raises(ValueError, match="no round has the metric target/mae"):
         rounds_chart([{"round": 0, "target/map": 0.5}])
 

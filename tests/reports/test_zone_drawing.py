@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from crowddist.reports.charts import counts_chart
+from crowddist.reports.charts import counts_chart, pixels
 from crowddist.reports.sheets import overlay, zones_overlay
 from crowddist.reports.zone_drawing import COLOURS, DrawnZone, draw_zones
 
@@ -44,7 +44,7 @@ def test_an_overlay_shows_zones_and_keeps_its_scale_of_colours() -> None:
 
 def test_a_zone_has_one_colour_on_pictures_and_in_charts() -> None:
     lines = {name: [(0.0, height), (9.0, height)] for name, height in (("all", 9.0), ("a", 4.0), ("b", 5.0))}
-    chart = counts_chart(lines, title="gate", peak=(0.0, 9.0))
+    chart = pixels(counts_chart(lines, title="gate", peak=(0.0, 9.0)))
     canvas = np.full((200, 300, 3), 90, np.uint8)
     square = np.array([[10.0, 20.0], [60.0, 20.0], [60.0, 60.0], [10.0, 60.0]])
     zones = [DrawnZone(name=name, outlines=(square + 60 * number,)) for number, name in enumerate("ab")]

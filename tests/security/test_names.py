@@ -24,7 +24,7 @@ from crowddist.reports.html_report import write_report
 from crowddist.storage.s3_place import S3Place
 from crowddist.tracking import journal
 
-MARKUP = """<script>alert(1)</script><img src=x onerror="alert(1)">'"{{ 7*191 }}{% include "page.html" %}"""
+MARKUP = """<script>alert(1)</script><img src=x onerror="alert(1)">'"{{ 7*191 }}{% include "report.html" %}"""
 
 
 class Counter:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crowddist.errors import InputError
-from crowddist.reports.charts import counts_chart
+from crowddist.reports.charts import counts_chart, pixels
 from crowddist.video.results import CountLog, OverlayVideo
 
 
@@ -73,12 +73,12 @@ def test_a_missing_encoder_is_one_line(tmp_path: Path) -> None:
 
 def test_a_chart_shows_all_places() -> None:
     line = [(float(time), 10.0 + time % 7) for time in range(300)]
-    one = counts_chart({"all": line}, title="a.mp4", peak=(6.0, 16.0))
+    one = pixels(counts_chart({"all": line}, title="a.mp4", peak=(6.0, 16.0)))
     assert one.ndim == 3 and one.shape[2] == 3 and one.dtype == np.uint8 and (one < 255).any()
-    two = counts_chart({"all": line, "gate": [(time, count / 2) for time, count in line]}, title="a.mp4",
-                       peak=(6.0, 16.0))
+    two = pixels(counts_chart({"all": line, "gate": [(time, count / 2) for time, count in line]}, title="a.mp4",
+                              peak=(6.0, 16.0)))
     assert two.shape == one.shape and (two != one).any()
-    assert counts_chart({"all": [(0.0, 0.0)]}, title="", peak=(0.0, 0.0)).shape == one.shape
+    assert pixels(counts_chart({"all": [(0.0, 0.0)]}, title="", peak=(0.0, 0.0))).shape == one.shape
     for nothing in ({}, {"all": []}):
         with pytest.raises(ValueError, match="no counts"):
             counts_chart(nothing, title="a.mp4", peak=(0, 0))
