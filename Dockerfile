@@ -70,7 +70,7 @@ FROM runtime AS cpu
 COPY --from=packages-cpu /opt/crowddist /opt/crowddist
 COPY --from=project /project /
 COPY jobs /home/crowddist/jobs
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION
 ARG CREATED
 LABEL org.opencontainers.image.title="crowddist" \
@@ -84,7 +84,7 @@ FROM runtime AS cuda
 COPY --from=packages-cuda /opt/crowddist /opt/crowddist
 COPY --from=project /project /
 COPY jobs /home/crowddist/jobs
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION
 ARG CREATED
 LABEL org.opencontainers.image.title="crowddist" \

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crowddist.api import CountResult, CrowdCounter, load
     from crowddist.errors import InputError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["CountResult", "CrowdCounter", "InputError", "__version__", "load"]
 
 _HOMES = {"CountResult": "crowddist.api", "CrowdCounter": "crowddist.api", "load": "crowddist.api",
