@@ -230,11 +230,12 @@ def svg(figure: Figure, told: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg"):]
     # The page has rules of its own; names of parts, which come again in the next chart, are no use in a page.
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| id=\"[a-z]\w*_\d+\"", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| id=\"[a-z][\w.]*_\d+\"", "", text, flags=re.DOTALL)
     text = text.replace("xlink:href", "href")
-    text = re.sub(r"#[0-9a-f]{6}", lambda colour: _ON_PAGE.get(colour[0], colour[0]), text)
-    return re.sub(r"^<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{escape(told)}">', text,
-                  count=1)
+    text = re.sub(r"((?:fill|stroke): )(#[0-9a-f]{6})", lambda match: match[1] + _ON_PAGE.get(match[2], match[2]), text)
+    head, _, rest = text.partition(">")
+    (size,) = re.findall(r'viewBox="[^"]*"', head)
+    return f'<svg {size} role="img" aria-label="{escape(told)}">{rest}'
 
 
 def _charts(number: int) -> tuple[Figure, list[Axes]]:

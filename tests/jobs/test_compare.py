@@ -44,7 +44,7 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     done = start("compare", tmp_path, tmp_path / "other", "--mean", *written)
     assert done.returncode == 0 and "\nmean of 2 runs, MAE / rmse: 5.0 / 7.0\n" in done.stdout
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (tmp_path / "runs.html").read_text()))
-    assert "mine is wrong by 4.0 people an image , the least of all" in page and "evaluated on different" not in page
+    assert "mine is wrong by 4.0 people an image, the least of all" in page and "evaluated on different" not in page
     assert f"train.steps {len(str(tmp_path))} {len(str(tmp_path)) + 6}" in page and " seed 1" not in page
     assert list(csv.DictReader((tmp_path / "runs.csv").open()))[1] | {"run": "other", "mae": "6.0", "images": "3"} == {
         "run": "other", "recipe": "smoke", "method": "source_only", "seed": "1", "images": "3", "mae_without": "",

@@ -32,12 +32,16 @@ class Reader(HTMLParser):
         super().__init__()
         self.words, self.sources, self.elsewhere, self.open = "", list[str](), list[str](), list[str]()
         self.headings: list[str] = []
+        self.charts, self.told = 0, list[str]()  # what a reader who sees no picture is told
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "img"):
             self.open.append(tag)
+        self.charts += tag == "svg"
+        if tag in ("img", "svg"):
+            self.told.append(dict(attributes)["alt" if tag == "img" else "aria-label"] or "")
         for name, value in attributes:
-            if name in ("src", "href") and value:
+            if name in ("src", "href") and value and not value.startswith("#"):  # a part of a chart
                 (self.sources if value.startswith("data:image/") else self.elsewhere).append(value)
 
     def handle_endtag(self, tag: str) -> None:
@@ -74,7 +78,8 @@ def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPa
     page = read(folder)
     assert page.headings[0] == "tiny" and [name for name in page.headings
                                            if not name.startswith(("labels, round", "The "))] == [
-        "tiny", "Rounds", "Search of thresholds", "Images", "Time and cost", "Data", "Settings",
+        "tiny", "Rounds", "Images", "How far its uncertainty can be trusted", "Search of thresholds", "Time and cost",
+        "Data", "Settings",
     ]
     first, last = result["rounds"][0], result["final"]
     assert f"The counter is wrong by {last['target/mae']:.1f} people an image" in page.words
@@ -85,8 +90,11 @@ def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPa
     for data in result["data"].values():
         assert data["digest"][:16] in page.words and data["url"] in page.words
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
-    # Three charts, one search, two images at each end of five, and the images that every round shows.
-    assert len(page.sources) == 3 + 1 + 4 + 5
+    # Two images at each end of five, and five that every round shows, by the first round and the last.
+    assert len(page.sources) == 4 + 2 * 5 and page.told == [text for text in page.told if len(text) > 20]
+    # Errors, calibration, search, curves, and how well orientation is told.
+    assert page.charts == 5
+    assert page.told[0].startswith(f"Error on the target by round: no adaptation {first['target/mae']:.1f}, ")
     before = storage.read_bytes(storage.join(folder, "report.html"))
 
     def trap(data: bytes) -> Any:
