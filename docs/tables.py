@@ -41,7 +41,7 @@ def _table(place: str, page: str) -> str:
             *(f"seed {same[name]}" if name == "seed" else same[name] for name in TOLD[:3] if same.get(name))]
     link = relpath(ROOT / place, (ROOT / page).parent)
     below = textwrap.wrap(f"*[CSV]({link}), {'; '.join(told)}.*", 120, break_on_hyphens=False)
-    return "\n".join([*head, *(_line(row[name] for name in names) for row in rows), "", *below, ""])
+    return "\n".join(["", *head, *(_line(row[name] for name in names) for row in rows), "", *below, "", ""])
 
 
 def _words(rows: Sequence[dict[str, str]], name: str) -> bool:

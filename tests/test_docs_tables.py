@@ -32,6 +32,6 @@ def test_a_changed_figure_is_written_into_its_page(tmp_path: Path) -> None:
     mark = "a\n<!-- table: {} -->\nold\n<!-- end of table -->\nb\n"
     (tmp_path / "x.csv").write_text("what,MAE,seed,split,machine,command\nx,1.50,0,s,m,make a\ny,,1,s,m,make b\n")
     text = TABLES["written"]("README.md", mark.format(tmp_path / "x.csv"))
-    assert "| what | MAE | seed |\n| --- | ---: | ---: |\n| x | 1.50 | 0 |\n| y | - | 1 |\n\n*[CSV](" in text
-    assert "which has each row's command; s; m.*\n<!-- end of table -->\nb\n" in text.replace("\nwhich", " which")
+    assert "-->\n\n| what | MAE | seed |\n| --- | ---: | ---: |\n| x | 1.50 | 0 |\n| y | - | 1 |\n\n*[CSV](" in text
+    assert "which has each row's command; s; m.*\n\n<!-- end of table -->\nb\n" in text.replace("\nwhich", " which")
     assert "old" not in text
