@@ -45,7 +45,7 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     metrics = held(METRICS, result["rounds"])
     content = page(
         "report.html", result=result, heads=_headline(result),
-        columns=[(metric.heading, metric.unit) for metric in metrics],
+        measures=[(metric.heading, metric.unit) for metric in metrics],
         rounds=[{"number": row["round"], "title": row["title"], "kept": row["round"] == result["final"]["round"],
                  "cells": [figure(row.get(metric.key), metric) for metric in metrics]} for row in result["rounds"]],
         errors=", ".join(f"{row['title']} {row['target/mae']:.1f}" for row in result["rounds"] if "target/mae" in row),

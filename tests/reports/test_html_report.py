@@ -84,9 +84,10 @@ def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPa
     first, last = result["rounds"][0], result["final"]
     assert f"The counter is wrong by {last['target/mae']:.1f} people an image" in page.words
     assert f"without adaptation by {first['target/mae']:.1f}" in page.words
-    for row in result["rounds"]:
-        assert f"{row['title']} {row['target/mae']:.2f} {row['target/rmse']:.2f}" in re.sub(
-            r"(?<=\d) ?(?=[a-z])", " ", _spaced(folder)), row["title"]
+    words, rounds = _spaced(folder), result["rounds"]
+    assert " ".join(["round", *(f"{row['round']} {row['title']}" for row in rounds), "MAE people"]) in words
+    for name, key in (("MAE", "target/mae"), ("rmse", "target/rmse")):
+        assert " ".join([name, "people", *(f"{row[key]:.2f}" for row in rounds), ""]) in words
     for data in result["data"].values():
         assert data["digest"][:16] in page.words and data["url"] in page.words
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
