@@ -22,7 +22,7 @@ COMMANDS = {
     "evaluate": "Measure a counter's errors on labelled images, or write a run's report anew",
     "export": "Write a counter as one file of ONNX, which counts without PyTorch",
     "tune": "Search the thresholds that pseudo-labels are made with, without any label",
-    "compare": "Print finished runs in one table, beside the papers' figures",
+    "compare": "Compare finished runs in one table, beside the papers' figures, or as a page",
     "folds": "Adapt to every fold of a cross-validation, and print the mean",
 }
 """Command -> a sentence about it; each is a module of this folder."""
