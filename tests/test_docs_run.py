@@ -96,7 +96,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tiny_source: str, tiny_targe
 
     place = tmp_path_factory.mktemp("shown")
     rng = np.random.default_rng(0)
-    photo = rng.integers(60, 200, (108, 192, 3), dtype=np.uint8)
+    photo = cv2.resize(rng.integers(60, 200, (54, 96, 3), dtype=np.uint8), (960, 540))
     for name in ("street.jpg", "photo.jpg", "a.jpg", "b.jpg", "more/photos/1.jpg", "more/2.jpg", "folder/3.jpg",
                  "photos/4.jpg", "new/photos/5.jpg", "photos/of/my/cameras/6.jpg", "photos/of/my/cameras/7.jpg",
                  *(f"my/labelled/images/{number}.jpg" for number in range(8)),
@@ -109,7 +109,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tiny_source: str, tiny_targe
             scipy.io.savemat(truth, {"image_info": {"location": [[10.0, 20.0], [40.0, 50.0]], "number": 2}})
     (place / "my/labelled/images/heads.csv").write_text(
         "file,x,y\n" + "".join(f"{number}.jpg,{x},30\n" for number in range(8) for x in (20, 50)))
-    film = cv2.VideoWriter(str(place / "street.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 1, (192, 108))
+    film = cv2.VideoWriter(str(place / "street.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 1, (960, 540))
     for _ in range(14):
         film.write(photo)
     film.release()
