@@ -34,7 +34,7 @@ test-s3: setup  ## with a real object store, also through a proxy that fails; ta
 test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: about an hour, as root, needs slurmctld slurmd slurm-client munge iproute2
 	$(BIN)/python -m pytest -m "slurm and not benchmark" tests/slurm
 
-test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the table
+test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the rows of docs/results/faults.csv
 	$(BIN)/python -m pytest -m "faults and not benchmark"
 
 test-published: setup  ## all recipes of the papers take ten steps each, on tiny data in their own layouts: an hour
