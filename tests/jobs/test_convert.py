@@ -11,22 +11,14 @@ import pytest
 from PIL import Image
 
 from crowddist.data.manifest import read_manifest
+from tests import warm_start
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments, **options):
+def run(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "jobs/convert.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **options,
-    )
+    return warm_start.run("jobs/convert.py", *arguments, cwd=ROOT, env=environment, timeout=120)
 
 
 @pytest.fixture
