@@ -43,7 +43,7 @@ class Started:
 
     def __init__(self, *words: object, cwd: Path, env: Mapping[str, str]) -> None:
         """Words: those behind `python`, a file or `-m MODULE` or `-c CODE` first."""
-        self._output, self._errors = (tempfile.TemporaryFile() for _ in range(2))
+        self._output, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
         self._server = socket.socket(socket.AF_UNIX)
         self._server.connect(_server())
         socket.send_fds(self._server, [b"!"], [self._output.fileno(), self._errors.fileno()])

@@ -5,6 +5,7 @@ whole batch.
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from crowddist.config import RunConfig, to_json
+from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.sample import Batch
 from crowddist.distributed.runtime import averaged
 from crowddist.methods.base import Stage
@@ -22,12 +23,16 @@ from crowddist.methods.table import METHODS
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
 from tests.methods.test_contract import made_up_batches, on_pretrained, with_teacher
+from tests.warm_start import ROOT, Started
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
 """Network -> largest relative difference (L2) of its gradients; others: 1e-4. Seen: 3e-6; 2e-5 for a discriminator that
 cannot tell the domains apart yet; 9e-4 for a translator, because the gradient of its L1 error is a sign, which rounding
 may flip."""
+
+
+WORK = "import sys; from tests.methods.test_two_workers import work; work(int(sys.argv[1]), sys.argv[2])"
 
 
 class GlooRuntime(LocalRuntime):
@@ -72,8 +77,9 @@ def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[st
     return {name: value.grad.clone() for name, value in method.networks().named_parameters() if value.grad is not None}
 
 
-def work(rank: int, config: RunConfig, folder: str) -> None:
+def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    config = from_json(Path(folder, "config.json").read_text())
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=NUM_WORKERS)
     found = {
         f"{method}/{stage.name}": gradients(each, stage, GlooRuntime(rank))
@@ -85,7 +91,11 @@ def work(rank: int, config: RunConfig, folder: str) -> None:
 
 
 def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, args=(tiny_config, str(tmp_path)), nprocs=NUM_WORKERS)
+    (tmp_path / "config.json").write_text(to_json(tiny_config))
+    workers = [Started("-c", WORK, rank, tmp_path, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+               for rank in range(NUM_WORKERS)]
+    for worker in workers:
+        assert worker.wait(500) == 0, worker.communicate()[1]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_WORKERS))
     for method, config in configs(tiny_config).items():
         for stage in build_method(config).plan():
