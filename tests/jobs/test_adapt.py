@@ -161,7 +161,7 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
 
     runs = tmp_path / "my runs"
     command = ("smoke", "--launcher", "local", "--storage", runs, "--threads", 1)
-    done = start("adapt", *command)
+    done = start("adapt", *command, fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads((runs / "smoke" / "result.json").read_text())
     assert [row["round"] for row in result["rounds"]] == list(range(ROUNDS)) and result["final"] == result["rounds"][-1]
