@@ -98,9 +98,17 @@ def tiny_evaluation(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str,
-                tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A whole adaptation of a few steps, for the local launcher."""
+def all_pictures(tiny_config, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Rounds of a tiny adaptation draw as many pictures as others do."""
+    monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 6)
+
+
+@pytest.fixture
+def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path,
+                monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """A whole adaptation of a few steps, for the local launcher; it draws one picture a round, for six take as long as
+    all the rest.
+    """
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
@@ -109,6 +117,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str,
     from crowddist.methods.settings.train import TrainConfig
     from crowddist.methods.settings.translation import TranslationConfig
 
+    monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 1)
     return RunConfig(
         recipe="tiny",
         source=tiny_source,

@@ -54,7 +54,7 @@ def final_networks(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return checkpoint.load(result["checkpoint"])["method"]["networks"]
 
 
-def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
+def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig, all_pictures: None) -> None:
     result, _ = run(tiny_config)
     folder = storage.local_folder(run_folder(tiny_config))
     assert json.loads((folder / "result.json").read_text()) == result
@@ -73,7 +73,8 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
     assert lines[0] == "run tiny has ended before: nothing is computed again; another --run-name begins a new one"
 
 
-def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_config: RunConfig) -> None:
+def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_config: RunConfig,
+                                                                          all_pictures: None) -> None:
     config = replace(tiny_config, method="bi_knowledge")
     result, _ = run(config)
     folder = storage.local_folder(run_folder(config))
@@ -98,7 +99,8 @@ def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_c
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
 
 
-def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tiny_config: RunConfig) -> None:
+def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tiny_config: RunConfig,
+                                                                             all_pictures: None) -> None:
     from crowddist.data.shards import ShardReader, verify
 
     config = replace(tiny_config, method="translation")
