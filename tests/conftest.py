@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,15 +206,20 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str) ->
     return folder / "counter.onnx"
 
 
-@pytest.fixture(scope="module")
-def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Ray of two CPUs with a home and a token of its own."""
-    home = os.environ.get("HOME")
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+@pytest.fixture(scope="session")
+def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of the tests' Ray, which ends with them."""
+    yield tmp_path_factory.mktemp("home")
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.fixture
+def private_ray(ray_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of two CPUs with a home and a token of its own; the same for all tests of a process."""
+    monkeypatch.setenv("HOME", str(ray_home))
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-    if home is not None:
-        os.environ["HOME"] = home
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20,
+                 log_to_driver=False)
