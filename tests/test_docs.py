@@ -100,9 +100,10 @@ def option(word: str) -> str:
 
 
 SETTINGS = {name.replace("_", "-") for name in flat(asdict(quickstart()))}
-COMMANDS = [pytest.param(words, id=f"{page.relative_to(ROOT)}: {shlex.join(words)[:150]}")
-            for page in PAGES for text in [page.read_text()]
-            for words in (*(words for block in blocks(text) for words in commands(block)), *told(text))]
+COMMANDS = [pytest.param(shlex.split(command), id=f"{page.relative_to(ROOT)}: {command[:150]}")
+            for command, page in {  # the same words once, with the last page that has them
+                shlex.join(words): page for page in PAGES for text in [page.read_text()]
+                for words in (*(words for block in blocks(text) for words in commands(block)), *told(text))}.items()]
 
 
 def read(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
