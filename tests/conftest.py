@@ -23,12 +23,17 @@ if (_MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 * 2**30 and os.acce
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from crowddist.distributed.runtime import prepare_environment  # noqa: E402
-
-# Whichever test imports Ray first: a process keeps to what it reads then.
-prepare_environment()
-
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test imports Ray, which keeps to what it reads then. Where others run the tests (-n), not here: it
+    imports PyTorch.
+    """
+    if not config.getoption("numprocesses", None):
+        from crowddist.distributed.runtime import prepare_environment
+
+        prepare_environment()
 
 
 @pytest.fixture(scope="session")
