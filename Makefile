@@ -19,11 +19,11 @@ demo: setup  ## adapts a counter on the embedded data: 8 minutes on 2 cores
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
 test: test-fast  ## all tests but those that have a target of their own
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not ray and $(HERE)"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not ray and $(HERE)"
 	$(BIN)/python -m pytest -m "ray and not slow and $(HERE)"
 
-test-fast: setup  ## without the tests that start Ray or run whole adaptations; two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and $(HERE)"
+test-fast: setup  ## without the tests that start Ray or run whole adaptations
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
 
 test-ray: setup  ## all with a real Ray, the longest too: 20 minutes
 	$(BIN)/python -m pytest -m "ray and $(HERE)"

@@ -1,8 +1,10 @@
-"""What all tests share: one thread, private places, and tiny data sets."""
+"""What all tests share: one thread, private places in memory, and tiny data sets."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +13,27 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(_name, None)
+# What a test writes need not outlive a power cut. A tiny adaptation waits for the disk (fsync) a hundred times, which
+# takes seconds; in memory it takes none.
+_MEMORY = Path("/dev/shm")
+if (_MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 * 2**30 and os.access(_MEMORY, os.W_OK)
+        and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from crowddist.distributed.runtime import prepare_environment  # noqa: E402
-
-# Whichever test imports Ray first: a process keeps to what it reads then.
-prepare_environment()
-
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test imports Ray, which keeps to what it reads then. Where others run the tests (-n), not here: it
+    imports PyTorch.
+    """
+    if not config.getoption("numprocesses", None):
+        from crowddist.distributed.runtime import prepare_environment
+
+        prepare_environment()
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +104,17 @@ def tiny_evaluation(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str,
-                tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A whole adaptation of a few steps, for the local launcher."""
+def all_pictures(tiny_config, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Rounds of a tiny adaptation draw as many pictures as others do."""
+    monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 6)
+
+
+@pytest.fixture
+def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path,
+                monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """A whole adaptation of a few steps, for the local launcher; it draws one picture a round, for six take as long as
+    all the rest.
+    """
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
@@ -102,6 +123,7 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str,
     from crowddist.methods.settings.train import TrainConfig
     from crowddist.methods.settings.translation import TranslationConfig
 
+    monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 1)
     return RunConfig(
         recipe="tiny",
         source=tiny_source,
@@ -189,15 +211,20 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str) ->
     return folder / "counter.onnx"
 
 
-@pytest.fixture(scope="module")
-def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Ray of two CPUs with a home and a token of its own."""
-    home = os.environ.get("HOME")
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+@pytest.fixture(scope="session")
+def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of the tests' Ray, which ends with them."""
+    yield tmp_path_factory.mktemp("home")
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.fixture
+def private_ray(ray_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of two CPUs with a home and a token of its own; the same for all tests of a process."""
+    monkeypatch.setenv("HOME", str(ray_home))
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-    if home is not None:
-        os.environ["HOME"] = home
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 * 2**20,
+                 log_to_driver=False)

@@ -6,9 +6,6 @@ import json
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +31,7 @@ from crowddist.run.record import run_folder
 from crowddist.storage.run_folder import intervals_url
 from crowddist.tracking.tracker import NullTracker
 from tests.methods.test_contract import on_pretrained
+from tests.warm_start import ROOT, Started
 
 DRIVER = """
 import sys
@@ -56,7 +54,7 @@ def final_networks(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return checkpoint.load(result["checkpoint"])["method"]["networks"]
 
 
-def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
+def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig, all_pictures: None) -> None:
     result, _ = run(tiny_config)
     folder = storage.local_folder(run_folder(tiny_config))
     assert json.loads((folder / "result.json").read_text()) == result
@@ -75,7 +73,8 @@ def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig) -> None:
     assert lines[0] == "run tiny has ended before: nothing is computed again; another --run-name begins a new one"
 
 
-def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_config: RunConfig) -> None:
+def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_config: RunConfig,
+                                                                          all_pictures: None) -> None:
     config = replace(tiny_config, method="bi_knowledge")
     result, _ = run(config)
     folder = storage.local_folder(run_folder(config))
@@ -100,7 +99,8 @@ def test_bi_knowledge_leaves_the_table_of_its_parts_and_whole_checkpoints(tiny_c
     assert again["rounds"] == result["rounds"] and any("done before" in line for line in lines)
 
 
-def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tiny_config: RunConfig) -> None:
+def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tiny_config: RunConfig,
+                                                                             all_pictures: None) -> None:
     from crowddist.data.shards import ShardReader, verify
 
     config = replace(tiny_config, method="translation")
@@ -210,8 +210,10 @@ def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evalua
             key, members = labelled.read(index)
             scene = {name: value for name, value in json.loads(members["json"]).items() if name != "count"}
             writer.add(key, {"png": members["png"], "json": scene})
-    fewer = {"self_supervision": replace(tiny_config.self_supervision, rounds=1),
-             "bi_knowledge": replace(tiny_config.bi_knowledge, cycles=1)}
+    fewer = {"train": replace(tiny_config.train, steps=2),
+             "self_supervision": replace(tiny_config.self_supervision, rounds=1, orientation_steps=2, round_steps=2),
+             "bi_knowledge": replace(tiny_config.bi_knowledge, cycles=1, regressor_steps=2, detector_steps=2,
+                                     localiser_steps=2, cycle_steps=2)}
     short = replace(tiny_config, evaluation="", method=method, **fewer)
     with_labels, _ = run(replace(short, target=tiny_evaluation, run_name="with"))
     without, _ = run(replace(short, target=folder.as_uri(), run_name="without"))
@@ -390,7 +392,7 @@ def test_a_second_driver_is_kept_out(tiny_config: RunConfig) -> None:
     with storage.exclusive(run_folder(tiny_config)):
         other = start(tiny_config)
         _, errors = other.communicate(timeout=120)
-    assert other.returncode == 1 and b"another process is at work" in errors
+    assert other.returncode == 1 and "another process is at work" in errors
 
 
 @pytest.mark.parametrize(
@@ -410,10 +412,10 @@ def test_wrong_data_gets_one_line(tiny_config: RunConfig, request: pytest.Fixtur
         run(replace(tiny_config, **{role: place}))
 
 
-def start(config: RunConfig) -> subprocess.Popen[bytes]:
+def start(config: RunConfig) -> Started:
     file = storage.local_folder(config.storage) / f"{config.run_name or config.recipe}.json"
     file.write_text(to_json(config))
-    return subprocess.Popen([sys.executable, "-c", DRIVER, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Started("-c", DRIVER, file, cwd=ROOT, env=os.environ)
 
 
 KILLED_AT: dict[str, tuple[str, ...]] = {
@@ -475,9 +477,11 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(tiny_config: RunConfig
         deadline = time.monotonic() + 120
         while not (folder / moment).exists() and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
-        assert (folder / moment).exists(), f"{moment} never came: {driver.communicate()[1].decode()[-2000:]}"
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.communicate()
+        if not (folder / moment).exists():
+            driver.kill()
+            pytest.fail(f"{moment} never came: {driver.communicate()[1][-2000:]}")
+        driver.kill()
+        driver.wait()
         assert all(path.stat().st_mtime_ns == stamp
                    for path, stamp in finished.items()), "a finished stage was repeated"
     result, _ = run(config)

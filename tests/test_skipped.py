@@ -28,7 +28,8 @@ class CarefulLauncher(LocalLauncher):
 
 
 @pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"), ("translation", "source")])
-def test_skipped_images_are_left_out_and_named(tiny_config: RunConfig, method: Any, data: str) -> None:
+def test_skipped_images_are_left_out_and_named(tiny_config: RunConfig, all_pictures: None, method: Any,
+                                               data: str) -> None:
     config = replace(tiny_config, method=method)
     lines: list[str] = []
     result = adapt(config, CarefulLauncher(config), NullTracker(), say=lines.append)

@@ -26,7 +26,7 @@ NUM_TRANSLATED = 4
 """Number of translated images shown, one per row of the picture."""
 
 
-def chosen_images(data: ShardReader, number: int = NUM_PICTURES) -> list[int]:
+def chosen_images(data: ShardReader, number: int) -> list[int]:
     """Indexes of the images shown: evenly spread over the data set, chosen without labels."""
     return sorted({round(place) for place in np.linspace(0, len(data) - 1, number)})
 
@@ -47,7 +47,7 @@ def round_pictures(
 
     predictor, data = Predictor.from_checkpoint(checkpoint_url), ShardReader(data_url)
     pictures = {}
-    for index in chosen_images(data):
+    for index in chosen_images(data, NUM_PICTURES):
         key, members = data.read(index)
         if key in skip:
             continue

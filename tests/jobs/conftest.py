@@ -1,4 +1,4 @@
-"""How the tests of jobs start them: as users do, from the project's folder."""
+"""How the tests of jobs start them: as users do, from the project's folder, but with the imports done (warm_start)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm_start
+
 ROOT = Path(__file__).resolve().parents[2]
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Job:
-    """Runs `python jobs/<name>.py <arguments>` with a home of its own, and returns how it ended."""
+    """Runs `python jobs/<name>.py <arguments>` with a home of its own, and returns how it ended; `fresh`: in a Python
+    that has imported nothing.
+    """
 
-    def run(name: str, *arguments: object, timeout: float = 500,
+    def run(name: str, *arguments: object, timeout: float = 500, fresh: bool = False,
             **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, f"jobs/{name}.py", *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        words = [f"jobs/{name}.py", *map(str, arguments)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **environment}
+        if fresh:
+            return subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True,
+                                  timeout=timeout, check=False)
+        return warm_start.run(*words, cwd=ROOT, env=env, timeout=timeout)
 
     return run
 

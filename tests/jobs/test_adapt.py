@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,7 +22,7 @@ from crowddist.pipeline import adapt
 from crowddist.recipes import RECIPES, quickstart
 from crowddist.run import checkpoint
 from crowddist.tracking.tracker import NullTracker
-from tests.jobs.conftest import ROOT
+from tests.warm_start import ROOT, Started
 
 ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
 
@@ -161,7 +159,7 @@ def test_a_whole_adaptation(start: Callable, tmp_path: Path) -> None:
 
     runs = tmp_path / "my runs"
     command = ("smoke", "--launcher", "local", "--storage", runs, "--threads", 1)
-    done = start("adapt", *command)
+    done = start("adapt", *command, fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads((runs / "smoke" / "result.json").read_text())
     assert [row["round"] for row in result["rounds"]] == list(range(ROUNDS)) and result["final"] == result["rounds"][-1]
@@ -218,10 +216,8 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_code_75(tmp_path: Path, tiny_s
     options = [*arguments, "--train.steps", 200, "--engine.checkpoint-every", 1000, "--tracking-uri", "none", "--fresh"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
 
-    def begin(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "jobs/adapt.py", *map(str, options), "--run-name", name]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                text=True)
+    def begin(name: str) -> Started:
+        return Started("jobs/adapt.py", *options, "--run-name", name, cwd=ROOT, env=environment)
 
     unbroken, stopped = begin("unbroken"), begin("stopped")
     curve = tmp_path / "runs" / "stopped" / "source" / "curve.jsonl"

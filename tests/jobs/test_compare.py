@@ -22,7 +22,7 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
         storage.join(tmp_path.as_uri(), "result.json"),
         {"run": "mine", "recipe": "smoke", "method": "source_only", "seed": 1, "rounds": rounds}
     )
-    done = start("compare", tmp_path)
+    done = start("compare", tmp_path, fresh=True)
     assert done.returncode == 0 and "4.0 / 5.0" in done.stdout.splitlines()[2] and "uncertainty" not in done.stdout
     rows = [{"error": 3.0, "uncertainty": 2.0}, {"error": 4.0, "uncertainty": 6.0}]
     storage.write_json(storage.join(tmp_path.as_uri(), "source", "images.json"), rows)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from crowddist.data.manifest import read_manifest
+from tests.jobs.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "jobs/convert.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **options,
-    )
+@pytest.fixture
+def run(start):
+    return functools.partial(start, "convert")
 
 
 @pytest.fixture
@@ -78,15 +68,15 @@ def test_help_names_the_formats_without_importing_torch():
         assert word in done.stdout
 
 
-def test_a_conversion_ends_with_what_was_made_and_where(tmp_path, photos):
-    done = run("folder", photos, tmp_path / "set", "--name", "cam", "--max-size", "20")
+def test_a_conversion_ends_with_what_was_made_and_where(run, tmp_path, photos):
+    done = run("folder", photos, tmp_path / "set", "--name", "cam", "--max-size", "20", fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"cam (all): 3 images, unlabelled, 1 shards: file://{tmp_path}/set"
     manifest = read_manifest(tmp_path / "set")
     assert manifest.num_samples == 3 and manifest.statistics["width_px"] == [20, 20]
 
 
-def test_a_data_set_is_checked_and_described(tmp_path, photos):
+def test_a_data_set_is_checked_and_described(run, tmp_path, photos):
     run("folder", photos, tmp_path / "set", "--name", "cam")
     done = run("verify", tmp_path / "set")
     digest = read_manifest(tmp_path / "set").digest[:12]
@@ -113,7 +103,7 @@ def test_a_data_set_is_checked_and_described(tmp_path, photos):
         assert (done.returncode, done.stdout) == (2, "") and "the following arguments are required: URL" in done.stderr
 
 
-def test_bad_input_is_one_line_and_exit_2(tmp_path, photos):
+def test_bad_input_is_one_line_and_exit_2(run, tmp_path, photos):
     (photos / "1.jpg").write_bytes(b"")
     done = run("folder", photos, tmp_path / "set")
     assert done.returncode == 2 and "file://" not in done.stdout
@@ -129,7 +119,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, photos):
     assert run("folder", photos, tmp_path / "set", "--skip-bad", "--overwrite").returncode == 0
 
 
-def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(tmp_path):
+def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(run, tmp_path):
     faces = tmp_path / "wider" / "WIDER_train" / "images" / "0--Parade" / "1.jpg"
     faces.parent.mkdir(parents=True)
     Image.new("RGB", (48, 32), (80, 9, 9)).save(faces)
@@ -161,13 +151,13 @@ def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(tmp_path
         ("folder", "ftp://x", "b"),
     ],
 )
-def test_bad_arguments_are_one_line_and_exit_2(arguments):
+def test_bad_arguments_are_one_line_and_exit_2(run, arguments):
     done = run(*arguments)
     assert (done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
             and done.stderr.startswith("error: "))
 
 
-def test_what_was_doubtful_is_told_by_the_conversion_and_by_info(tmp_path, photos):
+def test_what_was_doubtful_is_told_by_the_conversion_and_by_info(run, tmp_path, photos):
     (photos / "points.csv").write_text("file,x,y\n0.jpg,3,4\n0.jpg,3,4\n0.jpg,60,4\n1.jpg,,\n")
     done = run("csv", photos, tmp_path / "set")
     assert (done.returncode, done.stderr) == (0, "")

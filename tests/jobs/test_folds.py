@@ -33,7 +33,8 @@ def test_one_command_runs_five_folds_and_prints_their_mean(start: Callable, tmp_
                "--method", "source_only", "--launcher", "local", "--tracking-uri", "none", "--counter.backbone",
                "compact", "--counter.weights", "none", "--train.steps", "1", "--train.batch-size", "2",
                "--stream.image-size", "64", "--stream.crop-size", "32"]
-    done = start("folds", "gcc_to_ucf_cc_50", *options, CROWDDIST_DATA=str(tmp_path / "data"), timeout=1500)
+    done = start("folds", "gcc_to_ucf_cc_50", *options, CROWDDIST_DATA=str(tmp_path / "data"), timeout=1500,
+                 fresh=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.rstrip().splitlines()
     rows = [line for line in lines if line.startswith("c50-fold-") and "gcc_to_ucf_cc_50" in line]

@@ -152,10 +152,10 @@ def _stored(state: dict[str, Any]) -> Any:
 
 
 def test_the_running_statistics_rest_at_the_end_of_stages_from_new_networks_and_ever_after(config: RunConfig) -> None:
-    ten = replace(config.bi_knowledge, regressor_steps=10, detector_steps=10, localiser_steps=10)
-    segmenter = replace(config.semantic_consistency, segmenter_steps=10)
-    method = make(replace(config, train=replace(config.train, steps=10), bi_knowledge=ten,
-                          self_supervision=replace(config.self_supervision, orientation_steps=10),
+    five = replace(config.bi_knowledge, regressor_steps=5, detector_steps=5, localiser_steps=5)
+    segmenter = replace(config.semantic_consistency, segmenter_steps=5)
+    method = make(replace(config, train=replace(config.train, steps=5), bi_knowledge=five,
+                          self_supervision=replace(config.self_supervision, orientation_steps=5),
                           semantic_consistency=segmenter))
 
     def statistics() -> dict[str, torch.Tensor]:
@@ -175,14 +175,14 @@ def test_the_running_statistics_rest_at_the_end_of_stages_from_new_networks_and_
                 layer in method.networks().named_modules() if isinstance(layer, SyncBatchNorm2d) and layer.frozen}
         own = [name for name in statistics() if name.rpartition(".")[0] in trained - kept]
         num_with_norms += bool(own)
-        train(method, stage, range(7))
+        train(method, stage, range(3))
         before = statistics()
-        train(method, stage, range(7, 8))
+        train(method, stage, range(3, 4))
         at_rest = statistics()
         assert not any(equal(before[name], at_rest[name]) for name in own)
         assert all(equal(before[name], at_rest[name])
                    for name in before if name.rpartition(".")[0] in kept), "ImageNet's are kept throughout"
-        train(method, stage, range(8, 10))
+        train(method, stage, range(4, 5))
         assert equal(statistics(), at_rest)
     assert num_with_norms
 

@@ -62,9 +62,9 @@ def test_a_stage_reads_and_changes_nothing_else(tiny_config: RunConfig, name: st
     config = with_teacher(config) if "teacher" in name else config
     method, other = make(config), make(config)
     for stage in method.plan():
-        own = read(method, stage)
+        own, reads = read(method, stage), set(method.reads(stage))
         for name, value in other.networks().state_dict().items():
-            if name not in method.reads(stage) and value.is_floating_point():
+            if name not in reads and value.is_floating_point():
                 value.fill_(torch.nan)
         losses, after = trained(method, stage, own)
         others_losses, others_after = trained(other, stage, own)
@@ -135,8 +135,9 @@ def test_settings_that_leave_the_inputs_leave_the_training(tiny_config: RunConfi
         other = make(moving)
         (now,) = [one for one in other.plan() if one.name == name]
         assert inputs(other, now) == told[name] and len(silent[name]) > 20
-        losses, after = trained(make(config), stage, {})
-        first = read(make(config), stage)
+        unmoved = make(config)
+        first = read(unmoved, stage)
+        losses, after = trained(unmoved, stage, {})
         others_losses, others_after = trained(other, now, first)
         assert equal(losses, others_losses), f"{name} depends on one of {silent[name]}"
         assert all(torch.equal(after[key], others_after[key]) for key in first)

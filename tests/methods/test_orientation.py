@@ -102,15 +102,19 @@ def test_target_images_are_whole(tiny_config: RunConfig) -> None:
     assert len({key for key, _ in seen}) == 10 and {mirrored for _, mirrored in seen} == {True, False}
 
 
-def rendered(place: Path, look: str) -> str:
-    return prepare(parse_data(f"renderer:{look}:4:0:180"), str(place), role="source" if look == "source" else "target",
-                   say=lambda line: None).url
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Rendered images of a source and of a target."""
+    place = str(tmp_path_factory.mktemp("rendered"))
+    return {role: prepare(parse_data(f"renderer:{role}:4:0:180"), place, role=role, say=lambda line: None).url
+            for role in ("source", "target")}
 
 
 @pytest.mark.parametrize("counter", [CounterConfig(),
                                      CounterConfig(backbone="efficientnet_lite0", weights="imagenet")],
                          ids=["compact", "lite0"])
-def test_the_encoders_gradients_compare(tiny_config: RunConfig, tmp_path: Path, counter: CounterConfig) -> None:
+def test_the_encoders_gradients_compare(tiny_config: RunConfig, rendered: dict[str, str],
+                                        counter: CounterConfig) -> None:
     """Of new counters, on rendered images: that of the weighted orientation is 0.1 to 10 times that of the density."""
     config = replace(tiny_config, counter=counter, stream=StreamConfig(image_size=256, crop_size=128),
                      self_supervision=SelfSupervisionConfig(target_batch_size=4, orientation_px=128))
@@ -119,8 +123,7 @@ def test_the_encoders_gradients_compare(tiny_config: RunConfig, tmp_path: Path, 
     assert isinstance(method, SelfSupervision)
     stage = method.plan()[1]
     method.start(stage, LocalRuntime())
-    data = StageData(stage=stage, folder="", urls={"source": rendered(tmp_path, "source"),
-                                                   "target": rendered(tmp_path, "target")})
+    data = StageData(stage=stage, folder="", urls=rendered)
     loaders = {name: _loader(name, data, LocalRuntime(), stream=config.stream, seed=0, first_step=0)
                for name in stage.streams}
     objective = method.objective(stage).train()

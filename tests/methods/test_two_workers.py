@@ -5,6 +5,7 @@ whole batch.
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from crowddist.config import RunConfig, to_json
+from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.sample import Batch
 from crowddist.distributed.runtime import averaged
 from crowddist.methods.base import Stage
@@ -22,6 +23,7 @@ from crowddist.methods.table import METHODS
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
 from tests.methods.test_contract import made_up_batches, on_pretrained, with_teacher
+from tests.warm_start import ROOT, Started
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
@@ -72,8 +74,17 @@ def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[st
     return {name: value.grad.clone() for name, value in method.networks().named_parameters() if value.grad is not None}
 
 
-def work(rank: int, config: RunConfig, folder: str) -> None:
+def together(work: str, config: RunConfig, folder: Path, *, num_workers: int) -> list[Started]:
+    """Workers that do a function of this module, each as a process that has imported torch."""
+    (folder / "config.json").write_text(to_json(config))
+    code = f"import sys; from tests.methods.test_two_workers import {work}; {work}(int(sys.argv[1]), sys.argv[2])"
+    return [Started("-c", code, rank, folder, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            for rank in range(num_workers)]
+
+
+def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    config = from_json(Path(folder, "config.json").read_text())
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=NUM_WORKERS)
     found = {
         f"{method}/{stage.name}": gradients(each, stage, GlooRuntime(rank))
@@ -85,7 +96,8 @@ def work(rank: int, config: RunConfig, folder: str) -> None:
 
 
 def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, args=(tiny_config, str(tmp_path)), nprocs=NUM_WORKERS)
+    for worker in together("work", tiny_config, tmp_path, num_workers=NUM_WORKERS):
+        assert worker.wait(500) == 0, worker.communicate()[1]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_WORKERS))
     for method, config in configs(tiny_config).items():
         for stage in build_method(config).plan():
@@ -111,9 +123,10 @@ class StoppingRuntime(GlooRuntime):
         return self.step == 1
 
 
-def resume(rank: int, config: RunConfig, folder: str) -> None:
+def resume(rank: int, folder: str) -> None:
     """Trains a stage in one go, and again with a stop in the middle."""
     torch.set_num_threads(1)
+    config = from_json(Path(folder, "config.json").read_text())
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
     for name, runtime in (("unbroken", GlooRuntime(rank, 3)), ("stopped", StoppingRuntime(rank, 3)),
                           ("stopped", GlooRuntime(rank, 3))):
@@ -130,7 +143,8 @@ def test_three_workers_resume_with_the_same_bits(tiny_config: RunConfig, tmp_pat
     """Three workers add in an order that depends on the layout of the gradients; a resume must not change that."""
     config = replace(tiny_config, train=replace(tiny_config.train, batch_size=6),
                      engine=replace(tiny_config.engine, checkpoint_every=100))
-    torch.multiprocessing.spawn(resume, args=(config, str(tmp_path)), nprocs=3)
+    for worker in together("resume", config, tmp_path, num_workers=3):
+        assert worker.wait(500) == 0, worker.communicate()[1]
     ends = [checkpoint.load_latest((tmp_path / name / "checkpoints").as_uri()) for name in ("unbroken", "stopped")]
     weights = [end["method"]["networks"] for end in ends if end]
     assert ends[0]["step"] == ends[1]["step"] == 6 and (tmp_path / "stopped" / "checkpoints"

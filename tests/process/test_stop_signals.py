@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,15 +55,16 @@ def test_what_breaks_after_the_request_is_no_error() -> None:
 def test_a_signal_soon_after_the_first_says_nothing_new_and_a_later_one_that_it_is_urgent() -> None:
     block = ("    with termination.deferred():\n        send()\n        print('still here', flush=True)\n        "
              "time.sleep(0.2)\n")
-    assert end(block, "SIGUSR1", "SIGTERM").stdout == "still here\n"
-    urgent = end(block, "SIGUSR1", "SIGTERM", pause_s=2.2)
-    assert (urgent.returncode, urgent.stdout) == (EXIT_CODE, "")
-    hanging = (end("    try:\n        send()\n    finally:\n        time.sleep(3)\n        send()\n        "
-                   "time.sleep(60)\n", "SIGTERM"))
-    assert hanging.returncode == EXIT_CODE
+    long = "    try:\n        send()\n    finally:\n        time.sleep(2.2)\n        send()\n        time.sleep(60)\n"
     last = "        try:\n            time.sleep(2.1)\n            send()\n        finally:\n            send()\n"
-    thrice = end(f"    try:\n        send()\n    finally:\n{last}", "SIGTERM")
-    assert thrice.returncode == -signal.SIGTERM
+    with ThreadPoolExecutor() as together:  # they wait
+        echo, urgent, hanging, thrice = (together.submit(end, *words, pause_s=pause_s) for words, pause_s in (
+            ((block, "SIGUSR1", "SIGTERM"), 0.0), ((block, "SIGUSR1", "SIGTERM"), 2.2), ((long, "SIGTERM"), 0.0),
+            ((f"    try:\n        send()\n    finally:\n{last}", "SIGTERM"), 0.0)))
+    assert echo.result().stdout == "still here\n"
+    assert (urgent.result().returncode, urgent.result().stdout) == (EXIT_CODE, "")
+    assert hanging.result().returncode == EXIT_CODE
+    assert thrice.result().returncode == -signal.SIGTERM
 
 
 def test_when_the_time_is_over_it_leaves_anyway() -> None:

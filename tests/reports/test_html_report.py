@@ -67,7 +67,7 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture
-def config(tiny_config: RunConfig) -> RunConfig:
+def config(tiny_config: RunConfig, all_pictures: None) -> RunConfig:
     return replace(tiny_config, search=SearchConfig(objective="agreement", trials=3),
                    self_supervision=replace(tiny_config.self_supervision, rounds=1))
 

@@ -33,7 +33,7 @@ def stage(num_round: int, title: str = "no adaptation") -> Stage:
                          [(1, [0]), (3, [0, 1, 2]), (6, [0, 1, 2, 3, 4, 5]), (11, [0, 2, 4, 6, 8, 10])])
 def test_images_are_spread_over_the_data_set(tmp_path: Path, make_images: Callable[..., str], count: int,
                                              chosen: list[int]) -> None:
-    assert chosen_images(ShardReader(make_images(tmp_path, count=count))) == chosen and NUM_PICTURES == 6
+    assert chosen_images(ShardReader(make_images(tmp_path, count=count)), NUM_PICTURES) == chosen and NUM_PICTURES == 6
 
 
 def test_every_round_shows_the_same_images(tmp_path: Path, tiny_checkpoint: str, tiny_evaluation: str,

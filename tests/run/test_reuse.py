@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -186,35 +187,41 @@ class Killed(BaseException):
     """Stands for the death of the process, at a moment the test chooses."""
 
 
-@pytest.mark.parametrize("fresh", [False, True], ids=["reuse", "fresh"])
-@pytest.mark.parametrize(("file", "number"), [
-    (INPUTS, 1), (CURVE, 1), (INPUTS, 2), ("checkpoints/step-000004.pt", 1), ("checkpoints/latest.json", 1), (DONE, 1),
-])
-def test_killed_while_it_takes_over_a_run_goes_on(
-    config: RunConfig, source_only: RunConfig, monkeypatch: pytest.MonkeyPatch, file: str, number: int, fresh: bool
-) -> None:
-    """Before it writes each of the stage's files; the other run is gone when it goes on."""
+KILLED_AT = ((INPUTS, 1), (CURVE, 1), (INPUTS, 2), ("checkpoints/step-000004.pt", 1), ("checkpoints/latest.json", 1),
+             (DONE, 1))
+
+
+def test_killed_while_it_takes_over_a_run_goes_on(config: RunConfig, source_only: RunConfig, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it writes each of the stage's files; the other run is gone when it goes on, whether it may take stages
+    over then or not.
+    """
     run(source_only)
-    second, write, writes = replace(config, run_name="second"), storage.write_bytes, 0
+    folder, second = storage.local_folder(config.storage), replace(config, run_name="second")
+    shutil.copytree(folder, tmp_path / "kept")
+    unbroken, _, _ = run(alone(second))
+    write = storage.write_bytes
+    for (file, number), fresh in itertools.product(KILLED_AT, (False, True)):
+        writes = 0
 
-    def write_or_die(url: str, data: bytes) -> None:
-        nonlocal writes
-        writes += url.endswith(f"/second/source/{file}")
-        if writes == number:
-            raise Killed
-        write(url, data)
+        def write_or_die(url: str, data: bytes, file: str = file, number: int = number) -> None:
+            nonlocal writes
+            writes += url.endswith(f"/second/source/{file}")
+            if writes == number:
+                raise Killed
+            write(url, data)
 
-    monkeypatch.setattr(storage, "write_bytes", write_or_die)
-    with pytest.raises(Killed):
-        run(second)
-    monkeypatch.undo()
-    folder = storage.local_folder(config.storage)
-    assert read_done((folder / "second" / "source").as_uri()) is None
-    assert is_begun((folder / "second" / "source").as_uri()) == (file == DONE)
-    shutil.rmtree(folder / "first")
-    result, trained, _ = run(second, reuse=not fresh)
-    assert trained == (["orientation"] if file == DONE else ["source", "orientation"])
-    assert_same(result, run(alone(second))[0])
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(storage, "write_bytes", write_or_die)
+            run(second)
+        assert read_done((folder / "second" / "source").as_uri()) is None
+        assert is_begun((folder / "second" / "source").as_uri()) == (file == DONE)
+        shutil.rmtree(folder / "first")
+        result, trained, _ = run(second, reuse=not fresh)
+        assert trained == (["orientation"] if file == DONE else ["source", "orientation"]), (file, number, fresh)
+        assert_same(result, unbroken)
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "kept", folder)
 
 
 class Points(NullTracker):

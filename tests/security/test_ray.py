@@ -68,7 +68,7 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HOME", str(tmp_path))
     import ray
 
-    assert not ray.is_initialized()
+    ray.shutdown()  # the one of other tests
     runtime.connect(2)
     yield tmp_path
     ray.shutdown()
