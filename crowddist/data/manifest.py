@@ -127,7 +127,10 @@ def read_manifest(url: str | os.PathLike[str]) -> Manifest:
 
 def _advice(place: str) -> str:
     """What to do about a missing manifest, by what is there."""
-    if storage.is_folder(place) and (shards := [name for name in storage.list_files(place) if name.endswith(".tar")]):
+    names = storage.list_files(place) if storage.is_folder(place) else []
+    if inside := [name.rpartition("/")[0] for name in names if name.endswith(f"/{FILE_NAME}")]:
+        return f"one is in {inside[0]}, give that folder"
+    if shards := [name for name in names if name.endswith(".tar")]:
         return (f"it holds {len(shards)} tar files, e.g. {shards[0]}, that jobs/convert.py did not write: unpack them "
                 "(tar -xf) and convert the files, e.g. with labels as a .csv")
     return "make one with jobs/convert.py"
