@@ -57,13 +57,13 @@ def of_unknown_white(values: np.ndarray) -> tuple[np.ndarray, str]:
     step = max(1, int((values.shape[0] * values.shape[1] / SAMPLE_PX) ** 0.5))
     sample = values[::step, ::step].astype(np.float64).ravel()
     sample = sample[np.isfinite(sample)]
-    low, high = np.percentile(sample, [EXTREMES, 100 - EXTREMES]) if sample.size else (np.nan, np.nan)
-    black, white, note = 0.0, next((white for white in _WHITES if high <= white + _ROUNDED), None), ""
-    below = low < -_ROUNDED
-    if white is None or not low >= _LOWEST or (below and values.ndim == 3):
+    low, high = map(float, np.percentile(sample, [EXTREMES, 100 - EXTREMES]) if sample.size else (np.nan, np.nan))
+    whites, below = [white for white in _WHITES if high <= white + _ROUNDED], low < -_ROUNDED
+    if not whites or not low >= _LOWEST or (below and values.ndim == 3):
         raise InputError(f"its numbers, from {low:g} to {high:g}, have no known white; save it with 8 or 16 bits")
+    black, white, note = 0.0, float(whites[0]), ""
     if below or (values.ndim == 2 and white > 1 and 0 < high - low < FLAT_SHARE * white and low > 0):
-        black, white, note = float(low), max(float(high), float(low) + 1), STRETCHED
+        black, white, note = low, max(high, low + 1), STRETCHED
     elif white > 1:
         note = GUESSED
     shown = np.nan_to_num(values.astype(np.float32), nan=black, posinf=white, neginf=black)
