@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crowddist.data.any_image import AnyImage, any_pixels
+from crowddist.data.any_image import AnyImage, any_image
+from crowddist.data.images import NOTES
 from crowddist.data.zones.files import Zones, as_zones
 from crowddist.data.zones.zone import OutlinedZones, PlacedZones, ZoneSet
 from crowddist.errors import InputError
@@ -55,12 +56,15 @@ class CountResult:
     """Persons in each zone, by its name; {} where none were asked for."""
     outlined: OutlinedZones | None = field(default=None, repr=False)
     """Where these zones lie in the image."""
+    notes: tuple[str, ...] = ()
+    """What was doubtful about the image, e.g. that it was put on white, in words."""
 
     def plot(self, *, title: str = "") -> PIL.Image.Image:
         """The density as a heat map over the image, the heads, the zones, and the count above; its longer side has 960
         to 1920 px. `numpy.asarray` makes an array of it.
         """
         import PIL.Image
+        import PIL.PngImagePlugin
 
         from crowddist.inference.intervals import CountInterval
         from crowddist.reports.sheets import overlay
@@ -68,20 +72,26 @@ class CountResult:
 
         interval = (None if self.low is None or self.high is None or self.level is None
                     else CountInterval(low=self.low, high=self.high, level=self.level))
-        return PIL.Image.fromarray(overlay(
+        picture = PIL.Image.fromarray(overlay(
             self.image, self.density, count=self.count, uncertainty=self.uncertainty, interval=interval,
             points=self.points, sizes=self.head_sizes, title=title,
             zones=drawn_zones(self.outlined, self.zones) if self.outlined else ()))
+        # Saved as a PNG beside photographs it is known as ours, see `OWN_TEXT`.
+        signed = PIL.PngImagePlugin.PngInfo()
+        signed.add_text("Software", "crowddist")
+        picture.encoderinfo = {"pnginfo": signed}
+        return picture
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists: all but the density and the image, whose `height` and `width` are told; `zones` only
-        where there are some.
+        """Plain numbers and lists: all but the density and the image, whose `height` and `width` are told; `zones` and
+        `notes` only where there are some.
         """
         height, width = self.image.shape[:2]
         return {"count": self.count, "low": self.low, "high": self.high, "level": self.level,
                 "uncertainty": self.uncertainty, "height": height, "width": width, "points": self.points.tolist(),
                 "head_sizes": None if self.head_sizes is None else self.head_sizes.tolist(),
-                **({"zones": dict(self.zones)} if self.zones else {})}
+                **({"zones": dict(self.zones)} if self.zones else {}),
+                **({"notes": list(self.notes)} if self.notes else {})}
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
@@ -134,10 +144,10 @@ class CrowdCounter:
                 zones are wrong or lie outside it.
         """
         zone_set = as_zones(zones)
-        pixels = self._pixels(image, zone_set, bits)
+        pixels, notes = self._read(image, zone_set, bits)
         with self._lock:
             found = self.predictor.predict(pixels)
-        return as_result(found, pixels, self._placed(zone_set, found, pixels))
+        return as_result(found, pixels, self._placed(zone_set, found, pixels), notes)
 
     def count_many(self, images: Iterable[AnyImage], *, zones: Zones = None, batch: int = BATCH,
                    bits: int | None = None) -> Iterator[CountResult]:
@@ -155,24 +165,27 @@ class CrowdCounter:
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
         zone_set, numbered = as_zones(zones), enumerate(images)
-        while pixels := [self._numbered(number, image, zone_set, bits) for number, image in islice(numbered, batch)]:
+        while read := [self._numbered(number, image, zone_set, bits) for number, image in islice(numbered, batch)]:
             with self._lock:
-                found = list(self.predictor.predict_views(pixels))
-            for each, image in zip(found, pixels, strict=True):
-                yield as_result(each, image, self._placed(zone_set, each, image))
+                found = list(self.predictor.predict_views([pixels for pixels, _ in read]))
+            for each, (pixels, notes) in zip(found, read, strict=True):
+                yield as_result(each, pixels, self._placed(zone_set, each, pixels), notes)
 
-    def _numbered(self, number: int, image: AnyImage, zones: ZoneSet | None, bits: int | None) -> np.ndarray:
+    def _numbered(self, number: int, image: AnyImage, zones: ZoneSet | None,
+                  bits: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
         try:
-            return self._pixels(image, zones, bits)
+            return self._read(image, zones, bits)
         except InputError as error:
             raise InputError(f"image {number}: {error}") from None
 
-    def _pixels(self, image: AnyImage, zones: ZoneSet | None, bits: int | None) -> np.ndarray:
-        """The pixels of an image that can be counted, and that its zones fit."""
-        pixels = self.predictor.checked(any_pixels(image, bits=bits))
+    def _read(self, image: AnyImage, zones: ZoneSet | None,
+              bits: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The pixels of an image that can be counted, and that its zones fit; and notes on it."""
+        pixels, notes = any_image(image, bits=bits)
+        pixels = self.predictor.checked(pixels)
         if zones is not None:
             zones.outlined((pixels.shape[0], pixels.shape[1]))
-        return pixels
+        return pixels, notes
 
     def _placed(self, zones: ZoneSet | None, found: ImagePrediction, pixels: np.ndarray) -> PlacedZones | None:
         return None if zones is None else zones.on((pixels.shape[0], pixels.shape[1]), seen=found.size,
@@ -202,10 +215,14 @@ def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", im
                                      one_pass=one_pass, level=level))
 
 
-def as_result(found: ImagePrediction, pixels: np.ndarray, zones: PlacedZones | None = None) -> CountResult:
-    """A predictor's finding in an image, (H, W, 3) uint8 RGB, as a result, with the persons in each zone."""
+def as_result(found: ImagePrediction, pixels: np.ndarray, zones: PlacedZones | None = None,
+              notes: Iterable[str] = ()) -> CountResult:
+    """A predictor's finding in an image, (H, W, 3) uint8 RGB, as a result, with the persons in each zone, and what was
+    doubtful about the image, names of `NOTES`.
+    """
     interval = found.interval
     low, high, level = (interval.low, interval.high, interval.level) if interval else (None, None, None)
     return CountResult(count=found.count, low=low, high=high, level=level, uncertainty=found.uncertainty,
                        points=found.points, head_sizes=found.sizes, density=found.density, image=pixels,
-                       zones=zones.counts(found.density) if zones else {}, outlined=zones)
+                       zones=zones.counts(found.density) if zones else {}, outlined=zones,
+                       notes=tuple(NOTES[note] for note in notes))

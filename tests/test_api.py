@@ -19,6 +19,7 @@ from PIL import Image
 
 import crowddist
 from crowddist import storage
+from crowddist.data.walk import OURS, find_images
 from crowddist.inference.intervals import Calibration, write_calibration
 from crowddist.inference.predictor import Predictor
 from crowddist.reports.sheets import overlay
@@ -118,13 +119,15 @@ def test_intervals_and_settings_reach_the_counter(tiny_checkpoint: str, tmp_path
         crowddist.load(tmp_path / "missing")
 
 
-def test_a_result_is_drawn_as_its_overlay(counter: crowddist.CrowdCounter) -> None:
+def test_a_result_is_drawn_as_its_overlay(counter: crowddist.CrowdCounter, tmp_path: Path) -> None:
     result = counter.count(image())
     drawn = result.plot(title="gate")
     assert isinstance(drawn, Image.Image) and max(drawn.size) >= 960
     wanted = overlay(result.image, result.density, count=result.count, uncertainty=result.uncertainty,
                      points=result.points, title="gate")
     assert (np.asarray(drawn) == wanted).all()
+    drawn.save(tmp_path / "overlay.png")
+    assert find_images(tmp_path).left_out == {OURS: {tmp_path / "overlay.png"}}
 
 
 def test_a_result_is_json(counter: crowddist.CrowdCounter) -> None:
@@ -133,6 +136,9 @@ def test_a_result_is_json(counter: crowddist.CrowdCounter) -> None:
     assert told == result.to_dict() and (told["height"], told["width"], told["low"]) == (60, 80, None)
     assert told["count"] == result.count and np.array(told["points"], np.float32).reshape(-1, 3).tolist() == (
         result.points.tolist())
+    seen_through = Image.fromarray(np.dstack([result.image, np.full((60, 80), 128, np.uint8)]))
+    (found,) = counter.count_many([seen_through])
+    assert found.to_dict()["notes"] == ["transparent images put on white"] and "notes" not in told
 
 
 def test_zones_are_counted_and_drawn(counter: crowddist.CrowdCounter, tmp_path: Path) -> None:

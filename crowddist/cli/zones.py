@@ -72,7 +72,7 @@ def draw(arguments: Arguments) -> None:
 
     file, shown = read_zone_file(arguments.zones), readable(redacted(arguments.source))
     if _is_image(arguments.source):
-        image, title = read_place(arguments.source), PurePosixPath(shown).name
+        image, title = read_place(arguments.source)[0], PurePosixPath(shown).name
         (zones,) = file.of_images([os.path.abspath(arguments.source)])
     else:
         (image, title), zones = _frame(arguments.source, arguments.at), file.only()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from crowddist.data.images import read_image_bytes
-from crowddist.data.pixels import as_pixels
+from crowddist.data.pixels import as_pixels, to_rgb
 from crowddist.data.safe_decode import require_shape
 from crowddist.data.user_files import read_place
 from crowddist.errors import InputError
@@ -26,11 +26,16 @@ _CHANNELS = (1, 3, 4)
 
 
 def any_pixels(image: AnyImage, *, bits: int | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image.
+    """The pixels of `any_image`."""
+    return any_image(image, bits=bits)[0]
+
+
+def any_image(image: AnyImage, *, bits: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(H, W, 3) uint8 RGB of an image, and what was doubtful about it: names of `crowddist.data.images.NOTES`.
 
     - a path, or an address as of `find_user_files`: turned upright by its rotation tag;
     - the bytes of an image file: likewise;
-    - a PIL image of any mode but 32-bit: likewise;
+    - a PIL image of any mode: likewise;
     - a NumPy array, grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4): uint8; uint16; floats from 0 to 1;
     - a PyTorch tensor likewise, its channels first (C, H, W) or last (H, W, C): the end with 1, 3 or 4 of them. Not
       normalised by a mean.
@@ -46,9 +51,10 @@ def any_pixels(image: AnyImage, *, bits: int | None = None) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_place(image)
     if isinstance(image, bytes):
-        return read_image_bytes(image)[0]
+        return read_image_bytes(image)
     if (pillow := sys.modules.get("PIL.Image")) is not None and isinstance(image, pillow.Image):
-        return _of_pillow(image)
+        pixels, notes = _of_pillow(image)
+        return pixels, tuple(notes)
     if (pytorch := sys.modules.get("torch")) is not None and isinstance(image, pytorch.Tensor):
         image = _of_tensor(image)
     if not isinstance(image, np.ndarray):
@@ -56,22 +62,25 @@ def any_pixels(image: AnyImage, *, bits: int | None = None) -> np.ndarray:
                          "NumPy array or a PyTorch tensor")
     if bits is not None:
         image = _to_eight(image, bits)
-    return as_pixels(image)
+    pixels, notes = as_pixels(image)
+    return pixels, tuple(notes)
 
 
-def _of_pillow(image: PIL.Image.Image) -> np.ndarray:
+def _of_pillow(image: PIL.Image.Image) -> tuple[np.ndarray, list[str]]:
     import PIL.ImageOps
 
     require_shape(image.height, image.width)
-    if image.mode in ("I", "F"):
-        raise InputError(f"32-bit pixels (mode {image.mode}) have no known white; give floats from 0 to 1")
     try:
         upright = PIL.ImageOps.exif_transpose(image)  # decodes it, where nobody has
+        if upright.mode in ("I", "F"):
+            return to_rgb(np.asarray(upright))
         if upright.mode.startswith("I;16"):
             values = np.asarray(upright).astype(np.uint16)
         else:
             alpha = {"A", "a"} & set(upright.getbands()) or "transparency" in upright.info
             values = np.asarray(upright.convert("RGBA" if alpha else "RGB"))
+    except InputError:
+        raise
     except Exception as error:  # of any decoder
         name = getattr(image, "filename", "") or "the image"
         raise InputError(f"{name} cannot be read: {' '.join(str(error).split())}") from None

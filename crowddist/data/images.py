@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from crowddist.data.deep_tiff import read_deep
 from crowddist.data.file_kinds import HEAD_BYTES, OWN_TEXT, READ, refusal
-from crowddist.data.pixels import SCALED, STRETCHED, TRANSPARENT, UNUSED_ALPHA, to_rgb
+from crowddist.data.pixels import GUESSED, SCALED, STRETCHED, TRANSPARENT, UNUSED_ALPHA, to_rgb
 from crowddist.data.safe_decode import (
     JPEG_QUALITY,
     MAX_MEGAPIXELS,
@@ -21,6 +22,8 @@ from crowddist.data.safe_decode import (
     MIN_SIDE_PX,
     jpeg_divisor,
     max_pixels,
+    quiet_opencv,
+    read_png,
     require_shape,
     require_visible,
 )
@@ -36,6 +39,7 @@ __all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "S
 
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
+_TAIL_BYTES = 2**16  # ours: programs add some text behind a PNG's end
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes of files that are taken for images whatever they hold: the reader says what is wrong with them."""
 NOT_TURNED, MENDED, FIRST, REDUCED, OWN = (
@@ -43,6 +47,7 @@ NOT_TURNED, MENDED, FIRST, REDUCED, OWN = (
 NOTES = {
     SCALED: "images of 10 to 14 bits in 16 scaled to white",
     STRETCHED: "images (thermal?) stretched from their darkest to their brightest pixel",
+    GUESSED: "images of floats or 32 bits scaled to the white that their numbers suggest",
     TRANSPARENT: "transparent images put on white",
     UNUSED_ALPHA: "images with alpha 0 everywhere taken as opaque",
     NOT_TURNED: "images with a rotation tag left as they are stored (labels made on turned images do not fit)",
@@ -104,7 +109,9 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
         longest = max(pixels.shape[:2])
         if max_size is not None and longest > max_size:
             pixels, plain = _shrink(pixels, max_size / longest), None
-        extension, data = plain or ("jpg", _encode(pixels))
+        if plain is None or not _shows(plain, pixels):
+            plain = "jpg", _encode(pixels)
+        extension, data = plain
         return StoredImage(extension=extension, data=data, size=(pixels.shape[0], pixels.shape[1]),
                            source_size=picture.source_size, notes=picture.notes, rotation=picture.rotation)
 
@@ -185,29 +192,41 @@ def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool,
             most_pixels: int | None = None) -> _Picture:
     """Decodes a file's bytes. Raises any of the decoders' exceptions for a file that ends early or is damaged."""
     data, rotation = set_upright(data) if data[:4] in SIGNS else (data, 1)
+    if data[:4] in SIGNS and (deep := read_deep(data, most_pixels)) is not None:
+        pixels, notes = to_rgb(deep[0])
+        return _as_picture(pixels, [*notes, *[FIRST] * deep[1]], None, rotation, upright=upright)
     image = _open(data, path)
     if most_pixels is not None and image.height * image.width > most_pixels:
         raise TooLargeError(f"too large: {image.width} x {image.height} px; at most {most_pixels} pixels are read")
     rotation = _rotation(image) if image.format != "TIFF" else rotation
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and is_decodable(data):
-        height, width = image.height, image.width
-        divisor = jpeg_divisor(height, width, progressive="progressive" in image.info)
+        size = image.height, image.width
+        divisor = jpeg_divisor(*size, progressive="progressive" in image.info)
         pixels, mended = decode_whole(data, divisor)
         notes = [REDUCED] * (divisor > 1) + [MENDED] * (mended is not data)
         plain: tuple[Literal["jpg", "png"], bytes] | None = ("jpg", mended) if divisor == 1 else None
     else:
         require_shape(image.height, image.width)
         pixels, notes = _other_pixels(image, data)
-        height, width = pixels.shape[:2]
+        size = pixels.shape[0], pixels.shape[1]
         is_plain = (image.format == "PNG" and data[24] == 8 and image.mode in ("L", "RGB")
                     and "transparency" not in image.info)  # byte 24 of a PNG is its bit depth
         plain = ("png", data) if is_plain else None
     notes += [FIRST] * _holds_more(image, data) + [OWN] * (OWN_TEXT in data[:HEAD_BYTES])
+    return _as_picture(pixels, notes, plain, rotation, upright=upright, size=size)
+
+
+def _as_picture(pixels: np.ndarray, notes: list[str], plain: tuple[Literal["jpg", "png"], bytes] | None, rotation: int,
+                *, upright: bool, size: tuple[int, int] | None = None) -> _Picture:
+    """Turns the pixels upright, or notes that it does not. `size`: (height, width) of the source as stored, px; None:
+    of the pixels.
+    """
+    height, width = size or pixels.shape[:2]
     if upright and rotation != 1:
         pixels, plain = _turn(pixels, rotation), None
         height, width = (width, height) if rotation >= 5 else (height, width)
     elif rotation != 1:
-        notes.append(NOT_TURNED)
+        notes = [*notes, NOT_TURNED]
     return _Picture(pixels=pixels, source_size=(height, width), plain=plain, notes=tuple(notes), rotation=rotation)
 
 
@@ -217,6 +236,8 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
 
     import PIL.Image
 
+    if data[12:16] == b"CgBI":  # Pillow shows it black
+        raise NotAnImageError("not an image that is read, but a PNG of Apple's own kind (CgBI); save it as JPEG")
     # Pillow refuses twice this number; all that our limits let pass, JPEGs read at a half included, must stay below.
     PIL.Image.MAX_IMAGE_PIXELS = 2 * max_pixels()
     try:
@@ -233,22 +254,23 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
 def _other_pixels(image: Image, data: bytes) -> tuple[np.ndarray, list[str]]:
     """(H, W, 3) uint8 RGB, as stored, of anything but a grey or RGB JPEG; and notes."""
     tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
-    depths, inverted, in_planes = tags.get(258, ()), tags.get(262) == 0, tags.get(284) == 2
-    if in_planes and max(depths, default=0) > 8:  # Pillow and OpenCV read them wrongly, without a word
-        raise InputError("its colours of 16 bits lie in planes, which are not read; save it with the colours of each "
-                         "pixel together, or as JPEG")
+    depths, inverted = tags.get(258, ()), tags.get(262) == 0
+    if tags.get(284) == 2 and max(depths, default=0) > 8:  # of which `read_deep` could make nothing; Pillow errs
+        raise InputError("its deep colours lie in planes that cannot be decoded; save it as JPEG")
     deep_colour = image.mode in ("RGB", "RGBA", "LA") and (
         (image.format == "PNG" and data[24] == 16) or set(depths) == {16})
+    image.load()  # first: it finds all damage, where OpenCV shows what there is
     if deep_colour and (deep := _deep_pixels(data, image)) is not None:
-        return to_rgb(deep)
-    image.load()
+        # A fourth band that no tag calls alpha is another colour, as near infrared.
+        return to_rgb(deep[..., :3] if tags.get(338) == (0,) else deep)
     if image.mode.startswith("I;16") or (image.mode == "I" and (image.format == "PPM" or depths == (16,))):
         grey = np.asarray(image).astype(np.int32)
         grey = np.clip(grey - min(int(grey.min()), 0), 0, 65535).astype(np.uint16)
         # White is zero: Pillow and OpenCV turn that round in 8 bits only.
         return to_rgb(65535 - grey if inverted and image.mode.startswith("I;16") else grey)
     if image.mode in ("I", "F"):
-        raise InputError(f"32-bit pixels (mode {image.mode}) have no known white; save it with 8 or 16 bits")
+        pixels, notes = to_rgb(np.asarray(image))
+        return (255 - pixels if inverted else pixels), notes
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         return to_rgb(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB")), []
@@ -258,7 +280,7 @@ def _deep_pixels(data: bytes, image: Image) -> np.ndarray | None:
     """(H, W, 3 or 4) uint16, RGB first, of 16-bit colour, which Pillow reads with 8; None if OpenCV cannot either."""
     import cv2
 
-    with suppress(cv2.error):
+    with suppress(cv2.error), quiet_opencv():
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is not None and deep.dtype == np.uint16 and deep.shape[:2] == (image.height, image.width) and (
                 deep.ndim == 3 and deep.shape[2] in (3, 4)):
@@ -281,6 +303,18 @@ def _rotation(image: Image) -> int:
     with suppress(Exception):  # the image may be good where its metadata is not
         rotation = image.getexif().get(274, 1)
     return rotation if rotation in range(2, 9) else 1
+
+
+def _shows(plain: tuple[Literal["jpg", "png"], bytes], pixels: np.ndarray) -> bool:
+    """False for a PNG of which the reader of shards makes something else, as of one without its last bytes."""
+    extension, data = plain
+    if extension == "jpg":
+        return True  # decoded by the same library, and strictly
+    if b"IEND" not in data[-_TAIL_BYTES:]:  # libpng would tell of it on stderr
+        return False
+    with suppress(InputError), quiet_opencv():
+        return np.array_equal(read_png(data), pixels)
+    return False
 
 
 def _turn(pixels: np.ndarray, rotation: int) -> np.ndarray:

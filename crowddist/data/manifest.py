@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ FILE_NAME = "manifest.json"
 # ours: many other programs write a file of this name.
 _FORMAT = "crowddist data set"
 _VERSION = 1
+_MOST_TRIED = 5
 Kind = Literal["images", "labels", "predictions"]
 
 
@@ -127,7 +129,12 @@ def read_manifest(url: str | os.PathLike[str]) -> Manifest:
 
 def _advice(place: str) -> str:
     """What to do about a missing manifest, by what is there."""
-    if storage.is_folder(place) and (shards := [name for name in storage.list_files(place) if name.endswith(".tar")]):
+    names = storage.list_files(place) if storage.is_folder(place) else []
+    for folder in [name.rpartition("/")[0] for name in names if name.endswith(f"/{FILE_NAME}")][:_MOST_TRIED]:
+        with suppress(InputError, OSError):  # other programs write such files too
+            read_manifest(storage.join(place, folder))
+            return f"one is in {folder}, give that folder"
+    if shards := [name for name in names if name.endswith(".tar")]:
         return (f"it holds {len(shards)} tar files, e.g. {shards[0]}, that jobs/convert.py did not write: unpack them "
                 "(tar -xf) and convert the files, e.g. with labels as a .csv")
     return "make one with jobs/convert.py"

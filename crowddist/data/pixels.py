@@ -8,7 +8,7 @@ import numpy as np
 
 from crowddist.errors import InputError
 
-SCALED, STRETCHED = "num_scaled_images", "num_stretched_images"
+SCALED, STRETCHED, GUESSED = "num_scaled_images", "num_stretched_images", "num_guessed_whites"
 TRANSPARENT, UNUSED_ALPHA = "num_transparent_images", "num_unused_alpha"
 SAMPLE_PX = 2**20
 """Pixels that tell which part of the 16-bit range an image uses."""
@@ -19,6 +19,9 @@ DEPTHS = (8, 10, 12, 14)
 FLAT_SHARE = 0.25
 """ours: a grey image that spans less than this share of its range is of a thermal camera."""
 
+_WHITES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
+_LOWEST = -460
+"""Absolute zero in Fahrenheit: thermal cameras store degrees, and nothing below is a temperature."""
 _ROUNDED = 0.5 / 255
 """How far floats may lie beyond 0 and 1, as those of an image that was resized: no number of 8 bits changes."""
 
@@ -44,6 +47,29 @@ def to_eight_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
     return np.clip(np.round(table), 0, 255).astype(np.uint8)[values], note
 
 
+def of_unknown_white(values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Scales floats, or integers of 32 bits, (H, W) or (H, W, 3), to uint8. Returns the note that tells of it, or "".
+
+    White is 1 where the numbers say so, else the largest number of the fewest of 8 to 16 bits that hold the brightest
+    pixels. A grey image with numbers below 0, or that spans a small part of that range, as of thermal cameras, is
+    stretched from its darkest to its brightest pixels. All ours. Raises InputError where no white fits.
+    """
+    step = max(1, int((values.shape[0] * values.shape[1] / SAMPLE_PX) ** 0.5))
+    sample = values[::step, ::step].astype(np.float64).ravel()
+    sample = sample[np.isfinite(sample)]
+    low, high = map(float, np.percentile(sample, [EXTREMES, 100 - EXTREMES]) if sample.size else (np.nan, np.nan))
+    whites, below = [white for white in _WHITES if high <= white + _ROUNDED], low < -_ROUNDED
+    if not whites or not low >= _LOWEST or (below and values.ndim == 3):
+        raise InputError(f"its numbers, from {low:g} to {high:g}, have no known white; save it with 8 or 16 bits")
+    black, white, note = 0.0, float(whites[0]), ""
+    if below or (values.ndim == 2 and white > 1 and 0 < high - low < FLAT_SHARE * white and low > 0):
+        black, white, note = low, max(high, low + 1), STRETCHED
+    elif white > 1:
+        note = GUESSED
+    shown = np.nan_to_num(values.astype(np.float32), nan=black, posinf=white, neginf=black)
+    return np.clip(np.round((shown - black) * (255 / (white - black))), 0, 255).astype(np.uint8), note
+
+
 def on_white(image: np.ndarray) -> tuple[np.ndarray, str]:
     """Puts (H, W, 4) uint8 RGBA on white. Alpha that is 0 everywhere is not in use: the colours are taken as they are.
     Returns the note that tells of it, or "".
@@ -61,8 +87,13 @@ def on_white(image: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def to_rgb(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16 as RGB uint8, with the notes that tell how."""
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16, or (H, W) or (H, W, 3) of others as of
+    `of_unknown_white`, as RGB uint8, with the notes that tell how.
+    """
     notes = []
+    if values.dtype not in (np.uint8, np.uint16):
+        values, note = of_unknown_white(values)
+        notes.append(note)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.dtype == np.uint16:
@@ -79,8 +110,9 @@ def to_rgb(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return values, [note for note in notes if note]
 
 
-def as_pixels(image: Any) -> np.ndarray:
-    """An image that a caller has as an array, as (H, W, 3) uint8 RGB; uint8 RGB stays as it is.
+def as_pixels(image: Any) -> tuple[np.ndarray, list[str]]:
+    """An image that a caller has as an array, as (H, W, 3) uint8 RGB, with the notes that tell how; uint8 RGB stays as
+    it is.
 
     Takes grey (H, W) or (H, W, 1), RGB and RGBA; uint8, uint16 (as of files, see `to_eight_bits`), and floats from 0 to
     1, or less than half a step of 8 bits beyond. Raises InputError for anything else.
@@ -100,4 +132,4 @@ def as_pixels(image: Any) -> np.ndarray:
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"an image cannot have the type {image.dtype}; {wanted}")
-    return to_rgb(image)[0]
+    return to_rgb(image)

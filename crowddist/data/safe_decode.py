@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -27,6 +29,21 @@ _DEFAULT_MEGAPIXELS = 200
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """In the block OpenCV prints nothing of its own on stderr, unless its environment variable asks."""
+    import cv2
+
+    logging = cv2.utils.logging
+    before = logging.getLogLevel()
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(before)
+
+
 def max_pixels() -> int:
     """Most pixels of an image. Raises InputError if the environment variable is not a whole number above 0."""
     text = os.environ.get(MAX_MEGAPIXELS, "") or str(_DEFAULT_MEGAPIXELS)
@@ -35,16 +52,18 @@ def max_pixels() -> int:
     return int(text) * 1_000_000
 
 
-def require_decodable(height: int, width: int) -> None:
-    """Raises TooLargeError for an image with more than `max_pixels`."""
-    most = max_pixels()
+def require_decodable(height: int, width: int, most_pixels: int | None = None) -> None:
+    """Raises TooLargeError for an image with more than `max_pixels`, or than the number that is given."""
+    most = max_pixels() if most_pixels is None else min(max_pixels(), most_pixels)
     if height * width > most:
         raise TooLargeError(f"too large: {width} x {height} px; at most {most} pixels are read ({MAX_MEGAPIXELS})")
 
 
-def require_shape(height: int, width: int) -> None:
-    """Raises InputError for an image with too many pixels, or with sides too long, too short, or too unlike."""
-    require_decodable(height, width)
+def require_shape(height: int, width: int, most_pixels: int | None = None) -> None:
+    """Raises InputError for an image with too many pixels (see `require_decodable`), or with sides too long, too short,
+    or too unlike.
+    """
+    require_decodable(height, width, most_pixels)
     if max(width, height) > MAX_SIDE_PX:
         raise TooLargeError(f"too large: {width} x {height} px; at most {MAX_SIDE_PX} px on a side are read")
     if min(width, height) < MIN_SIDE_PX:

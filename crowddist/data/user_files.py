@@ -100,7 +100,7 @@ def find_user_files(inputs: Sequence[str], *, skip_bad: bool = False,
 
     def refuse(words: str) -> None:
         if not skip_bad:
-            raise InputError(words)
+            raise InputError(f"{words}; --skip-bad leaves such files out")
         say(readable(f"left out: {words}"))
 
     for given in inputs:
@@ -145,16 +145,16 @@ def _relative(address: str) -> str:
     return "/".join(pieces) + mark + query.replace("/", "_")
 
 
-def read_place(place: str | os.PathLike[str]) -> np.ndarray:
-    """The pixels of one image file, (H, W, 3) uint8 RGB upright: a path, also with ~, or an address as of
+def read_place(place: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The pixels and notes of `read_image` of one image file: a path, also with ~, or an address as of
     `find_user_files`. Raises InputError, naming it.
     """
     given = os.fspath(place)
     if is_http(given):
-        return _on_the_web(given).read()[0]
+        return _on_the_web(given).read()
     if _is_remote(given):
-        return UserFile(name=storage.normalise(given), root="").read()[0]
-    return read_image(_local(given))[0]
+        return UserFile(name=storage.normalise(given), root="").read()
+    return read_image(_local(given))
 
 
 def _is_remote(name: str) -> bool:

@@ -105,7 +105,7 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
             kept = [path for path in (Path(place, name) for name in sorted(folders)) if _is_walked(path, found)]
             links += [path for path in kept if path.is_symlink()]
             folders[:] = [path.name for path in kept if not path.is_symlink() and os.path.realpath(path) not in read]
-            counted = COUNTS in files and _head(Path(place, COUNTS), HEAD_BYTES).startswith(_COUNTS_HEADS)
+            counted = COUNTS in files and is_counts_table(Path(place, COUNTS))
             beside = set(files)
             for name in files:
                 if any(name.removesuffix(ending) in beside for ending in _BACKUP_ENDINGS if name.endswith(ending)):
@@ -143,6 +143,16 @@ def is_ours(folder: Path) -> bool:
             or b'"crowddist data set"' in _head(folder / "manifest.json", 8192))
 
 
+def is_counts_table(path: Path) -> bool:
+    """True for a table that a count wrote, also one of an older version."""
+    return _head(path, HEAD_BYTES).startswith(_COUNTS_HEADS)
+
+
+def is_drawn(path: Path) -> bool:
+    """True for a PNG that says crowddist drew it."""
+    return OWN_TEXT in _head(path, HEAD_BYTES)
+
+
 def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
     """Puts a file where it belongs; `counted`: beside the table of an earlier count, whose overlays are PNGs."""
     name, ending = path.name.lower(), path.suffix.lower()
@@ -150,7 +160,7 @@ def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
         return
     if name.startswith("."):
         found.leave_out(path, HIDDEN)
-    elif counted and name == COUNTS:
+    elif counted and (name in (COUNTS, "zones.csv") or name.startswith("points.")):
         found.leave_out(path.parent, OURS)
     elif ending in _UNFINISHED_ENDINGS:
         found.leave_out(path, UNFINISHED)

@@ -14,6 +14,7 @@ MOST_PIECES = 20_000
 _END = b"\xff\xd9"
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_PROGRESSIVE = 0xC2
 _FRAMES = (0xC0, 0xC1)
 """Baseline and extended sequential: their only scan lies in one piece, cut by restart markers."""
 
@@ -61,7 +62,7 @@ def _clean(data: bytes) -> bytes | None:
     """The file without stray bytes and with an end marker; None if that is not what is wrong with it."""
     frame = _frame(data)
     if frame is None:
-        return None
+        return data + _END if not data.endswith(_END) and _has_all_scans(data) else None
     place, scan, interval = frame
     end = data.find(_END, scan)
     if end < 0:
@@ -115,6 +116,29 @@ def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
     while restarts and piece and not fault(piece[:-1]):
         piece = piece[:-1]
     return None if fault(piece) else piece
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """True for a progressive file whose scans bring each coefficient of each colour to its last bit. That no scan is
+    cut the decoder sees.
+    """
+    colours: set[int] = set()
+    known: set[tuple[int, int]] = set()
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        kind = data[place + 1]
+        if kind in (0, 0xFF) or 0xD0 <= kind <= 0xD7:  # data of a scan, fill bytes, restart markers
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
+        body = data[place + 4 : end]
+        if kind == _PROGRESSIVE:
+            colours = set(body[6::3][: body[5]] if len(body) > 6 else b"")
+        elif kind == 0xDA and body and len(body) == 4 + 2 * body[0]:
+            first, last, bits = body[-3:]
+            known |= {(colour, number) for colour in body[1:-3:2] for number in range(first, last + 1) if not bits & 15}
+        place = end
+    return bool(colours) and {(colour, number) for colour in colours for number in range(64)} <= known
 
 
 def _frame(data: bytes) -> tuple[int, int, int] | None:

@@ -106,7 +106,7 @@ class BasePredictor(ABC):
 
     def checked(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB of an image that can be counted. Raises InputError as `predict`."""
-        image = as_pixels(image)
+        image = as_pixels(image)[0]
         require_visible((image.shape[0], image.shape[1]), self._counted_size(image))
         return image
 

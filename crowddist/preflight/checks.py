@@ -308,7 +308,7 @@ def _require_shards(url: str, manifest: Manifest) -> None:
 
 def _raw(spec: DataSpec, role: Role) -> str:
     """Checks raw data, which the run converts first: its layout and its first image."""
-    from crowddist.data.convert.base import require_folder
+    from crowddist.data.convert.base import no_items, require_folder
     from crowddist.data.convert.formats import FORMATS
     from crowddist.data.convert.sample import find_items, read_labels
     from crowddist.data.images import store_image
@@ -321,9 +321,11 @@ def _raw(spec: DataSpec, role: Role) -> str:
     if not storage.is_local(spec.place):
         return f"{form.name}: there is a folder; its content is checked after the download"
     labelled = form.annotate is not None and role in LABELS_OPENED
-    items = find_items(form, Path(storage.shown(spec.place)), split, labelled).items
+    root = Path(storage.shown(spec.place))
+    listing = find_items(form, root, split, labelled)
+    items = listing.items
     if not items:
-        raise InputError(f"no images of the split {split!r} in {spec.place}; give a folder that holds {form.summary}")
+        raise no_items(form, listing, root, split)
     size = store_image(items[0].image, upright=form.upright).source_size
     files = items[0].annotations
     if role != "target" and files and not any(file.exists() for file in files):

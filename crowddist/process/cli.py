@@ -131,6 +131,8 @@ def _boxed(text: str) -> str:
         also = f"; unrecognized: {', '.join(unknown)}" if unknown else ""
         return f"missing: {', '.join(_options(message))}{also}; see --help"
     meant = f"; perhaps you meant {' or '.join(_options(lines))}" if "Perhaps you meant:" in lines else ""
+    files = [word for word in re.split("[ ,]+", " ".join(message)) if word.startswith("-") and os.path.exists(word)]
+    meant += f"; write a file as ./{files[0]}" if files else ""
     return " ".join(message).rstrip(".") + meant
 
 

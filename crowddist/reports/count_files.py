@@ -71,7 +71,10 @@ def predict_files(
     fetches = fetch_in_turn(files[index].address for index in missing if files[index].address)
     for index in missing:
         if not skip_bad and not files[index].address:
-            _read(predictor, files[index], placed.sets[index])
+            try:
+                _read(predictor, files[index], placed.sets[index])
+            except InputError as error:
+                raise InputError(f"{error}{'; --skip-bad leaves such files out' if files[1:] else ''}") from None
     bad: list[str] = []
     with table:
         for index in missing:

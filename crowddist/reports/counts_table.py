@@ -8,13 +8,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from crowddist import storage
 from crowddist.data.images import NOTES
 from crowddist.data.user_files import UserFile
-from crowddist.data.walk import COUNTS
+from crowddist.data.walk import COUNTS, is_counts_table, is_drawn
 from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
 from crowddist.data.zones.zone import WHOLE
 from crowddist.errors import InputError
@@ -34,7 +35,7 @@ _ENTRY = {"file", "repeat", "stamp", "overlay", "row", "notes"}
 
 class CountsTable:
     """The table of these files in the folder `place`, and with `zones` that of their zones; nothing is written before
-    the first row.
+    the first row, and no table or picture of another program is replaced. Raises InputError where such a table is.
 
     Beside it, while it is not whole, lies the journal: a line with the job, then one for each row.
 
@@ -47,6 +48,9 @@ class CountsTable:
         self.files, self.job, self.local = files, job, storage.is_local(place)
         self._url, self._journal = storage.join(place, COUNTS), storage.join(place, JOURNAL)
         self._zones = storage.join(place, ZONES) if zones else ""
+        self._folder = Path(storage.shown(place))
+        if self.local and (table := self._folder / COUNTS).is_file() and not is_counts_table(table):
+            raise InputError(f"{table} is not a table of this command; choose another output, or move it")
         self._entries: dict[int, dict[str, Any]] = {}
         self._begun = False
         met: Counter[str] = Counter()
@@ -135,10 +139,15 @@ class CountsTable:
             stem = encoded[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
         number = self._alike[stem] + 1
         name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
-        while name in self._names:
+        while name in self._names or self._is_anothers(name):
             number += 1
             name = f"{stem}-{number}.png"
         return name
+
+    def _is_anothers(self, name: str) -> bool:
+        """True for a file that lies in the folder already, and that no count drew."""
+        path = self._folder / name
+        return self.local and path.is_file() and not is_drawn(path)
 
     def _write_all(self) -> None:
         entries = [self._entries[index] for index in sorted(self._entries)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,13 +35,15 @@ class Answers:
         self._lock = threading.Lock()
         self._told: set[str] = set()
 
-    def make(self, found: ImagePrediction, pixels: np.ndarray, form: Format) -> dict[str, Any] | bytes:
-        """`CountResult.to_dict`, with `overlay_png` for `both`; or the picture's PNG.
+    def make(self, found: ImagePrediction, pixels: np.ndarray, form: Format,
+             notes: Iterable[str] = ()) -> dict[str, Any] | bytes:
+        """`CountResult.to_dict`, with `overlay_png` for `both`; or the picture's PNG. `notes`: on the image, as
+        `read_image_bytes` has them.
 
         Raises:
             InputError: the zones do not fit the image.
         """
-        result = as_result(found, pixels, self._placed(found, (pixels.shape[0], pixels.shape[1])))
+        result = as_result(found, pixels, self._placed(found, (pixels.shape[0], pixels.shape[1])), notes)
         picture = b"" if form is Format.json else encode_png(np.asarray(result.plot()))
         if form is Format.png:
             return picture

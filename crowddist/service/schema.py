@@ -48,6 +48,8 @@ class CountAnswer(BaseModel):
                                                        "none.")
     zones: dict[str, float] | None = Field(default=None, description="Persons in each zone, by its name; absent "
                                                                      "without zones.")
+    notes: list[str] | None = Field(default=None, description="What was doubtful about the image, in words; absent "
+                                                              "where nothing was.")
     overlay_png: str | None = Field(default=None, description="The PNG in base64; with format=both alone.")
 
 

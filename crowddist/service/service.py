@@ -108,10 +108,13 @@ class Service:
         return data
 
     async def _answer(self, request: Request, data: bytes, name: str, form: Format) -> Response:
-        pixels = await _in(self._readers, lambda: self.predictor.checked(
-            read_image_bytes(data, name=name, most_pixels=self.limits.max_pixels)[0]))
+        def read() -> tuple[np.ndarray, tuple[str, ...]]:
+            pixels, notes = read_image_bytes(data, name=name, most_pixels=self.limits.max_pixels)
+            return self.predictor.checked(pixels), notes
+
+        pixels, notes = await _in(self._readers, read)
         found = await self._found(request, pixels)
-        answer = await _in(self._readers, lambda: self._answers.make(found, pixels, form))
+        answer = await _in(self._readers, lambda: self._answers.make(found, pixels, form, notes))
         return Response(answer, media_type="image/png") if isinstance(answer, bytes) else JSONResponse(answer)
 
     async def _found(self, request: Request, pixels: np.ndarray) -> ImagePrediction:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from crowddist.data import safe_decode
 from crowddist.errors import InputError, require_not_negative, require_positive
 from crowddist.video.source import Source
 
@@ -44,17 +45,9 @@ class Connection:
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """In the block OpenCV and FFmpeg print nothing of their own on stderr, unless their environment variables ask."""
-    import cv2
-
     os.environ.setdefault(FFMPEG_LOG, "-8")  # AV_LOG_QUIET
-    logging = cv2.utils.logging
-    before = logging.getLogLevel()
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try:
+    with safe_decode.quiet_opencv():
         yield
-    finally:
-        logging.setLogLevel(before)
 
 
 class Capture:

@@ -62,8 +62,10 @@ def test_pillow() -> None:
     turned = Image.fromarray(RGB)
     turned.getexif()[274] = 6
     assert same(any_pixels(turned), np.rot90(RGB, -1))
-    with pytest.raises(InputError, match="32-bit pixels"):
-        any_pixels(Image.fromarray(np.zeros((20, 30), np.float32)))
+    assert same(any_pixels(Image.fromarray((GREY / 255).astype(np.float32))), THREE)
+    assert same(any_pixels(Image.fromarray(GREY.astype(np.int32))), THREE)
+    with pytest.raises(InputError, match="no known white"):
+        any_pixels(Image.fromarray(np.full((20, 30), 1e9, np.float32)))
     with pytest.raises(InputError, match="too thin"):
         any_pixels(Image.new("L", (9000, 8)))
 

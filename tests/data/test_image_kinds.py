@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 
 from crowddist.data.any_image import any_pixels
-from crowddist.data.images import read_image, store_image
-from crowddist.data.pixels import SCALED, TRANSPARENT
+from crowddist.data.images import MENDED, read_image, store_image
+from crowddist.data.pixels import GUESSED, SCALED, STRETCHED, TRANSPARENT
+from crowddist.data.shard_codec import decode
 from crowddist.errors import InputError
+from tests.data.tiff import tiff
 
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]
 RGB = np.stack([ROWS * 10, COLUMNS * 6, np.full_like(ROWS, 40)], axis=2).astype(np.uint8)
 GREY = RGB[..., 0]
 DEEP = RGB.astype(np.uint16) * 257
+SHARES = (RGB / 255).astype(np.float32)
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:
@@ -33,33 +36,6 @@ def encoded(kind: str, image: Any = RGB, **options: Any) -> bytes:
     stream = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
     return stream.getvalue()
-
-
-def tiff(pixels: np.ndarray, photometric: int = 2, *, rotation: int = 1, planes: bool = False, bits: int = 0,
-         packed: bytes = b"", order: str = "<", kind: int = 1) -> bytes:
-    """A TIFF without compression; `packed`: its pixels, where `bits` are not those of the array."""
-    height, width, number = (*pixels.shape, 1)[:3]
-    data = packed or np.moveaxis(pixels, 2, 0 if planes else 2).astype(pixels.dtype.newbyteorder(order)).tobytes() \
-        if pixels.ndim == 3 else packed or pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    parts = number if planes else 1
-    size = len(data) // parts
-    tags: dict[int, tuple[str, list[int]]] = {
-        256: ("I", [width]), 257: ("I", [height]), 258: ("H", [bits or pixels.dtype.itemsize * 8] * number),
-        259: ("H", [1]), 262: ("H", [photometric]), 273: ("I", [0] * parts), 274: ("H", [rotation]),
-        277: ("H", [number]), 278: ("I", [height]), 279: ("I", [size] * parts), 284: ("H", [1 + planes]),
-        339: ("H", [kind] * number)}
-    place = 8 + 2 + 12 * len(tags) + 4
-    start = place + sum(len(values) * struct.calcsize(form) for form, values in tags.values()
-                        if len(values) * struct.calcsize(form) > 4)
-    tags[273] = "I", [start + index * size for index in range(parts)]
-    entries, pool = b"", b""
-    for tag, (form, values) in tags.items():
-        held = struct.pack(f"{order}{len(values)}{form}", *values)
-        entries += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[form], len(values))
-        entries += held.ljust(4, b"\0") if len(held) <= 4 else struct.pack(f"{order}I", place + len(pool))
-        pool += held if len(held) > 4 else b""
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
-    return head + entries + bytes(4) + pool + data
 
 
 def in_twelve_bits(values: np.ndarray) -> bytes:
@@ -103,6 +79,22 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
     "8-bit TIFF in planes": (tiff(RGB, planes=True), RGB, ()),
     "12 bits of 16 in a colour TIFF": (tiff(RGB.astype(np.uint16) * 16), RGB, (SCALED,)),
     "12-bit TIFF": (tiff(GREY, 1, bits=12, packed=in_twelve_bits(GREY.astype(np.uint16) * 16)), THREE, (SCALED,)),
+    "16-bit TIFF in planes": (tiff(DEEP, planes=True), RGB, ()),
+    "12 bits of 16 in planes on their side": (tiff(RGB.astype(np.uint16) * 16, planes=True, order=">", rotation=6),
+                                              turned(RGB, 6), (SCALED,)),
+    "12-bit colour TIFF": (tiff(RGB, bits=12, packed=in_twelve_bits(RGB.astype(np.uint16) * 16)), RGB, ()),
+    "10-bit TIFF": (tiff(GREY, 1, bits=10, packed=np.packbits(
+        (GREY[..., None].astype(np.uint16) * 4 >> np.arange(9, -1, -1) & 1).astype(np.uint8).reshape(24, -1),
+        axis=1).tobytes()), THREE, ()),
+    "float TIFF": (tiff(SHARES[..., 0], 1, kind=3), THREE, ()),
+    "float colour TIFF": (tiff(SHARES, kind=3), RGB, ()),
+    "half floats in planes": (tiff(SHARES.astype(np.float16), kind=3, planes=True), RGB, ()),
+    "floats up to 255, one missing": (tiff(np.where(ROWS + COLUMNS, GREY, np.nan).astype(np.float32), 1, kind=3), THREE,
+                                      (GUESSED,)),
+    "degrees of a thermal camera": (tiff((GREY / 10 - 5).astype(np.float32), 1, kind=3), THREE / 230 * 255,
+                                    (STRETCHED,)),
+    "32-bit TIFF": (tiff(GREY.astype(np.uint32), 1), THREE, (GUESSED,)),
+    "portable float map": (b"Pf\n40 24\n-1.0\n" + SHARES[::-1, :, 0].astype("<f4").tobytes(), THREE, ()),
     "16-bit TIFF, white is 0": (tiff(65535 - DEEP[..., 0], 0), THREE, ()),
     "1-bit TIFF, white is 0": (tiff(GREY, 0, bits=1, packed=np.packbits(GREY <= 100, axis=1).tobytes()),
                                np.where(THREE > 100, 255, 0), ()),
@@ -118,6 +110,9 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
     "16-bit PNG, half transparent": (cv2.imencode(".png", np.dstack([DEEP[..., ::-1], np.full((24, 40), 128 * 257,
                                                                                               np.uint16)]))[1].tobytes(),
                                      on_white(RGB), (TRANSPARENT,)),
+    "16-bit TIFF with near infrared": (tiff(np.dstack([DEEP, 65535 - DEEP[..., 0]]), extra=0), RGB, ()),
+    "progressive JPEG without an end marker": (encoded("JPEG", quality=100, progressive=True)[:-2], RGB, (MENDED,)),
+    "PNG without its last bytes": (encoded("PNG")[:-12], RGB, ()),
     "grey and alpha": (encoded("PNG", Image.fromarray(np.dstack([GREY, np.full_like(GREY, 255)]), "LA")), THREE, ()),
     "PGM up to 200": (b"P5 40 24 200\n" + np.round(GREY / 255 * 200).astype(np.uint8).tobytes(), THREE, ()),
     "every colour of a JPEG sampled 2 x 1": (sampled_twice(), np.full((16, 16, 3), 128, np.uint8), ()),
@@ -135,12 +130,16 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
 }
 
 
-def test_each_has_the_pixels_that_others_show(tmp_path: Path) -> None:
+def test_each_has_the_pixels_that_others_show(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also in a shard, and without a word of a library's own."""
     wrong = []
     for name, (data, expected, notes) in READ.items():
         (tmp_path / "a.jpg").write_bytes(data)
         try:
             pixels, told = read_image(tmp_path / "a.jpg")
+            stored = store_image(tmp_path / "a.jpg", upright=True)
+            again = decode("a", {stored.extension: stored.data}).image
+            assert again.shape == pixels.shape and np.abs(again.astype(int) - pixels).mean() < 6, name
             off = (np.abs(pixels.astype(int) - expected).max() if pixels.shape == expected.shape
                    else f"{pixels.shape} for {expected.shape}")
             if isinstance(off, str) or off > (8 if "JPEG" in name or "MPO" in name else 2) or told != notes:
@@ -148,6 +147,7 @@ def test_each_has_the_pixels_that_others_show(tmp_path: Path) -> None:
         except InputError as error:
             wrong.append((name, str(error), ()))
     assert not wrong, "\n".join(map(str, wrong))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("rotation", [2, 6])
@@ -162,14 +162,18 @@ def test_data_sets_keep_a_tiff_as_it_is_stored_and_are_told_of_its_tag(tmp_path:
 RARE = r"a (TIFF|JPEG|PNG) of a rare kind that is not read \(its bits, channels or compression\), or damaged"
 JPEG = encoded("JPEG")
 REFUSED = {
-    "12-bit colour TIFF": (tiff(RGB, bits=12, packed=in_twelve_bits(RGB.astype(np.uint16) * 16)), RARE),
-    "16-bit TIFF in planes": (tiff(DEEP, planes=True), "its colours of 16 bits lie in planes, which are not read"),
-    "float colour TIFF": (tiff((RGB / 255).astype(np.float32), kind=3), RARE),
-    "float TIFF": (tiff((GREY / 255).astype(np.float32), 1, kind=3), r"32-bit pixels \(mode F\) have no known white"),
+    "heights over the sea": (tiff(GREY.astype(np.float32) - 9999, 1, kind=3),
+                             "its numbers, from -9999 to -97.*, have no known white; save it with 8 or 16 bits"),
+    "colours beyond white": (tiff(SHARES * 9e5, kind=3), "have no known white"),
+    "nothing but missing numbers": (tiff(SHARES[..., 0] * np.nan, 1, kind=3), "have no known white"),
+    "planes that end early": (tiff(DEEP, planes=True)[:-9], "deep colours lie in planes that cannot be decoded"),
     "12-bit JPEG": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), RARE),
     "a PNG's first bytes alone": (encoded("PNG")[:20], f"Truncated|{RARE}"),
+    "progressive JPEG cut in its last scan": (encoded("JPEG", progressive=True)[:-30], "Premature end|damaged"),
+    "16-bit PNG cut off": (cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()[:-200], "truncated; it may be damaged"),
+    "PNG of Apple's own kind": (encoded("PNG")[:8] + b"\0\0\0\4CgBI" + bytes(8) + encoded("PNG")[8:], "kind .CgBI."),
     "archive": (b"PK\x03\x04" + bytes(30), "not an image, but ZIP; unpack it"),
-    "portable float map": (b"Pf\n40 24\n-1.0\n" + bytes(3840), "32-bit pixels|rare kind|not an image"),
+    "thin TIFF of floats": (tiff(np.zeros((9, 900), np.float32), 1, kind=3), "too thin: 900 x 9 px"),
     "JPEG in base64": (b"data:image/jpeg;base64,/9j/4AAQSkZJRg==", "not an image, or damaged at its beginning"),
     "thin TIFF": (tiff(np.zeros((9, 900, 3), np.uint8)), "too thin: 900 x 9 px"),
     "thin rotated TIFF": (tiff(np.zeros((9, 900, 3), np.uint16), rotation=6), "too thin: 900 x 9 px"),
@@ -178,12 +182,13 @@ REFUSED = {
 }
 
 
-def test_what_is_not_read_is_told_with_the_next_step(tmp_path: Path) -> None:
+def test_what_is_not_read_is_told_with_the_next_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name, (data, words) in REFUSED.items():
         (tmp_path / "a.jpg").write_bytes(data)
         with pytest.raises(InputError, match=rf"a\.jpg: .*{words}") as error:
             read_image(tmp_path / "a.jpg")
         assert "\n" not in str(error.value), name
+    assert capfd.readouterr().err == ""
 
 
 def test_pictures_that_callers_hold(tmp_path: Path) -> None:

@@ -180,12 +180,6 @@ def test_a_truncated_png_is_refused(tmp_path):
         store_image(path, upright=False)
 
 
-def test_32_bit_pixels_are_refused(tmp_path):
-    for name, kind in (("f.tif", np.float32), ("i.tif", np.int32)):
-        with pytest.raises(InputError, match="32-bit pixels"):
-            read_pixels(save(tmp_path / name, Image.fromarray(RGB[..., 0].astype(kind))))
-
-
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     def decoded(image):
         raise AssertionError("its pixels were decoded")

@@ -35,6 +35,11 @@ def test_digest_is_the_hash_of_the_canonical_json():
 def test_a_missing_data_set_is_one_clear_line(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no data set at file://.*: manifest.json is missing"):
         read_manifest(tmp_path)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text("{}")
+    publish_manifest(tmp_path / "mine", MANIFEST)
+    with pytest.raises(FileNotFoundError, match="one is in mine, give that folder"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(

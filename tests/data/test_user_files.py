@@ -95,7 +95,7 @@ def test_the_web_is_fetched_when_it_is_read(site: str, tmp_path: Path) -> None:
     stamp = file.stamp()
     assert int(file.read()[0][0, 0, 0]) == 77
     photo(tmp_path / "web" / "square.png", 88)
-    assert int(file.read()[0][0, 0, 0]) == int(read_place(f"{site}/square.png")[0, 0, 0]) == 88
+    assert int(file.read()[0][0, 0, 0]) == int(read_place(f"{site}/square.png")[0][0, 0, 0]) == 88
     assert file.stamp() == stamp and int(file.read((tmp_path / "web" / "square.png").read_bytes())[0][0, 0, 0]) == 88
     for place, words in ((missing.read, "/missing.png: cannot be fetched: the server answers 404"),
                          (lambda: file.read(b""), r"square\.png.*: the file is empty"),
@@ -121,8 +121,8 @@ def test_a_place_is_read_upright(tmp_path: Path) -> None:
     tag = Image.Exif()
     tag[274] = 6  # turned a quarter
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=tag)
-    assert read_place(tmp_path / "turned.jpg").shape == read_place((tmp_path / "turned.jpg").as_uri()).shape
-    assert read_place(tmp_path / "turned.jpg").shape == (30, 20, 3)
+    assert read_place(tmp_path / "turned.jpg")[0].shape == read_place((tmp_path / "turned.jpg").as_uri())[0].shape
+    assert read_place(tmp_path / "turned.jpg")[0].shape == (30, 20, 3)
     with pytest.raises(InputError, match=r"missing\.jpg: cannot be read"):
         read_place(tmp_path / "missing.jpg")
 

@@ -138,12 +138,14 @@ def test_what_crowddist_wrote_is_no_photograph(tmp_path: Path) -> None:
                        "old run/config.json": b'{"bi_knowledge": {}}', "old run/pictures/x.png": PNG,
                        "old count/counts.csv": b"file,count,uncertainty,points\r\n", "old count/x.png": PNG,
                        "count/counts.csv": b"file,count,low,high,uncertainty,points\r\n", "count/x.png": PNG,
+                       "count/points.csv": b"file,x,y\n", "count/points.coco.json": b"{}", "count/zones.csv": b"file",
                        "old count/mine.jpg": JPEG, "runs/mlflow-artifacts/1/x.png": PNG,
                        "set/manifest.json": b'{"format": "crowddist data set"}', "set/1.tar": b"x",
                        "app/config.json": b"{}", "app/c.jpg": JPEG, "app/manifest.json": b"{}"})
     storage.mark_as_ours(tmp_path / "marked")
     found = find_images(tmp_path)
     assert names(found) == ["a.jpg", "app/c.jpg", "b.png", "old count/mine.jpg"]
+    assert dict(found.others) == {"JSON": 2}
     assert sorted(path.relative_to(tmp_path).as_posix() for path in found.left_out[OURS]) == [
         "count", "marked", "moved overlay.png", "old count", "old run", "runs/mlflow-artifacts", "set"]
 

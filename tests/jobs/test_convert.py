@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_and_exit_2(run, tmp_path, photos):
     (photos / "1.jpg").write_bytes(b"")
     done = run("folder", photos, tmp_path / "set")
     assert done.returncode == 2 and "file://" not in done.stdout
-    assert done.stderr == f"error: {photos}/1.jpg: the file is empty\n"
+    assert done.stderr == f"error: {photos}/1.jpg: the file is empty; --skip-bad leaves such files out\n"
     assert not (tmp_path / "set").exists()
 
     done = run("folder", photos, tmp_path / "set", "--skip-bad")

@@ -137,9 +137,12 @@ def test_arguments_are_read_and_refused_by_the_configuration_itself(capsys: pyte
     (("--inner.size", "many"), "Error parsing --inner.size: invalid literal for int() with base 10: 'many'"),
     (("--name",), "Missing value for argument '--name'. Expected 1 values"),
     (("stray",), "Unrecognized options: stray"),
+    (("-x.jpg",), "Unrecognized options: -x.jpg; write a file as ./-x.jpg"),
 ])
 def test_what_tyro_refuses_becomes_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-                                            arguments: tuple[str, ...], message: str) -> None:
+                                            tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.jpg").touch()
     for columns in ("40", "200"):
         monkeypatch.setenv("COLUMNS", columns)
         with pytest.raises(InputError) as caught:

@@ -142,6 +142,19 @@ def test_images_are_never_replaced_by_their_overlays(counter: Predictor, photos:
     assert (photos / "gate.png").read_bytes() == content and listing(photos) == ["gate.png", "hall.jpg", "upstairs"]
 
 
+def test_what_others_left_in_the_output_folder_stays(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "gate.png").write_bytes((photos / "gate.png").read_bytes())
+    for _ in range(2):  # ours are replaced
+        predict_files(counter, [str(photos / "gate.png")], str(tmp_path / "out"), say=lambda line: None)
+        assert listing(tmp_path / "out") == ["counts.csv", "gate-2.png", "gate.png"]
+    assert (tmp_path / "out" / "gate.png").read_bytes() == (photos / "gate.png").read_bytes()
+    (tmp_path / "out" / "counts.csv").write_text("camera,count\n")
+    with pytest.raises(InputError, match=r"counts\.csv is not a table of this command; choose another"):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lambda line: None)
+    assert (tmp_path / "out" / "counts.csv").read_text() == "camera,count\n"
+
+
 def test_a_photograph_on_its_side_is_counted_upright(counter: Predictor, tmp_path: Path) -> None:
     from PIL import Image
 

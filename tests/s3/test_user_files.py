@@ -37,7 +37,7 @@ def test_folders_and_objects_are_found(photos: str) -> None:
     stamp = found[0].stamp()
     storage.write_bytes(found[0].name, picture(9))
     assert found[0].stamp() != stamp and found[2].stamp() == found[0].stamp()
-    assert (found[0].read()[0] == read_place(found[0].name)).all()
+    assert (found[0].read()[0] == read_place(found[0].name)[0]).all()
     with pytest.raises(FileNotFoundError, match="no file or folder at s3://"):
         find_user_files([f"{photos}/missing"])
     storage.remove_file(found[1].name)

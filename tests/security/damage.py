@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ NUM_EXAMPLES = int(os.environ.get("CROWDDIST_FUZZ", "0"))
 """Of each reader; 0: few, and always the same."""
 MOST_KIBIBYTES = 2 * 2**20
 """What one file may add to the memory of the process."""
+MOST_SECONDS = 10
+"""What one file may take of a processor; of the clock would be unfair on a busy machine."""
 TOKENS = (b"nan", b"-1", b"1e999", b"9" * 400, b"null", b"[", b"]", b"{", b'"', b",", b"\n", b"\r", b"\0", b"\xff",
           b"<", b"&x;", b"[" * 2000, b"<a>" * 500, b"\\ud800", b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", bytes(8),
           b"\xff" * 8)
@@ -28,9 +31,9 @@ _HEAD_BYTES = 160
 
 
 def examples(number: int) -> settings:
-    """How many files are tried: `number`, unless CROWDDIST_FUZZ says another. Each may take ten seconds."""
-    return settings(max_examples=NUM_EXAMPLES or number, derandomize=not NUM_EXAMPLES, deadline=timedelta(seconds=10),
-                    database=None, suppress_health_check=list(HealthCheck))
+    """How many files are tried: `number`, unless CROWDDIST_FUZZ says another."""
+    return settings(max_examples=NUM_EXAMPLES or number, derandomize=not NUM_EXAMPLES, deadline=None, database=None,
+                    suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -47,13 +50,27 @@ def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
 
 
 @contextmanager
-def one_line(named: object = "") -> Iterator[None]:
-    """Allows an InputError of one line that begins with the name, and nothing else; nor more memory than a file may
-    take.
-    """
+def limited() -> Iterator[None]:
+    """Fails where a file takes more time or memory than it may."""
+
+    def stop(*_: object) -> None:
+        pytest.fail(f"one file takes more than {MOST_SECONDS} s")  # no Exception, which readers turn into a line
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
     try:
         yield
-    except InputError as error:
-        assert "\n" not in str(error) and str(error).startswith(str(named))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_KIBIBYTES
+
+
+@contextmanager
+def one_line(named: object = "") -> Iterator[None]:
+    """As `limited`; allows an InputError of one line that begins with the name, and nothing else."""
+    with limited():
+        try:
+            yield
+        except InputError as error:
+            assert "\n" not in str(error) and str(error).startswith(str(named))

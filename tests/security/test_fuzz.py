@@ -18,10 +18,13 @@ from crowddist.config import RunConfig, from_json, to_json
 from crowddist.data.images import read_image, store_image
 from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
 from crowddist.data.shard_codec import decode, encode
+from crowddist.data.shards import ShardReader, verify
 from crowddist.data.user_files import UserFile
 from crowddist.errors import InputError
 from crowddist.reports.counts_table import COLUMNS, JOURNAL, CountsTable
-from tests.security.damage import damaged, examples, one_line
+from tests.data.tiff import tiff
+from tests.security.damage import damaged, examples, limited, one_line
+from tests.security.test_shards import END, data_set, header
 
 Y, X = np.mgrid[0:40, 0:56]
 IMAGE = Image.fromarray(np.stack([X * 4, Y * 6, Y + X], 2).astype(np.uint8))
@@ -43,6 +46,8 @@ SEEDS = [
     encoded("PPM"), b"P5\n16 8\n4095\n" + bytes(256), encoded("MPO", save_all=True, append_images=[IMAGE], exif=TURNED),
     encoded("TIFF", exif=TURNED), encoded("TIFF", big_tiff=True, exif=TURNED), encoded("WEBP", exif=TURNED),
     encoded("PNG", IMAGE.convert("LA"), exif=TURNED), encoded("BMP", IMAGE.convert("P")),
+    encoded("TIFF", IMAGE.convert("F")), tiff(np.asarray(IMAGE).astype(np.uint16) * 16, planes=True),
+    tiff((np.asarray(IMAGE) / 255).astype(np.float16), kind=3),
 ]
 
 
@@ -63,7 +68,8 @@ def test_damaged_images_are_read_or_refused_in_one_line(tmp_path: Path, data: by
                    "row": dict.fromkeys(COLUMNS, 1)}))]))
 def test_a_damaged_journal_of_a_count_is_read_as_far_as_it_goes(tmp_path: Path, data: bytes) -> None:
     (tmp_path / JOURNAL).write_bytes(data)
-    CountsTable(tmp_path.as_uri(), [UserFile(name="a.jpg", root="")], "j")
+    with limited():
+        CountsTable(tmp_path.as_uri(), [UserFile(name="a.jpg", root="")], "j")
 
 
 MEMBERS = {"png": encoded("PNG"), "points.npy": encode("points.npy", np.ones((4, 2), np.float32)),
@@ -86,6 +92,24 @@ def test_damaged_members_of_shards_and_records_of_runs(tmp_path: Path, data: st.
     else:
         with one_line():
             decode("a", MEMBERS | {name: data.draw(damaged([MEMBERS[name]]))})
+
+
+TAR = b"".join(header(f"a.{name}".encode(), b"%011o" % len(data)) + data + bytes(-len(data) % 512)
+               for name, data in MEMBERS.items()) + END
+
+
+@examples(150)
+@given(data=st.data())
+def test_damaged_shards(tmp_path: Path, data: st.DataObject) -> None:
+    """Also where the head tells the right checksum."""
+    tar = data.draw(damaged([TAR]))
+    if len(tar) > 512 and data.draw(st.booleans()):
+        tar = tar[:148] + b"%06o\0 " % (sum(tar[:148]) + 8 * 32 + sum(tar[156:512])) + tar[156:]
+    url = data_set(tmp_path, tar)
+    with one_line():
+        decode(*ShardReader(url).read(0))
+    with one_line():
+        verify(url)
 
 
 def manifest() -> dict[str, object]:

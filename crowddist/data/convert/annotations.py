@@ -135,11 +135,23 @@ def parse_json_object(text: str | bytes, place: Path | str) -> dict[str, Any]:
 def parse_json(text: str | bytes, place: Path | str) -> Any:
     """The JSON value in a text; NaN stays NaN. Raises InputError, naming the place, for anything else."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     except UnicodeDecodeError:
         raise InputError(f"{place}: not JSON in UTF-8, as all JSON is; save it in that encoding") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON: {error}") from None
+        raise InputError(f"{place}: not JSON: {error}; mend it there, or export it again") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object. Raises InputError where two have one name: Python would drop the first unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"names {twice[:80]!r} twice in one object; keep one of the two")
+    return found
 
 
 def read_raw_mask(place: Path, size: tuple[int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import crowddist
 from crowddist import storage
 from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes, require_few
-from crowddist.data.convert.layout import Format, Item, holds
+from crowddist.data.convert.layout import Format, Item, Listing, holds
 from crowddist.data.convert.sample import find_items, make_sample
 from crowddist.data.file_kinds import ARCHIVES
 from crowddist.data.images import MIN_SIDE_PX
@@ -90,14 +90,13 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         skipped = _Skipped(root, skip_bad)
         for path, reason in listing.refused:
             skipped.add(path, InputError(f"{path}: {reason}"))
-        items = _keyed(listing.items, skipped)
+        items, num_alike = _keyed(listing.items, skipped)
         num_refused = len(skipped.entries)
         if not items:
-            told = [*([skipped.entries[-1]["reason"]] if skipped.entries else []), *listing.notes] or [holds(root)]
-            raise InputError(f"no images of the split {split!r} in {root}; {'; '.join(told)}; "
-                             f"{_unpack(root) or f'give a folder that holds {form.summary}'}")
+            raise no_items(form, listing, root, split, skipped.entries[-1]["reason"] if skipped.entries else "")
         full_name = "".join(char if char.isprintable() else "_" for char in name or listing.name)
         full_name += "-unlabelled" if unlabelled and form.annotate is not None else ""
+        keys = {item.name: key for key, item in items.items()}
         tally: Counter[str] = Counter()
         doubts: list[dict[str, Any]] = []
         num_done = num_resumed = 0
@@ -125,7 +124,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                     except InputError as error:
                         skipped.add(item.image, error)
                     else:
-                        writer.add(make_key(item.name), members)
+                        writer.add(keys[item.name], members)
                         for doubt in found:
                             tally += Counter({doubt.kind: doubt.number})
                         doubts += _listed(found, item, root)
@@ -136,6 +135,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                 if not skip_bad:
                     require_few(doubts, writer.num_persons)
                 writer.statistics |= {**tally, **image_counts(doubts), "num_skipped": len(skipped.entries),
+                                      **({"num_alike_names": num_alike} if num_alike else {}),
                                       **({"max_size_px": max_size} if max_size else {})}
                 if doubts:
                     storage.write_json(storage.join(staging, DOUBTS), doubts)
@@ -144,6 +144,13 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
             manifest = read_manifest(staging)
         return Conversion(url=storage.normalise(destination), manifest=manifest, skipped=tuple(skipped.entries),
                           doubts=tuple(doubts), num_resumed=num_resumed, notes=listing.notes)
+
+
+def no_items(form: Format, listing: Listing, root: Path, split: str, reason: str = "") -> InputError:
+    """The error of a folder without any image of a split, which says what it holds; `reason`: why one was skipped."""
+    told = [*filter(None, [reason]), *listing.notes] or [holds(root)]
+    return InputError(f"no images of the split {split!r} in {root}; {'; '.join(told)}; "
+                      f"{_unpack(root) or f'give a folder that holds {form.summary}'}")
 
 
 def require_folder(source: str | os.PathLike[str], form: Format) -> None:
@@ -157,8 +164,9 @@ def require_folder(source: str | os.PathLike[str], form: Format) -> None:
         raise FileNotFoundError(f"no folder at {source}; {advice}")
 
 
-def make_key(name: str) -> str:
-    """An item's key: its name with `_` for characters that keys may not hold; a long name is cut and gets a hash.
+def make_key(name: str, *, apart: bool = False) -> str:
+    """An item's key: its name with `_` for characters that keys may not hold; a long name is cut and gets a hash, and
+    so does one that is to be told `apart` from another with the same key.
 
     Raises InputError for a name that is not Unicode.
     """
@@ -167,7 +175,7 @@ def make_key(name: str) -> str:
     except UnicodeEncodeError:
         raise InputError(f"the name {os.fsencode(name)!r} is not UTF-8; rename the file") from None
     key = "".join("_" if char in "./\\" or not char.isprintable() else char for char in name)
-    if num_bytes <= MAX_KEY_BYTES:
+    if num_bytes <= MAX_KEY_BYTES and not apart:
         return key
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     return f"{key.encode()[:MAX_KEY_BYTES - 13].decode(errors='ignore')}_{digest}"
@@ -182,7 +190,7 @@ class _Skipped:
 
     def add(self, path: Path, error: InputError) -> None:
         if not self.skip:
-            raise error
+            raise error if "--skip-bad" in str(error) else InputError(f"{error}; --skip-bad leaves such files out")
         self.entries.append({"file": _name(path, self.root), "reason": _plain(str(error))})
 
 
@@ -207,19 +215,23 @@ def _unpack(root: Path) -> str:
             if next(root.glob("*.tar"), None) else "")
 
 
-def _keyed(items: Iterable[Item], skipped: _Skipped) -> dict[str, Item]:
-    """Items by key, without those whose key is impossible or taken."""
-    keyed: dict[str, Item] = {}
+def _keyed(items: Iterable[Item], skipped: _Skipped) -> tuple[dict[str, Item], int]:
+    """Items by key, without those whose name is impossible or taken; and the number of those whose names differ only in
+    characters that keys may not hold, as a/1 and a_1 do: a hash tells these apart.
+    """
+    named: dict[str, Item] = {}
     for item in items:
         try:
-            key = make_key(item.name)
-            if key in keyed:
-                raise InputError(f"has the same key {key} as {keyed[key].image}; rename one of them")
+            make_key(item.name)
+            if item.name in named:
+                raise InputError(f"has the same name {item.name} as {named[item.name].image}; rename one of them")
         except InputError as error:
             skipped.add(item.image, InputError(f"{item.image}: {error}"))
         else:
-            keyed[key] = item
-    return keyed
+            named[item.name] = item
+    alike = Counter(map(make_key, named))
+    keyed = {make_key(name, apart=alike[make_key(name)] > 1): item for name, item in named.items()}
+    return keyed, sum(number for number in alike.values() if number > 1)
 
 
 def in_order(items: Iterable[Item], make: Callable[[Item], Made],

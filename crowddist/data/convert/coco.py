@@ -49,7 +49,8 @@ def read(place: Path) -> dict[str, Labels]:
             unplaced[key] = unplaced.get(key, 0) + 1
         else:
             images[key][1].marks.append((str(category.get("name", "")), *point))
-    return {name: replace(held, num_unplaced=unplaced.get(key, 0))
+    declared = frozenset(str(category.get("name", "")) for category in categories.values())
+    return {name: replace(held, num_unplaced=unplaced.get(key, 0), declared=declared)
             for key, (name, held) in images.items()}
 
 

@@ -21,7 +21,7 @@ _CLASS = ("class", "class_name", "label", "category")
 def read(place: Path) -> dict[str, Labels]:
     """The labels of a table by image. Raises InputError, naming the file, for a table without these columns."""
     # Not stripped: the first cells of a row may be empty.
-    lines = [_as_unicode(line) for line in read_text(place).split("\n") if line.strip()]
+    lines = [f"{_as_unicode(line)}\n" for line in read_text(place).split("\n") if line.strip()]
     if lines and lines[0].lower().startswith("sep="):  # Excel's own first line
         lines = lines[1:]
     if not lines:
@@ -64,6 +64,8 @@ def _columns(names: list[str], place: Path) -> tuple[list[int], bool]:
     """Numbers of the columns file, x, y and, if there is one, class, and whether the first row names them."""
     file = next((names.index(name) for name in _FILE if name in names), None)
     if file is not None and "x" in names and "y" in names:
+        if twice := [name for name in "xy" if names.count(name) > 1]:
+            raise InputError(f"{place}: the column {twice[0]} is there twice; keep one")
         kind = [names.index(name) for name in _CLASS if name in names][:1]
         return [file, names.index("x"), names.index("y"), *kind], True
     if len(names) == 3 and not any(map(math.isnan, _numbers(names[1:]))):

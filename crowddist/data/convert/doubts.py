@@ -36,6 +36,7 @@ _OTHERS = {
     "num_other_marks": "marks left out: of another class, shape or annotator, or without a place",
     "num_unlabelled_images": "images without labels left out",
     "num_other_files": "other files",
+    "num_alike_names": "images whose names differ only in signs that keys lack; a hash in their keys tells them apart",
     "num_label_files": "files not read that may be labels; csv (columns file, x, y), coco, labelme, cvat, "
                        "label_studio, json, npy or mat reads them if given instead of folder",
 }
@@ -64,12 +65,12 @@ def notes(statistics: Mapping[str, Any]) -> list[str]:
 
 
 def require_few(listed: Sequence[Mapping[str, Any]], num_heads: float) -> None:
-    """Raises InputError where too many heads of a whole set were dropped, though few of each image: more than a tenth
-    of all, and more than ten. `listed`: doubts as `DOUBTS` holds them; `num_heads`: of the set, without those.
+    """Raises InputError where too many heads of a whole set were dropped, though few of each image: all, or more than a
+    tenth and more than ten. `listed`: doubts as `DOUBTS` holds them; `num_heads`: of the set, without those.
     """
     dropped = [entry for entry in listed if entry["kind"] in _DROPPED]
     num_bad = sum(entry["number"] for entry in dropped)
-    if num_bad > _MOST_BAD_SHARE * max(num_heads + num_bad, _FROM_HEADS):
+    if num_bad and (not num_heads or num_bad > _MOST_BAD_SHARE * max(num_heads + num_bad, _FROM_HEADS)):
         worst = max(dropped, key=lambda entry: entry["number"])
         raise InputError(f"{num_bad} of {num_heads + num_bad:.0f} heads cannot be taken, too many for slips; at "
                          f"{worst['file']}: {worst['reason']}; with --skip-bad the others are taken")

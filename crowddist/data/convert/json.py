@@ -40,7 +40,9 @@ def _points(value: Any, place: Path, noun: str) -> tuple[np.ndarray, int | None]
     if isinstance(value, dict):
         rows, counts = value["points"], [value[name] for name in _COUNTS if name in value]
     rows = [[row["x"], row["y"]] if isinstance(row, dict) else row for row in rows]
-    return as_points(rows, place, noun), as_count(counts[0]) if counts else None
+    told = [count for count in map(as_count, counts) if count is not None]
+    wrong = [count for count in told if count != len(rows)]
+    return as_points(rows, place, noun), (wrong or told or [None])[0]
 
 
 FORMAT = own_format("json", 'images, and for each a .json of its name with [[x, y], ...], or one with {"a.jpg": '

@@ -104,7 +104,10 @@ def relative_names(folder: Path, images: Iterable[Path]) -> dict[Path, str]:
     def is_bare(name: Path) -> bool:
         return name.suffix.lower() in SUFFIXES and alike[name.with_suffix("")] == 1
 
-    return {path: (name.with_suffix("") if is_bare(name) else name).as_posix() for path, name in paths.items()}
+    names = {path: (name.with_suffix("") if is_bare(name) else name).as_posix() for path, name in paths.items()}
+    while twice := {name for name, number in Counter(names.values()).items() if number > 1}:  # a.jpg, a.png, a.jpg.jpg
+        names |= {path: paths[path].as_posix() for path, name in names.items() if name in twice}
+    return names
 
 
 def list_images(*folders: Path) -> list[Path]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.annotations import as_points, read_mat_info, read_mat_names, read_mat_value
+from crowddist.data.convert.annotations import as_points, read_mat_count, read_mat_info, read_mat_names, read_mat_value
 from crowddist.data.convert.own import Labels, OtherFileError, of_one_image, own_format
 from crowddist.errors import InputError
 
 # Names of points in the public sets, and others that say what they are.
 _POINTS = ("annpoints", "points", "location", "locations", "point_position", "heads", "gt")
+_COUNTS = ("count", "number", "num", "num_points", "point_num", "human_num")
 
 
 def read(place: Path) -> dict[str, Labels]:
@@ -33,7 +34,8 @@ def read(place: Path) -> dict[str, Labels]:
     if len(tables) > 1:
         raise InputError(f"{place}: {', '.join(tables)} may each be the points; call these annPoints")
     ((name, value),) = tables.items()
-    return of_one_image(place, as_points(value, place, name))
+    count = next((read_mat_count(place, each) for each in names if each.lower() in _COUNTS and each != name), None)
+    return of_one_image(place, as_points(value, place, name), count)
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:

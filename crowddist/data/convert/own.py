@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.data.config import OWN_FORMATS
 from crowddist.data.convert.layout import (
     Annotation,
     Format,
@@ -34,6 +35,8 @@ from crowddist.errors import InputError
 # Persons before faces: who looks away has no face, but counts.
 PEOPLE = (("head", "heads"), ("person", "persons", "people", "pedestrian", "pedestrians", "human"), ("face", "faces"))
 """Classes whose marks are taken: those of the first group that a set has. Where it has none, it has one class alone."""
+OWN_WAY = "bring your own into a .csv with the columns file, x, y beside the images"
+"""What to do with labels in a form that is not read."""
 HEAD_KEYPOINTS = ("head", "head_top", "nose")
 """Names of the keypoints that stand for a person, the best first."""
 _SPLITS = ("all", "train", "val")
@@ -55,6 +58,8 @@ class Labels:
     """Class ("" where the format has none), x, y in px of each; NaN where they are no numbers."""
     size: tuple[int, int] | None = None
     """(height, width) of the image that was labelled, where it is told."""
+    declared: frozenset[str] = frozenset()
+    """Classes that the file knows, also those without marks, where it tells them."""
     num_unplaced: int = 0
     """Marks without a single place, or of another annotator."""
     points: np.ndarray | None = None
@@ -169,15 +174,18 @@ def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],
                 else:
                     raise InputError(f"{path} and {labels[key].place} both label {image[:80]!r}; keep one of the two")
     if not labels and not damaged:
-        raise others[0] if others else OtherFileError(f"no {' or '.join(suffixes)} with labels in {folder}: "
-                                                      f"{holds(folder)}")
+        why = others[0] if others else f"no {' or '.join(suffixes)} with labels in {folder}: {holds(folder)}"
+        raise OtherFileError(f"{why}; read are {', '.join(OWN_FORMATS)}: {OWN_WAY}")
     return _of_people(labels), damaged, len(others)
 
 
 def _of_people(labels: Mapping[str, Labels]) -> dict[str, Labels]:
     """The labels with the marks of people alone. Raises InputError where classes do not tell which these are."""
     classes = {kind for held in labels.values() for kind, _, _ in held.marks}
-    groups = ({kind for kind in classes if kind.strip().lower() in names} for names in PEOPLE)
+    # Where a file knows people and marks only cars, nobody is there.
+    declared = {kind for held in labels.values() for kind in held.declared}
+    known = declared if classes <= declared else classes
+    groups = ({kind for kind in known if kind.strip().lower() in names} for names in PEOPLE)
     taken = next(filter(None, groups), classes)
     if taken is classes and len(classes) > 1:
         place = next(iter(labels.values())).place
@@ -187,9 +195,9 @@ def _of_people(labels: Mapping[str, Labels]) -> dict[str, Labels]:
     for image, held in labels.items():
         marks = [mark for mark in held.marks if mark[0] in taken]
         people[image] = replace(held, marks=marks, num_unplaced=held.num_unplaced + len(held.marks) - len(marks))
-    num_unplaced = sum(held.num_unplaced for held in people.values())
-    if num_unplaced and not any(held.marks or held.points is not None for held in people.values()):
-        place = next(held.place for held in people.values() if held.num_unplaced)
+    num_unplaced = sum(held.num_unplaced for held in labels.values())
+    if num_unplaced and not any(held.marks or held.points is not None for held in labels.values()):
+        place = next(held.place for held in labels.values() if held.num_unplaced)
         raise InputError(f"{place}: none of {num_unplaced} marks has a single place, as points and boxes have; mark "
                          "heads by these")
     return people

@@ -7,7 +7,7 @@ from pathlib import Path
 from crowddist.data.config import OWN_FORMATS, RAW_FORMATS
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.convert.layout import holds
-from crowddist.data.convert.own import OtherFileError
+from crowddist.data.convert.own import OWN_WAY, OtherFileError
 from crowddist.data.convert.sample import find_items
 from crowddist.errors import InputError
 
@@ -36,5 +36,5 @@ def recognise(folder: Path) -> str:
     if second:
         return second
     found = "; ".join((holds(folder), *reasons[:1]))
-    raise InputError(f"no labels that are read in {folder}: {found}; read are {', '.join(RAW_FORMATS)}: bring your own "
-                     "into a .csv with the columns file, x, y beside the images")
+    raise InputError(f"no labels that are read in {folder}: {found}; read are {', '.join(RAW_FORMATS)}: "
+                     f"{OWN_WAY}")

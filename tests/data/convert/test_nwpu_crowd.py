@@ -66,7 +66,7 @@ def test_images_in_parts_make_the_same_set(tmp_path, crowds, nwpu):
     assert not (nwpu.root / "images").exists() and convert(FORM, nwpu.root, tmp_path / "b").manifest == together
     assert convert(FORM, nwpu.root, tmp_path / "c", split="test", unlabelled=True).manifest.num_samples == 1
     (nwpu.root / "images_part5" / "0007.jpg").write_bytes((nwpu.root / "images_part2" / "0007.jpg").read_bytes())
-    with pytest.raises(InputError, match=r"images_part5/0007\.jpg: has the same key 0007 as .*images_part2/0007\.jpg"):
+    with pytest.raises(InputError, match=r"images_part5/0007\.jpg: has the same name 0007 as .*images_part2/0007\.jpg"):
         convert(FORM, nwpu.root, tmp_path / "d")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ READ: dict[str, tuple[str, dict[str, str | bytes], dict[str, list[list[float]]]]
     "no categories at all": ("coco", {"c.json": coco({"bbox": [1, 0, 6, 9], "category_id": None}, categories=[])}, A),
     "keypoints that are not seen, and a box": ("coco", {"c.json": coco(
         {"keypoints": [0, 0, 0], "bbox": [1, 0, 6, 9]})}, A),
+    "cars alone, where persons are known": ("coco", {"c.json": coco(
+        {"category_id": 2, "bbox": [1, 0, 6, 9]}, categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "car"}])},
+        {"a": []}),
+    "a category that is not in the list": ("coco", {"c.json": coco({"bbox": [1, 0, 6, 9]}, {
+        "category_id": 7, "bbox": [1, 1, 9, 9]})}, A),
     "the name that stands in the file": ("labelme", {"labels/a_done.json": labelme(POINT, imagePath="..\\a.jpg",
                                                                                    imageData="/9j/4AAQ")}, A),
     "a circle, and what has no place": ("labelme", {"a.json": labelme(("circle", [[3.5, 4], [9, 9]]),
@@ -122,6 +128,13 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
                         "they look like shares of its width and height"),
     "y before x": ("npy", {"a.npy": saved(np.save, np.array([[4, 40], [20, 46], [9, 35], [7, 41], [8, 39.5]]))},
                    "with x and y swapped they fit: swap the two columns"),
+    "an image twice in JSON": ("json", {"p.json": '{"a.jpg": [[3, 4]], "a.jpg": [[5, 6], [7, 8]]}'},
+                               r"p\.json: names 'a\.jpg' twice in one object; keep one"),
+    "points of another tool": ("csv", {"a.txt": "3 4"}, "it holds 1 .jpg, 1 .txt; read are csv, .*bring your own into"),
+    "a column twice": ("csv", {"p.csv": "file,x,x,y\na.jpg,3,9,4\n"}, r"p\.csv: the column x is there twice; keep one"),
+    "nothing but slips": ("csv", {"p.csv": "file,x,y\na.jpg,3px,4px\na.jpg,\"(3, 4)\",\n"},
+                          "2 of 2 heads cannot be taken, too many for slips"),
+    "a trailing comma": ("json", {"a.json": "[[3, 4],]"}, r"a\.json: not JSON: .*; mend it there, or export it again"),
     "a workbook": ("csv", {"p.csv": b"PK\x03\x04" + bytes(40)}, r"p\.csv: packed, or a workbook.* save it as \.csv"),
     "no heading and four columns": ("csv", {"p.csv": "a.jpg,3,4,5\n"}, "the first row must name the columns"),
     "JSON of an old Windows": ("coco", {"c.json": coco({}, images=[{"id": 1, "file_name": "Tor-\xfc.jpg"}]).replace(
@@ -147,6 +160,21 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
     "labels in an archive": ("csv", {"labels.zip": b"PK\x03\x04"},
                              r"it holds 1 \.jpg, 1 \.zip \(unpack what is packed\)"),
 }
+
+
+DOUBTFUL: dict[str, tuple[str, dict[str, str | bytes], str]] = {
+    "a count beside the points": ("mat", {"a.mat": mat(annPoints=POINTS, count=5)}, "a.mat.* says 5, but 3 points"),
+    "two counts, of which one is wrong": ("json", {"a.json": '{"points": [[3, 4]], "count": 1, "human_num": 2}'},
+                                          "says 2, but 1 points are there"),
+    "a slip among others": ("csv", {"p.csv": "file,x,y\na.jpg,3,4\na.jpg,3px,4\n"}, "not a pair of numbers"),
+}
+
+
+def test_each_is_read_and_told(tmp_path: Path) -> None:
+    for number, (name, files, words) in enumerate(DOUBTFUL.values()):
+        done = convert(FORMATS[name], build(tmp_path / f"mine-{number}", files, ["a.jpg"]), tmp_path / f"set-{number}")
+        (doubt,) = done.doubts
+        assert re.search(words, doubt["reason"]), doubt
 
 
 def test_each_is_refused_with_the_likely_cause(tmp_path: Path) -> None:

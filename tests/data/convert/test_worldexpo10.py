@@ -212,7 +212,7 @@ def test_a_frame_in_both_layouts_is_refused(tmp_path, frames):
     (frames.root / "train_frame" / "100140").mkdir()
     (frames.root / "train_frame" / "100140"
      / f"{FIRST}.jpg").write_bytes((frames.root / "train_frame" / f"{FIRST}.jpg").read_bytes())
-    with pytest.raises(InputError, match=rf"{FIRST}\.jpg: has the same key {FIRST} as .*; rename one of them"):
+    with pytest.raises(InputError, match=rf"{FIRST}\.jpg: has the same name {FIRST} as .*; rename one of them"):
         convert(FORM, frames.root, tmp_path / "set")
 
 
