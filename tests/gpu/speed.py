@@ -3,7 +3,8 @@
 The plain loops are written as public code bases of crowd counting have them (CSRNet-pytorch's train.py, the C-3-
 Framework's trainer): float32 throughout, copies that the worker waits for, `loss.item()` in every step, Adam as it
 comes, cuDNN's search for the fastest convolution; one image at a time at the end, one forward pass for each member of
-an ensemble. They train and run the same networks on the same numbers.
+an ensemble. They train and run the same networks on the same numbers; the plain loss is the squared error, also where
+ours is a heavier one (DSSINet's).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def machine(bench: Bench, part: Part) -> None:
 
 def training(bench: Bench, part: Part) -> None:
     """Images a second that a step of training eats, as a run trains and by a plain loop; share of the peak; memory."""
-    rounds, repeats = (2, 1) if bench.tiny else (5, 5)
+    rounds, repeats = (1, 1) if bench.tiny else (5, 5)
     for name, config in _trained_networks(bench):
         method, plain = built(config), built(config)
         stage = method.plan()[0]
@@ -66,8 +67,9 @@ def training(bench: Bench, part: Part) -> None:
         times = interleaved(bench, ways, rounds=rounds, repeats=repeats)
         size = len(batches[0]["source"].images)
         seconds = {way: float(np.median(found)) for way, found in times.items()}
+        there = {key: batch.to(bench.device) for key, batch in batches[0].items()}
         with FlopCounterMode(display=False) as counter:
-            our_training(method, batches, bench)()
+            method.step(0, there)
         flops = counter.get_total_flops()
         bench.eats[name] = size / seconds["ours"]
         kind = "bfloat16" if bench.reduced else "float32"
@@ -123,13 +125,13 @@ def labelling(bench: Bench, part: Part) -> None:
             exact = counts()
         moved = {way: float(np.abs(work() / exact - 1).max()) for way, work in ways.items()}
         memory = {way: _peak_memory_gib(bench, ways[way]) for way in ("plain", "ours")}
-        times = interleaved(bench, ways, rounds=2 if bench.tiny else 5, repeats=1)
+        times = interleaved(bench, ways, rounds=1 if bench.tiny else 5, repeats=1)
         part.note(**{name: {
             "images_per_s": {way: round(len(frames) / float(np.median(found)), 2) for way, found in times.items()},
             "plain_against_ours": ratio(times["plain"], times["ours"]), "peak_memory_gib": memory,
             "change_of_the_count": {way: float(f"{value:.2g}") for way, value in moved.items()}}})
-        part.check(f"{name}: change of the count against float32", moved["ours"], 0.01)
-        part.check(f"{name}: the plain loop's count against float32", moved["plain"], 0.01)
+        part.check(f"{name}: change of the count against float32", moved["ours"], 0.03)
+        part.check(f"{name}: the plain loop's count against float32", moved["plain"], 0.03)
 
 
 def optimizer(bench: Bench, part: Part) -> None:
@@ -158,13 +160,13 @@ def optimizer(bench: Bench, part: Part) -> None:
 
 def layout(bench: Bench, part: Part) -> None:
     """A training step of the convolutions of CSRNet with channels last, as all networks here have them, and first."""
-    size, side = (1, 64) if bench.tiny else (8, 512)
+    size, side, thinner = (1, 64, 16) if bench.tiny else (8, 512, 1)
     images = torch.rand(size, 3, side, side)
     for kind in ("float32", *(("bfloat16",) if bench.reduced or bench.tiny else ())):
         steps, losses = {}, {}
         for way, form in (("channels first", torch.contiguous_format), ("channels last", torch.channels_last)):
             torch.manual_seed(0)
-            network = plain_csrnet().to(bench.device, memory_format=form)
+            network = plain_csrnet(thinner).to(bench.device, memory_format=form)
             there = images.to(bench.device, memory_format=form)
 
             def step(network: nn.Module = network, there: torch.Tensor = there, kind: str = kind) -> torch.Tensor:
@@ -240,16 +242,19 @@ def plain_counts(counter: Counter, frames: list[np.ndarray], device: torch.devic
     return np.array(found)
 
 
-def plain_csrnet() -> nn.Sequential:
-    """The layers of CSRNet (Li et al., CVPR 2018, configuration B): ten of VGG-16, six dilated ones, 1x1."""
+def plain_csrnet(thinner: int) -> nn.Sequential:
+    """The layers of CSRNet (Li et al., CVPR 2018, configuration B): ten of VGG-16, six dilated ones, 1x1; `thinner`
+    times fewer channels.
+    """
     layers: list[nn.Module] = []
     channels = 3
     for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(True)] if width else [nn.MaxPool2d(2)]
-        channels = width or channels
+        wide = width // thinner
+        layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.ReLU(True)] if width else [nn.MaxPool2d(2)]
+        channels = wide or channels
     for width in (512, 512, 512, 256, 128, 64):
-        layers += [nn.Conv2d(channels, width, 3, padding=2, dilation=2), nn.ReLU(True)]
-        channels = width
+        layers += [nn.Conv2d(channels, width // thinner, 3, padding=2, dilation=2), nn.ReLU(True)]
+        channels = width // thinner
     return nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
 
 

@@ -60,7 +60,7 @@ def test_all_parts_pass_on_a_cpu_but_the_one_that_needs_a_gpu(results: dict[str,
         "cuda_graph": "skipped"}
     assert parts["cuda_graph"]["error"] == "CUDA graphs need a GPU"
     checks = [check for part in parts.values() for check in part["checks"]]
-    assert len(checks) > 60 and all(check["value"] <= check["limit"] for check in checks)
+    assert len(checks) > 50 and all(check["value"] <= check["limit"] for check in checks)
     # The CPU agrees with itself to the bit, and so does a resumed training.
     assert all(check["value"] == 0 for check in parts["agreement"]["checks"])
     assert parts["resume"]["figures"]["as in a run"]["same_bits_when_resumed"]
