@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # 20 s of a CPU
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import runpy, sys, time
@@ -34,10 +35,11 @@ def broken(bench, part):
 codes = [main([*usual, "--output", "all.json"]),
          main([*usual, "--only", "agreement", "resume", "--disturb", "0.05", "--output", "disturbed.json"])]
 parts["feed"] = (broken, 5.0)
-parts["group"] = (lambda bench, part: time.sleep(60), 0.2)
-codes += [main([*usual, "--only", "machine", "feed", "group", "--output", "broken.json"]),
+codes += [main([*usual, "--only", "machine", "feed", "--output", "broken.json"]),
           main([*usual, "--only", "machine", "--seconds", "1", "--output", "late.json"])]
 print("codes", codes)
+from reporting import guarded
+print(guarded(lambda part: time.sleep(60), 0.2)["error"])
 """
 
 
@@ -48,7 +50,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-c", DRIVER, str(ROOT / "tests" / "gpu" / "check.py")], cwd=folder,
                           env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "codes [0, 1, 1, 0]" in done.stdout, done.stdout[-200:] + done.stderr[-3000:]
+    assert done.stdout.endswith("codes [0, 1, 1, 0]\nTimeoutError: took more than 0 s\n"), done.stderr[-3000:]
     assert json.loads(done.stdout[: done.stdout.index("\n}\n") + 2]) == json.loads((folder / "all.json").read_text())
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
@@ -61,8 +63,8 @@ def test_all_parts_pass_on_a_cpu_but_the_one_that_needs_a_gpu(results: dict[str,
     assert parts["cuda_graph"]["error"] == "CUDA graphs need a GPU"
     checks = [check for part in parts.values() for check in part["checks"]]
     assert len(checks) > 50 and all(check["value"] <= check["limit"] for check in checks)
-    # The CPU agrees with itself to the bit, and so does a resumed training.
-    assert all(check["value"] == 0 for check in parts["agreement"]["checks"])
+    # The CPU agrees with itself, and a resumed training does to the bit.
+    assert all(check["value"] < 1e-6 for check in parts["agreement"]["checks"])
     assert parts["resume"]["figures"]["as in a run"]["same_bits_when_resumed"]
     for name, figures in parts["training"]["figures"].items():
         assert min(figures["images_per_s"].values()) > 0 and figures["plain_against_ours"]["ratio"] > 0, name
@@ -86,7 +88,6 @@ def test_a_change_on_the_device_and_a_part_that_breaks_are_told(results: dict[st
     assert parts["machine"]["status"] == "passed"
     assert (parts["feed"]["status"], parts["feed"]["error"]) == ("failed", "ValueError: this part is broken")
     assert parts["feed"]["figures"] == {"found": 1}
-    assert (parts["group"]["status"], parts["group"]["error"]) == ("failed", "TimeoutError: took more than 0 s")
     assert (results["late"]["parts"]["machine"]["status"], results["late"]["passed"]) == ("skipped", True)
 
 
