@@ -163,6 +163,16 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
+def furthest(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """The largest distance between tensors of one name. Norms count as at least a thousandth of the largest one, so
+    that what is 0 but for rounding does not matter.
+    """
+    assert found.keys() == expected.keys()
+    pairs = [(found[name].detach().double().cpu(), value.detach().double().cpu()) for name, value in expected.items()]
+    least = max(1e-3 * max(float(value.norm()) for _, value in pairs), 1e-30)
+    return max(float((one - other).norm()) / max(float(other.norm()), least) for one, other in pairs)
+
+
 def joined(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """All tensors as one vector of doubles, in the order of their names."""
     return torch.cat([tensors[name].detach().double().cpu().flatten() for name in sorted(tensors)])

@@ -58,7 +58,7 @@ def training(bench: Bench, part: Part) -> None:
     """Images a second that a step of training eats, as a run trains and by a plain loop; share of the peak; memory."""
     rounds, repeats = (1, 1) if bench.tiny else (5, 5)
     for name, config in _trained_networks(bench):
-        method, plain = built(config), built(config)
+        method, plain = built(config, strong=False), built(config, strong=False)
         stage = method.plan()[0]
         batches = [random_batches(method, stage, seed=number) for number in range(NUM_BATCHES)]
         method.start(stage, LocalRuntime(device=str(bench.device)))
@@ -96,7 +96,7 @@ def labelling(bench: Bench, part: Part) -> None:
     for name, config in names.items():
         with tempfile.TemporaryDirectory() as folder:
             url = f"{folder}/counter.pt"
-            method = built(config)
+            method = built(config, strong=False)
             checkpoint.write(url, 1, {"method": method.state_dict(), "config": to_json(config)})
             predictor = Predictor.from_checkpoint(url, image_size=width, zooms=(1.0,), device=str(bench.device))
         counter = method.networks().to(bench.device).eval()
@@ -137,7 +137,7 @@ def labelling(bench: Bench, part: Part) -> None:
 def optimizer(bench: Bench, part: Part) -> None:
     """AdamW's step over lite0 and VGG-16: fused, as torch chooses by itself, and tensor by tensor."""
     for name, config in _counters(bench).items():
-        sizes = [tuple(parameter.shape) for parameter in built(config).networks().parameters()]
+        sizes = [tuple(parameter.shape) for parameter in built(config, strong=False).networks().parameters()]
         steps: dict[str, Callable[[], Any]] = {}
         weights: dict[str, list[torch.Tensor]] = {}
         kinds: dict[str, dict[str, Any]] = {"fused": {"fused": True}, "as it comes": {},

@@ -86,6 +86,7 @@ def test_a_step_that_memory_is_too_small_for_is_one_line(tiny_config: RunConfig,
         train_stages(config, [data], LocalRuntime())
 
 
+@pytest.mark.slow
 def test_networks_that_cannot_be_compiled_are_told_in_one_line(tiny_config: RunConfig, tmp_path: Path,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling is asked for where there is no compiler."""
