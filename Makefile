@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
-.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-image image lint site benchmark lock lock-cpu audit setup clean help
+.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image image lint site benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -39,6 +39,9 @@ test-faults: setup  ## every fault caused for real, on three machines made of ne
 
 test-published: setup  ## all recipes of the papers take ten steps each, on tiny data in their own layouts: an hour
 	$(BIN)/python -m pytest -n 2 --dist load tests/test_published.py
+
+test-gpu: setup  ## what a GPU computes and how fast, 6 minutes; prints one JSON, and leaves it in gpu.json
+	$(BIN)/python tests/gpu/check.py --output gpu.json
 
 test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one
 	$(BIN)/python -m pytest -m "image and not benchmark" -s tests/cluster/test_image_run.py

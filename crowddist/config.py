@@ -56,11 +56,16 @@ class EngineConfig:
     average_decay: float = 0.0
     """Share that a step keeps of the moving average of the weights, e.g. 0.995. The average counts and labels. 0: no
     average, the last weights count."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """float32, or bfloat16 (automatic mixed precision). bfloat16 is faster on GPUs and on CPUs with AVX-512, at about
-    0.4 % error of the features; on other CPUs it is seven times slower."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto, float32, or bfloat16 (automatic mixed precision). auto is bfloat16 on GPUs that compute in it, else
+    float32. bfloat16 is faster on GPUs and on CPUs with AVX-512, at about 0.4 % error of the features; on other CPUs it
+    is seven times slower."""
+    compile: bool = False
+    """Compile the networks for training (torch.compile). The first steps of a stage then wait for a compiler, a minute
+    or more; results differ by rounding. Not yet measured on a GPU."""
 
     def __post_init__(self) -> None:
+        require_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         if self.checkpoint_every < 1 or self.log_every < 1:
             raise InputError("checkpoint_every and log_every must be at least 1, got "
                              f"{self.checkpoint_every}, {self.log_every}")

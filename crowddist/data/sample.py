@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +89,31 @@ class Batch:
     """The samples' names, for error messages."""
 
     def to(self, device: Any) -> Batch:
-        """The same batch on `device`."""
+        """The same batch on `device`; from pinned memory the copy is only queued, on the current stream."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(value: Any) -> Any:
+    def pinned(self) -> Batch:
+        """The same batch in pinned memory, which a GPU reads by itself."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def used_on(self, stream: Any) -> None:
+        """Tells the allocator of a GPU that a stream uses the batch, so that its memory waits for that stream."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._each(record)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed."""
+
+        def changed(value: Any) -> Any:
             if isinstance(value, list):
-                return [move(entry) for entry in value]
-            return value.to(device, non_blocking=True) if hasattr(value, "to") else value
+                return [changed(entry) for entry in value]
+            return change(value) if hasattr(value, "to") else value
 
-        return Batch(**{entry.name: move(getattr(self, entry.name)) for entry in fields(self)})
+        return Batch(**{entry.name: changed(getattr(self, entry.name)) for entry in fields(self)})
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from cachetools import LRUCache, cached
 from torch import Tensor
 
 from crowddist import storage
@@ -79,6 +78,8 @@ class CropDataset(torch.utils.data.Dataset):
 
     def _start(self) -> None:
         """Makes the cache and the prefetcher, which each process has for itself."""
+        from cachetools import LRUCache, cached
+
         memory: LRUCache[Any, Sample] = LRUCache(self.config.cache_bytes, getsizeof=_num_bytes)
         self._cached = cached(memory)(self._read)
         self._prefetcher = None if storage.is_local(self.images.url) else Prefetcher(self.images, self.plan)

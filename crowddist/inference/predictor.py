@@ -84,8 +84,16 @@ class Predictor(BasePredictor):
         other.one_at_a_time = self.one_at_a_time
         return other
 
+    def _on_device(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """(N, 3, H, W) float32 in [0, 1], on the device."""
+        if self.device.type != "cuda":
+            return torch.cat([to_tensor(image) for image in images]).to(self.device)
+        # Bytes are a quarter of the copy, and a GPU turns them into numbers in no time.
+        pixels = torch.from_numpy(np.stack(images)).pin_memory().to(self.device, non_blocking=True)
+        return pixels.permute(0, 3, 1, 2).float() / 255
+
     def see_batch(self, images: Sequence[np.ndarray]) -> list[Seen]:
-        prediction = self.method.predict(torch.cat([to_tensor(image) for image in images]).to(self.device))
+        prediction = self.method.predict(self._on_device(images))
         # Contiguous, as when read back from a file: a sum over a view of a larger array adds in another order.
         density, spread = (np.ascontiguousarray(part.cpu().numpy()[:, 0])
                            for part in (prediction.density, prediction.spread))

@@ -77,6 +77,9 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
         fit_stages(lambda: build_method(config, weights="none" if begun else "all"), stages, runtime,
                    engine=config.engine, seed=config.seed, record=to_json(config))
     except (MemoryError, RuntimeError) as error:
+        if config.engine.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise InputError(f"the networks cannot be compiled here ({reason}): leave --engine.compile out") from error
         if not is_out_of_memory(error):
             raise
         raise out_of_memory(f"a step of {' and '.join(data.stage.name for data in stages)}",

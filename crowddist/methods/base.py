@@ -284,7 +284,14 @@ class Method(ABC):
         self.networks().load_state_dict({**others, **state["networks"]})
         if optimizers:
             for name, optimizer in self.optimizers().items():
-                optimizer.load_state_dict(state["optimizers"][name])
+                optimizer.load_state_dict(_as_computed_here(state["optimizers"][name], optimizer))
+
+
+def _as_computed_here(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's saved state with this one's way of computing, which follows from the device, not from the run."""
+    groups = [{**saved, **{name: own[name] for name in ("foreach", "capturable", "fused") if name in own}}
+              for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)]
+    return {**state, "param_groups": groups}
 
 
 def belongs_to(parameter: str, network: str) -> bool:

@@ -19,9 +19,11 @@ import torch
 from crowddist import storage
 from crowddist.data.stream import CropDataset, MixedDataset, batches
 from crowddist.errors import InputError
+from crowddist.models.compiling import compile_networks
 from crowddist.randomness import derive
 from crowddist.run import checkpoint
 from crowddist.run.averaging import WeightAverage
+from crowddist.run.feed import Feed
 from crowddist.storage.run_folder import CHECKPOINTS, CURVE, DONE, LATEST
 
 if TYPE_CHECKING:
@@ -107,7 +109,8 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     """
     stage, started = data.stage, time.time()
     folder = storage.join(data.folder, CHECKPOINTS)
-    if engine.precision == "bfloat16" and runtime.rank == 0 and not _has_bfloat16(runtime.device):
+    reduced = in_bfloat16(engine, runtime.device)
+    if reduced and runtime.rank == 0 and not _has_bfloat16(runtime.device):
         logger.warning("this CPU computes bfloat16 without instructions for it, several times slower than float32: use "
                        "--engine.precision float32")
     torch.manual_seed(derive(seed, stage.seed_name, "start"))
@@ -129,18 +132,20 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     loaders = {name: _loader(name, data, runtime, stream=method.stream, seed=seed, first_step=first_step)
                for name in stage.streams}
     curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
+    feed = Feed(loaders, runtime.device, ahead=runtime.device.type == "cuda")
     losses: list[float] = []
     stopping = False
     with closing(checkpoint.Saver(folder)) as saver:
         for step in range(first_step, stage.steps):
             torch.manual_seed(derive(seed, stage.seed_name, step, runtime.rank))
             runtime.at(step, "reading samples")
-            parts = {name: next(loader).to(runtime.device) for name, loader in loaders.items()}
+            parts = feed.take()
             runtime.at(step, "computing")
-            with torch.autocast(runtime.device.type, torch.bfloat16, enabled=engine.precision == "bfloat16"):
+            with torch.autocast(runtime.device.type, torch.bfloat16, enabled=reduced):
                 scalars = method.step(step, parts)
             if average is not None:
                 average.update(step)
+            feed.look_ahead()
             losses.append(float(scalars["loss"]))
             if not math.isfinite(losses[-1]):
                 keys = ", ".join(key for part in parts.values() for key in part.keys)
@@ -215,6 +220,13 @@ def _dataset(name: str, source: str, use: Stream, data: StageData, stream: Strea
     )
 
 
+def in_bfloat16(engine: EngineConfig, device: torch.device) -> bool:
+    """Whether a stage computes in bfloat16 on a device, as `EngineConfig.precision` says."""
+    if engine.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return engine.precision == "bfloat16"
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     """True where bfloat16 is fast: on all devices but x86 CPUs without AVX-512."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -262,6 +274,8 @@ def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime
     """
     torch.use_deterministic_algorithms(runtime.device.type == "cpu")
     method = fresh_networks(build, seed)
+    if engine.compile:
+        compile_networks(method.networks())
     initial = ""
     for data in stages:
         done = read_done(data.folder)

@@ -62,6 +62,8 @@ def require_same_config(config: RunConfig, folder: str) -> None:
     mine = json.loads(to_json(config))
     # Newer fields take their defaults.
     recorded = json.loads(to_json(from_json(json.dumps(read_record(folder, CONFIG) or mine))))
+    if mine["engine"]["precision"] == "auto":  # older runs record float32, which was the default
+        recorded["engine"]["precision"] = "auto"
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE
                     and mine.get(name) != recorded.get(name))
     if differ:

@@ -86,6 +86,21 @@ def test_a_step_that_memory_is_too_small_for_is_one_line(tiny_config: RunConfig,
         train_stages(config, [data], LocalRuntime())
 
 
+@pytest.mark.slow
+def test_networks_that_cannot_be_compiled_are_told_in_one_line(tiny_config: RunConfig, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling is asked for where there is no compiler."""
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    config = replace(tiny_config, method="source_only", engine=replace(tiny_config.engine, compile=True))
+    data = StageData(stage=build_method(config).plan()[0], folder=(tmp_path / "source").as_uri(),
+                     urls={"source": config.source})
+    with pytest.raises(InputError, match=r"the networks cannot be compiled here \(.*\): leave --engine.compile out"):
+        train_stages(config, [data], LocalRuntime())
+
+
 @pytest.mark.parametrize(("num_workers", "machines", "threads"), [
     (1, (16,), 16), (2, (16,), 8), (3, (16,), 5), (32, (16,), 1),
     (2, (16, 16), 16),  # one on each

@@ -248,13 +248,15 @@ def test_more_sources_are_mixed_into_the_source_alone(tiny_config: RunConfig, ma
 
 
 def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """By itself a CPU computes in float32."""
     curves = []
-    for precision in ("float32", "bfloat16"):
+    for precision in ("float32", "bfloat16", "auto"):
         run(replace(tiny_config, engine=replace(tiny_config.engine, precision=precision)), tmp_path / precision)
         curves.append([json.loads(line)["loss"]
                        for line in (tmp_path / precision / "curve.jsonl").read_text().splitlines()])
     assert curves[0] != curves[1]
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
+    assert curves[2] == curves[0] and tiny_config.engine.precision == "auto"
 
 
 @pytest.mark.parametrize("capability, told", [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])

@@ -281,6 +281,7 @@ CHANGES: dict[str, Callable[[RunConfig], RunConfig]] = {
     "colour": settings("stream", colour_jitter=0.1),
     "sigma": settings("stream", sigma_px=4.0),
     "precision": settings("engine", precision="bfloat16"),
+    "compiling": settings("engine", compile=True),
     "average": settings("engine", average_decay=0.5),
     "ensemble": settings("counter", ensemble="none"),
     "dropout": settings("counter", ensemble="dropout"),

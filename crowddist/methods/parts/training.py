@@ -88,7 +88,8 @@ class TrainingMethod(Method):
         self._networks.requires_grad_(False).to(runtime.device)
         trained = self.trained(stage)
         self._schedules = {name: each.schedule for name, each in trained.items()}
-        self._optimizers = {name: self._optimizer(each) for name, each in trained.items()}
+        self._optimizers = {name: self._optimizer(each, fused=runtime.device.type == "cuda")
+                            for name, each in trained.items()}
         self._objective = runtime.wrap(self.objective(stage))
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
@@ -113,8 +114,10 @@ class TrainingMethod(Method):
         continues = self._stage.num_round > 0 and not self._stage.fresh
         return continues or step >= (1 - FROZEN_SHARE) * self._stage.steps
 
-    def _optimizer(self, trained: Trained) -> torch.optim.AdamW:
-        """Unfreezes all but the first pretrained layers; the other pretrained layers learn more slowly."""
+    def _optimizer(self, trained: Trained, *, fused: bool) -> torch.optim.AdamW:
+        """Unfreezes all but the first pretrained layers; the other pretrained layers learn more slowly. `fused`: a few
+        kernels of a GPU update all weights.
+        """
         train = self.config.train
         frozen = pretrained_parameters(self._networks, train.frozen_px)
         pretrained = pretrained_parameters(self._networks) if train.pretrained_share < 1 else set()
@@ -126,7 +129,8 @@ class TrainingMethod(Method):
         groups: list[dict[str, Any]] = [{"params": new, "share": 1.0}]
         if slow:
             groups.append({"params": slow, "share": train.pretrained_share})
-        return torch.optim.AdamW(groups, lr=0.0, betas=trained.betas, weight_decay=trained.weight_decay)
+        return torch.optim.AdamW(groups, lr=0.0, betas=trained.betas, weight_decay=trained.weight_decay,
+                                 fused=fused or None)
 
     def one_cycle(self, parameters: list[nn.Parameter], stage: Stage, peak_rate: float) -> Trained:
         """Training with the run's weight decay and the one-cycle schedule, or at the peak alone where the run's rates

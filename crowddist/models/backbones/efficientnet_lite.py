@@ -121,7 +121,7 @@ class NormedConvolution(nn.Module):
             return self._convolve_folded(features)
         if self.norm.uses_batch:
             normed = self.norm(self._convolve(features, self.conv.weight, None))
-            return _Relu6.apply(normed) if self.activated else normed
+            return _relu6(normed) if self.activated else normed
         scale, shift = self.norm.scale_and_shift()
         return self._convolve(features, self.conv.weight * scale[:, None, None, None], shift, activated=self.activated)
 
@@ -148,13 +148,20 @@ class NormedConvolution(nn.Module):
         if kernel == 1:
             # A matrix product, with channels last; on one thread torch's own 1x1 convolution converts the layout twice.
             product = functional.linear(features.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias)
-            return (_Relu6.apply(product) if activated else product).permute(0, 3, 1, 2)
+            return (_relu6(product) if activated else product).permute(0, 3, 1, 2)
         padding = kernel // 2
         if stride == 2:
             before, behind, padding = (kernel - 2) // 2, (kernel - 1) // 2, 0
             features = functional.pad(features, (before, behind, before, behind))
         convolved = functional.conv2d(features, weight, bias, stride, padding, 1, self.conv.groups)
-        return _Relu6.apply(convolved) if activated else convolved
+        return _relu6(convolved) if activated else convolved
+
+
+def _relu6(values: Tensor) -> Tensor:
+    """In-place ReLU6. On a GPU torch's own is one kernel each way, and it is what compilers know."""
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _Relu6.apply(values)
+    return functional.relu6(values, inplace=True)
 
 
 class _Relu6(torch.autograd.Function):
