@@ -84,6 +84,7 @@ def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPa
             r"(?<=\d) ?(?=[a-z])", " ", _spaced(folder)), row["title"]
     for data in result["data"].values():
         assert data["digest"][:16] in page.words and data["url"] in page.words
+    assert "labels-1/labels, worker 0: count, label" in page.words and "all workers together" in page.words
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
     # Three charts, one search, two images at each end of five, and the images that every round shows.
     assert len(page.sources) == 3 + 1 + 4 + 5
