@@ -37,7 +37,8 @@ class UnitActor:
         """Returns the result, and the seconds that reading and predicting took."""
         self._worker.watch.take()
         if isinstance(work, Probe):
-            return self._worker.probe(job, work.image), {}
+            self._worker.probe(job, work.image)
+            return None, {}
         self._worker.predictor.one_at_a_time = work.one_at_a_time
         result = self._worker.run(job, work.images, work.skip)
         seconds = self._worker.watch.take()
@@ -153,7 +154,7 @@ class UnitActors:
         """
         for actor in self._new.values():
             ray.kill(actor)
-            del self._places[actor]
+            del self._places[actor], self._asked[actor]
         self._new, self._num_lost_loading = {}, 0
         if urls != self._loads:
             self._loads = urls
@@ -194,4 +195,5 @@ class UnitActors:
 
     def _replace(self, actor: Any) -> None:
         ray.kill(actor)  # it may be unreachable rather than dead
+        self._asked.pop(actor, None)
         self._start_actor(self._places.pop(actor))

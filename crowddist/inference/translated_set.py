@@ -44,8 +44,8 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
     def samples(shown: Sequence[int]) -> Iterator[tuple[str, dict[str, Member]]]:
         nonlocal change
         for index in shown:
-            key, members = images.read(index)
             with reading():
+                key, members = images.read(index)
                 image = decode(key, pixels_only(members)).image
             translated = translate_image(predictor, image)
             change += float(np.abs(translated.astype(np.int16) - image).mean())

@@ -199,7 +199,8 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
 
 def _over_starts(before: Sequence[Mapping[str, float]], now: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """Seconds by phase of each rank over all starts; a group that starts again may have fewer workers or more."""
-    return [added(*pair) for pair in itertools.zip_longest(before, now, fillvalue={})]
+    nothing: dict[str, float] = {}
+    return [added(old, new) for old, new in itertools.zip_longest(before, now, fillvalue=nothing)]
 
 
 def _method_state(method: Method, stage: Stage, average: WeightAverage | None) -> dict[str, Any]:

@@ -33,7 +33,9 @@ class Timeline:
     def __init__(self, folder: str, start_up_s: float, take_times: Callable[[], Times]) -> None:
         self._take_times = take_times
         self._url, self._ended = storage.join(folder, TIMELINE), bool(read_record(folder, RESULT))
-        self._steps: dict[str, dict[str, dict[str, float]]] = read_record(folder, TIMELINE)
+        self._steps: dict[str, dict[str, dict[str, float]]] = {}
+        for row in read_record(folder, TIMELINE).get("rows", ()):
+            self._steps.setdefault(row["step"], {})[row["worker"]] = row["seconds"]
         self._add("launcher", {DRIVER: {"start_up": start_up_s}})
 
     @contextlib.contextmanager
@@ -86,7 +88,7 @@ class Timeline:
     def _keep(self, name: str, workers: Times) -> None:
         if not self._ended:
             self._steps[name] = {worker: _rounded(times) for worker, times in workers.items()}
-            storage.write_json(self._url, self._steps)
+            storage.write_json(self._url, {"rows": self.rows()})
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
