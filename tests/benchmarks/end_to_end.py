@@ -47,8 +47,6 @@ from tests.benchmarks.peers import habits
 
 Way = Callable[[], Any]
 PARTS = ("convert", "convert, a filter a head", "label", "evaluate", "train")
-SIZE = (768, 1024)
-"""Height and width of ShanghaiTech B's images, px; A's are of many sizes."""
 HEADS_FILTERED = 1
 """Images of a group that the peers draw with a filter a head, which takes up to a minute an image."""
 
@@ -63,11 +61,13 @@ class Options:
     """Number of groups, and so of ratios."""
     steps_an_image: float = 3.0
     """Training steps an image: 3 is a recipe's 600 and 300 on the source and in a round, for 300 images."""
+    size: tuple[int, int] = (768, 1024)
+    """Height and width of rendered images, px: those of ShanghaiTech B."""
     output: str = ""
     """JSON file to write."""
 
 
-def raw_images(folder: Path, number: int) -> list[Path]:
+def raw_images(folder: Path, number: int, size: tuple[int, int]) -> list[Path]:
     """So many images of ShanghaiTech A, or rendered ones in its layout."""
     real = Path(os.environ.get("CROWDDIST_DATA", "")) / "shanghaitech" / "part_A_final" / "train_data" / "images"
     if os.environ.get("CROWDDIST_DATA") and real.is_dir():
@@ -78,7 +78,7 @@ def raw_images(folder: Path, number: int) -> list[Path]:
     drawn = folder / "rendered"
     for part in ("images", "ground_truth"):
         (drawn / part).mkdir(parents=True)
-    config = RendererConfig(num_images=number, size=SIZE, seed=7, look="wide")
+    config = RendererConfig(num_images=number, size=size, seed=7, look="wide")
     for index in range(number):
         image = render_image(config, index)
         cv2.imwrite(str(drawn / "images" / f"IMG_{index + 1}.jpg"), image.image[..., ::-1],
@@ -170,11 +170,11 @@ class Round:
         }
 
 
-def measure(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(options: Options) -> dict[str, Any]:
     """Seconds of each part for each group, peers and ours, and both errors."""
     with tempfile.TemporaryDirectory() as name, single_thread():
         folder = Path(name)
-        groups = grouped(raw_images(folder, options.images), folder, options.groups)
+        groups = grouped(raw_images(folder, options.images, options.size), folder, options.groups)
         both = Round(folder, options.steps_an_image)
         seconds: dict[str, list[tuple[float, float]]] = {part: [] for part in PARTS}
         for number, group in enumerate(groups):
@@ -188,7 +188,7 @@ def measure(options: Options, say: Callable[[str], None] = print) -> dict[str, A
                     (peer, ours)[which]()
                     took[which] = time.process_time() - began
                 seconds[part].append((took[0] / share, took[1]))
-                say(f"group {number}, {part}: peers {took[0] / share:.2f} s, ours {took[1]:.2f} s")
+                print(f"group {number}, {part}: peers {took[0] / share:.2f} s, ours {took[1]:.2f} s", flush=True)
             for network, state in zip((both.network, both.method.networks()), start, strict=True):
                 network.load_state_dict(state)
         errors = {way: float(np.average(found, weights=[len(group) for group in groups]))
