@@ -24,7 +24,7 @@ CONVERT_S, LABEL_S, CORE_STEP_S = 0.01, 0.94, 0.576
 BATCH = 8
 """Crops of a step on cores."""
 LABEL_EFFICIENCY = 0.97
-"""Of several actors against as many times one, by `test_scale.py`."""
+"""Of several actors against as many times one: assumed; `test_scale.py` holds 0.9 in a simulation."""
 
 
 @dataclass(frozen=True, kw_only=True)
