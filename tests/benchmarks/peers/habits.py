@@ -9,7 +9,7 @@
 | crop and flip in the data set, mean squared error, Adam | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py and trainer.py |
 | a forward pass of the whole network for each member | nikitadurasov/masksembles, masksembles/torch.py: the input comes once a mask |
 | mean and variance of the passes kept on disk as labels | the papers' text: Liu et al., CVPR 2022, section 3 (weizheliu/Cross-Domain-Crowd-Counting has no code of it) |
-| peaks by max-pooling | dk-liang/FIDTM, test.py |
+| peaks by max-pooling | dk-liang/FIDTM, test.py (LMDS_counting) |
 | points matched anew for each distance, with a matrix of all distances | dk-liang/FIDTM, local_eval/eval.py |
 """  # noqa: E501
 
