@@ -44,6 +44,7 @@ from crowddist.run.record import (
 )
 from crowddist.run.repeat import code_versions
 from crowddist.run.reuse import take_over
+from crowddist.run.timeline import Timeline
 from crowddist.search.threshold_search import search_thresholds
 from crowddist.search.trial_values import make_plan
 from crowddist.search.trials import TrialRunner, run_trials_here
@@ -95,12 +96,14 @@ def adapt(
         method = build_method(config, weights="none" if storage.exists(storage.join(folder, files.CONFIG)) else "all")
 
         # Step 1: the data sets.
+        timeline = Timeline(folder, launcher.start_up_s, launcher.take_times)
         masked = {stream.data for stage in method.plan() for stream in stage.streams.values() if stream.masks}
-        data = {
-            used: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked,
-                          crowd_maps=crowd_maps)
-            for used, (role, spec) in data_specs(config).items()
-        }
+        with timeline.step("data"):
+            data = {
+                used: prepare(spec, config.storage, role=role, say=say, skip_bad=config.skip_bad, masks=role in masked,
+                              crowd_maps=crowd_maps)
+                for used, (role, spec) in data_specs(config).items()
+            }
         scenes = find_rule(config.stream.scenes) if config.stream.scenes and "source" in data else None
         if scenes is not None:
             source = ShardReader(data["source"].url)
@@ -108,7 +111,8 @@ def adapt(
         claim_run(config, folder, data, scenes)
         if "calibration" not in data:
             say("counts get no intervals: the run has no held-out images of the source (--calibration)")
-        limit = density_limit(config, method, folder, data, scenes)
+        with timeline.step("data"):
+            limit = density_limit(config, method, folder, data, scenes)
         if limit is not None:
             say(f"source: its densest cell holds {limit:.3f} persons; where the counter says more, nobody is counted")
 
@@ -119,7 +123,7 @@ def adapt(
             for used, prepared in data.items():
                 tracker.data(used, prepared.manifest.name, prepared.url, prepared.manifest.digest)
             run = _Run(config, method, folder, {used: prepared.url for used, prepared in data.items()}, scenes, limit,
-                       launcher, run_trials, tracker, say, reuse)
+                       launcher, run_trials, tracker, say, reuse, timeline)
             rounds = run.all_rounds()
             result = {
                 "run": name, "recipe": config.recipe, "method": config.method, "seed": config.seed,
@@ -130,6 +134,7 @@ def adapt(
                 "model": tracker.register(storage.local_file(run.checkpoint), name=MODEL,
                                           calibration=read_calibration(run.checkpoint)),
                 "data": {used: prepared.summary() for used, prepared in data.items()},
+                "timeline": timeline.rows(),
                 "seconds_this_start": round(time.time() - started, 1),
             }
             storage.write_json(storage.join(folder, files.RESULT), result)
@@ -157,6 +162,7 @@ class _Run:
     tracker: Tracker
     say: Callable[[str], None]
     reuse: bool
+    timeline: Timeline
     checkpoint: str = ""
     """URL of the newest counter that is kept."""
     labels_url: str = ""
@@ -169,7 +175,7 @@ class _Run:
     """The newest search's values by name."""
 
     def __post_init__(self) -> None:
-        self.finished = Finished(self.folder, self.say)
+        self.finished = Finished(self.folder, self.say, self.timeline)
         self.zooms = ZoomCheck(self.method.drop_rise)
 
     def all_rounds(self) -> list[dict[str, Any]]:
@@ -244,13 +250,16 @@ class _Run:
         every = [data for chain in chains.values() for data in chain]
         if all(read_done(data.folder) for data in every):
             self.say(f"{' and '.join(stage.name for stage in stages)}: done before")
+            self.timeline.trained(chains.values(), 0.0)
             return
         arithmetic = self.launcher.training_arithmetic(len(chains))
         ready = [take_over(chain, self.config, arithmetic=arithmetic, fresh=not self.reuse, say=self.say)
                  for chain in chains.values()]
+        began = time.perf_counter()
         with following(every, self.tracker, self.say):
             if not all(read_done(data.folder) for data in every):
                 self.launcher.train(ready)
+        self.timeline.trained(chains.values(), time.perf_counter() - began)
 
     def _label(self, stage: Stage, found: Mapping[str, Any]) -> dict[str, float]:
         """Step 7: labels the whole target with the newest counter. Returns: the labels' metrics.
@@ -294,8 +303,9 @@ class _Run:
             found = storage.read_json(url)
         else:
             self.say(f"{stage.round_name}: searching thresholds by {self.config.search.objective}")
-            found = search_thresholds(self.config, self.checkpoint, self.urls, self.launcher, self.run_trials,
-                                      say=lambda line: self.say(f"{stage.round_name}: {line}"))
+            with self.timeline.step(f"{stage.round_name}/search"):
+                found = search_thresholds(self.config, self.checkpoint, self.urls, self.launcher, self.run_trials,
+                                          say=lambda line: self.say(f"{stage.round_name}: {line}"))
             storage.write_json(url, found)
         self.tracker.trials(stage.num_round, found["trials"])
         self.thresholds = {name: found["best"][name] for name in own_values(self.config)}
@@ -335,28 +345,24 @@ class _Run:
         stage, place = stages[0], storage.join(self.folder, stages[0].round_name)
         self.checkpoint = self.finished.whole_checkpoint(stages, self.checkpoint,
                                                          storage.join(place, files.CHECKPOINTS))
-        uncounted = calibrate(self.launcher.run, self.checkpoint, self.urls.get("calibration", ""), self.method.stream,
-                              say=self.say)
+        with self.timeline.step(f"{stage.round_name}/evaluation"):
+            uncounted = calibrate(self.launcher.run, self.checkpoint, self.urls.get("calibration", ""),
+                                  self.method.stream, say=self.say)
         self.finished.note_skipped("calibration", uncounted)
         url = storage.join(place, files.EVALUATION)
         if storage.exists(url):
             row = storage.read_json(url)
             self.finished.note_skipped("evaluation", row.get("skipped", ()))
             return row
-        metrics, by_key, skipped = self._evaluate(stage, place) if "evaluation" in self.urls else ({}, {}, [])
-        shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
-        pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stage, by_key,
-                                  skip=self.finished.skipped.get(shown, ()))
-        if any(member.needs_translation for member in stages):
-            pictures["summary/translation"] = translation_picture(self.urls, self.folder,
-                                                                  skip=self.finished.skipped.get("source", ()))
-        for name, picture in pictures.items():
-            self.tracker.picture(stage.num_round, name, picture)
+        with self.timeline.step(f"{stage.round_name}/evaluation"):
+            metrics, by_key, skipped = self._evaluate(stage, place) if "evaluation" in self.urls else ({}, {}, [])
+        with self.timeline.step(f"{stage.round_name}/pictures"):
+            self._draw(stages, by_key)
         metrics |= made
         metrics["train/seconds"] = round(sum(self.finished.stage(member)["seconds"] for member in stages), 1)
         self.tracker.describe(stage.num_round, round_note(stage.title, metrics, run_name(self.config)),
                               {"title": stage.title})
-        self.tracker.round_result(stage.num_round, metrics)
+        self.tracker.round_result(stage.num_round, metrics | self.timeline.metrics(stage.round_name))
         row = {"round": stage.num_round, "stage": stage.round_name, "stages": [member.name for member in stages],
                "title": stage.title, **metrics, "checkpoint": self.checkpoint}
         if skipped:
@@ -365,6 +371,17 @@ class _Run:
         if "target/mae" in row:
             self.say(f"{stage.title}: target MAE {row['target/mae']:.2f}, rmse {row['target/rmse']:.2f}")
         return row
+
+    def _draw(self, stages: Sequence[Stage], by_key: Mapping[str, ImageResult]) -> None:
+        """Draws and tracks the pictures of a round."""
+        shown = next(role for role in ("evaluation", "target", "labelled_target") if role in self.urls)
+        pictures = round_pictures(self.checkpoint, self.urls[shown], self.folder, stages[0], by_key,
+                                  skip=self.finished.skipped.get(shown, ()))
+        if any(member.needs_translation for member in stages):
+            pictures["summary/translation"] = translation_picture(self.urls, self.folder,
+                                                                  skip=self.finished.skipped.get("source", ()))
+        for name, picture in pictures.items():
+            self.tracker.picture(stages[0].num_round, name, picture)
 
     def _evaluate(self, stage: Stage, place: str) -> tuple[dict[str, float], dict[str, ImageResult], list[str]]:
         """Step 9: counts the evaluation's images. Returns: metrics, results by key, keys of skipped images."""

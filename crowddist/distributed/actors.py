@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -12,6 +14,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.distributed.unit_queue import Probe, Unit, Work
 from crowddist.inference.jobs import Job, JobWorker
 from crowddist.launch.base import is_out_of_memory
+from crowddist.process.stopwatch import added
 
 MAX_LOST_LOADING = 3
 """Actors in a row that may die while loading."""
@@ -30,11 +33,16 @@ class UnitActor:
             del self._worker  # the networks of the job before, so that memory need not hold both
         self._worker = JobWorker(checkpoint_url, data_url, device=device, threads=threads)
 
-    def run(self, job: Job, work: Unit | Probe) -> Any:
+    def run(self, job: Job, work: Unit | Probe) -> tuple[Any, dict[str, float]]:
+        """Returns the result, and the seconds that reading and predicting took."""
+        self._worker.watch.take()
         if isinstance(work, Probe):
-            return self._worker.probe(job, work.image)
+            self._worker.probe(job, work.image)
+            return None, {}
         self._worker.predictor.one_at_a_time = work.one_at_a_time
-        return self._worker.run(job, work.images, work.skip)
+        result = self._worker.run(job, work.images, work.skip)
+        seconds = self._worker.watch.take()
+        return result, {phase: seconds[phase] for phase in ("read", "predict") if phase in seconds}
 
 
 class UnitActors:
@@ -53,6 +61,12 @@ class UnitActors:
         self._reloading: dict[ray.ObjectRef, Any] = {}
         self._idle: list[Any] = []
         self._num_lost_loading = 0
+        self._places: dict[Any, int] = {}
+        """The number of each actor; one that replaces another has its number."""
+        self._asked: dict[Any, float] = {}
+        """When each actor was asked to load."""
+        self._seconds: dict[int, dict[str, float]] = {}
+        """Number of an actor -> what it did since `take_times`."""
 
     def __enter__(self) -> UnitActors:
         return self
@@ -64,7 +78,16 @@ class UnitActors:
         """Ends all actors; the next job starts new ones."""
         for actor in (*self._new.values(), *self._reloading.values(), *self._idle):
             ray.kill(actor)
-        self._new, self._reloading, self._idle = {}, {}, []
+        self._new, self._reloading, self._idle, self._places, self._asked = {}, {}, [], {}, {}
+
+    def take_times(self) -> dict[str, dict[str, float]]:
+        """See `Launcher.take_times`. An actor's start ends when it has loaded; the rest of a job it is idle."""
+        taken, self._seconds = self._seconds, {}
+        return {f"worker {place}": seconds for place, seconds in sorted(taken.items())}
+
+    def _note(self, actor: Any, seconds: Mapping[str, float]) -> None:
+        place = self._places[actor]
+        self._seconds[place] = added(self._seconds.get(place, {}), seconds)
 
     def run(self, job: Job) -> list[Any]:
         """Does a job on every unit of its data set. Returns the results in order of units.
@@ -73,11 +96,17 @@ class UnitActors:
         skipped, see `Work`. After an error no actor is left. Raises RuntimeError if actors keep dying, over a unit or
         while loading; InputError if even one image needs too much memory; and the errors of the work and the loading.
         """
+        began, before = time.perf_counter(), {place: sum(each.values()) for place, each in self._seconds.items()}
         try:
             return self._run(job)
         except BaseException:
             self.close()
             raise
+        finally:
+            took = time.perf_counter() - began
+            for place, seconds in self._seconds.items():
+                idle = max(took - (sum(seconds.values()) - before.get(place, 0.0)), 0.0)
+                self._seconds[place] = added(seconds, {"idle": idle})
 
     def _run(self, job: Job) -> list[Any]:
         data = ShardReader(job.images_url)
@@ -96,7 +125,8 @@ class UnitActors:
                     continue
                 taken, actor = under_way.pop(ready)
                 try:
-                    result = ray.get(ready)
+                    result, seconds = ray.get(ready)
+                    self._note(actor, seconds)
                     self._idle.append(actor)
                     if isinstance(taken, Unit):
                         results[taken.number] = result
@@ -124,19 +154,24 @@ class UnitActors:
         """
         for actor in self._new.values():
             ray.kill(actor)
+            del self._places[actor], self._asked[actor]
         self._new, self._num_lost_loading = {}, 0
         if urls != self._loads:
             self._loads = urls
             loaded, self._idle = [*self._idle, *self._reloading.values()], []
             self._reloading = {self._load_into(actor): actor for actor in loaded}
-        for _ in range(num_actors - len(self._idle) - len(self._reloading)):
-            self._start_actor()
+        taken = {self._places[actor] for actor in (*self._idle, *self._reloading.values())}
+        free = (place for place in range(num_actors) if place not in taken)
+        for place, _ in zip(free, range(num_actors - len(taken)), strict=False):
+            self._start_actor(place)
 
     def _load_into(self, actor: Any) -> ray.ObjectRef:
+        self._asked[actor] = time.perf_counter()
         return actor.load.remote(*self._loads, self._device, self._threads)
 
-    def _start_actor(self) -> None:
+    def _start_actor(self, place: int) -> None:
         actor = self._class.remote()
+        self._places[actor] = place
         self._new[self._load_into(actor)] = actor
 
     def _finish_loading(self, ready: ray.ObjectRef) -> None:
@@ -144,6 +179,7 @@ class UnitActors:
         actor = (self._new if is_new else self._reloading).pop(ready)
         try:
             ray.get(ready)
+            self._note(actor, {"start_up": time.perf_counter() - self._asked.pop(actor)})
             self._idle.append(actor)
             self._num_lost_loading = 0
         except RayTaskError as error:
@@ -159,4 +195,5 @@ class UnitActors:
 
     def _replace(self, actor: Any) -> None:
         ray.kill(actor)  # it may be unreachable rather than dead
-        self._start_actor()
+        self._asked.pop(actor, None)
+        self._start_actor(self._places.pop(actor))

@@ -66,6 +66,7 @@ class RayLauncher:
     """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and does jobs with actors."""
 
     def __init__(self, config: RunConfig, termination: Termination | None = None) -> None:
+        started = time.perf_counter()
         self.config, self.termination = config, termination or Termination()
         self.num_labellers = config.num_labellers or config.num_workers
         self.group_sizes = config.group_sizes()
@@ -87,6 +88,7 @@ class RayLauncher:
         if len(self.group_sizes) > 1:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ROOM_S))
         logging.getLogger("ray.train").setLevel(logging.WARNING)
+        self.start_up_s = time.perf_counter() - started
 
     @functools.cached_property
     def _scratch(self) -> Path:
@@ -210,10 +212,12 @@ class RayLauncher:
         controller runs: only Ray's own checkpoints, which we do not write, need it elsewhere.
         """
         config, threads, watch = self.config, self._threads(at_once * self.config.num_workers), self._watch
+        asked = time.time()
 
         def loop() -> None:
+            start_up_s = max(time.time() - asked, 0.0)  # by two machines' clocks, perhaps
             torch.set_num_threads(threads)
-            train_stages(config, stages, RayRuntime(watch, group))
+            train_stages(config, stages, RayRuntime(watch, group), start_up_s=start_up_s)
 
         return TorchTrainer(
             loop,
@@ -244,6 +248,10 @@ class RayLauncher:
         """See `Launcher.run`; the actors stay for the next job, until a training takes their places."""
         with interruptible():
             return self._actors.run(job)
+
+    def take_times(self) -> dict[str, dict[str, float]]:
+        """See `Launcher.take_times`."""
+        return self._actors.take_times()
 
     def free_places(self) -> None:
         """See `Launcher.free_places`."""

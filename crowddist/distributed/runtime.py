@@ -15,6 +15,7 @@ import torch
 
 from crowddist.errors import InputError
 from crowddist.process.safe_text import redacted
+from crowddist.process.stopwatch import PHASES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,7 +135,16 @@ def averaged(module: nn.Module) -> nn.Module:
     more add in an order that depends on a gradient's place in memory.
     """
     warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
-    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    made = torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    made._set_ddp_runtime_logging_sample_rate(1)  # DDP's own times of every step
+    return made
+
+
+def gradient_wait_s(module: torch.nn.parallel.DistributedDataParallel) -> float:
+    """Seconds by which the newest exchange of gradients that DDP has timed outlasted the backward pass; 0 before."""
+    times = module._get_ddp_logging_data()
+    overlap = times.get("backward_compute_comm_overlap_time", 0)
+    return max(times.get("backward_comm_time", 0) - overlap, 0) / 1e9
 
 
 class RayRuntime:
@@ -150,10 +160,14 @@ class RayRuntime:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._pulse = Pulse(watch, group, self.rank)
+        self._averaged: Any = None
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """See `averaged`; a single worker needs no averaging."""
-        return module if self.world_size == 1 else averaged(module)
+        if self.world_size == 1:
+            return module
+        self._averaged = averaged(module)
+        return self._averaged
 
     def report(self, step: int, scalars: Mapping[str, float]) -> None:
         """Tells Ray Train that the group is alive; checkpoints and curves are on storage already."""
@@ -172,3 +186,16 @@ class RayRuntime:
         stopping = torch.tensor(int(self._pulse.stopping), device=self.device)
         torch.distributed.all_reduce(stopping, torch.distributed.ReduceOp.MAX)
         return bool(stopping)
+
+    def waited_s(self) -> float:
+        """See `gradient_wait_s`; of the step before, as DDP sums a step up when the next begins."""
+        return 0.0 if self._averaged is None else gradient_wait_s(self._averaged)
+
+    def gather(self, seconds: Mapping[str, float]) -> list[dict[str, float]]:
+        """See `Runtime.gather`."""
+        if self.world_size == 1:
+            return [dict(seconds)]
+        mine = torch.tensor([seconds.get(phase, 0.0) for phase in PHASES], dtype=torch.float64, device=self.device)
+        every = [torch.empty_like(mine) for _ in range(self.world_size)]
+        torch.distributed.all_gather(every, mine)
+        return [{phase: value for phase, value in zip(PHASES, each.tolist(), strict=True) if value} for each in every]

@@ -24,6 +24,7 @@ from crowddist.ops.metrics import pixel_density, psnr
 from crowddist.ops.regions import points_inside, polygon_pixels
 from crowddist.ops.scales import LONE_SIZE_PX
 from crowddist.ops.ssim import ssim
+from crowddist.process.stopwatch import reading
 
 
 def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int],
@@ -33,7 +34,8 @@ def evaluate_unit(predictor: Predictor, data: ShardReader, unit: Sequence[int],
     """
     results = []
     for first in range(0, len(unit), CHUNK):
-        chunk = [decode(*data.read(index)) for index in unit[first : first + CHUNK]]
+        with reading():
+            chunk = [decode(*data.read(index)) for index in unit[first : first + CHUNK]]
         predictions = predictor.predict_views([sample.image for sample in chunk])
         for sample, prediction in zip(chunk, predictions, strict=True):
             if sample.points is None:

@@ -23,6 +23,7 @@ from crowddist.inference.units import open_pixels
 from crowddist.inference.zoom_check import disagreements, is_checked
 from crowddist.methods.thresholds import with_values
 from crowddist.process.host import keep_freed_memory
+from crowddist.process.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +122,13 @@ class JobWorker:
     """Does units of jobs on one data set with one checkpoint, loaded once; each of Ray's actors holds one."""
 
     def __init__(self, checkpoint_url: str, images_url: str, *, device: str = "cpu", threads: int = 0) -> None:
+        self.watch = Stopwatch("start_up")
         keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         self.predictor = Predictor.from_checkpoint(checkpoint_url, device=device)
         self.images = ShardReader(images_url)
+        self.watch.at("idle")
 
     def units(self) -> list[range]:
         """All units of work of the data set."""
@@ -133,7 +136,8 @@ class JobWorker:
 
     def run(self, job: Job, unit: range, skip: Collection[int] = ()) -> Any:
         """See `Job.run`."""
-        return job.run(self.predictor, self.images, unit, skip)
+        with self.watch.during("predict"):
+            return job.run(self.predictor, self.images, unit, skip)
 
     def probe(self, job: Job, index: int) -> None:
         """Reads one image and runs the networks on it, see `Job.show`."""

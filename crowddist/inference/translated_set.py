@@ -13,6 +13,7 @@ from crowddist.data.shards import Manifest, ShardReader, decode, publish_manifes
 from crowddist.data.stream import pixels_only, to_tensor, whole_image
 from crowddist.inference.predictor import Predictor
 from crowddist.inference.units import whole_set, with_image, write_unit
+from crowddist.process.stopwatch import reading
 
 
 def translate_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
@@ -43,8 +44,9 @@ def translate_unit(predictor: Predictor, images: ShardReader, unit: range, url: 
     def samples(shown: Sequence[int]) -> Iterator[tuple[str, dict[str, Member]]]:
         nonlocal change
         for index in shown:
-            key, members = images.read(index)
-            image = decode(key, pixels_only(members)).image
+            with reading():
+                key, members = images.read(index)
+                image = decode(key, pixels_only(members)).image
             translated = translate_image(predictor, image)
             change += float(np.abs(translated.astype(np.int16) - image).mean())
             yield key, with_image(members, translated)

@@ -12,6 +12,7 @@ from crowddist.data.images import JPEG_QUALITY
 from crowddist.data.sample import Sample
 from crowddist.data.shards import ShardInfo, ShardReader, decode, write_shard
 from crowddist.data.stream import pixels_only
+from crowddist.process.stopwatch import reading
 
 CHUNK = 16
 """Images decoded at a time."""
@@ -19,8 +20,9 @@ CHUNK = 16
 
 def open_pixels(images: ShardReader, index: int) -> Sample:
     """An image without its labels."""
-    key, members = images.read(index)
-    return decode(key, pixels_only(members))
+    with reading():
+        key, members = images.read(index)
+        return decode(key, pixels_only(members))
 
 
 def with_image(members: Mapping[str, Any], image: np.ndarray) -> dict[str, Any]:

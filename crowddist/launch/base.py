@@ -13,6 +13,7 @@ from crowddist.config import RunConfig, to_json
 from crowddist.errors import InputError
 from crowddist.methods.thresholds import with_values
 from crowddist.process.host import keep_freed_memory
+from crowddist.process.stopwatch import Stopwatch
 from crowddist.run.engine import StageData, fit_stages, is_begun
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Launcher(Protocol):
 
     arithmetic: str
     """See the function `arithmetic`."""
+    start_up_s: float
+    """Seconds that starting it took."""
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """Fits chains of consecutive stages; chains do not depend on each other. Resumes after the work already done.
@@ -35,6 +38,9 @@ class Launcher(Protocol):
 
     def run(self, job: Job) -> list[Any]:
         """Does a job on every image of its data set once. Returns the records of its units, in order."""
+
+    def take_times(self) -> dict[str, dict[str, float]]:
+        """Name of each worker -> phase (`stopwatch.PHASES`) -> seconds, of all jobs since the last call."""
 
     def free_places(self) -> None:
         """Ends the workers that wait for the next job, so that others, as a search's trials, have their places."""
@@ -66,8 +72,9 @@ def worker_threads(config: RunConfig, num_workers: int, machines: Sequence[int] 
     return config.threads or max(min(cores) // math.ceil(num_workers / len(cores)), 1)
 
 
-def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -> None:
-    """Fits stages on one worker; all launchers call it."""
+def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any, *, start_up_s: float = 0.0) -> None:
+    """Fits stages on one worker; all launchers call it. `start_up_s`: seconds that starting the worker took."""
+    watch = Stopwatch("start_up", {"start_up": start_up_s})
     from crowddist.methods.build import build_method
 
     config = with_values(config, stages[0].thresholds)
@@ -75,7 +82,7 @@ def train_stages(config: RunConfig, stages: Sequence[StageData], runtime: Any) -
     begun = stages[0].initial or is_begun(stages[0].folder)
     try:
         fit_stages(lambda: build_method(config, weights="none" if begun else "all"), stages, runtime,
-                   engine=config.engine, seed=config.seed, record=to_json(config))
+                   engine=config.engine, seed=config.seed, record=to_json(config), watch=watch)
     except (MemoryError, RuntimeError) as error:
         if config.engine.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]

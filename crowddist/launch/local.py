@@ -12,6 +12,7 @@ from crowddist.config import RunConfig
 from crowddist.inference.jobs import Job, JobWorker
 from crowddist.launch.base import arithmetic, is_out_of_memory, out_of_memory, train_stages, worker_threads
 from crowddist.process.stop_signals import Termination
+from crowddist.process.stopwatch import added
 from crowddist.run.engine import LocalRuntime, StageData, default_device
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class LocalLauncher:
         threads = worker_threads(config, 1)
         self.arithmetic = arithmetic(self.device, threads)
         torch.set_num_threads(threads)
+        self.start_up_s = 0.0
+        self._seconds: dict[str, float] = {}
 
     def train(self, chains: Sequence[Sequence[StageData]]) -> None:
         """See `Launcher.train`; one chain after the other."""
@@ -41,6 +44,12 @@ class LocalLauncher:
     def run(self, job: Job) -> list[Any]:
         """See `Launcher.run`; once memory has run out, predicts one image at a time."""
         worker = JobWorker(job.checkpoint_url, job.images_url, device=self.device)
+        try:
+            return self._run(worker, job)
+        finally:
+            self._seconds = added(self._seconds, worker.watch.take())
+
+    def _run(self, worker: JobWorker, job: Job) -> list[Any]:
         records = []
         for unit in worker.units():
             for one_at_a_time in (worker.predictor.one_at_a_time, True):
@@ -56,6 +65,11 @@ class LocalLauncher:
                         raise out_of_memory(f"{images}, also one at a time", "stream.image-size") from error
                     logger.warning("out of memory over %s: from now on one at a time", images)
         return records
+
+    def take_times(self) -> dict[str, dict[str, float]]:
+        """See `Launcher.take_times`."""
+        taken, self._seconds = self._seconds, {}
+        return {"worker 0": taken} if taken else {}
 
     def free_places(self) -> None:
         """Nobody waits."""

@@ -130,6 +130,12 @@ class Runtime(Protocol):
     def stop_requested(self) -> bool:
         """Whether to stop after this step. All workers get the same answer, so all must ask in every step."""
 
+    def waited_s(self) -> float:
+        """Seconds that a backward pass, the newest that is measured, waited for the other workers' gradients."""
+
+    def gather(self, seconds: Mapping[str, float]) -> list[dict[str, float]]:
+        """Every worker's seconds by phase (`stopwatch.PHASES`), by rank; every worker calls it at the same steps."""
+
 
 class Method(ABC):
     """An adaptation method. A new one implements:

@@ -19,6 +19,7 @@ from crowddist.reports.compare_runs import PAIRS, change, published, read_images
 from crowddist.reports.html_page import embedded, page
 from crowddist.reports.round_pictures import summary_charts
 from crowddist.reports.sheets import figure, held, overlay
+from crowddist.reports.timeline_chart import timeline
 from crowddist.run.engine import read_done
 from crowddist.storage.run_folder import CONFIG, PICTURES, REPORT, RESULT, SEARCH
 
@@ -51,6 +52,7 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
         errors=", ".join(f"{row['title']} {row['target/mae']:.1f}" for row in result["rounds"] if "target/mae" in row),
         paper=_paper(result), charts=_charts(folder, result), searches=_searches(folder, result),
         extremes=_extremes(folder, result, say), shown=_shown(folder, result),
+        timeline=timeline(result.get("timeline", ())),
         stages=_stages(folder, result, config), config=json.dumps(config, indent=2), changed=_changed(config),
         place=storage.shown(folder))
     report = storage.join(folder, REPORT)

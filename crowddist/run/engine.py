@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ from crowddist import storage
 from crowddist.data.stream import CropDataset, MixedDataset, batches
 from crowddist.errors import InputError
 from crowddist.models.compiling import compile_networks
+from crowddist.process.stopwatch import Stopwatch, added
 from crowddist.randomness import derive
 from crowddist.run import checkpoint
 from crowddist.run.averaging import WeightAverage
@@ -84,13 +86,22 @@ class LocalRuntime:
         """True once this process was asked to stop."""
         return self.termination is not None and self.termination.requested
 
+    def waited_s(self) -> float:
+        """No other worker is waited for."""
+        return 0.0
+
+    def gather(self, seconds: Mapping[str, float]) -> list[dict[str, float]]:
+        """Those of this worker."""
+        return [dict(seconds)]
+
 
 def default_device() -> str:
     """The GPU where there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConfig, seed: int, record: str) -> bool:
+def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConfig, seed: int, record: str,
+        watch: Stopwatch | None = None) -> bool:
     """Trains one stage to its end, from its last checkpoint if any, and writes its DONE.json.
 
     When asked to stop, it writes a checkpoint after the current step. All randomness is a function of (seed, stage,
@@ -99,6 +110,8 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     Args:
         method: the stage starts from its weights, unless `data.initial` or the stage has a checkpoint.
         record: the run's configuration as JSON; every checkpoint holds it, so that it alone rebuilds a counter.
+        watch: has the seconds that went before, into starting this worker; has none when the stage ends. Checkpoints
+            and DONE.json hold those of all workers, by phase, over all starts.
 
     Returns:
         False where it was asked to stop.
@@ -107,7 +120,7 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
         FloatingPointError: a loss that is not finite, with stage, step and keys; the last good checkpoint stays.
         InputError: a batch size that the workers cannot share, or damaged data.
     """
-    stage, started = data.stage, time.time()
+    stage, started, watch = data.stage, time.time(), watch or Stopwatch("start_up")
     folder = storage.join(data.folder, CHECKPOINTS)
     reduced = in_bfloat16(engine, runtime.device)
     if reduced and runtime.rank == 0 and not _has_bfloat16(runtime.device):
@@ -119,12 +132,13 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     method.start(stage, runtime)
     state = checkpoint.load_latest(folder)
     first_step, seconds_before = 0, 0.0
+    workers_before: list[dict[str, float]] = []
     decay = stage.average_decay or engine.average_decay
     average = WeightAverage(method.networks(), decay) if decay else None
     if state is not None:
         networks = state["method"]["networks"]
         method.load_state_dict({**state["method"], "networks": state["method"].get("unaveraged", networks)})
-        first_step, seconds_before = state["step"], state["seconds"]
+        first_step, seconds_before, workers_before = state["step"], state["seconds"], state.get("workers", [])
         if average is not None:
             average.load(networks)
     if data.density_limit is not None:
@@ -134,13 +148,16 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
     curve = _Curve(storage.join(data.folder, CURVE) if runtime.rank == 0 else "", first_step, engine.log_every)
     feed = Feed(loaders, runtime.device, ahead=runtime.device.type == "cuda")
     losses: list[float] = []
+    workers = workers_before
     stopping = False
     with closing(checkpoint.Saver(folder)) as saver:
         for step in range(first_step, stage.steps):
             torch.manual_seed(derive(seed, stage.seed_name, step, runtime.rank))
             runtime.at(step, "reading samples")
+            watch.at("read")
             parts = feed.take()
             runtime.at(step, "computing")
+            watch.at("compute")
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=reduced):
                 scalars = method.step(step, parts)
             if average is not None:
@@ -150,29 +167,45 @@ def fit(method: Method, data: StageData, runtime: Runtime, *, engine: EngineConf
             if not math.isfinite(losses[-1]):
                 keys = ", ".join(key for part in parts.values() for key in part.keys)
                 raise FloatingPointError(f"loss of stage {stage.name} is {losses[-1]} at step {step}; samples: {keys}")
+            watch.at("checkpoint")
+            watch.move(runtime.waited_s(), "compute", "exchange")
             curve.add(step, scalars)
+            watch.at("exchange")
             stopping = runtime.stop_requested()
             if (step + 1) % engine.checkpoint_every == 0 or step + 1 == stage.steps or stopping:
                 runtime.at(step, "writing a checkpoint")
+                workers = _over_starts(workers_before, runtime.gather(watch.seconds()))
+                watch.at("checkpoint")
                 if runtime.rank == 0:
                     seconds = seconds_before + time.time() - started
                     seen = {name: (step + 1) * use.batch_size for name, use in stage.streams.items()}
                     content = {"stage": stage.name, "samples_seen": seen,
-                               "method": _method_state(method, stage, average), "config": record, "seconds": seconds}
+                               "method": _method_state(method, stage, average), "config": record, "seconds": seconds,
+                               "workers": workers}
                     saver.save(step + 1, content, loss=math.fsum(losses) / len(losses))
                 losses.clear()
                 runtime.report(step + 1, curve.newest)
                 if stopping:
                     break
+        watch.at("checkpoint")
         saver.wait()
+    own = _over_starts(workers_before, [watch.take()])
+    watch.at("start_up")  # of the next stage
     if average is not None:
         average.apply()  # the next stage begins with the weights that count
     if runtime.rank == 0 and (not stopping or step + 1 == stage.steps):
         done = {"stage": stage.name, "steps": stage.steps, "checkpoint": checkpoint.latest_url(folder),
                 **({"key": data.key} if data.key else {})}
         storage.write_json(storage.join(data.folder, DONE),
-                           {**done, "seconds": round(seconds_before + time.time() - started, 1)})
+                           {**done, "seconds": round(seconds_before + time.time() - started, 1),
+                            "workers": [*own[:1], *workers[1:]]})
     return not stopping
+
+
+def _over_starts(before: Sequence[Mapping[str, float]], now: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Seconds by phase of each rank over all starts; a group that starts again may have fewer workers or more."""
+    nothing: dict[str, float] = {}
+    return [added(old, new) for old, new in itertools.zip_longest(before, now, fillvalue=nothing)]
 
 
 def _method_state(method: Method, stage: Stage, average: WeightAverage | None) -> dict[str, Any]:
@@ -268,7 +301,7 @@ def read_curve(url: str) -> list[dict[str, Any]]:
 
 
 def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime: Runtime, *, engine: EngineConfig,
-               seed: int, record: str) -> None:
+               seed: int, record: str, watch: Stopwatch | None = None) -> None:
     """Fits consecutive stages, each from the weights of the one before. Skips finished stages; begins none once asked
     to stop.
     """
@@ -281,7 +314,7 @@ def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime
         done = read_done(data.folder)
         if done is None:
             data = replace(data, initial=initial) if initial else data
-            if not fit(method, data, runtime, engine=engine, seed=seed, record=record):
+            if not fit(method, data, runtime, engine=engine, seed=seed, record=record, watch=watch):
                 return
         initial = "" if done is None else done["checkpoint"]
 

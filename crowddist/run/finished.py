@@ -13,6 +13,7 @@ from crowddist.storage.run_folder import DONE
 
 if TYPE_CHECKING:
     from crowddist.methods.base import Stage
+    from crowddist.run.timeline import Timeline
 
 
 class Finished:
@@ -21,10 +22,11 @@ class Finished:
     Args:
         folder: URL of the run's folder.
         say: is told of images that are skipped.
+        timeline: times what is made.
     """
 
-    def __init__(self, folder: str, say: Callable[[str], None]) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, folder: str, say: Callable[[str], None], timeline: Timeline) -> None:
+        self.folder, self.say, self.timeline = folder, say, timeline
         self.skipped: dict[str, set[str]] = {}
         """Name of a data set -> keys of its images that are skipped, because workers died over them."""
 
@@ -42,7 +44,8 @@ class Finished:
         url, started = storage.join(self.folder, name), time.time()
         done = read_done(url)
         if done is None:
-            skipped, metrics = make()
+            with self.timeline.step(name):
+                skipped, metrics = make()
             done = {"stage": name, "metrics": metrics, "skipped": skipped, "seconds": round(time.time() - started, 1)}
             storage.write_json(storage.join(url, DONE), done)
         self.note_skipped(role, done.get("skipped", ()))

@@ -1,10 +1,12 @@
-"""Where does adaptation stop scaling? A model on paper, and a small simulation of its failures, for 8 to 512 GPUs.
+"""Where does adaptation stop scaling? A model on paper, and a small simulation of its failures, for 8 to 512 GPUs; and
+how long a round takes on 1 to 64 cores.
 
     python tests/benchmarks/scale_model.py
     python tests/benchmarks/scale_model.py --step-s 0.4 --gradient-mb 65 --network-gbit 25 --node-mtbf-h 500
+    python tests/benchmarks/scale_model.py --images 10000 --label-s 0.5
 
-Every figure is computed from the assumptions that are printed above the table; none was measured on so many GPUs. Put
-in your own: the time of a step without synchronisation, the network, how often machines are lost.
+Every figure is computed from the assumptions that are printed above the tables; none was measured on so many GPUs or
+cores. Put in your own: the time of a step without synchronisation, the network, how often machines are lost.
 """
 
 from __future__ import annotations
@@ -16,6 +18,13 @@ import tyro
 
 SIMULATED_FAILURES = 400
 """As many failures are drawn for each size of cluster: the mean is known to some 5 %."""
+
+CONVERT_S, LABEL_S, CORE_STEP_S = 0.01, 0.94, 0.576
+"""The first is assumed; the others are of a run of the recipe `pretrain`, see docs/speed.md."""
+BATCH = 8
+"""Crops of a step on cores."""
+LABEL_EFFICIENCY = 0.97
+"""Of several actors against as many times one: assumed; `test_scale.py` holds 0.9 in a simulation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,18 @@ class Assumptions:
     """Mean time between losses of a machine, hours, of each."""
     restart_s: float = 180.0
     """From a loss to the first step again, s: with Ray's wait for what is gone."""
+    images: int = 10_000
+    """A round on cores: images to adapt to."""
+    convert_s: float = CONVERT_S
+    """Converting an image, s of a core."""
+    label_s: float = LABEL_S
+    """Labelling an image at three zooms, s of a core."""
+    core_step_s: float = CORE_STEP_S
+    """A training step of 8 crops, s of a core."""
+    steps: int = 1800
+    """Training steps, on the source and in one round, however many images there are."""
+    start_s: float = 40.0
+    """Starting a group of workers, or actors, s; a round has four: two trainings, labels, evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +182,27 @@ def row(num_gpus: int, given: Assumptions) -> Row:
     )
 
 
+def round_s(num_cores: int, given: Assumptions) -> dict[str, float]:
+    """Seconds of a round's parts on cores of one machine each; a step has 8 crops, so more workers do not help it."""
+    workers = min(num_cores, BATCH)
+    return {
+        "convert": given.images * given.convert_s / num_cores,
+        "train": given.steps * given.core_step_s / workers * slowest(workers, given.step_spread),
+        "label": given.images * given.label_s / num_cores / LABEL_EFFICIENCY,
+        "start": 4 * given.start_s,
+    }
+
+
+def how_long(given: Assumptions) -> str:
+    """The table of rounds on cores."""
+    lines = [f"A round on {given.images:,} images, hours", "cores  convert  train  label  start    all"]
+    for num_cores in (1, 2, 4, 8, 16, 64):
+        parts = [seconds / 3600 for seconds in round_s(num_cores, given).values()]
+        lines.append(f"{num_cores:5}  {parts[0]:7.2f}  {parts[1]:5.2f}  {parts[2]:5.2f}  {parts[3]:5.2f}  "
+                     f"{sum(parts):5.2f}")
+    return "\n".join(lines)
+
+
 def report(given: Assumptions) -> str:
     """The assumptions and the table."""
     lines = ["Assumptions (none of the figures below was measured):"]
@@ -178,4 +220,5 @@ def report(given: Assumptions) -> str:
 
 
 if __name__ == "__main__":
-    print(report(tyro.cli(Assumptions, description=__doc__)))
+    assumed = tyro.cli(Assumptions, description=__doc__)
+    print(f"{report(assumed)}\n\n{how_long(assumed)}")

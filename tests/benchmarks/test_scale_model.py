@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.benchmarks.scale_model import Assumptions, all_reduce_s, failure_share, report, row, slowest
+from tests.benchmarks.scale_model import (
+    Assumptions,
+    all_reduce_s,
+    failure_share,
+    how_long,
+    report,
+    round_s,
+    row,
+    slowest,
+)
 
 GIVEN = Assumptions()
 
@@ -35,6 +44,14 @@ def test_failures_in_closed_form(num_nodes: int, interval_s: float) -> None:
     left = np.exp(-interval_s / mean_s)
     expected = (mean_s - interval_s * left / (1 - left) + given.restart_s) / (mean_s + given.restart_s)
     assert failure_share(num_nodes, interval_s, given) == pytest.approx(expected, rel=0.2)
+
+
+def test_a_round_on_cores_by_hand() -> None:
+    given = replace(GIVEN, images=1000, convert_s=0.01, label_s=0.97, core_step_s=0.5, steps=100, start_s=10)
+    assert round_s(1, given) == pytest.approx({"convert": 10, "train": 50, "label": 1000, "start": 40})
+    many = round_s(64, replace(given, step_spread=0))
+    assert many == pytest.approx({"convert": 10 / 64, "train": 50 / 8, "label": 1000 / 64, "start": 40})
+    assert [line.split()[0] for line in how_long(given).splitlines()[2:]] == ["1", "2", "4", "8", "16", "64"]
 
 
 def test_what_costs_most_is_named() -> None:

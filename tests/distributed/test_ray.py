@@ -117,6 +117,8 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
         ends = [read_done((tmp_path / side / data.stage.name).as_uri()) for side in ("two", "one")]
         assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end),
                             name=data.stage.name)
+        times = ends[0]["workers"] if ends[0] else []
+        assert len(times) == 2 and all(each["compute"] > 0 and each["exchange"] > 0 for each in times)
         # the stages of one network follow each other
         initial = ends[0]["checkpoint"] if ends[0] and not data.stage.trains else ""
 
@@ -184,6 +186,9 @@ def test_labelling_survives_the_death_of_an_actor(
     # Three actors on two CPUs: the third finds room when one has died.
     with UnitActors(num_actors=3, threads=1) as actors:
         records = actors.run(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels))
+        times = actors.take_times()
+    assert set(times) <= {"worker 0", "worker 1", "worker 2"} and len(times) >= 2 and actors.take_times() == {}
+    assert all(each["start_up"] > 0 and each["predict"] > 0 for each in times.values())
     watcher.join(timeout=5)
     assert killed, "the test must have killed an actor"
     publish_labels(labels, reader, records, name="labels")

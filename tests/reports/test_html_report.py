@@ -90,6 +90,7 @@ def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPa
         assert " ".join([name, "people", *(f"{row[key]:.2f}" for row in rounds), ""]) in words
     for data in result["data"].values():
         assert data["digest"][:16] in page.words and data["url"] in page.words
+    assert "labels-1/labels, worker 0: count, label" in page.words and "all workers together" in page.words
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
     # Two images at each end of five, and five that every round shows, by the first round and the last.
     assert len(page.sources) == 4 + 2 * 5 and page.told == [text for text in page.told if len(text) > 20]
