@@ -125,7 +125,8 @@ def check_the_service(document: Document) -> None:
     assert [each for each in words(server) if not each.startswith("--model=")] == [
         *there["command"][2:], *(each for each in there["args"] if not each.startswith("--model="))]
     assert option(server, "model") == "${CROWDDIST_MODEL:-rendered}" and server["profiles"] == ["serve"]
-    assert {each["name"] for each in there["env"]} <= set(server["environment"]) and not any("RAY" in key for key in server["environment"])
+    assert {each["name"] for each in there["env"]} <= set(server["environment"])
+    assert not any("RAY" in key for key in server["environment"])
     assert server["ports"] == [f"127.0.0.1:{option(server, 'port')}:{there['ports'][0]['containerPort']}"]
     assert f"http://127.0.0.1:{option(server, 'port')}{there['readinessProbe']['httpGet']['path']}" in (
         server["healthcheck"]["test"][-1])
