@@ -1,0 +1,77 @@
+"""One's own labels as COCO JSON: the keypoint of the head, or else the centre of the box, of each annotation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crowddist.data.convert.annotations import read_json
+from crowddist.data.convert.own import (
+    HEAD_KEYPOINTS,
+    Labels,
+    OtherFileError,
+    box_centre,
+    entries,
+    image_size,
+    numbers,
+    own_format,
+)
+from crowddist.errors import InputError
+
+
+def read(place: Path) -> dict[str, Labels]:
+    """The labels by image; images without annotations show nobody, regions of a crowd are no heads. Raises InputError,
+    naming the file, for anything but COCO's layout.
+    """
+    facts = read_json(place)
+    if not isinstance(facts, dict) or "images" not in facts or "annotations" not in facts:
+        raise OtherFileError(f"{place}: not COCO JSON: it has no images and annotations")
+    categories = {_id(entry.get("id")): entry for entry in entries(facts.get("categories", []), "categories", place)}
+    images: dict[str, tuple[str, Labels]] = {}
+    names: set[str] = set()
+    for entry in entries(facts["images"], "images", place):
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{place}: wrong layout: file_name must be the name of an image, got {name!r:.80}")
+        key, size = _id(entry.get("id")), image_size(entry.get("height"), entry.get("width"))
+        if key in images or name in names:
+            raise InputError(f"{place}: images name {name[:80]!r}, or its id, twice; keep one of the two")
+        names.add(name)
+        images[key] = name, Labels(place=place, size=size)
+    unplaced: dict[str, int] = {}
+    for entry in entries(facts["annotations"], "annotations", place):
+        key, category = _id(entry.get("image_id")), categories.get(_id(entry.get("category_id")), {})
+        if key not in images:  # refused as any label without its image
+            images[key] = f"image_id {key[:80]}", Labels(place=place)
+        point = None if entry.get("iscrowd") == 1 else _point(entry, category)
+        if point is None:
+            unplaced[key] = unplaced.get(key, 0) + 1
+        else:
+            images[key][1].marks.append((str(category.get("name", "")), *point))
+    return {name: replace(held, num_unplaced=unplaced.get(key, 0))
+            for key, (name, held) in images.items()}
+
+
+def _point(entry: dict[str, Any], category: dict[str, Any]) -> tuple[float, float] | None:
+    """x, y of the head's keypoint if it was labelled, else of the box's centre; None if there is neither."""
+    keypoints, names = entry.get("keypoints"), category.get("keypoints")
+    if isinstance(keypoints, list) and keypoints:
+        known = [str(name).lower() for name in names] if isinstance(names, list) else []
+        first = next((known.index(name) for name in HEAD_KEYPOINTS if name in known), None)
+        if first is None and len(keypoints) == 3:
+            first = 0
+        if first is not None:
+            x, y, visible = numbers(keypoints[3 * first:], 3)
+            if visible != 0:  # COCO: 0 is not labelled
+                return x, y
+    box = entry.get("bbox")  # some programs write an empty one beside an outline
+    return box_centre(*numbers(box, 4)) if isinstance(box, list) and box else None
+
+
+def _id(value: Any) -> str:
+    """An id as a text: programs write 7, 7.0 and "7" for the same."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+FORMAT = own_format("coco", "images, and a COCO .json: keypoints of heads, or the centres of boxes", (".json",), read)

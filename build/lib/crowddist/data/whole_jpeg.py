@@ -1,0 +1,146 @@
+"""JPEGs that are whole but not clean, as cameras write them: stray bytes before a marker, or no end marker."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import numpy as np
+
+MOST_STRAY_BYTES = 8
+"""ours: cameras leave some bytes before a marker; damage leaves more, and they differ from each other."""
+MOST_PIECES = 20_000
+"""ours: each piece between restart markers is decoded by itself, about 0.1 ms; cameras write at most a few a row."""
+_END = b"\xff\xd9"
+_STRAY = re.compile(r"(\d+) extraneous bytes before marker")
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FRAMES = (0xC0, 0xC1)
+"""Baseline and extended sequential: their only scan lies in one piece, cut by restart markers."""
+
+
+def is_decodable(data: bytes) -> bool:
+    """False for a JPEG whose head libjpeg-turbo's own interface refuses, as it does rare samplings of the colours."""
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return True
+
+
+def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
+    """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, and the bytes of a clean file.
+
+    Removes padding and up to about `MOST_STRAY_BYTES` before a restart or end marker, and adds a missing end marker;
+    all blocks must be there. Raises ValueError with the decoder's reason for a JPEG that ends early or is damaged
+    inside.
+    """
+    import simplejpeg
+
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+
+    def decode(part: bytes) -> np.ndarray:
+        # Strict: Pillow and OpenCV overlook damage in the middle of a JPEG.
+        return simplejpeg.decode_jpeg(part, colorspace="RGB", min_height=height // divisor, min_width=width // divisor,
+                                      strict=True)
+
+    try:
+        return decode(data), data
+    except ValueError as error:
+        clean = _clean(data)
+        if clean is None:
+            raise
+        try:
+            return decode(clean), clean
+        except ValueError:
+            raise error from None
+
+
+def _clean(data: bytes) -> bytes | None:
+    """The file without stray bytes and with an end marker; None if that is not what is wrong with it."""
+    frame = _frame(data)
+    if frame is None:
+        return None
+    place, scan, interval = frame
+    end = data.find(_END, scan)
+    if end < 0:
+        end = len(data)
+    head, body = data[:scan], data[scan:end]
+    height, width, factors = _shape(data, place)
+    columns, rows = -(-width // (8 * factors[0])), -(-height // (8 * factors[1]))
+    pieces, markers = _RESTART.split(body), _RESTART.findall(body)
+    blocks = columns * rows
+    step = interval or blocks
+    if len(pieces) != -(-blocks // step) or len(pieces) > MOST_PIECES:
+        return None
+    cleaned = []
+    for number, piece in enumerate(pieces):
+        # A piece is coded by itself, so that it can be decoded as an image of its own.
+        count = min(step, blocks - number * step)
+        whole_rows = count % columns == 0
+        size = (8 * factors[1] * (count // columns), width) if whole_rows else (8 * factors[1], 8 * factors[0] * count)
+        if max(size) > 65_500:
+            return None
+        alone = head[: place + 1] + struct.pack(">HH", *size) + head[place + 5 :]
+        found = _trimmed(alone, piece, restarts=bool(markers))
+        if found is None:
+            return None
+        cleaned.append(found)
+    joined = cleaned[0] + b"".join(marker + piece for marker, piece in zip(markers, cleaned[1:], strict=True))
+    return head + joined + _END
+
+
+def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
+    """A piece of the scan, below the head of a file of its size, without what follows its last block; None if it is not
+    whole or too much follows.
+    """
+    import simplejpeg
+
+    def fault(part: bytes) -> str:
+        try:
+            simplejpeg.decode_jpeg(head + part + _END, colorspace="GRAY", strict=True)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    reason = fault(piece)
+    if reason:
+        stray = _STRAY.search(reason)
+        removed = piece[len(piece) - int(stray[1]) :] if stray else b""
+        if not removed or (len(removed) > MOST_STRAY_BYTES and len(set(removed)) > 1):
+            return None
+        piece = piece[: len(piece) - len(removed)]
+    # The decoder has some more bytes in its hand: it overlooks them at the end, and miscounts them at a restart marker.
+    while restarts and piece and not fault(piece[:-1]):
+        piece = piece[:-1]
+    return None if fault(piece) else piece
+
+
+def _frame(data: bytes) -> tuple[int, int, int] | None:
+    """Of a file with one scan: place of the frame's height less 1, begin of the scan's data, and restart interval in
+    blocks (0: none). None for other files.
+    """
+    place, frame, interval = 2, -1, 0
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        kind, (length,) = data[place + 1], struct.unpack(">H", data[place + 2 : place + 4])
+        if kind == 0xFF:
+            place += 1
+            continue
+        if kind in _FRAMES:
+            frame = place + 4
+        elif kind == 0xDD and place + 6 <= len(data):
+            (interval,) = struct.unpack(">H", data[place + 4 : place + 6])
+        elif kind == 0xDA:
+            return (frame, place + 2 + length, interval) if frame > 0 else None
+        place += 2 + length
+    return None
+
+
+def _shape(data: bytes, frame: int) -> tuple[int, int, tuple[int, int]]:
+    """Height, width in px and the blocks of 8 px across and down that are coded together."""
+    height, width, number = struct.unpack(">HHB", data[frame + 1 : frame + 6])
+    factors = [data[frame + 7 + 3 * index] for index in range(number)]
+    if number == 1:
+        return height, width, (1, 1)
+    return height, width, (max(factor >> 4 for factor in factors), max(factor & 15 for factor in factors))

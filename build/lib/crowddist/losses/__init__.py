@@ -1,0 +1,1 @@
+"""Loss functions: pure, differentiable, one family a file: no networks or configurations."""

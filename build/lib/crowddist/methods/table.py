@@ -1,0 +1,39 @@
+"""The table of methods by name. A new method is a file with its class and a row here. Imports no torch."""
+
+from __future__ import annotations
+
+from crowddist.errors import InputError
+from crowddist.methods.settings import (
+    bi_knowledge,
+    combined,
+    self_supervision,
+    semantic_consistency,
+    supervised,
+    translation,
+)
+from crowddist.methods.settings.facts import MethodFacts
+
+METHODS: dict[str, MethodFacts] = {
+    "source_only": MethodFacts(line="no adaptation; the first row of every other method",
+                               module="crowddist.methods.source_only", name="SourceOnly",
+                               settings=("counter", "train")),
+    "self_supervision": self_supervision.FACTS,
+    "bi_knowledge": bi_knowledge.FACTS,
+    "semantic_consistency": semantic_consistency.FACTS,
+    "translation": translation.FACTS,
+    "combined": combined.FACTS,
+    "supervised": supervised.FACTS,
+}
+
+
+def facts_of(method: str) -> MethodFacts:
+    """The row of a method. Raises InputError for an unknown name."""
+    if method not in METHODS:
+        raise InputError(f"no method is called {method!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def methods_table() -> str:
+    """The methods for a help text, one per line."""
+    width = max(map(len, METHODS))
+    return "\n".join(f"    {name.ljust(width)}  {facts.line}" for name, facts in METHODS.items())

@@ -1,0 +1,93 @@
+"""Agreement: how well a selection of pseudo-labels keeps the count and drops the spread, without ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
+    """The sums that `agreement` needs, for one image or many; sums of several parts of the data add up (ours).
+
+    Args:
+        density: any shape, persons per cell, >= 0
+        spread: shape of `density`, persons per cell, >= 0; standard deviation over the ensemble
+        keep: shape of `density`, bool or 0/1; the selected cells
+
+    Returns:
+        `persons`, `spread` and `cells` over all cells; `kept_persons`, `kept_spread`, `kept_cells` over `keep`.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    mass, doubt, kept = (np.asarray(values) for values in (density, spread, keep))
+    if not mass.shape == doubt.shape == kept.shape:
+        raise ValueError(f"density, spread and keep must have one shape, got {mass.shape}, {doubt.shape}, {kept.shape}")
+    kept = kept.astype(bool)
+    # float64: sums of float32 maps over a data set would drift.
+    sums = {"persons": mass, "spread": doubt, "kept_persons": mass[kept], "kept_spread": doubt[kept]}
+    totals = {name: float(values.sum(dtype=np.float64)) for name, values in sums.items()}
+    return {**totals, "cells": float(kept.size), "kept_cells": float(kept.sum())}
+
+
+def zoom_disagreement(counts: Mapping[float, float]) -> float:
+    """How far the counts of one image at several zooms are apart: their standard deviation over their mean, or over one
+    person where they are fewer (ours).
+
+    Args:
+        counts: zoom -> persons, >= 0; at least one
+
+    Returns:
+        >= 0, without unit; 0 where all are equal.
+    """
+    persons = np.array(list(counts.values()), np.float64)
+    return float(persons.std() / max(persons.mean(), 1.0))
+
+
+def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int) -> dict[str, float]:
+    """How far a density and a set of heads disagree, in blocks that are larger than the error of a head's place.
+
+    Source: ours. The sums add up over images: `apart` / `said` is 0 where density and heads agree in every block, and 1
+    where they never see persons in the same block.
+
+    Args:
+        density: (h, w), persons per cell, >= 0
+        places: (M, 2) x and y of heads, cells; the first cell spans 0 to 1; heads outside go to the nearest cell
+        block_cells: side of a block, cells, >= 1; the last blocks hold the rest
+
+    Returns:
+        `apart`, the sum over blocks of |density - heads|, and `said`, density plus heads; persons, >= 0.
+    """
+    height, width = density.shape
+    rows, columns = (np.arange(0, side, block_cells) for side in (height, width))
+    regressed = np.add.reduceat(np.add.reduceat(density.astype(np.float64), rows, axis=0), columns, axis=1)
+    x, y = (np.clip(places[:, axis], 0, side - 1).astype(np.int64) // block_cells
+            for axis, side in ((0, width), (1, height)))
+    found = np.bincount(y * len(columns) + x, minlength=regressed.size).reshape(regressed.shape)
+    return {"apart": float(np.abs(regressed - found).sum()), "said": float(regressed.sum() + found.sum())}
+
+
+def agreement(sums: Mapping[str, float]) -> float:
+    """The kept share of the count minus the kept share of the spread.
+
+    Source: ours. It is 0 for keeping nothing or everything, near 0 for a random part, and at most 1. A cell raises it
+    if its spread relative to its density is below the average of all cells. Scaling all densities or all spreads
+    changes nothing, so an ensemble that is overconfident everywhere, like masks of one network, does no harm.
+
+    Not visible here: errors that all members share, such as a street counted short, and whether the labels are good as
+    a whole (the least certain are dropped even then). If it stays near 0, the spread does not tell cells apart.
+
+    Args:
+        sums: of `kept_sums`, added up over the data
+
+    Returns:
+        -1 to 1.
+
+    Raises:
+        ValueError: the count or the spread is 0.
+    """
+    if not (sums["persons"] > 0 and sums["spread"] > 0):
+        raise ValueError(f"agreement needs a count and a spread above 0, got {sums['persons']} and {sums['spread']}")
+    return sums["kept_persons"] / sums["persons"] - sums["kept_spread"] / sums["spread"]

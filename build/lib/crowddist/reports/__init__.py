@@ -1,0 +1,1 @@
+"""Output for people: report, pictures, charts, summaries, counts of files. It only reads a run's files."""

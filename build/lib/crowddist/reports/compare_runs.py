@@ -1,0 +1,122 @@
+"""Compares finished runs in one table, beside the figures of the methods' papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crowddist import storage
+from crowddist.errors import InputError
+from crowddist.methods.table import METHODS
+from crowddist.ops.calibration import calibration_error, reliability, sparsification_error
+from crowddist.reports.text_table import text_table
+from crowddist.storage.run_folder import IMAGES, RESULT
+
+PAIRS = {
+    "renderer_to_sha": "GCC->SHA", "gcc_to_sha": "GCC->SHA", "icassp2020_gcc_to_sha": "GCC->SHA",
+    "renderer_to_shb": "GCC->SHB", "gcc_to_shb": "GCC->SHB", "icassp2020_gcc_to_shb": "GCC->SHB",
+    "gcc_to_ucf_cc_50": "GCC->UCF_CC_50", "gcc_to_qnrf": "GCC->QNRF", "icassp2020_gcc_to_qnrf": "GCC->QNRF",
+    "sha_to_shb": "A->B", "mm2020_sha_to_shb": "A->B", "shb_to_sha": "B->A", "mm2020_shb_to_sha": "B->A",
+    "sha_to_ucf_cc_50": "A->UCF_CC_50", "sha_to_qnrf": "A->QNRF", "shb_to_qnrf": "B->QNRF",
+}
+"""Recipe -> the nearest published pair of data sets."""
+HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper",
+            "paper's change")
+
+
+def published(recipe: str, method: str) -> tuple[float, float] | None:
+    """MAE without and with adaptation from the method's paper, on the pair of data sets nearest to the recipe; None if
+    the paper has none.
+    """
+    return METHODS[method].published.get(PAIRS.get(recipe, "")) if method in METHODS else None
+
+
+def read_result(place: str) -> dict[str, Any]:
+    """The `result.json` in a run's folder. Raises InputError if there is none, or the run was not evaluated."""
+    url = storage.join(storage.normalise(place), RESULT)
+    if not storage.exists(url):
+        raise InputError(f"no {RESULT} in {place}: give the folder of a run that has ended")
+    result = storage.read_json(url)
+    if not isinstance(result.get("rounds"), list) or not result["rounds"] or "target/mae" not in result["rounds"][-1]:
+        raise InputError(f"{url} holds no error: the run had no labelled evaluation data")
+    return result
+
+
+def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per evaluated image of a round, the largest error first; empty without an evaluation. `folder`: the run's
+    URL; `row`: the round's row in result.json.
+    """
+    url = storage.join(folder, row["stage"], IMAGES)
+    return storage.read_json(url) if storage.exists(url) else []
+
+
+def read_uncertainties(place: str) -> dict[str, list[float]]:
+    """`errors` (predicted minus true count) and `uncertainties` of the last round's evaluation, persons, one per
+    image; {} if the counter has no ensemble. `place` is the folder of a run that `read_result` can read.
+    """
+    folder = storage.normalise(place)
+    images = read_images(folder, storage.read_json(storage.join(folder, RESULT))["rounds"][-1])
+    found = {"errors": [row["error"] for row in images], "uncertainties": [row["uncertainty"] for row in images]}
+    return found if any(found["uncertainties"]) else {}
+
+
+def calibration_table(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """A plain-text table with one line per run: size of the uncertainty beside the error, and how well it ranks the
+    images. `runs`: name -> result of `read_uncertainties`.
+    """
+    lines = [("run", "images", "rmse", "uncertainty", "calibration error", "AUSE")]
+    for name, found in runs.items():
+        errors, spreads = found["errors"], found["uncertainties"]
+        error, spread = (math.sqrt(sum(value * value for value in values) / len(values))
+                         for values in (errors, spreads))
+        ence, ause = calibration_error(reliability(errors, spreads)), sparsification_error(errors, spreads)
+        lines.append((name, str(len(errors)), f"{error:.1f}", f"{spread:.1f}", f"{ence:.2f}", f"{ause:.3f}"))
+    return text_table(lines, rule_after=1)
+
+
+def compare(results: Sequence[Mapping[str, Any]]) -> str:
+    """A plain-text table with one line per run: MAE / rmse without adaptation, MAE / rmse at the end, and the paper's
+    MAE of the same method.
+
+    If several networks together give a run's count, the error without adaptation is that of the counter (or regressor)
+    alone, as in the papers. Errors are comparable for equal data, seed and number of steps. `results`: of
+    `read_result`.
+    """
+    return text_table([HEADINGS, *(_cells(result) for result in results)], rule_after=1)
+
+
+def mean_line(results: Sequence[Mapping[str, Any]]) -> str:
+    """The mean over runs, each run as much as another: what papers report of the folds of a cross-validation.
+
+    Both errors are averaged as they are (the rmse is no root of a mean over folds). `results`: of `read_result`.
+    """
+    means = [sum(errors) / len(results) for errors in zip(*map(_errors, results), strict=True)]
+    adapts = all(len(result["rounds"]) > 1 for result in results)
+    before = f"counter alone {means[0]:.1f} / {means[1]:.1f}, adapted " if adapts else ""
+    return f"mean of {len(results)} runs, MAE / rmse: {before}{means[2]:.1f} / {means[3]:.1f}"
+
+
+def change(before: float, after: float) -> str:
+    """The relative change in per cent; "" from 0."""
+    return f"{after / before - 1:+.0%}" if before else ""
+
+
+def _errors(result: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """MAE and rmse of the counter alone, then MAE and rmse at the end."""
+    first, last = result["rounds"][0], result["rounds"][-1]
+    alone = "target/regression_" if "target/regression_mae" in first else "target/"
+    return first[f"{alone}mae"], first[f"{alone}rmse"], last["target/mae"], last["target/rmse"]
+
+
+def _cells(result: Mapping[str, Any]) -> tuple[str, ...]:
+    mae, rmse, last_mae, last_rmse = _errors(result)
+    paper = published(result["recipe"], result["method"])
+    adapts = len(result["rounds"]) > 1
+    return (
+        result["run"], result["recipe"], result["method"], str(result["seed"]),
+        f"{result['rounds'][-1]['target/num_images']:.0f}", f"{mae:.1f} / {rmse:.1f}" if adapts else "-",
+        f"{last_mae:.1f} / {last_rmse:.1f}", (change(mae, last_mae) if adapts else "") or "-",
+        "-" if paper is None else f"{paper[0]:g} -> {paper[1]:g}",
+        "-" if paper is None else change(*paper),
+    )

@@ -1,0 +1,1 @@
+"""`crowddist serve`: counting over HTTP, with a page to try it. FastAPI and uvicorn are imported here alone."""
