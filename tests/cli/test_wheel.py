@@ -133,7 +133,7 @@ def test_the_service(served: str, home: Path) -> None:
     assert status == 200 and answer["zones"].keys() == {"gate"} and (answer["height"], answer["width"]) == SIZE
     assert "<script>" in ask(served)[1]
     large = cv2.imencode(".png", np.zeros((14_200, 14_200), np.uint8))[1].tobytes()  # 200 megapixels in few bytes
-    for body, token, code, words in ((photo, "wrong", 401, "the token is wrong"), (b"", "", 401, "the token is wrong"),
+    for body, token, code, words in ((photo, "wrong", 401, "the token is wrong"), (b"", "", 401, "a token is needed"),
                                      (large, "a-token-of-the-tests", 413, "pixels"),
                                      (photo[:999], "a-token-of-the-tests", 422, ""),
                                      (b"no image", "a-token-of-the-tests", 415, "not an image")):
