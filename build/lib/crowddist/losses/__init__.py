@@ -1,1 +1,0 @@
-"""Loss functions: pure, differentiable, one family a file: no networks or configurations."""

@@ -1,1 +1,0 @@
-"""The dry run (`--check`): finds what would stop a run before it costs hours. Trains nothing and leaves no files."""

@@ -1,1 +1,0 @@
-"""Output for people: report, pictures, charts, summaries, counts of files. It only reads a run's files."""
