@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import ROOT
-from tests.video.conftest import write_film
+from tests.video.conftest import HOLD, write_film
+from tests.video.rtsp import RtspServer, camera  # noqa: F401
 
 pytestmark = pytest.mark.slow
 TOUR = re.search(r"^A tour .*?^```\n(.*?)^```", (ROOT / "docs" / "start.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -143,6 +144,20 @@ def test_the_service(served: str, home: Path) -> None:
     status, text = ask(f"{served}/count", b"")
     assert status == 422 and "the body is empty" in text
     assert ask(f"{served}/count", photo)[0] == 200
+
+
+def test_a_stream_that_breaks_keeps_what_was_counted(bin_folder: Path, home: Path,
+                                                     camera: RtspServer) -> None:  # noqa: F811
+    """It stalls, comes back, and ends."""
+    camera.script = [[*range(12), HOLD], [*range(12)]]
+    done = run(f"crowddist video {camera.address()} --output stream --every 4 --zooms 1 --read-timeout-s 2 "
+               "--reconnects 1 --first-wait-s 0.1", home, bin_folder)
+    assert done.returncode == 2 and "the stream stalled for 2 s; opened again in 0.1 s (1 of 1)" in done.stdout
+    number = json.loads((home / "stream" / "summary.json").read_text())["frames"]
+    assert done.stderr.startswith(f"error: {camera.address()}: the stream ended and did not come back to stay in "
+                                  f"1 try; the {number} frames counted before are kept in ")
+    assert done.stderr.count("\n") == 1 and number >= 2
+    assert len((home / "stream" / "counts.csv").read_text().splitlines()) == 1 + number
 
 
 CROSSING = {"zones": [{"name": "gate", "polygon": [[0, 0], [80, 80], [80, 0], [0, 80]]}]}
