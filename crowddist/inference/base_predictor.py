@@ -25,9 +25,8 @@ seen with a margin, which is work done twice: a fifth of the pixels seen of a 10
 BATCH_PX = 8 * 512 * 512
 """Pixels of a batch of equally large images."""
 CPU_BATCH_PX = 512 * 512
-"""Likewise on a CPU: the C library takes arrays beyond 32 MiB, as EfficientNet-Lite0 makes of 350,000 px, anew from the
-system each time. In batches of six, an image of 768 px took 156 ms, alone 98 ms (`tests/benchmarks/test_serving.py`).
-"""
+"""Likewise on a CPU. ours: the C library takes arrays beyond 32 MiB, as EfficientNet-Lite0 makes of 350,000 px, anew
+from the system each time; in batches of six an image of 768 px took 156 ms of CPU, alone 98 ms."""
 
 
 class Judge(Protocol):
