@@ -78,7 +78,8 @@ def counts_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     else:
         from matplotlib.ticker import MultipleLocator
 
-        least = (max(times) - min(times)) / _MOST_TICKS
+        # Round one time alone the axis reaches a twentieth of it to both sides.
+        least = (max(times) - min(times) or 0.1 * max(times)) / _MOST_TICKS
         axes.xaxis.set_major_locator(MultipleLocator(next((step for step in _STEPS_S if step >= least), least)))
         axes.xaxis.set_major_formatter(lambda seconds, _: str(timedelta(seconds=round(max(seconds, 0)))))
     if len(lines) > 1:
