@@ -53,7 +53,8 @@ class Arguments:
     points.json (table), which are always written unless this is none."""
     zones: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """Parts of the images that are counted too, into zones.csv: JSON, an export of LabelMe, CVAT or Label Studio, or a
-    mask. Zones of one image hold for all; of several, each image has its own, by its name."""
+    mask. Zones of one image hold for all; of several, or of a folder of exports, each image has its own, by its name.
+    """
     skip_bad: bool = False
     """Leave out files that cannot be read, instead of stopping at the first."""
     fresh: bool = False

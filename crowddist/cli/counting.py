@@ -31,9 +31,11 @@ class Counting:
     """Share of images like the source's whose true count lies between low and high, above 0 and below 1."""
 
     def open(self, counter: str) -> BasePredictor:
-        """The counter of this place or name, see `open_counter`."""
+        """The counter of this place or name, see `open_counter`; this process is its own from now on."""
         from crowddist.inference.open_counter import open_counter
+        from crowddist.process.host import keep_freed_memory
 
+        keep_freed_memory()
         return open_counter(counter, device=self.device, image_size=None if self.image_size < 0 else self.image_size,
                             zooms=self.zooms or None, one_pass=self.one_pass, level=self.level)
 

@@ -19,6 +19,7 @@ from crowddist.cli.called import EXIT_CODES
 from crowddist.cli.counting import Counting, Options
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
+from crowddist.video.capture import Connection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Arguments:
     """Also write overlay.mp4, the heat map over the counted frames."""
     stop_after: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 0.0
     """End after so many seconds of the video; 0: at its end."""
+    connection: Annotated[Connection, tyro.conf.arg(name="")] = field(default_factory=Connection)
     counting: Options = field(default_factory=Counting)
     fresh: bool = False
     """Replace the results of an earlier count in the output folder."""
@@ -72,4 +74,4 @@ def count(arguments: Arguments) -> None:
         print(counter.intervals.told, flush=True)
     count_video(counter, arguments.source, arguments.output, every=arguments.every, zones=zones,
                 save_video=arguments.save_video, stop_after_s=arguments.stop_after or None, fresh=arguments.fresh,
-                say=lambda line: print(line, flush=True))
+                connection=arguments.connection, say=lambda line: print(line, flush=True))

@@ -11,7 +11,7 @@ from crowddist.config import RunConfig, from_json
 from crowddist.data.sample import Seen
 from crowddist.data.stream import to_tensor
 from crowddist.errors import InputError
-from crowddist.inference.base_predictor import BasePredictor, ImagePrediction, judge, require_sizes
+from crowddist.inference.base_predictor import CPU_BATCH_PX, BasePredictor, ImagePrediction, judge, require_sizes
 from crowddist.inference.intervals import LEVEL, find_intervals
 from crowddist.methods.base import Method
 from crowddist.methods.build import build_method
@@ -37,6 +37,8 @@ class Predictor(BasePredictor):
                  device: str = "cpu") -> None:
         super().__init__(method, image_size=image_size, zooms=method.stream.zooms if zooms is None else zooms)
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            self.batch_px = CPU_BATCH_PX
         method.networks().to(self.device)
 
     @classmethod

@@ -59,13 +59,16 @@ def code_digest(rooms: Sequence[str], package: Path = Path(crowddist.__file__).p
 
 
 def keep_freed_memory() -> bool:
-    """Reuses up to 1 GiB of freed memory: else the system zeroes new pages for every large map. False without glibc."""
+    """Reuses up to 1 GiB of freed memory: else the system zeroes new pages for every large map. Threads that come share
+    it, for their own heaps would give it back. False without glibc.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
-    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, KEPT_BYTES), mallopt(top_pad, KEPT_BYTES // 4)])
+    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # of malloc.h
+    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, KEPT_BYTES), mallopt(top_pad, KEPT_BYTES // 4),
+                mallopt(arena_max, 1)])
 
 
 @contextmanager

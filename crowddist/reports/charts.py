@@ -32,6 +32,11 @@ _ON_PAGE = {"#000000": "var(--ink)", **{colour: f"var(--line-{number})" for numb
 _WHOLE = "#19191e"
 """The line of the whole image, beside those of zones: no colour of `ZONE_COLOURS`."""
 
+_STEPS_S = (1, 2, 5, 10, 30, *(60 * minutes for minutes in (1, 2, 5, 10, 30)),
+            *(3600 * hours for hours in (1, 2, 6, 12, 24, 48, 168)))
+"""Seconds between the ticks of a time that is told as a clock tells it."""
+_MOST_TICKS = 8
+
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, label: str) -> Figure:
     """Learning curves: one line per name, of (step, value) points; `label` names the values and their unit.
@@ -81,9 +86,16 @@ def counts_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     axes.plot(*peak, marker="o", markersize=10, markerfacecolor="none", color=_WHOLE)
     axes.annotate(f"{peak[1]:.0f}", peak, textcoords="offset points", xytext=(0, 10), ha="center", fontsize=12)
     axes.set_ylim(0, 1.15 * max(peak[1], *(count for points in lines.values() for _, count in points)) or 1.0)
-    short = max(seconds for points in lines.values() for seconds, _ in points) < 120
-    axes.xaxis.set_major_formatter(
-        lambda seconds, _: f"{seconds:g} s" if short else str(timedelta(seconds=round(max(seconds, 0)))))
+    times = [seconds for points in lines.values() for seconds, _ in points]
+    if max(times) < 120:
+        axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:g} s")
+    else:
+        from matplotlib.ticker import MultipleLocator
+
+        # Round one time alone the axis reaches a twentieth of it to both sides.
+        least = (max(times) - min(times) or 0.1 * max(times)) / _MOST_TICKS
+        axes.xaxis.set_major_locator(MultipleLocator(next((step for step in _STEPS_S if step >= least), least)))
+        axes.xaxis.set_major_formatter(lambda seconds, _: str(timedelta(seconds=round(max(seconds, 0)))))
     if len(lines) > 1:
         _names_beside(axes)
     return figure

@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tyro
+
+from crowddist.cli import serve
+from crowddist.service.app import PATHS
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "kuberay"
 Document = dict[str, Any]
@@ -46,6 +51,18 @@ def containers(documents: list[Document]) -> list[Document]:
     """All containers, without the autoscaler's, which KubeRay makes."""
     return [each for template in templates(documents)
             for each in (*template["spec"].get("initContainers", ()), *template["spec"]["containers"])]
+
+
+def called(documents: list[Document], kind: str, name: str) -> Document:
+    """The document of a kind and a name."""
+    (found,) = [each for each in of_kind(documents, kind) if each["metadata"]["name"] == name]
+    return found
+
+
+def deployed(documents: list[Document], name: str) -> Any:
+    """The one container of a Deployment."""
+    (found,) = called(documents, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    return found
 
 
 def entrypoint(documents: list[Document]) -> list[str]:
@@ -107,8 +124,8 @@ def check_the_image(documents: list[Document]) -> None:
         assert template["spec"]["securityContext"]["runAsUser"] == int(uid[1])
     program = entrypoint(documents)[1]
     assert program.startswith(jobs[1] + "/") and (ROOT / "jobs" / program.removeprefix(jobs[1] + "/")).is_file()
-    (server,) = of_kind(documents, "Deployment")
-    assert server["spec"]["template"]["spec"]["containers"][0]["command"][0] == "tini" and "tini" in dockerfile
+    for name in ("crowddist-mlflow", "crowddist-serve"):
+        assert deployed(documents, name)["command"][0] == "tini" and "tini" in dockerfile
     assert "psycopg-binary==" in (ROOT / "requirements.lock").read_text(), "MLflow's server cannot reach PostgreSQL"
 
 
@@ -155,6 +172,7 @@ def check_secrets(documents: list[Document]) -> None:
     """Secrets are named, never held; the README makes each that is named, and the examples are empty."""
     assert not [each for each in documents if each["kind"] == "Secret"]
     named: set[str] = set()
+    readme = (FOLDER / "README.md").read_text()
     for cluster in clusters(documents):
         assert cluster["authOptions"]["mode"] == "token"
         named.add(cluster["authOptions"]["secretName"])
@@ -163,10 +181,10 @@ def check_secrets(documents: list[Document]) -> None:
         for variable in container.get("env", ()):
             if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
                 named.add(reference["name"])
-                assert f"\n{reference['key']}=\n" in (FOLDER / "mlflow.example.env").read_text()
+                assert (f"\n{reference['key']}=\n" in (FOLDER / "mlflow.example.env").read_text()
+                        or f"{reference['name']} --from-literal={reference['key']}=" in readme)
             assert ("value" not in variable
                     or not re.search("KEY|SECRET|TOKEN|PASSWORD|URI", variable["name"])), variable["name"]
-    readme = (FOLDER / "README.md").read_text()
     made = dict(re.findall(r"create secret generic (\S+) (--from-\S+)", readme))
     assert set(made) == named, (set(made), named)
     assert any("--from-literal=auth_token=" in source for name, source in made.items() if name == "crowddist-ray")
@@ -183,8 +201,7 @@ def check_ports(documents: list[Document]) -> None:
     """MLflow is asked at the name and port where it is, under a name that it answers to, and all ports of Ray's are
     those it has.
     """
-    (service,), (server,) = of_kind(documents, "Service"), of_kind(documents, "Deployment")
-    container = server["spec"]["template"]["spec"]["containers"][0]
+    service, container = called(documents, "Service", "crowddist-mlflow"), deployed(documents, "crowddist-mlflow")
     port, name, space = service[
         "spec"]["ports"][0]["port"], service["metadata"]["name"], service["metadata"]["namespace"]
     assert settings(documents)["MLFLOW_TRACKING_URI"] == f"http://{name}:{port}"
@@ -206,6 +223,30 @@ def check_ports(documents: list[Document]) -> None:
         assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
         for group in cluster["workerGroupSpecs"]:
             assert {group["template"]["spec"]["containers"][0][probe]["httpGet"]["port"] for probe in PROBES} == {52365}
+
+
+def check_the_service(documents: list[Document]) -> None:
+    """Its command is understood, what asks it finds it, requests that run may end, and memory holds the images."""
+    container = deployed(documents, "crowddist-serve")
+    words = [word.replace("$(CROWDDIST_MODEL)", settings(documents)["CROWDDIST_MODEL"]) for word in container["args"]]
+    assert container["command"][2:] == ["crowddist", "serve"]
+    arguments = tyro.cli(serve.Arguments, args=words)
+    assert arguments.model == settings(documents)["CROWDDIST_MODEL"] and arguments.host == "0.0.0.0"
+    assert "CROWDDIST_TOKEN" in {each["name"] for each in container["env"]}
+    assert {"configMapRef": {"name": "crowddist"}} in container["envFrom"], "the counter's place is not known"
+    (port,) = container["ports"]
+    (seen,) = called(documents, "Service", "crowddist-serve")["spec"]["ports"]
+    assert (arguments.port, port["name"]) == (port["containerPort"], seen["targetPort"]) and seen["port"] == 8000
+    policy = called(documents, "NetworkPolicy", "serve")["spec"]
+    assert [each["ports"][0]["port"] for each in policy["ingress"]] == [arguments.port]
+    assert {container[probe]["httpGet"]["path"] for probe in PROBES} == {"/health", "/ready"} < set(PATHS)
+    assert {container[probe]["httpGet"]["port"] for probe in PROBES} == {port["name"]}
+    limits = arguments.limits
+    pod = called(documents, "Deployment", "crowddist-serve")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > limits.timeout + 5
+    # What is received, and the pixels of what waits or is counted.
+    images = limits.queue * (limits.max_bytes + 3 * limits.max_pixels)
+    assert images < size(container["resources"]["limits"]["memory"]) // 2
 
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -239,7 +280,7 @@ def check_labels(documents: list[Document]) -> None:
     for server in of_kind(documents, "Deployment"):
         assert selects(server["spec"]["selector"], server["spec"]["template"]["metadata"]["labels"])
     for document in documents:
-        assert document["metadata"]["labels"]["app.kubernetes.io/component"] in ("platform", "cluster", "job")
+        assert document["metadata"]["labels"]["app.kubernetes.io/component"] in ("platform", "cluster", "job", "serve")
         if document["kind"] != "Namespace":
             assert document["metadata"]["namespace"] == of_kind(documents, "Namespace")[0]["metadata"]["name"]
 
@@ -300,13 +341,13 @@ def check_room(documents: list[Document]) -> None:
 
 CHECKS = (
     check_versions, check_the_image, check_the_run, check_the_clusters, check_secrets, check_ports, check_labels,
-    check_security, check_room,
+    check_security, check_room, check_the_service,
 )
 
 
-def pods_as_a_cluster(documents: list[Document]) -> Document:
-    """A cluster whose head is the pod of MLflow: KubeRay's schema holds that of pods, which judges it so."""
+def pods_as_a_cluster(documents: list[Document], name: str) -> Document:
+    """A cluster whose head is the pod of a Deployment: KubeRay's schema holds that of pods, which judges it so."""
     cluster = copy.deepcopy(of_kind(documents, "RayCluster")[0])
-    cluster["spec"]["headGroupSpec"]["template"] = copy.deepcopy(of_kind(documents,
-                                                                         "Deployment")[0]["spec"]["template"])
+    cluster["spec"]["headGroupSpec"]["template"] = copy.deepcopy(
+        called(documents, "Deployment", name)["spec"]["template"])
     return cluster

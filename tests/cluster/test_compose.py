@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "compose"
 KUBERAY = ROOT / "cluster" / "kuberay" / "base"
 Document = dict[str, Any]
-RAY = ("head", "worker", "submit", "bucket")
-SERVERS = ("head", "worker", "mlflow", "postgres", "s3")
+RAY = ("head", "worker", "submit", "bucket", "serve")
+SERVERS = ("head", "worker", "mlflow", "postgres", "s3", "serve")
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -80,7 +80,7 @@ def check_ports(document: Document) -> None:
     services = document["services"]
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert published == {"head": ["127.0.0.1:8265:8265"], "mlflow": ["127.0.0.1:5000:5000"],
-                         "s3": ["127.0.0.1:8333:8333"]}
+                         "serve": ["127.0.0.1:8000:8000"], "s3": ["127.0.0.1:8333:8333"]}
     (cluster,) = kuberay("cluster.yaml")
     (container,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
     ports = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
@@ -115,6 +115,24 @@ def check_mlflow(document: Document) -> None:
                            server["environment"]["MLFLOW_BACKEND_STORE_URI"])
     database = document["services"]["postgres"]["environment"]
     assert address and (address[1], address[2]) == (database["POSTGRES_USER"], database["POSTGRES_DB"])
+
+
+def check_the_service(document: Document) -> None:
+    """The command, its patience and its room are those of Kubernetes, but for the counter."""
+    server = document["services"]["serve"]
+    deployment = kuberay("serve.yaml")[0]["spec"]["template"]["spec"]
+    (there,) = deployment["containers"]
+    assert [each for each in words(server) if not each.startswith("--model=")] == [
+        *there["command"][2:], *(each for each in there["args"] if not each.startswith("--model="))]
+    assert option(server, "model") == "${CROWDDIST_MODEL:-rendered}" and server["profiles"] == ["serve"]
+    assert {each["name"] for each in there["env"]} <= set(server["environment"])
+    assert not any("RAY" in key for key in server["environment"])
+    assert server["ports"] == [f"127.0.0.1:{option(server, 'port')}:{there['ports'][0]['containerPort']}"]
+    assert f"http://127.0.0.1:{option(server, 'port')}{there['readinessProbe']['httpGet']['path']}" in (
+        server["healthcheck"]["test"][-1])
+    assert seconds(server["stop_grace_period"]) == deployment["terminationGracePeriodSeconds"]
+    room = folders(server)["/tmp"]
+    assert int(server["environment"]["CROWDDIST_CACHE_BYTES"]) * 2 <= room < size(server["mem_limit"])
 
 
 def check_secrets(document: Document) -> None:
@@ -162,7 +180,7 @@ def check_health(document: Document) -> None:
         for needed, how in service.get("depends_on", {}).items():
             assert how["condition"] == ("service_healthy" if needed in SERVERS
                                         else "service_completed_successfully"), f"{name} on {needed}"
-    assert set(services) == set(SERVERS) | {"submit", "bucket"} and services["submit"]["profiles"] == ["submit"]
+    assert set(services) == {*SERVERS, "submit", "bucket"} and services["submit"]["profiles"] == ["submit"]
 
 
 def check_room(document: Document) -> None:
@@ -179,8 +197,8 @@ def check_room(document: Document) -> None:
             and document["services"]["worker"]["deploy"]["replicas"] == 2)
 
 
-CHECKS = (check_the_image, check_ports, check_mlflow, check_secrets, check_security, check_networks, check_health,
-          check_room)
+CHECKS = (check_the_image, check_ports, check_mlflow, check_the_service, check_secrets, check_security, check_networks,
+          check_health, check_room)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -214,7 +232,7 @@ def test_without_secrets_it_does_not_start() -> None:
         pytest.skip("Docker has no compose here")
     words = ["docker", "compose", "--env-file", "/dev/null", "--file", str(FOLDER / "compose.yaml"), "config",
              "--quiet"]
-    keys = ("RAY_AUTH_TOKEN", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    keys = ("RAY_AUTH_TOKEN", "CROWDDIST_TOKEN", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     clean = {key: value for key, value in os.environ.items() if key not in keys}
     assert subprocess.run(words, env={**clean, **dict.fromkeys(keys, "x")}, timeout=60).returncode == 0
     for key in keys:
@@ -239,6 +257,11 @@ BREAKS: tuple[tuple[str, str, Callable[[Document], Any]], ...] = (
     ("check_mlflow", "answers to any name",
      lambda d: service(d, "mlflow")["command"].__setitem__(-1, "--allowed-hosts=*")),
     ("check_mlflow", "another database", lambda d: service(d, "postgres")["environment"].update(POSTGRES_DB="other")),
+    ("check_the_service", "for all", lambda d: service(d, "serve")["command"].append("--no-token")),
+    ("check_the_service", "no profile", lambda d: service(d, "serve").update(profiles=[])),
+    ("check_the_service", "killed while it answers", lambda d: service(d, "serve").update(stop_grace_period="10s")),
+    ("check_secrets", "an open service",
+     lambda d: service(d, "serve")["environment"].update(CROWDDIST_TOKEN="${CROWDDIST_TOKEN:-x}")),
     ("check_secrets", "a literal", lambda d: service(d, "s3")["environment"].update(AWS_SECRET_ACCESS_KEY="x")),
     ("check_secrets", "a default",
      lambda d: service(d, "head")["environment"].update(RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-x}")),

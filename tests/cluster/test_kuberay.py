@@ -64,18 +64,19 @@ def test_agreement(documents: list[Document], check: Callable[[list[Document]], 
 
 
 def test_schemas(documents: list[Document], validator: Path, tmp_path: Path) -> None:
-    """KubeRay's own documents, and the pods of MLflow by the schema of pods within; the other kinds of Kubernetes have
-    no schema here.
+    """KubeRay's own documents, and the pods of MLflow and of the service by the schema of pods within; the other kinds
+    of Kubernetes have no schema here.
     """
     judged = [each for each in documents
-              if each["apiVersion"].startswith("ray.io/")] + [manifests.pods_as_a_cluster(documents)]
+              if each["apiVersion"].startswith("ray.io/")] + [
+                  manifests.pods_as_a_cluster(documents, name) for name in ("crowddist-mlflow", "crowddist-serve")]
     code, words = validate(validator, judged, tmp_path / "good.yaml")
-    assert code == 0 and words.count("ok  ") == len(judged) == 3, words
+    assert code == 0 and words.count("ok  ") == len(judged) == 4, words
     for each in (broken := copy.deepcopy(judged)):
         spec = each["spec"].get("rayClusterSpec", each["spec"])
         spec["headGroupSpec"]["template"]["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
     code, words = validate(validator, broken, tmp_path / "bad.yaml")
-    assert code == 1 and words.count("FAIL") == 3, words
+    assert code == 1 and words.count("FAIL") == 4, words
 
 
 def test_adapt_understands_the_command(documents: list[Document]) -> None:
@@ -87,7 +88,7 @@ def test_adapt_understands_the_command(documents: list[Document]) -> None:
     assert config.storage == manifests.settings(documents)["CROWDDIST_STORAGE"] and config.evaluation == ""
     assert config.target == manifests.settings(documents)["CROWDDIST_TARGET"]
     for template in templates(documents):
-        if template["metadata"]["labels"]["crowddist/role"] != "mlflow":
+        if template["metadata"]["labels"]["crowddist/role"] in ("head", "worker"):
             drain_s = float(manifests.settings(documents)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
             assert template["spec"]["terminationGracePeriodSeconds"] > max(config.grace_s, drain_s)
 
@@ -116,7 +117,12 @@ def policy(documents: list[Document], name: str) -> Document:
 
 def server(documents: list[Document]) -> Any:
     """MLflow's container."""
-    return of_kind(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    return manifests.deployed(documents, "crowddist-mlflow")
+
+
+def counting(documents: list[Document]) -> Any:
+    """The container of the service."""
+    return manifests.deployed(documents, "crowddist-serve")
 
 
 def job(documents: list[Document]) -> Document:
@@ -156,7 +162,8 @@ BREAKS: tuple[tuple[str, str, Callable[[list[Document]], Any]], ...] = (
     ("check_secrets", "no token", lambda d: both(d, lambda each: each["authOptions"].update(mode="disabled"))),
     ("check_ports", "MLflow's port",
      lambda d: manifests.settings(d).update(MLFLOW_TRACKING_URI="http://crowddist-mlflow:5001")),
-    ("check_ports", "MLflow's name", lambda d: of_kind(d, "Service")[0]["metadata"].update(name="mlflow")),
+    ("check_ports", "MLflow's name", lambda d: manifests.called(d, "Service", "crowddist-mlflow")["metadata"].update(
+        name="mlflow")),
     ("check_ports", "a policy's port", lambda d: policy(d, "mlflow")["ingress"][0]["ports"][0].update(port=80)),
     ("check_ports", "the dashboard's port", lambda d: policy(d, "head")["ingress"][0]["ports"][0].update(port=8266)),
     ("check_labels", "a policy for nobody",
@@ -187,6 +194,14 @@ BREAKS: tuple[tuple[str, str, Callable[[list[Document]], Any]], ...] = (
         {"object-store-memory": str(2**31)}))),
     ("check_room", "a cache beyond its folder",
      lambda d: manifests.settings(d).update(CROWDDIST_CACHE_BYTES=str(2**40))),
+    ("check_the_service", "an option that is none", lambda d: counting(d)["args"].append("--replicas=2")),
+    ("check_the_service", "open to all", lambda d: counting(d)["env"].pop()),
+    ("check_the_service", "another port", lambda d: counting(d)["ports"][0].update(containerPort=8001)),
+    ("check_the_service", "a policy's port", lambda d: policy(d, "serve")["ingress"][0]["ports"][0].update(port=80)),
+    ("check_the_service", "a probe that asks for a token",
+     lambda d: counting(d)["livenessProbe"]["httpGet"].update(path="/metrics")),
+    ("check_the_service", "killed while it answers", lambda d: counting(d)["args"].__setitem__(3, "--timeout=120")),
+    ("check_the_service", "images beyond its memory", lambda d: counting(d)["args"].append("--queue=64")),
     ("check_room", "a mount without a volume",
      lambda d: server(d)["volumeMounts"].append({"name": "data", "mountPath": "/data"})),
 )
@@ -198,5 +213,5 @@ def test_each_check_can_fail(documents: list[Document], check: str, what: str,
     broken = copy.deepcopy(documents)
     damage(broken)
     assert broken != documents, what
-    with pytest.raises((AssertionError, KeyError)):
+    with pytest.raises((AssertionError, KeyError, ValueError, SystemExit)):
         getattr(manifests, check)(broken)

@@ -77,13 +77,13 @@ def test_one_pass_runs_the_decoder_once_and_has_no_uncertainty(tiny_checkpoint: 
     assert mean.count == pytest.approx(members.count, rel=0.5) and mean.count != members.count
 
 
-def test_together_or_alone_is_the_same(tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_together_or_alone_is_the_same(tiny_checkpoint: str) -> None:
     """Equal sizes share a batch; sizes may alternate, and the order of the answers is that of the images."""
     counter = Predictor.from_checkpoint(tiny_checkpoint)
     sizes = [(72, 96), (72, 96), (96, 64), (72, 96), (144, 192), (50, 96)]
     images = [photograph(*size, seed=index) for index, size in enumerate(sizes)]
     together = list(counter.predict_views(images))
-    monkeypatch.setattr(base_predictor, "BATCH_PX", 1)
+    counter.batch_px = 1
     in_ones = list(counter.predict_views(images))
     # no two images could be mistaken for each other
     assert len({round(found.count, 3) for found in together}) == len(images)
@@ -105,7 +105,7 @@ def test_images_go_through_in_batches(tiny_checkpoint: str, monkeypatch: pytest.
         return encode(images)
 
     monkeypatch.setattr(network, "encode", watched)
-    monkeypatch.setattr(base_predictor, "BATCH_PX", 2 * 72 * 96)
+    counter.batch_px = 2 * 72 * 96
     list(counter.predict_views([photograph(72, 96, seed) for seed in range(3)]))
     assert shapes == [(2, 3, 72, 96), (1, 3, 72, 96)]
 

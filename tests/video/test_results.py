@@ -78,7 +78,8 @@ def test_a_chart_shows_all_places() -> None:
     two = pixels(counts_chart({"all": line, "gate": [(time, count / 2) for time, count in line]}, title="a.mp4",
                               peak=(6.0, 16.0)))
     assert two.shape == one.shape and (two != one).any()
-    assert pixels(counts_chart({"all": [(0.0, 0.0)]}, title="", peak=(0.0, 0.0))).shape == one.shape
+    for alone_s in (0.0, 1e6):
+        assert pixels(counts_chart({"all": [(alone_s, 0.0)]}, title="", peak=(alone_s, 0.0))).shape == one.shape
     for nothing in ({}, {"all": []}):
         with pytest.raises(ValueError, match="no counts"):
             counts_chart(nothing, title="a.mp4", peak=(0, 0))

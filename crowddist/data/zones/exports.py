@@ -16,6 +16,10 @@ from crowddist.data.zones.zone import Zone, ZoneSet
 from crowddist.errors import InputError
 
 
+class NoZonesError(InputError):
+    """A file without any zone, which is perhaps about something else."""
+
+
 @dataclass(kw_only=True)
 class _Drawing:
     """What was drawn on an image."""
@@ -106,8 +110,8 @@ def _zone_sets(path: Path, drawings: Sequence[_Drawing]) -> dict[str, ZoneSet]:
     drawn = [drawing for drawing in drawings if drawing.zones]
     if not drawn:
         num_others = sum(drawing.num_others for drawing in drawings)
-        raise InputError(f"{path}: no zones: it has no polygon and no box"
-                         f"{f', but {num_others} other marks' if num_others else ''}")
+        raise NoZonesError(f"{path}: no zones: it has no polygon and no box"
+                           f"{f', but {num_others} other marks' if num_others else ''}")
     sets: dict[str, ZoneSet] = {}
     for drawing in drawn:
         if drawing.name in sets:

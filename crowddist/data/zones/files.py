@@ -17,7 +17,7 @@ from crowddist import storage
 from crowddist.data.convert.annotations import parse_json, read_file
 from crowddist.data.convert.own import entries, image_size
 from crowddist.data.file_kinds import HEAD_BYTES, READ, kind_of
-from crowddist.data.zones.exports import read_cvat, read_label_studio, read_labelme
+from crowddist.data.zones.exports import NoZonesError, read_cvat, read_label_studio, read_labelme
 from crowddist.data.zones.masks import read_mask
 from crowddist.data.zones.zone import UNITS, Zone, ZoneSet
 from crowddist.errors import InputError, require_choice
@@ -29,11 +29,14 @@ _FORMS = ('read are JSON of {"zones": [{"name": ..., "polygon": [[x, y], ...]}]}
 
 
 class ZoneFile:
-    """The zones of a file: of one camera, which hold for all its images, or of several images by their names."""
+    """The zones of a file: of one camera, which hold for all its images, or of several images by their names. Those of
+    a folder are always of images.
+    """
 
-    def __init__(self, place: str, sets: Mapping[str, ZoneSet], digest: str) -> None:
+    def __init__(self, place: str, sets: Mapping[str, ZoneSet], digest: str, *, by_image: bool = False) -> None:
         self.place, self.sets = place, dict(sets)
         """`sets`: one or more, by the name of the image that they were drawn on, "" where that is not told."""
+        self.by_image = by_image or len(sets) > 1
         self.digest = digest
         """SHA-256 of the file, in hex."""
 
@@ -45,12 +48,12 @@ class ZoneFile:
         return next(iter(self.sets.values()))
 
     def of_images(self, names: Sequence[str]) -> list[ZoneSet | None]:
-        """The zones of each image (path or address). Where several images have zones, an image gets those whose name
-        shares most of its path, from the file's name up; None where even that is another.
+        """The zones of each image (path or address). Where images have zones of their own, an image gets those whose
+        name shares most of its path, from the file's name up; None where even that is another.
 
         Raises InputError where two fit as well.
         """
-        if len(self.sets) == 1:
+        if not self.by_image:
             return [self.only()] * len(names)
         by_file: dict[str, list[str]] = defaultdict(list)
         for name in self.sets:
@@ -70,16 +73,49 @@ class ZoneFile:
 
 
 def read_zone_file(where: storage.Url) -> ZoneFile:
-    """The zones of a file (path or URL): our JSON, an export of LabelMe, CVAT for images or Label Studio, or a mask.
+    """The zones of a file (path or URL): our JSON, an export of LabelMe, CVAT for images or Label Studio, or a mask; or
+    of a folder with such exports, as LabelMe saves one beside each image.
 
     Raises InputError, naming the file, for a missing or damaged one, for another format, and as `ZoneSet`.
     """
+    if storage.is_folder(where):
+        return _read_folder(where)
     try:
         path = storage.local_file(where)
     except FileNotFoundError:
         raise InputError(f"{storage.shown(where)}: there is no such file of zones") from None
     data = read_file(path)
     return ZoneFile(str(path), _zone_sets(path, data), hashlib.sha256(data).hexdigest())
+
+
+def _read_folder(where: storage.Url) -> ZoneFile:
+    """The zones of all files of a folder and the folders in it. Files of something else are passed over."""
+    place = storage.shown(where)
+    root = os.path.abspath(place) if storage.is_local(where) else place
+    sets: dict[str, ZoneSet] = {}
+    digest = hashlib.sha256()
+    for name in sorted(storage.list_files(where)):
+        if PurePosixPath(name).suffix.lower() not in (".json", ".xml"):
+            continue
+        path = storage.local_file(storage.join(where, name))
+        data = read_file(path)
+        try:
+            found = _zone_sets(path, data)
+        except NoZonesError:
+            continue
+        digest.update(f"{hashlib.sha256(data).hexdigest()} {name}\n".encode())
+        for image, zones in found.items():
+            if not image:
+                raise InputError(f"{path}: its zones are of no image by name, which those of a folder must be; to use "
+                                 "them for all images name the file")
+            # An image beside the file shares the whole path.
+            full = f"{root}/{PurePosixPath(name).parent / image}"
+            if full in sets:
+                raise InputError(f"{path}: {sets[full].place} has zones of {image[:80]!r}, too; keep one of the two")
+            sets[full] = zones
+    if not sets:
+        raise InputError(f"{place}: no file in this folder holds zones; {_FORMS}")
+    return ZoneFile(place, sets, digest.hexdigest(), by_image=True)
 
 
 def read_zones(where: storage.Url) -> ZoneSet:
@@ -104,7 +140,7 @@ def _zone_sets(path: Path, data: bytes) -> dict[str, ZoneSet]:
     if head.startswith(b"<"):
         return read_cvat(path, data)
     if not head.startswith((b"{", b"[")):
-        raise InputError(f"{path}: not a file of zones; {_FORMS}")
+        raise NoZonesError(f"{path}: not a file of zones; {_FORMS}")
     value = parse_json(data, path)
     if isinstance(value, dict) and "shapes" in value:
         return read_labelme(path, value)
@@ -113,7 +149,7 @@ def _zone_sets(path: Path, data: bytes) -> dict[str, ZoneSet]:
     tasks = value if isinstance(value, list) else [value]
     if tasks and all(isinstance(task, dict) and "annotations" in task and "images" not in task for task in tasks):
         return read_label_studio(path, tasks)
-    raise InputError(f"{path}: its JSON holds no zones; {_FORMS}")
+    raise NoZonesError(f"{path}: its JSON holds no zones; {_FORMS}")
 
 
 def make_zones(polygons: Mapping[str, Any], *, unit: str = "px") -> ZoneSet:

@@ -192,3 +192,36 @@ def test_several_images_have_their_own_zones(tmp_path: Path) -> None:
     assert found("cam1/a.jpg", "cam2/a.jpg") == ["0", None] and found("cam2/a.jpg") == ["0"]
     one = read_zone_file(written(tmp_path, CVAT, "z.xml"))
     assert [zones is not None for zones in one.of_images(["any.jpg"])] == [True], "one camera's zones hold for all"
+
+
+def test_a_folder_of_labelme_has_the_zones_of_each_image(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "cam2").mkdir(parents=True)
+    point = {"shapes": [{"label": "head", "shape_type": "point", "points": [[1, 1]]}], "imagePath": "c.jpg"}
+    gate = {**LABELME, "imagePath": "a.jpg", "shapes": [{"label": "gate", "points": GATE}]}
+    for name, value in (("a.json", changed(LABELME, imagePath="a.jpg")), ("c.json", point),
+                        ("coco.json", {"images": []}), ("cam2/a.json", gate), ("cam2/z.xml", of_several("b.jpg"))):
+        written(photos, value, name)
+    (photos / "a.jpg").touch()
+    file = read_zone_file(photos)
+    found = file.of_images([f"{photos}/{name}" for name in ("a.jpg", "cam2/a.jpg", "cam2/b.jpg", "b.jpg", "c.jpg")])
+    assert [zones and zones.names for zones in found] == [("gate", "box"), ("gate",), ("0",), None, None]
+    assert [zones and zones.names for zones in file.of_images(["/elsewhere/cam2/b.jpg"])] == [("0",)]
+    with pytest.raises(InputError, match=r"photos: 3 images have zones"):
+        file.only()
+    (photos / "c.json").unlink()
+    assert read_zone_file(photos).digest == file.digest, "it had no zones"
+    written(photos, changed(LABELME, imagePath="A.jpg"), "a.json")
+    assert read_zone_file(photos).digest != file.digest
+    one = tmp_path / "one"
+    one.mkdir()
+    with pytest.raises(InputError, match=r"one: no file in this folder holds zones; read are"):
+        read_zone_file(one)
+    written(one, changed(LABELME, imagePath="a.jpg"), "a.json")
+    assert [zones is None for zones in read_zone_file(one).of_images(["a.jpg", "b.jpg"])] == [False, True]
+    written(one, changed(LABELME, imagePath="a.jpg"), "b.json")
+    with pytest.raises(InputError, match=r"b\.json: .*a\.json has zones of 'a\.jpg', too; keep one of the two"):
+        read_zone_file(one)
+    written(one, OWN, "b.json")
+    with pytest.raises(InputError, match=r"b\.json: its zones are of no image by name"):
+        read_zone_file(one)

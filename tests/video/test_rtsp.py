@@ -1,0 +1,54 @@
+"""Frames of a real RTSP stream, as cameras send it: whole, cut off, stalling, and with a password."""
+
+from __future__ import annotations
+
+from crowddist.errors import InputError
+from crowddist.video.capture import Connection
+from crowddist.video.frames import Frames
+from crowddist.video.sampling import parse_every
+from crowddist.video.source import find_source
+from tests.video.conftest import HOLD, number_of
+from tests.video.rtsp import RtspServer, camera  # noqa: F401
+
+FIRST, SECOND = [*range(0, 12)], [*range(12, 24)]
+
+
+def read(address: str, connection: Connection) -> tuple[list[int], Frames, list[str], str]:
+    """The numbers in the pictures, and how it ended."""
+    numbers: list[int] = []
+    words: list[str] = []
+    with Frames(find_source(address), parse_every(1), connection=connection, say=words.append) as found:
+        try:
+            for frame in found:
+                numbers.append(number_of(frame.image))
+        except InputError as error:
+            return numbers, found, words, str(error)
+    return numbers, found, words, ""
+
+
+def test_a_stream_is_read_and_opened_again_where_it_ends_or_stalls(camera: RtspServer) -> None:  # noqa: F811
+    camera.script = [FIRST, [*SECOND, HOLD], FIRST]
+    numbers, found, words, error = read(camera.address(), Connection(
+        open_timeout_s=20, read_timeout_s=2, reconnects=2, first_wait_s=0))
+    assert numbers == FIRST + SECOND + FIRST and found.live and found.num_reconnects == 2
+    assert [each.partition(": ")[2].partition(";")[0] for each in words] == [
+        "the stream ended", "the stream stalled for 2 s"]
+    assert "the stream ended and did not come back to stay in 2 tries" in error and camera.num_plays == 3
+
+
+def test_a_password_is_given_and_shown_nowhere(camera: RtspServer) -> None:  # noqa: F811
+    camera.script, camera.login = [FIRST], "me:secret"
+    once = Connection(open_timeout_s=20, read_timeout_s=5, reconnects=0)
+    numbers, found, _, error = read(camera.address("me:secret"), once)
+    assert (numbers, error) == (FIRST, "") and "secret" not in found.source.shown
+    numbers, _, _, error = read(camera.address("me:wrong"), once)
+    assert not numbers and "check its path, user and password" in error and "wrong" not in error
+
+
+def test_a_dead_stream_is_one_line(camera: RtspServer) -> None:  # noqa: F811
+    brief = Connection(open_timeout_s=20, read_timeout_s=2, reconnects=0)
+    for script, words in (([], "the host answers, but gives no video"),
+                          ([[HOLD]], "gives no frames that can be read: it stalled for 2 s")):
+        camera.script = script  # type: ignore[assignment]
+        numbers, _, _, error = read(camera.address(), brief)
+        assert not numbers and words in error and "\n" not in error
