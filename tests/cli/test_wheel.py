@@ -75,7 +75,7 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
 
 
 def run(line: str, home: Path, programs: Path) -> subprocess.CompletedProcess[str]:
-    """How a line of a shell ended; a new home has no list of fonts yet, which Matplotlib tells where that takes long."""
+    """How a shell ended; a new home has no list of fonts yet, which Matplotlib tells where it takes long."""
     done = subprocess.run(["bash", "-c", line], cwd=home, env=environment(home, programs), capture_output=True,
                           text=True, timeout=550, check=False)
     done.stderr = re.sub(r"^Matplotlib is building the font cache.*\n", "", done.stderr, flags=re.MULTILINE)
