@@ -10,7 +10,8 @@ export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
-.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image image lint site benchmark lock lock-cpu audit setup clean help
+.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image
+.PHONY: image lint site benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -34,7 +35,7 @@ test-s3: setup  ## with a real object store, also through a proxy that fails; ta
 test-slurm: setup  ## a real Slurm with two nodes made of network namespaces: about an hour, as root, needs slurmctld slurmd slurm-client munge iproute2
 	$(BIN)/python -m pytest -m "slurm and not benchmark" tests/slurm
 
-test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root, needs iproute2; prints the rows of docs/results/faults.csv
+test-faults: setup  ## every fault caused for real, on three machines made of network namespaces: an hour, as root; prints the rows of docs/results/faults.csv
 	$(BIN)/python -m pytest -m "faults and not benchmark"
 
 test-published: setup  ## all recipes of the papers take ten steps each, on tiny data in their own layouts: an hour

@@ -109,6 +109,7 @@ def adapt(
             source = ShardReader(data["source"].url)
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
         claim_run(config, folder, data, scenes)
+        timeline.claim()
         if "calibration" not in data:
             say("counts get no intervals: the run has no held-out images of the source (--calibration)")
         with timeline.step("data"):

@@ -35,6 +35,9 @@ NOT_RUN = {
     r"^mlflow |^curl |^crowddist serve|^openssl .* token$": "a server; tests/service and tests/tracking start theirs",
     r"^crowddist video 0 ": "needs a camera",
     r"^(git|make|source|pytest|mkdir)\b": "sets up the machine or runs tests, as CI does",
+    r"^(uv|pip|python3 -m venv) ": "builds or installs the package: tests/cli/test_wheel.py does",
+    r"^python tests/gpu/check\.py": "needs a GPU; tests/gpu/test_check.py runs it on a CPU",
+    r"^python -m (tests\.benchmarks|pytest)": "slow: a benchmark",
     r"CROWDDIST_DATA|sh[ab]_to_\w+": "needs public data",
     r"^crowddist --help": "tests/cli/test_main.py runs it",
     r"jobs/tune\.py": "starts Ray: tests/jobs/test_tune.py runs it",
@@ -98,7 +101,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tiny_source: str, tiny_targe
     rng = np.random.default_rng(0)
     photo = cv2.resize(rng.integers(60, 200, (54, 96, 3), dtype=np.uint8), (960, 540))
     for name in ("street.jpg", "photo.jpg", "a.jpg", "b.jpg", "more/photos/1.jpg", "more/2.jpg", "folder/3.jpg",
-                 "photos/4.jpg", "new/photos/5.jpg", "photos/of/my/cameras/6.jpg", "photos/of/my/cameras/7.jpg",
+                 "photos/1.jpg", "photos/4.jpg", "new/photos/5.jpg", "photos/of/my/cameras/6.jpg", "photos/of/my/cameras/7.jpg",
                  *(f"my/labelled/images/{number}.jpg" for number in range(8)),
                  *(f"part_A_final/train_data/images/IMG_{number}.jpg" for number in range(8))):
         (place / name).parent.mkdir(parents=True, exist_ok=True)

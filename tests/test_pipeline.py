@@ -352,9 +352,9 @@ def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: Ru
     assert result["model"] == "models:/it/7"
     assert tracker.told == [
         "start streets/tiny self_supervision seed 4",
+        "summary/rounds at 1",
         "summary/curves at 1",
         "summary/accuracies at 1",
-        "summary/rounds at 1",
         "register step-000004.pt as crowd-counter",
         "FINISHED",
     ]

@@ -11,7 +11,7 @@ from crowddist import storage
 from crowddist.process.stopwatch import added
 from crowddist.run.engine import StageData, read_done
 from crowddist.run.record import read_record
-from crowddist.storage.run_folder import RESULT, TIMELINE
+from crowddist.storage.run_folder import CONFIG, RESULT, TIMELINE
 
 Times = Mapping[str, Mapping[str, float]]
 """Name of a worker -> phase (`stopwatch.PHASES`) -> seconds."""
@@ -20,8 +20,8 @@ DRIVER = "driver"
 
 
 class Timeline:
-    """Times the steps of a run. Its file is written after each step, also one that fails, so that a run which was
-    stopped adds to it when it goes on; of a driver that is killed the step under way is lost. Training workers keep
+    """Times the steps of a run. Its file is written after each step of a run that has claimed its folder, also one that
+    fails, so that a run which was stopped adds to it when it goes on; of a driver that is killed the step under way is lost. Training workers keep
     their times in the checkpoints, so of them only the time since the last checkpoint is.
 
     Args:
@@ -32,11 +32,16 @@ class Timeline:
 
     def __init__(self, folder: str, start_up_s: float, take_times: Callable[[], Times]) -> None:
         self._take_times = take_times
+        self._claimed = storage.exists(storage.join(folder, CONFIG))
         self._url, self._ended = storage.join(folder, TIMELINE), bool(read_record(folder, RESULT))
         self._steps: dict[str, dict[str, dict[str, float]]] = {}
         for row in read_record(folder, TIMELINE).get("rows", ()):
             self._steps.setdefault(row["step"], {})[row["worker"]] = row["seconds"]
         self._add("launcher", {DRIVER: {"start_up": start_up_s}})
+
+    def claim(self) -> None:
+        """From now on the file is kept: the run is accepted. One that is refused leaves nothing in its folder."""
+        self._claimed = True
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -88,7 +93,8 @@ class Timeline:
     def _keep(self, name: str, workers: Times) -> None:
         if not self._ended:
             self._steps[name] = {worker: _rounded(times) for worker, times in workers.items()}
-            storage.write_json(self._url, {"rows": self.rows()})
+            if self._claimed:
+                storage.write_json(self._url, {"rows": self.rows()})
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

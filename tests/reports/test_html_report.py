@@ -94,8 +94,8 @@ def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPa
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
     # Two images at each end of five, and five that every round shows, by the first round and the last.
     assert len(page.sources) == 4 + 2 * 5 and page.told == [text for text in page.told if len(text) > 20]
-    # Errors, calibration, search, curves, and how well orientation is told.
-    assert page.charts == 5
+    # Errors, calibration, search, curves, how well orientation is told, and where the time went.
+    assert page.charts == 6
     assert page.told[0].startswith(f"Error on the target by round: no adaptation {first['target/mae']:.1f}, ")
     before = storage.read_bytes(storage.join(folder, "report.html"))
 
@@ -117,7 +117,8 @@ def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
     config = replace(config, evaluation="")
     adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
     page = read(run_folder(config))
-    assert "How wrong the counter is on the target is not known" in page.words and "Images" not in page.headings
+    assert "How wrong the counter is on the target is not known" in page.words
+    assert not {"The largest errors", "The smallest errors"} & set(page.headings)
     assert "Compared with the evaluation" not in page.words
 
 
