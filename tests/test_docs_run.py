@@ -101,7 +101,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tiny_source: str, tiny_targe
     rng = np.random.default_rng(0)
     photo = cv2.resize(rng.integers(60, 200, (54, 96, 3), dtype=np.uint8), (960, 540))
     for name in ("street.jpg", "photo.jpg", "a.jpg", "b.jpg", "more/photos/1.jpg", "more/2.jpg", "folder/3.jpg",
-                 "photos/1.jpg", "photos/4.jpg", "new/photos/5.jpg", "photos/of/my/cameras/6.jpg", "photos/of/my/cameras/7.jpg",
+                 "photos/1.jpg", "photos/4.jpg", "new/photos/5.jpg", "photos/of/my/cameras/6.jpg",
+                 "photos/of/my/cameras/7.jpg",
                  *(f"my/labelled/images/{number}.jpg" for number in range(8)),
                  *(f"part_A_final/train_data/images/IMG_{number}.jpg" for number in range(8))):
         (place / name).parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,8 @@ def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, 
             or tags.get(_COMPRESSION, (1,))[0] in _JPEG or max(ends, default=0) > len(data)
             or math.prod(tags.get(side, (1,))[0] for side in _TILE) > _MOST_TILE_PX):
         return None
-    require_shape(*(tags.get(side, (0,))[0] for side in (_HEIGHT, _WIDTH)), most_pixels)
+    height, width = (tags.get(side, (0,))[0] for side in (_HEIGHT, _WIDTH))
+    require_shape(height, width, most_pixels)
     is_half = is_float and bits == 16
     if in_planes:
         planes = [_decoded(_rewritten(data, tags, plane, halves=is_half)) for plane in range(3 if number > 2 else 1)]

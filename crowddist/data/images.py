@@ -109,9 +109,7 @@ def store_image(path: str | os.PathLike[str], *, upright: bool, max_size: int | 
         longest = max(pixels.shape[:2])
         if max_size is not None and longest > max_size:
             pixels, plain = _shrink(pixels, max_size / longest), None
-        if plain is None or not _shows(plain, pixels):
-            plain = "jpg", _encode(pixels)
-        extension, data = plain
+        extension, data = plain if plain is not None and _shows(plain, pixels) else ("jpg", _encode(pixels))
         return StoredImage(extension=extension, data=data, size=(pixels.shape[0], pixels.shape[1]),
                            source_size=picture.source_size, notes=picture.notes, rotation=picture.rotation)
 

@@ -21,8 +21,8 @@ DRIVER = "driver"
 
 class Timeline:
     """Times the steps of a run. Its file is written after each step of a run that has claimed its folder, also one that
-    fails, so that a run which was stopped adds to it when it goes on; of a driver that is killed the step under way is lost. Training workers keep
-    their times in the checkpoints, so of them only the time since the last checkpoint is.
+    fails, so that a run which was stopped adds to it when it goes on; of a driver that is killed the step under way is
+    lost. Training workers keep their times in the checkpoints, so of them only the time since the last checkpoint is.
 
     Args:
         folder: URL of the run's folder. Nothing is added to the times of a run that has ended.

@@ -25,6 +25,8 @@ START_S = 120
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A Ray head on loopback with a token; yields the environment of its users."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()  # the one of other tests: only one agent on a machine takes jobs
     short = tempfile.mkdtemp(prefix="crowddist-")  # the names of Ray's sockets must be short
     environment = {
         **os.environ,

@@ -42,7 +42,7 @@ def _points(value: Any, place: Path, noun: str) -> tuple[np.ndarray, int | None]
     rows = [[row["x"], row["y"]] if isinstance(row, dict) else row for row in rows]
     told = [count for count in map(as_count, counts) if count is not None]
     wrong = [count for count in told if count != len(rows)]
-    return as_points(rows, place, noun), (wrong or told or [None])[0]
+    return as_points(rows, place, noun), next(iter([*wrong, *told]), None)
 
 
 FORMAT = own_format("json", 'images, and for each a .json of its name with [[x, y], ...], or one with {"a.jpg": '
