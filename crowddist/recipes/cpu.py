@@ -120,8 +120,8 @@ def renderer_to_shb() -> RunConfig:
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
     Unadapted, on one thread: MAE 21.7 and 20.2 with seeds 0 and 1. A round, labelled at zooms of 1.2, 1.6 and 2.0, made
-    it worse and was dropped (docs/adaptation.md). At zooms of 0.6, 1.0 and 1.6: 28.1, 28.5 after a round. Nearest published row: GCC->SHB, CVPR
-    2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
+    it worse and was dropped (docs/adaptation.md). At zooms of 0.6, 1.0 and 1.6: 28.1, 28.5 after a round. Nearest
+    published row: GCC->SHB, CVPR 2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
     """
     return _from_renderer("renderer_to_shb", "B")
 
