@@ -161,8 +161,8 @@ def test_a_live_stream_drops_its_oldest_frames_and_tells_how_many(streams: Strea
         while found.num_read < 20:  # the first is being counted
             time.sleep(0.01)
         rest = [frame.number for frame in reading]
-    # The newest are left, the one in the thread's hand among them.
-    assert AHEAD <= len(rest) <= AHEAD + 1 and rest == list(range(20 - len(rest), 20)) and first.number < rest[0]
+    # The newest are left, the one in the thread's hand among them; it may have dropped one to make room for that.
+    assert AHEAD - 1 <= len(rest) <= AHEAD + 1 and rest == list(range(20 - len(rest), 20)) and first.number < rest[0]
     assert found.live and 1 + found.dropped + len(rest) == 20 and found.notes == ["the stream stalled for 2 s"]
 
 

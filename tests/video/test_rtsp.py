@@ -29,7 +29,7 @@ def read(address: str, connection: Connection) -> tuple[list[int], Frames, list[
 def test_a_stream_is_read_and_opened_again_where_it_ends_or_stalls(camera: RtspServer) -> None:  # noqa: F811
     camera.script = [FIRST, [*SECOND, HOLD], FIRST]
     numbers, found, words, error = read(camera.address(), Connection(
-        open_timeout_s=20, read_timeout_s=2, reconnects=2, first_wait_s=0))
+        open_timeout_s=8, read_timeout_s=2, reconnects=2, first_wait_s=0))
     left = iter(FIRST + SECOND + FIRST)
     assert all(number in left for number in numbers), f"in their order: {numbers}"
     assert len(numbers) + found.dropped == 36 and found.live and found.num_reconnects == 2
@@ -48,7 +48,7 @@ def test_a_password_is_given_and_shown_nowhere(camera: RtspServer) -> None:  # n
 
 
 def test_a_dead_stream_is_one_line(camera: RtspServer) -> None:  # noqa: F811
-    brief = Connection(open_timeout_s=20, read_timeout_s=2, reconnects=0)
+    brief = Connection(open_timeout_s=8, read_timeout_s=2, reconnects=0)
     for script, words in (([], "the host answers, but gives no video"),
                           ([[HOLD]], "gives no frames that can be read: it stalled for 2 s")):
         camera.script = script  # type: ignore[assignment]
