@@ -34,15 +34,16 @@ def comparison_page(results: Mapping[str, Mapping[str, Any]],
     ends = {name: (errors(result)[0] if len(result["rounds"]) > 1 else None, errors(result)[2])
             for name, result in runs.items()}
     best = min(ends, key=lambda name: ends[name][1])
-    last = kept(runs[best])
+    last, same = kept(runs[best]), len({_evaluated(result) for result in runs.values()}) == 1
     return page(
-        "compare.html", names=list(runs), same=len({_evaluated(result) for result in runs.values()}) == 1,
+        "compare.html", names=list(runs), same=same,
         best={"name": best, "place": list(runs).index(best), "error": f"{ends[best][1]:.1f}",
               "images": f"{last['target/num_images']:.0f}",
               "people": f"{last['target/mean_count'] - last['target/bias']:.0f}" if "target/bias" in last else ""},
         chart=runs_chart(ends), errors=", ".join(f"{name} {end:.1f}" for name, (_, end) in ends.items()),
         headings=HEADINGS, rows=[(name, *cells(result)[1:]) for name, result in runs.items()],
-        pictures=_pictures(folders, runs), settings=_settings(folders),
+        # Images of other data may have the same names.
+        pictures=_pictures(folders, runs) if same else [], settings=_settings(folders),
         calibration=uncertainties and calibration_chart({name: (found["errors"], found["uncertainties"])
                                                          for name, found in uncertainties.items()}),
         places=[(name, storage.shown(folder)) for name, folder in folders.items()])

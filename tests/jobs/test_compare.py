@@ -8,6 +8,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from crowddist import storage
 
 
@@ -40,15 +43,25 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
         result["data"] = {"evaluation": {"digest": digest}}
         storage.write_json(storage.join(run.as_uri(), "result.json"), result)
         storage.write_json(storage.join(run.as_uri(), "config.json"), {"seed": 1, "train": {"steps": len(str(run))}})
+    for run in (tmp_path, tmp_path / "other"):
+        picture = run / "pictures" / "IMG_1" / "round-0.png"
+        picture.parent.mkdir(parents=True)
+        cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
     written = ("--html", tmp_path / "runs.html", "--csv", tmp_path / "runs.csv")
     done = start("compare", tmp_path, tmp_path / "other", "--mean", *written)
     assert done.returncode == 0 and "\nmean of 2 runs, MAE / rmse: 5.0 / 7.0\n" in done.stdout
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (tmp_path / "runs.html").read_text()))
     assert "mine is wrong by 4.0 people an image, the least of all" in page and "evaluated on different" not in page
+    assert "The same images, by each run IMG_1" in page
     assert f"train.steps {len(str(tmp_path))} {len(str(tmp_path)) + 6}" in page and " seed 1" not in page
     assert list(csv.DictReader((tmp_path / "runs.csv").open()))[1] | {"run": "other", "mae": "6.0", "images": "3"} == {
         "run": "other", "recipe": "smoke", "method": "source_only", "seed": "1", "images": "3", "mae_without": "",
         "rmse_without": "", "mae": "6.0", "rmse": "9.0", "bias": "", "in_interval": "", "version": ""}
+    result["data"]["evaluation"]["digest"] = "of other images with the same names"
+    storage.write_json(storage.join((tmp_path / "other").as_uri(), "result.json"), result)
+    assert start("compare", tmp_path, tmp_path / "other", *written).returncode == 0
+    page = (tmp_path / "runs.html").read_text()
+    assert "evaluated on different images" in page and "IMG_1" not in page
     (tmp_path / "source" / "images.json").unlink()
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert done.returncode == 2 and "no run has an uncertainty" in done.stderr
