@@ -188,7 +188,8 @@ def test_labelling_survives_the_death_of_an_actor(
         records = actors.run(LabelJob(checkpoint_url=tiny_checkpoint, images_url=images, labels_url=labels))
         times = actors.take_times()
     assert set(times) <= {"worker 0", "worker 1", "worker 2"} and len(times) >= 2 and actors.take_times() == {}
-    assert all(each["start_up"] > 0 and each["predict"] > 0 for each in times.values())
+    assert all(each["start_up"] > 0 for each in times.values()), "one that came last may have found nothing to do"
+    assert max(each.get("predict", 0.0) for each in times.values()) > 0
     watcher.join(timeout=5)
     assert killed, "the test must have killed an actor"
     publish_labels(labels, reader, records, name="labels")
