@@ -13,23 +13,26 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(_name, None)
-# What a test writes need not outlive a power cut. A tiny adaptation waits for the disk (fsync) a hundred times, which
-# takes seconds; in memory it takes none.
-_MEMORY = Path("/dev/shm")
-if (_MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 * 2**30 and os.access(_MEMORY, os.W_OK)
-        and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC):
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[1]
+MEMORY = Path("/dev/shm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before any test imports Ray, which keeps to what it reads then. Where others run the tests (-n), not here: it
-    imports PyTorch.
+    """Chooses where tests write: in memory where there is some. Nothing there need outlive a power cut, and a tiny
+    adaptation waits for the disk (fsync) a hundred times, which takes seconds. Machines of the tests of faults and of
+    Slurm have a /dev/shm each, so they share folders on the disk.
+
+    And prepares Ray, which keeps to what it reads when it is imported; where others run the tests (-n), not here, for
+    that imports PyTorch.
     """
+    chosen = config.getoption("markexpr")
+    if (all(f"not {name}" in chosen for name in ("faults", "slurm")) and MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+            and shutil.disk_usage(MEMORY).free > 4 * 2**30 and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     if not config.getoption("numprocesses", None):
         from crowddist.distributed.runtime import prepare_environment
 
