@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[Callable[[Bench, Part], None], float]] = {
 }
 """Name -> a part and the most seconds that it may take on a GPU; what matters most comes first."""
 LIMIT_S = {"cuda": 345.0, "cpu": 3600.0}
-"""Of all parts together. A CPU has no lease that ends, and may be busy with something else."""
+"""Of all parts together. A CPU may be busy with something else."""
 NO_TIME_S = 5.0
 """A part does not begin with less than this left."""
 

@@ -11,6 +11,8 @@
 | mean and variance of the passes kept on disk as labels | the papers' text: Liu et al., CVPR 2022, section 3 (weizheliu/Cross-Domain-Crowd-Counting has no code of it) |
 | peaks by max-pooling | dk-liang/FIDTM, test.py (LMDS_counting) |
 | points matched anew for each distance, with a matrix of all distances | dk-liang/FIDTM, local_eval/eval.py |
+
+CSRNet's make_dataset.ipynb and FIDTM's test.py are named by what others say of them; they were not read for this.
 """  # noqa: E501
 
 from __future__ import annotations
