@@ -81,7 +81,7 @@ def _pictures(folders: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]])
                    for url in _listed(storage.join(folder, PICTURES))
                    if url.endswith(f"/round-{kept(runs[name])['round']}.png")} for name, folder in folders.items()}
     keys = sorted(set.intersection(*(set(found) for found in urls.values())))
-    counted = {name: {image["image"]: image for image in read_images(folder, kept(runs[name])) if "image" in image}
+    counted = {name: {image["image"]: image for image in read_images(folder, kept(runs[name]))}
                for name, folder in folders.items()}
 
     def shown(name: str, key: str) -> tuple[str, str]:

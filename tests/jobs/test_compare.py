@@ -27,7 +27,8 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     )
     done = start("compare", tmp_path, fresh=True)
     assert done.returncode == 0 and "4.0 / 5.0" in done.stdout.splitlines()[2] and "uncertainty" not in done.stdout
-    rows = [{"error": 3.0, "uncertainty": 2.0}, {"error": 4.0, "uncertainty": 6.0}]
+    rows = [{"image": f"IMG_{number}", "count": 10.0 + error, "true_count": 10.0, "error": error, "uncertainty": doubt}
+            for number, error, doubt in ((1, 3.0, 2.0), (2, 4.0, 6.0))]
     storage.write_json(storage.join(tmp_path.as_uri(), "source", "images.json"), rows)
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert (done.returncode == 0
