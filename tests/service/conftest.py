@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,15 @@ class Running:
         """The sum of a figure's samples."""
         lines = self.ask("/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def settled(self, name: str, at_least: float) -> float:
+        """The same once it has reached a value, or after 10 s: the service adds to its figures after it has answered,
+        so that an answer may be here before them.
+        """
+        ends = time.monotonic() + 10
+        while (value := self.metric(name)) < at_least and time.monotonic() < ends:
+            time.sleep(0.02)
+        return value
 
 
 class Gate(Predictor):
