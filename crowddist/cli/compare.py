@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist compare") -> None:
     """
     with one_line_errors():
         about = f"{as_called(__doc__ or '', prog)}\n{EXIT_CODES}"
-        compare_runs(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        compare_runs(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def compare_runs(arguments: Arguments) -> None:

@@ -82,7 +82,7 @@ def test_an_option_that_the_short_help_hides_is_read(start: Callable) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nosuch",), "no recipe is called 'nosuch'; choose one of quickstart, "),
+        (("nosuch",), "no recipe is called 'nosuch'; choose quickstart, "),
         (("smoke", "--target", "renderer:moon:3"),
          "not a rendered data set: 'renderer:moon:3'; give renderer:LOOK:NUM_IMAGES"),
         (("smoke", "--target", ""), "names no place"),

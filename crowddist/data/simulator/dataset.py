@@ -68,8 +68,8 @@ def _write_images(folder: Path, config: RendererConfig, first: int, last: int) -
 
 
 def _begun(partial: Path, config: RendererConfig) -> dict[int, list[str]]:
-    """Makes the folder of an unfinished data set, or takes it up again. Returns the parts that are whole, by their first
-    image, with their index lines; none where other settings or other code began it.
+    """Makes the folder of an unfinished data set, or takes it up again. Returns the index lines of the parts that are
+    whole, by their first image; none where other settings or other code began it.
     """
     job = hashlib.sha256(f"{config} {code_digest(CODE)}".encode()).hexdigest()
     parts = partial / PARTS
