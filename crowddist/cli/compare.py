@@ -38,7 +38,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise InputError("no run is given; give the folders of runs that have ended")
+            raise InputError("no run is given; give the folders of runs that have ended, e.g. runs/a runs/b")
 
 
 def main(arguments: Sequence[str], prog: str = "crowddist compare") -> None:
