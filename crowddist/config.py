@@ -125,8 +125,8 @@ class RunConfig:
     target: str
     """Images of your own cameras: folder, shards, FORMAT:PATH:SPLIT. Labels are not read."""
     evaluation: str = ""
-    """Labelled target images to evaluate on; empty: none. Nothing else opens them; without them no error is
-    reported."""
+    """Labelled images of the target to evaluate on; with a --target of your own: none, unless you give some. Nothing
+    else opens them; without them no error is reported."""
     calibration: str = ""
     """Labelled images like the source's that training does not see: they give counts their intervals; empty: none. Give
     others with another source; an image that is also in the source stops the run."""
@@ -137,7 +137,7 @@ class RunConfig:
     """Leave out images that cannot be read. A list of them, raw ones and those in shards, is written beside the shards;
     without this flag the first one stops the run."""
     method: str = "self_supervision"
-    """Method; `jobs/adapt.py --help` lists them. One of source_only, self_supervision, bi_knowledge,
+    """Method; `crowddist adapt --help` lists them. One of source_only, self_supervision, bi_knowledge,
     semantic_consistency, translation, combined, supervised."""
     storage: str = "runs"
     """Folder or URL that keeps the runs."""

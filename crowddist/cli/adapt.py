@@ -1,21 +1,25 @@
-"""The main job: adapts a crowd counter to unlabelled images.
+"""The main job: adapts a crowd counter to images that nobody has labelled.
 
-    crowddist adapt quickstart
-    crowddist adapt shb_to_sha --storage runs --run-name first --seed 1
-    crowddist adapt renderer_to_shb --target /photos/of/my/camera --self-supervision.rounds 2
+    crowddist adapt renderer_to_shb --target /photos/of/my/cameras --run-name mine
+    crowddist adapt renderer_to_shb --help    (the usual options; --help-all shows all)
+    crowddist adapt quickstart                (the demo: needs no data)
+
+Stopped by Ctrl-C or killed, the same command goes on where it was. RUN below is the folder of a run, e.g. runs/mine:
+
+    crowddist adapt renderer_to_shb --target /photos/of/my/cameras --check   (checks that all of it would work)
+    crowddist adapt --from-run RUN                    (repeats a run beside it, and lists what differs)
+    crowddist adapt shb_to_sha --run-name b --fresh   (takes no stage over from another run of the storage)
     ray job submit --working-dir . -- python jobs/adapt.py quickstart --storage file:///shared/runs
-    crowddist adapt --from-run runs/first     (repeats a run beside it, and lists what differs)
-    crowddist adapt shb_to_sha --fresh        (takes no stage over from another run of the storage)
-    crowddist adapt shb_to_sha --check        (checks that all of it would work; changes nothing)
-    crowddist adapt shb_to_sha --help         (the usual options; --help-all shows all)
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tyro
 
@@ -110,7 +114,9 @@ def overview(prog: str) -> str:
 
 
 def read_config(start: RunConfig, command: str, about: str, options: list[str]) -> RunConfig:
-    """`start`, changed by the options of the command line; --help and --help-all print and exit."""
+    """`start`, changed by the options of the command line; --help and --help-all print and exit. A target of one's own
+    has no evaluation unless one is given with it: the recipe's shows other cameras.
+    """
     flags = table(FLAGS, width=max(map(len, FLAGS)))
     if "--help-all" not in options and {"-h", "--help"} & set(options):
         print(f"usage: {command} [--check] [--fresh] [OPTIONS]\n\n{textwrap.fill(about, HELP_COLUMNS)}\n\n"
@@ -120,7 +126,9 @@ def read_config(start: RunConfig, command: str, about: str, options: list[str]) 
         sys.exit()
     words = ["--help" if word == "--help-all" else word for word in options]
     about = f"{about}\n\n{flags}\n\n{EXIT_CODES}"
-    return read_arguments(lambda: tyro.cli(RunConfig, prog=command, description=about, default=start, args=words))
+    config = read_arguments(lambda: tyro.cli(RunConfig, prog=command, description=about, default=start, args=words))
+    own = config.target != start.target and not any(word.partition("=")[0] == "--evaluation" for word in words)
+    return replace(config, evaluation="") if own else config
 
 
 def _recipe(first: str, others: list[str]) -> tuple[RunConfig, str, str, list[str]]:
@@ -135,5 +143,10 @@ def _recipe(first: str, others: list[str]) -> tuple[RunConfig, str, str, list[st
         return recorded_run(repeats), f"Repeats {repeats}.", repeats, others
     if first in recipes:
         return recipes[first](), summary(recipes[first]), "", others
-    problem = f"no recipe is called {first!r}" if first else "no recipe is given"
-    raise InputError(f"{problem}; choose one of {', '.join(recipes)}")
+    here = ", ".join(recipe.__name__ for recipe in RECIPES if inspect.getmodule(recipe) is cpu)
+    if not first or first.startswith("-"):
+        problem = f"the recipe comes first, before {first}" if first else "no recipe is given"
+    else:
+        near = difflib.get_close_matches(first, recipes, n=1)
+        problem = f"no recipe is called {first!r}{f', perhaps you meant {near[0]}' if near else ''}"
+    raise InputError(f"{problem}; choose {here}, or one of the papers' (see crowddist adapt --help)")

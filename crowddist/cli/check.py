@@ -1,7 +1,7 @@
 """Checks that an adaptation would find all it needs, and changes nothing: `crowddist adapt RECIPE --check` by a name
 of its own.
 
-    crowddist check renderer_to_shb --target /photos/of/my/camera --evaluation ""
+    crowddist check renderer_to_shb --target /photos/of/my/cameras
     crowddist check --from-run runs/first
 
 Takes the options of crowddist adapt (crowddist adapt --help lists the recipes). Prints a table: storage, data, weights,

@@ -38,7 +38,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise InputError("no run is given; give the folders of runs that have ended")
+            raise InputError("no run is given; give the folders of runs that have ended, e.g. runs/a runs/b")
 
 
 def main(arguments: Sequence[str], prog: str = "crowddist compare") -> None:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist compare") -> None:
     """
     with one_line_errors():
         about = f"{as_called(__doc__ or '', prog)}\n{EXIT_CODES}"
-        compare_runs(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        compare_runs(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def compare_runs(arguments: Arguments) -> None:

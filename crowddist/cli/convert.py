@@ -20,14 +20,14 @@ from crowddist import storage
 from crowddist.cli.called import EXIT_CODES, as_called
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
-from crowddist.process.cli import one_line_errors
+from crowddist.process.cli import one_line_errors, with_example
 from crowddist.process.host import sigterm_as_exit
 from crowddist.process.progress_bar import watched
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"error: {message}; see --help\n")
+        self.exit(2, f"error: {with_example(f'{message}; see --help', self.description or '')}\n")
 
 
 def main(arguments: Sequence[str], prog: str = "crowddist convert") -> None:

@@ -62,7 +62,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if not (self.images or self.input):
-            raise InputError("no image is given; name images or folders")
+            raise InputError("no image is given; name images or folders, e.g. photo.jpg or photos/")
         if "none" in self.points and len(self.points) > 1:
             raise InputError(f"the points cannot be none and {', '.join(sorted({*self.points} - {'none'}))}; choose")
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist count", *, points: tup
     """
     with one_line_errors(), sigterm_as_exit():
         about = f"{as_called(__doc__ or '', prog)}\n{EXIT_CODES}"
-        given = read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments))
+        given = read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about)
         formats = given.points or points
         count_images(given, None if not formats or "none" in formats else formats)
 
@@ -92,14 +92,17 @@ def count_images(arguments: Arguments, points: Sequence[str] | None) -> None:
     zones = read_zone_file(arguments.zones) if arguments.zones else None  # before the counter, which takes seconds
     checkpoint_url = find_counter(arguments.model)
     predictor = arguments.counting.open(checkpoint_url)
+    about = [] if arguments.model else ["no --model is given: the counter that comes with crowddist counts, which only "
+                                        "saw rendered crowds"]
     if predictor.intervals is not None:
-        print(predictor.intervals.told, flush=True)
+        about.append(predictor.intervals.told)
     formats = None if points is None else cast("list[PointFormat]", [name for name in points if name != "table"])
     rows = predict_files(predictor, (*arguments.images, *arguments.input), arguments.output,
                          skip_bad=arguments.skip_bad, fresh=arguments.fresh,
                          job=_job(arguments, predictor, storage.local_file(checkpoint_url)), points=formats,
-                         zones=zones, say=lambda line: print(line, flush=True))
-    print(f"{len(rows)} images, {sum(row['count'] for row in rows):.0f} people: {arguments.output}/counts.csv")
+                         zones=zones, about=about, say=lambda line: print(line, flush=True))
+    print(f"{len(rows)} image{'s' * (len(rows) != 1)}, {sum(row['count'] for row in rows):.0f} people: "
+          f"{arguments.output.rstrip('/')}/counts.csv")
 
 
 def _job(arguments: Arguments, predictor: BasePredictor, checkpoint: str | os.PathLike[str]) -> str:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist evaluate") -> None:
     """
     with one_line_errors(), sigterm_as_exit():
         about = f"{as_called(__doc__ or '', prog)}\n{EXIT_CODES}"
-        evaluate(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        evaluate(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def evaluate(arguments: Arguments) -> None:

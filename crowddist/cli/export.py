@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist export") -> None:
     """
     with one_line_errors("nothing is written"):
         about = f"{__doc__}\n{EXIT_CODES}"
-        given = read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments))
+        given = read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about)
         from crowddist.inference.open_counter import find_counter
 
         model = find_counter(given.model)

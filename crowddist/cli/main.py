@@ -16,9 +16,9 @@ COMMANDS = {
     "video": "Count people in a video, a stream or a camera over time, also by zones",
     "zones": "Draw the zones of a file on an image or on a frame of a video, to check them",
     "serve": "Count people over HTTP, image by image, with a page to try it",
-    "adapt": "Adapt a counter to a camera that nobody has labelled; the main command",
+    "adapt": "Adapt a counter to cameras that nobody has labelled; the main command",
     "check": "Check that an adaptation would find all it needs; change nothing",
-    "convert": "Convert raw images and labels to shards, or check and describe shards",
+    "convert": "Convert images and labels to shards, the form that runs read; or check and describe shards",
     "evaluate": "Measure a counter's errors on labelled images, or write a run's report anew",
     "export": "Write a counter as one file of ONNX, which counts without PyTorch",
     "tune": "Search the thresholds that pseudo-labels are made with, without any label",
@@ -34,9 +34,10 @@ usage: crowddist COMMAND [OPTIONS]
 {commands}
 
 Examples:
-  crowddist adapt quickstart --run-name demo                        a counter without any data of yours, in minutes
-  crowddist adapt renderer_to_shb --target photos/ --evaluation ""  one for your camera
-  crowddist count photo.jpg folder/ 'more/*.jpg' --model runs/demo --output counted/
+  crowddist count photo.jpg folder/ --output counted                      with the counter that comes along
+  crowddist adapt renderer_to_shb --target photos/ --run-name mine        a counter for your cameras
+  crowddist count photo.jpg --model runs/mine --output counted-mine       with that one
+  crowddist adapt quickstart --run-name demo                              a demo of it, without any data, in minutes
 
 crowddist COMMAND --help tells each command's options and exit codes; crowddist --version the version.
 Completion of words by the shell (bash, zsh, fish):

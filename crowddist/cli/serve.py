@@ -65,7 +65,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist serve") -> None:
     """
     with one_line_errors("nothing was served yet"), sigterm_as_exit():
         about = f"{__doc__}\n{EXIT_CODES}"
-        serve(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        serve(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def serve(arguments: Arguments) -> None:

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist tune") -> None:
     """
     with one_line_errors(), sigterm_as_exit():
         about = f"{as_called(__doc__ or '', prog)}\n{EXIT_CODES}"
-        tune(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        tune(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def tune(arguments: Arguments) -> None:

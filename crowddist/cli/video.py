@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist video") -> None:
     """
     with one_line_errors("what was counted is kept"), sigterm_as_exit():
         about = f"{__doc__}\n{EXIT_CODES}"
-        count(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        count(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def count(arguments: Arguments) -> None:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], prog: str = "crowddist zones") -> None:
     """
     with one_line_errors("nothing is written"), sigterm_as_exit():
         about = f"{__doc__}\n{EXIT_CODES}"
-        draw(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments)))
+        draw(read_arguments(lambda: tyro.cli(Arguments, prog=prog, description=about, args=arguments), about))
 
 
 def draw(arguments: Arguments) -> None:

@@ -135,9 +135,9 @@ def _advice(place: str) -> str:
             read_manifest(storage.join(place, folder))
             return f"one is in {folder}, give that folder"
     if shards := [name for name in names if name.endswith(".tar")]:
-        return (f"it holds {len(shards)} tar files, e.g. {shards[0]}, that jobs/convert.py did not write: unpack them "
-                "(tar -xf) and convert the files, e.g. with labels as a .csv")
-    return "make one with jobs/convert.py"
+        return (f"it holds {len(shards)} tar files, e.g. {shards[0]}, that crowddist convert did not write: unpack "
+                "them (tar -xf) and convert the files, e.g. with labels as a .csv")
+    return "make one with crowddist convert"
 
 
 def publish_manifest(url: str | os.PathLike[str], manifest: Manifest) -> None:

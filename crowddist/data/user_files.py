@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 import re
@@ -180,7 +181,9 @@ def _matches(given: str) -> list[Path]:
         if found := sorted(glob.glob(str(path), recursive=True)):
             return [Path(name) for name in found]
         raise FileNotFoundError(f"no file or folder matches {given}")
-    raise FileNotFoundError(f"no file or folder at {given}")
+    near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.85) if path.parent.is_dir() else []
+    meant = f"; perhaps you meant {readable(str(path.with_name(near[0])))}" if near else ""
+    raise FileNotFoundError(f"no file or folder at {given}{meant}")
 
 
 def _objects(given: str, say: Callable[[str], None]) -> list[UserFile]:

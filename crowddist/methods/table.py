@@ -14,7 +14,7 @@ from crowddist.methods.settings import (
 from crowddist.methods.settings.facts import MethodFacts
 
 METHODS: dict[str, MethodFacts] = {
-    "source_only": MethodFacts(line="no adaptation; the first row of every other method",
+    "source_only": MethodFacts(line="no adaptation: the counter of the source, which all others begin with",
                                module="crowddist.methods.source_only", name="SourceOnly",
                                settings=("counter", "train")),
     "self_supervision": self_supervision.FACTS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import errno
 import inspect
 import io
@@ -98,10 +99,13 @@ def _patient(stream: Any) -> Any:
                             line_buffering=stream.line_buffering, write_through=stream.write_through)
 
 
-def read_arguments(read: Callable[[], Arguments]) -> Arguments:
+def read_arguments(read: Callable[[], Arguments], about: str = "") -> Arguments:
     """What `read` (a call of tyro) makes of the command line.
 
     tyro shows every mistake in a box of several lines and exits; here it becomes an InputError, which is one line.
+
+    Args:
+        about: the command's help. Its first example is told where something is missing.
     """
     words = io.StringIO()
     try:
@@ -114,9 +118,15 @@ def read_arguments(read: Callable[[], Arguments]) -> Arguments:
         if cause is not None:
             raise cause from None
         if message := _boxed(words.getvalue()):
-            raise InputError(message) from None
+            raise InputError(with_example(message, about)) from None
         print(words.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def with_example(message: str, about: str) -> str:
+    """The message of a missing argument, with the first example of a command's help, which is indented there."""
+    example = re.search(r"^ {4}(\S.*?)(?: {2,}|$)", about, re.MULTILINE)
+    return message.replace("; see --help", f"; for example: {example[1]}; see --help") if example else message
 
 
 def _boxed(text: str) -> str:
@@ -129,6 +139,8 @@ def _boxed(text: str) -> str:
         after = itertools.dropwhile(lambda line: line != "Unrecognized options:", lines)
         unknown = list(itertools.takewhile(lambda line: line != "─", after))[1:]
         also = f"; unrecognized: {', '.join(unknown)}" if unknown else ""
+        near = [name for name in _options(message) if difflib.get_close_matches(name, unknown)]
+        also += f"; perhaps you meant {' or '.join(near)}" if near else ""
         return f"missing: {', '.join(_options(message))}{also}; see --help"
     meant = f"; perhaps you meant {' or '.join(_options(lines))}" if "Perhaps you meant:" in lines else ""
     files = [word for word in re.split("[ ,]+", " ".join(message)) if word.startswith("-") and os.path.exists(word)]

@@ -116,9 +116,10 @@ FROM_RENDERED: dict[str, Any] = {
 
 
 def renderer_to_shb() -> RunConfig:
-    """Rendered crowds to ShanghaiTech B on a CPU. EfficientNet-Lite0, 12 minutes on one core before adaptation.
+    """Rendered crowds to ShanghaiTech B, or to your own --target, on a CPU. EfficientNet-Lite0, 12 minutes on one core
+    before adaptation.
 
-    Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target` and `--evaluation`.
+    Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target`.
     Unadapted, on one thread: MAE 21.7 and 20.2 with seeds 0 and 1. A round, labelled at zooms of 1.2, 1.6 and 2.0, made
     it worse and was dropped (docs/adaptation.md). At zooms of 0.6, 1.0 and 1.6: 28.1, 28.5 after a round. Nearest
     published row: GCC->SHB, CVPR 2022: 22.8 unadapted, 11.4 adapted (GCC is richer than our renderer).
@@ -129,7 +130,7 @@ def renderer_to_shb() -> RunConfig:
 def renderer_to_sha() -> RunConfig:
     """Rendered crowds to ShanghaiTech A on a CPU. EfficientNet-Lite0, 12 minutes on one core before adaptation.
 
-    Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target` and `--evaluation`.
+    Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_sha`, or with your own `--target`.
     Unadapted, on one thread: MAE 151.2 and 179.3 with seeds 0 and 1. At zooms of 0.6, 1.0 and 1.6: 148.5, 133.9 after a
     round (docs/adaptation.md).
     Nearest published row: GCC->SHA, CVPR 2022: 160.0 unadapted, 109.2 adapted (GCC is richer than our renderer).
@@ -144,7 +145,7 @@ def _from_renderer(recipe: str, target: str) -> RunConfig:
 
 
 def pretrain() -> RunConfig:
-    """Trains a counter for all cameras, on rendered crowds alone: the one that comes with the package.
+    """Trains the counter that comes with crowddist, for all cameras, on rendered crowds.
 
     Command: `python jobs/adapt.py pretrain --launcher local --num-workers 1 --threads 1`, 20 minutes on 2 cores, 4 of
     them for rendering. Needs no data. The paper has no such row.

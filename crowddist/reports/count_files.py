@@ -33,7 +33,7 @@ _MOST_NAMED = 6
 def predict_files(
     predictor: BasePredictor, inputs: Sequence[str], output: str, *, skip_bad: bool = False, fresh: bool = False,
     job: str = "", points: Sequence[PointFormat] | None = None, zones: ZoneFile | None = None,
-    say: Callable[[str], None] = print
+    about: Sequence[str] = (), say: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Counts every image among `inputs`, see `find_user_files`; writes `counts.csv` and one overlay PNG each to
     `output`.
@@ -49,6 +49,7 @@ def predict_files(
         job: names the counter and its settings; a stopped call of another job is not taken up.
         points: also write the heads' points, `points.csv` and `points.json`, and these formats; None: none.
         zones: also write `zones.csv`, and draw them; None: none.
+        about: lines to say before the first image is counted, after all errors of what was given.
 
     Raises:
         InputError, FileNotFoundError: an input is missing, holds no image, lies in `output`, or (unless `skip_bad`)
@@ -75,6 +76,8 @@ def predict_files(
                 _read(predictor, files[index], placed.sets[index])
             except InputError as error:
                 raise InputError(f"{error}{'; --skip-bad leaves such files out' if files[1:] else ''}") from None
+    for line in about:
+        say(line)
     bad: list[str] = []
     with table:
         for index in missing:
@@ -178,7 +181,9 @@ def _told(found: ImagePrediction, image: np.ndarray, file: UserFile, drawn: Sequ
     picture = overlay(image, found.density, count=found.count, uncertainty=found.uncertainty,
                       interval=found.interval, points=found.points, sizes=found.sizes, zones=drawn,
                       title=readable(Path(file.name).name))
-    words = f"{found.count:.1f} ± {found.uncertainty:.1f}" + (f", {found.interval}" if found.interval else "")
+    # The ensemble's spread is a hint where nothing better is known: an interval is wider, and right more often.
+    words = f"{found.count:.1f} people, {found.interval}" if found.interval else (
+        f"{found.count:.1f} ± {found.uncertainty:.1f} people")
     parts = [f"{name} {count:.1f}" for name, count in counts.items()]
     more = f" and {len(parts) - _MOST_NAMED} more zones" if parts[_MOST_NAMED:] else ""
     words += f"; {', '.join(parts[:_MOST_NAMED])}{more}" if parts else ""

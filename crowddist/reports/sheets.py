@@ -203,7 +203,8 @@ def held(columns: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[M
 
 
 def _count_words(count: float, uncertainty: float | None, truth: float | None, interval: CountInterval | None) -> str:
-    words = f"predicted {count:.1f}" + ("" if uncertainty is None else f" ± {uncertainty:.1f}") + " people"
+    spread = "" if uncertainty is None or interval is not None else f" ± {uncertainty:.1f}"
+    words = f"predicted {count:.1f}{spread} people"
     words += "" if interval is None else f"   ·   {interval}"
     return words if truth is None else f"{words}   ·   true {truth:g}   ·   error {count - truth:+.1f}"
 

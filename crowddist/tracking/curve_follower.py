@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crowddist import storage
 from crowddist.process.cli import one_line
-from crowddist.process.progress_bar import Progress
+from crowddist.process.progress_bar import Progress, in_words
 from crowddist.run.engine import read_curve, read_done
 from crowddist.storage.run_folder import CURVE
 
@@ -76,5 +76,5 @@ class _Follower:
         name, steps, step_s = data.stage.name, data.stage.steps, point["seconds_per_step"]
         if name not in self.bars:
             self.bars[name] = Progress(steps, "steps", self.say, title=name)
-        facts = f"loss {point['loss']:.4g}, {step_s:.2f} s a step, {(steps - step) * step_s:.0f} s left"
+        facts = f"loss {point['loss']:.4g}, {step_s:.2f} s a step, {in_words((steps - step) * step_s)} left"
         self.bars[name].show(step, facts)

@@ -64,7 +64,7 @@ def test_points_are_on_for_the_command_and_off_for_the_job(crowddist: Command, s
 
 @pytest.mark.parametrize(("words", "message"), [
     (("--model", "m", "--output", "out"), "no image is given; name images or folders"),
-    (("a.jpg", "--model", "m"), "missing: --output; see --help"),
+    (("a.jpg", "--model", "m"), "missing: --output; for example: crowddist count photo.jpg --output counted/"),
     (("a.jpg", "--output", "out", "--model", "COUNTER", "--device", "gpu"), "no device is called 'gpu'; choose auto"),
     (("a.jpg", "--output", "out", "--model", "nowhere"), "no file at "),
     (("no*.jpg", "--output", "out", "--model", "COUNTER"), "no file or folder matches no*.jpg"),

@@ -131,7 +131,7 @@ def test_dataset_is_gccs_layout_and_the_same_for_any_number_of_processes(tmp_pat
     write_dataset(tmp_path / "one", SMALL, progress=lambda done, total: seen.append((done, total)))
     write_dataset(tmp_path / "two", SMALL, num_workers=2)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
-    assert seen == [(2, 6), (4, 6), (6, 6)]
+    assert seen == [(0, 6), (2, 6), (4, 6), (6, 6)]
     lines = (tmp_path / "one" / "all.txt").read_text().splitlines()
     assert len(lines) == 6
     for index, line in enumerate(lines):
@@ -152,10 +152,36 @@ def test_dataset_is_gccs_layout_and_the_same_for_any_number_of_processes(tmp_pat
         assert np.abs(picture.astype(int) - rendered.image).mean() < 15
 
 
-def test_an_interrupted_data_set_is_not_taken_for_a_whole_one(tmp_path: Path):
-    def stop(done: int, total: int) -> None:
+def stop(done: int, total: int) -> None:
+    if done:
         raise KeyboardInterrupt
 
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_interrupted_data_set_goes_on_where_it_was(tmp_path: Path, num_workers: int):
+    """Also where an image was half written; the others are not drawn again. It stops at once, and drops what waits."""
+    many = replace(SMALL, num_images=40)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "set", many, num_workers=num_workers, progress=stop)
+    partial = tmp_path / "set.partial"
+    (whole, *_), written = sorted(partial.glob("parts/*.txt")), list(partial.rglob("*.jpg"))
+    assert len(written) < 20
+    names = {line.split()[4] for line in whole.read_text().splitlines()}
+    drawn = {path.name: path.stat().st_mtime_ns for path in written if path.stem in names}
+    for path in written:
+        if path.stem not in names:
+            path.write_bytes(path.read_bytes()[:100])
+    for other in set(partial.glob("parts/*.txt")) - {whole}:
+        other.unlink()
+    seen: list[int] = []
+    write_dataset(tmp_path / "set", many, progress=lambda done, total: seen.append(done))
+    assert seen[0] == len(drawn) == 2 and seen[-1] == 40
+    assert drawn.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.jpg")}.items()
+    write_dataset(tmp_path / "fresh", many)
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "fresh")
+
+
+def test_an_interrupted_data_set_is_not_taken_for_a_whole_one(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "set", SMALL, progress=stop)
     assert not (tmp_path / "set").exists()

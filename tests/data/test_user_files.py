@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -76,7 +77,8 @@ def test_what_is_called_like_a_pattern_or_a_home_is_taken_as_it_is(tmp_path: Pat
 
 
 def test_what_is_missing_is_said(photos: Path) -> None:
-    for given, words in ((photos / "x.png", "no file or folder at "), (photos / "*.jpg", "no file or folder matches ")):
+    for given, words in ((photos / "x.png", "no file or folder at "), (photos / "*.jpg", "no file or folder matches "),
+                         (f"{photos}s", rf"; perhaps you meant {re.escape(str(photos))}$")):
         with pytest.raises(FileNotFoundError, match=words):
             names(given)
     with pytest.raises(InputError, match="an input is empty"):

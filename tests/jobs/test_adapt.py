@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from crowddist.cli.adapt import read_config
 from crowddist.config import RunConfig, flat
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.table import METHODS
@@ -82,7 +83,9 @@ def test_an_option_that_the_short_help_hides_is_read(start: Callable) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nosuch",), "no recipe is called 'nosuch'; choose one of quickstart, "),
+        (("nosuch",), "no recipe is called 'nosuch'; choose quickstart, "),
+        (("smokes",), "no recipe is called 'smokes', perhaps you meant smoke; choose quickstart, "),
+        (("--seed", "1", "smoke"), "the recipe comes first, before --seed; choose quickstart, "),
         (("smoke", "--target", "renderer:moon:3"),
          "not a rendered data set: 'renderer:moon:3'; give renderer:LOOK:NUM_IMAGES"),
         (("smoke", "--target", ""), "names no place"),
@@ -97,10 +100,20 @@ def test_an_option_that_the_short_help_hides_is_read(start: Callable) -> None:
 )
 def test_settings_that_cannot_be_are_one_line(start: Callable, tmp_path: Path, arguments: tuple[str, ...],
                                               message: str) -> None:
-    done = start("adapt", *arguments, *(("--storage", tmp_path / "runs") if arguments[0] != "nosuch" else ()))
+    recipes = {recipe.__name__ for recipe in RECIPES}
+    done = start("adapt", *arguments, *(("--storage", tmp_path / "runs") if arguments[0] in recipes else ()))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_target_of_ones_own_has_no_evaluation_but_one_that_is_given() -> None:
+    """The recipe's shows other cameras."""
+    start = RECIPES[0]()
+    for words, evaluation in ((["--target", "photos"], ""), (["--target=photos", "--evaluation=csv:a"], "csv:a"),
+                              (["--target", "photos", "--evaluation", start.evaluation], start.evaluation),
+                              (["--target", start.target], start.evaluation), (["--seed", "1"], start.evaluation)):
+        assert start.evaluation and read_config(start, "crowddist adapt", "", words).evaluation == evaluation
 
 
 @pytest.mark.parametrize("arguments",

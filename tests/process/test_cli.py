@@ -159,6 +159,11 @@ def test_missing_arguments_are_named_in_one_line() -> None:
         read_arguments(lambda: tyro.cli(main, args=[]))
     with pytest.raises(InputError, match=r"^missing: --second-one; unrecognized: --third, 4; see --help$"):
         read_arguments(lambda: tyro.cli(main, args=["--first", "1", "--third", "4"]))
+    with pytest.raises(InputError, match=r"unrecognized: --secnd-one, 4; perhaps you meant --second-one; see --help$"):
+        read_arguments(lambda: tyro.cli(main, args=["--first", "1", "--secnd-one", "4"]))
+    about = "Adds.\n\n    add --first 1 --second-one 2    (to get 3)\n    add --help\n"
+    with pytest.raises(InputError, match=r"^missing: .*; for example: add --first 1 --second-one 2; see --help$"):
+        read_arguments(lambda: tyro.cli(main, args=[]), about)
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

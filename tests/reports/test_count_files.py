@@ -88,7 +88,7 @@ def test_intervals_stand_beside_the_counts(tiny_checkpoint: str, photos: Path, t
     (row,) = read_table(tmp_path / "out")
     assert [float(row[name]) for name in ("low", "high")] == pytest.approx(
         [found.interval.low, found.interval.high], abs=0.0051)
-    assert lines[0].endswith(f"± {found.uncertainty:.1f}, {found.interval}")
+    assert lines[0].endswith(f": {found.count:.1f} people, {found.interval}")
 
 
 def test_names_never_replace_one_another(counter: Predictor, tmp_path: Path) -> None:

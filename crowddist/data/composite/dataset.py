@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import cv2
@@ -31,6 +30,7 @@ from crowddist.data.manifest import FILE_NAME
 from crowddist.data.shard_codec import Member
 from crowddist.data.shards import ShardReader, ShardWriter
 from crowddist.errors import InputError
+from crowddist.process.pool import process_pool
 from crowddist.randomness import hash_order
 
 CrowdMaps = Callable[[str, ShardReader, Sequence[int]], Iterable[np.ndarray]]
@@ -50,7 +50,7 @@ def find_backgrounds(images: ShardReader, spec: DataSpec, checkpoint: str,
         return camera_backgrounds(images, chosen_images(images, MAX_FRAMES * MAX_MEDIANS, spec.seed))
     indexes = chosen_images(images, min(spec.num_images, MOST_BACKGROUNDS), spec.seed)
     if crowd_maps is None:
-        raise InputError("composites with a counter are made by jobs/adapt.py alone; give shards, or another source")
+        raise InputError("composites with a counter are made by crowddist adapt alone; give shards, or another source")
     return counted_backgrounds(images, indexes, crowd_maps(checkpoint, images, indexes))
 
 
@@ -127,21 +127,16 @@ def _in_order(indexes: Iterable[int], make: Callable[[int], Any], backgrounds: S
         finally:
             cv2.setNumThreads(threads)
         return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_start,
-                             initargs=(list(backgrounds),)) as pool:
+    with process_pool(num_workers, _start, list(backgrounds)) as pool:
         ahead: deque[tuple[int, Future[Any]]] = deque()
-        try:
-            for index in indexes:
-                ahead.append((index, pool.submit(make, index)))
-                if len(ahead) > ITEMS_AHEAD * num_workers:
-                    number, future = ahead.popleft()
-                    yield number, future.result()
-            while ahead:
+        for index in indexes:
+            ahead.append((index, pool.submit(make, index)))
+            if len(ahead) > ITEMS_AHEAD * num_workers:
                 number, future = ahead.popleft()
                 yield number, future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
+        while ahead:
+            number, future = ahead.popleft()
+            yield number, future.result()
 
 
 def _start(backgrounds: Sequence[Background]) -> None:

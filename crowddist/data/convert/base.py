@@ -157,7 +157,7 @@ def require_folder(source: str | os.PathLike[str], form: Format) -> None:
     """Raises FileNotFoundError, with the next step, where there is no folder at `source`."""
     if not storage.is_folder(source):
         shards = str(source).endswith((".tar", ".tar.gz", ".tgz"))
-        advice = (f"shards are named by their folder, which also holds {FILE_NAME}, if jobs/convert.py wrote them; "
+        advice = (f"shards are named by their folder, which also holds {FILE_NAME}, if crowddist convert wrote them; "
                   "unpack those of another tool, and give that folder" if shards
                   else "unpack the archive, and give that folder" if Path(source).suffix[1:].upper() in ARCHIVES
                   else f"give the folder that holds the {form.name} data")
@@ -211,7 +211,7 @@ def _plain(text: str) -> str:
 
 def _unpack(root: Path) -> str:
     """What to do with the shards of another tool; "" where there are none."""
-    return ("these are shards without the manifest of jobs/convert.py: unpack them (tar -xf) and convert the files"
+    return ("these are shards without the manifest of crowddist convert: unpack them (tar -xf) and convert the files"
             if next(root.glob("*.tar"), None) else "")
 
 

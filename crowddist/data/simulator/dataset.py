@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import cv2
@@ -17,9 +17,16 @@ import numpy as np
 from crowddist.data.simulator.config import RendererConfig
 from crowddist.data.simulator.render import RenderedImage, render_image
 from crowddist.errors import InputError
+from crowddist.process.host import code_digest
+from crowddist.process.pool import process_pool
+
+CODE = ("randomness.py", "data/simulator")
+"""Source files that decide the bytes of rendered images."""
 
 # The descriptive text of a .mat file. C: MAT-file format, level 5.
 _MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(116)
+PARTS = "parts"
+"""Folder in an unfinished data set: what it is made of, and which parts of it are whole."""
 
 
 def _write_image(folder: Path, rendered: RenderedImage) -> str:
@@ -50,8 +57,27 @@ def _write_image(folder: Path, rendered: RenderedImage) -> str:
 
 
 def _write_images(folder: Path, config: RendererConfig, first: int, last: int) -> tuple[int, list[str]]:
+    """Writes the images of a part, and then the file that tells that they are whole: their index lines."""
     cv2.setNumThreads(1)
-    return first, [_write_image(folder, render_image(config, index)) for index in range(first, last)]
+    lines = [_write_image(folder, render_image(config, index)) for index in range(first, last)]
+    whole = folder / PARTS / f"{first}.txt"
+    unfinished = whole.with_suffix(".new")
+    unfinished.write_text("\n".join(lines))
+    unfinished.replace(whole)
+    return first, lines
+
+
+def _begun(partial: Path, config: RendererConfig) -> dict[int, list[str]]:
+    """Makes the folder of an unfinished data set, or takes it up again. Returns the index lines of the parts that are
+    whole, by their first image; none where other settings or other code began it.
+    """
+    job = hashlib.sha256(f"{config} {code_digest(CODE)}".encode()).hexdigest()
+    parts = partial / PARTS
+    if not (parts / "job").exists() or (parts / "job").read_text() != job:
+        shutil.rmtree(partial, ignore_errors=True)
+        parts.mkdir(parents=True)
+        (parts / "job").write_text(job)
+    return {int(whole.stem): whole.read_text().splitlines() for whole in parts.glob("*.txt")}
 
 
 def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: int = 1,
@@ -59,9 +85,9 @@ def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: in
     """Render all images of `config` into a new folder, in GCC's layout.
 
     The bytes do not depend on `num_workers` (processes; with more than one the caller's main module must be
-    importable). `progress` is called with (images done, images in all). The folder appears when it is complete: until
-    then the images lie in `<folder>.partial`, which an interrupted run leaves behind and the next one removes. Raises
-    InputError for a folder that exists and is not empty.
+    importable). `progress` is called with (images done, images in all), first with those that an earlier call left. The
+    folder appears when it is complete: until then the images lie in `<folder>.partial`, where a call with the same
+    settings goes on after an interruption. Raises InputError for a folder that exists and is not empty.
     """
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,16 +95,20 @@ def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: in
     if num_workers < 1:
         raise InputError(f"num_workers must be at least 1, got {num_workers}")
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    lines = _begun(partial, config)
     step = config.images_per_scene
-    parts = [(first, min(first + step, config.num_images)) for first in range(0, config.num_images, step)]
-    lines: dict[int, list[str]] = {}
+    parts = [(first, min(first + step, config.num_images)) for first in range(0, config.num_images, step)
+             if first not in lines]
+
+    def show() -> None:
+        if progress is not None:
+            progress(sum(map(len, lines.values())), config.num_images)
 
     def keep(result: tuple[int, list[str]]) -> None:
         lines[result[0]] = result[1]
-        if progress is not None:
-            progress(sum(map(len, lines.values())), config.num_images)
+        show()
+
+    show()
 
     if num_workers == 1:
         threads = cv2.getNumThreads()
@@ -88,11 +118,12 @@ def write_dataset(folder: str | Path, config: RendererConfig, *, num_workers: in
         finally:
             cv2.setNumThreads(threads)
     else:
-        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        with process_pool(num_workers) as pool:
             for future in as_completed([pool.submit(_write_images, partial, config, first, last)
                                         for first, last in parts]):
                 keep(future.result())
     (partial / "all.txt").write_text("".join(f"{line}\n" for first in sorted(lines) for line in lines[first]))
+    shutil.rmtree(partial / PARTS)
     if folder.exists():
         folder.rmdir()
     os.replace(partial, folder)

@@ -162,7 +162,7 @@ def test_a_counter_tells_where_nobody_is(tmp_path: Path, tiny_checkpoint: str) -
     assert found.manifest.num_samples == 2  # of a target of one image
     prepared(text.replace("/photos?", "/set?"), tmp_path / "of shards", crowd_maps=nobody)
     assert (tmp_path / "of shards" / "data" / MARK).exists(), "nothing there is taken for a user's image"
-    with pytest.raises(InputError, match=r"made by jobs/adapt\.py"):
+    with pytest.raises(InputError, match=r"made by crowddist adapt"):
         prepared(text, tmp_path / "other")
 
 
