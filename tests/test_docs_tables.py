@@ -25,7 +25,7 @@ def test_every_row_says_where_it_comes_from() -> None:
             rows = list(csv.DictReader(file))
         for row in rows:
             assert None not in row and row["split"] and row["machine"], (path.name, row)
-            assert row["command"].startswith(("python jobs/", "make ")), (path.name, row)
+            assert row["command"].startswith(("python jobs/", "python -m tests.", "make ")), (path.name, row)
 
 
 def test_a_changed_figure_is_written_into_its_page(tmp_path: Path) -> None:

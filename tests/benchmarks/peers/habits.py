@@ -3,16 +3,19 @@
 | habit | where it is seen |
 |---|---|
 | density maps drawn once, in full size, and kept on disk | leeyeehoo/CSRNet-pytorch, make_dataset.ipynb (HDF5); gjy3035/C-3-Framework, datasets/SHHB/SHHB.py (CSV). Here .npy, which is read faster than both |
-| a Gaussian filter over the whole image for each head, as wide as its neighbours are far (part A) | leeyeehoo/CSRNet-pytorch, make_dataset.ipynb |
-| one Gaussian filter of 15 px an image (part B) | leeyeehoo/CSRNet-pytorch, make_dataset.py |
+| a Gaussian filter over the whole image for each head, as wide as a tenth of the distances to its three nearest neighbours together (part A) | leeyeehoo/CSRNet-pytorch, make_dataset.ipynb |
+| one Gaussian filter of 15 px an image (part B) | the same notebook |
 | PIL, then torchvision's ToTensor and Normalize | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py |
-| crop and flip in the data set, mean squared error, Adam | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py and trainer.py |
+| crop and flip in the data set, mean squared error, Adam (here at our rate, not its 1e-5) | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py and trainer.py |
 | a forward pass of the whole network for each member | nikitadurasov/masksembles, masksembles/torch.py: the input comes once a mask |
 | mean and variance of the passes kept on disk as labels | the papers' text: Liu et al., CVPR 2022, section 3 (weizheliu/Cross-Domain-Crowd-Counting has no code of it) |
-| peaks by max-pooling | dk-liang/FIDTM, test.py (LMDS_counting) |
+| peaks by 3 x 3 max-pooling, below a share of the largest dropped | dk-liang/FIDTM, test.py (LMDS_with_counting, LMDS_with_coordinates) |
 | points matched anew for each distance, with a matrix of all distances | dk-liang/FIDTM, local_eval/eval.py |
 
-CSRNet's make_dataset.ipynb and FIDTM's test.py are named by what others say of them; they were not read for this.
+Where this differs: heads in one pixel all count, of which theirs makes one. FIDTM drops peaks below 100/255 of the
+largest, writes no scores, and matches by the Hungarian method for two distances that each head has. An average precision
+needs scores and weak peaks, so here a peak has its density, those from 1/100 on stay, and points are taken by falling
+score for 100 distances.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -108,7 +111,7 @@ def evaluate(network: nn.Module, num_members: int, images: Sequence[Path], densi
 
 
 def peaks(density: torch.Tensor) -> np.ndarray:
-    """M x 3, x, y, score of the cells that 3 x 3 max-pooling leaves; those below a hundredth of the largest fall."""
+    """M x 3, x, y, score of the cells that max-pooling leaves, from a hundredth of the largest on."""
     maps = density[None, None]
     kept = (functional.max_pool2d(maps, 3, stride=1, padding=1) == maps).float() * maps
     kept[kept < 0.01 * kept.max()] = 0
@@ -161,13 +164,12 @@ class Crops(torch.utils.data.Dataset):
         return vision.to_tensor(image), cells[None]
 
 
-def train(network: nn.Module, num_members: int, images: Sequence[Path], densities: Path, *, steps: int, batch_size: int,
-          crop_px: int) -> float:
-    """So many steps of Adam on the squared error of the density; each sample has a member. Returns the last loss."""
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, num_members: int, images: Sequence[Path],
+          densities: Path, *, steps: int, batch_size: int, crop_px: int) -> float:
+    """So many steps on the squared error of the density; each sample has a member. Returns the last loss."""
     crops = torch.utils.data.DataLoader(
         Crops(images, densities, crop_px), batch_size=batch_size,
         sampler=torch.utils.data.RandomSampler(images, replacement=True, num_samples=steps * batch_size))
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)
     network.train()
     loss = torch.zeros(())
     for number, (pixels, density) in enumerate(crops):

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from crowddist.models.backbones.efficientnet_lite import NormedConvolution, depths, file_names, levels, widths
+from crowddist.models.folding import fold_norms
 from crowddist.models.norm import frozen_norm
 
 
@@ -43,7 +44,10 @@ def test_a_layer_equals_its_definition(kernel: int, stride: int, groups: int, ac
     torch.manual_seed(0)
     layer = _moved(NormedConvolution(8, 8, kernel, stride=stride, groups=groups, activated=activated)).eval()
     features = 3 * torch.randn(2, 8, 12, 10)
-    torch.testing.assert_close(layer(features), _naive(layer, features))
+    expected = _naive(layer, features)
+    torch.testing.assert_close(layer(features), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(fold_norms(layer)(features), expected)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 8), (5, 2, 8)])
