@@ -6,7 +6,7 @@ one thread.
 
 Both have the same networks: the counter that comes with the package, three masks. Images are counted once, at their own
 size. The images are cut into groups; for each group both ways do each part in turn, and a ratio is the median of the
-groups' ratios. Training goes on from group to group, at the same peak rate; at the end both trained networks count
+groups' ratios. Training goes on from group to group, each at its own rate; at the end both trained networks count
 images that were held out. Times are those of the process, which waits for no other.
 """
 
@@ -155,7 +155,7 @@ class Round:
             each.load_state_dict(content["method"], optimizers=False)
         self.network, self.trained = (
             peer.networks().to(memory_format=torch.contiguous_format).float().eval() for peer in peers)
-        self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=rate)
+        self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=habits.RATE)
         self.steps = [max(round(steps_an_image * len(group)), 1) for group in groups]
         self.stage = replace(self.method.plan()[0], steps=sum(self.steps))
         self.method.start(self.stage, LocalRuntime())

@@ -6,7 +6,7 @@
 | a Gaussian filter over the whole image for each head, as wide as a tenth of the distances to its three nearest neighbours together (part A) | leeyeehoo/CSRNet-pytorch, make_dataset.ipynb |
 | one Gaussian filter of 15 px an image (part B) | the same notebook |
 | PIL, then torchvision's ToTensor and Normalize | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py |
-| crop and flip in the data set, mean squared error, Adam (here at our rate, not its 1e-5) | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py and trainer.py |
+| crop and flip in the data set, mean squared error, Adam at 1e-5 | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py and trainer.py |
 | a forward pass of the whole network for each member | nikitadurasov/masksembles, masksembles/torch.py: the input comes once a mask |
 | mean and variance of the passes kept on disk as labels | the papers' text: Liu et al., CVPR 2022, section 3 (weizheliu/Cross-Domain-Crowd-Counting has no code of it) |
 | peaks by 3 x 3 max-pooling, below a share of the largest dropped | dk-liang/FIDTM, test.py (LMDS_with_counting, LMDS_with_coordinates) |
@@ -36,6 +36,8 @@ from torchvision.transforms import functional as vision
 CELL_PX = 8
 DISTANCES = range(1, 101)
 """Of the mean average precision, px."""
+RATE = 1e-5
+"""Of Adam."""
 WIDE_PX = 15.0
 """Of part B's filter."""
 
