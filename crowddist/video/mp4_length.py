@@ -15,8 +15,11 @@ _MOST_INDEX_BYTES = 2**28
 
 def shown_s(path: str | os.PathLike[str]) -> float:
     """Seconds that the video of a file is shown, by the file's index; 0: it is no MP4 or MOV, or does not tell."""
+    size = Path(path).stat().st_size
+    if not size:  # a pipe, which gives its bytes once
+        return 0.0
     with open(path, "rb") as file:
-        index = _index(file, Path(path).stat().st_size)
+        index = _index(file, size)
     ticks, length = 0, 0
     for kind, box in _boxes(index):
         if kind == b"mvhd":
