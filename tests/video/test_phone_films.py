@@ -69,7 +69,7 @@ def test_a_film_that_begins_late_is_not_cut_off(films: Callable[..., Path]) -> N
 
 
 def test_oblong_pixels_are_told(films: Callable[..., Path]) -> None:
-    path = patch(films("wide.avi", 3), b"vprp", 24, struct.pack("<HH", 9, 16))
+    path = patch(films("wide.mp4", 3, codec="mp4v"), b"tkhd", 40, struct.pack(">6i", 4 * ONE, 0, 0, 0, 3 * ONE, 0))
     (note,) = read(path)[2].notes
     assert note.startswith("pixels are 1.33 times as wide as high")
 
