@@ -32,7 +32,8 @@ NOT_RUN = {
     r"s3://|https?://|rtsp://": "needs a network",
     r"^(ray|sbatch|scancel|ssh|kubectl|docker|aws|cluster/\S+|export)\b|\$RUNS\b|ray-token|kustomize |\.log$|\.env\b":
         "needs a cluster, containers or a cloud",
-    r"^mlflow |^curl |^crowddist serve|^openssl .* token$": "a server; tests/service and tests/tracking start theirs",
+    r"^mlflow |^curl |^(crowddist )?serve |^openssl .* token$":
+        "a server; tests/service, tests/tracking and tests/distributed start theirs",
     r"^crowddist video 0 ": "needs a camera",
     r"^(git|make|source|pytest|mkdir)\b": "sets up the machine or runs tests, as CI does",
     r"^(uv|pip|python3 -m venv) ": "builds or installs the package: tests/cli/test_wheel.py does",

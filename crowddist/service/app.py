@@ -112,8 +112,8 @@ class _Frame:
             app = self._app if not self._hosts or _host(name) in self._hosts else _refused_host
             await app(scope, receive, sending)
         finally:
-            path = scope["path"] if scope["path"] in PATHS else "other"
-            self._service.metrics.answered(path, status, time.perf_counter() - began)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))  # behind a prefix, as of Ray Serve
+            self._service.metrics.answered(path if path in PATHS else "other", status, time.perf_counter() - began)
 
 
 def _host(name: str) -> str | None:

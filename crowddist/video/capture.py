@@ -15,6 +15,7 @@ import numpy as np
 
 from crowddist.data import safe_decode
 from crowddist.errors import InputError, require_not_negative, require_positive
+from crowddist.video.mp4_length import shown_s
 from crowddist.video.source import Source
 
 FFMPEG_LOG = "OPENCV_FFMPEG_LOGLEVEL"
@@ -76,6 +77,8 @@ class Capture:
         """Frames a second as the container tells; 0: not told."""
         self.num_frames = int(number) if 0 < number < 2**53 and source.kind != "camera" else 0
         """As the container tells, perhaps roughly; 0: not told, as of what is live."""
+        if source.kind == "file" and self.fps and (length_s := shown_s(source.place)):
+            self.num_frames = min(self.num_frames, round(length_s * self.fps))
         self.is_live = source.kind == "camera" or (source.kind == "stream" and (
             not self.num_frames or not str(source.place).lower().startswith("http")))
         """Frames come at their time, whether they are read or not."""
@@ -89,6 +92,22 @@ class Capture:
         import cv2
 
         return float(self._video.get(cv2.CAP_PROP_POS_MSEC))
+
+    def start_s(self) -> float:
+        """The container's own time of the film's begin, which `stamp_ms` counts from, s, at least 0; known with the
+        first frame.
+        """
+        import cv2
+
+        own_s = float(self._video.get(cv2.CAP_PROP_PTS)) / self.fps if self.fps else 0.0
+        return max(own_s - self.stamp_ms() / 1000, 0.0)
+
+    def shape_of_pixels(self) -> float:
+        """A pixel's width by its height; 1: square, or not told."""
+        import cv2
+
+        width, height = (self._video.get(fact) for fact in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+        return width / height if width > 0 and height > 0 else 1.0
 
     def image(self) -> np.ndarray | None:
         """(H, W, 3) uint8 RGB of the frame that was grabbed, turned upright; None where it cannot be decoded."""

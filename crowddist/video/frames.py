@@ -72,7 +72,7 @@ class Frames:
         self.notes: list[str] = []
         """What was doubtful, one line each; whole at the end."""
         self._slot = -1
-        self._first_s = 0.0
+        self._first_s = self._begin_s = 0.0
         self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
         self._words: deque[str] = deque()
         self._stop = threading.Event()
@@ -156,7 +156,9 @@ class Frames:
                     stalled = time.monotonic() - began > 0.9 * self.connection.read_timeout_s
                     return f"stalled for {self.connection.read_timeout_s:g} s" if stalled else "ended"
                 now = time.monotonic() if self.live else clock.time(capture.stamp_ms())
-                self._first_s = self._first_s if self.num_read else now
+                if not self.num_read:
+                    self._first_s, self._begin_s = now, capture.start_s()
+                    self._note_pixels(capture.shape_of_pixels())
                 slot = self.every.slot(self.num_read, now - self._first_s)
                 self.num_read += 1
                 if slot > self._slot:
@@ -197,6 +199,11 @@ class Frames:
         tried = "1 try" if most == 1 else f"{most} tries"
         raise InputError(f"{self.source.shown}: the stream {why} and did not come back to stay in {tried}")
 
+    def _note_pixels(self, shape: float) -> None:
+        if abs(shape - 1) > 0.02:
+            self.notes.append(f"pixels are {shape:.3g} times as wide as high, and frames are counted as they are "
+                              "stored; scale the film to square ones for better counts")
+
     def _check_whole(self, clock: Clock, why: str) -> None:
         if why != "ended":
             self.notes.append(f"{self.source.shown} {why}; what came before is counted")
@@ -205,7 +212,8 @@ class Frames:
             rate = f"{clock.fps:.4g} frames a second{', which is assumed,' * clock.is_assumed}"
             self.notes.append(f"{frames} time in the file: {rate} gives it")
         # Its number of frames may be a guess by its length where frames have no fixed rate: both must be short.
-        length_s, seen_s = self.num_frames / clock.fps, clock.last_s - self._first_s
+        # Some containers count its length from 0, also where it begins later.
+        length_s, seen_s = self.num_frames / clock.fps, clock.last_s - self._first_s + self._begin_s
         if self.num_read < 0.98 * self.num_frames - 1 and seen_s < 0.98 * length_s - 2 / clock.fps:
             self.notes.append(f"the video seems cut off: {self.num_read} of {self.num_frames} frames could be read and "
                               "are counted")
