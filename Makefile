@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
-.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image
+.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image test-mutants
 .PHONY: image lint site benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
@@ -43,6 +43,9 @@ test-published: setup  ## all recipes of the papers take ten steps each, on tiny
 
 test-gpu: setup  ## what a GPU computes and how fast, 6 minutes; prints one JSON, and leaves it in gpu.json
 	$(BIN)/python tests/gpu/check.py --output gpu.json
+
+test-mutants: setup  ## makes 200 mistakes on purpose in ops, losses, the plan and the engine, one at a time: does a test fail? 5 minutes; ARGS="--seed 1 --number 50"
+	$(BIN)/uv run --no-project --with cosmic-ray==8.7.0 python tests/mutation/check.py $(ARGS)
 
 test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one
 	$(BIN)/python -m pytest -m "image and not benchmark" -s tests/cluster/test_image_run.py

@@ -1,11 +1,11 @@
-"""Agreement: the count kept minus the doubt kept."""
+"""Agreement: the count kept minus the doubt kept, and how far densities, heads and zooms are apart."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from crowddist.ops.agreement import agreement, kept_sums
+from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums, zoom_disagreement
 
 DENSITY = np.array([[4.0, 3.0], [2.0, 1.0]])
 SPREAD = np.array([[0.5, 0.5], [1.0, 2.0]])
@@ -71,3 +71,32 @@ def test_bad_input_is_refused():
     for density, spread in ((0 * DENSITY, SPREAD), (DENSITY, 0 * SPREAD)):
         with pytest.raises(ValueError):
             of(density, spread, DENSITY > 1)
+
+
+def test_disagreement_by_hand():
+    # Blocks of 2 cells: the density holds 1, 2, 0 in those above and 0, 3, 4 below; the last ones are cut off.
+    density = np.array([[1, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 3, 0, 4]], np.float32)
+    # Two heads in the first block, one in the last, and one beyond the left and the lower edge: 2, 0, 0 and 1, 0, 1.
+    heads = np.array([[0.5, 0.5], [1.9, 1.9], [4.2, 2.5], [-3, 9]])
+    assert disagreement_sums(density, heads, 2) == {"apart": 1 + 2 + 0 + 1 + 3 + 3, "said": 10 + 4}
+    assert disagreement_sums(density, heads, 9) == {"apart": 6, "said": 14}  # one block
+    assert disagreement_sums(density, np.zeros((0, 2)), 2) == {"apart": 10, "said": 10}
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_disagreement_equals_the_loop(block):
+    generator = np.random.default_rng(0)
+    density, heads = generator.random((6, 9)), generator.uniform(-2, [11, 8], (40, 2))
+    cells = [(min(max(int(np.floor(y)), 0), 5), min(max(int(np.floor(x)), 0), 8)) for x, y in heads]
+    apart = 0.0
+    for top in range(0, 6, block):
+        for left in range(0, 9, block):
+            found = sum(top <= row < top + block and left <= column < left + block for row, column in cells)
+            apart += abs(density[top:top + block, left:left + block].sum() - found)
+    assert disagreement_sums(density, heads, block) == pytest.approx({"apart": apart, "said": density.sum() + 40})
+
+
+def test_zooms_apart_by_hand():
+    assert zoom_disagreement({1.0: 8.0, 1.4: 12.0}) == pytest.approx(2 / 10)
+    assert zoom_disagreement({1.0: 0.0, 1.4: 0.5}) == pytest.approx(0.25)  # over one person
+    assert zoom_disagreement({1.0: 7.0}) == 0

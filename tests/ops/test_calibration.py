@@ -25,7 +25,7 @@ def test_what_is_calibrated_and_what_is_not() -> None:
                                          spread / 4)) == pytest.approx(0.75, abs=0.02), "four times too sure of itself"
     assert (calibration_error(reliability(errors, 0 * spread)) == 1
             and calibration_error(reliability([0, 0], [0, 0])) == 0)
-    assert len(reliability([1, 2, 3], [1, 2, 3], 10)) == 3
+    assert len(reliability([1, 2, 3], [1, 2, 3], 10)) == 3 and len(reliability(errors, spread)) == 10
 
 
 def naive_curve(errors: np.ndarray, rank_by: np.ndarray) -> list[float]:
@@ -60,6 +60,7 @@ def test_the_area_tells_a_good_order_from_none() -> None:
                                 np.ones(4000)) == pytest.approx(
                                     sparsification_error(errors, np.ones(4000))), "in whatever order they come"
     assert sparsification_error([0, 0], [1, 2]) == 0
+    assert [curve.tolist() for curve in sparsification([0, 0], [1, 2])[1:]] == [[1, 1]] * 2, "no error at all"
 
 
 @pytest.mark.parametrize(("errors", "spreads"),

@@ -28,6 +28,8 @@ def naive_quantile(scores: list[float], level: Fraction) -> float:
 def test_the_scale_by_hand() -> None:
     scale = error_scale([0, 100, 40], [0, 12, 5], floor_persons=2, share=0.1)
     assert scale.tolist() == pytest.approx([2, 2 + 10 + 12, 2 + 4 + 5])
+    assert error_scale([100], [3]).tolist() == pytest.approx([1 + 2 + 3]), "as it comes"
+    assert error_scale([100], [3], share=0).tolist() == [4]
     assert (error_scale([50], [10]) > error_scale([50], [4])).all(), "views that disagree widen it"
 
 
@@ -75,6 +77,8 @@ def test_coverage_and_width_by_hand() -> None:
     (lambda: error_scale([-1], [1]), "must not be negative"),
     (lambda: error_scale([1], [math.nan]), "uncertainties must be a list of finite numbers"),
     (lambda: error_scale([1], [1], floor_persons=0), "the floor must be positive"),
+    (lambda: error_scale([1], [1], share=-0.1), "the share not negative"),
+    (lambda: error_scale([1], [1], floor_persons=math.inf), "the floor must be positive"),
     (lambda: conformal_scores([1], [1], [0]), "scales must be positive"),
     (lambda: conformal_scores([1, 2], [1], [1]), "equally many, got 2, 1 and 1"),
     (lambda: conformal_quantile([1], 1.0), "between 0 and 1, got 1"),

@@ -201,6 +201,7 @@ def test_precision_and_recall_of_empty_sides():
     ([np.zeros((1, 3))], [np.zeros((1, 3))], [5]),
     ([np.full((1, 2), np.nan)], [np.zeros((1, 2))], [5]),
     ([np.zeros((1, 2))], [np.zeros((1, 2))], []),
+    ([], [], []),
     ([np.zeros((1, 2))], [np.zeros((1, 2))], [5, -1]),
     ([np.zeros((1, 2))], [np.zeros((1, 2))], [np.inf]),
 ])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, count_errors_by_range, pixel_density, psnr
@@ -24,6 +24,7 @@ COUNT = st.floats(0, 1e5, width=32)
 
 
 @given(st.lists(st.tuples(COUNT, COUNT), min_size=1))
+@settings(deadline=None)
 def test_rmse_is_never_below_mae(pairs):
     predicted, true = zip(*pairs, strict=True)
     errors = count_errors(predicted, torch.tensor(true, dtype=torch.float64))
@@ -51,6 +52,7 @@ def test_ranges_by_hand():
 
 
 @given(st.lists(st.tuples(COUNT, COUNT), min_size=1))
+@settings(deadline=None)
 def test_ranges_hold_every_image_once(pairs):
     predicted, true = zip(*pairs, strict=True)
     errors = count_errors_by_range(predicted, true)
@@ -86,7 +88,7 @@ def test_psnr_compares_shapes_not_counts():
 
 def test_psnr_of_equal_and_empty_maps():
     empty, some = np.zeros((4, 4)), np.eye(4)
-    assert psnr(some, some) == LARGEST_PSNR_DB
+    assert psnr(some, some) == 100
     assert psnr(empty, empty) == LARGEST_PSNR_DB
     assert psnr(some, empty) == pytest.approx(10 * math.log10(4))
     assert psnr(empty, some) == pytest.approx(10 * math.log10(4))

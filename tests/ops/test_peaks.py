@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +175,46 @@ def test_there_are_as_many_points_as_the_count_in_distinct_places(num_heads):
     assert (found[:, 2] > 0).all() and (found[:, 2] <= 1).all()
     assert (found[:, 0] >= 0).all() and (found[:, 0] < 320).all() and (found[:, 1]
                                                                        >= 0).all() and (found[:, 1] < 240).all()
+
+
+def points_by_loop(density, stride, sigma):
+    """Cell by cell: the highest place of the smoothed map, less one smoothed head around it, and so on."""
+    cells, side, count = density.astype(np.float64), float(stride), round(float(density.sum()))
+    while 2 * count > cells.size and side > 1:
+        cells, side = np.kron(cells, np.full((2, 2), 0.25)), side / 2
+
+    def gaussian(deviation):
+        radius = math.ceil(4 * deviation)
+        weights = {d: math.exp(-d * d / (2 * deviation**2)) for d in range(-radius, radius + 1)}
+        return {d: weight / sum(weights.values()) for d, weight in weights.items()}
+
+    smoothing, drawn = gaussian(2 / 3 * sigma / side), gaussian(sigma / side)
+    head: dict[int, float] = {}
+    for i, first in smoothing.items():
+        for j, second in drawn.items():
+            head[i + j] = head.get(i + j, 0.0) + first * second
+    strength = {(row, column): sum(a * b * cells[row + i, column + j] for i, a in smoothing.items()
+                                   for j, b in smoothing.items()
+                                   if 0 <= row + i < cells.shape[0] and 0 <= column + j < cells.shape[1])
+                for row in range(cells.shape[0]) for column in range(cells.shape[1])}
+    points = []
+    for _ in range(count):
+        row, column = max(strength, key=lambda place: strength[place])
+        left = strength.pop((row, column)) / head[0]**2
+        points.append(((column + 0.5) * side - 0.5, (row + 0.5) * side - 0.5, min(max(left, 1e-6), 1)))
+        for i, j in strength:
+            strength[i, j] -= head.get(i - row, 0.0) * head.get(j - column, 0.0)
+    return points
+
+
+@pytest.mark.parametrize(("heads", "size", "stride", "sigma"), [(7, (9, 11), 8, 6.0), (12, (4, 5), 4, 3.0),
+                                                               (45, (4, 5), 4, 2.0)])
+def test_points_equal_the_loop(heads, size, stride, sigma):
+    """Also where more heads than half the cells make it cut them once and twice."""
+    density = np.random.default_rng(0).random(size)
+    density *= heads / density.sum()
+    np.testing.assert_allclose(density_points(density, stride, sigma), points_by_loop(density, stride, sigma),
+                               rtol=1e-5, atol=1e-6)
 
 
 def test_points_lie_near_the_heads_they_came_from():

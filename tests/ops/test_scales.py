@@ -7,7 +7,6 @@ import pytest
 
 from crowddist.ops.scales import (
     LARGEST_SIZE_PX,
-    LONE_SIZE_PX,
     NUM_PEERS,
     SMALLEST_SIZE_PX,
     head_sizes,
@@ -51,17 +50,17 @@ def test_sizes_by_hand():
 
 
 def test_sizes_are_kept_in_their_range():
-    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 6]]), [SMALLEST_SIZE_PX] * 2)
-    np.testing.assert_array_equal(head_sizes([[0, 0], [1000, 0]]), [LARGEST_SIZE_PX] * 2)
+    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 6]]), [3] * 2)
+    np.testing.assert_array_equal(head_sizes([[0, 0], [1000, 0]]), [200] * 2)
 
 
 def test_a_point_that_is_annotated_twice_is_no_neighbour_of_itself():
-    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 5]]), [LONE_SIZE_PX] * 2)
+    np.testing.assert_array_equal(head_sizes([[5, 5], [5, 5]]), [30] * 2)
     np.testing.assert_array_equal(head_sizes([[100, 100], [130, 100], [100, 100]]), [30] * 3)
 
 
 def test_a_head_alone_and_none():
-    np.testing.assert_array_equal(head_sizes([[7, 9]]), [LONE_SIZE_PX])
+    np.testing.assert_array_equal(head_sizes([[7, 9]]), [30])
     for nobody in ([], np.zeros((0, 2))):
         assert head_sizes(nobody).shape == (0,) and head_sizes(nobody).dtype == np.float32
 

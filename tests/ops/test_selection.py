@@ -14,8 +14,10 @@ def test_kept_shares_by_hand():
     assert shares == {"kept_pixels": 0.75, "kept_mass": 0.25}
     assert kept_shares(torch.tensor([[1.0, 3.0]]), torch.tensor([[0, 1]])) == {"kept_pixels": 0.5, "kept_mass": 0.75}
     assert kept_shares(np.zeros((1, 4)), np.array([[1, 0, 0, 0]])) == {"kept_pixels": 0.25, "kept_mass": 0.25}
-    with pytest.raises(ValueError):
-        kept_shares(np.zeros((2, 2)), np.zeros((2, 3)))
+    assert kept_shares(np.ones((1, 1)), np.ones((1, 1))) == {"kept_pixels": 1, "kept_mass": 1}
+    for shapes in (((2, 2), (2, 3)), ((0, 2), (0, 2))):
+        with pytest.raises(ValueError):
+            kept_shares(*map(np.zeros, shapes))
 
 
 def test_relative_change_by_hand():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from crowddist.methods.base import Method, Stage
 from crowddist.methods.build import build_method
 from crowddist.process.stop_signals import Termination
 from crowddist.run import checkpoint
-from crowddist.run.engine import LocalRuntime, StageData, _loader, fit, fit_stages, read_done
+from crowddist.run.engine import LocalRuntime, StageData, _loader, fit, fit_stages, read_curve, read_done
 
 
 def stage_data(config: RunConfig, folder: Path) -> tuple[Method, StageData]:
@@ -170,6 +171,85 @@ def test_asked_to_stop_it_leaves_a_checkpoint_after_its_step(tiny_config: RunCon
         assert torch.equal(value, unbroken["method"]["networks"][name]), name
 
 
+def test_what_a_stage_tells_of_itself(tiny_config: RunConfig, tmp_path: Path) -> None:
+    """Stopped after two of its six steps: losses are means over what went before, seconds add up over both starts and
+    by worker. All of its computing is said to have been waiting.
+    """
+    engine = replace(tiny_config.engine, checkpoint_every=3, log_every=2)
+    losses: dict[int, float] = {}
+
+    class Beside(LocalRuntime):
+        """The first of two workers."""
+
+        def __init__(self, stop_after: int) -> None:
+            super().__init__()
+            self.stop_after, self.doing, self.reported = stop_after, [], []
+
+        def at(self, step: int, doing: str) -> None:
+            self.doing.append((step, doing))
+
+        def report(self, step: int, scalars: Mapping[str, float]) -> None:
+            self.reported.append((step, dict(scalars)))
+
+        def stop_requested(self) -> bool:
+            return self.doing[-1][0] + 1 == self.stop_after
+
+        def waited_s(self) -> float:
+            return 1e9
+
+        def gather(self, seconds: Mapping[str, float]) -> list[dict[str, float]]:
+            return [dict(seconds), {"read": 3.0}]
+
+    folder, states, elapsed = (tmp_path / "stage" / "checkpoints").as_uri(), [], 0.0
+    for stop_after, steps, written in ((2, (0, 1), (2,)), (9, (2, 3, 4, 5), (3, 6))):
+        method, data = stage_data(tiny_config, tmp_path / "stage")
+        step_of, runtime = method.step, Beside(stop_after)
+
+        def step_and_note(step: int, batches: Any, step_of: Any = step_of) -> Any:
+            scalars = step_of(step, batches)
+            losses[step] = float(scalars["loss"])
+            return scalars
+
+        method.step = step_and_note  # type: ignore[method-assign]
+        began = time.time()
+        assert fit(method, data, runtime, engine=engine, seed=0, record="{}") == (stop_after == 9)
+        elapsed += time.time() - began
+        assert runtime.doing == [(step, doing) for step in steps for doing in (
+            "reading samples", "computing", *(["writing a checkpoint"] if step + 1 in written else []))]
+        assert [step for step, _ in runtime.reported] == list(written)
+        states.append(checkpoint.load_latest(folder))
+    curve = read_curve((tmp_path / "stage" / "curve.jsonl").as_uri())
+    assert [(point["step"], point["loss"]) for point in curve] == [
+        (step, pytest.approx((losses[step - 2] + losses[step - 1]) / 2)) for step in (2, 4, 6)]
+    assert all(0 < point["seconds_per_step"] < elapsed / 2 for point in curve)
+    assert runtime.reported[-1][1] == {name: value for name, value in curve[-1].items() if name != "step"}
+    history = json.loads((tmp_path / "stage" / "checkpoints" / "latest.json").read_text())["checkpoints"]
+    means = {2: (losses[0] + losses[1]) / 2, 3: losses[2], 6: (losses[3] + losses[4] + losses[5]) / 3}
+    assert {3, 6} <= {entry["step"] for entry in history}
+    assert all(entry["loss"] == pytest.approx(means[entry["step"]]) for entry in history)
+    done = read_done((tmp_path / "stage").as_uri())
+    assert done is not None and 0 < states[0]["seconds"] < states[1]["seconds"] < elapsed
+    assert round(states[1]["seconds"], 1) <= done["seconds"] == round(done["seconds"], 1) <= elapsed + 0.05
+    own, other = done["workers"]
+    assert other == {"read": 6.0} and own["compute"] == 0 < own["exchange"]
+    assert elapsed / 2 < sum(own.values()) < elapsed
+    assert sum(states[0]["workers"][0].values()) < sum(states[1]["workers"][0].values()) <= sum(own.values())
+
+
+def test_only_the_first_worker_writes(tiny_config: RunConfig, tmp_path: Path,
+                                      caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crowddist.run.engine._has_bfloat16", lambda device: False)
+    runtime = LocalRuntime()
+    runtime.rank, runtime.world_size = 1, 2
+    method, data = stage_data(tiny_config, tmp_path / "stage")
+    engine = replace(tiny_config.engine, precision="bfloat16")
+    assert fit(method, data, runtime, engine=engine, seed=0, record="{}")
+    assert not (tmp_path / "stage").exists() and not caplog.messages
+    runtime.rank, runtime.world_size = 0, 3
+    with pytest.raises(InputError, match="batch size 4 of stream source cannot be shared equally by 3 workers"):
+        fit(method, data, runtime, engine=engine, seed=0, record="{}")
+
+
 def test_no_stage_is_begun_after_a_request_to_stop(tiny_config: RunConfig, tmp_path: Path) -> None:
     termination = Termination()
     termination.signal = "SIGTERM"
@@ -182,6 +262,7 @@ def test_no_stage_is_begun_after_a_request_to_stop(tiny_config: RunConfig, tmp_p
         lambda: build_method(tiny_config), stages, LocalRuntime(termination=termination), engine=tiny_config.engine,
         seed=0, record=to_json(tiny_config),
     )
+    assert torch.are_deterministic_algorithms_enabled()
     assert checkpoint.load_latest((tmp_path / "source" / "checkpoints").as_uri())["step"] == 1  # type: ignore[index]
     assert not (tmp_path / stages[1].stage.name).exists()
 
@@ -259,12 +340,13 @@ def test_mixed_precision_trains_nearly_the_same(tiny_config: RunConfig, tmp_path
     assert curves[2] == curves[0] and tiny_config.engine.precision == "auto"
 
 
-@pytest.mark.parametrize("capability, told", [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
+@pytest.mark.parametrize("machine, capability, told", [("x86_64", "AVX2", True), ("AMD64", "DEFAULT", True),
+                                                       ("x86_64", "AVX512", False), ("aarch64", "DEFAULT", False)])
 def test_a_cpu_that_is_slow_at_mixed_precision_is_told(
     tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    capability: str, told: bool
+    machine: str, capability: str, told: bool
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     short = replace(tiny_config, train=replace(tiny_config.train, steps=1))
     run(short, tmp_path / "float32")
