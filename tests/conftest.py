@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -223,16 +224,20 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -
 @pytest.fixture(scope="session")
 def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str) -> Path:
     """`crowddist export` of that counter, with intervals of its own."""
-    import shutil
-
     from crowddist import storage
     from crowddist.cli.main import main
     from crowddist.inference.intervals import Calibration, write_calibration
 
-    folder = tmp_path_factory.mktemp("onnx")
-    shutil.copy(storage.local_file(tiny_checkpoint), folder / "counter.pt")
-    write_calibration(str(folder / "counter.pt"), Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
-    main(["export", "--model", str(folder / "counter.pt"), "--output", str(folder / "counter.onnx")])
+    folder = tmp_path_factory.getbasetemp()
+    # Writing it takes 7 s: processes that share the tests (-n) share it, too.
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "onnx"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "counter.onnx").exists():
+            shutil.copy(storage.local_file(tiny_checkpoint), folder / "counter.pt")
+            write_calibration(str(folder / "counter.pt"), Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+            main(["export", "--model", str(folder / "counter.pt"), "--output", str(folder / "counter.onnx")])
     return folder / "counter.onnx"
 
 
