@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 # Before anything imports them: one thread each, no MLflow or Ray of the user's.
@@ -106,18 +108,41 @@ def tiny_evaluation(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_images(tmp_path_factory.mktemp("evaluation"), count=5, seed=2)
 
 
+def draw_little(patched: pytest.MonkeyPatch) -> None:
+    """Adaptations draw one picture a round instead of six, and their charts in a quarter of the width: else drawing
+    takes longer than all the rest of a tiny one.
+    """
+    from crowddist.reports import charts
+
+    figure = charts._figure
+    patched.setattr(charts, "_figure", lambda size, dpi, *grid: figure(size, min(dpi, 30), *grid))
+    patched.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 1)
+
+
 @pytest.fixture
 def all_pictures(tiny_config, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """Rounds of a tiny adaptation draw as many pictures as others do."""
     monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 6)
 
 
+@pytest.fixture(scope="module")
+def little_drawn() -> Iterator[None]:
+    """The adaptations of a module draw as little as those of `tiny_config`."""
+    with pytest.MonkeyPatch.context() as patched:
+        draw_little(patched)
+        yield
+
+
 @pytest.fixture
-def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_path: Path,
-                monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """A whole adaptation of a few steps, for the local launcher; it draws one picture a round, for six take as long as
-    all the rest.
-    """
+def tiny_config(tiny_settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """A whole adaptation of a few steps, for the local launcher, which draws little."""
+    draw_little(monkeypatch)
+    return replace(tiny_settings, storage=str(tmp_path / "runs"))
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_source: str, tiny_target: str, tiny_evaluation: str):  # type: ignore[no-untyped-def]
+    """Those of `tiny_config`, for a run that several tests look at; its storage is still to be chosen."""
     from crowddist.config import EngineConfig, RunConfig
     from crowddist.data.config import StreamConfig
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
@@ -126,13 +151,11 @@ def tiny_config(tiny_source: str, tiny_target: str, tiny_evaluation: str, tmp_pa
     from crowddist.methods.settings.train import TrainConfig
     from crowddist.methods.settings.translation import TranslationConfig
 
-    monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 1)
     return RunConfig(
         recipe="tiny",
         source=tiny_source,
         target=tiny_target,
         evaluation=tiny_evaluation,
-        storage=str(tmp_path / "runs"),
         launcher="local",
         threads=1,
         tracking_uri="none",
@@ -201,16 +224,20 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint) -
 @pytest.fixture(scope="session")
 def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: str) -> Path:
     """`crowddist export` of that counter, with intervals of its own."""
-    import shutil
-
     from crowddist import storage
     from crowddist.cli.main import main
     from crowddist.inference.intervals import Calibration, write_calibration
 
-    folder = tmp_path_factory.mktemp("onnx")
-    shutil.copy(storage.local_file(tiny_checkpoint), folder / "counter.pt")
-    write_calibration(str(folder / "counter.pt"), Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
-    main(["export", "--model", str(folder / "counter.pt"), "--output", str(folder / "counter.onnx")])
+    folder = tmp_path_factory.getbasetemp()
+    # Writing it takes 7 s: processes that share the tests (-n) share it, too.
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "onnx"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "counter.onnx").exists():
+            shutil.copy(storage.local_file(tiny_checkpoint), folder / "counter.pt")
+            write_calibration(str(folder / "counter.pt"), Calibration(scores=(0.5,) * 9, image_size=96, zooms=(1.0,)))
+            main(["export", "--model", str(folder / "counter.pt"), "--output", str(folder / "counter.onnx")])
     return folder / "counter.onnx"
 
 

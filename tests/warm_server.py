@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -26,26 +27,27 @@ IMPORTED = ("crowddist.pipeline", "crowddist.preflight.checks", "crowddist.launc
 """Modules that start no thread. Not Ray: it reads variables at its import."""
 
 
-def serve(address: str) -> None:
-    """Returns in a child that has become the process asked for; in the server it never does."""
+def serve(address: str, owner: int) -> None:
+    """Returns in a child that has become the process asked for; in the server it never does, and ends with `owner`."""
     for name in IMPORTED:
         importlib.import_module(name)
     assert threading.active_count() == 1
     gc.freeze()  # a child need not look through what is here at its end
+    ended = os.pidfd_open(owner)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen()
     os.write(1, b"ready\n")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch a process
-    while listening in select.select([listening, 0], [], [])[0]:
+    while ended not in select.select([listening, ended], [], [])[0]:
         asked, _ = listening.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listening.close()
+            os.close(ended)
             return watch(asked)
         asked.close()
-    os.unlink(address)
-    os.rmdir(os.path.dirname(address))
+    shutil.rmtree(os.path.dirname(address))
     os._exit(0)
 
 
@@ -84,4 +86,4 @@ def become(words: list[str], cwd: str, env: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))

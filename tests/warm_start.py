@@ -9,6 +9,7 @@ fresh Python (`subprocess`). So does one test of every job.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-
 
 
 class Started:
@@ -87,12 +87,28 @@ _servers: list[subprocess.Popen[bytes]] = []
 
 @functools.cache
 def _server() -> str:
-    """The server's address; starts it. It ends with this process, which holds the pipe to its input."""
-    address = str(Path(tempfile.mkdtemp(prefix="warm")) / "socket")
+    """The server's address; starts it. It ends with this process, or, where several run the tests (pytest -n), with
+    the one that started them: they share it.
+    """
+    shared, owner = os.environ.get("PYTEST_XDIST_TESTRUNUID"), os.getpid()
+    if shared:
+        owner = os.getppid()
+        folder = Path(tempfile.gettempdir(), f"warm{shared}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="warm"))
+    address = folder / "socket"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            _start(address, owner)
+    return str(address)
+
+
+def _start(address: Path, owner: int) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
            "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen([sys.executable, "-P", "tests/warm_server.py", address], cwd=ROOT, env=env,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    server = subprocess.Popen([sys.executable, "-P", "tests/warm_server.py", address, str(owner)], cwd=ROOT, env=env,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert server.stdout is not None and server.stdout.readline() == b"ready\n", "the server has ended"
     _servers.append(server)
-    return address

@@ -281,6 +281,14 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def check_bits(job: Job, unbroken: Mapping[str, Any]) -> None:
+    """Asserts that what the job has left is what the undisturbed run has, bit for bit, as far as both went."""
+    mine = left(job.folder)
+    for name, value in mine.items():
+        theirs = unbroken[name] if name != "rounds" else unbroken[name][: len(value)]
+        assert equal(value, theirs), name
+
+
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """A file system of its own, mounted at a folder."""

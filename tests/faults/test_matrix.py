@@ -8,26 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.rig import HERE, LONGEST_S, PORT, ROWS, SUBNET, Cluster, Job, equal, left, small_disk, wait_for
+from tests.faults.rig import HERE, LONGEST_S, PORT, ROWS, SUBNET, Cluster, Job, check_bits, left, small_disk, wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3 * LONGEST_S)]
 SOURCE_ONLY = ("--method", "source_only")
 SAME_BITS = "the same bits"
 """As a run that nobody disturbs: weights, moments, samples seen, labels, errors of every image's count."""
-
-
-def assert_same_bits(job: Job, unbroken: Mapping[str, Any]) -> None:
-    """What the job has left is what the undisturbed run has, as far as both went."""
-    mine = left(job.folder)
-    for name, value in mine.items():
-        theirs = unbroken[name] if name != "rounds" else unbroken[name][: len(value)]
-        assert equal(value, theirs), name
 
 
 def note(fault: str, seconds: float | None, promise: str = SAME_BITS, seen: str = SAME_BITS) -> None:
@@ -58,7 +49,7 @@ def test_a_training_worker_is_killed(three: Cluster, storage: str, unbroken: dic
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
     assert "source: a worker was lost: rank " in job.said()
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note(fault, seconds)
 
 
@@ -71,7 +62,7 @@ def test_a_labelling_actor_is_killed(three: Cluster, storage: str, unbroken: dic
     before = len(list(labels.glob("*.done.json")))
     seconds = job.until(lambda: len(list(labels.glob("*.done.json"))) > before, "further labels")
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a labelling actor is killed", seconds)
 
 
@@ -81,7 +72,7 @@ def test_a_raylet_is_killed(three: Cluster, storage: str, unbroken: dict[str, An
     three.processes("n3", "raylet/raylet")[0].kill()
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a machine's raylet is killed, and started again by the machine", seconds)
 
 
@@ -93,7 +84,7 @@ def test_a_machine_is_lost_and_replaced(three: Cluster, storage: str, unbroken: 
     three.boot("n3")
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a machine loses its power; another one comes after 5 s", seconds)
 
 
@@ -137,7 +128,7 @@ def test_the_head_is_lost(three: Cluster, storage: str, unbroken: dict[str, Any]
     job.until(lambda: job.steps() > before, "a further checkpoint")
     seconds = time.monotonic() - fault
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("Ray's head loses its power, with the driver; the head comes back, and the same command is given", seconds)
 
 
@@ -151,7 +142,7 @@ def test_the_driver_is_killed(three: Cluster, storage: str, unbroken: dict[str, 
     job.until(lambda: job.steps() > before, "a further checkpoint")
     seconds = time.monotonic() - fault
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("the driver is killed; the same command is given", seconds)
 
 
@@ -165,7 +156,7 @@ def test_a_machine_is_cut_off(three: Cluster, storage: str, unbroken: dict[str, 
     until_further(job)
     seconds = time.monotonic() - fault
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a machine is cut off for 90 s", seconds)
 
 
@@ -177,7 +168,7 @@ def test_a_worker_hangs(three: Cluster, storage: str, unbroken: dict[str, Any]) 
     seconds = until_further(job)
     assert job.wait() == 0, job.said()[-3000:]
     assert "rank 1 (pid " in job.said() and f"on {host}) has been silent for" in job.said()
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a worker hangs (SIGSTOP), `--patience-s 30`", seconds, f"rank and machine are named; {SAME_BITS}", "both")
 
 
@@ -191,7 +182,7 @@ def test_asked_to_stop(three: Cluster, storage: str, unbroken: dict[str, Any], n
     seconds = time.monotonic() - fault
     assert 20 <= job.steps() < 300 and f"stopped by {name}; the same command takes the run up again" in job.said()
     assert job.start().wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note(f"{name} to the driver", seconds, f"a checkpoint at the next step, exit code 75; then {SAME_BITS}", "both")
 
 
@@ -216,7 +207,7 @@ def test_a_machine_is_drained(three: Cluster, storage: str, unbroken: dict[str, 
     seconds = time.monotonic() - fault
     assert job.wait() == 0, job.said()[-3000:]
     assert "stopped at a checkpoint: n3 is being drained" in job.said()
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a machine is drained, taken away after 60 s, and replaced", seconds, f"a checkpoint before; {SAME_BITS}",
          f"after {to_checkpoint:.0f} s; {SAME_BITS}")
 
@@ -240,7 +231,7 @@ def test_the_disk_is_full(machines: Cluster, unbroken: dict[str, Any], storage: 
         assert code == 2 and job.error().startswith("error: No space left on device"), job.said()[-3000:]
         (disk / "filler").unlink()
         assert job.start().wait() == 0, job.said()[-3000:]
-        assert_same_bits(job, unbroken)
+        check_bits(job, unbroken)
         machines.make_whole()
     note("the disk of the runs is full; there is room again, and the same command is given", None,
          f"one line, exit code 2; then {SAME_BITS}", "both")
@@ -257,7 +248,7 @@ def test_the_shared_memory_is_full(three: Cluster, storage: str, unbroken: dict[
     assert job.wait() == 0, job.said()[-3000:]
     for name in ("n1", "n2", "n3"):
         subprocess.run(three.on(name, "rm", "/dev/shm/filler"), check=True)
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("/dev/shm is full on all machines", seconds)
 
 
@@ -275,7 +266,7 @@ def test_the_last_checkpoint_is_damaged(three: Cluster, storage: str, unbroken: 
     job.wait()
     damage(max((job.folder / "source" / "checkpoints").glob("step-*.pt")))
     assert job.start().wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("the newest checkpoint is damaged while the job is down", None, f"goes on from the one before; {SAME_BITS}",
          SAME_BITS)
 
@@ -293,7 +284,7 @@ def test_a_shard_is_damaged(three: Cluster, storage: str, unbroken: dict[str, An
     assert job.error().startswith("error: shard ") and shard.name in job.error()
     shard.write_bytes(whole)
     assert job.start().wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a shard is cut while it is read; it is mended, and the same command is given", None,
          f"one line that names it, exit code 2; then {SAME_BITS}", "both")
 
@@ -319,7 +310,7 @@ def test_two_drivers(three: Cluster, storage: str, unbroken: dict[str, Any]) -> 
     seconds = time.monotonic() - fault
     assert "is at work in" in second.error(), second.said()[-3000:]
     assert job.wait() == 0, job.said()[-3000:]
-    assert_same_bits(job, unbroken)
+    check_bits(job, unbroken)
     note("a second driver of the same run", seconds, f"it ends with one line, exit code 2; the first: {SAME_BITS}",
          "both")
 
@@ -354,7 +345,7 @@ def test_the_object_store_is_away(three: Cluster, storage: str, unbroken: dict[s
         until_further(job)
         seconds = time.monotonic() - fault
         assert job.wait() == 0, job.said()[-3000:]
-        assert_same_bits(job, unbroken)
+        check_bits(job, unbroken)
     finally:
         server.kill()
         three.settings = {}

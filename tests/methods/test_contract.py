@@ -41,18 +41,24 @@ def with_teacher(config: RunConfig) -> RunConfig:
     return replace(config, self_supervision=taught)
 
 
+def with_one_round(config: RunConfig) -> RunConfig:
+    """The same configuration with one round of labels, which the next ones only repeat."""
+    return replace(config, self_supervision=replace(config.self_supervision, rounds=1),
+                   bi_knowledge=replace(config.bi_knowledge, cycles=1))
+
+
 @pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0")
                         for method in METHODS] + [("self_supervision", "teacher"), ("combined", "teacher")],
                 ids=lambda pair: "-".join(pair))
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
-    """A small configuration of each method, with networks from scratch and from ImageNet's weights, and with a teacher
-    where there may be one.
+    """A small configuration of each method, with networks from scratch and from ImageNet's weights (for one round), and
+    with a teacher where there may be one.
     """
     method, kind = request.param
     config = replace(tiny_config, method=method)
     if kind == "teacher":
         return with_teacher(config)
-    return config if kind == "compact" else on_pretrained(config)
+    return config if kind == "compact" else with_one_round(on_pretrained(config))
 
 
 def make(config: RunConfig, seed: int = 0) -> Method:

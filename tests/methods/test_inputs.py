@@ -19,7 +19,7 @@ from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig
 from crowddist.run.engine import LocalRuntime, StageData
 from crowddist.run.reuse import _shared, stage_inputs
-from tests.methods.test_contract import equal, make, on_pretrained, train, with_teacher
+from tests.methods.test_contract import equal, make, on_pretrained, train, with_one_round, with_teacher
 
 STILL = ("source", "target", "evaluation", "boxes", "more_sources", "method", "min_workers", "num_workers",
          *(f"{network}.{setting}" for network in ("counter", "regressor", "detector", "localiser", "translator")
@@ -58,7 +58,7 @@ def read(method: Method, stage: Stage) -> dict[str, torch.Tensor]:
 def test_a_stage_reads_and_changes_nothing_else(tiny_config: RunConfig, name: str) -> None:
     """All other weights are not a number; the training neither sees nor moves them."""
     config = replace(tiny_config, method=name.partition(" ")[0])
-    config = on_pretrained(config) if "pretrained" in name else config
+    config = with_one_round(on_pretrained(config)) if "pretrained" in name else config
     config = with_teacher(config) if "teacher" in name else config
     method, other = make(config), make(config)
     for stage in method.plan():
@@ -109,7 +109,7 @@ def with_other(config: RunConfig, name: str) -> RunConfig | None:
 def test_settings_that_leave_the_inputs_leave_the_training(tiny_config: RunConfig, kind: str) -> None:
     """Each setting of the configuration is moved; those that a stage's inputs do not tell, all at once."""
     method = kind.partition(" ")[0]
-    config = replace(tiny_config, method=method)
+    config = replace(with_one_round(tiny_config), method=method)
     config = with_teacher(config) if "teacher" in kind else config
     original = make(config)
     plan = {stage.name: stage for stage in original.plan()}

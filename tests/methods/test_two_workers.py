@@ -22,7 +22,7 @@ from crowddist.methods.build import build_method
 from crowddist.methods.table import METHODS
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
-from tests.methods.test_contract import made_up_batches, on_pretrained, with_teacher
+from tests.methods.test_contract import made_up_batches, on_pretrained, with_one_round, with_teacher
 from tests.warm_start import ROOT, Started
 
 NUM_WORKERS = 2
@@ -45,9 +45,9 @@ class GlooRuntime(LocalRuntime):
 
 def configs(config: RunConfig) -> dict[str, RunConfig]:
     """A small configuration of each method on compact networks, of two methods with all networks on pretrained ones,
-    and of one with a teacher.
+    and of one with a teacher; each with one round of labels.
     """
-    compact = {method: replace(config, method=method) for method in METHODS}
+    compact = {method: replace(with_one_round(config), method=method) for method in METHODS}
     return {**compact, **{f"pretrained {method}": on_pretrained(compact[method])
                           for method in ("bi_knowledge", "combined")},
             "taught self_supervision": with_teacher(compact["self_supervision"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from crowddist.storage import normalise
 State = dict[str, Tensor]
 
 
+@functools.cache
 def _vgg_state(batch_norm: bool = False, convolutions: int = 13) -> State:
     """A state_dict with the names of torchvision's VGG-16, beyond the layers that are used."""
     from torchvision.models import vgg
@@ -37,13 +39,12 @@ def _vgg_state(batch_norm: bool = False, convolutions: int = 13) -> State:
             for key, tensor in features.state_dict().items()} | {"classifier.0.weight": torch.zeros(2, 2)}
 
 
+@functools.cache
 def _lite_state(naming: int = 0) -> State:
     """Random weights of lite0 by the names of the weight package (0) or of timm (1), with layers that are not used."""
-    state = {}
-    for level in Encoder(BACKBONES["efficientnet_lite0"], "counter").levels:
-        for name, tensor in level.state_dict().items():
-            state[file_names(name, 1.0)[naming]] = torch.rand_like(tensor)
-    return state | {"_fc.weight": torch.zeros(2, 2)}
+    levels = Encoder(BACKBONES["efficientnet_lite0"], "counter").levels
+    return {file_names(name, 1.0)[naming]: torch.rand_like(tensor)
+            for level in levels for name, tensor in level.state_dict().items()} | {"_fc.weight": torch.zeros(2, 2)}
 
 
 def _save(state: object, folder: Path, name: str = "weights.pth") -> str:
@@ -172,7 +173,7 @@ def test_another_architecture_is_refused_by_its_first_key(tmp_path: Path, backbo
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_without_one_layer_is_refused_by_its_name(tmp_path: Path, form: str) -> None:
-    state = _lite_state()
+    state = dict(_lite_state())
     del state["_blocks.7._bn1.bias"]
     with pytest.raises(InputError,
                        match=r"are not of efficientnet_lite0: [\w.]*_blocks\.7\._bn1\.bias is missing") as error:

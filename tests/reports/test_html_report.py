@@ -66,14 +66,29 @@ def quiet(line: str) -> None:
     del line
 
 
+@pytest.fixture(scope="module")
+def config(tiny_settings: RunConfig, tiny_evaluation: str, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """Of a run with an evaluation set of its own; runs of the same storage take its stages over."""
+    folder = tmp_path_factory.mktemp("report")
+    shutil.copytree(storage.local_folder(tiny_evaluation), folder / "evaluation")
+    return replace(tiny_settings, storage=str(folder / "runs"), evaluation=(folder / "evaluation").as_uri(),
+                   search=SearchConfig(objective="agreement", trials=3),
+                   self_supervision=replace(tiny_settings.self_supervision, rounds=1))
+
+
+@pytest.fixture(scope="module")
+def result(config: RunConfig) -> dict[str, Any]:
+    """Of that run, which has left its report."""
+    return adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+
+
 @pytest.fixture
-def config(tiny_config: RunConfig, all_pictures: None) -> RunConfig:
-    return replace(tiny_config, search=SearchConfig(objective="agreement", trials=3),
-                   self_supervision=replace(tiny_config.self_supervision, rounds=1))
+def copied(config: RunConfig, result: dict[str, Any], tmp_path: Path) -> Path:
+    """A copy of the run's folder."""
+    return Path(shutil.copytree(storage.local_folder(run_folder(config)), tmp_path / "copy"))
 
 
-def test_a_run_leaves_its_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+def test_a_run_leaves_its_report(config: RunConfig, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run_folder(config)
     page = read(folder)
     assert page.headings[0] == "tiny" and [name for name in page.headings
@@ -113,9 +128,10 @@ def _spaced(folder: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
 
 
+@pytest.mark.usefixtures("tiny_config")  # draws little
 def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
-    config = replace(config, evaluation="")
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+    config = replace(config, evaluation="", run_name="unknown")
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True, reuse=True)
     page = read(run_folder(config))
     assert "How wrong the counter is on the target is not known" in page.words
     assert not {"The largest errors", "The smallest errors"} & set(page.headings)
@@ -141,33 +157,33 @@ def test_intervals_stand_beside_the_counts(tiny_config: RunConfig, make_images: 
     assert "In interval" not in words and "90 % interval" not in words
 
 
-def test_what_is_gone_is_left_out_and_told(config: RunConfig, make_images: Callable[..., str], tmp_path: Path) -> None:
-    config = replace(config, evaluation=make_images(tmp_path / "evaluation", count=4, seed=9))
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
-    shutil.rmtree(tmp_path / "evaluation")
-    said: list[str] = []
-    write_report(run_folder(config), say=said.append)
+def test_what_is_gone_is_left_out_and_told(config: RunConfig, copied: Path, tmp_path: Path) -> None:
+    evaluation, said = storage.local_folder(config.evaluation), list[str]()
+    evaluation.rename(tmp_path / "away")
+    try:
+        write_report(copied.as_uri(), say=said.append)
+    finally:
+        (tmp_path / "away").rename(evaluation)
     assert len(said) == 1 and said[0].startswith("the report shows no images of the evaluation: ")
-    assert "The largest errors" not in read(run_folder(config)).headings
+    assert "The largest errors" not in read(copied.as_uri()).headings
 
 
+@pytest.mark.usefixtures("tiny_config")
 def test_names_are_text_not_markup(config: RunConfig) -> None:
     config = replace(config, run_name="<script>alert(1)</script>".replace("/", "|"))
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True, reuse=True)
     text = storage.read_bytes(storage.join(run_folder(config), "report.html")).decode()
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
-def test_a_run_that_has_not_ended_has_none(config: RunConfig, tmp_path: Path) -> None:
+def test_a_run_that_has_not_ended_has_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a report needs a run that has ended"):
         write_report(tmp_path.as_uri(), say=quiet)
 
 
-def test_the_settings_that_are_not_the_recipes_are_named(config: RunConfig) -> None:
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet)
-    folder = storage.local_folder(run_folder(config))
-    written = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
-    write_report(folder.as_uri(), say=quiet)
-    assert (f"train.steps {quickstart().train.steps} 6" in _spaced(folder.as_uri())
-            and "seed 0" not in _spaced(folder.as_uri()).partition("Settings")[2].partition("The whole")[0])
+def test_the_settings_that_are_not_the_recipes_are_named(copied: Path) -> None:
+    written = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
+    write_report(copied.as_uri(), say=quiet)
+    assert (f"train.steps {quickstart().train.steps} 6" in _spaced(copied.as_uri())
+            and "seed 0" not in _spaced(copied.as_uri()).partition("Settings")[2].partition("The whole")[0])

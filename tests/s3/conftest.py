@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from crowddist.storage import s3_requests
+from crowddist.storage import s3_lock, s3_requests
 from tests.jobs.conftest import start  # noqa: F401
 from tests.s3.proxy import Proxy
 
@@ -115,6 +115,13 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
     s3_requests._client.cache_clear()
     yield monkeypatch
     s3_requests._client.cache_clear()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds beat, and are looked at, several times a second."""
+    for name, seconds in (("BEAT_S", 0.2), ("EXPIRY_S", 10.0), ("LOOK_S", 0.1), ("SETTLE_S", 0.2)):
+        monkeypatch.setattr(s3_lock, name, seconds)
 
 
 def make_bucket(server: str) -> None:

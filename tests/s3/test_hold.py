@@ -23,10 +23,7 @@ HOLD = ("import sys, time; from crowddist import storage\nwith storage.exclusive
         "flush=True); time.sleep(60)")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT_S", 0.2), ("EXPIRY_S", 10.0), ("LOOK_S", 0.1), ("SETTLE_S", 0.2)):
-        monkeypatch.setattr(s3_lock, name, seconds)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @contextmanager
@@ -40,16 +37,28 @@ def holder(url: str) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def test_a_hold_keeps_others_out_and_is_given_back(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_lock, "EXPIRY_S", 3.0)
-    with storage.exclusive(steady):
-        with pytest.raises(InputError, match=r"another process .* is at work in s3://"), storage.exclusive(steady):
+def test_a_hold_keeps_others_out_and_what_a_killed_process_elsewhere_held_runs_out(
+        steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one is renewed while the other, and one that nobody can read, run out."""
+    monkeypatch.setattr(s3_lock, "EXPIRY_S", 2.0)
+    ours, theirs, odd = (storage.join(steady, name) for name in ("ours", "theirs", "odd"))
+    owner = {"owner": "x", "host": "elsewhere", "pid": 1, "machine": "another", "began": ""}
+    with storage.exclusive(ours):
+        with pytest.raises(InputError, match=r"another process .* is at work in s3://"), storage.exclusive(ours):
             pass
-        time.sleep(4)  # renewed for longer than a hold lasts
-        with pytest.raises(InputError, match="another process"), storage.exclusive(steady):
+        storage.write_json(storage.join(theirs, ".lock"), owner)
+        storage.write_bytes(storage.join(odd, ".lock"), b"no JSON")
+        started = time.monotonic()
+        for place in (theirs, odd):
+            with storage.exclusive(place):
+                # The server's clock counts whole seconds.
+                assert time.monotonic() - started > s3_lock.EXPIRY_S - 1.1
+        while time.monotonic() - started < 1.2 * s3_lock.EXPIRY_S:
+            time.sleep(0.05)
+        with pytest.raises(InputError, match="another process"), storage.exclusive(ours):
             pass
-    assert not storage.exists(steady)
-    with storage.exclusive(steady), pytest.raises(InputError), storage.exclusive(steady):
+    assert not storage.exists(ours)
+    with storage.exclusive(ours), pytest.raises(InputError), storage.exclusive(ours):
         pass
 
 
@@ -97,18 +106,6 @@ def test_a_killed_process_of_this_machine_gives_way_at_once(real: str, monkeypat
         process.wait()
         with storage.exclusive(real):
             pass
-
-
-def test_what_a_killed_process_elsewhere_held_runs_out(steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_lock, "EXPIRY_S", 2.0)
-    owner = {"owner": "x", "host": "elsewhere", "pid": 1, "machine": "another", "began": ""}
-    storage.write_json(storage.join(steady, ".lock"), owner)
-    started = time.monotonic()
-    with storage.exclusive(steady):
-        assert time.monotonic() - started > s3_lock.EXPIRY_S - 1.1  # the server's clock counts whole seconds
-    storage.write_bytes(storage.join(steady, ".lock"), b"no JSON")
-    with storage.exclusive(steady):
-        pass
 
 
 def test_who_finds_the_hold_taken_ends(steady: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -124,7 +124,7 @@ def test_staged_folder_appears_whole_or_not_at_all(place: str) -> None:
     assert storage.list_files(place) == ["set/new"]
 
 
-def test_what_a_stopped_job_staged_is_there_for_the_same_job_alone(steady: str) -> None:
+def test_what_a_stopped_job_staged_is_there_for_the_same_job_alone(steady: str, quick: None) -> None:
     target = storage.join(steady, "set")
     with pytest.raises(KeyboardInterrupt), storage.staged_folder(target, job="a1") as staging:
         storage.write_bytes(storage.join(staging, "first"), b"1")

@@ -59,7 +59,8 @@ def test_a_run_has_them_until_its_end_and_goes_on_behind_when_it_is_resumed(stor
     monkeypatch.setattr(system_metrics, "INTERVAL_S", 0.2)
     lines: list[str] = []
     with open_run(store, tmp_path, "whole", lines):
-        time.sleep(2.5)
+        while len(points(store, "whole").get("system/cpu_utilization_percentage", ())) < 2:  # which takes a second
+            time.sleep(0.2)
         assert len(threads()) == 1
     assert threads() == []
     first = points(store, "whole")

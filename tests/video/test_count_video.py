@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,7 @@ from crowddist.video.frames import Frames
 from crowddist.video.sampling import parse_every
 from crowddist.video.source import find_source
 from tests.video.conftest import HOLD, SIZE, StreamServer
+from tests.warm_start import ROOT, Started
 
 HALVES = {"left": [[0, 0], [40, 0], [40, 72], [0, 72]], "right": [[40, 0], [96, 0], [96, 72], [40, 72]]}
 
@@ -170,8 +169,8 @@ with one_line_errors(), sigterm_as_exit():
 def test_a_stopped_count_keeps_what_was_counted(tiny_checkpoint: str, streams: StreamServer, tmp_path: Path,
                                                 stop: signal.Signals, code: int) -> None:
     streams.script, out = [[*range(6), HOLD]], tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-c", COUNT, tiny_checkpoint, streams.address, str(out)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Started("-c", COUNT, tiny_checkpoint, streams.address, out, cwd=ROOT,
+                      env={**os.environ, "PYTHONPATH": str(ROOT)})
     while process.poll() is None and not ((out / "counts.csv").exists() and len(table(out)) >= 3):
         time.sleep(0.05)
     process.send_signal(stop)

@@ -219,7 +219,8 @@ def test_a_source_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     """A pipe that nobody writes to: its opening ends by no time-out of FFmpeg's."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    monkeypatch.setattr("crowddist.video.frames._GRACE_S", 0.5)
+    for name, seconds in (("_GRACE_S", 0.5), ("_LEAVE_S", 0.1)):
+        monkeypatch.setattr(f"crowddist.video.frames.{name}", seconds)
     found = Frames(Source(kind="file", place=str(pipe), shown="pipe"), parse_every(1),
                    connection=Connection(open_timeout_s=0.5))
     with pytest.raises(InputError, match="pipe: the file hangs: no frame and no error for 1 s"), found:
@@ -234,16 +235,16 @@ def test_a_stream_that_never_came_is_one_line(streams: StreamServer) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = free.getsockname()[1]
-    brief = Connection(open_timeout_s=3, read_timeout_s=3, reconnects=3)
+    brief, briefest = (Connection(open_timeout_s=seconds, read_timeout_s=3, reconnects=3) for seconds in (3, 1))
     streams.script = [[HOLD]]
     for address, words in ((f"http://127.0.0.1:{closed}/a", f"0.0.1 cannot be reached at port {closed}: Connection"),
                            (f"rtsp://me:secret@127.0.0.1:{closed}/a", "cannot be reached"),
                            ("http://host.invalid/a", r"no host is called 'host\.invalid'"),
                            ("http://127.0.0.1:99999/a", "its port must be a number"),
                            (streams.address.replace("/video", "/none"), "the host answers, but gives no video"),
-                           (streams.address, "no video came within 3 s")):
+                           (streams.address, "no video came within 1 s")):
         with pytest.raises(InputError, match=words) as told:
-            read(address, connection=brief)
+            read(address, connection=briefest if "within" in words else brief)  # that time is waited for
         assert "\n" not in str(told.value) and "secret" not in str(told.value)
 
 

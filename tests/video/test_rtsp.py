@@ -10,7 +10,9 @@ from crowddist.video.source import find_source
 from tests.video.conftest import HOLD, number_of
 from tests.video.rtsp import RtspServer, camera  # noqa: F401
 
-FIRST, SECOND = [*range(0, 12)], [*range(12, 24)]
+FIRST, SECOND = [*range(0, 12)], [*range(12, 24)] * 2
+"""FFmpeg wants to see 20 frames before it opens a stream, or waits for them until its time is over: the one that stalls
+has more."""
 
 
 def read(address: str, connection: Connection) -> tuple[list[int], Frames, list[str], str]:
@@ -32,7 +34,7 @@ def test_a_stream_is_read_and_opened_again_where_it_ends_or_stalls(camera: RtspS
         open_timeout_s=8, read_timeout_s=2, reconnects=2, first_wait_s=0))
     left = iter(FIRST + SECOND + FIRST)
     assert all(number in left for number in numbers), f"in their order: {numbers}"
-    assert len(numbers) + found.dropped == 36 and found.live and found.num_reconnects == 2
+    assert len(numbers) + found.dropped == 48 and found.live and found.num_reconnects == 2
     assert [each.partition(": ")[2].partition(";")[0] for each in words] == [
         "the stream ended", "the stream stalled for 2 s"]
     assert "the stream ended and did not come back to stay in 2 tries" in error and camera.num_plays == 3
@@ -48,9 +50,9 @@ def test_a_password_is_given_and_shown_nowhere(camera: RtspServer) -> None:  # n
 
 
 def test_a_dead_stream_is_one_line(camera: RtspServer) -> None:  # noqa: F811
-    brief = Connection(open_timeout_s=8, read_timeout_s=2, reconnects=0)
+    brief = Connection(open_timeout_s=3, read_timeout_s=1, reconnects=0)
     for script, words in (([], "the host answers, but gives no video"),
-                          ([[HOLD]], "gives no frames that can be read: it stalled for 2 s")):
+                          ([[HOLD]], "gives no frames that can be read: it stalled for 1 s")):
         camera.script = script  # type: ignore[assignment]
         numbers, _, _, error = read(camera.address(), brief)
         assert not numbers and words in error and "\n" not in error
