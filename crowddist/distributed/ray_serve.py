@@ -157,7 +157,7 @@ def app(args: dict[str, Any]) -> Application:
     copies: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas:
         copies = {"autoscaling_config": {"min_replicas": options.replicas, "max_replicas": options.max_replicas}}
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress()(Copy), name="counter", **copies,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         # As many as the service takes by itself and some more, so that it says who is to come again, not Ray's proxy,
