@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crowddist.data.plan import Plan, rank_positions, work_units
@@ -15,7 +15,6 @@ sizes = st.lists(st.integers(1, 9), min_size=1, max_size=40)
 
 
 @given(sizes, st.integers(0, 5), st.integers(0, 3))
-@settings(deadline=None)
 def test_an_epoch_holds_every_sample_once(shard_sizes: list[int], seed: int, epoch: int) -> None:
     order = Plan(shard_sizes, seed=seed, name="s").epoch(epoch).order
     assert sorted(order) == list(range(sum(shard_sizes)))
@@ -45,7 +44,6 @@ def test_samples_mix_within_a_window_of_shards_only() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40).filter(any), st.integers(0, 2))
-@settings(deadline=None)
 def test_a_window_holds_the_shards_of_its_samples(shard_sizes: list[int], epoch: int) -> None:
     plan = Plan(shard_sizes, seed=3, name="s")
     ends = np.cumsum(shard_sizes)
@@ -67,7 +65,6 @@ def test_behind_the_last_window_comes_the_next_epochs_first() -> None:
 
 
 @given(sizes, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]), st.integers(0, 6), st.integers(1, 6))
-@settings(deadline=None)
 def test_any_world_size_reads_the_same_global_order_and_resumes_exactly(
     shard_sizes: list[int], world: int, new_world: int, steps_before: int, steps_after: int
 ) -> None:
@@ -105,7 +102,6 @@ def test_a_plan_can_be_sent_to_another_process() -> None:
 
 
 @given(st.integers(0, 1000))
-@settings(deadline=None)
 def test_work_units_hold_every_sample_once(num_samples: int) -> None:
     units = work_units(num_samples)
     assert [index for unit in units for index in unit] == list(range(num_samples))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crowddist.ops.metrics import LARGEST_PSNR_DB, count_errors, count_errors_by_range, pixel_density, psnr
@@ -24,7 +24,6 @@ COUNT = st.floats(0, 1e5, width=32)
 
 
 @given(st.lists(st.tuples(COUNT, COUNT), min_size=1))
-@settings(deadline=None)
 def test_rmse_is_never_below_mae(pairs):
     predicted, true = zip(*pairs, strict=True)
     errors = count_errors(predicted, torch.tensor(true, dtype=torch.float64))
@@ -52,7 +51,6 @@ def test_ranges_by_hand():
 
 
 @given(st.lists(st.tuples(COUNT, COUNT), min_size=1))
-@settings(deadline=None)
 def test_ranges_hold_every_image_once(pairs):
     predicted, true = zip(*pairs, strict=True)
     errors = count_errors_by_range(predicted, true)

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crowddist import storage
@@ -35,7 +35,6 @@ def test_normalise_hand_worked():
     assert storage.normalise("s3://bucket/") == storage.normalise("s3://bucket/../..") == "s3://bucket"
 
 
-@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=3))
 def test_any_name_round_trips_through_its_url(names):
     path = Path("/", *names)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,7 +26,6 @@ from crowddist.errors import InputError
 SHANGHAI, FOLDER, GCC = FORMATS["shanghaitech"], FORMATS["folder"], FORMATS["gcc"]
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=200))
 def test_any_name_makes_a_key(name):
     try:
