@@ -44,7 +44,7 @@ test-published: setup  ## all recipes of the papers take ten steps each, on tiny
 test-gpu: setup  ## what a GPU computes and how fast, 6 minutes; prints one JSON, and leaves it in gpu.json
 	$(BIN)/python tests/gpu/check.py --output gpu.json
 
-test-mutants: setup  ## makes 200 mistakes on purpose in ops, losses, the plan and the engine, one at a time: does a test fail? 5 minutes; ARGS="--seed 1 --number 50"
+test-mutants: setup  ## makes 200 mistakes on purpose, one at a time: does a test fail? 5 minutes; ARGS="--seed 1 --number 50"
 	$(BIN)/uv run --no-project --with cosmic-ray==8.7.0 python tests/mutation/check.py $(ARGS)
 
 test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one

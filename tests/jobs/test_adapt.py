@@ -53,7 +53,7 @@ def test_help_of_a_recipe_names_its_options(start: Callable) -> None:
     for option in ("--storage", "--run-name", "--target", "--evaluation", "--num-workers", "--seed",
                    "--self-supervision.rounds"):
         assert option in done.stdout
-    assert "\n  --train.steps                   Steps of the first stage [400]\n" in done.stdout
+    assert "\n  --train.steps                   Steps of the first stage [440]\n" in done.stdout
     assert "\n  --fresh  Train every stage; else those that another run in the storage has finished are " in done.stdout
     assert "75 stopped after a checkpoint" in done.stdout and done.stdout.endswith("--help-all shows all options.\n")
     assert start("adapt", "quickstart", "--seed", "3", "-h").stdout == done.stdout
