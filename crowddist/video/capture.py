@@ -77,7 +77,7 @@ class Capture:
         """Frames a second as the container tells; 0: not told."""
         self.num_frames = int(number) if 0 < number < 2**53 and source.kind != "camera" else 0
         """As the container tells, perhaps roughly; 0: not told, as of what is live."""
-        if source.kind == "file" and self.fps and (length_s := shown_s(source.place)):
+        if source.kind == "file" and self.fps and (length_s := shown_s(str(source.place))):
             self.num_frames = min(self.num_frames, round(length_s * self.fps))
         self.is_live = source.kind == "camera" or (source.kind == "stream" and (
             not self.num_frames or not str(source.place).lower().startswith("http")))
