@@ -157,11 +157,11 @@ def app(args: dict[str, Any]) -> Application:
     copies: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas:
         copies = {"autoscaling_config": {"min_replicas": options.replicas, "max_replicas": options.max_replicas}}
-    deployment: Any = serve.deployment(
-        serve.ingress()(Copy), name="counter", **copies,
+    deployed = serve.deployment(
+        name="counter", **copies,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         # As many as the service takes by itself and some more, so that it says who is to come again, not Ray's proxy,
         # where images would wait without a bound.
         max_ongoing_requests=2 * options.queue + _PROBES, max_queued_requests=2 * options.queue,
-        graceful_shutdown_timeout_s=options.timeout + 5)
-    return deployment.bind(options, model, places, zones, token)
+        graceful_shutdown_timeout_s=options.timeout + 5)(serve.ingress()(Copy))
+    return deployed.bind(options, model, places, zones, token)

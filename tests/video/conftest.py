@@ -40,10 +40,10 @@ def write_film(path: Path, count: int, *, fps: float = FPS, codec: str = "MJPG",
 def retime(path: Path, times_ms: list[int]) -> Path:
     """Gives the frames of an MKV of 10 frames a second other times: a variable frame rate."""
     data = bytearray(path.read_bytes())
-    places, begin = [], data.index(b"\x1f\x43\xb6\x75")  # of the first cluster
+    places = []
     for number in range(len(times_ms)):  # a block of track 1: its time in ms within the cluster, and its flags
         place, again = (data.find(b"\x81" + struct.pack(">h", 100 * number) + b"\x80", start)
-                        for start in (begin, places[-1] + 1 if places else begin))
+                        for start in (0, places[-1] + 1 if places else 0))
         places.append(again if again >= 0 else place)
     for place, time_ms in zip(places, times_ms, strict=True):
         data[place + 1 : place + 3] = struct.pack(">h", time_ms)

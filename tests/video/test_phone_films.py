@@ -1,4 +1,4 @@
-"""Films as phones, editors and recorders leave them: turned, shortened without a copy, late, with oblong pixels. OpenCV
+"""Films as phones, editors and recorders leave them: turned, shortened without a copy, with oblong pixels. OpenCV
 writes none of these, so the bytes that say it are put into its own.
 """
 
@@ -15,7 +15,7 @@ from crowddist.video.frames import Frames
 from crowddist.video.mp4_length import shown_s
 from crowddist.video.sampling import parse_every
 from crowddist.video.source import find_source
-from tests.video.conftest import number_of, retime
+from tests.video.conftest import number_of
 
 ONE = 0x10000
 
@@ -59,13 +59,6 @@ def test_a_film_shortened_without_a_copy_is_not_cut_off(films: Callable[..., Pat
     assert shown_s(path) == 0.8 and listed == [(number, number / 10) for number in range(8)]
     assert [number_of(image) for image in images] == list(range(12, 20))
     assert found.num_frames == 8 and not found.notes
-
-
-def test_a_film_that_begins_late_is_not_cut_off(films: Callable[..., Path]) -> None:
-    path = retime(films("late.mkv", 20), [5000 + 100 * number for number in range(20)])
-    patch(path, b"\x44\x89\x88", 0, struct.pack(">d", 7000))
-    listed, _, found = read(path)
-    assert listed == [(number, number / 10) for number in range(20)] and not found.notes
 
 
 def test_oblong_pixels_are_told(films: Callable[..., Path]) -> None:
