@@ -117,8 +117,8 @@ FROM_RENDERED: dict[str, Any] = {
 
 
 def renderer_to_shb() -> RunConfig:
-    """Rendered crowds to ShanghaiTech B or your own --target on a CPU. EfficientNet-Lite0, 12 minutes on one core before
-    adaptation.
+    """Rendered crowds to ShanghaiTech B or your own --target on a CPU. EfficientNet-Lite0, 12 minutes on one core
+    before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py renderer_to_shb`, or with your own `--target`.
     Unadapted, on one thread: MAE 21.7 and 20.2 with seeds 0 and 1. A round, labelled at zooms of 1.2, 1.6 and 2.0, made

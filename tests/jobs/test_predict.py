@@ -132,7 +132,7 @@ def test_a_stopped_count_goes_on_to_the_very_same_table(start: Callable, photos:
     job = subprocess.Popen([sys.executable, "jobs/predict.py", *arguments, out], cwd=ROOT, env=environment,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout is not None and job.stderr is not None
-    for words in ("no intervals", "in evening", r"\xb1"):
+    for words in ("in evening", "no intervals", r"\xb1"):
         assert words in job.stdout.readline(), job.stderr.read()
     job.stdout.close()
     while num_lines() < 4 and job.poll() is None:
