@@ -32,7 +32,8 @@ COPY requirements.lock ./
 RUN python3 -m venv --without-pip /opt/crowddist && python3 -m venv /opt/uv && sed -n '/^uv==/,/# via/p' requirements.lock > uv.lock \
     && /opt/uv/bin/pip install --no-cache-dir --no-deps --require-hashes -r uv.lock
 # PyTorch compiles with Triton, Triton with a C compiler, and there is none: 0.9 GB less. What only linkers read (*.a): 0.2 GB less.
-RUN echo triton > excludes.txt
+# Ray Serve starts its own proxy; the HAProxy that its extra brings (GPL) would never run.
+RUN printf 'triton\nray-haproxy\n' > excludes.txt
 COPY pyproject.toml ./
 
 # What pyproject.toml asks for, extras included, groups (tests) not. Versions and hashes are the lock's; what the lock lacks is refused.
