@@ -16,6 +16,8 @@ def test_a_grid_by_hand():
     np.testing.assert_array_equal(patch_grid((5, 9), 2), expected)
     # Too low for a patch: one, that reaches beyond the edges.
     np.testing.assert_array_equal(patch_grid((2, 10), 4), [[-1, 1, 4, 4], [-1, 5, 4, 4]])
+    # A unit may be large: sides of less than one of it.
+    np.testing.assert_array_equal(patch_grid((1, 0.5), 0.5), [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5]])
 
 
 @pytest.mark.parametrize("size", [(224, 224), (223.5, 900), (768, 1024), (448, 100)])
@@ -65,7 +67,8 @@ def test_every_number_of_patches_has_a_medium_one():
 
 
 @pytest.mark.parametrize("persons, low, high",
-                         [([], 0.5, 0.7), ([[1, 2]], 0.5, 0.7), ([1], 0.7, 0.7), ([1], -0.1, 0.5), ([1], 0.5, 1.1)])
+                         [([], 0.5, 0.7), ([[1, 2]], 0.5, 0.7), ([1], 0.7, 0.7), ([1], 0.7, 0.5), ([1], -0.1, 0.5),
+                          ([1], 0.5, 1.1)])
 def test_medium_density_refuses_bad_input(persons, low, high):
     with pytest.raises(ValueError, match="ranks"):
         medium_density(persons, low, high)

@@ -150,6 +150,12 @@ def test_empty_truth_has_an_answer(measure):
     assert values[0] > 0.99 and 0 <= values[-1] < 0.01
 
 
+def test_an_empty_truth_is_compared_on_the_scale_of_a_head_drawn_with_4_cells():
+    scaled = 0.01 * 2 * np.pi * 16  # of the map, by the head's peak 1 / (2 pi 4^2)
+    expected = (0 + 0.01**2) / (scaled**2 + 0.01**2)  # luminance alone: neither map varies
+    assert ssim(np.full((20, 20), 0.01), np.zeros((20, 20))) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (10, 12)])
 def test_maps_smaller_than_the_window(shape):
     generator = np.random.default_rng(0)
