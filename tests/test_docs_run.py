@@ -185,3 +185,14 @@ def test_the_front_door(shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert not ending.code, line
     assert Path("counted/counts.csv").exists() and Path("counted-mine/counts.csv").exists()
     assert Path("runs/mine/report.html").exists()
+
+
+def test_an_alert_is_a_line_of_the_shell(tmp_path: Path) -> None:
+    """The block of the page, on a table that has ended."""
+    (script,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/video.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "counted").mkdir()
+    (tmp_path / "counted" / "counts.csv").write_text(
+        "time,frame,zone,count,low,high\n0.000,0,all,90.12,80.00,99.00\n0.000,0,gate,50.99,,\n1.000,30,gate,51.00,,\n")
+    done = subprocess.run(["bash", "-c", script.replace(" -F ", " ")], cwd=tmp_path, capture_output=True, text=True,
+                          check=True, timeout=20)
+    assert (done.stdout, done.stderr) == ("1.000 s: 51.00 people\n", "")
