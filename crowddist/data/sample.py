@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from crowddist.ops import views
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +155,11 @@ class Seen:
     """(h, w) float32, 0 to 1, how far zooms and members agree, see `ops.views.merge_views`; None for one zoom."""
     zoom_counts: Mapping[float, float] = field(default_factory=dict)
     """Zoom -> persons counted at it alone; {} for one zoom."""
+
+    @cached_property
+    def certainty(self) -> np.ndarray:
+        """(h, w) float32, 0 to 1, see `ops.views.certainty`. Kept: trials of thresholds ask for it again and again."""
+        return views.certainty(self.density, self.spread) if self.zoom_certainty is None else self.zoom_certainty
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from crowddist.data.sample import Part, Seen, Verdict
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.inference.intervals import CountInterval, Intervals
-from crowddist.ops.views import certainty, merge_heads, merge_views
+from crowddist.ops.views import merge_heads, merge_views
 
 TILE_PX = 1536
 """Images with more pixels than a square of this side are cut into such squares, so that memory stays bounded. A tile is
@@ -221,7 +221,6 @@ def require_sizes(image_size: int | None, zooms: Sequence[float] | None) -> None
 def judge(method: Judge, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
     """A method's prediction for an image of `size` (height, width) px, in pixels of that image."""
     verdict = method.conclude(seen)
-    certain = certainty(seen.density, seen.spread) if seen.zoom_certainty is None else seen.zoom_certainty
     scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
     scale = np.sqrt(scale_x * scale_y)
 
@@ -235,8 +234,8 @@ def judge(method: Judge, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
 
     return ImagePrediction(
         count=float(verdict.density.sum(dtype=np.float64)), uncertainty=verdict.uncertainty,
-        density=verdict.density, spread=verdict.spread, certainty=certain,
-        keep=method.select(verdict.density, certain),
+        density=verdict.density, spread=verdict.spread, certainty=seen.certainty,
+        keep=method.select(verdict.density, seen.certainty),
         points=in_image(verdict.points), size=seen.size,
         sizes=None if verdict.sizes is None else verdict.sizes * scale,
         taught=with_sizes(verdict.taught),
