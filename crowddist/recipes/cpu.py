@@ -25,8 +25,8 @@ def quickstart() -> RunConfig:
     """The demo: rendered source and target, one round; 8 minutes on 2 cores.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row.
-    Tuned on 80 images of another seed (docs/networks.md). Without orientation: in so few steps it only disturbs the
-    counter.
+    Tuned on 80 images of another seed, its sizes on its own (docs/networks.md). Without orientation: in so few steps it
+    only disturbs the counter.
     """
     return RunConfig(
         recipe="quickstart", source="renderer:source:160:0:360", target="renderer:target:80:1:360",

@@ -85,8 +85,13 @@ def test_the_average_of_the_weights_counts_and_the_next_stage_begins_with_it(tin
     method, data = stage_data(config, tmp_path / "averaged")
     weight = next(method.networks().parameters())
     step_of = method.step
-    method.step = lambda step, batches: (step_of(step, batches),
-                                         seen.append(weight.detach().clone()))[0]  # type: ignore[method-assign,func-returns-value]
+
+    def step(number, batches):
+        losses = step_of(number, batches)
+        seen.append(weight.detach().clone())
+        return losses
+
+    method.step = step  # type: ignore[method-assign]
     expected = weight.detach().clone()
     fit(method, data, LocalRuntime(), engine=config.engine, seed=config.seed, record=to_json(config))
     for step, value in enumerate(seen):

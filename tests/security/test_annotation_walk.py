@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from crowddist.data.convert.annotations import read_mat_count, read_mat_info, re
 from crowddist.data.convert.crowd_human import _read_entries
 from crowddist.data.convert.layout import Item
 from crowddist.data.zones.files import read_zone_file
+from crowddist.errors import InputError
 from tests.security.damage import damaged, examples, one_line
 
 POINTS = np.array([[3.5, 4], [40, 20], [7, 8]])
@@ -63,7 +65,8 @@ def coco_record() -> dict[str, Any]:
 def label_studio_tasks() -> list[dict[str, Any]]:
     region = {"id": "r", "type": "rectanglelabels", "original_width": 48, "original_height": 32, "image_rotation": 0,
               "value": {"x": 3, "y": 4, "width": 5, "height": 6, "rotation": 2, "rectanglelabels": ["head"]}}
-    return [{"data": {"image": "/data/a.jpg?d=b"}, "annotations": [{"was_cancelled": False, "result": [region]}]}]
+    return [{"data": {"image": "/data/local-files/?d=a.jpg"},
+             "annotations": [{"was_cancelled": False, "result": [region]}]}]
 
 
 READERS: dict[str, tuple[list[bytes], list[Callable[[Path], object]]]] = {
@@ -106,6 +109,20 @@ def walk(place: Path, data: bytes, reads: list[Callable[[Path], object]]) -> Non
 def test_damaged_files_are_read_or_named(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     seeds, reads = READERS[kind]
     walk(tmp_path / f"a.{kind}", data.draw(damaged(seeds)), reads)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_whole_files_are_read(tmp_path: Path, kind: str) -> None:
+    """Else damage would be refused for another reason than itself."""
+    seeds, reads = READERS[kind]
+    unread = list(reads)
+    for seed in seeds:
+        (tmp_path / f"a.{kind}").write_bytes(seed)
+        for read in tuple(unread):
+            with suppress(InputError, OSError):
+                read(tmp_path / f"a.{kind}")
+                unread.remove(read)
+    assert not unread
 
 
 WEIRD: list[Any] = [None, True, -1, 2**63, 10**400, float("nan"), float("inf"), "", "3", "a\0b", "\ud800", [], {}, [[]],

@@ -1,22 +1,29 @@
 """One round of adaptation made of the parts that published crowd counters use, as people use them. Written anew.
 
-| habit | where it is seen |
-|---|---|
-| density maps drawn once, in full size, and kept on disk | leeyeehoo/CSRNet-pytorch, make_dataset.ipynb (HDF5); gjy3035/C-3-Framework, datasets/SHHB/SHHB.py (CSV). Here .npy, which is read faster than both |
-| a Gaussian filter over the whole image for each head, as wide as a tenth of the distances to its three nearest neighbours together (part A) | leeyeehoo/CSRNet-pytorch, make_dataset.ipynb |
-| one Gaussian filter of 15 px an image (part B) | the same notebook |
-| PIL, then torchvision's ToTensor and Normalize | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py |
-| crop and flip in the data set, mean squared error, Adam at 1e-5 | gjy3035/C-3-Framework, datasets/SHHB/loading_data.py and trainer.py |
-| a forward pass of the whole network for each member | nikitadurasov/masksembles, masksembles/torch.py: the input comes once a mask |
-| mean and variance of the passes kept on disk as labels | the papers' text: Liu et al., CVPR 2022, section 3 (weizheliu/Cross-Domain-Crowd-Counting has no code of it) |
-| peaks by 3 x 3 max-pooling, below a share of the largest dropped | dk-liang/FIDTM, test.py (LMDS_with_counting, LMDS_with_coordinates) |
-| points matched anew for each distance, with a matrix of all distances | dk-liang/FIDTM, local_eval/eval.py |
+Each habit, and where it is seen:
+
+- density maps drawn once, in full size, and kept on disk: leeyeehoo/CSRNet-pytorch, make_dataset.ipynb (HDF5);
+  gjy3035/C-3-Framework, datasets/SHHB/SHHB.py (CSV). Here .npy, which is read faster than both
+- a Gaussian filter over the whole image for each head, as wide as a tenth of the distances to its three nearest
+  neighbours together (part A): leeyeehoo/CSRNet-pytorch, make_dataset.ipynb
+- one Gaussian filter of 15 px an image (part B): the same notebook
+- PIL, then torchvision's ToTensor and Normalize: gjy3035/C-3-Framework, datasets/SHHB/loading_data.py
+- crop and flip in the data set, mean squared error, Adam at 1e-5: gjy3035/C-3-Framework,
+  datasets/SHHB/loading_data.py and trainer.py
+- a forward pass of the whole network for each member: nikitadurasov/masksembles, masksembles/torch.py: the input
+  comes once a mask
+- mean and variance of the passes kept on disk as labels: the papers' text: Liu et al., CVPR 2022, section 3
+  (weizheliu/Cross-Domain-Crowd-Counting has no code of it)
+- peaks by 3 x 3 max-pooling, below a share of the largest dropped: dk-liang/FIDTM, test.py (LMDS_with_counting,
+  LMDS_with_coordinates)
+- points matched anew for each distance, with a matrix of all distances: dk-liang/FIDTM, local_eval/eval.py
 
 Where this differs: heads in one pixel all count, of which theirs makes one. FIDTM drops peaks below 100/255 of the
-largest, writes no scores, and matches by the Hungarian method for two distances that each head has. An average precision
+largest, writes no scores, and matches by the Hungarian method for two distances that each head has. An average
+precision
 needs scores and weak peaks, so here a peak has its density, those from 1/100 on stay, and points are taken by falling
 score for 100 distances.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
