@@ -139,5 +139,10 @@ def test_a_real_one_answers_as_the_command_does(served: Running, tiny_checkpoint
         assert answer.status == status and words in answer.error, (path, answer)
     assert served.ask("/crowd/count?format=png", png(), PNG).headers["content-type"] == "image/png"
     assert "<html" in served.ask("/crowd/").body.decode()
-    # Each copy has figures of its own; a request comes to one of the two.
-    assert 'crowddist_requests_total{path="/count",status="200"}' in served.ask("/crowd/metrics").body.decode()
+    # Each copy has figures of its own, added to after it has answered, and a request comes to one of the two, so we
+    # ask until the one that counted tells its own.
+    counted = 'crowddist_requests_total{path="/count",status="200"}'
+    ends = time.monotonic() + 60
+    while counted not in (figures := served.ask("/crowd/metrics").body.decode()):
+        assert time.monotonic() < ends, figures
+        time.sleep(0.05)
