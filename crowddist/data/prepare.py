@@ -131,7 +131,7 @@ def expand(spec: DataSpec) -> DataSpec:
 def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], None], skip_bad: bool, masks: bool,
                 crowd_maps: CrowdMaps | None) -> Prepared:
     """As `prepare`, for people on the images of another data set, which is opened without its labels."""
-    from crowddist.data.composite.dataset import find_backgrounds, write_composites
+    from crowddist.data.composite.dataset import TRIES, find_backgrounds, write_composites
     from crowddist.storage.run_folder import find_checkpoint
 
     if role != "source":
@@ -151,7 +151,9 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
         with storage.exclusive(folder, waiting=lambda: say(waiting)):
             if not storage.exists(storage.join(url, FILE_NAME)):
                 say(f"{role}: looking for empty places in {target.manifest.name}")
-                backgrounds = find_backgrounds(ShardReader(target.url), spec, checkpoint, crowd_maps)
+                backgrounds = find_backgrounds(
+                    ShardReader(target.url), spec, checkpoint, crowd_maps,
+                    watch=lambda numbers: watched(numbers, "images looked at", say=say))
                 say(f"{role}: putting people into {len(backgrounds)} images, to {url}")
                 write_composites(url, backgrounds, spec, name=f"composite-{name}", num_workers=os.cpu_count() or 1,
                                  watch=lambda numbers: watched(numbers, "composites", say=say))
@@ -159,6 +161,8 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
     manifest = verify(url)
     require_labels(url, manifest, role, masks=masks)
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
+    if missing := spec.num_images - manifest.num_samples:
+        say(f"{role}: {missing} composites are left out: there was no room for people in {TRIES} images that were tried")
     return Prepared(url=url, manifest=manifest)
 
 

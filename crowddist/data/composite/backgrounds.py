@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from crowddist.data.sample import Sample
 from crowddist.data.shard_codec import decode
 from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
@@ -33,6 +35,7 @@ STEADY_LEVELS = 12.0  # grey levels by which a still place may differ between fr
 STEADY_SHARE = 0.6  # of a frame's places that must be still if the camera is
 EMPTY_SHARE = 0.08  # of an image's area that must be empty for a background
 BLACK_LEVEL = 6  # of 255: an image that hardly exceeds it, of a covered lens or a dead sensor, shows nobody
+LEAST_SIDE_PX = 64  # the smallest person, with a head of 4 px, is 28 px tall
 _SMALL = (64, 48)
 
 
@@ -42,8 +45,9 @@ class Background:
 
     key: str
     """Of the target's image, or of the first of the frames."""
-    jpeg: bytes
-    """The image, or "" where `pixels` are given."""
+    stored: tuple[ShardReader, int] | None = None
+    """The target's shards and the image's number in them: it is read when it is needed, for a thousand photographs of 5
+    MB would take 5 GB in each process. None where `pixels` are given."""
     pixels: np.ndarray | None = None
     """(H, W, 3) uint8, the median of frames."""
     empty: np.ndarray
@@ -57,13 +61,20 @@ class Background:
 
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB, its longest side at most LONGEST_PX."""
-        return self.pixels if self.pixels is not None else shrunk(self.jpeg)
+        if self.stored is None:
+            assert self.pixels is not None
+            return self.pixels
+        return shrunk(read_image(*self.stored)[1])
 
 
 def decode_image(data: bytes, longest_px: float = math.inf) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a JPEG or PNG out of a shard; a JPEG perhaps smaller, but at least `longest_px` long."""
+    return _decoded(data, longest_px).image
+
+
+def _decoded(data: bytes, longest_px: float) -> Sample:
     kind = "png" if data.startswith(b"\x89PNG") else "jpg"
-    return decode("background", {kind: data}, longest_px=longest_px).image
+    return decode("background", {kind: data}, longest_px=longest_px)
 
 
 def shrunk(data: bytes) -> np.ndarray:
@@ -74,6 +85,15 @@ def shrunk(data: bytes) -> np.ndarray:
         return image
     return cv2.resize(image, (round(image.shape[1] * factor), round(image.shape[0] * factor)),
                       interpolation=cv2.INTER_AREA)
+
+
+def unfit(data: bytes) -> str:
+    """Why nobody would be seen in an image of a shard, in a word or some; "" for images that serve."""
+    sample = _decoded(data, max(_SMALL))
+    height, width = sample.frame or sample.image.shape[:2]
+    if min(height, width) * min(LONGEST_PX / max(height, width), 1) < LEAST_SIDE_PX:
+        return f"too small or narrow (below {LEAST_SIDE_PX} px)"
+    return "black" if is_black(sample.image) else ""
 
 
 def is_black(image: np.ndarray) -> bool:
@@ -100,13 +120,13 @@ def counted_backgrounds(reader: ShardReader, indexes: Sequence[int],
         densities: for each index (views, h, w) persons a cell, by different views of the image.
 
     Raises:
-        InputError: in no image there is enough empty place, or all are black.
+        InputError: in no image there is enough empty place, or people would be seen in none.
     """
-    found, num_black = [], 0
+    found, left_out = [], Counter[str]()
     for index, views in zip(indexes, densities, strict=True):
         key, data = read_image(reader, index)
-        if is_black(decode_image(data, max(_SMALL))):
-            num_black += 1
+        if reason := unfit(data):
+            left_out[reason] += 1
             continue
         near = np.stack([cv2.boxFilter(view.astype(np.float32), -1, (3, 3), normalize=False,
                                        borderType=cv2.BORDER_CONSTANT) for view in views])
@@ -114,13 +134,14 @@ def counted_backgrounds(reader: ShardReader, indexes: Sequence[int],
         # The next cells may show the rest of a head.
         empty = cv2.dilate(crowded.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0
         if empty.mean() >= EMPTY_SHARE:
-            found.append(Background(key=key, jpeg=data, empty=empty, crowded=crowded,
+            found.append(Background(key=key, stored=(reader, index), empty=empty, crowded=crowded,
                                     walked=np.ones_like(empty), tables=jpeg_tables(data)))
+        else:
+            left_out[f"crowded (the counter finds less than {EMPTY_SHARE:.0%} of the area empty)"] += 1
     if not found:
-        black = f", and {num_black} are black" if num_black else ""
-        raise InputError(f"composites need places without people: the counter finds less than {EMPTY_SHARE:.0%} of "
-                         f"each of {len(indexes)} images of {reader.manifest.name} empty{black}; add images of emptier "
-                         "hours, or take a rendered source (renderer:broad:1000)")
+        raise InputError(f"composites need places without people, and none of {len(indexes)} images of "
+                         f"{reader.manifest.name} serves: {_listed(left_out)}; add images of emptier or lighter hours, "
+                         "or take a rendered source (renderer:wide:1500)")
     return found
 
 
@@ -130,24 +151,37 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
     Raises:
         InputError: the images are not frames of one fixed camera, or too few, or everything moves in them.
     """
-    advice = ('name a counter that tells where nobody is: "composite:DATA?counter=RUN", RUN the folder of a run that '
-              "has ended")
+    advice = ('name a counter that tells where nobody is: "composite:DATA?counter=rendered" takes the one that comes '
+              "along, counter=RUN that of a run which has ended")
     name = reader.manifest.name
-    if len(indexes) < MIN_FRAMES:
-        raise InputError(f"composites without a counter need at least {MIN_FRAMES} frames of one fixed camera, {name} "
-                         f"has {len(indexes)} images; {advice}")
-    keys, coded = zip(*(read_image(reader, index) for index in indexes), strict=True)
-    small = [_thumbnail(data) for data in coded]
-    if all(map(is_black, small)):
-        raise InputError(f"all frames of {name} are black: nobody would be seen in them; add frames of lighter hours")
+    small, numbers, left_out = [], [], Counter[str]()
+    seen: set[bytes] = set()
+    for index in indexes:
+        data = read_image(reader, index)[1]
+        reason = unfit(data)
+        if not reason:
+            frame = _thumbnail(data)
+            # A stream that hangs repeats its last frame; who stands in that would stay.
+            reason = "repeated" if frame.tobytes() in seen else ""
+            seen.add(frame.tobytes())
+        if reason:
+            left_out[reason] += 1
+        else:
+            small.append(frame)
+            numbers.append(index)
+    if len(small) < MIN_FRAMES:
+        beside = f" beside {_listed(left_out)}" if left_out else ""
+        raise InputError(f"composites without a counter need at least {MIN_FRAMES} different frames of one fixed "
+                         f"camera, {name} has {len(small)}{beside}; add frames of other hours, or {advice}")
     if not one_camera(small):
-        raise InputError(f"{name} is not one fixed camera, so no median of its images is an empty place; {advice}")
+        raise InputError(f"{name} is not one fixed camera, or most of its view moves, so no median of its images is an "
+                         f"empty place; {advice}")
     order = sorted(range(len(small)), key=lambda number: (small[number].mean(), number))
     groups = [part for part in np.array_split(order, min(len(order) // (2 * MIN_FRAMES) or 1, MAX_MEDIANS))]
     found = []
     for group in groups:
         chosen = group[np.linspace(0, len(group) - 1, min(len(group), MAX_FRAMES)).round().astype(int)]
-        background = _median(keys[chosen[0]], [coded[number] for number in chosen])
+        background = _median(reader, [numbers[number] for number in chosen])
         if background.empty.mean() >= EMPTY_SHARE and not is_black(background.image()):
             found.append(background)
     if not found:
@@ -190,8 +224,13 @@ def _thumbnail(data: bytes) -> np.ndarray:
     return cv2.resize(grey, small, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def _median(key: str, coded: Sequence[bytes]) -> Background:
-    pictures = [shrunk(data) for data in coded]
+def _listed(numbers: Counter[str]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in numbers.items())
+
+
+def _median(reader: ShardReader, indexes: Sequence[int]) -> Background:
+    key, first = read_image(reader, indexes[0])
+    pictures = [shrunk(read_image(reader, index)[1]) for index in indexes]
     # A camera may have been set to another resolution meanwhile.
     frames = np.stack([picture if picture.shape == pictures[0].shape else
                        cv2.resize(picture, pictures[0].shape[1::-1], interpolation=cv2.INTER_AREA)
@@ -216,5 +255,5 @@ def _median(key: str, coded: Sequence[bytes]) -> Background:
     # A median has no grain; that of the frames comes back.
     noise = np.random.default_rng(len(frames)).standard_normal(middle.shape[:2], dtype=np.float32)
     noisy = np.clip(np.rint(middle + float(np.median(grain)) * noise[..., None]), 0, 255).astype(np.uint8)
-    return Background(key=key, jpeg=b"", pixels=noisy, empty=empty, crowded=np.zeros_like(empty), walked=walked,
-                      tables=jpeg_tables(coded[0]))
+    return Background(key=key, pixels=noisy, empty=empty, crowded=np.zeros_like(empty), walked=walked,
+                      tables=jpeg_tables(first))

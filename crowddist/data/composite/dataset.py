@@ -36,22 +36,27 @@ from crowddist.randomness import hash_order
 CrowdMaps = Callable[[str, ShardReader, Sequence[int]], Iterable[np.ndarray]]
 """(checkpoint, images, indexes) -> for each index (views, h, w) persons a cell, by views of the image."""
 MOST_BACKGROUNDS = 1000
-"""Images that a counter looks at (ours): each process holds them, and more bring little."""
+"""Images that a counter looks at (ours): it takes a second for some of them, and more bring little."""
 TRIES = 8
 """Backgrounds that a composite tries before it is left out (ours)."""
 _backgrounds: list[Background] = []
 """Of this worker."""
 
 
-def find_backgrounds(images: ShardReader, spec: DataSpec, checkpoint: str,
-                     crowd_maps: CrowdMaps | None) -> list[Background]:
-    """The target's empty places, by a counter or as medians of one camera. Raises InputError where there are none."""
+def find_backgrounds(images: ShardReader, spec: DataSpec, checkpoint: str, crowd_maps: CrowdMaps | None,
+                     watch: Callable[[Sequence[int]], Iterable[int]] = iter) -> list[Background]:
+    """The target's empty places, by a counter or as medians of one camera. Raises InputError where there are none.
+
+    Args:
+        watch: wraps the indexes of the images that a counter looks at, to show progress.
+    """
     if not checkpoint:
         return camera_backgrounds(images, chosen_images(images, MAX_FRAMES * MAX_MEDIANS, spec.seed))
     indexes = chosen_images(images, min(spec.num_images, MOST_BACKGROUNDS), spec.seed)
     if crowd_maps is None:
         raise InputError("composites with a counter are made by crowddist adapt alone; give shards, or another source")
-    return counted_backgrounds(images, indexes, crowd_maps(checkpoint, images, indexes))
+    maps = iter(crowd_maps(checkpoint, images, indexes))
+    return counted_backgrounds(images, indexes, (next(maps) for _ in watch(indexes)))
 
 
 def write_composites(url: str, backgrounds: Sequence[Background], spec: DataSpec, *, name: str, num_workers: int = 1,

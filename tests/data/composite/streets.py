@@ -30,7 +30,7 @@ def coded(picture: np.ndarray, **options) -> bytes:
 
 def empty_street(**changes) -> Background:
     cells = (15, 20)
-    fields = {"key": "street", "jpeg": coded(street()), "empty": np.ones(cells, bool),
+    fields = {"key": "street", "pixels": street(), "empty": np.ones(cells, bool),
               "crowded": np.zeros(cells, bool), "walked": np.ones(cells, bool)}
     return Background(**{**fields, **changes})
 
@@ -38,7 +38,8 @@ def empty_street(**changes) -> Background:
 def image_set(folder: Path, pictures: list[np.ndarray]) -> ShardReader:
     with ShardWriter(folder, name="camera", split="all", labelled=False, converter="test") as writer:
         for number, picture in enumerate(pictures):
-            writer.add(f"frame_{number}", {"png": coded(picture), "json": {"height": SIZE[0], "width": SIZE[1]}})
+            writer.add(f"frame_{number}", {"png": coded(picture), "json": {"height": picture.shape[0],
+                                                                          "width": picture.shape[1]}})
     return ShardReader(folder)
 
 

@@ -50,7 +50,7 @@ def test_nobody_stands_on_found_people_or_where_the_ground_looks_otherwise() -> 
     picture[60:, :60] = (20, 160, 30)  # a hedge
     crowded = np.zeros((15, 20), bool)
     crowded[5:7, 9:17] = True
-    background = empty_street(jpeg=coded(picture), crowded=crowded, empty=~crowded)
+    background = empty_street(pixels=picture, crowded=crowded, empty=~crowded)
     walked = ground.walkable(picture, background)
     assert not walked[8:14, 1:6].any() and walked[8:14, 9:].mean() > 0.8
     camera = ground.draw_camera(np.random.default_rng(1), SIZE, 30.0, (4.0, 12.0))
@@ -76,13 +76,13 @@ def test_grain_and_softness_are_measured() -> None:
 def test_people_are_lit_and_coloured_like_the_photograph() -> None:
     day, night = match.measure(street()), match.measure(street(level=25))
     assert day.light.mean() > 4 * night.light.mean() and day.saturation < 0.05  # the street is grey
-    painted = {name: compose(empty_street(jpeg=coded(street(level=level))), seed=0, index=2, heads=(6, 20))
+    painted = {name: compose(empty_street(pixels=street(level=level)), seed=0, index=2, heads=(6, 20))
                for name, level in (("day", 110), ("night", 25))}
     shown = {name: found.image[found.mask > 0].astype(float) for name, found in painted.items() if found is not None}
     assert shown["night"].mean() < 0.5 * shown["day"].mean()
     assert np.ptp(shown["day"], axis=1).mean() < 12
     red = street().astype(np.int16) + np.array([70, -20, -20])
-    found = compose(empty_street(jpeg=coded(np.clip(red, 0, 255).astype(np.uint8))), seed=0, index=2, heads=(6, 20))
+    found = compose(empty_street(pixels=np.clip(red, 0, 255).astype(np.uint8)), seed=0, index=2, heads=(6, 20))
     assert found is not None and np.ptp(found.image[found.mask > 0], axis=1).mean() > 18
 
 
