@@ -142,6 +142,9 @@ class StreamConfig:
     noisy_share: float = 0.0
     """Share of training crops with added noise like that of sensors in the dark, 0 to 1. A counter that only sees clean
     images takes grain for heads."""
+    denser_share: float = 0.0
+    """Share of labelled training crops that get the people of another place of their image on top, 0 to 1, where that
+    makes them denser. Crops of images with a region of interest stay as they are."""
     sigma_px: float = 6.0
     """Standard deviation of each head's Gaussian, px of the crop; above 0. bi_knowledge uses bi_knowledge.sigma_px
     instead."""
@@ -170,7 +173,7 @@ class StreamConfig:
             raise InputError(f"scale_jitter must be two positive numbers, the smaller first, got {self.scale_jitter}")
         if not 0 <= self.colour_jitter < 1:
             raise InputError(f"colour_jitter lies in [0, 1), got {self.colour_jitter}")
-        for name in ("grey_share", "soft_share", "noisy_share"):
+        for name in ("grey_share", "soft_share", "noisy_share", "denser_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} lies in [0, 1], got {getattr(self, name)}")
         require_positive(sigma_px=self.sigma_px)

@@ -162,7 +162,7 @@ def _composites(spec: DataSpec, place: str, role: Role, say: Callable[[str], Non
     require_labels(url, manifest, role, masks=masks)
     say(f"{role}: {manifest.name}, {manifest.num_samples} images")
     if missing := spec.num_images - manifest.num_samples:
-        say(f"{role}: {missing} composites are left out: there was no room for people in {TRIES} images that were tried")
+        say(f"{role}: {missing} composites are left out: {TRIES} images were tried for each, and none had room")
     return Prepared(url=url, manifest=manifest)
 
 

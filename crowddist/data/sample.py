@@ -63,6 +63,16 @@ class Sample:
     scene: dict[str, Any] = field(default_factory=dict)
     """The sample's json: id, size, count, scene metadata (level, hour, weather), roi."""
 
+    @property
+    def heads(self) -> np.ndarray:
+        """N x 2 or N x 3 float32 x, y and, where known, size of the heads in px, of the pseudo-labels or else of the
+        annotation; N is 0 without either.
+        """
+        if self.labels is not None:
+            return self.labels.detections[:, :3]
+        points = np.zeros((0, 2), np.float32) if self.points is None else self.points
+        return points if self.sizes is None else np.column_stack([points, self.sizes])
+
 
 @dataclass(kw_only=True)
 class Batch:

@@ -14,6 +14,7 @@ from torch import Tensor
 from crowddist import storage
 from crowddist.data import transforms
 from crowddist.data.config import STRIDE, StreamConfig
+from crowddist.data.denser import Layer, denser
 from crowddist.data.mixing import mixed_position
 from crowddist.data.plan import Plan, rank_positions
 from crowddist.data.prefetch import Prefetcher
@@ -66,6 +67,7 @@ class CropDataset(torch.utils.data.Dataset):
         self.labels = ShardReader(labels_url) if labels_url else None
         self.config, self.seed, self.name = config, plan_seed, name
         self.weak_scales, self.weak_zoom, self.erased_share = weak_scales, weak_zoom, erased_share
+        self.denser_share = config.denser_share if open_points and not (labels_url or weak_scales) else 0.0
         kept = np.arange(len(self.images)) if scenes is None else kept_samples(self.images, scenes)
         skipped = self.labels.manifest.statistics.get("skipped") if self.labels is not None else None
         if skipped:  # images that killed workers have no labels
@@ -96,7 +98,7 @@ class CropDataset(torch.utils.data.Dataset):
         key, members = self.images.read(index)
         opened = {**members} if self.open_points else pixels_only(members)
         opened.pop("mask.png", None)
-        if self.with_masks and "mask.png" in members:
+        if (self.with_masks or self.denser_share) and "mask.png" in members:
             opened["mask.png"] = members["mask.png"]
         # Patches of the labels are cut at the size at which the image was labelled.
         largest = max(self.config.scale_jitter[1], 1.0) if self.windows else self.config.scale_jitter[1]
@@ -109,7 +111,7 @@ class CropDataset(torch.utils.data.Dataset):
         problem = self._problem(sample)
         if problem:
             raise InputError(f"sample {key} of {self.images.url} {problem}")
-        if sample.points is not None and (self.with_heads or self.config.sigma_of_size):
+        if sample.points is not None and (self.with_heads or self.config.sigma_of_size or self.denser_share):
             sample = replace(sample, sizes=known_sizes(sample))
         if self.labels is not None and sample.region is not None:  # pseudo-labels have their own cells to train on
             sample = replace(sample, region=None)
@@ -142,8 +144,19 @@ class CropDataset(torch.utils.data.Dataset):
         height, width = sample.image.shape[:2]
         window = self._window(sample, rng)
         crop: dict = {"key": sample.key, "draw": derive(self.seed, self.name, position, "draw") % (1 << 31)}
-        pixels = transforms.crop_pixels(sample.image, window, size, transforms.draw_softness(self.config, rng))
+        softness = transforms.draw_softness(self.config, rng)
         flip = rng.random() < 0.5
+
+        def cut(window: transforms.Window) -> Layer:
+            mask = None if sample.mask is None else transforms.crop_pixels(sample.mask, window, size)
+            return Layer(pixels=transforms.crop_pixels(sample.image, window, size, softness), mask=mask,
+                         heads=transforms.crop_points(sample.heads, window, size))
+
+        layer = cut(window)
+        if self.denser_share and sample.region is None:  # outside a region people are unknown
+            draws = generator(self.seed, self.name, position, "denser")
+            if draws.random() < self.denser_share:
+                layer = denser(layer, cut, window, (height, width), draws)
         if sample.labels is not None:
             extent = sample.labels.extent
             to_y, to_x = extent[0] / height, extent[1] / width
@@ -154,21 +167,20 @@ class CropDataset(torch.utils.data.Dataset):
                 area = (cut[2] / cells[0]) * (cut[3] / cells[1])
                 covered = transforms.covered_area(sample.labels.keep, cut, cells, extent)
                 crop["keep"] = (covered >= 0.5 * area).astype(np.float32)
-            heads = sample.labels.detections[:, :3]
         elif sample.points is not None:
-            heads = sample.points if sample.sizes is None else np.column_stack([sample.points, sample.sizes])
-            crop["density"] = cell_density(transforms.crop_points(heads, window, size), cells, self.config, self.stride)
+            crop["density"] = cell_density(layer.heads, cells, self.config, self.stride)
         if sample.region is not None:  # nobody outside it is annotated
             covered = transforms.covered_area(sample.region, window, cells)
             crop["keep"] = (covered >= 0.5 * (window[2] / cells[0]) * (window[3] / cells[1])).astype(np.float32)
         if self.with_heads and (sample.labels is not None or sample.points is not None):
-            crop["heads"] = transforms.crop_points(heads, window, size)
+            crop["heads"] = layer.heads
             crop["boxed"] = sample.labels is None and sample.boxes is not None
             if sample.labels is not None:
                 crop["doubtful"] = transforms.crop_points(sample.labels.doubtful[:, :3], window, size)
-        if sample.mask is not None:
-            crop["mask"] = transforms.crop_pixels(sample.mask, window, size)
-        crop["image"] = transforms.add_noise(transforms.jitter_colours(pixels, self.config, rng), self.config, rng)
+        if self.with_masks and layer.mask is not None:
+            crop["mask"] = layer.mask
+        crop["image"] = transforms.jitter_colours(layer.pixels, self.config, rng)
+        crop["image"] = transforms.add_noise(crop["image"], self.config, rng)
         if self.weak_scales:
             crop["weak"] = self._weak_view(sample, window, size, position, self.weak_scales)
         if self.erased_share:

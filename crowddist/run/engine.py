@@ -239,7 +239,7 @@ def _dataset(name: str, source: str, use: Stream, data: StageData, stream: Strea
              memory_share: Fraction | int = 1) -> CropDataset:
     """Crops of the data set `source` of `data.urls` for the stream `name`."""
     if use.plain:
-        stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0)
+        stream = replace(stream, colour_jitter=0.0, grey_share=0.0, soft_share=0.0, noisy_share=0.0, denser_share=0.0)
     return CropDataset(
         data.urls[source],
         replace(stream, scale_jitter=use.scale_jitter or stream.scale_jitter,

@@ -93,6 +93,7 @@ def test_a_rendered_data_set_that_cannot_be_drawn_is_refused(rest: str) -> None:
      ({"image_size": 31}, "image_size must be at least 32 px, got 31"),
      ({"scale_jitter": (1.6, 0.6)}, "the smaller first"), ({"scale_jitter": (0.0, 1.0)}, "two positive numbers"),
      ({"colour_jitter": 1.0}, "colour_jitter"), ({"grey_share": -0.1}, "grey_share"),
+     ({"denser_share": 1.1}, "denser_share"),
      ({"sigma_px": 0.0}, "sigma_px must be positive")],
 )
 def test_crops_that_cannot_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -284,12 +284,14 @@ def test_a_half_written_curve_does_not_stop_a_stage(tiny_config: RunConfig, tmp_
 @pytest.mark.parametrize(("own", "as_run"), [
     ({"scale_jitter": (0.5, 0.5)}, {"scale_jitter": (0.5, 0.5)}),
     ({"crop_size": 32}, {"crop_size": 32, "crop_width": 0}),
-    ({"plain": True}, {"colour_jitter": 0.0, "grey_share": 0.0, "soft_share": 0.0, "noisy_share": 0.0}),
+    ({"plain": True}, {"colour_jitter": 0.0, "grey_share": 0.0, "soft_share": 0.0, "noisy_share": 0.0,
+                      "denser_share": 0.0}),
 ], ids=["scale", "size", "plain"])
 def test_a_stream_is_cut_its_own_way(tiny_config: RunConfig, tmp_path: Path, own: dict[str, Any],
                                      as_run: dict[str, Any]) -> None:
     """A stream's own settings train as the run's same settings do."""
-    tiny_config = replace(tiny_config, stream=replace(tiny_config.stream, noisy_share=0.5, crop_width=96))
+    stream = replace(tiny_config.stream, noisy_share=0.5, denser_share=0.5, crop_width=96)
+    tiny_config = replace(tiny_config, stream=stream)
     method, data = stage_data(tiny_config, tmp_path / "stream")
     source = replace(data.stage.streams["source"], **own)
     data = replace(data, stage=replace(data.stage, streams={"source": source}))
