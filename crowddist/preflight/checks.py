@@ -267,7 +267,7 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
             manifest, told = _shards(url, role, masks=masks)
             found.append((url, manifest.digest))
             return told
-        return _raw(full, role)
+        return _raw(full, role)[1]
 
     row = looked(f"data {name}", HERE, look, advice="correct the address, or put the data there")
     return row, found[0] if found and row.state == "ok" else None
@@ -275,6 +275,7 @@ def data_row(name: str, role: Role, spec: DataSpec, *, masks: bool) -> tuple[Row
 
 def _composites(spec: DataSpec) -> str:
     """Checks the images that people will be put into, and the counter that tells where nobody is."""
+    from crowddist.data.composite.backgrounds import MIN_FRAMES, too_few_frames
     from crowddist.storage.run_folder import find_checkpoint
 
     assert spec.background is not None  # `parse_data` gives one
@@ -282,7 +283,13 @@ def _composites(spec: DataSpec) -> str:
         raise FileNotFoundError(f"no checkpoint at {spec.counter}; give the folder of a run that has ended")
     url = storage.normalise(spec.background.place)
     shards = spec.background.format == "place" and storage.exists(storage.join(url, FILE_NAME))
-    told = _shards(url, "target", masks=False)[1] if shards else _raw(spec.background, "target")
+    if shards:
+        manifest, told = _shards(url, "target", masks=False)
+        number: int | None = manifest.num_samples
+    else:
+        number, told = _raw(spec.background, "target")
+    if not spec.counter and number is not None and number < MIN_FRAMES:
+        raise too_few_frames(url, number)
     return f"{spec.num_images} images will be composed; backgrounds: {told}"
 
 
@@ -306,8 +313,10 @@ def _require_shards(url: str, manifest: Manifest) -> None:
         raise InputError(f"the data set at {url} lacks {missing[0]}{more}; copy it again")
 
 
-def _raw(spec: DataSpec, role: Role) -> str:
-    """Checks raw data, which the run converts first: its layout and its first image."""
+def _raw(spec: DataSpec, role: Role) -> tuple[int | None, str]:
+    """Checks raw data, which the run converts first: its layout and its first image. Returns the number of images, None
+    where that is not known yet, and the row's words.
+    """
     from crowddist.data.convert.base import no_items, require_folder
     from crowddist.data.convert.formats import FORMATS
     from crowddist.data.convert.sample import find_items, read_labels
@@ -319,7 +328,7 @@ def _raw(spec: DataSpec, role: Role) -> str:
         raise InputError(f"{form.name} has no split {split!r}; choose one of {', '.join(form.splits)}")
     require_folder(spec.place, form)
     if not storage.is_local(spec.place):
-        return f"{form.name}: there is a folder; its content is checked after the download"
+        return None, f"{form.name}: there is a folder; its content is checked after the download"
     labelled = form.annotate is not None and role in LABELS_OPENED
     root = Path(storage.shown(spec.place))
     listing = find_items(form, root, split, labelled)
@@ -332,7 +341,7 @@ def _raw(spec: DataSpec, role: Role) -> str:
         raise InputError(f"{items[0].image} has no annotation at {files[0]}; give a labelled data set")
     if labelled:
         read_labels(form, items[0], size)
-    return f"{form.name}, {len(items)} images will be converted; the first decodes"
+    return len(items), f"{form.name}, {len(items)} images will be converted; the first decodes"
 
 
 def mlflow_row(config: RunConfig) -> Row:

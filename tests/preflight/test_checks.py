@@ -20,6 +20,7 @@ import pytest
 
 from crowddist import storage
 from crowddist.config import RunConfig, to_json
+from crowddist.data.config import parse_data
 from crowddist.errors import InputError
 from crowddist.models.config import CounterConfig
 from crowddist.preflight import checks, machine
@@ -93,6 +94,14 @@ def test_2_damaged_shards(tiny_config: RunConfig, copied: Path, damage: str, cau
     line = the_failure(replace(tiny_config, source=str(copied)))
     assert (line.startswith("data source here FAILED ") and cause in line
             and ("copy it again" in line or "write it again" in line))
+
+
+def test_2_too_few_frames_for_composites(make_images: Callable[..., str], tmp_path: Path) -> None:
+    few = make_images(tmp_path / "few", count=7, labelled=False)
+    rows = [checks.data_row("source", "source", parse_data(f"composite:{few}{counter}"), masks=False)[0]
+            for counter in ("", "?counter=rendered")]
+    assert [row.state for row in rows] == ["FAILED", "ok"]
+    assert re.search(r"at least 8 different frames .*few has 7; .*\?counter=rendered", rows[0].detail)
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ EMPTY_SHARE = 0.08  # of an image's area that must be empty for a background
 BLACK_LEVEL = 6  # of 255: an image that hardly exceeds it, of a covered lens or a dead sensor, shows nobody
 LEAST_SIDE_PX = 64  # the smallest person, with a head of 4 px, is 28 px tall
 _SMALL = (64, 48)
+ADVICE = ('name a counter that tells where nobody is: "composite:DATA?counter=rendered" takes the one that comes '
+          "along, counter=RUN that of a run which has ended")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +153,6 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
     Raises:
         InputError: the images are not frames of one fixed camera, or too few, or everything moves in them.
     """
-    advice = ('name a counter that tells where nobody is: "composite:DATA?counter=rendered" takes the one that comes '
-              "along, counter=RUN that of a run which has ended")
     name = reader.manifest.name
     small, numbers, left_out = [], [], Counter[str]()
     seen: set[bytes] = set()
@@ -170,12 +170,10 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
             small.append(frame)
             numbers.append(index)
     if len(small) < MIN_FRAMES:
-        beside = f" beside {_listed(left_out)}" if left_out else ""
-        raise InputError(f"composites without a counter need at least {MIN_FRAMES} different frames of one fixed "
-                         f"camera, {name} has {len(small)}{beside}; add frames of other hours, or {advice}")
+        raise too_few_frames(name, len(small), f" beside {_listed(left_out)}" if left_out else "")
     if not one_camera(small):
         raise InputError(f"{name} is not one fixed camera, or most of its view moves, so no median of its images is an "
-                         f"empty place; {advice}")
+                         f"empty place; {ADVICE}")
     order = sorted(range(len(small)), key=lambda number: (small[number].mean(), number))
     groups = [part for part in np.array_split(order, min(len(order) // (2 * MIN_FRAMES) or 1, MAX_MEDIANS))]
     found = []
@@ -185,8 +183,14 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
         if background.empty.mean() >= EMPTY_SHARE and not is_black(background.image()):
             found.append(background)
     if not found:
-        raise InputError(f"everything moves in the frames of {name}, so their median shows no empty place; {advice}")
+        raise InputError(f"everything moves in the frames of {name}, so their median shows no empty place; {ADVICE}")
     return found
+
+
+def too_few_frames(name: str, number: int, beside: str = "") -> InputError:
+    """The error of images without a counter that are fewer than MIN_FRAMES, with what is `beside` them."""
+    return InputError(f"composites without a counter need at least {MIN_FRAMES} different frames of one fixed camera, "
+                      f"{name} has {number}{beside}; add frames of other hours, or {ADVICE}")
 
 
 def one_camera(frames: Sequence[np.ndarray]) -> bool:

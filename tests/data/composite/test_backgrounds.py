@@ -108,14 +108,15 @@ OTHERS = [np.random.default_rng(number).integers(0, 255, (6, 8, 3)).repeat(20, 0
     ([frame if number % 3 else cv2.resize(frame, (128, 96), interpolation=cv2.INTER_AREA)
       for number, frame in enumerate(frames())], ""),
     ([*frames(), BLACK, TINY, *frames()], ""),
+    ([street(number) for number in range(9)], ""),
     ([street()], "at least 8 different frames of one fixed camera, camera has 1; add frames of other hours"),
     ([street()] * 12, "camera has 1 beside 11 repeated; add frames"),
     ([BLACK, BLACK + 1] * 6, "camera has 0 beside 12 black; add frames"),
     ([frame[:16, :20] for frame in frames()], "camera has 0 beside 12 too small or narrow (below 64 px); add frames"),
     ([*frames(5), BLACK, street()[:50]], "camera has 5 beside 1 black, 1 too small"),
     (OTHERS, "camera is not one fixed camera, or most of its view moves"),
-], ids=["a camera", "night", "grey", "two sizes", "some bad ones", "one frame", "a stream that hangs", "black",
-        "too small", "too few", "cameras"])
+], ids=["a camera", "night", "grey", "two sizes", "some bad ones", "nobody", "one frame", "a stream that hangs",
+        "black", "too small", "too few", "cameras"])
 def test_any_target_without_a_counter_serves_or_is_one_clear_line(tmp_path: Path, pictures: list[np.ndarray],
                                                                   line: str) -> None:
     reader = image_set(tmp_path / "set", pictures)
