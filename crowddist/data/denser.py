@@ -2,6 +2,9 @@
 
 Both places are the same rows of the image, so heads have the sizes that fit there, and light, blur and grain are the
 same. The other place is mirrored: its people are not the crop's once more.
+
+Source of the idea: images that are shifted over themselves, Xu et al., L2HCount, arXiv 2503.12935. How people are laid
+among others is ours.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Stream:
     """Whole images, resized to this width in px (a multiple of 32) and three quarters of it in height, instead of
     crops; 0: crops."""
     plain: bool = False
-    """Keep the colours and the sharpness of the images."""
+    """Keep the colours, the sharpness and the people of the images."""
     stride: int = STRIDE
     """Side of a density cell in px of the crop."""
     windows: str = ""

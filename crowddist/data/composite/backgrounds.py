@@ -5,6 +5,7 @@ Opens pixels alone, no label.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections import Counter
@@ -160,14 +161,15 @@ def camera_backgrounds(reader: ShardReader, indexes: Sequence[int]) -> list[Back
         data = read_image(reader, index)[1]
         reason = unfit(data)
         if not reason:
-            frame = _thumbnail(data)
+            frame = decode_image(data, LONGEST_PX)
+            digest = hashlib.sha256(frame.tobytes()).digest()
             # A stream that hangs repeats its last frame; who stands in that would stay.
-            reason = "repeated" if frame.tobytes() in seen else ""
-            seen.add(frame.tobytes())
+            reason = "repeated" if digest in seen else ""
+            seen.add(digest)
         if reason:
             left_out[reason] += 1
         else:
-            small.append(frame)
+            small.append(_thumbnail(frame))
             numbers.append(index)
     if len(small) < MIN_FRAMES:
         raise too_few_frames(name, len(small), f" beside {_listed(left_out)}" if left_out else "")
@@ -222,8 +224,8 @@ def jpeg_tables(data: bytes) -> dict[str, Any]:
     return {"qtables": tables, "subsampling": max(sampling, 0)}
 
 
-def _thumbnail(data: bytes) -> np.ndarray:
-    grey = cv2.cvtColor(decode_image(data, LONGEST_PX), cv2.COLOR_RGB2GRAY)
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = _SMALL if grey.shape[1] >= grey.shape[0] else _SMALL[::-1]
     return cv2.resize(grey, small, interpolation=cv2.INTER_AREA).astype(np.float32)
 
