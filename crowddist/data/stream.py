@@ -147,16 +147,16 @@ class CropDataset(torch.utils.data.Dataset):
         softness = transforms.draw_softness(self.config, rng)
         flip = rng.random() < 0.5
 
-        def cut(window: transforms.Window) -> Layer:
+        def layer_of(window: transforms.Window) -> Layer:
             mask = None if sample.mask is None else transforms.crop_pixels(sample.mask, window, size)
             return Layer(pixels=transforms.crop_pixels(sample.image, window, size, softness), mask=mask,
                          heads=transforms.crop_points(sample.heads, window, size))
 
-        layer = cut(window)
+        layer = layer_of(window)
         if self.denser_share and sample.region is None:  # outside a region people are unknown
             draws = generator(self.seed, self.name, position, "denser")
             if draws.random() < self.denser_share:
-                layer = denser(layer, cut, window, (height, width), draws)
+                layer = denser(layer, layer_of, window, (height, width), draws)
         if sample.labels is not None:
             extent = sample.labels.extent
             to_y, to_x = extent[0] / height, extent[1] / width
