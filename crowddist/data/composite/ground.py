@@ -57,7 +57,8 @@ def draw_camera(rng: np.random.Generator, size: tuple[int, int], top_row: float 
 
 def walkable(image: np.ndarray, background: Background) -> np.ndarray:
     """(h, w) bool: where people were seen to walk in frames of one camera; else the empty cells that are, in colour and
-    roughness, like empty cells below found people, or, without any, like those of the image's lower half.
+    roughness, like empty cells below found people, or, without any, like those of the image's lower half. Nowhere in an
+    image whose lower half is full of people: what is empty above a crowd is trees, walls and sky.
     """
     if not background.walked.all():
         return background.walked
@@ -69,7 +70,7 @@ def walkable(image: np.ndarray, background: Background) -> np.ndarray:
     if known.sum() < 20:
         known = background.empty & (np.arange(rows)[:, None] >= rows / 2)
     if known.sum() < 20:
-        return background.empty
+        return np.zeros_like(background.empty)
     from scipy.spatial.distance import cdist
 
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)

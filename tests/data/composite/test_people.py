@@ -239,6 +239,8 @@ def test_a_place_without_room_has_no_composite() -> None:
     empty = np.zeros((15, 20), bool)
     empty[0, :3] = True  # the sky
     assert compose(empty_street(empty=empty), seed=0, index=0, heads=(30.0, 40.0)) is None
+    empty[:6] = True  # trees and walls above a crowd
+    assert compose(empty_street(empty=empty, crowded=~empty), seed=0, index=0, heads=(4.0, 12.0)) is None
 
 
 def test_the_photographs_own_jpeg_is_nearly_kept() -> None:
