@@ -37,10 +37,12 @@ def comparison_page(results: Mapping[str, Mapping[str, Any]],
     folders = {name: storage.normalise(place) for name, place in zip(_names(results), results, strict=True)}
     runs = dict(zip(folders, results.values(), strict=True))
     digests = dict.fromkeys(_evaluated(result) for result in runs.values())
+    groups = [_group(folders, {name: result for name, result in runs.items() if _evaluated(result) == digest})
+              for digest in digests]
+    for group in groups:
+        group["compared"] = group["number"] > 1 or len(groups) == 1
     return page(
-        "compare.html", names=list(runs), columns=COLUMNS,
-        groups=[_group(folders, {name: result for name, result in runs.items() if _evaluated(result) == digest})
-                for digest in digests], settings=_settings(folders, runs),
+        "compare.html", names=list(runs), columns=COLUMNS, groups=groups, settings=_settings(folders, runs),
         calibration=uncertainties and calibration_chart({name: (found["errors"], found["uncertainties"])
                                                          for name, found in uncertainties.items()}),
         places=[(name, storage.shown(folder)) for name, folder in folders.items()])

@@ -168,7 +168,7 @@ def test_charts():
     with pytest.raises(ValueError, match="no curve to draw"):
         curves({"later": []}, title="Curves", label="loss")
     chart = pixels(rounds_chart(ROWS[:2]))
-    assert chart.shape == (648, 1152, 3) and (chart != pixels(rounds_chart(ROWS[:1]))).any()
+    assert chart.shape == (432, 768, 3) and (chart != pixels(rounds_chart(ROWS[:1]))).any()
     with pytest.raises(ValueError, match="no round has the metric target/mae"):
         rounds_chart([{"round": 0, "target/map": 0.5}])
 
