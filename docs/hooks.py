@@ -99,9 +99,9 @@ def _folded(title: str, text: str) -> str:
 
 def metrics() -> str:
     """The table of metrics, in the order of display."""
-    return table(("key", "heading", "unit", "comes from"), (
-        (f"`{row.key}`", row.heading, row.unit, "evaluation" if row.of else "labels, search or training")
-        for row in METRICS))
+    return table(("key", "heading", "unit", "what it says", "better", "comes from"), (
+        (f"`{row.key}`", row.heading, row.unit, row.meaning, row.better,
+         "evaluation" if row.of else "labels, search or training") for row in METRICS))
 
 
 def backbones() -> str:

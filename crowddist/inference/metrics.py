@@ -76,7 +76,11 @@ class Metric:
     in_notes: bool = False
     """Show it in MLflow's notes."""
     at_terminal: bool = True
-    """Show it at the terminal. The report shows all that a run has a value for."""
+    """Show it at the terminal. The report shows all that a run has a value for, these first."""
+    meaning: str = ""
+    """What it says, for who sees it for the first time: a sentence of the report."""
+    better: str = ""
+    """Which values are good: "lower", "higher", "near 0"; "" where none is better."""
 
 
 def counts(results: Sequence[ImageResult]) -> tuple[list[float], list[float]]:
@@ -134,39 +138,64 @@ def scene_errors(results: Sequence[ImageResult]) -> dict[str, float]:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric(key="target/mae", heading="MAE", unit="people", of=_mae, in_notes=True),
-    Metric(key="target/mae_by_scene", heading="MAE by scene", unit="people", of=_mae_by_scene),
+    Metric(key="target/mae", heading="MAE", unit="people", of=_mae, in_notes=True,
+           meaning="How far an image's count is off, on average.", better="lower"),
+    Metric(key="target/mae_by_scene", heading="MAE by scene", unit="people", of=_mae_by_scene,
+           meaning="The mean over scenes of each scene's MAE.", better="lower"),
     Metric(key="target/rmse", heading="rmse", unit="people", in_notes=True,
-           of=lambda results: count_errors(*counts(results))["rmse"]),
+           of=lambda results: count_errors(*counts(results))["rmse"],
+           meaning="The root of the mean squared error: large errors weigh more.", better="lower"),
     Metric(key="target/bias", heading="bias", unit="people", in_notes=True,
-           of=lambda results: float(np.mean(np.subtract(*counts(results))))),
+           of=lambda results: float(np.mean(np.subtract(*counts(results)))),
+           meaning="Predicted minus true count, on average: below 0, people are missed.", better="near 0"),
     Metric(key="target/map", heading="mAP", unit="%", digits=1, scale=100, in_notes=True,
            of=lambda results: mean_average_precision([result.points for result in results],
-                                                     [result.truth for result in results])),
+                                                     [result.truth for result in results]),
+           meaning="How well heads are found at their places: mean average precision over 100 distances.",
+           better="higher"),
     Metric(key="target/psnr_full", heading="PSNR of pixels", unit="dB",
-           of=lambda results: float(np.mean([result.psnr_full_db for result in results]))),
+           of=lambda results: float(np.mean([result.psnr_full_db for result in results])),
+           meaning="How alike predicted and true density are at each pixel.", better="higher"),
     Metric(key="target/ssim_full", heading="SSIM of pixels", digits=3,
-           of=lambda results: float(np.mean([result.ssim_full for result in results]))),
+           of=lambda results: float(np.mean([result.ssim_full for result in results])),
+           meaning="The same by local structure; 1 is equal.", better="higher"),
     Metric(key="target/psnr", heading="PSNR of cells", unit="dB, each by its own peak", at_terminal=False,
-           of=lambda results: float(np.mean([result.psnr_db for result in results]))),
+           of=lambda results: float(np.mean([result.psnr_db for result in results])),
+           meaning="How alike both are in the network's cells.", better="higher"),
     Metric(key="target/ssim", heading="SSIM of cells", digits=3, at_terminal=False,
-           of=lambda results: float(np.mean([result.ssim for result in results]))),
+           of=lambda results: float(np.mean([result.ssim for result in results])),
+           meaning="The same by local structure; 1 is equal.", better="higher"),
     Metric(key="target/calibration_error", heading="calibration error", unit="of the error", of=_calibration_error,
-           at_terminal=False),
-    Metric(key="target/ause", heading="AUSE", digits=3, of=_ause, at_terminal=False),
+           at_terminal=False,
+           meaning="Difference between uncertainty and error, divided by the error: 0 is best, 1 is without any "
+                   "uncertainty.", better="lower"),
+    Metric(key="target/ause", heading="AUSE", digits=3, of=_ause, at_terminal=False,
+           meaning="0 where the uncertainty ranks images by their error, about 0.5 at random.", better="lower"),
     Metric(key="target/interval_coverage", heading="in interval", unit="% of images", digits=1, scale=100,
-           of=lambda results: _coverage_and_width(results)[0]),
+           of=lambda results: _coverage_and_width(results)[0],
+           meaning="True counts that lie in the 90 % interval of their count. For images like the source's nine in "
+                   "ten do; on the target that is only measured.", better="near 90"),
     Metric(key="target/interval_width", heading="interval's width", unit="people",
-           of=lambda results: _coverage_and_width(results)[1], at_terminal=False),
-    Metric(key="labels/kept_mass", heading="labels keep", unit="% of people", digits=1, scale=100),
+           of=lambda results: _coverage_and_width(results)[1], at_terminal=False,
+           meaning="From the low to the high end of an interval, on average.", better="lower"),
+    Metric(key="labels/kept_mass", heading="labels keep", unit="% of people", digits=1, scale=100,
+           meaning="How many of the people predicted on the target become labels."),
     Metric(key="labels/certainty", heading="labels certain", unit="% at a person", digits=1, scale=100,
-           at_terminal=False),
-    Metric(key="labels/mean_count", heading="labels count", unit="people an image", digits=1, at_terminal=False),
+           at_terminal=False,
+           meaning="How far members and zooms agree, on average over the people predicted."),
+    Metric(key="labels/mean_count", heading="labels count", unit="people an image", digits=1, at_terminal=False,
+           meaning="People an image by the counter that makes the labels, kept as labels or not."),
     Metric(key="labels/zoom_disagreement", heading="zooms differ", unit="% of the count", digits=1, scale=100,
-           at_terminal=False),
-    Metric(key="labels/change", heading="labels change", unit="%", digits=1, scale=100),
-    Metric(key="search/rank_correlation", heading="search ranks", unit="correlation with the truth", at_terminal=False),
-    Metric(key="train/seconds", heading="training", unit="s", digits=0),
+           at_terminal=False,
+           meaning="How far counts of an image at several zooms differ. A round after which it rises is dropped.",
+           better="lower"),
+    Metric(key="labels/change", heading="labels change", unit="%", digits=1, scale=100,
+           meaning="How far labels differ from those of the round before."),
+    Metric(key="search/rank_correlation", heading="search ranks", unit="correlation with the truth", at_terminal=False,
+           meaning="Whether the search ranks its trials as the true labels do; 1 is the same order.",
+           better="higher"),
+    Metric(key="train/seconds", heading="training", unit="s", digits=0,
+           meaning="Seconds of this round's training."),
 )
 """In the order of display."""
 

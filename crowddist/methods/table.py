@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from crowddist.errors import InputError
 from crowddist.methods.settings import (
     bi_knowledge,
@@ -31,6 +33,14 @@ def facts_of(method: str) -> MethodFacts:
     if method not in METHODS:
         raise InputError(f"no method is called {method!r}; choose one of {', '.join(METHODS)}")
     return METHODS[method]
+
+
+def idle_groups(methods: Iterable[str]) -> set[str]:
+    """Groups of settings that only other methods than these have, so that they do nothing in their runs."""
+    groups = {name: {setting.partition(".")[0] for setting in facts.settings} for name, facts in METHODS.items()}
+    every = set[str]().union(*groups.values())
+    # A method that names no settings depends on all.
+    return every - set[str]().union(*(groups.get(name) or every for name in methods))
 
 
 def methods_table() -> str:

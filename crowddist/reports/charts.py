@@ -112,7 +112,9 @@ def rounds_chart(rows: Sequence[Mapping[str, Any]]) -> Figure:
     errors = {row["round"]: float(row["target/mae"]) for row in rows if row.get("target/mae") is not None}
     if not errors:
         raise ValueError("no round has the metric target/mae")
-    figure, axes = _chart("Error by round", "round", "mean absolute error (people)")
+    # No wider than its rounds need: a narrow chart can be read on a phone.
+    figure, axes = _chart("Error by round", "round", "mean absolute error (people)",
+                          width=min(max(6.4, 1.4 * len(errors) + 1), 9.6))
     axes.plot(list(errors), list(errors.values()), marker="o", markersize=8, linewidth=2.2, color=COLOURS[0])
     for number, value in errors.items():
         axes.annotate(f"{value:.1f}", (number, value), textcoords="offset points", xytext=(0, 10), ha="center",
@@ -257,8 +259,8 @@ def _charts(number: int) -> tuple[Figure, list[Axes]]:
     return _figure((9.6 if number == 1 else 12.0, 4.6 * rows), 110, rows, columns, number)
 
 
-def _chart(title: str, across: str, up: str) -> tuple[Figure, Axes]:
-    figure, (axes,) = _figure((9.6, 5.4), 120, 1, 1, 1)
+def _chart(title: str, across: str, up: str, width: float = 9.6) -> tuple[Figure, Axes]:
+    figure, (axes,) = _figure((width, 0.5625 * width), 120, 1, 1, 1)
     _dress(axes, title, across, up)
     return figure, axes
 
@@ -276,6 +278,7 @@ def _dress(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_xlabel(across, fontsize=12)
     axes.set_ylabel(up, fontsize=12)
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -10,13 +10,18 @@ from typing import Any
 from crowddist import storage
 from crowddist.config import flat
 from crowddist.data.safe_decode import read_png
+from crowddist.methods.table import idle_groups
 from crowddist.reports.charts import calibration_chart, runs_chart
-from crowddist.reports.compare_runs import HEADINGS, cells, errors, kept, read_images
+from crowddist.reports.compare_runs import cells, errors, kept, read_images
 from crowddist.reports.html_page import embedded, page
 from crowddist.storage.run_folder import CONFIG, PICTURES
 
 NUM_PICTURES = 3
 """Number of images that are shown as each run sees them."""
+COLUMNS = (("run", ""), ("recipe", ""), ("method", ""), ("seed", ""), ("images", ""),
+           ("without adaptation", "MAE / rmse, people"), ("at the end", "MAE / rmse, people"), ("change", "of the MAE"),
+           ("paper", "MAE, people"), ("paper's change", "of the MAE"))
+"""Heading of each of a run's `cells`, and what stands in it."""
 _PLACES = ("storage", "run_name", "tracking_uri", "experiment")
 """Settings that say where a run is kept, not what it does."""
 
@@ -31,22 +36,34 @@ def comparison_page(results: Mapping[str, Mapping[str, Any]],
     """
     folders = {name: storage.normalise(place) for name, place in zip(_names(results), results, strict=True)}
     runs = dict(zip(folders, results.values(), strict=True))
-    ends = {name: (errors(result)[0] if len(result["rounds"]) > 1 else None, errors(result)[2])
-            for name, result in runs.items()}
-    best = min(ends, key=lambda name: ends[name][1])
-    last, same = kept(runs[best]), len({_evaluated(result) for result in runs.values()}) == 1
+    digests = dict.fromkeys(_evaluated(result) for result in runs.values())
+    groups = [_group(folders, {name: result for name, result in runs.items() if _evaluated(result) == digest})
+              for digest in digests]
+    for group in groups:
+        group["compared"] = group["number"] > 1 or len(groups) == 1
     return page(
-        "compare.html", names=list(runs), same=same,
-        best={"name": best, "place": list(runs).index(best), "error": f"{ends[best][1]:.1f}",
-              "images": f"{last['target/num_images']:.0f}",
-              "people": f"{last['target/mean_count'] - last['target/bias']:.0f}" if "target/bias" in last else ""},
-        chart=runs_chart(ends), errors=", ".join(f"{name} {end:.1f}" for name, (_, end) in ends.items()),
-        headings=HEADINGS, rows=[(name, *cells(result)[1:]) for name, result in runs.items()],
-        # Images of other data may have the same names.
-        pictures=_pictures(folders, runs) if same else [], settings=_settings(folders),
+        "compare.html", names=list(runs), columns=COLUMNS, groups=groups, settings=_settings(folders, runs),
         calibration=uncertainties and calibration_chart({name: (found["errors"], found["uncertainties"])
                                                          for name, found in uncertainties.items()}),
         places=[(name, storage.shown(folder)) for name, folder in folders.items()])
+
+
+def _group(folders: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page shows of runs that were evaluated on the same images: only their errors can be compared."""
+    ends = {name: (errors(result)[0] if len(result["rounds"]) > 1 else None, errors(result)[2])
+            for name, result in runs.items()}
+    best = min(ends, key=lambda name: ends[name][1])
+    last = kept(runs[best])
+    rows = [(name, *cells(result)[1:]) for name, result in runs.items()]
+    return {
+        "number": len(runs), "data": runs[best]["data"]["evaluation"]["name"], "best": best,
+        "error": f"{ends[best][1]:.1f}", "images": f"{last['target/num_images']:.0f}",
+        "people": f"{last['target/mean_count'] - last['target/bias']:.0f}" if "target/bias" in last else "",
+        "chart": runs_chart(ends), "errors": ", ".join(f"{name} {end:.1f}" for name, (_, end) in ends.items()),
+        # Columns that say nothing of any run are left out.
+        "shown": [place for place in range(len(COLUMNS)) if any(row[place] != "-" for row in rows)], "rows": rows,
+        "pictures": _pictures({name: folders[name] for name in runs}, runs),
+    }
 
 
 def comparison_csv(results: Sequence[Mapping[str, Any]]) -> str:
@@ -96,9 +113,12 @@ def _listed(place: str) -> Sequence[str]:
     return storage.list_files(place) if storage.is_folder(place) else ()
 
 
-def _settings(folders: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Name and each run's value of the settings that are not the same in all."""
+def _settings(folders: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Name and each run's value of the settings that are not the same in all, without those of methods that none uses.
+    """
+    idle = idle_groups(result["method"] for result in runs.values())
     configs = [flat(storage.read_json(storage.join(folder, CONFIG))) for folder in folders.values()]
-    names = dict.fromkeys(name for config in configs for name in config if name not in _PLACES)
+    names = dict.fromkeys(name for config in configs for name in config
+                          if name not in _PLACES and name.partition(".")[0] not in idle)
     values = {name: [str(config.get(name, "")) for config in configs] for name in names}
     return [(name, row) for name, row in values.items() if len(set(row)) > 1]

@@ -108,7 +108,9 @@ def write_sheet(description: Description, place: str, *, number: int = 12) -> st
     reader = ShardReader(description.url, description.manifest)
     samples = [decode(*reader.read(index)) for index in samples_of(description, number)]
     heading = f"{description.manifest.name} ({description.manifest.split})"
-    picture = samples_sheet([(sample.key, sample.image, sample.points) for sample in samples], title=heading)
+    total, labelled = description.manifest.num_samples, any(sample.points is not None for sample in samples)
+    line = f"{len(samples):,} of {total:,} images" + ("; a dot is the label of a head" if labelled else "")
+    picture = samples_sheet([(sample.key, sample.image, sample.points) for sample in samples], title=heading, line=line)
     url = storage.normalise(place)
     storage.write_bytes(url, encode_png(picture))
     return url

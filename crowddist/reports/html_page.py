@@ -18,12 +18,14 @@ def page(template: str, **values: Any) -> bytes:
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
+    from crowddist import storage
     from crowddist.reports import charts
 
     environment = Environment(loader=PackageLoader("crowddist.reports", "."), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True)
     # Charts come as figures, with words for those who do not see them.
     environment.filters["svg"] = lambda chart, told: Markup(charts.svg(chart, told))
+    environment.filters["place"] = storage.shown
     return environment.get_template(template).render(values).encode()
 
 

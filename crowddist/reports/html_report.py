@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
@@ -14,6 +14,7 @@ from crowddist.data.stream import pixels_only
 from crowddist.errors import InputError
 from crowddist.inference.intervals import LEVEL, CountInterval
 from crowddist.inference.metrics import METRICS
+from crowddist.methods.table import METHODS, idle_groups
 from crowddist.reports.charts import calibration_chart, trials_chart
 from crowddist.reports.compare_runs import PAIRS, change, published, read_images
 from crowddist.reports.html_page import embedded, page
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 NUM_EXTREMES = 3
 """Number of images shown with the largest errors, and with the smallest."""
+ROLES = {"source": "to learn from", "target": "to adapt to, without labels", "labelled_target": "to learn from",
+         "evaluation": "to measure the error; nothing else opens its labels",
+         "calibration": "to measure how wide intervals must be"}
+"""What a run uses a data set for."""
 
 
 def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
@@ -43,18 +48,17 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     if not storage.exists(url):
         raise InputError(f"no {RESULT} in {folder}: a report needs a run that has ended")
     result, config = storage.read_json(url), storage.read_json(storage.join(folder, CONFIG))
-    metrics = held(METRICS, result["rounds"])
     content = page(
-        "report.html", result=result, heads=_headline(result),
-        measures=[(metric.heading, metric.unit) for metric in metrics],
-        rounds=[{"number": row["round"], "title": row["title"], "kept": row["round"] == result["final"]["round"],
-                 "cells": [figure(row.get(metric.key), metric) for metric in metrics]} for row in result["rounds"]],
+        "report.html", result=result, learnt=_learnt(result), method=METHODS.get(result["method"]),
+        heads=_headline(result), measures=_measures(result["rounds"]),
+        rounds=[{"number": row["round"], "title": row["title"], "kept": row["round"] == result["final"]["round"]}
+                for row in result["rounds"]],
         errors=", ".join(f"{row['title']} {row['target/mae']:.1f}" for row in result["rounds"] if "target/mae" in row),
         paper=_paper(result), charts=_charts(folder, result), searches=_searches(folder, result),
         extremes=_extremes(folder, result, say), shown=_shown(folder, result),
         timeline=timeline(result.get("timeline", ())),
-        stages=_stages(folder, result, config), config=json.dumps(config, indent=2), changed=_changed(config),
-        place=storage.shown(folder))
+        stages=_stages(folder, result, config), roles=ROLES, config=json.dumps(config, indent=2),
+        changed=_changed(config), place=storage.shown(folder))
     report = storage.join(folder, REPORT)
     storage.write_bytes(report, content)
     return report
@@ -67,10 +71,31 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any]:
     before, after = first["target/mae"], last["target/mae"]
     return {
         "before": f"{before:.1f}", "after": f"{after:.1f}", "better": after < before,
-        "change": change(before, after) if len(result["rounds"]) > 1 else "",
+        "adapted": len(result["rounds"]) > 1, "change": f"{abs(after / before - 1):.0%}" if before else "",
         "images": f"{last['target/num_images']:.0f}",
         "people": f"{last['target/mean_count'] - last['target/bias']:.0f}" if "target/bias" in last else "",
+        "inside": f"{last['target/interval_coverage']:.0%}" if "target/interval_coverage" in last else "",
     }
+
+
+def _learnt(result: Mapping[str, Any]) -> str:
+    """What the counter was made of, in one sentence."""
+    data = result["data"]
+    labelled = [f"{facts['num_images']:,} labelled images of {facts['name']}" for role, facts in data.items()
+                if role.startswith(("source", "labelled_target"))]
+    told = f"Learnt from {' and '.join(labelled)}" if labelled else ""
+    if told and "target" in data and len(result["rounds"]) > 1:
+        name = data["target"]["name"].removesuffix("-unlabelled")
+        told += f", adapted to {data['target']['num_images']:,} images of {name} without labels"
+    return told and f"{told}."
+
+
+def _measures(rounds: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The figures of the rounds, a row a metric: those of the terminal, then the others."""
+    metrics = held(METRICS, rounds)
+    return [[{"heading": metric.heading, "unit": metric.unit, "meaning": metric.meaning, "better": metric.better,
+              "cells": [figure(row.get(metric.key), metric) for row in rounds]}
+             for metric in metrics if metric.at_terminal is first] for first in (True, False)]
 
 
 def _paper(result: Mapping[str, Any]) -> dict[str, str] | None:
@@ -138,8 +163,7 @@ def _extreme(predictor: Any, images: ShardReader, row: Mapping[str, Any]) -> tup
     image = decode(key, pixels_only(members)).image
     found = predictor.predict(image)
     interval = CountInterval(low=row["low"], high=row["high"], level=LEVEL) if "low" in row else None
-    picture = overlay(image, found.density, count=row["count"], uncertainty=row["uncertainty"], interval=interval,
-                      points=found.points, sizes=found.sizes, truth=row["true_count"], title=key)
+    picture = overlay(image, found.density, count=row["count"], points=found.points, sizes=found.sizes, captioned=False)
     told = f" ({interval})" if interval else ""
     return f"{key}: {row['count']:.0f} counted{told}, {row['true_count']:.0f} there", embedded(picture)
 
@@ -187,9 +211,10 @@ def _changed(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     recipe = next((recipe for recipe in RECIPES if recipe.__name__ == config["recipe"]), None)
     if recipe is None:
         return []
-    usual, own = flat(json.loads(to_json(recipe()))), flat(config)
-    return [(name, str(usual.get(name, "")), str(own[name]))
-            for name in own if usual.get(name) != own[name] and name not in ("storage", "run_name", *REMOVED_SETTINGS)]
+    usual, own, idle = flat(json.loads(to_json(recipe()))), flat(config), idle_groups([config["method"]])
+    return [(name, str(usual.get(name, "")), str(own[name])) for name in own
+            if usual.get(name) != own[name] and name not in ("storage", "run_name", *REMOVED_SETTINGS)
+            and name.partition(".")[0] not in idle]
 
 
 def _stored(folder: str, name: str) -> str:

@@ -29,7 +29,8 @@ _PREDICTED, _TRUE, _KEPT = (255, 255, 255), (255, 80, 205), (70, 220, 110)
 def overlay(
     image: np.ndarray, density: np.ndarray, *, count: float, uncertainty: float | None = None,
     interval: CountInterval | None = None, points: np.ndarray | None = None, sizes: np.ndarray | None = None,
-    truth: float | None = None, title: str = "", zones: Sequence[DrawnZone] = (), peak: float | None = None
+    truth: float | None = None, title: str = "", zones: Sequence[DrawnZone] = (), peak: float | None = None,
+    captioned: bool = True
 ) -> np.ndarray:
     """The density as a heat map over its image, with the count above and the scale of colours below.
 
@@ -45,6 +46,7 @@ def overlay(
         title: shown first, e.g. the file's name and the round.
         zones: drawn with their names and counts.
         peak: persons per cell of the last colour; None: the map's largest, which differs from image to image.
+        captioned: False leaves out the strip above, for a page that tells the count in its own text.
 
     Returns RGB uint8: the image, its longer side scaled to 960-1920 px, between two strips of text. Raises ValueError
     for wrong shapes or values.
@@ -60,8 +62,9 @@ def overlay(
     size_px = _letters_px(width)
     draw_zones(canvas, zones, scale, size_px)
     canvas = _widened(canvas, width)
-    above = drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth, interval))
-    return np.concatenate([above, canvas, drawing.legend(width, size_px * 4 // 5, bar, marks)])
+    above = [drawing.caption(width, size_px, title, _count_words(count, uncertainty, truth, interval))]
+    return np.concatenate([*(above if captioned else []), canvas,
+                           drawing.legend(width, size_px * 4 // 5, bar, marks)])
 
 
 def zones_overlay(image: np.ndarray, zones: Sequence[DrawnZone], *, title: str = "", words: str = "") -> np.ndarray:
@@ -149,12 +152,13 @@ def translation_sheet(source: Sequence[np.ndarray], translated: Sequence[np.ndar
     return np.concatenate(rows)
 
 
-def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str) -> np.ndarray:
+def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], *, title: str,
+                  line: str = "") -> np.ndarray:
     """Images of a data set with their heads, each below its name and its number of persons.
 
     Args:
         samples: name, (H, W, 3) uint8 RGB, and N x 2 x, y of the heads in its pixels, or None if unknown.
-        title: shown above all.
+        title, line: shown above all.
 
     Returns RGB uint8, up to three columns of 480 px width. Raises ValueError without samples, and for a wrong shape or
     type.
@@ -167,14 +171,15 @@ def samples_sheet(samples: Sequence[tuple[str, np.ndarray, np.ndarray | None]], 
         canvas = np.ascontiguousarray(_resized(image, scale))
         if points is not None:
             # Dots, as rings would hide a dense crowd.
-            drawing.mark(canvas, (points + 0.5) * scale - 0.5, "dot", _TRUE, 2 if len(points) < 400 else 1)
+            radius_px = 3 if len(points) < 100 else 2 if len(points) < 400 else 1
+            drawing.mark(canvas, (points + 0.5) * scale - 0.5, "dot", _TRUE, radius_px)
         words = f"{image.shape[1]} x {image.shape[0]} px" + ("" if points is None else f", {len(points):,} persons")
         panels.append(np.concatenate([drawing.caption(_PANEL_WIDTH_PX, 20, name, words),
                                       _widened(canvas, _PANEL_WIDTH_PX)]))
     columns = min(_SAMPLES_IN_A_ROW, len(panels))
     rows = [_side_by_side(panels[first : first + columns], columns, below_px=_GAP_PX)
             for first in range(0, len(panels), columns)]
-    return np.concatenate([drawing.caption(rows[0].shape[1], 34, title), *rows])
+    return np.concatenate([drawing.caption(rows[0].shape[1], 34, title, line), *rows])
 
 
 def rounds_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Metric]) -> str:

@@ -46,6 +46,8 @@ def run_note(result: Mapping[str, Any]) -> str:
         for row in result["rounds"]:
             cells = " | ".join(figure(row.get(metric.key), metric) for metric in shown)
             lines.append(f"| {row['round']} {row.get('title', '')} | {cells} |")
+        told = (f"{metric.meaning} {metric.better.capitalize()} is better." for metric in shown)
+        lines += ["", *(f"- {metric.heading}: {words}" for metric, words in zip(shown, told, strict=True))]
     return "\n".join([*lines, "",
                       "Each round is a child run; its page shows its pictures. `report.html` and all settings are "
                       "under *Artifacts*."])

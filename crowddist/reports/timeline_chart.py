@@ -41,7 +41,8 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Markup:
     work = (total.get("compute", 0.0) + total.get("predict", 0.0)) / spent
     template = resources.files("crowddist.reports").joinpath("timeline.html").read_text("utf-8")
     return Markup(Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        spent=f"{_figure(spent)} s" if spent < 600 else f"{spent / 3600:.2f} hours", work=f"{work:.0%}",
+        spent=f"{_figure(spent)} s" if spent < 600 else f"{spent / 60:.0f} minutes" if spent < 7200
+        else f"{spent / 3600:.1f} hours", work=f"{work:.0%}",
         width=_WIDTH, height=_TOP + len(shown) * _ROW, left=_LEFT, bar=_BAR, legend=_legend(phases),
         bars=_bars(shown, phases), table=_table(shown, phases)))
 

@@ -41,9 +41,10 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     )
     for run, digest in ((tmp_path, "a"), (tmp_path / "other", "a")):
         result = json.loads((run / "result.json").read_text())
-        result["data"] = {"evaluation": {"digest": digest}}
+        result["data"] = {"evaluation": {"digest": digest, "name": "yard"}}
         storage.write_json(storage.join(run.as_uri(), "result.json"), result)
-        storage.write_json(storage.join(run.as_uri(), "config.json"), {"seed": 1, "train": {"steps": len(str(run))}})
+        storage.write_json(storage.join(run.as_uri(), "config.json"), {"seed": 1, "train": {"steps": len(str(run))},
+                                                                        "bi_knowledge": {"cycles": len(str(run))}})
     for run in (tmp_path, tmp_path / "other"):
         picture = run / "pictures" / "IMG_1" / "round-0.png"
         picture.parent.mkdir(parents=True)
@@ -52,9 +53,11 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     done = start("compare", tmp_path, tmp_path / "other", "--mean", *written)
     assert done.returncode == 0 and "\nmean of 2 runs, MAE / rmse: 5.0 / 7.0\n" in done.stdout
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (tmp_path / "runs.html").read_text()))
-    assert "mine is wrong by 4.0 people an image, the least of all" in page and "evaluated on different" not in page
-    assert "The same images, by each run IMG_1" in page
+    assert "mine is wrong by 4.0 people an image: the least of 2 runs" in page and "different sets" not in page
+    assert "change of the MAE" not in page, "a column that says nothing is left out"
+    assert "The same images, by each run" in page and "IMG_1 mine: 13 counted, 10 there" in page
     assert f"train.steps {len(str(tmp_path))} {len(str(tmp_path)) + 6}" in page and " seed 1" not in page
+    assert "bi_knowledge" not in page, "no run uses that method's settings"
     assert list(csv.DictReader((tmp_path / "runs.csv").open()))[1] | {"run": "other", "mae": "6.0", "images": "3"} == {
         "run": "other", "recipe": "smoke", "method": "source_only", "seed": "1", "images": "3", "mae_without": "",
         "rmse_without": "", "mae": "6.0", "rmse": "9.0", "bias": "", "in_interval": "", "version": ""}
@@ -62,7 +65,8 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     storage.write_json(storage.join((tmp_path / "other").as_uri(), "result.json"), result)
     assert start("compare", tmp_path, tmp_path / "other", *written).returncode == 0
     page = (tmp_path / "runs.html").read_text()
-    assert "evaluated on different images" in page and "IMG_1" not in page
+    assert "2 different sets of images" in page and page.count("<h2>On yard, 3 images</h2>") == 2
+    assert "Mean absolute error of each run" not in page and "IMG_1" not in page, "nothing to compare"
     (tmp_path / "source" / "images.json").unlink()
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert done.returncode == 2 and "no run has an uncertainty" in done.stderr

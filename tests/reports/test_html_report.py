@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from crowddist import storage
 from crowddist.config import RunConfig, SearchConfig
 from crowddist.data import shard_codec
 from crowddist.errors import InputError
+from crowddist.inference.metrics import METRICS
 from crowddist.launch.local import LocalLauncher
 from crowddist.pipeline import adapt
 from crowddist.recipes import quickstart
@@ -31,13 +33,15 @@ class Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.words, self.sources, self.elsewhere, self.open = "", list[str](), list[str](), list[str]()
-        self.headings: list[str] = []
+        self.headings, self.levels = list[str](), list[int]()
         self.charts, self.told = 0, list[str]()  # what a reader who sees no picture is told
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "img"):
             self.open.append(tag)
         self.charts += tag == "svg"
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.levels.append(int(tag[1]))
         if tag in ("img", "svg"):
             self.told.append(dict(attributes)["alt" if tag == "img" else "aria-label"] or "")
         for name, value in attributes:
@@ -56,7 +60,10 @@ class Reader(HTMLParser):
 
 def read(folder: str) -> Reader:
     reader = Reader()
-    reader.feed(storage.read_bytes(storage.join(folder, "report.html")).decode())
+    text = storage.read_bytes(storage.join(folder, "report.html")).decode()
+    reader.feed(text)
+    assert '<html lang="en">' in text and "</title>" in text and reader.levels.count(1) == 1
+    assert all(later <= level + 1 for level, later in pairwise(reader.levels)), "no level of headings is left out"
     assert not reader.open and reader.elsewhere == [], "one file, which needs no other"
     reader.words = re.sub(r"\s+", " ", reader.words)
     return reader
@@ -94,17 +101,21 @@ def test_a_run_leaves_its_report(config: RunConfig, result: dict[str, Any], monk
     assert page.headings[0] == "tiny" and [name for name in page.headings
                                            if not name.startswith(("labels, round", "The "))] == [
         "tiny", "Rounds", "Images", "How far its uncertainty can be trusted", "Search of thresholds", "Time and cost",
-        "Data", "Settings",
+        "Training", "Data", "Settings",
     ]
     first, last = result["rounds"][0], result["final"]
     assert f"The counter is wrong by {last['target/mae']:.1f} people an image" in page.words
-    assert f"without adaptation by {first['target/mae']:.1f}" in page.words
+    assert f"Without adaptation it was wrong by {first['target/mae']:.1f}: " in page.words
+    assert re.search(r"Learnt from \d+ labelled images of \S+, adapted to \d+ images of \S+ without labels", page.words)
+    assert f"crowddist count photo.jpg --model {storage.shown(folder)}" in page.words
     words, rounds = _spaced(folder), result["rounds"]
-    assert " ".join(["round", *(f"{row['round']} {row['title']}" for row in rounds), "MAE people"]) in words
+    titles = [f"{row['round']} {row['title']}" for row in rounds]
+    assert " ".join(["round", *titles, "what it says MAE people"]) in words
+    assert all(metric.meaning for metric in METRICS) and "off, on average. Lower is better." in page.words
     for name, key in (("MAE", "target/mae"), ("rmse", "target/rmse")):
         assert " ".join([name, "people", *(f"{row[key]:.2f}" for row in rounds), ""]) in words
     for data in result["data"].values():
-        assert data["digest"][:16] in page.words and data["url"] in page.words
+        assert data["digest"][:16] in page.words and storage.shown(data["url"]) in page.words
     assert "labels-1/labels, worker 0: count, label" in page.words and "all workers together" in page.words
     assert "labels, round 1: 3 trials, by agreement" in page.words and "rank correlation" in page.words
     # Two images at each end of five, and five that every round shows, by the first round and the last.
@@ -146,7 +157,8 @@ def test_intervals_stand_beside_the_counts(tiny_config: RunConfig, make_images: 
     folder = run_folder(config)
     write_report(folder, say=quiet)
     words = read(folder).words
-    assert "In interval is the share of images" in words
+    assert "True counts that lie in the 90 % interval" in words and "Without adaptation" not in words
+    assert f"For {result['final']['target/interval_coverage']:.0%} of them the true count lies in the 90 %" in words
     assert f"{100 * result['final']['target/interval_coverage']:.1f}" in words
     worst = storage.read_json(storage.join(folder, "source", "images.json"))[0]
     told = f"90 % interval {worst['low']:.0f} to {worst['high']:.0f}"
@@ -154,7 +166,7 @@ def test_intervals_stand_beside_the_counts(tiny_config: RunConfig, make_images: 
     adapt(replace(short, run_name="without"), LocalLauncher(short), NullTracker(), say=quiet)
     write_report(run_folder(replace(short, run_name="without")), say=quiet)
     words = read(run_folder(replace(short, run_name="without"))).words
-    assert "In interval" not in words and "90 % interval" not in words
+    assert "True counts" not in words and "90 % interval" not in words
 
 
 def test_what_is_gone_is_left_out_and_told(config: RunConfig, copied: Path, tmp_path: Path) -> None:
@@ -183,7 +195,9 @@ def test_a_run_that_has_not_ended_has_none(tmp_path: Path) -> None:
 
 def test_the_settings_that_are_not_the_recipes_are_named(copied: Path) -> None:
     written = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
+    (copied / "config.json").write_text(json.dumps({
+        **written, "recipe": "quickstart", "bi_knowledge": {**written["bi_knowledge"], "detector_steps": 123}}))
     write_report(copied.as_uri(), say=quiet)
-    assert (f"train.steps {quickstart().train.steps} 6" in _spaced(copied.as_uri())
-            and "seed 0" not in _spaced(copied.as_uri()).partition("Settings")[2].partition("The whole")[0])
+    shown = _spaced(copied.as_uri()).partition("setting recipe this run")[2].partition("The whole")[0]
+    assert f"train.steps {quickstart().train.steps} 6" in shown and "seed 0" not in shown
+    assert "bi_knowledge" not in shown, "settings of a method that the run does not use"

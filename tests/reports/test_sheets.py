@@ -66,6 +66,8 @@ def test_an_empty_map_draws_no_heat():
 def test_words_and_marks_change_only_their_places():
     image, cells = street(300, 400), np.zeros((38, 50), np.float32)
     plain = overlay(image, cells, count=12.0, title="a")
+    bare = overlay(image, cells, count=12.0, title="a", captioned=False)
+    assert len(bare) < len(plain) and np.array_equal(bare, plain[len(plain) - len(bare):]), "all but the strip above"
     rows = photograph_rows(plain)
     interval = CountInterval(low=9.0, high=15.0, level=0.9)
     for other in ({"count": 13.0}, {"count": 12.0, "uncertainty": 2.0}, {"count": 12.0, "truth": 11.0},
@@ -166,7 +168,7 @@ def test_charts():
     with pytest.raises(ValueError, match="no curve to draw"):
         curves({"later": []}, title="Curves", label="loss")
     chart = pixels(rounds_chart(ROWS[:2]))
-    assert chart.shape == (648, 1152, 3) and (chart != pixels(rounds_chart(ROWS[:1]))).any()
+    assert chart.shape == (432, 768, 3) and (chart != pixels(rounds_chart(ROWS[:1]))).any()
     with pytest.raises(ValueError, match="no round has the metric target/mae"):
         rounds_chart([{"round": 0, "target/map": 0.5}])
 

@@ -115,6 +115,7 @@ def test_notes_for_the_pages_of_mlflow() -> None:
         "|---|---:|---:|",
         "| 0  | 40.00 | 41.00 |",
     ]
+    assert "- MAE: How far an image's count is off, on average. Lower is better." in note[8:], "what a figure says"
     unknown = run_note(ended | {"rounds": [{"round": 0}], "final": {"round": 0}})
     assert unknown.startswith("no labelled evaluation data was given") and "|" not in unknown
     assert round_note("labels, round 1", row(1, 30.255, **{"target/bias": -2.0}), "first") == (

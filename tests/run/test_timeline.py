@@ -91,7 +91,7 @@ def test_the_chart_shows_each_worker_and_a_table() -> None:
     page = chart(rows)
     assert page.count('height="15"') == 1 + 2 + 2 + 1 and page.count(">worker ") == 2
     assert "a &amp; b, worker 1: exchange 40 s" in page
-    assert '<td class="name">a &amp; b</td><td>2</td><td>80</td><td>50</td><td>30</td><td>0.0</td>' in page
-    assert '<td class="name">pictures and all else</td><td>1</td><td>5.0</td>' in page
+    assert '<th class="name" scope="row">a &amp; b</th><td>2</td><td>80</td><td>50</td><td>30</td><td>0.0</td>' in page
+    assert '<th class="name" scope="row">pictures and all else</th><td>1</td><td>5.0</td>' in page
     assert "Of 175 s of all workers together, 57% went into" in page
     assert chart([]) == "" == chart([{"step": "data", "worker": "driver", "seconds": {"other": 0.0}}])
