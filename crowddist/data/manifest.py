@@ -19,6 +19,8 @@ FILE_NAME = "manifest.json"
 _FORMAT = "crowddist data set"
 _VERSION = 1
 _MOST_TRIED = 5
+_MOST = 2**63
+"""ours: beyond are no numbers of samples, bytes or persons, and in the end none that a float holds."""
 Kind = Literal["images", "labels", "predictions"]
 
 
@@ -39,11 +41,11 @@ class ShardInfo:
                  self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
-            _require(type(value) is int and value >= 1, noun, value, "a whole number above 0")
+            _require(type(value) is int and 1 <= value < _MOST, noun, value, "a whole number above 0")
         hashed = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
         _require(hashed, "sha256", self.sha256, "64 hex digits")
         known = self.persons is None or (isinstance(self.persons, int | float) and not isinstance(self.persons, bool)
-                                         and 0 <= self.persons < math.inf)
+                                         and 0 <= self.persons < _MOST)
         _require(known, "persons", self.persons, "a number of at least 0, or null")
 
 
@@ -77,7 +79,8 @@ class Manifest:
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
         _require(type(self.version) is int and self.version == _VERSION, "version", self.version,
                  f"{_VERSION}; another crowddist wrote it, convert the data again")
-        _require(isinstance(self.statistics, dict), "statistics", self.statistics, "an object")
+        _require(isinstance(self.statistics, dict) and _is_writable(self.statistics), "statistics", self.statistics,
+                 "an object of texts and finite numbers")
         _require(len(self.shards) > 0, "shards", [], "at least one shard")
         names = [shard.name for shard in self.shards]
         _require(len(set(names)) == len(names), "shard names", names, "different names")
@@ -153,6 +156,15 @@ def _require(condition: bool, noun: str, got: Any, wanted: str) -> None:
 def _require_names(entries: dict[str, Any], owner: type, noun: str) -> None:
     wanted = {entry.name for entry in fields(owner)}
     _require(set(entries) == wanted, f"entries of the {noun}", sorted(entries), f"{sorted(wanted)}")
+
+
+def _is_writable(value: Any) -> bool:
+    """True for what JSON in UTF-8 can hold: a damaged manifest may hold NaN, or half of a character."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_name(value: Any) -> bool:

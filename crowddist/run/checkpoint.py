@@ -128,9 +128,10 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
         content = read_tensors(io.BytesIO(data))
     except InputError as error:
         raise InputError(f"{url} is not a checkpoint: {error}; give a .pt file of a run") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found {found}")
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if not isinstance(found, int) or found != FORMAT:  # a tensor could not be compared
+        raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found "
+                         f"{found if isinstance(found, int | str) else type(found).__name__!s:.80}")
     return content
 
 

@@ -295,9 +295,9 @@ def read_curve(url: str) -> list[dict[str, Any]]:
     """The points of a stage's curve so far: `step` and the scalars' means; ignores unfinished lines."""
     points = []
     for line in storage.read_bytes(url).splitlines() if storage.exists(url) else []:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             points.append(json.loads(line))
-    return points
+    return [point for point in points if isinstance(point, dict) and isinstance(point.get("step"), int)]
 
 
 def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime: Runtime, *, engine: EngineConfig,

@@ -43,6 +43,7 @@ from crowddist.data.convert.crowd_human import annotate as annotate_crowd_human
 from crowddist.data.convert.layout import Item
 from crowddist.data.images import read_image, store_image
 from crowddist.data.manifest import FILE_NAME, read_manifest
+from crowddist.data.regions import find_region
 from crowddist.data.scenes import find_rule
 from crowddist.data.shard_codec import decode, decode_labels, decode_seen, encode
 from crowddist.data.shards import ShardReader, verify
@@ -284,7 +285,7 @@ MEMBERS = {
     "boxes.npy": encode("boxes.npy", np.ones((4, 4), np.float32)), "mask.png": encoded("PNG", IMAGE.convert("L")),
     "region.png": encoded("PNG", IMAGE.convert("1")),
     "json": b'{"id": "a", "height": 40, "width": 56, "roi": [[1, 2]], "extent": [5, 7], "windows": {"a": [[0, 0, 4, 4]]},'
-            b' "seen": [40, 56], "zooms": {"1.0": 3.5}}'}
+            b' "seen": [40, 56], "zooms": [[1.0, 3.5]]}'}
 LABELS = {"density.npy": encode("density.npy", np.ones((5, 7), np.float16)),
           "spread.npy": encode("spread.npy", np.ones((5, 7), np.float16)),
           "keep.png": encode("keep.png", np.ones((5, 7), np.uint8)), "json": MEMBERS["json"],
@@ -293,7 +294,8 @@ SEEN = {f"seen.{name}.npy": encode(f"seen.{name}.npy", np.ones(shape, kind)) for
     ("density", (5, 7), np.float32), ("spread", (5, 7), np.float32), ("counts", (3,), np.float64),
     ("heads", (2, 4), np.float32))} | {"json": MEMBERS["json"]}
 SETS: dict[str, tuple[dict[str, bytes], Callable[..., object]]] = {
-    "image": (MEMBERS, decode), "jpg": ({"jpg": encoded("JPEG"), **{name: MEMBERS[name] for name in ("json",)}}, decode),
+    "image": (MEMBERS, lambda key, given: find_region(decode(key, given))),
+    "jpg": ({"jpg": encoded("JPEG"), "json": MEMBERS["json"]}, decode),
     "labels": (LABELS, decode_labels), "seen": (SEEN, decode_seen)}
 
 

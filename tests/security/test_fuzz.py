@@ -79,8 +79,8 @@ def test_whole_annotations_are_read(tmp_path: Path, kind: str) -> None:
 def test_any_value_in_the_place_of_another(tmp_path: Path) -> None:
     read = reading("json", *ANNOTATIONS["json"][1])
     for seed in RECORDS:
-        for path in places(seed):
-            for value in VALUES:
+        for number, path in enumerate(places(seed)):
+            for value in VALUES[number % 3 :: 3]:
                 record = json.loads(json.dumps(seed))
                 node = record
                 for step in path[:-1]:
@@ -97,15 +97,14 @@ def test_records_with_a_wrong_value_are_read_or_refused() -> None:
         for name in ("name", "num_samples", "num_bytes", "sha256", "persons"):
             with one_line():
                 Manifest.from_json(manifest() | {"shards": [{**manifest()["shards"][0], name: change}]})
-    for path in places(json.loads(CONFIG)):
+    for number, path in enumerate(places(json.loads(CONFIG))):
         record = json.loads(CONFIG)
         node = record
         for step in path[:-1]:
             node = node[step]
-        for value in VALUES:
-            node[path[-1]] = value
-            with one_line():
-                from_json(json.dumps(record))
+        node[path[-1]] = VALUES[number % len(VALUES)]
+        with one_line():
+            from_json(json.dumps(record))
 
 
 def test_an_arrays_torn_head_is_damage() -> None:

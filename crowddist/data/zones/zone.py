@@ -93,7 +93,7 @@ class ZoneSet:
             raise InputError(f"{place}: {names.count(repeated[0])} zones are called {repeated[0]!r}; give each a name "
                              "of its own")
         self.zones = tuple(
-            zone if zone.polygon is None else Zone(name=name, polygon=_checked_polygon(zone, name, unit, place))
+            zone if zone.pixels is not None else Zone(name=name, polygon=_checked_polygon(zone, name, unit, place))
             for name, zone in zip(names, zones, strict=True))
         self.names = tuple(names)
         self._outlined: tuple[tuple[int, int], OutlinedZones] | None = None
