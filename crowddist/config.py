@@ -7,7 +7,7 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from crowddist.data.config import StreamConfig, parse_data, parse_share
 from crowddist.errors import InputError, require_choice
@@ -19,12 +19,11 @@ from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 from crowddist.process.safe_text import holds_secret
+from crowddist.process.typed_record import of_record
 
 NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
 
-_MOST = 2**63
-"""ours: settings are smaller numbers, and larger ones fit no tensor."""
 SHORT_HELP: dict[str, tuple[str, ...]] = {
     "data": ("source", "target", "evaluation", "boxes", "skip_bad", "stream.image_size"),
     "method": ("method", "counter.backbone", "counter.weights"),
@@ -259,34 +258,8 @@ def from_json(text: str) -> RunConfig:
             if constant is not None and value != constant:
                 raise InputError(f"{name} is {value} in this configuration, but is always {constant} in this version "
                                  "of crowddist: use the version that recorded it")
-        return _build(RunConfig, values)
+        return of_record(RunConfig, values)
     except InputError:
         raise
     except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
         raise InputError(f"not a run's configuration: {error}") from error
-
-
-def _build(kind: Any, values: Any, name: str = "the configuration") -> Any:
-    """`values` as an instance of `kind`: a dataclass, a tuple, or a plain value. The checks of the settings compare
-    and compute, so each gets a value of its own type. Raises TypeError, with the setting's name, for another.
-    """
-    if dataclasses.is_dataclass(kind) and isinstance(values, dict):
-        hints = typing.get_type_hints(kind)
-        return cast(Any, kind)(**{name: _build(hints[name], value, name) for name, value in values.items()})
-    if typing.get_origin(kind) is tuple and isinstance(values, list):
-        kinds = typing.get_args(kind)
-        each = [kinds[0]] * len(values) if kinds[-1] is ... else kinds
-        if len(each) == len(values):
-            return tuple(_build(one, value, name) for one, value in zip(each, values, strict=True))
-    elif any(_is_a(choice, values) for choice in typing.get_args(kind) or (kind,)):
-        return values
-    raise TypeError(f"{name} is {values!r:.80}")
-
-
-def _is_a(kind: Any, value: Any) -> bool:
-    """Whether a plain value is of a type: bool, int, float, str, None, or, of Literal, a text."""
-    if kind is bool or isinstance(value, bool):
-        return kind is bool and isinstance(value, bool)
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not abs(value) >= _MOST  # type: ignore[arg-type]
-    return isinstance(value, kind if isinstance(kind, type) else str)

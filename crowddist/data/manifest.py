@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from crowddist import storage
 from crowddist.errors import InputError
+from crowddist.process.typed_record import is_writable
 
 FILE_NAME = "manifest.json"
 # ours: many other programs write a file of this name.
@@ -79,7 +79,7 @@ class Manifest:
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
         _require(type(self.version) is int and self.version == _VERSION, "version", self.version,
                  f"{_VERSION}; another crowddist wrote it, convert the data again")
-        _require(isinstance(self.statistics, dict) and _is_writable(self.statistics), "statistics", self.statistics,
+        _require(isinstance(self.statistics, dict) and is_writable(self.statistics), "statistics", self.statistics,
                  "an object of texts and finite numbers")
         _require(len(self.shards) > 0, "shards", [], "at least one shard")
         names = [shard.name for shard in self.shards]
@@ -156,15 +156,6 @@ def _require(condition: bool, noun: str, got: Any, wanted: str) -> None:
 def _require_names(entries: dict[str, Any], owner: type, noun: str) -> None:
     wanted = {entry.name for entry in fields(owner)}
     _require(set(entries) == wanted, f"entries of the {noun}", sorted(entries), f"{sorted(wanted)}")
-
-
-def _is_writable(value: Any) -> bool:
-    """True for what JSON in UTF-8 can hold: a damaged manifest may hold NaN, or half of a character."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
 
 
 def _is_name(value: Any) -> bool:

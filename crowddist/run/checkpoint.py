@@ -11,7 +11,7 @@ from typing import Any
 import crowddist
 from crowddist import storage
 from crowddist.errors import InputError
-from crowddist.models.tensor_file import read_tensors
+from crowddist.models.tensor_file import are_weights, read_tensors
 from crowddist.storage.run_folder import LATEST
 
 FORMAT = 1
@@ -128,10 +128,14 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
         content = read_tensors(io.BytesIO(data))
     except InputError as error:
         raise InputError(f"{url} is not a checkpoint: {error}; give a .pt file of a run") from error
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    found = content.get("format") if isinstance(content, dict) else content
     if not isinstance(found, int) or found != FORMAT:  # a tensor could not be compared
         raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found "
-                         f"{found if isinstance(found, int | str) else type(found).__name__!s:.80}")
+                         f"{found if isinstance(found, int) else type(found).__name__}")
+    method = content.get("method", {})
+    if not (isinstance(method, dict) and are_weights(method.get("networks", {}))
+            and isinstance(method.get("trained", ""), str) and isinstance(content.get("config", ""), str)):
+        raise InputError(f"{url} holds other things than a training writes; give a .pt file of a run")
     return content
 
 

@@ -21,8 +21,9 @@ from crowddist.config import from_json
 from crowddist.data.manifest import Manifest
 from crowddist.data.shard_codec import decode, encode
 from crowddist.errors import InputError
-from tests.security.damage import VALUES, one_line, places
-from tests.security.readers import ANNOTATIONS, CONFIG, READERS, RECORDS, encoded, manifest, reading
+from tests.security.damage import REFUSED, VALUES, one_line, places
+from tests.security.readers import ANNOTATIONS, READERS, reading
+from tests.security.seeds import CONFIG, RECORDS, encoded, manifest
 
 MINUTES = float(os.environ.get("CROWDDIST_FUZZ_MINUTES", "0"))
 """Of processor time, for each reader; 0: few files, and always the same."""
@@ -42,8 +43,8 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, kind: str
         newest.write_bytes(data)  # before it is read: a native crash would leave nothing else
         READERS[kind].read(tmp_path / "read", data)
 
-    quiet = settings(max_examples=BATCH if MINUTES else NUM_FILES, derandomize=not MINUTES, deadline=None, database=None,
-                     suppress_health_check=list(HealthCheck))
+    quiet = settings(max_examples=BATCH if MINUTES else NUM_FILES, derandomize=not MINUTES, deadline=None,
+                     database=None, suppress_health_check=list(HealthCheck))
     walk, started = quiet(given(data=READERS[kind].files)(attempt)), time.process_time()
     try:
         walk()
@@ -62,18 +63,22 @@ def test_files_that_found_something(tmp_path: Path, place: Path) -> None:
     READERS[place.parent.name].read(tmp_path, place.read_bytes())
 
 
-@pytest.mark.parametrize("kind", ANNOTATIONS)
-def test_whole_annotations_are_read(tmp_path: Path, kind: str) -> None:
+def test_whole_files_are_read(tmp_path: Path) -> None:
     """Else damage would be refused for another reason than itself."""
-    seeds, reads = ANNOTATIONS[kind]
-    unread = list(reads)
-    for data in seeds:
-        (tmp_path / f"a.{kind}").write_bytes(data)
-        for read in tuple(unread):
-            with suppress(InputError, OSError):
-                read(tmp_path / f"a.{kind}")
-                unread.remove(read)
-    assert not unread
+    REFUSED.clear()
+    for kind, reader in READERS.items():
+        for data in reader.whole():
+            reader.read(tmp_path, data)
+            assert not REFUSED, kind
+    for kind, (files, reads) in ANNOTATIONS.items():
+        unread = list(reads)
+        for data in files:
+            (tmp_path / f"a.{kind}").write_bytes(data)
+            for read in tuple(unread):
+                with suppress(InputError, OSError):
+                    read(tmp_path / f"a.{kind}")
+                    unread.remove(read)
+        assert not unread, kind
 
 
 def test_any_value_in_the_place_of_another(tmp_path: Path) -> None:

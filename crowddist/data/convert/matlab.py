@@ -170,8 +170,8 @@ def require_harmless(data: bytes) -> None:
     Version 4 needs no further check: it holds nothing packed or nested.
     """
     order = _order(data)
+    _require_room(len(data))  # packed, it has less; and its elements may all be empty
     if order is None:
-        _require_room(len(data))
         return
     left = MOST_BYTES
     for kind, content in _elements(data[_HEAD_BYTES:], order):
