@@ -278,11 +278,14 @@ def checkpoints(draw: st.DrawFn) -> bytes:
     weights = kept["method"]["networks"]
     plain = {"state_dict": weights}
     files = [seeds.torch_file(kept), seeds.torch_file(plain)]
-    how = draw(st.sampled_from(("bytes", "members", "values")))
+    how = draw(st.sampled_from(("bytes", "members", "config", "values")))
     if how == "bytes":
         return draw(damaged([*files, seeds.torch_file(kept, zipped=False)]))
     if how == "members":
         return draw(zip_files(files))
+    if how == "config":
+        config = draw(changed([json.loads(kept["config"])]))
+        return seeds.torch_file({**draw(st.sampled_from((seeds.trained(), kept))), "config": json.dumps(config)})
     return seeds.torch_file(draw(changed([seeds.trained(), kept, plain])))
 
 
