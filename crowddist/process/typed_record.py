@@ -41,13 +41,14 @@ def _built(kind: Any, value: Any, name: str) -> Any:
         if unknown := sorted(value.keys() - hints.keys()):
             raise TypeError(f"{name} has no {unknown[0]!r:.80}")
         return cast(Any, kind)(**{field: _built(hints[field], entry, field) for field, entry in value.items()})
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
+    is_tuple = typing.get_origin(kind) is tuple
+    if is_tuple and isinstance(value, list):
         kinds = [choices[0]] * len(value) if choices[-1] is ... else choices
         if len(kinds) == len(value):
             return tuple(_built(one, entry, name) for one, entry in zip(kinds, value, strict=True))
     elif type(None) in choices and value is not None:
         return _built(choices[0], value, name)
-    elif any(_is_a(choice, value) for choice in choices or (kind,)):
+    elif not is_tuple and any(_is_a(choice, value) for choice in choices or (kind,)):
         return value
     raise TypeError(f"{name} is {value!r:.80}")
 

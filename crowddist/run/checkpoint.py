@@ -129,9 +129,9 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{url} is not a checkpoint: {error}; give a .pt file of a run") from error
     found = content.get("format") if isinstance(content, dict) else content
-    if not isinstance(found, int) or found != FORMAT:  # a tensor could not be compared
+    if not isinstance(content, dict) or type(found) is not int or found != FORMAT:  # tensors cannot be compared
         raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found "
-                         f"{found if isinstance(found, int) else type(found).__name__}")
+                         f"{found if type(found) is int else type(found).__name__}")
     method = content.get("method", {})
     if not (isinstance(method, dict) and are_weights(method.get("networks", {}))
             and isinstance(method.get("trained", ""), str) and isinstance(content.get("config", ""), str)):

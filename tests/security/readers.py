@@ -165,7 +165,7 @@ ANNOTATIONS: dict[str, tuple[Sequence[bytes], Sequence[Callable[[Path], object]]
     "mat": (seeds.MATS, MAT_READS), "json": ([json.dumps(record).encode() for record in seeds.RECORDS], JSON_READS),
     "txt": ([*seeds.TEXTS, json.dumps(seeds.BOXES).encode()], TEXT_READS)}
 """Kind -> whole files and the functions that read one or more of them."""
-ZONE_FILES = [*(json.dumps(record).encode() for record in seeds.ZONES), *seeds.CVAT, seeds.encoded("PNG", seeds.MASK)]
+ZONE_FILES = [*(json.dumps(record).encode() for record in seeds.ZONES), seeds.CVAT[0], seeds.encoded("PNG", seeds.MASK)]
 
 # What conversions write
 
