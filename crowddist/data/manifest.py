@@ -37,8 +37,8 @@ class ShardInfo:
     """Annotated heads (images) or summed density (labels); None if unknown."""
 
     def __post_init__(self) -> None:
-        _require(_is_name(self.name) and "/" not in self.name and not self.name.startswith("."), "shard name",
-                 self.name, "a plain file name")
+        plain = _is_name(self.name) and "/" not in self.name and not self.name.startswith(".")
+        _require(plain and len(self.name.encode()) <= 255, "shard name", self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
             _require(type(value) is int and 1 <= value < _MOST, noun, value, "a whole number above 0")

@@ -165,8 +165,13 @@ def _history(folder: str) -> list[dict[str, Any]]:
         return []
     found = storage.read_json(url)
     entries = found.get("checkpoints") if isinstance(found, dict) else None
-    if not (isinstance(entries, list) and all(isinstance(entry, dict) and isinstance(entry.get("file"), str)
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) and _is_name(entry.get("file"))
                                               and isinstance(entry.get("sha256"), str)
                                               and isinstance(entry.get("step"), int) for entry in entries)):
         raise InputError(f"{url} is not what a training writes; remove {folder} to train the stage again")
     return entries
+
+
+def _is_name(value: Any) -> bool:
+    """True for what a file system takes for the name of a file."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value.encode()) <= 255

@@ -189,6 +189,8 @@ def _elements(data: bytes, order: str, *, whole: bool = False) -> Iterator[tuple
     place = 0
     while place + 8 <= len(data):
         kind, num_bytes = struct.unpack_from(f"{order}II", data, place)
+        if kind == num_bytes == 0:  # zeros to the end, as a failing disk leaves them: no element begins so
+            return
         if kind >> 16:  # the tag itself holds up to four bytes
             yield kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)]
             place += 8
