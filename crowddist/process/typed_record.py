@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 def of_record(kind: type[Made], values: Any) -> Made:
     """An instance of a dataclass from what JSON made of it: lists become tuples, whole numbers may stand for floats,
-    missing entries take their defaults.
+    600.0 for 600, missing entries take their defaults.
 
     Fields may be dataclasses, bool, int, float, str, Literal of texts, tuples of these, and with `| None`.
 
@@ -46,6 +46,8 @@ def _built(kind: Any, value: Any, name: str) -> Any:
         kinds = [choices[0]] * len(value) if choices[-1] is ... else choices
         if len(kinds) == len(value):
             return tuple(_built(one, entry, name) for one, entry in zip(kinds, value, strict=True))
+    elif kind is int and isinstance(value, float) and value.is_integer() and abs(value) < _MOST:
+        return int(value)
     elif type(None) in choices and value is not None:
         return _built(choices[0], value, name)
     elif not is_tuple and any(_is_a(choice, value) for choice in choices or (kind,)):

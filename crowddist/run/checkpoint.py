@@ -134,7 +134,8 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
                          f"{found if type(found) is int else type(found).__name__}")
     method = content.get("method", {})
     if not (isinstance(method, dict) and are_weights(method.get("networks", {}))
-            and isinstance(method.get("trained", ""), str) and isinstance(content.get("config", ""), str)):
+            and isinstance(method.get("trained", ""), str) and method.get("trained", "").isprintable()
+            and isinstance(content.get("config", ""), str)):
         raise InputError(f"{url} holds other things than a training writes; give a .pt file of a run")
     return content
 

@@ -206,7 +206,7 @@ def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:
     data = read_file(place)
     try:
         return read(data)
-    except (ValueError, OverflowError) as error:  # the latter two of NumPy, for sizes that no array has
+    except (ValueError, OverflowError) as error:  # ours, and NumPy's for sizes that no array has
         raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split())}") from None
 
 
