@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Where `make site` puts the docs' pages.
 SITE ?= site
+# Of processor time, for each kind of file that `make test-fuzz` damages.
+MINUTES ?= 30
 # One thread per process: ranks and test workers share the cores, two thread pools on one core are slower than one thread.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
-.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image test-mutants
+.PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image test-mutants test-fuzz
 .PHONY: image lint site benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
@@ -46,6 +48,10 @@ test-gpu: setup  ## what a GPU computes and how fast, 6 minutes; prints one JSON
 
 test-mutants: setup  ## makes 200 mistakes on purpose, one at a time: does a test fail? 5 minutes; ARGS="--seed 1 --number 50"
 	$(BIN)/uv run --no-project --with cosmic-ray==8.7.0 python tests/mutation/check.py $(ARGS)
+
+test-fuzz: setup  ## damaged files of all kinds, for MINUTES=30 of processor time each: 10 hours; KIND=json for one kind
+	CROWDDIST_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s --timeout=0 --basetemp=runs/fuzz tests/security/test_fuzz.py \
+		-k "damaged_files and $(or $(KIND),damaged_files)"
 
 test-image: setup  ## builds the image (cluster/image) and runs it, with Docker or Podman; half an hour, 35 GB of disk; CROWDDIST_IMAGE: that one
 	$(BIN)/python -m pytest -m "image and not benchmark" -s tests/cluster/test_image_run.py

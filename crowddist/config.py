@@ -7,7 +7,7 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from crowddist.data.config import StreamConfig, parse_data, parse_share
 from crowddist.errors import InputError, require_choice
@@ -19,6 +19,7 @@ from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 from crowddist.process.safe_text import holds_secret
+from crowddist.process.typed_record import of_record
 
 NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
@@ -257,18 +258,8 @@ def from_json(text: str) -> RunConfig:
             if constant is not None and value != constant:
                 raise InputError(f"{name} is {value} in this configuration, but is always {constant} in this version "
                                  "of crowddist: use the version that recorded it")
-        return _build(RunConfig, values)
-    except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+        return of_record(RunConfig, values)
+    except InputError:
+        raise
+    except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
         raise InputError(f"not a run's configuration: {error}") from error
-
-
-def _build(kind: Any, values: Any) -> Any:
-    """`values` as an instance of `kind`: a dataclass, a tuple, or a plain value."""
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(values, dict):
-            raise TypeError(f"{values!r} where an object is expected")
-        hints = typing.get_type_hints(kind)
-        return cast(Any, kind)(**{name: _build(hints[name], value) for name, value in values.items()})
-    if typing.get_origin(kind) is tuple:
-        return tuple(values)
-    return values

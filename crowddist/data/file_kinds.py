@@ -12,6 +12,7 @@ HEAD_BYTES = 1024
 OWN_TEXT = b"tEXtSoftware\0crowddist"
 """In the first bytes of every PNG that crowddist draws, so that it is never taken for a photograph."""
 
+# Comments are taken without a second try (*+): there are too many ways to part them.
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG\r\n\x1a\n", "PNG"), (rb"RIFF....WEBP", "WEBP"),
     (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"), (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
@@ -25,8 +26,8 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (rb"\x47.{187}\x47.{187}\x47", "MPEG-TS"), (rb"FLV\x01", "FLV"), (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMV"),
     (rb"DHAV", "DAV"), (rb"%PDF-", "PDF"), (rb"PK\x03\x04", "ZIP"), (rb"Rar!\x1a\x07", "RAR"),
     (rb"7z\xbc\xaf\x27\x1c", "7Z"), (rb"\x1f\x8b", "GZ"), (rb"version https://git-lfs", "Git LFS pointer"),
-    (rb"(?i)\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype svg[^>]*>\s*)?<svg", "SVG"),
-    (rb"(?i)(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|script)\b", "web page"),
+    (rb"(?i)\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*+(?:<!doctype svg[^>]*>\s*)?<svg", "SVG"),
+    (rb"(?i)(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)*+<(?:!doctype html|html|head|body|script)\b", "web page"),
     (rb"(?:\xef\xbb\xbf)?\s*<\?xml\b", "XML"), (rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)*\{\s*"', "JSON"),
 )
 _STARTS_COMPILED = tuple((re.compile(start, re.DOTALL), kind) for start, kind in _STARTS)

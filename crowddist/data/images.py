@@ -24,6 +24,7 @@ from crowddist.data.safe_decode import (
     max_pixels,
     quiet_opencv,
     read_png,
+    require_chunks,
     require_shape,
     require_visible,
 )
@@ -278,6 +279,8 @@ def _deep_pixels(data: bytes, image: Image) -> np.ndarray | None:
     """(H, W, 3 or 4) uint16, RGB first, of 16-bit colour, which Pillow reads with 8; None if OpenCV cannot either."""
     import cv2
 
+    if image.format == "PNG":
+        require_chunks(data)
     with suppress(cv2.error), quiet_opencv():
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is not None and deep.dtype == np.uint16 and deep.shape[:2] == (image.height, image.width) and (

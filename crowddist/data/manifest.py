@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from contextlib import suppress
@@ -13,12 +12,15 @@ from typing import Any, Literal, get_args
 
 from crowddist import storage
 from crowddist.errors import InputError
+from crowddist.process.typed_record import is_writable
 
 FILE_NAME = "manifest.json"
 # ours: many other programs write a file of this name.
 _FORMAT = "crowddist data set"
 _VERSION = 1
 _MOST_TRIED = 5
+_MOST = 2**63
+"""ours: beyond are no numbers of samples, bytes or persons, and in the end none that a float holds."""
 Kind = Literal["images", "labels", "predictions"]
 
 
@@ -35,15 +37,15 @@ class ShardInfo:
     """Annotated heads (images) or summed density (labels); None if unknown."""
 
     def __post_init__(self) -> None:
-        _require(_is_name(self.name) and "/" not in self.name and not self.name.startswith("."), "shard name",
-                 self.name, "a plain file name")
+        plain = _is_name(self.name) and "/" not in self.name and not self.name.startswith(".")
+        _require(plain and len(self.name.encode()) <= 255, "shard name", self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
-            _require(type(value) is int and value >= 1, noun, value, "a whole number above 0")
+            _require(type(value) is int and 1 <= value < _MOST, noun, value, "a whole number above 0")
         hashed = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
         _require(hashed, "sha256", self.sha256, "64 hex digits")
         known = self.persons is None or (isinstance(self.persons, int | float) and not isinstance(self.persons, bool)
-                                         and 0 <= self.persons < math.inf)
+                                         and 0 <= self.persons < _MOST)
         _require(known, "persons", self.persons, "a number of at least 0, or null")
 
 
@@ -77,7 +79,8 @@ class Manifest:
         _require(isinstance(self.labelled, bool), "labelled", self.labelled, "true or false")
         _require(type(self.version) is int and self.version == _VERSION, "version", self.version,
                  f"{_VERSION}; another crowddist wrote it, convert the data again")
-        _require(isinstance(self.statistics, dict), "statistics", self.statistics, "an object")
+        _require(isinstance(self.statistics, dict) and is_writable(self.statistics), "statistics", self.statistics,
+                 "an object of texts and finite numbers")
         _require(len(self.shards) > 0, "shards", [], "at least one shard")
         names = [shard.name for shard in self.shards]
         _require(len(set(names)) == len(names), "shard names", names, "different names")

@@ -42,7 +42,7 @@ def find_region(sample: Sample) -> Region | None:
         return None
     try:
         pixels = polygon_pixels(polygon, sample.frame or sample.image.shape[:2])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"sample {sample.key}: no region of interest: {' '.join(str(error).split())}; convert the "
                          "data set again") from None
     if not pixels.any():

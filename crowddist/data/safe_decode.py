@@ -105,6 +105,16 @@ def jpg_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
+def require_chunks(data: bytes) -> None:
+    """Raises InputError for a PNG with a chunk that ends beyond the file: OpenCV would take the memory that it claims.
+    """
+    place = len(_PNG)
+    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IEND":
+        place += 12 + int.from_bytes(data[place : place + 4])
+        if place > len(data):
+            raise InputError("a PNG that ends early, or is damaged")
+
+
 def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
     """Decodes a PNG: (H, W, 3) RGB or (H, W), uint8. Ignores rotation tags: annotations refer to the stored pixels.
 
@@ -116,6 +126,7 @@ def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
         raise InputError("not a PNG image")
     width, height = struct.unpack(">II", data[16:24])
     require_decodable(height, width)
+    require_chunks(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8),
                              cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -129,9 +129,13 @@ def decode_seen(key: str, members: Mapping[str, bytes | memoryview]) -> Seen:
     size = facts.get("seen", (0, 0))
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         raise InputError(f"sample {key}: seen must be the view's height and width, got {size!r:.80}; predict again")
+    zooms = facts.get("zooms", [])
+    if not (isinstance(zooms, list) and all(isinstance(pair, list) and len(pair) == 2 and all(
+            isinstance(number, int | float) for number in pair) for pair in zooms)):
+        raise InputError(f"sample {key}: zooms must be pairs of a zoom and its count, got {zooms!r:.80}; predict again")
     return Seen(size=(size[0], size[1]), density=arrays["density"], spread=arrays["spread"],
                 member_counts=arrays["counts"], detections=arrays["heads"], transformed=arrays["peaks"],
-                zoom_certainty=arrays["certainty"], zoom_counts=dict(facts.get("zooms", ())))
+                zoom_certainty=arrays["certainty"], zoom_counts=dict(zooms))
 
 
 def num_persons(members: dict[str, bytes]) -> float | None:

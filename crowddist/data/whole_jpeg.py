@@ -11,6 +11,8 @@ MOST_STRAY_BYTES = 8
 """ours: cameras leave some bytes before a marker; damage leaves more, and they differ from each other."""
 MOST_PIECES = 20_000
 """ours: each piece between restart markers is decoded by itself, about 0.1 ms; cameras write at most a few a row."""
+_MOST_HEAD_BYTES = 2**14
+"""ours: the tables that decoders need have about 1,000."""
 _END = b"\xff\xd9"
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -63,12 +65,16 @@ def _clean(data: bytes) -> bytes | None:
     frame = _frame(data)
     if frame is None:
         return data + _END if not data.endswith(_END) and _has_all_scans(data) else None
-    place, scan, interval = frame
+    _, scan, interval = frame
     end = data.find(_END, scan)
     if end < 0:
         end = len(data)
     head, body = data[:scan], data[scan:end]
-    height, width, factors = _shape(data, place)
+    bare = _without_metadata(head)
+    if len(bare) > _MOST_HEAD_BYTES or (found := _frame(bare)) is None:
+        return None
+    place = found[0]
+    height, width, factors = _shape(bare, place)
     columns, rows = -(-width // (8 * factors[0])), -(-height // (8 * factors[1]))
     pieces, markers = _RESTART.split(body), _RESTART.findall(body)
     blocks = columns * rows
@@ -83,13 +89,28 @@ def _clean(data: bytes) -> bytes | None:
         size = (8 * factors[1] * (count // columns), width) if whole_rows else (8 * factors[1], 8 * factors[0] * count)
         if max(size) > 65_500:
             return None
-        alone = head[: place + 1] + struct.pack(">HH", *size) + head[place + 5 :]
-        found = _trimmed(alone, piece, restarts=bool(markers))
-        if found is None:
+        alone = bare[: place + 1] + struct.pack(">HH", *size) + bare[place + 5 :]
+        whole = _trimmed(alone, piece, restarts=bool(markers))
+        if whole is None:
             return None
-        cleaned.append(found)
+        cleaned.append(whole)
     joined = cleaned[0] + b"".join(marker + piece for marker, piece in zip(markers, cleaned[1:], strict=True))
     return head + joined + _END
+
+
+def _without_metadata(head: bytes) -> bytes:
+    """A head without the segments of programs and comments, as previews, which may be megabytes: it is read again with
+    each piece.
+    """
+    kept, place = head[:2], 2
+    while place + 4 <= len(head) and head[place] == 0xFF:
+        kind, end = head[place + 1], place + 2 + int.from_bytes(head[place + 2 : place + 4])
+        if kind == 0xFF:
+            place += 1
+            continue
+        kept += b"" if 0xE0 <= kind <= 0xEF or kind == 0xFE else head[place:end]
+        place = end
+    return kept
 
 
 def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:

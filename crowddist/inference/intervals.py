@@ -10,6 +10,7 @@ from typing import Any
 from crowddist import storage
 from crowddist.errors import InputError
 from crowddist.ops.intervals import FLOOR_PERSONS, SHARE, conformal_quantile, error_scale, fewest_scores
+from crowddist.process.typed_record import of_record
 from crowddist.storage.run_folder import intervals_url
 
 LEVEL = 0.9
@@ -78,13 +79,11 @@ def read_calibration(checkpoint_url: str) -> Calibration | None:
 def calibration_of(record: Any, place: str) -> Calibration:
     """The calibration in a record of `write_calibration`. Raises: InputError, with `place`, if it is none."""
     try:
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                                  for name, value in record.items()}
-        found = Calibration(**values)
+        found = of_record(Calibration, record)
         numbers = (*found.scores, *found.zooms, found.image_size, found.floor_persons, found.share)
         if found.floor_persons > 0 and all(0 <= number < math.inf for number in numbers):
             return found
-    except (TypeError, AttributeError):
+    except TypeError:
         pass
     raise InputError(f"{place} is not what a run keeps for intervals; remove it to count without them")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from crowddist.errors import InputError
 from crowddist.inference.base_predictor import BasePredictor, require_sizes
 from crowddist.inference.intervals import LEVEL, Calibration, calibration_of, intervals_of
 from crowddist.methods.base import density_verdict
+from crowddist.process.typed_record import of_record
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -70,10 +71,10 @@ def counter_of(text: str | None, place: str) -> OnnxCounter:
         if number == FORMAT:
             kept = facts.pop("calibration")
             calibration = None if kept is None else calibration_of(kept, place)
-            return OnnxCounter(**facts | {"zooms": tuple(facts["zooms"])}, calibration=calibration)
-    except (ValueError, KeyError, TypeError, AttributeError):
+            return replace(of_record(OnnxCounter, facts | {"calibration": None}), calibration=calibration)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise wrong from None
-    raise InputError(f"{place} has the format {number}, this crowddist reads {FORMAT}; export the counter anew")
+    raise InputError(f"{place} has the format {number!r:.40}, this crowddist reads {FORMAT}; export the counter anew")
 
 
 class OnnxPredictor(BasePredictor):

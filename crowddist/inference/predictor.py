@@ -66,8 +66,10 @@ class Predictor(BasePredictor):
                                  "names")
             method = build_method(from_json(content["config"]), weights="none")
             method.load_state_dict(content["method"], optimizers=False)
-        except (KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except InputError:
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(f"{url} holds no counter that can be built ({reason}); give a .pt file of a run's "
                              "checkpoints folder") from error
         for network in fold_norms(method.networks()).modules():

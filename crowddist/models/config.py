@@ -22,6 +22,8 @@ else:  # the choices that --help shows
 DecoderName = Literal["usual", "upsampling", "upsampling_large"]
 TranslatorBackbone = Literal["compact", "published"]
 Ensemble = Literal["masksembles", "dropout", "deep", "none"]
+_MOST_MEMBERS = 64
+"""ours: the papers have 3 to 10; each is a pass over an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class CounterConfig:
     """Members of the ensemble: `masksembles` (fixed masks over channels), `dropout` (fixed dropouts), `deep` (separate
     networks), or `none` (one network)."""
     num_masks: int = 3
-    """Number of members (masks, dropouts or networks), at least 1."""
+    """Number of members (masks, dropouts or networks), 1 to 64."""
     density_factor: float = 1.0
     """The network's own unit: its last layer gives this times the persons of a cell, and the density loss compares
     that; counts stay persons. Where a cell is a pixel, mean squared errors at 1 leave half of the decoder gradients
@@ -56,8 +58,8 @@ class CounterConfig:
         require_choice("counter decoder", self.decoder, get_args(DecoderName))
         _check_backbone("counter", "upsampling" if self.upsamples else "counter", self.backbone, self.weights)
         require_choice("counter ensemble", self.ensemble, get_args(Ensemble))
-        if self.num_masks < 1:
-            raise InputError(f"counter num_masks is {self.num_masks}; it must be at least 1")
+        if not 1 <= self.num_masks <= _MOST_MEMBERS:  # a damaged checkpoint would ask for a million networks
+            raise InputError(f"counter num_masks is {self.num_masks}; it must be 1 to {_MOST_MEMBERS}")
         require_positive(density_factor=self.density_factor)
         if self.decoder_norm and not self.upsamples:
             raise InputError("counter decoder_norm is for the upsampling decoders: leave it out, or set "

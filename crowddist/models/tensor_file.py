@@ -32,6 +32,14 @@ def read_tensors(stream: BinaryIO) -> Any:
         raise InputError(reason) from error
 
 
+def are_weights(value: Any) -> bool:
+    """True for a dict of tensors by their names, as networks are kept."""
+    import torch
+
+    return isinstance(value, dict) and all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+                                           for name, tensor in value.items())
+
+
 def _require_plain(stream: BinaryIO) -> None:
     """Torch writes archives unpacked; packed or overlapping entries would let a small file fill the memory."""
     num_bytes = stream.seek(0, 2)

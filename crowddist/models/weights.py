@@ -18,7 +18,7 @@ from crowddist.errors import InputError
 from crowddist.models.backbones.base import Backbone, Pretrained
 from crowddist.models.backbones.encoder import Encoder
 from crowddist.models.backbones.table import BACKBONES
-from crowddist.models.tensor_file import read_tensors
+from crowddist.models.tensor_file import are_weights, read_tensors
 from crowddist.storage.run_folder import find_checkpoint
 
 Loaded = Literal["all", "files", "none"]
@@ -131,7 +131,7 @@ def _networks_of_run(content: Any) -> dict[str, Tensor] | None:
     """Weights in a run's checkpoint, by name; None if the file is no checkpoint."""
     method = content.get("method") if isinstance(content, dict) else None
     networks = method.get("networks") if isinstance(method, dict) else None
-    return networks if isinstance(networks, dict) else None
+    return networks if are_weights(networks) else None
 
 
 def _load_trained(network: nn.Module, networks: Mapping[str, Tensor], *, name: str, place: str) -> None:
@@ -253,7 +253,6 @@ def _cached(url: str) -> Path:
 
 def _read(place: str) -> Any:
     """Content of a safetensors or `torch.save` file."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from crowddist import storage
@@ -264,9 +263,12 @@ def _read(place: str) -> Any:
             return load_file(path)
         with path.open("rb") as stream:
             return read_tensors(stream)
-    except (InputError, SafetensorError) as error:
-        raise InputError(f"weights {place} are not readable ({str(error).splitlines()[0]}); give a file written by "
-                         "torch.save, or safetensors") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"weights {place} are not readable ({reason}); give a file written by torch.save, or "
+                         "safetensors") from error
 
 
 def _state_dict(content: Any, place: str) -> dict[str, Tensor]:
@@ -275,8 +277,8 @@ def _state_dict(content: Any, place: str) -> dict[str, Tensor]:
     while wrapped and isinstance(content, dict):
         wrapped = [content[name] for name in WRAPPINGS if isinstance(content.get(name), dict)]
         content = wrapped[0] if wrapped else content
-    tensors = ({name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-               if isinstance(content, dict) else {})
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {name: tensor for name, tensor in items if isinstance(name, str) and isinstance(tensor, Tensor)}
     if not tensors:
         raise InputError(f"weights {place} hold no state_dict; give a file with a dict of tensors by parameter name")
     return tensors

@@ -38,7 +38,9 @@ def read_result(place: str) -> dict[str, Any]:
     if not storage.exists(url):
         raise InputError(f"no {RESULT} in {place}: give the folder of a run that has ended")
     result = storage.read_json(url)
-    if not isinstance(result.get("rounds"), list) or not result["rounds"] or "target/mae" not in result["rounds"][-1]:
+    rounds = result.get("rounds") if isinstance(result, dict) else None
+    if not (isinstance(rounds, list) and rounds and all(isinstance(row, dict) for row in rounds)
+            and "target/mae" in rounds[-1]):
         raise InputError(f"{url} holds no error: the run had no labelled evaluation data")
     return result
 

@@ -19,6 +19,7 @@ from crowddist.data.walk import COUNTS, is_counts_table, is_drawn
 from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
 from crowddist.data.zones.zone import WHOLE
 from crowddist.errors import InputError
+from crowddist.process.typed_record import is_writable
 
 __all__ = ["COLUMNS", "COUNTS", "JOURNAL", "CountsTable"]
 
@@ -199,7 +200,8 @@ def _is_entry(line: dict[str, Any]) -> bool:
     return (line.keys() >= _ENTRY and all(isinstance(line[name], str) for name in ("file", "overlay"))
             and isinstance(line["repeat"], int)
             and isinstance(line["row"], dict) and line["row"].keys() == set(COLUMNS)
-            and isinstance(line.get("zones", {}), dict)
+            and isinstance(line["row"]["file"], str) and isinstance(line.get("zones", {}), dict)
+            and is_writable([line["row"], line["overlay"], line.get("zones", {})])
             and isinstance(line["notes"], list) and all(note in list(NOTES) for note in line["notes"]))
 
 

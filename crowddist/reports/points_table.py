@@ -95,11 +95,12 @@ class PointsTable:
                 yield _counted(self._names[index], storage.read_json(self._part(entry)))
 
     def _has(self, entry: dict[str, Any]) -> bool:
-        """False where the points of a row are lost, or those of another start lie in their place."""
+        """False where the points of a row are lost or damaged, or those of another start lie in their place."""
         try:
-            return bool(storage.read_json(self._part(entry))["row"] == entry["row"])
-        except (FileNotFoundError, InputError, KeyError, TypeError):
+            part = storage.read_json(self._part(entry))
+        except (FileNotFoundError, InputError):
             return False
+        return _is_part(part) and bool(part["row"] == entry["row"])
 
     def _part(self, entry: dict[str, Any]) -> str:
         return storage.join(self._parts, f"{entry['overlay']}.json")
@@ -119,6 +120,19 @@ def _text(url: str) -> Iterator[TextIO]:
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")  # type: ignore[type-var]
         yield text
         text.detach()  # writes what it holds, and leaves the stream open
+
+
+def _is_part(part: Any) -> bool:
+    """False for what a failing disk or another program changed."""
+    return (isinstance(part, dict) and part.keys() == {"row", "height", "width", "points", "sizes"}
+            and all(type(part[side]) is int and part[side] > 0 for side in ("height", "width"))
+            and isinstance(part["points"], list) and all(_are_numbers(point, 3) for point in part["points"])
+            and (part["sizes"] is None or _are_numbers(part["sizes"], len(part["points"]))))
+
+
+def _are_numbers(values: Any, number: int) -> bool:
+    return isinstance(values, list) and len(values) == number and all(
+        isinstance(value, int | float) and abs(value) < 1e9 for value in values)
 
 
 def _counted(name: str, part: dict[str, Any]) -> Counted:

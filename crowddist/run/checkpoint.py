@@ -11,7 +11,7 @@ from typing import Any
 import crowddist
 from crowddist import storage
 from crowddist.errors import InputError
-from crowddist.models.tensor_file import read_tensors
+from crowddist.models.tensor_file import are_weights, read_tensors
 from crowddist.storage.run_folder import LATEST
 
 FORMAT = 1
@@ -128,9 +128,15 @@ def load(url: str, *, sha256: str = "") -> dict[str, Any]:
         content = read_tensors(io.BytesIO(data))
     except InputError as error:
         raise InputError(f"{url} is not a checkpoint: {error}; give a .pt file of a run") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found {found}")
+    found = content.get("format") if isinstance(content, dict) else content
+    if not isinstance(content, dict) or type(found) is not int or found != FORMAT:  # tensors cannot be compared
+        raise InputError(f"{url} is not a crowddist checkpoint of format {FORMAT}: found "
+                         f"{found if type(found) is int else type(found).__name__}")
+    method = content.get("method", {})
+    if not (isinstance(method, dict) and are_weights(method.get("networks", {}))
+            and isinstance(method.get("trained", ""), str) and method.get("trained", "").isprintable()
+            and isinstance(content.get("config", ""), str)):
+        raise InputError(f"{url} holds other things than a training writes; give a .pt file of a run")
     return content
 
 
@@ -160,8 +166,13 @@ def _history(folder: str) -> list[dict[str, Any]]:
         return []
     found = storage.read_json(url)
     entries = found.get("checkpoints") if isinstance(found, dict) else None
-    if not (isinstance(entries, list) and all(isinstance(entry, dict) and isinstance(entry.get("file"), str)
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) and _is_name(entry.get("file"))
                                               and isinstance(entry.get("sha256"), str)
                                               and isinstance(entry.get("step"), int) for entry in entries)):
         raise InputError(f"{url} is not what a training writes; remove {folder} to train the stage again")
     return entries
+
+
+def _is_name(value: Any) -> bool:
+    """True for what a file system takes for the name of a file."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value.encode()) <= 255

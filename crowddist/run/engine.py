@@ -292,12 +292,13 @@ class _Curve:
 
 
 def read_curve(url: str) -> list[dict[str, Any]]:
-    """The points of a stage's curve so far: `step` and the scalars' means; ignores unfinished lines."""
+    """The points of a stage's curve so far: `step` and the scalars' means; ignores unfinished and damaged lines."""
     points = []
     for line in storage.read_bytes(url).splitlines() if storage.exists(url) else []:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             points.append(json.loads(line))
-    return points
+    return [point for point in points if isinstance(point, dict) and isinstance(point.get("step"), int)
+            and all(isinstance(value, int | float) for value in point.values())]
 
 
 def fit_stages(build: Callable[[], Method], stages: Sequence[StageData], runtime: Runtime, *, engine: EngineConfig,

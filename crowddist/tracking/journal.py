@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import threading
 import time
@@ -200,10 +201,20 @@ def _read(url: str) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except (ValueError, RecursionError):  # the process died while it wrote the line
             continue
-        if not isinstance(entry, dict) or entry.get("call") not in CALLS:
-            raise InputError(f"not a tracker's journal: a line of {url} is none of {', '.join(CALLS)}; remove the "
-                             "file to go on without it")
-        if "image" in entry:
-            entry["image"] = read_png(base64.b64decode(entry["image"]))
-        entries.append(entry)
+        try:
+            entries.append(_checked(entry))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise InputError(f"not a tracker's journal: a line of {url} is none of {', '.join(CALLS)}, or not as these "
+                             "are written; remove the file to go on without it") from None
     return entries
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """An entry as `_line` wrote it. Raises AttributeError, KeyError, TypeError or ValueError for another."""
+    call, arguments = entry["call"], {name: value for name, value in entry.items() if name != "call"}
+    if call not in CALLS:
+        raise ValueError(call)
+    inspect.signature(getattr(MlflowTracker, call)).bind(None, **arguments)
+    if "image" in arguments:
+        arguments["image"] = read_png(base64.b64decode(arguments["image"]))
+    return {"call": call, **arguments}

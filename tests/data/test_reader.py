@@ -116,6 +116,8 @@ UNCLEAN = {
     "bytes before the end": (PLAIN, with_stray(PLAIN, b"\xff\xd9", b"camera 7")),
     "bytes before a restart": (MARKED, with_stray(MARKED, b"\xff\xd1", b"\x77\x66\x55")),
     "before two restarts": (MARKED, with_stray(with_stray(MARKED, b"\xff\xd0", b"\1\2\3\4\5"), b"\xff\xd2", b"\7\7\7")),
+    "before a restart, much metadata": (MARKED, with_stray(
+        MARKED[:2] + 40 * (b"\xff\xe1\xff\xff" + bytes(65533)) + MARKED[2:], b"\xff\xd1", b"\x77\x66\x55")),
     "before a restart, no end": (MARKED, with_stray(MARKED, b"\xff\xd3", b"\x12\x34\x56")[:-2]),
 }
 

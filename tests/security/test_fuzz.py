@@ -1,142 +1,115 @@
-"""Files that are damaged at random: each is read, or refused in one line that names it."""
+"""Files that are damaged at random: each is read, or refused in one line that names it.
+
+The tests try few, and always the same. `make test-fuzz MINUTES=30` goes on for so many minutes of a processor's time
+for each reader, with other damage each time.
+"""
 
 from __future__ import annotations
 
-import io
 import json
-import random
+import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from crowddist.config import RunConfig, from_json, to_json
-from crowddist.data.images import read_image, store_image
-from crowddist.data.manifest import FILE_NAME, Manifest, read_manifest
+from crowddist.config import from_json
+from crowddist.data.manifest import Manifest
 from crowddist.data.shard_codec import decode, encode
-from crowddist.data.shards import ShardReader, verify
-from crowddist.data.user_files import UserFile
 from crowddist.errors import InputError
-from crowddist.reports.counts_table import COLUMNS, JOURNAL, CountsTable
-from tests.data.tiff import tiff
-from tests.security.damage import damaged, examples, limited, one_line
-from tests.security.test_shards import END, data_set, header
+from tests.security.damage import REFUSED, VALUES, one_line, places
+from tests.security.readers import ANNOTATIONS, READERS, reading
+from tests.security.seeds import CONFIG, RECORDS, encoded, manifest
 
-Y, X = np.mgrid[0:40, 0:56]
-IMAGE = Image.fromarray(np.stack([X * 4, Y * 6, Y + X], 2).astype(np.uint8))
-
-
-def encoded(kind: str, image: Image.Image = IMAGE, **options) -> bytes:  # type: ignore[no-untyped-def]
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
+MINUTES = float(os.environ.get("CROWDDIST_FUZZ_MINUTES", "0"))
+"""Of processor time, for each reader; 0: few files, and always the same."""
+NUM_FILES, BATCH = 100, 2000
+FOUND = Path(__file__).with_name("found")
+"""Files that found something, in a folder for each reader."""
 
 
-DEEP = cv2.imencode(".png", np.dstack([np.asarray(IMAGE)] * 2)[..., :4].astype(np.uint16) * 16)[1].tobytes()
-TURNED = Image.Exif()
-TURNED[274] = 6
-SEEDS = [
-    encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", restart_marker_rows=1)[:-2],
-    encoded("JPEG", IMAGE.convert("CMYK")), encoded("PNG"), DEEP, encoded("PNG", IMAGE.quantize(8)), encoded("WEBP"),
-    encoded("BMP"), encoded("TIFF", compression="tiff_lzw"), encoded("TIFF", save_all=True, append_images=[IMAGE]),
-    encoded("PPM"), b"P5\n16 8\n4095\n" + bytes(256), encoded("MPO", save_all=True, append_images=[IMAGE], exif=TURNED),
-    encoded("TIFF", exif=TURNED), encoded("TIFF", big_tiff=True, exif=TURNED), encoded("WEBP", exif=TURNED),
-    encoded("PNG", IMAGE.convert("LA"), exif=TURNED), encoded("BMP", IMAGE.convert("P")),
-    encoded("TIFF", IMAGE.convert("F")), tiff(np.asarray(IMAGE).astype(np.uint16) * 16, planes=True),
-    tiff((np.asarray(IMAGE) / 255).astype(np.float16), kind=3),
-]
+@pytest.mark.parametrize("kind", READERS)
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    tried, newest = 0, tmp_path / "damaged"
+    (tmp_path / "read").mkdir()
+
+    def attempt(data: bytes) -> None:
+        nonlocal tried
+        tried += 1
+        newest.write_bytes(data)  # before it is read: a native crash would leave nothing else
+        READERS[kind].read(tmp_path / "read", data)
+
+    quiet = settings(max_examples=BATCH if MINUTES else NUM_FILES, derandomize=not MINUTES, deadline=None,
+                     database=None, suppress_health_check=list(HealthCheck))
+    walk, started = quiet(given(data=READERS[kind].files)(attempt)), time.process_time()
+    try:
+        walk()
+        while time.process_time() - started < 60 * MINUTES:
+            walk()
+    except BaseException:
+        print(f"\n{kind}: file {tried} found something. It is {newest}; as a test: "
+              f"mkdir -p {FOUND / kind}; cp {newest} {FOUND / kind}/WHAT-IS-WRONG-WITH-IT")
+        raise
+    if MINUTES:
+        print(f"\n{kind}: {tried} files in {(time.process_time() - started) / 60:.0f} minutes of processor time")
 
 
-@examples(300)
-@given(data=damaged(SEEDS))
-def test_damaged_images_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
-    (path := tmp_path / "a.jpg").write_bytes(data)
-    with one_line(path):
-        pixels, _ = read_image(path)
-        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    with one_line(path):
-        store_image(path, upright=False, max_size=32)
+@pytest.mark.parametrize("place", sorted(FOUND.glob("*/*")), ids=lambda place: f"{place.parent.name}-{place.name}")
+def test_files_that_found_something(tmp_path: Path, place: Path) -> None:
+    READERS[place.parent.name].read(tmp_path, place.read_bytes())
 
 
-@examples(150)
-@given(data=damaged([b"\n".join(json.dumps(line).encode() for line in (
-    {"job": "j"}, {"file": "a.jpg", "repeat": 0, "stamp": [1, 2], "overlay": "a.png", "notes": [],
-                   "row": dict.fromkeys(COLUMNS, 1)}))]))
-def test_a_damaged_journal_of_a_count_is_read_as_far_as_it_goes(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / JOURNAL).write_bytes(data)
-    with limited():
-        CountsTable(tmp_path.as_uri(), [UserFile(name="a.jpg", root="")], "j")
+def test_whole_files_are_read(tmp_path: Path) -> None:
+    """Else damage would be refused for another reason than itself."""
+    REFUSED.clear()
+    for kind, reader in READERS.items():
+        for data in reader.whole():
+            reader.read(tmp_path, data)
+            assert not REFUSED, kind
+    for kind, (files, reads) in ANNOTATIONS.items():
+        unread = list(reads)
+        for data in files:
+            (tmp_path / f"a.{kind}").write_bytes(data)
+            for read in tuple(unread):
+                with suppress(InputError, OSError):
+                    read(tmp_path / f"a.{kind}")
+                    unread.remove(read)
+        assert not unread, kind
 
 
-MEMBERS = {"png": encoded("PNG"), "points.npy": encode("points.npy", np.ones((4, 2), np.float32)),
-           "mask.png": encoded("PNG", IMAGE.convert("L")),
-           "json": b'{"id": "a", "height": 40, "width": 56, "roi": [[1, 2]]}'}
-
-
-@examples(200)
-@given(data=st.data())
-def test_damaged_members_of_shards_and_records_of_runs(tmp_path: Path, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from((*MEMBERS, FILE_NAME, "config.json")))
-    if name == FILE_NAME:
-        (tmp_path / FILE_NAME).write_bytes(data.draw(damaged([json.dumps(manifest()).encode()])))
-        with one_line():
-            read_manifest(tmp_path)
-    elif name == "config.json":
-        text = to_json(RunConfig(recipe="r", source="/a", target="/b"))
-        with one_line():
-            from_json(data.draw(damaged([text.encode()])).decode(errors="surrogateescape"))
-    else:
-        with one_line():
-            decode("a", MEMBERS | {name: data.draw(damaged([MEMBERS[name]]))})
-
-
-TAR = b"".join(header(f"a.{name}".encode(), b"%011o" % len(data)) + data + bytes(-len(data) % 512)
-               for name, data in MEMBERS.items()) + END
-
-
-@examples(150)
-@given(data=st.data())
-def test_damaged_shards(tmp_path: Path, data: st.DataObject) -> None:
-    """Also where the head tells the right checksum."""
-    tar = data.draw(damaged([TAR]))
-    if len(tar) > 512 and data.draw(st.booleans()):
-        tar = tar[:148] + b"%06o\0 " % (sum(tar[:148]) + 8 * 32 + sum(tar[156:512])) + tar[156:]
-    url = data_set(tmp_path, tar)
-    with one_line():
-        decode(*ShardReader(url).read(0))
-    with one_line():
-        verify(url)
-
-
-def manifest() -> dict[str, object]:
-    shard = {"name": "a.tar", "num_samples": 1, "num_bytes": 9, "sha256": "0" * 64, "persons": 1.0}
-    return {"format": "crowddist data set", "name": "a", "split": "b", "kind": "images", "labelled": True,
-            "shards": [shard], "statistics": {}, "converter": "c", "version": 1}
+def test_any_value_in_the_place_of_another(tmp_path: Path) -> None:
+    read = reading("json", *ANNOTATIONS["json"][1])
+    for seed in RECORDS:
+        for number, path in enumerate(places(seed)):
+            for value in VALUES[number % 3 :: 3]:
+                record = json.loads(json.dumps(seed))
+                node = record
+                for step in path[:-1]:
+                    node = node[step]
+                node[path[-1]] = value
+                read(tmp_path, json.dumps(record).encode())
 
 
 def test_records_with_a_wrong_value_are_read_or_refused() -> None:
-    values = (None, [], {}, -1, 1e308, "", True, "x\0y", [1], 10**30, float("nan"), {"a": 1})
-    for change in values:
+    for change in VALUES:
         for name in manifest():
             with pytest.raises(InputError) if name == "shards" else one_line():
                 Manifest.from_json(manifest() | {name: change})
         for name in ("name", "num_samples", "num_bytes", "sha256", "persons"):
             with one_line():
-                Manifest.from_json(manifest() | {"shards": [{**manifest()["shards"][0], name: change}]})  # type: ignore[index]
-    config = json.loads(to_json(RunConfig(recipe="r", source="/a", target="/b")))
-    rng = random.Random(0)
-    for _ in range(400):
-        torn = json.loads(json.dumps(config))
-        owner = torn
-        while isinstance(owner[name := rng.choice(list(owner))], dict) and owner[name] and rng.random() < 0.8:
-            owner = owner[name]
-        owner[name] = rng.choice(values)
+                Manifest.from_json(manifest() | {"shards": [{**manifest()["shards"][0], name: change}]})
+    for number, path in enumerate(places(json.loads(CONFIG))):
+        record = json.loads(CONFIG)
+        node = record
+        for step in path[:-1]:
+            node = node[step]
+        node[path[-1]] = VALUES[number % len(VALUES)]
         with one_line():
-            from_json(json.dumps(torn))
+            from_json(json.dumps(record))
 
 
 def test_an_arrays_torn_head_is_damage() -> None:

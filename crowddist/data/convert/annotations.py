@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,8 +149,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The entries of a JSON object. Raises InputError where two have one name: Python would drop the first unsaid."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise InputError(f"names {twice[:80]!r} twice in one object; keep one of the two")
     return found
 
@@ -206,8 +206,8 @@ def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:
     data = read_file(place)
     try:
         return read(data)
-    except InputError as error:
-        raise InputError(f"{place}: not a MATLAB file that can be read: {error}") from None
+    except (ValueError, OverflowError) as error:  # ours, and NumPy's for sizes that no array has
+        raise InputError(f"{place}: not a MATLAB file that can be read: {' '.join(str(error).split())}") from None
 
 
 def _lacks(place: Path, name: str) -> InputError:

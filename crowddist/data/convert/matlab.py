@@ -170,8 +170,8 @@ def require_harmless(data: bytes) -> None:
     Version 4 needs no further check: it holds nothing packed or nested.
     """
     order = _order(data)
+    _require_room(len(data))  # packed, it has less; and its elements may all be empty
     if order is None:
-        _require_room(len(data))
         return
     left = MOST_BYTES
     for kind, content in _elements(data[_HEAD_BYTES:], order):
@@ -189,6 +189,8 @@ def _elements(data: bytes, order: str, *, whole: bool = False) -> Iterator[tuple
     place = 0
     while place + 8 <= len(data):
         kind, num_bytes = struct.unpack_from(f"{order}II", data, place)
+        if kind == num_bytes == 0:  # zeros to the end, as a failing disk leaves them: no element begins so
+            return
         if kind >> 16:  # the tag itself holds up to four bytes
             yield kind & 0xFFFF, data[place + 4 : place + 4 + min(kind >> 16, 4)]
             place += 8

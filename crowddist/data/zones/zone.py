@@ -19,8 +19,8 @@ WHOLE = "all"
 UNITS = ("px", "share")
 MAX_ZONES = 256
 """ours: a mask of eight bits has no more."""
-MAX_CORNERS = 5000
-"""ours: every side is compared with every other."""
+MAX_CORNERS, MAX_CORNERS_OF_ALL = 5000, 20_000
+"""ours: of a zone, where every side is compared with every other, and of all zones of an image: these take seconds."""
 ALIKE = 0.01
 """ours: sides' ratios so close are the same view, as a camera's 1920 x 1088 and 1920 x 1080."""
 WHY_NO_INTERVALS = "no intervals of zones: a counter's errors are measured on whole images"
@@ -92,9 +92,13 @@ class ZoneSet:
         if repeated := [name for name, number in Counter(names).items() if number > 1]:
             raise InputError(f"{place}: {names.count(repeated[0])} zones are called {repeated[0]!r}; give each a name "
                              "of its own")
-        self.zones = tuple(
-            zone if zone.polygon is None else Zone(name=name, polygon=_checked_polygon(zone, name, unit, place))
-            for name, zone in zip(names, zones, strict=True))
+        checked, left = [], MAX_CORNERS_OF_ALL
+        for name, zone in zip(names, zones, strict=True):
+            if zone.pixels is None:
+                polygon = _checked_polygon(zone, name, unit, place, left)
+                zone, left = Zone(name=name, polygon=polygon), left - len(polygon)
+            checked.append(zone)
+        self.zones = tuple(checked)
         self.names = tuple(names)
         self._outlined: tuple[tuple[int, int], OutlinedZones] | None = None
         self._placed: tuple[Any, PlacedZones] | None = None
@@ -186,8 +190,10 @@ def _checked_name(name: object, place: str) -> str:
     return text
 
 
-def _checked_polygon(zone: Zone, name: str, unit: str, place: str) -> np.ndarray:
-    """A polygon's corners, without those that repeat the one before. Raises InputError for what is no polygon."""
+def _checked_polygon(zone: Zone, name: str, unit: str, place: str, most: int) -> np.ndarray:
+    """A polygon's corners, without those that repeat the one before. Raises InputError for what is no polygon, and for
+    more corners than `most`, which the other zones have left.
+    """
     try:
         corners = np.asarray(zone.polygon, np.float64)
         sound = corners.ndim == 2 and corners.shape[1] == 2 and bool((np.abs(corners) <= FARTHEST_PX).all())
@@ -203,6 +209,9 @@ def _checked_polygon(zone: Zone, name: str, unit: str, place: str) -> np.ndarray
     if not 3 <= len(corners) <= MAX_CORNERS:
         raise InputError(f"{place}: the zone {name!r} has {len(corners)} different corners; a polygon has 3 to "
                          f"{MAX_CORNERS}")
+    if len(corners) > most:
+        raise InputError(f"{place}: its zones have more than {MAX_CORNERS_OF_ALL} corners together; leave out those "
+                         "that no eye would miss")
     if crossing := self_crossing(corners):
         first, second, (x, y) = crossing
         raise InputError(f"{place}: the zone {name!r} crosses itself: its sides {first + 1} and {second + 1} meet at "
