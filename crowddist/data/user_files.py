@@ -124,6 +124,8 @@ def find_user_files(inputs: Sequence[str], *, skip_bad: bool = False,
                 files += [UserFile(name=str(image), root=str(path)) for image in searched[-1].images]
     if not files:
         raise none_found(searched, ", ".join(map(redacted, inputs)))
+    if twice := len(files) - len({file.name if file.is_remote else os.path.realpath(file.name) for file in files}):
+        say(f"{twice} of {len(files)} images are given, or linked to, more than once: each counts as often")
     return files
 
 
@@ -181,6 +183,8 @@ def _matches(given: str) -> list[Path]:
         if found := sorted(glob.glob(str(path), recursive=True)):
             return [Path(name) for name in found]
         raise FileNotFoundError(f"no file or folder matches {given}")
+    if os.path.lexists(path):
+        raise FileNotFoundError(f"{given} is a link that leads nowhere; give the file itself")
     near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.85) if path.parent.is_dir() else []
     meant = f"; perhaps you meant {readable(str(path.with_name(near[0])))}" if near else ""
     raise FileNotFoundError(f"no file or folder at {given}{meant}")
