@@ -61,6 +61,7 @@ def test_files_folders_and_patterns_keep_their_order(photos: Path, monkeypatch: 
     assert names(photos / "*.png") == [str(photos / "a.png"), str(photos / "b.png")]
     assert names(photos / "**" / "*.png") == [str(photos / name) for name in ("a.png", "b.png", "in/c.png",
                                                                               "in/deep/d.png")]
+    assert sorted(names(photos / "**")) == sorted([*names(photos), str(photos / "notes.txt")]), "folders match, too"
     assert names(photos / "i[n]") == inner, "a folder that a pattern matches is searched"
     assert names(photos.as_uri()) == [str(photos / name) for name in ("a.png", "b.png", "in/c.png", "in/deep/d.png")]
     monkeypatch.setenv("HOME", str(photos.parent))
