@@ -4,7 +4,9 @@ pixels.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ import pytest
 import torch
 
 from crowddist import storage
-from crowddist.cli.counting import Counting
 from crowddist.config import from_json
 from crowddist.data.stream import to_tensor
 from crowddist.errors import InputError
@@ -206,8 +207,9 @@ def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: 
     (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     (tmp_path / "page.pt").write_text("<!DOCTYPE html><title>Sign in</title>")
     whole = Path(storage.local_file(tiny_checkpoint)).read_bytes()
-    (tmp_path / "bit.pt").write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1])
-                                      + whole[len(whole) // 2 + 1 :])
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        largest = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
+    (tmp_path / "bit.pt").write_bytes(whole.replace(largest, largest[:-1] + bytes([largest[-1] ^ 1])))
     for name, message in (
         ("text.pt", "is not a checkpoint"),
         ("pointer.pt", "is not a checkpoint: a pointer of Git LFS, not the file itself: fetch it with git lfs pull"),
@@ -236,7 +238,7 @@ def test_numbers_that_are_not_finite_are_no_count(tmp_path: Path, tiny_checkpoin
 @pytest.mark.parametrize("size", [-5, 7, 20_001, 10**9])
 def test_sizes_that_no_image_is_counted_at(tiny_checkpoint: str, size: int) -> None:
     with pytest.raises(InputError, match=f"image_size must be 0 or from 8 to 20000 px, got {size}"):
-        Counting(device="cpu", image_size=size).open(tiny_checkpoint)
+        Predictor.from_checkpoint(tiny_checkpoint, image_size=size)
 
 
 def test_one_view_is_the_usual_count(tiny_checkpoint: str) -> None:
