@@ -36,3 +36,11 @@ def require_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise InputError(f"{name} must be a number that is not negative, got {value}")
+
+
+def require_png_name(name: str, place: str) -> None:
+    """Raises InputError for a picture that is to be written under another ending: searches for images know ours by
+    their content, and look for it in PNGs alone.
+    """
+    if not place.lower().endswith(".png"):
+        raise InputError(f"the {name} {place} is a PNG; let its name end in .png")

@@ -20,6 +20,7 @@ from crowddist import storage
 from crowddist.cli.called import EXIT_CODES, as_called
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
+from crowddist.errors import require_png_name
 from crowddist.process.cli import one_line_errors, with_example
 from crowddist.process.host import sigterm_as_exit
 from crowddist.process.progress_bar import watched
@@ -61,6 +62,8 @@ def _info(arguments: Sequence[str], prog: str) -> None:
     parser.add_argument("--sheet", metavar="PNG", default="",
                         help="draw 12 images with their heads, the emptiest first")
     given = parser.parse_args(arguments)
+    if given.sheet:
+        require_png_name("sheet", given.sheet)
     from crowddist.reports.dataset_summary import describe, write_sheet
 
     described = describe(given.url, watch=lambda numbers: watched(numbers, "samples"))

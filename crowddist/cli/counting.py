@@ -36,7 +36,7 @@ class Counting:
         from crowddist.process.host import keep_freed_memory
 
         keep_freed_memory()
-        return open_counter(counter, device=self.device, image_size=None if self.image_size < 0 else self.image_size,
+        return open_counter(counter, device=self.device, image_size=None if self.image_size == -1 else self.image_size,
                             zooms=self.zooms or None, one_pass=self.one_pass, level=self.level)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from crowddist.cli.called import EXIT_CODES
-from crowddist.errors import InputError, require_not_negative
+from crowddist.errors import InputError, require_not_negative, require_png_name
 from crowddist.process.cli import one_line_errors, read_arguments
 from crowddist.process.host import sigterm_as_exit
 
@@ -41,8 +41,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         require_not_negative(at=self.at)
-        if not self.output.lower().endswith(".png"):
-            raise InputError(f"the output {self.output} is a PNG; let its name end in .png")
+        require_png_name("output", self.output)
         if any(os.path.realpath(self.output) == os.path.realpath(given) for given in (self.zones, self.source)):
             raise InputError(f"the output {self.output} would replace what is drawn; choose another name")
 

@@ -19,6 +19,9 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (rb"P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s", "PPM"),
     (rb"GIF8[79]a", "GIF"), (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"II\xbc\x01", "JPEG XR"), (rb"BPG\xfb", "BPG"), (rb"qoif", "QOI"), (rb"P7\s", "PAM"),
+    (rb"PF\s", "PFM of colours"),
+    (rb"\0\0\x01\0[\x01-\x20]\0", "ICO"), (rb"\0\x05\x16\x07\0\x02\0\0", "a note of macOS about a file (AppleDouble)"),
     (rb"8BPS", "PSD"), (rb"\xc5\xd0\xd3\xc6|%!PS", "EPS"), (rb"IIRO|IIRS|MMOR", "ORF"), (rb"IIU\0", "RW2"),
     (rb"FUJIFILMCCD-RAW", "RAF"), (rb"FOVb", "X3F"), (rb"\x76\x2f\x31\x01", "EXR"), (rb"#\?RADIANCE|#\?RGBE", "HDR"),
     (rb"DDS ", "DDS"), (rb"SIMPLE  =", "FITS"), (rb".{128}DICM", "DICOM"),
@@ -41,7 +44,8 @@ _RAW_ENDINGS = ("dng", "nef", "nrw", "arw", "sr2", "srf", "cr2", "pef", "srw", "
 _UNREAD_ENDINGS = {"heic": "HEIC", "heif": "HEIC", "hif": "HEIC", "avif": "AVIF", "jp2": "JPEG 2000", "jxl": "JPEG XL",
                    **{name: name.upper() for name in (*_RAW_ENDINGS, "gif", "cr3", "raf", "rw2", "orf", "x3f", "tga",
                                                       "pcx", "sgi", "psd", "exr", "hdr", "dds", "ico")}}
-_DRAWINGS = frozenset(("EPS", "SVG", "FITS", "DICOM", "TGA", "PCX", "SGI", "PSD", "EXR", "HDR", "DDS", "ICO"))
+_DRAWINGS = frozenset(("EPS", "SVG", "FITS", "DICOM", "TGA", "PCX", "SGI", "PSD", "EXR", "HDR", "DDS", "ICO", "BPG",
+                       "QOI", "PAM", "PFM of colours", "JPEG XR"))
 _PHOTOGRAPHS = frozenset(_UNREAD_ENDINGS.values()) - _DRAWINGS
 ARCHIVES = frozenset(("ZIP", "RAR", "7Z", "GZ", "TGZ", "TAR", "BZ2", "XZ"))
 """Kinds and endings of what may hold images, but is not opened."""

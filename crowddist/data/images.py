@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["JPEG_QUALITY", "MAX_SIDE_PX", "MIN_SIDE_PX", "NOTES", "SUFFIXES", "StoredImage", "read_image",
            "read_image_bytes", "read_pixels", "store_image"]
 
+# What Pillow has to say of a damaged file is said by our errors; who sets up logging still gets it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
 _TAIL_BYTES = 2**16  # ours: programs add some text behind a PNG's end
@@ -245,8 +248,12 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
         raise NotAnImageError(refusal(data[:HEAD_BYTES], Path(path))) from None
     except PIL.Image.DecompressionBombError as error:
         raise TooLargeError(f"too large: {error}; at most {max_pixels()} pixels are read ({MAX_MEGAPIXELS})") from None
-    if image.format == "TIFF" and 50706 in image.tag_v2:  # type: ignore[attr-defined]  # DNGVersion
-        raise NotAnImageError("not an image that is read, but DNG; save it as JPEG")
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if 50706 in tags:  # DNGVersion
+            raise NotAnImageError("not an image that is read, but DNG; save it as JPEG")
+        if tags.get(254) == 1 and getattr(image, "is_animated", False):  # NewSubfileType: a smaller copy
+            raise NotAnImageError("its first picture is a smaller copy of another one in it; save that as JPEG")
     return image
 
 
@@ -265,8 +272,9 @@ def _other_pixels(image: Image, data: bytes) -> tuple[np.ndarray, list[str]]:
     if image.mode.startswith("I;16") or (image.mode == "I" and (image.format == "PPM" or depths == (16,))):
         grey = np.asarray(image).astype(np.int32)
         grey = np.clip(grey - min(int(grey.min()), 0), 0, 65535).astype(np.uint16)
-        # White is zero: Pillow and OpenCV turn that round in 8 bits only.
-        return to_rgb(65535 - grey if inverted and image.mode.startswith("I;16") else grey)
+        # White is zero: Pillow and OpenCV turn that round in 8 bits only; black is the largest number of 10 to 14, too.
+        pixels, notes = to_rgb(grey)
+        return (255 - pixels if inverted and image.mode.startswith("I;16") else pixels), notes
     if image.mode in ("I", "F"):
         pixels, notes = to_rgb(np.asarray(image))
         return (255 - pixels if inverted else pixels), notes

@@ -112,18 +112,24 @@ def find_user_files(inputs: Sequence[str], *, skip_bad: bool = False,
         elif _is_remote(given):
             files += _objects(given, say)
         else:
+            taken: dict[str, UserFile] = {}  # once, where a pattern also matches the folders of what it matches
             for path in _matches(given):
                 if not path.is_dir():
-                    files.append(UserFile(name=str(path), root=str(path.parent)))
+                    taken.setdefault(str(path), UserFile(name=str(path), root=str(path.parent)))
                     continue
                 searched.append(find_images(path))
                 for bad, reason in searched[-1].refused:
                     refuse(f"{bad}: {reason}")
                 for line in searched[-1].lines():
                     say(line)
-                files += [UserFile(name=str(image), root=str(path)) for image in searched[-1].images]
+                for image in searched[-1].images:
+                    taken.setdefault(str(image), UserFile(name=str(image), root=str(path)))
+            files += taken.values()
     if not files:
         raise none_found(searched, ", ".join(map(redacted, inputs)))
+    alone = {file.name if file.is_remote else os.path.realpath(file.name) for file in files} if inputs[1:] else files
+    if twice := len(files) - len(alone):
+        say(f"{twice} of {len(files)} images are given, or linked to, more than once: each counts as often")
     return files
 
 
@@ -181,6 +187,8 @@ def _matches(given: str) -> list[Path]:
         if found := sorted(glob.glob(str(path), recursive=True)):
             return [Path(name) for name in found]
         raise FileNotFoundError(f"no file or folder matches {given}")
+    if os.path.lexists(path):
+        raise FileNotFoundError(f"{given} is a link that leads nowhere; give the file itself")
     near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.85) if path.parent.is_dir() else []
     meant = f"; perhaps you meant {readable(str(path.with_name(near[0])))}" if near else ""
     raise FileNotFoundError(f"no file or folder at {given}{meant}")

@@ -27,7 +27,10 @@ _PREVIEW_FOLDERS = frozenset(("@eadir", "#recycle", "@recycle", "@__thumb", "__m
                               "_thumb", "_thumbs", "thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl",
                               "#snapshot", "~snapshot", "@recently-snapshot"))
 _PREVIEW_ENDINGS = frozenset((".thm", ".ctg"))
-_UNFINISHED_ENDINGS = frozenset((".part", ".partial", ".crdownload", ".download", ".tmp"))
+_PREVIEW_FOLDER_ENDINGS = (".lrdata",)  # of Lightroom
+_LIBRARY = ".photoslibrary"  # of macOS Photos: beside the originals lie previews of them, in "resources"
+_UNFINISHED_ENDINGS = frozenset((".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".download", ".tmp",
+                                 ".icloud"))
 _BACKUP_ENDINGS = ("_original", "~", ".bak", ".orig")
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", LOCK, MARK, COUNTS_JOURNAL))
 # Where MLflow keeps pictures of runs: beside its database, or by its own default.
@@ -129,8 +132,9 @@ def _leave_out_twins(found: Found) -> None:
 
 def _is_walked(folder: Path, found: Found) -> bool:
     name = folder.name.lower()
-    reason = (HIDDEN if name.startswith(".") else PREVIEWS if name in _PREVIEW_FOLDERS
-              else OURS if is_ours(folder) else "")
+    is_preview = (name in _PREVIEW_FOLDERS or name.endswith(_PREVIEW_FOLDER_ENDINGS)
+                  or (name == "resources" and folder.parent.name.lower().endswith(_LIBRARY)))
+    reason = HIDDEN if name.startswith(".") else PREVIEWS if is_preview else OURS if is_ours(folder) else ""
     if reason and not is_temporary(name):
         found.leave_out(folder, reason)
     return not reason
@@ -158,12 +162,12 @@ def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
     name, ending = path.name.lower(), path.suffix.lower()
     if name in _SYSTEM_FILES or is_temporary(path.name):
         return
-    if name.startswith("."):
+    if ending in _UNFINISHED_ENDINGS:  # also hidden ones, as of photographs that are still in a cloud
+        found.leave_out(path, UNFINISHED)
+    elif name.startswith("."):
         found.leave_out(path, HIDDEN)
     elif counted and (name in (COUNTS, "zones.csv") or name.startswith("points.")):
         found.leave_out(path.parent, OURS)
-    elif ending in _UNFINISHED_ENDINGS:
-        found.leave_out(path, UNFINISHED)
     elif ending in _PREVIEW_ENDINGS:
         found.leave_out(path, PREVIEWS)
     elif ending in SUFFIXES and ending != ".png":

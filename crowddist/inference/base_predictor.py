@@ -12,7 +12,7 @@ import numpy as np
 
 from crowddist.data.config import STRIDE, require_zooms
 from crowddist.data.pixels import as_pixels
-from crowddist.data.safe_decode import require_visible
+from crowddist.data.safe_decode import MAX_SIDE_PX, require_visible
 from crowddist.data.sample import Part, Seen, Verdict
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
@@ -212,14 +212,19 @@ class BasePredictor(ABC):
 
 def require_sizes(image_size: int | None, zooms: Sequence[float] | None) -> None:
     """Raises InputError for sizes that no image can be counted at; None stands for the counter's own."""
-    if image_size is not None and image_size != 0 and image_size < STRIDE:
-        raise InputError(f"image_size must be 0 or at least {STRIDE} px, got {image_size}")
+    if image_size is not None and image_size != 0 and not STRIDE <= image_size <= MAX_SIDE_PX:
+        raise InputError(f"image_size must be 0 or from {STRIDE} to {MAX_SIDE_PX} px, got {image_size}")
     if zooms is not None:
         require_zooms("zooms", tuple(zooms))
 
 
 def judge(method: Judge, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
-    """A method's prediction for an image of `size` (height, width) px, in pixels of that image."""
+    """A method's prediction for an image of `size` (height, width) px, in pixels of that image. Raises InputError for a
+    density that is not finite.
+    """
+    if not np.isfinite(seen.density).all():
+        raise InputError("the counter gives numbers that are not finite: its weights are damaged, or its training "
+                         "diverged; take another checkpoint")
     verdict = method.conclude(seen)
     scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
     scale = np.sqrt(scale_x * scale_y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from typing import Any, BinaryIO
 
@@ -22,7 +23,15 @@ def read_tensors(stream: BinaryIO) -> Any:
         if zipfile.is_zipfile(stream):
             _require_plain(stream)
         stream.seek(0)
-        return torch.load(stream, map_location="cpu", weights_only=True)
+        head = stream.read(64).lstrip().lower()
+        stream.seek(0)
+        if head.startswith(b"version https://git-lfs"):
+            raise InputError("a pointer of Git LFS, not the file itself: fetch it with git lfs pull")
+        if head.startswith((b"<!doctype html", b"<html")):
+            raise InputError("a web page: download the file again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other programs' pickles
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError:  # torch's own message advises running the file
@@ -41,10 +50,14 @@ def are_weights(value: Any) -> bool:
 
 
 def _require_plain(stream: BinaryIO) -> None:
-    """Torch writes archives unpacked; packed or overlapping entries would let a small file fill the memory."""
+    """Torch writes archives unpacked; packed or overlapping entries would let a small file fill the memory. It does not
+    compare their checksums.
+    """
     num_bytes = stream.seek(0, 2)
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > num_bytes:
-        raise InputError("its archive is packed, as torch.save never writes it")
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > num_bytes:
+            raise InputError("its archive is packed, as torch.save never writes it")
+        if damaged := archive.testzip():
+            raise InputError(f"{damaged} in it is damaged; copy the file again")

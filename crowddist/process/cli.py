@@ -44,11 +44,12 @@ def one_line_errors(interrupted: str = "the same command takes the run up again"
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_redact)
     try:
+        _require_folder()
         yield
     except (InputError, OSError, FloatingPointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1 if isinstance(error, FloatingPointError) else 2)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         what = _lack_of_memory(error)
         if not what:
             raise
@@ -60,12 +61,23 @@ def one_line_errors(interrupted: str = "the same command takes the run up again"
         sys.exit(130)
 
 
+def _require_folder() -> None:
+    """Raises InputError where the current folder was removed: libraries then end the process with words of their own.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder is gone; change to another one (cd), and give the command again") from None
+
+
 def _lack_of_memory(error: BaseException) -> str:
     """What happened, in words, where memory was lacking; "" for other errors."""
     if isinstance(error, BrokenExecutor):
         return "a process of this command was killed, as the system does where memory runs out"
     # PyTorch's error over a GPU's memory, and over the machine's, is a RuntimeError.
-    full = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+    # A library that finds no room is an ImportError, e.g. under ulimit -v.
+    full = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|failed to map segment",
+                                                       str(error))
     return "the memory is full" if full else ""
 
 
@@ -204,7 +216,8 @@ def one_line(error: BaseException) -> str:
     """An error's message without line breaks, secrets and terminal controls; a system error's words and file."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+        place = error.filename2 or error.filename  # of a file that could not take its place: that place
+        text = error.strerror if place is None else f"{error.strerror}: {place}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             text += "; make room, then give the same command again"
     return readable(redacted(" ".join(text.split())))

@@ -98,21 +98,22 @@ def predict_files(
                 heads.add(entry, row, image.shape[:2], found.points, found.sizes)
             table.add(index, entry | {"row": row})
             say(f"{index + 1}/{len(files)} {row['file']}: {words}")
-    rows = table.rows()
-    if not rows:
-        raise InputError(f"none of the files could be read as an image: {bad[0]}")
-    for note, number in Counter(table.notes()).items():
-        say(f"{number} {NOTES[note]}")
-    whole = not bad or skip_bad
-    if heads is not None:
-        say(f"points: {', '.join(heads.publish())}")
-    table.finish(whole=whole)
-    if heads is not None and whole:
-        heads.clear()
-    if bad and not skip_bad:
-        more = f", and {len(bad) - 1} more" if bad[1:] else ""
-        raise InputError(f"{bad[0]}{more}; the other {len(rows)} images are counted, --skip-bad leaves such files out")
-    return rows
+        rows = table.rows()
+        if not rows:
+            raise InputError(f"none of the files could be read as an image: {bad[0]}")
+        for note, number in Counter(table.notes()).items():
+            say(f"{number} {NOTES[note]}")
+        whole = not bad or skip_bad
+        if heads is not None:
+            say(f"points: {', '.join(heads.publish())}")
+        table.finish(whole=whole)
+        if heads is not None and whole:
+            heads.clear()
+        if bad and not skip_bad:
+            more = f", and {len(bad) - 1} more" if bad[1:] else ""
+            raise InputError(f"{bad[0]}{more}; the other {len(rows)} images are counted, --skip-bad leaves such files "
+                             "out")
+        return rows
 
 
 class _Zones:

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from crowddist.data.walk import COUNTS_JOURNAL as JOURNAL
 from crowddist.data.zones.zone import WHOLE
 from crowddist.errors import InputError
 from crowddist.process.typed_record import is_writable
+from crowddist.storage.names import LOCK
 
 __all__ = ["COLUMNS", "COUNTS", "JOURNAL", "CountsTable"]
 
@@ -41,7 +43,8 @@ class CountsTable:
     Beside it, while it is not whole, lies the journal: a line with the job, then one for each row.
 
     A killed process loses at most the row that it was writing, in object storage `ROWS_AT_ONCE`. As a context manager
-    it writes, however the block ends, what object storage lacks.
+    it writes, however the block ends, what object storage lacks, and keeps other counts from a local folder: raises
+    InputError where one is at work.
     """
 
     def __init__(self, place: str, files: Sequence[UserFile], job: str, *, fresh: bool = False,
@@ -52,6 +55,9 @@ class CountsTable:
         self._folder = Path(storage.shown(place))
         if self.local and (table := self._folder / COUNTS).is_file() and not is_counts_table(table):
             raise InputError(f"{table} is not a table of this command; choose another output, or move it")
+        self._is_new = self.local and not any((self._folder / name).exists() for name in (COUNTS, JOURNAL))
+        self._alone = ExitStack()
+        self.require_ours(ZONES if zones else "")
         self._entries: dict[int, dict[str, Any]] = {}
         self._begun = False
         met: Counter[str] = Counter()
@@ -66,6 +72,13 @@ class CountsTable:
         self._names = {entry["overlay"] for entry in self._entries.values()}
         # Overlays by their images' stem: a camera may name its files alike in every folder.
         self._alike = Counter(self.files[index].stem for index in self._entries)
+
+    def require_ours(self, *names: str) -> None:
+        """Raises InputError where a file or folder of these names lies in a folder that no count has written to."""
+        for name in filter(None, names):
+            if self._is_new and os.path.lexists(self._folder / name):
+                raise InputError(f"{self._folder / name} is there already, and no count wrote it; choose another "
+                                 "output, or move it")
 
     def has(self, index: int) -> bool:
         """True if the file was counted."""
@@ -123,16 +136,28 @@ class CountsTable:
     def finish(self, *, whole: bool) -> None:
         """Publishes the table in order; `whole` removes the journal: the next count begins anew."""
         self._write_tables()
+        self._begun = False
         if whole:
             storage.remove_file(self._journal)
 
     def __enter__(self) -> CountsTable:
+        if self.local:
+            if not self._folder.exists():
+                self._alone.callback(self._remove_if_empty)
+            with suppress(OSError, NotImplementedError):  # where a file system has no locks, or forbids them
+                self._alone.enter_context(storage.exclusive(self._folder))
+                self._alone.callback(storage.remove_file, self._folder / LOCK)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if self._begun and not self.local:
-            self._write_all()
+        with self._alone:
+            if self._begun and not self.local:
+                self._write_all()
+
+    def _remove_if_empty(self) -> None:
+        with suppress(OSError):
+            self._folder.rmdir()
 
     def _free_name(self, stem: str) -> str:
         """`<stem>.png`, numbered if images of several folders have the same name; a long stem is cut."""
@@ -148,7 +173,7 @@ class CountsTable:
     def _is_anothers(self, name: str) -> bool:
         """True for a file that lies in the folder already, and that no count drew."""
         path = self._folder / name
-        return self.local and path.is_file() and not is_drawn(path)
+        return self.local and os.path.lexists(path) and not is_drawn(path)
 
     def _write_all(self) -> None:
         entries = [self._entries[index] for index in sorted(self._entries)]

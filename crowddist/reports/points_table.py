@@ -44,6 +44,7 @@ class PointsTable:
         self._names = [readable(name) for name in label_names(table.files)]
         self._written: set[str] = set()
         self._begun = False
+        table.require_ours(POINTS, *(LABELME if kind == "labelme" else FILES[kind][0] for kind in ("json", *formats)))
         if "labelme" in formats:
             _require_one_each(self._names, table.files)
         for index, entry in table.counted():

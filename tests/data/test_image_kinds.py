@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def sampled_twice() -> bytes:
     return bytes(data[: scan + 14]) + bytes(int(bits[at : at + 8], 2) for at in range(0, 72, 8)) + b"\xff\xd9"
 
 
+def preview_first() -> bytes:
+    """A TIFF of two pages, of which the first says (NewSubfileType) that it is a smaller copy."""
+    stream = io.BytesIO()
+    small, large = Image.fromarray(RGB[::2, ::2]), Image.fromarray(RGB)
+    small.save(stream, "TIFF", save_all=True, append_images=[large], tiffinfo={254: 1})
+    return stream.getvalue()
+
+
 def with_exif(exif: bytes) -> bytes:
     return encoded("JPEG", exif=b"Exif\0\0" + exif, quality=100, subsampling=0)
 
@@ -95,6 +104,7 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
                                     (STRETCHED,)),
     "32-bit TIFF": (tiff(GREY.astype(np.uint32), 1), THREE, (GUESSED,)),
     "portable float map": (b"Pf\n40 24\n-1.0\n" + SHARES[::-1, :, 0].astype("<f4").tobytes(), THREE, ()),
+    "12 bits of 16, white is 0": (tiff(4095 - GREY.astype(np.uint16) * 16, 0), THREE, (SCALED,)),
     "16-bit TIFF, white is 0": (tiff(65535 - DEEP[..., 0], 0), THREE, ()),
     "1-bit TIFF, white is 0": (tiff(GREY, 0, bits=1, packed=np.packbits(GREY <= 100, axis=1).tobytes()),
                                np.where(THREE > 100, 255, 0), ()),
@@ -172,6 +182,12 @@ REFUSED = {
     "progressive JPEG cut in its last scan": (encoded("JPEG", progressive=True)[:-30], "Premature end|damaged"),
     "16-bit PNG cut off": (cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()[:-200], "truncated; it may be damaged"),
     "PNG of Apple's own kind": (encoded("PNG")[:8] + b"\0\0\0\4CgBI" + bytes(8) + encoded("PNG")[8:], "kind .CgBI."),
+    "a smaller copy before the picture": (preview_first(), "first picture is a smaller copy of another one in it"),
+    "bands of a satellite": (tiff(np.dstack([RGB, RGB, GREY])), RARE),
+    **{kind: (head + bytes(40), f"not an image.*, but {re.escape(kind)};") for kind, head in {
+        "QOI": b"qoif", "PAM": b"P7\nWIDTH 40\n", "PFM of colours": b"PF\n40 24\n-1.0\n", "JPEG XR": b"II\xbc\x01",
+        "ICO": b"\0\0\1\0\1\0\x10\x10", "a note of macOS about a file (AppleDouble)": b"\0\5\x16\7\0\2\0\0Mac OS X",
+    }.items()},
     "archive": (b"PK\x03\x04" + bytes(30), "not an image, but ZIP; unpack it"),
     "thin TIFF of floats": (tiff(np.zeros((9, 900), np.float32), 1, kind=3), "too thin: 900 x 9 px"),
     "JPEG in base64": (b"data:image/jpeg;base64,/9j/4AAQSkZJRg==", "not an image, or damaged at its beginning"),

@@ -61,10 +61,18 @@ def test_files_folders_and_patterns_keep_their_order(photos: Path, monkeypatch: 
     assert names(photos / "*.png") == [str(photos / "a.png"), str(photos / "b.png")]
     assert names(photos / "**" / "*.png") == [str(photos / name) for name in ("a.png", "b.png", "in/c.png",
                                                                               "in/deep/d.png")]
+    assert sorted(names(photos / "**")) == sorted([*names(photos), str(photos / "notes.txt")]), "folders match, too"
     assert names(photos / "i[n]") == inner, "a folder that a pattern matches is searched"
     assert names(photos.as_uri()) == [str(photos / name) for name in ("a.png", "b.png", "in/c.png", "in/deep/d.png")]
     monkeypatch.setenv("HOME", str(photos.parent))
     assert names("~/photos/?.png") == [str(photos / "a.png"), str(photos / "b.png")]
+
+
+def test_images_that_are_given_twice_are_told(photos: Path) -> None:
+    said: list[str] = []
+    (photos / "in" / "link.png").symlink_to(photos / "a.png")
+    assert len(find_user_files([str(photos / "in"), str(photos / "in" / "*.png")], say=said.append)) == 5
+    assert said[-1] == "2 of 5 images are given, or linked to, more than once: each counts as often"
 
 
 def test_what_is_called_like_a_pattern_or_a_home_is_taken_as_it_is(tmp_path: Path,
@@ -81,6 +89,10 @@ def test_what_is_missing_is_said(photos: Path) -> None:
                          (f"{photos}s", rf"; perhaps you meant {re.escape(str(photos))}$")):
         with pytest.raises(FileNotFoundError, match=words):
             names(given)
+    (photos / "gone.png").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"gone\.png is a link that leads nowhere; give the file itself$"):
+        names(photos / "gone.png")
+    (photos / "gone.png").unlink()
     with pytest.raises(InputError, match="an input is empty"):
         names(photos, "")
     (photos / "empty").mkdir()

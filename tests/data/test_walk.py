@@ -180,10 +180,13 @@ def test_names_and_places_that_people_have(tmp_path: Path) -> None:
     """Each file is taken, refused by name, left out with the reason, or counted."""
     odd = os.fsdecode(b"caf\xe9.JPEG")
     taken = ["a\nb.jpg", odd, "IMG 1.JPG ", "p.jpg?width=200", "sub.jpg/x.tiff", "a.jpg", "A.jpg", "a.JPG", "x.y.z",
-             "Vorschau/1.jpg", "f.jpg.gz.jpg", "0000"]
+             "Vorschau/1.jpg", "f.jpg.gz.jpg", "0000",
+             "b.photoslibrary/originals/a.jpg", "resources/a.jpg"]
     out = {"thumbs/a.jpg": PREVIEWS, "DCIM/.thumbnails/1.jpg": HIDDEN, "M4ROOT/THMBNL/C1T01.JPG": PREVIEWS,
            "LOST.DIR/1": PREVIEWS, "FOUND.000/1.jpg": PREVIEWS, "__MACOSX/._a.jpg": PREVIEWS, "._a.jpg": HIDDEN,
-           ".trashed-1-a.jpg": HIDDEN, "mlartifacts/1/x.png": OURS, "film.jpg.tmp": UNFINISHED}
+           "Lightroom Previews.lrdata/A/a.jpg": PREVIEWS, "b.photoslibrary/resources/derivatives/a.jpg": PREVIEWS,
+           ".c.jpg.icloud": UNFINISHED, "d.jpg.filepart": UNFINISHED, ".trashed-1-a.jpg": HIDDEN,
+           "mlartifacts/1/x.png": OURS, "film.jpg.tmp": UNFINISHED}
     counted = {"b.zip": b"PK\x03\x04", "c.tar": b"x", "notes.txt": b"", "empty": b"",
                "clip.MOV": b"\0\0\0\x14ftypqt  "}
     write(tmp_path / "in", **dict.fromkeys([*taken, *out], JPEG), **counted, **{"b.JXL": b"\xff\x0a",

@@ -4,13 +4,16 @@ pixels.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from crowddist import storage
 from crowddist.config import from_json
 from crowddist.data.stream import to_tensor
 from crowddist.errors import InputError
@@ -201,8 +204,17 @@ def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: 
     torch.save({key: value for key, value in content.items() if key != "config"}, tmp_path / "bare.pt")
     torch.save({**content, "method": checkpoint.load(deep)["method"]}, tmp_path / "mixed.pt")
     torch.save({**content, "config": '{"unknown": 1}'}, tmp_path / "config.pt")
+    (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><title>Sign in</title>")
+    whole = Path(storage.local_file(tiny_checkpoint)).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        largest = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
+    (tmp_path / "bit.pt").write_bytes(whole.replace(largest, largest[:-1] + bytes([largest[-1] ^ 1])))
     for name, message in (
         ("text.pt", "is not a checkpoint"),
+        ("pointer.pt", "is not a checkpoint: a pointer of Git LFS, not the file itself: fetch it with git lfs pull"),
+        ("page.pt", "is not a checkpoint: a web page: download the file again"),
+        ("bit.pt", "is not a checkpoint: .*/data/.* in it is damaged; copy the file again"),
         ("other.pt", "not a crowddist checkpoint of format 1"),
         ("bare.pt", r"holds no counter that can be built \('config'\)"),
         ("mixed.pt", "holds no counter that can be built"),
@@ -213,6 +225,20 @@ def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: 
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no file at"):
         Predictor.from_checkpoint((tmp_path / "missing.pt").as_uri())
+
+
+def test_numbers_that_are_not_finite_are_no_count(tmp_path: Path, tiny_checkpoint: str) -> None:
+    content = checkpoint.load(tiny_checkpoint)
+    content["method"]["networks"]["decoder.rest.6.bias"].fill_(torch.nan)
+    torch.save(content, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match="numbers that are not finite: its weights are damaged"):
+        Predictor.from_checkpoint((tmp_path / "nan.pt").as_uri()).predict(photograph(72, 96))
+
+
+@pytest.mark.parametrize("size", [-5, 7, 20_001, 10**9])
+def test_sizes_that_no_image_is_counted_at(tiny_checkpoint: str, size: int) -> None:
+    with pytest.raises(InputError, match=f"image_size must be 0 or from 8 to 20000 px, got {size}"):
+        Predictor.from_checkpoint(tiny_checkpoint, image_size=size)
 
 
 def test_one_view_is_the_usual_count(tiny_checkpoint: str) -> None:

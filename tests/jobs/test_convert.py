@@ -149,6 +149,7 @@ def test_boxes_of_faces_are_converted_and_what_was_done_to_them_is_told(run, tmp
         ("folder", "a", "b", "--split", "train"),
         ("folder", "s3://bucket/x", "b"),
         ("folder", "ftp://x", "b"),
+        ("info", "a", "--sheet", "sheet.jpg"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_2(run, arguments):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from crowddist import storage
 from crowddist.config import SHORT_HELP, RunConfig, flat
 from crowddist.errors import InputError
 from crowddist.process.cli import HELP_COLUMNS, one_line_errors, read_arguments, short_help
@@ -66,7 +67,8 @@ def die() -> None:
 
 
 def test_too_little_memory_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 7 bytes")):
+    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 7 bytes"),
+                  ImportError("libtorch_cpu.so: failed to map segment from shared object")):
         assert end(error) == 2
         assert capsys.readouterr().err.startswith("error: the memory is full; close other programs or take a machine ")
     with pytest.raises(SystemExit) as ending, one_line_errors(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -74,6 +76,27 @@ def test_too_little_memory_is_told_in_one_line(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert ending.value.code == 2 and said.count("\n") == 1
     assert said.startswith("error: a process of this command was killed, as the system does where memory runs out; ")
+
+
+def test_a_folder_that_is_gone_is_told_before_a_library_ends_the_process(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as ending, one_line_errors():
+        pytest.fail("it goes on")
+    monkeypatch.undo()
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == ("error: the current folder is gone; change to another one (cd), and give the "
+                                       "command again\n")
+
+
+def test_a_file_that_cannot_take_its_place_is_told_by_that_place(capsys: pytest.CaptureFixture[str],
+                                                                 tmp_path: Path) -> None:
+    (tmp_path / "counts.csv").mkdir()
+    with pytest.raises(SystemExit), one_line_errors():
+        storage.write_bytes(str(tmp_path / "counts.csv"), b"")
+    assert capsys.readouterr().err == f"error: Is a directory: {tmp_path}/counts.csv\n"
 
 
 def test_a_training_that_diverged_is_no_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,8 +109,8 @@ def test_an_interruption_is_no_error(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "interrupted; the same command takes the run up again\n"
 
 
-@pytest.mark.parametrize("bug", [ValueError("x"), KeyError("x"), RuntimeError("x"), ZeroDivisionError("x"),
-                                 AssertionError("x")])
+@pytest.mark.parametrize("bug", [ValueError("x"), KeyError("x"), RuntimeError("x"), ImportError("x"),
+                                 ZeroDivisionError("x"), AssertionError("x")])
 def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(type(bug)) as caught, one_line_errors():
         raise bug

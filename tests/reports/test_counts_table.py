@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,44 @@ def test_outputs_among_the_inputs_are_never_counted(counter: Predictor, photos: 
     lines.clear()
     predict_files(counter, [str(photos / "counted" / "1.png")], str(photos / "third"), say=lines.append)
     assert lines[-1] == "1 pictures that crowddist itself drew"
+
+
+def test_two_counts_never_write_one_table(counter: Predictor, photos: Path, tmp_path: Path) -> None:
+    """The second is told while the first is at work, and changes nothing."""
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        if line.startswith("3/"):
+            with pytest.raises(InputError, match=r"another process is at work in .*out; wait for it"):
+                predict_files(counter, [str(photos)], str(tmp_path / "out"), points=[], say=told.append)
+
+    predict_files(counter, [str(photos)], str(tmp_path / "out"), points=[], say=say)
+    assert len(table(tmp_path / "out")) == 6 and told[-1].startswith("going on: 3 of 5 images")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *(f"{number}.png" for number in range(5)), "counts.csv", "points.csv", "points.json"]
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("points.csv", {"points": []}), ("points.json", {"points": []}), ("points.coco.json", {"points": ["coco"]}),
+    ("labelme", {"points": ["labelme"]})])
+def test_labels_of_others_are_never_replaced(counter: Predictor, photos: Path, tmp_path: Path, name: str,
+                                             options: dict[str, Any]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("file,x,y\n0.jpg,3,4\n")
+    with pytest.raises(InputError, match=rf"out/{name} is there already, and no count wrote it; choose another output"):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lambda _: None, **options)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_folder_in_the_way_of_an_overlay_and_a_count_of_nothing(counter: Predictor, photos: Path,
+                                                                  tmp_path: Path) -> None:
+    (tmp_path / "out" / "0.png").mkdir(parents=True)
+    predict_files(counter, [str(photos)], str(tmp_path / "out"), say=lambda _: None)
+    assert (tmp_path / "out" / "0-2.png").is_file() and len(table(tmp_path / "out")) == 6
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match="none of the files could be read"):
+        predict_files(counter, [str(tmp_path / "bad.jpg")], str(tmp_path / "none"), skip_bad=True, say=lambda _: None)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_thin_image_is_named_before_anything_is_written(counter: Predictor, photos: Path, tmp_path: Path) -> None:

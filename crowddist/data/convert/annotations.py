@@ -246,6 +246,6 @@ def _instead(data: bytes) -> str:
         return "a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
     if head.startswith((b"<!doctype html", b"<html")):
         return "a web page, not an annotation; download the file again"
-    if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+    if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xd0\xcf\x11\xe0")):
         return "packed, or a workbook, not an annotation itself; unpack it, or save it as .csv"
     return ""

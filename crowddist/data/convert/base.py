@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import crowddist
 from crowddist import storage
-from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes, require_few
+from crowddist.data.convert.doubts import DOUBTS, Doubt, image_counts, notes, reach_fact, reach_with, require_few
 from crowddist.data.convert.layout import Format, Item, Listing, holds
 from crowddist.data.convert.sample import find_items, make_sample
 from crowddist.data.file_kinds import ARCHIVES
@@ -100,9 +100,10 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
         tally: Counter[str] = Counter()
         doubts: list[dict[str, Any]] = []
         num_done = num_resumed = 0
+        reach = 0.0, 0.0
 
         def journal() -> dict[str, Any]:
-            return {"num_done": num_done, "tally": tally, "skipped": skipped.entries, "doubts": doubts}
+            return {"num_done": num_done, "tally": tally, "skipped": skipped.entries, "doubts": doubts, "reach": reach}
 
         options = (storage.fingerprint(source), form.name, crowddist.__version__, split, skip_bad, labelled, max_size,
                    full_name, max_shard_bytes)
@@ -116,6 +117,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                     num_done = num_resumed = writer.resumed["num_done"]
                     tally, skipped.entries = Counter(writer.resumed["tally"]), writer.resumed["skipped"]
                     doubts = writer.resumed["doubts"]
+                    reach = writer.resumed.get("reach", (1.0, 1.0))
                 left = list(items.values())[num_done:]
                 for item, made in (work or in_order)(
                         watch(left), lambda item: make_sample(form, item, labelled, max_size), num_workers):
@@ -125,6 +127,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                         skipped.add(item.image, error)
                     else:
                         writer.add(keys[item.name], members)
+                        reach = reach_with(members, reach)
                         for doubt in found:
                             tally += Counter({doubt.kind: doubt.number})
                         doubts += _listed(found, item, root)
@@ -134,7 +137,8 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
                                      f"{skipped.entries[-1]['reason']}")
                 if not skip_bad:
                     require_few(doubts, writer.num_persons)
-                writer.statistics |= {**tally, **image_counts(doubts), "num_skipped": len(skipped.entries),
+                writer.statistics |= {**tally, **image_counts(doubts), **reach_fact(reach, writer.num_persons),
+                                      "num_skipped": len(skipped.entries),
                                       **({"num_alike_names": num_alike} if num_alike else {}),
                                       **({"max_size_px": max_size} if max_size else {})}
                 if doubts:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from crowddist.data.convert.annotations import read_json
 from crowddist.data.convert.own import (
@@ -39,12 +42,14 @@ def read(place: Path) -> dict[str, Labels]:
             raise InputError(f"{place}: images name {name[:80]!r}, or its id, twice; keep one of the two")
         names.add(name)
         images[key] = name, Labels(place=place, size=size)
+    _require_extents(facts["annotations"], {key: held.size for key, (_, held) in images.items()}, place)
     unplaced: dict[str, int] = {}
     for entry in entries(facts["annotations"], "annotations", place):
         key, category = _id(entry.get("image_id")), categories.get(_id(entry.get("category_id")), {})
         if key not in images:  # refused as any label without its image
             images[key] = f"image_id {key[:80]}", Labels(place=place)
-        point = None if entry.get("iscrowd") == 1 else _point(entry, category)
+        # A region of a crowd, or one that other tools mark as not to be counted.
+        point = None if 1 in (entry.get("iscrowd"), entry.get("ignore")) else _point(entry, category)
         if point is None:
             unplaced[key] = unplaced.get(key, 0) + 1
         else:
@@ -52,6 +57,21 @@ def read(place: Path) -> dict[str, Labels]:
     declared = frozenset(str(category.get("name", "")) for category in categories.values())
     return {name: replace(held, num_unplaced=unplaced.get(key, 0), declared=declared)
             for key, (name, held) in images.items()}
+
+
+def _require_extents(annotations: Any, sizes: Mapping[str, tuple[int, int] | None], place: Path) -> None:
+    """Raises InputError where boxes are their corners, as some programs write: all fit their images so, but a quarter
+    leaves them as left, top, width and height.
+    """
+    boxes = [(*numbers(entry["bbox"], 4), *size[::-1]) for entry in entries(annotations, "annotations", place)
+             if isinstance(entry.get("bbox"), list) and (size := sizes.get(_id(entry.get("image_id"))))]
+    if not boxes:
+        return
+    left, top, right, bottom, width, height = np.array(boxes).T
+    corners = (right > left) & (bottom > top) & (right <= width + 1) & (bottom <= height + 1)
+    if corners.all() and 4 * ((left + right > width + 1) | (top + bottom > height + 1)).sum() >= len(boxes):
+        raise InputError(f"{place}: its boxes seem to be left, top, right, bottom; in COCO they are left, top, width, "
+                         "height: subtract")
 
 
 def _point(entry: dict[str, Any], category: dict[str, Any]) -> tuple[float, float] | None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from crowddist.data.convert.annotations import read_text
@@ -16,12 +19,15 @@ from crowddist.errors import InputError
 
 _FILE = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
 _CLASS = ("class", "class_name", "label", "category")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_FROM_IMAGES = 5  # ours: a head in each of fewer images may be so
 
 
 def read(place: Path) -> dict[str, Labels]:
     """The labels of a table by image. Raises InputError, naming the file, for a table without these columns."""
     # Not stripped: the first cells of a row may be empty.
-    lines = [f"{_as_unicode(line)}\n" for line in read_text(place).split("\n") if line.strip()]
+    # Zero bytes fill a file up that was not written to its end.
+    lines = [f"{_as_unicode(line)}\n" for line in read_text(place).split("\n") if line.strip("\0 \t\r\v\f")]
     if lines and lines[0].lower().startswith("sep="):  # Excel's own first line
         lines = lines[1:]
     if not lines:
@@ -32,15 +38,23 @@ def read(place: Path) -> dict[str, Labels]:
     except csv.Error as error:
         raise InputError(f"{place}: not a table: {error}") from None
     columns, has_header = _columns([cell.strip().lower() for cell in rows[0]], place)
+    if has_header:
+        _require_width(rows, place)
     labels: dict[str, Labels] = {}
-    for row in rows[1 if has_header else 0:]:
-        cells = [row[column].strip() if column < len(row) else "" for column in columns]
+    # Tables that were put behind each other have their headings in between.
+    told = [[row[column].strip() if column < len(row) else "" for column in columns]
+            for row in rows[1 if has_header else 0:] if not has_header or row != rows[0]]
+    thousands = _thousands([cell for cells in told for cell in cells[1:3]], place)
+    for cells in told:
         if not any(cells):
             continue
         held = labels.setdefault(cells[0], Labels(place=place))
         if any(cells[1:3]):
-            x, y = _numbers(cells[1:3])
+            x, y = _numbers([cell.replace(thousands, "") if thousands else cell for cell in cells[1:3]])
             held.marks.append((cells[3] if len(cells) > 3 else "", x, y))
+    if not has_header and len(labels) >= _FROM_IMAGES and max(Counter(cells[0] for cells in told).values()) == 1:
+        raise InputError(f"{place}: it has no heading, and one row for each of {len(labels)} images; if its numbers "
+                         "are x and y of a head, write file,x,y in the first row")
     if "" in labels:
         raise InputError(f"{place}: a row has a place but no file; write file, x and y in each row")
     return labels
@@ -49,6 +63,30 @@ def read(place: Path) -> dict[str, Labels]:
 def _numbers(cells: list[str]) -> list[float]:
     """x and y. Where a semicolon parts the columns, a comma parts the decimals."""
     return numbers([cell.replace(",", ".") for cell in cells], 2)
+
+
+def _thousands(cells: Sequence[str], place: Path) -> str:
+    """The sign between thousands in a table's numbers; "" where there is none. Raises InputError where a comma may be
+    that, or part the decimals.
+    """
+    if any(re.fullmatch(f"{_GROUPED.pattern}\\.\\d+", cell) for cell in cells):
+        return ","
+    if any(re.fullmatch(r"[+-]?[1-9]\d{0,2}(\.\d{3})+,\d+", cell) for cell in cells):
+        return "."
+    commas = [cell for cell in cells if "," in cell]
+    if commas and all(map(_GROUPED.fullmatch, commas)) and len(commas) < sum(map(bool, cells)):
+        whole, part = commas[0].replace(",", ""), commas[0].replace(",", ".")
+        raise InputError(f"{place}: {commas[0]!r} may be {whole} or {part}; write numbers without a sign between "
+                         "thousands, and decimals behind a point")
+    return ""
+
+
+def _require_width(rows: Sequence[Sequence[str]], place: Path) -> None:
+    """Raises InputError for a row with more cells than the heading, as decimal commas make between commas."""
+    for row in rows[1:]:
+        if any(cell.strip() for cell in row[len(rows[0]):]):
+            raise InputError(f"{place}: the row {','.join(row)[:80]!r} has {len(row)} cells, and the heading "
+                             f"{len(rows[0])}; put quotes round decimal commas, or semicolons between the columns")
 
 
 def _as_unicode(line: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,8 @@ def read_images(place: Path, data: bytes, take: Callable[[CvatImage], None]) -> 
 
 def corners(facts: Mapping[str, str]) -> list[list[float]]:
     """x, y of points or of a polygon, px; NaN where they are no numbers."""
-    return [numbers(pair.split(","), 2) for pair in facts.get("points", "").split(";")]
+    pairs = [pair.split(",") for pair in facts.get("points", "").split(";")]
+    return [numbers(pair, 2) if len(pair) == 2 else [math.nan] * 2 for pair in pairs]
 
 
 def box_sides(facts: Mapping[str, str]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,11 +26,15 @@ _POINTS = {
 }
 _IMAGES = {
     "num_wrong_counts": "counts differ from the points",
+    "num_swapped_images": "images whose points beyond them fit with x and y swapped (are the columns?)",
     "num_extra_columns": "images whose third column after x and y was not read",
     "num_turned_images": "images turned as their rotation tags say (labels made on the pixels as stored do not fit)",
     **images.NOTES,
 }
+REACH = "heads_within_percent"
+"""Statistic of the manifest: per cent of the images' width and height, from the upper left, that hold all heads."""
 _OTHERS = {
+    REACH: "% of width and height, from the upper left, hold all heads (marked on smaller copies of the images?)",
     "num_skipped": "files skipped, for the reasons in skipped.json",
     "num_cut_boxes": "boxes cut at the border",
     "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
@@ -43,6 +48,8 @@ _OTHERS = {
 _DROPPED = ("num_outside_points", "num_invalid_points", "num_outside_boxes", "num_invalid_boxes")
 # ours: images of few heads may lose three each; where a tenth of all goes, size or axes are wrong everywhere.
 _MOST_BAD_SHARE, _FROM_HEADS = 0.1, 100
+# ours: of twenty heads or more one lies beyond this share of its image's width or height.
+_SHORT_REACH, _REACH_FROM_HEADS = 0.6, 20
 
 
 class Doubt(NamedTuple):
@@ -74,6 +81,19 @@ def require_few(listed: Sequence[Mapping[str, Any]], num_heads: float) -> None:
         worst = max(dropped, key=lambda entry: entry["number"])
         raise InputError(f"{num_bad} of {num_heads + num_bad:.0f} heads cannot be taken, too many for slips; at "
                          f"{worst['file']}: {worst['reason']}; with --skip-bad the others are taken")
+
+
+def reach_with(members: Mapping[str, Any], reach: Sequence[float]) -> tuple[float, float]:
+    """The largest x and y of a sample's points, as shares of its width and height, or `reach` where that is larger."""
+    points, scene = members.get("points.npy"), members["json"]
+    x, y = (0.0, 0.0) if points is None or not len(points) else points.max(axis=0).tolist()
+    return max(reach[0], x / scene["width"]), max(reach[1], y / scene["height"])
+
+
+def reach_fact(reach: Sequence[float], num_heads: float) -> dict[str, Any]:
+    """The statistic `REACH` where it is doubtful: of few heads it says nothing."""
+    within = max(reach)
+    return {REACH: math.ceil(100 * within)} if num_heads >= _REACH_FROM_HEADS and within < _SHORT_REACH else {}
 
 
 def image_counts(listed: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from crowddist.data.convert.layout import (
     split_facts,
 )
 from crowddist.data.convert.points import box_centres
+from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import Found, find_images
 from crowddist.errors import InputError
 
@@ -208,25 +211,27 @@ def _pair(folder: Path, images: Sequence[Path],
     """The images with labels; labels without an image, with the reason; and the number of images without labels.
 
     An image is found by its path, or else by the end of it that it shares with the labels, down to its name alone; with
-    or without its ending, and, where none has the same, with other capitals or as servers rename uploads. Of several,
-    the one whose folder is nearest to the labels is taken. Labels open no file that `images` does not name.
+    or without its ending, and, where none has the same, with another ending, with other capitals, or as servers rename
+    uploads. Of several, the one whose folder is nearest to the labels is taken. Labels open no file that `images` does
+    not name.
     """
     indexes = [(_index(folder, images, fold), fold) for fold in (str, str.casefold, _as_uploaded)]
     matches = []
     for image, held in labels.items():
-        names = [*_ends(image), *(_ends(held.also) if held.also else ())]
+        names = [*_ends(image), *(_ends(held.also) if held.also else ()), *_without_ending(image)]
         found = ((rank, index[fold(name)]) for rank, name in enumerate(names) for index, fold in indexes
                  if fold(name) in index)
         rank, places = next(found, (0, []))
         matches.append((rank, _nearest(places, folder, image), image, held))
     taken: dict[Path, Labels] = {}
     refused = []
+    shown = f"; those in the folder are called as {images[0].name!r}" if images else ""
     for _, places, image, held in sorted(matches, key=lambda match: match[0]):  # those that share most go first
         if len(places) == 1 and places[0] not in taken:
             taken[places[0]] = held
         else:
             why = ("it is labelled twice" if len(places) == 1 else "several images have the name, write their paths"
-                   if places else "the image is missing")
+                   if places else f"the image is missing{shown}")
             refused.append((held.place, f"names {image[:200]!r}: {why}"))
     items = [Item(name=name, image=path, record=taken[path], annotations=(taken[path].place,))
              for path, name in relative_names(folder, images).items() if path in taken]
@@ -250,6 +255,12 @@ def _ends(name: str) -> list[str]:
     return [f"/{name}", *("/".join(parts[start:]) for start in range(len(parts)))]
 
 
+def _without_ending(name: str) -> list[str]:
+    """The path and its ends without the ending of an image: the images may have been saved in another format."""
+    path = PurePosixPath(name)
+    return _ends(str(path.with_suffix(""))) if path.suffix.lower() in SUFFIXES else []
+
+
 def _as_uploaded(name: str) -> str:
     """A path without capitals, and as servers keep the names of uploads: spaces become _, other signs go."""
     return re.sub(r"[^\w./-]", "", name.replace(" ", "_")).casefold()
@@ -265,4 +276,7 @@ def _nearest(places: list[Path], folder: Path, image: str) -> list[Path]:
 
 def _plain(name: str) -> str:
     """A name of an image as labels write it, as a relative path of ours; systems write accents in two ways."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", name.strip(), re.IGNORECASE):  # an address: what stands before its query
+        with suppress(ValueError):
+            name = unquote(urlsplit(name.strip()).path)
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/").lstrip("/"))

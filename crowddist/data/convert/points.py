@@ -15,6 +15,9 @@ MOST_BAD_SHARE = 0.01
 _FROM_HEADS = 100
 # ours: a share of fewer heads says little: three, or one in ten.
 _MOST_BAD_OF_FEW, _MOST_BAD_SHARE_OF_FEW = 3, 0.1
+# ours: of the points of an image, that lie in its first pixel.
+_MOST_IN_FIRST = 0.9
+_SWAPPED = "with x and y swapped they fit: swap the two columns of the labels"
 
 
 def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str, rotation: int = 1,
@@ -47,12 +50,16 @@ def check_points(points: np.ndarray, size: tuple[int, int], place: Path | str, r
                 ("num_outside_points", finite & ~inside, f"outside {frame}"))
     hint = _hint(points[finite], size, rotation, turned) if (finite & ~inside).any() else ""
     doubts += _dropped(problems, points, "point", "x, y", place, hint, hint or _guess(points[finite], rotation))
+    if hint == _SWAPPED:
+        doubts.append(Doubt("num_swapped_images", 1))
     kept = points[inside]
-    if len(kept) and (kept >= 0).all() and (kept <= 1).all() and (kept % 1 > 0).any():
+    # Centres of boxes are told from the middle of the first pixel; a slip may lie beyond.
+    first = ((kept >= -0.5) & (kept <= 1)).all(axis=1)
+    if len(kept) and first.sum() >= _MOST_IN_FIRST * len(kept) and (kept[first] % 1 > 0).any():
         likely = "shares of its width and height: multiply them by these"
         if len(kept) > 1:
-            raise InputError(f"{place}: all {len(kept)} points lie within the first pixel of {frame}; they look like "
-                             f"{likely}")
+            raise InputError(f"{place}: {'all ' if first.all() else f'{first.sum()} of '}{len(kept)} points lie within "
+                             f"the first pixel of {frame}; they look like {likely}")
         doubts.append(Doubt("num_corner_points", 1, f"its only point lies within the first pixel of {frame}, as would "
                             f"{likely}"))
     stored = kept.astype(np.float32)
@@ -158,7 +165,7 @@ def _hint(points: np.ndarray, size: tuple[int, int], rotation: int, turned: bool
         return (f"they fit the image turned upright, as its rotation tag {rotation} says: turn the image files upright "
                 "(e.g. mogrify -auto-orient FILE) and convert again")
     if fits(points[:, ::-1], size):
-        return "with x and y swapped they fit: swap the two columns of the labels"
+        return _SWAPPED
     return ""
 
 

@@ -134,7 +134,7 @@ def as_zones(zones: Zones) -> ZoneSet | None:
 
 def _zone_sets(path: Path, data: bytes) -> dict[str, ZoneSet]:
     """The zones of a file by image, see `ZoneFile`."""
-    head = data[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = data[:HEAD_BYTES].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # also UTF-16
     if kind_of(data[:HEAD_BYTES]) in READ:
         return {"": read_mask(path, data)}
     if head.startswith(b"<"):

@@ -100,6 +100,13 @@ READ: dict[str, tuple[str, dict[str, str | bytes], dict[str, list[list[float]]]]
                                        THREE),
     "half floats": ("npy", {"a.npy": saved(np.save, POINTS.astype(np.float16))}, THREE),
     "a structure in a structure": ("mat", {"a.mat": mat(data={"made": "today", "gt": {"annPoints": POINTS}})}, THREE),
+    "tables put behind each other": ("csv", {"p.csv": CSV + CSV.replace("3.5,4", "40,20")},
+                                     {"a": [[3.5, 4], [40, 20]]}),
+    "zero bytes to the end of a block": ("csv", {"p.csv": CSV.encode() + bytes(99)}, A),
+    "addresses of images": ("csv", {"p.csv": "file,x,y\nhttps://x.org/s%C3%A9/a.jpg?token=1,3.5,4\n"}, A),
+    "images saved in another format since": ("csv", {"p.csv": CSV.replace(".jpg", ".PNG")}, A),
+    "a box that is to be ignored": ("coco", {"c.json": coco({"bbox": [1, 0, 6, 9]}, {"bbox": [11, 9, 6, 9],
+                                                                                     "ignore": 1})}, A),
     "MATLAB's version 4": ("mat", {"a.mat": mat_4(POINTS)}, THREE),
 }
 
@@ -126,6 +133,25 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
                             "they look like shares of its width and height: multiply"),
     "boxes in shares": ("coco", {"c.json": coco({"bbox": [0.8, 0.8, 0.1, 0.1]}, {"bbox": [0.9, 0.7, 0.1, 0.2]})},
                         "they look like shares of its width and height"),
+    "shares, and a slip": ("npy", {"a.npy": saved(np.save, np.array([[n / 10, 0.5] for n in [*range(10), 12]]))},
+                           "10 of 11 points lie within the first pixel .* multiply"),
+    "boxes in shares, at the edge": ("coco", {"c.json": coco(
+        {"bbox": [0, 0, 0.1, 0.1]}, {"bbox": [0.9, 0.7, 0.1, 0.2]})}, "they look like shares of its width and height"),
+    "corners of boxes": ("coco", {"c.json": coco(
+        {"bbox": [10, 4, 20, 12]}, {"bbox": [30, 10, 40, 20]}, {"bbox": [20, 20, 28, 30]},
+        images=[{"id": 1, "file_name": "a.jpg", "width": 48, "height": 32}])},
+        r"c\.json: its boxes seem to be left, top, right, bottom; .*: subtract"),
+    "commas for thousands or decimals": ("csv", {"p.csv": 'file,x,y\na.jpg,"1,234",4\na.jpg,40,20\n'},
+                                         r"p\.csv: '1,234' may be 1234 or 1\.234; write numbers without"),
+    "decimal commas that part columns": ("csv", {"p.csv": "file,x,y\na.jpg,3,5,4,0\n"},
+                                         r"the row 'a\.jpg,3,5,4,0' has 5 cells, and the heading 3; put quotes round"),
+    "counts of images without a heading": ("csv", {"p.csv": "".join(f"{n}.jpg,{n},{n + 1}\n" for n in range(5))},
+                                           "it has no heading, and one row for each of 5 images; if"),
+    "a workbook of an old Excel": ("csv", {"p.csv": b"\xd0\xcf\x11\xe0" + bytes(40)}, "a workbook.* save it as .csv"),
+    "names of other images": ("csv", {"p.csv": CSV.replace("a.", "7.")},
+                              "names '7.jpg': the image is missing; those in the folder are called as 'a.jpg'"),
+    "decimal commas in CVAT": ("cvat", {"c.xml": cvat('<points label="head" points="3,5,4"/>')},
+                               "not a pair of numbers"),
     "y before x": ("npy", {"a.npy": saved(np.save, np.array([[4, 40], [20, 46], [9, 35], [7, 41], [8, 39.5]]))},
                    "with x and y swapped they fit: swap the two columns"),
     "an image twice in JSON": ("json", {"p.json": '{"a.jpg": [[3, 4]], "a.jpg": [[5, 6], [7, 8]]}'},
@@ -217,3 +243,31 @@ def test_sets_in_folders_of_another_spelling_and_in_a_folder_of_their_own(tmp_pa
         assert decode(*ShardReader(done.url).read(0)).points.tolist() == [[3, 4]], name
     with pytest.raises(InputError, match=r"no JHU-Crowd\+\+ data of the split 'val': .*download/val/images is missing"):
         convert(FORMATS["jhu_crowd"], tmp_path / "jhu_crowd" / "download", tmp_path / "none", split="val")
+
+
+def wide(root: Path, name: str, size: tuple[int, int] = (8, 2400)) -> None:
+    root.mkdir(exist_ok=True, parents=True)
+    Image.new("RGB", size[::-1]).save(root / name)
+
+
+@pytest.mark.parametrize("cell", ['"1,203.5"', '"1.203,5"', "1203.5"])
+def test_signs_between_thousands_are_known_by_the_decimals(tmp_path: Path, cell: str) -> None:
+    wide(tmp_path / "in", "a.png", (40, 2400))
+    (tmp_path / "in" / "p.csv").write_text(f"file,x,y\na.png,{cell},4\na.png,40,20\n")
+    assert points_by_id(convert(FORMATS["csv"], tmp_path / "in", tmp_path / "set")) == {"a": [[1203.5, 4], [40, 20]]}
+
+
+def test_labels_of_smaller_copies_and_swapped_columns_are_told_of_a_whole_set(tmp_path: Path) -> None:
+    """Neither moves a single point out of its image far enough to stop anything."""
+    rng = np.random.default_rng(0)
+    for name, size, spread, words in (
+            ("copies", (32, 48), [24, 16], r"(49|50) % of width and height, from the upper left, hold all heads"),
+            ("swapped", (480, 500), [480, 500], r"\d+ images whose points beyond them fit with x and y swapped")):
+        rows = [f"{n}.png,{x:.3f},{y:.3f}" for n in range(12) for x, y in rng.uniform(0, spread, (12, 2))]
+        for number in range(12):
+            wide(tmp_path / name, f"{number}.png", size)
+        (tmp_path / name / "p.csv").write_text("\n".join(["file,x,y", *rows]))
+        done = convert(FORMATS["csv"], tmp_path / name, tmp_path / f"set-{name}")
+        assert re.search(words, done.summary()), done.summary()
+        told = {"copies": "num_swapped_images", "swapped": "heads_within_percent"}[name]
+        assert told not in done.manifest.statistics

@@ -134,6 +134,12 @@ def test_a_file_that_holds_no_zones_is_one_line(tmp_path: Path, value: object, n
     assert name in str(told.value) and "\n" not in str(told.value)
 
 
+def test_json_of_windows_in_utf_16(tmp_path: Path) -> None:
+    for code in ("utf-16", "utf-8-sig"):
+        (tmp_path / "z.json").write_bytes(json.dumps(OWN).encode(code))
+        assert read_zones(tmp_path / "z.json").names == read_zones(written(tmp_path, OWN, "own.json")).names
+
+
 def test_a_missing_file_and_shapes_left_out_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file of zones"):
         read_zones(tmp_path / "none.json")
