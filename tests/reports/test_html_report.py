@@ -128,10 +128,12 @@ def _spaced(folder: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
 
 
-@pytest.mark.usefixtures("tiny_config")  # draws little
-def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
-    config = replace(config, evaluation="", run_name="unknown")
+@pytest.mark.usefixtures("tiny_config", "result")  # draws little, and takes over what that run has trained
+def test_where_nothing_was_evaluated_it_says_so_and_names_are_text_not_markup(config: RunConfig) -> None:
+    config = replace(config, evaluation="", run_name="<script>alert(1)</script>".replace("/", "|"))
     adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True, reuse=True)
+    text = storage.read_bytes(storage.join(run_folder(config), "report.html")).decode()
+    assert "<script" not in text and "&lt;script&gt;" in text
     page = read(run_folder(config))
     assert "How wrong the counter is on the target is not known" in page.words
     assert not {"The largest errors", "The smallest errors"} & set(page.headings)
@@ -166,14 +168,6 @@ def test_what_is_gone_is_left_out_and_told(config: RunConfig, copied: Path, tmp_
         (tmp_path / "away").rename(evaluation)
     assert len(said) == 1 and said[0].startswith("the report shows no images of the evaluation: ")
     assert "The largest errors" not in read(copied.as_uri()).headings
-
-
-@pytest.mark.usefixtures("tiny_config")
-def test_names_are_text_not_markup(config: RunConfig) -> None:
-    config = replace(config, run_name="<script>alert(1)</script>".replace("/", "|"))
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True, reuse=True)
-    text = storage.read_bytes(storage.join(run_folder(config), "report.html")).decode()
-    assert "<script" not in text and "&lt;script&gt;" in text
 
 
 def test_a_run_that_has_not_ended_has_none(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_averaged_weights_are_taken_over_with_those_that_are_not(config: RunConf
     assert_same(shared, run(replace(alone(config), run_name="second", **averaged))[0])
 
 
+@pytest.mark.slow
 def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -> None:
     """Another detector, and another localiser's rate: the regressor is known; the detector has other weights to begin
     with, and so has the localiser, whose random numbers come after.
@@ -139,7 +140,7 @@ def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -
     assert_same(shared, run(alone(other), reuse=False)[0])
 
 
-@pytest.mark.parametrize("teacher_share", [0.0, 0.5])
+@pytest.mark.parametrize("teacher_share", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_a_stage_on_equal_labels_is_taken_over_and_the_next_goes_on(tiny_config: RunConfig,
                                                                     teacher_share: float) -> None:
     one, two = ({"run_name": str(rounds),
@@ -191,6 +192,7 @@ KILLED_AT = ((INPUTS, 1), (CURVE, 1), (INPUTS, 2), ("checkpoints/step-000004.pt"
              (DONE, 1))
 
 
+@pytest.mark.slow
 def test_killed_while_it_takes_over_a_run_goes_on(config: RunConfig, source_only: RunConfig, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it writes each of the stage's files; the other run is gone when it goes on, whether it may take stages
