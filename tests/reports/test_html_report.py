@@ -159,6 +159,7 @@ def test_intervals_stand_beside_the_counts(tiny_config: RunConfig, make_images: 
     assert "In interval" not in words and "90 % interval" not in words
 
 
+@pytest.mark.usefixtures("tiny_config")  # draws little
 def test_what_is_gone_is_left_out_and_told(config: RunConfig, copied: Path, tmp_path: Path) -> None:
     evaluation, said = storage.local_folder(config.evaluation), list[str]()
     evaluation.rename(tmp_path / "away")
@@ -175,6 +176,7 @@ def test_a_run_that_has_not_ended_has_none(tmp_path: Path) -> None:
         write_report(tmp_path.as_uri(), say=quiet)
 
 
+@pytest.mark.usefixtures("tiny_config")  # draws little
 def test_the_settings_that_are_not_the_recipes_are_named(copied: Path) -> None:
     written = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**written, "recipe": "quickstart"}))
