@@ -50,9 +50,9 @@ def test_a_password_is_given_and_shown_nowhere(camera: RtspServer) -> None:  # n
 
 
 def test_a_dead_stream_is_one_line(camera: RtspServer) -> None:  # noqa: F811
-    for script, open_timeout_s, words in (([], 1, "the host answers, but gives no video"),
-                                          ([[HOLD]], 3, "gives no frames that can be read: it stalled for 1 s")):
+    brief = Connection(open_timeout_s=3, read_timeout_s=1, reconnects=0)
+    for script, words in (([], "the host answers, but gives no video"),
+                          ([[HOLD]], "gives no frames that can be read: it stalled for 1 s")):
         camera.script = script  # type: ignore[assignment]
-        brief = Connection(open_timeout_s=open_timeout_s, read_timeout_s=1, reconnects=0)
         numbers, _, _, error = read(camera.address(), brief)
         assert not numbers and words in error and "\n" not in error
