@@ -50,8 +50,6 @@ def with_one_round(config: RunConfig) -> RunConfig:
 QUICK = {*((method, "compact") for method in METHODS), ("self_supervision", "efficientnet_lite0"),
          ("bi_knowledge", "efficientnet_lite0"), ("self_supervision", "teacher")}
 """The others are made of the same networks, which are larger, so they are tried with the slow tests."""
-
-
 ALL = (*((method, backbone) for backbone in ("compact", "efficientnet_lite0") for method in METHODS),
        ("self_supervision", "teacher"), ("combined", "teacher"))
 
