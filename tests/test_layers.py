@@ -5,6 +5,7 @@ itself by a detour.
 from __future__ import annotations
 
 import ast
+import functools
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -38,6 +39,7 @@ MODULES = {
 FILES = sorted((ROOT / "crowddist").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
 
 
+@functools.cache
 def imported(path: Path, *, run_time_only: bool = False) -> set[str]:
     """Modules a file imports, whole names; those for type checkers alone are left out where asked."""
     names: set[str] = set()
