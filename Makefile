@@ -9,6 +9,8 @@ MINUTES ?= 30
 # One thread per process: ranks and test workers share the cores, two thread pools on one core are slower than one thread.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
+# Where it is set (in containers), every process would compile all modules again, tests with their assertions too.
+unexport PYTHONDONTWRITEBYTECODE
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
@@ -25,7 +27,7 @@ test: test-fast  ## all tests but those that have a target of their own
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not ray and $(HERE)"
 	$(BIN)/python -m pytest -m "ray and not slow and $(HERE)"
 
-test-fast: setup  ## without the tests that start Ray or run whole adaptations
+test-fast: setup  ## all tests of units, and one whole adaptation of each kind, without Ray
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
 
 test-ray: setup  ## all with a real Ray, the longest too: 20 minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import typing
 from collections.abc import Mapping
@@ -212,9 +213,12 @@ class RunConfig:
 
     def _require_no_secrets(self) -> None:
         """Everybody who sees a run sees its config.json, its report and MLflow."""
-        for name, value in flat(dataclasses.asdict(self)).items():
-            if any(holds_secret(text)
-                   for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)):
+        texts = {name: [text for text in (value if isinstance(value, tuple | list) else [value])
+                        if isinstance(text, str)] for name, value in flat(dataclasses.asdict(self)).items()}
+        if not holds_secret("\n".join(itertools.chain(*texts.values()))):  # one look at the environment, not a hundred
+            return
+        for name, values in texts.items():
+            if any(map(holds_secret, values)):
                 raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
                                  "MLflow would show: keys belong in the environment")
 

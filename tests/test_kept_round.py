@@ -40,7 +40,7 @@ def run(config: RunConfig, **changes: Any) -> tuple[dict[str, Any], list[str]]:
     return adapt(config, LocalLauncher(config), NullTracker(), say=lines.append), lines
 
 
-@pytest.mark.parametrize("rounds", [2, 3])
+@pytest.mark.parametrize("rounds", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_spoilt_round_is_dropped_and_ends_the_rounds(tiny_config: RunConfig, spoilt: Callable[[int], None],
                                                        rounds: int) -> None:
     """The second round of labels is spoilt: the last one, which makes no labels that would tell, or one before it."""
@@ -56,6 +56,7 @@ def test_a_spoilt_round_is_dropped_and_ends_the_rounds(tiny_config: RunConfig, s
     assert json.loads((folder / "result.json").read_text())["final"] == result["final"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_drops_the_same_round(tiny_config: RunConfig, spoilt: Callable[[int], None],
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt(2)

@@ -40,6 +40,13 @@ def final_networks(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return checkpoint.load(result["checkpoint"])["method"]["networks"]
 
 
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The weights that differ between two results."""
+    ours, theirs = final_networks(one), final_networks(other)
+    assert ours.keys() == theirs.keys()
+    return [name for name, value in ours.items() if not torch.equal(value, theirs[name])]
+
+
 def test_an_adaptation_leaves_everything_behind(tiny_config: RunConfig, all_pictures: None) -> None:
     result, _ = run(tiny_config)
     folder = storage.local_folder(run_folder(tiny_config))
@@ -123,6 +130,7 @@ def test_translation_leaves_a_translated_source_that_any_method_can_train_on(tin
     assert run(others)[0]["data"]["source"]["name"] == "tiny-translated"
 
 
+@pytest.mark.slow
 def test_a_counter_of_the_translated_source_may_begin_anew(tiny_config: RunConfig) -> None:
     settings = replace(tiny_config.translation, fresh=True)
     config = replace(tiny_config, method="translation", translation=settings)
@@ -156,6 +164,7 @@ def test_stages_start_together_where_they_wait_for_nothing_else() -> None:
     assert started(stage("source", 0), *translated) == ["source", "translator", "counter on"]
 
 
+@pytest.mark.slow
 def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Path,
                                            make_images: Callable[..., str]) -> None:
     boxes = make_images(tmp_path / "boxes", count=6, seed=7, boxes=True)
@@ -171,7 +180,8 @@ def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Pat
 
 
 @pytest.mark.parametrize("method, rounds", [("self_supervision", ["source", "orientation", "labels-1"]),
-                                            ("bi_knowledge", ["source", "cycle-1"])])
+                                            pytest.param("bi_knowledge", ["source", "cycle-1"],
+                                                         marks=pytest.mark.slow)])
 def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig, method: Any, rounds: list[str]) -> None:
     settings = replace(getattr(tiny_config, method), stop_change=1e9)
     result, _ = run(replace(tiny_config, method=method, **{method: settings}))
@@ -184,7 +194,8 @@ def test_without_labelled_target_images_no_error_is_reported(tiny_config: RunCon
     assert "target/mae" not in result["final"] and result["final"]["labels/kept_mass"] > 0
 
 
-@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "translation", "combined"])
+@pytest.mark.parametrize("method", ["self_supervision", *(pytest.param(method, marks=pytest.mark.slow)
+                                                         for method in ("bi_knowledge", "translation", "combined"))])
 def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str, method: Any) -> None:
     """A labelled and an unlabelled copy of the target adapt to the same bits: its labels are not read."""
     from crowddist.data.shards import ShardReader, ShardWriter
@@ -203,8 +214,7 @@ def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evalua
     short = replace(tiny_config, evaluation="", method=method, **fewer)
     with_labels, _ = run(replace(short, target=tiny_evaluation, run_name="with"))
     without, _ = run(replace(short, target=folder.as_uri(), run_name="without"))
-    for name, value in final_networks(with_labels).items():
-        assert torch.equal(value, final_networks(without)[name]), name
+    assert differing(with_labels, without) == []
 
 
 def test_a_scene_rule_is_told_kept_and_held_to(tiny_config: RunConfig, tmp_path: Path,
@@ -218,8 +228,7 @@ def test_a_scene_rule_is_told_kept_and_held_to(tiny_config: RunConfig, tmp_path:
     assert f"source: rule {tmp_path / 'early.json'} keeps 5 of 12 images" in lines
     everything, lines = run(replace(config, run_name="everything", stream=tiny_config.stream))
     assert not any("rule" in line for line in lines)
-    assert any(not torch.equal(value, final_networks(everything)[name])
-               for name, value in final_networks(result).items())
+    assert differing(result, everything)
     (tmp_path / "early.json").write_text('{"hours": [0, 5]}')
     with pytest.raises(InputError, match=r"the data of run tiny changed since it began \(scenes\)"):
         run(config)
@@ -253,6 +262,7 @@ def test_data_that_changed_under_a_run_is_refused(tiny_config: RunConfig, make_i
     assert run(short)[0]["rounds"] == first["rounds"]
 
 
+@pytest.mark.slow
 def test_held_out_images_of_the_source_give_every_round_intervals(tiny_config: RunConfig, tmp_path: Path,
                                                                   make_images: Callable[..., str]) -> None:
     """Networks and all other figures keep their bits; a run that is killed before or after the calibration of a round
@@ -266,8 +276,7 @@ def test_held_out_images_of_the_source_give_every_round_intervals(tiny_config: R
     result = adapt(config, LocalLauncher(config), tracker, say=lines.append)
     assert any("register" in told and told.endswith("with intervals") for told in tracker.told)
     assert lines.count("90 % intervals, by the errors on 14 held-out images of tiny") == 4, "one in each round"
-    for name, value in final_networks(plain).items():
-        assert torch.equal(value, final_networks(result)[name]), name
+    assert differing(plain, result) == []
     for before, row in zip(plain["rounds"], result["rounds"], strict=True):
         assert 0 <= row["target/interval_coverage"] <= 1 and row["target/interval_width"] > 0
         same = {name for name in before if name not in ("checkpoint", "train/seconds")}
@@ -348,6 +357,7 @@ def test_tracking_begins_with_good_input_and_ends_with_the_model(tiny_config: Ru
     assert (folder / "curves.png").exists() and (folder / "rounds.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig, tmp_path: Path) -> None:
     torch.save(build_counter(tiny_config.counter).encoder.levels[0].state_dict(), tmp_path / "weights.pt")
     config = replace(
@@ -361,8 +371,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
     for name in ("labels-1", "orientation/DONE.json", "source/DONE.json"):
         (shutil.rmtree if (folder / name).is_dir() else os.unlink)(folder / name)
     resumed, _ = run(config)
-    for name, value in final_networks(unbroken).items():
-        assert torch.equal(value, final_networks(resumed)[name]), name
+    assert differing(unbroken, resumed) == []
     with pytest.raises(FileNotFoundError):
         run(replace(config, run_name="new"))
 

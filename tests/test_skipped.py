@@ -27,7 +27,8 @@ class CarefulLauncher(LocalLauncher):
         return [worker.run(job, unit, [index for index in unit if index == self.SKIPPED]) for unit in worker.units()]
 
 
-@pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"), ("translation", "source")])
+@pytest.mark.parametrize(("method", "data"), [("self_supervision", "target"),
+                                              pytest.param("translation", "source", marks=pytest.mark.slow)])
 def test_skipped_images_are_left_out_and_named(tiny_config: RunConfig, all_pictures: None, method: Any,
                                                data: str) -> None:
     config = replace(tiny_config, method=method)

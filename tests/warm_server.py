@@ -22,9 +22,11 @@ IMPORTED = ("crowddist.pipeline", "crowddist.preflight.checks", "crowddist.launc
             "crowddist.tracking.choose", "crowddist.inference.open_counter", "crowddist.inference.evaluation",
             "crowddist.reports.html_report", "crowddist.search.threshold_search", "crowddist.video.count",
             "crowddist.cli.adapt", "crowddist.cli.count", "crowddist.cli.convert", "crowddist.cli.evaluate",
-            "crowddist.cli.tune", "cv2", "scipy.optimize", "matplotlib.pyplot", "mlflow",
+            "crowddist.cli.tune", "torch._inductor.config", "cv2", "scipy.optimize", "matplotlib.pyplot",
+            "PIL.Image", "jinja2", "simplejpeg", "tyro", "webdataset", "mlflow",
             "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
-"""Modules that start no thread. Not Ray: it reads variables at its import."""
+"""Modules that start no thread; that of inductor is what a training imports to be deterministic, for 3 s. Not Ray: it
+reads variables at its import."""
 
 
 def serve(address: str, owner: int) -> None:

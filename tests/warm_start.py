@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +75,16 @@ def run(*words: object, cwd: Path, env: Mapping[str, str], timeout: float = 500)
     finally:
         process.kill()
     return subprocess.CompletedProcess(words, process.wait(), output, errors)
+
+
+def together(work: Callable[..., None], *words: object, number: int) -> None:
+    """Runs a function of a test's module in `number` processes at once, each with its rank and the same words (as
+    texts); all must end well.
+    """
+    code = f"import sys; from {work.__module__} import {work.__name__} as work; work(int(sys.argv[1]), *sys.argv[2:])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for process in [Started("-c", code, rank, *words, cwd=ROOT, env=env) for rank in range(number)]:
+        assert process.wait(500) == 0, process.communicate()[1]
 
 
 def _text(file: IO[bytes]) -> str:

@@ -157,10 +157,19 @@ def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[RendererConfig, Path]:
+    """A data set that is written in one go, and what it shows."""
+    config, folder = replace(SMALL, num_images=30), tmp_path_factory.mktemp("unbroken") / "set"
+    write_dataset(folder, config)
+    return config, folder
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_interrupted_data_set_goes_on_where_it_was(tmp_path: Path, num_workers: int):
+def test_an_interrupted_data_set_goes_on_where_it_was(tmp_path: Path, num_workers: int,
+                                                      unbroken: tuple[RendererConfig, Path]):
     """Also where an image was half written; the others are not drawn again. It stops at once, and drops what waits."""
-    many = replace(SMALL, num_images=40)
+    many, fresh = unbroken
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "set", many, num_workers=num_workers, progress=stop)
     partial = tmp_path / "set.partial"
@@ -175,10 +184,9 @@ def test_an_interrupted_data_set_goes_on_where_it_was(tmp_path: Path, num_worker
         other.unlink()
     seen: list[int] = []
     write_dataset(tmp_path / "set", many, progress=lambda done, total: seen.append(done))
-    assert seen[0] == len(drawn) == 2 and seen[-1] == 40
+    assert seen[0] == len(drawn) == 2 and seen[-1] == 30
     assert drawn.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.jpg")}.items()
-    write_dataset(tmp_path / "fresh", many)
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "fresh")
+    assert files_of(tmp_path / "set") == files_of(fresh)
 
 
 def test_an_interrupted_data_set_is_not_taken_for_a_whole_one(tmp_path: Path):

@@ -31,7 +31,8 @@ ROUNDS = 4  # of the smoke recipe: source, orientation and two rounds of labels
 def tiny(source: str, target: str, evaluation: str, storage: Path) -> list[object]:
     """Arguments of an adaptation of seconds on the tests' own data."""
     data = ["--source", source, "--target", target, "--evaluation", evaluation]
-    return ["smoke", "--storage", storage, "--stream.image-size", 96, "--threads", 1, "--method", "source_only", *data]
+    return ["smoke", "--storage", storage, "--stream.image-size", 96, "--threads", 1, "--method", "source_only",
+            "--calibration", "", *data]
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
         storage.join(tmp_path.as_uri(), "result.json"),
         {"run": "mine", "recipe": "smoke", "method": "source_only", "seed": 1, "rounds": rounds}
     )
-    done = start("compare", tmp_path, fresh=True)
+    done = start("compare", tmp_path)
     assert done.returncode == 0 and "4.0 / 5.0" in done.stdout.splitlines()[2] and "uncertainty" not in done.stdout
     rows = [{"image": f"IMG_{number}", "count": 10.0 + error, "true_count": 10.0, "error": error, "uncertainty": doubt}
             for number, error, doubt in ((1, 3.0, 2.0), (2, 4.0, 6.0))]

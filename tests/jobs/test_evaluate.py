@@ -68,7 +68,7 @@ def test_intervals_are_evaluated_at_the_level_that_is_asked_for(start: Callable,
 
 def test_an_unlabelled_set_is_one_line(start: Callable, tmp_path: Path, tiny_checkpoint: str, tiny_target: str) -> None:
     done = start("evaluate", "--checkpoint", tiny_checkpoint, "--data", tiny_target, "--output",
-                 tmp_path / "metrics.json", fresh=True)
+                 tmp_path / "metrics.json")
     assert (done.returncode == 2
             and done.stderr == f"error: the evaluation at {tiny_target} has no labels; give a labelled data set\n")
     assert not (tmp_path / "metrics.json").exists()

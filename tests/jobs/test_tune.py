@@ -44,7 +44,7 @@ def test_it_says_how_well_its_objective_ranks(
     done = start("tune", "--checkpoint", tiny_checkpoint, "--target", tiny_target, "--output", tmp_path / "tune.json",
                  "--objective", "proxy",
                  "--labelled", tiny_source, "--evaluation", tiny_evaluation, "--trials", "3", "--launcher", "local",
-                 "--work", tmp_path, fresh=True)
+                 "--work", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     shown, opened = (next(number for number, line in enumerate(lines) if words in line)

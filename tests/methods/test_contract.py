@@ -47,9 +47,15 @@ def with_one_round(config: RunConfig) -> RunConfig:
                    bi_knowledge=replace(config.bi_knowledge, cycles=1))
 
 
-@pytest.fixture(params=[(method, backbone) for backbone in ("compact", "efficientnet_lite0")
-                        for method in METHODS] + [("self_supervision", "teacher"), ("combined", "teacher")],
-                ids=lambda pair: "-".join(pair))
+QUICK = {*((method, "compact") for method in METHODS), ("self_supervision", "efficientnet_lite0"),
+         ("bi_knowledge", "efficientnet_lite0"), ("self_supervision", "teacher")}
+"""The others are made of the same networks, which are larger, so they are tried with the slow tests."""
+ALL = (*((method, backbone) for backbone in ("compact", "efficientnet_lite0") for method in METHODS),
+       ("self_supervision", "teacher"), ("combined", "teacher"))
+
+
+@pytest.fixture(params=[pytest.param(pair, marks=() if pair in QUICK else pytest.mark.slow, id="-".join(pair))
+                        for pair in ALL])
 def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
     """A small configuration of each method, with networks from scratch and from ImageNet's weights (for one round), and
     with a teacher where there may be one.

@@ -54,7 +54,8 @@ def read(method: Method, stage: Stage) -> dict[str, torch.Tensor]:
     return {_shared(name, method.root): state[name].clone() for name in method.reads(stage)}
 
 
-@pytest.mark.parametrize("name", [*METHODS, "combined pretrained", "combined teacher"])
+@pytest.mark.parametrize("name", [*METHODS, *(pytest.param(name, marks=pytest.mark.slow)
+                                              for name in ("combined pretrained", "combined teacher"))])
 def test_a_stage_reads_and_changes_nothing_else(tiny_config: RunConfig, name: str) -> None:
     """All other weights are not a number; the training neither sees nor moves them."""
     config = replace(tiny_config, method=name.partition(" ")[0])
@@ -105,7 +106,9 @@ def with_other(config: RunConfig, name: str) -> RunConfig | None:
     return None
 
 
-@pytest.mark.parametrize("kind", [*METHODS, "self_supervision teacher"])
+@pytest.mark.parametrize("kind", [  # the combination has the stages of most others
+    *(pytest.param(kind, marks=() if kind in ("combined", "translation") else pytest.mark.slow) for kind in METHODS),
+    "self_supervision teacher"])
 def test_settings_that_leave_the_inputs_leave_the_training(tiny_config: RunConfig, kind: str) -> None:
     """Each setting of the configuration is moved; those that a stage's inputs do not tell, all at once."""
     method = kind.partition(" ")[0]

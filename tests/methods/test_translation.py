@@ -20,6 +20,7 @@ from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.methods.translation import Translation, TranslationObjective, falling_rate
 from crowddist.ops.ssim import ssim
 from crowddist.run.engine import LocalRuntime
+from tests.warm_start import together
 
 
 def make(**settings: Any) -> Translation:
@@ -127,7 +128,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_workers_take_the_mean_of_both_sides_slopes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    together(_worker, tmp_path, number=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     halves = [stepped(make(), part(domains(), slice(start, start + 2)), LocalRuntime()) for start in (0, 2)]
     whole = stepped(make(), domains(), LocalRuntime())

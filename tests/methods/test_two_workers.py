@@ -5,7 +5,6 @@ whole batch.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from crowddist.methods.table import METHODS
 from crowddist.run import checkpoint
 from crowddist.run.engine import LocalRuntime, StageData, fit
 from tests.methods.test_contract import made_up_batches, on_pretrained, with_one_round, with_teacher
-from tests.warm_start import ROOT, Started
+from tests.warm_start import together
 
 NUM_WORKERS = 2
 MOST_DIFFERENCE = {"translator": 5e-3}
@@ -74,32 +73,30 @@ def gradients(config: RunConfig, stage: Stage, runtime: LocalRuntime) -> dict[st
     return {name: value.grad.clone() for name, value in method.networks().named_parameters() if value.grad is not None}
 
 
-def together(work: str, config: RunConfig, folder: Path, *, num_workers: int) -> list[Started]:
-    """Workers that do a function of this module, each as a process that has imported torch."""
-    (folder / "config.json").write_text(to_json(config))
-    code = f"import sys; from tests.methods.test_two_workers import {work}; {work}(int(sys.argv[1]), sys.argv[2])"
-    return [Started("-c", code, rank, folder, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-            for rank in range(num_workers)]
-
-
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, *methods: str) -> None:
     torch.set_num_threads(1)
     config = from_json(Path(folder, "config.json").read_text())
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=NUM_WORKERS)
     found = {
         f"{method}/{stage.name}": gradients(each, stage, GlooRuntime(rank))
-        for method, each in configs(config).items()
+        for method, each in configs(config).items() if method in methods
         for stage in build_method(each).plan()
     }
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_path: Path) -> None:
-    for worker in together("work", tiny_config, tmp_path, num_workers=NUM_WORKERS):
-        assert worker.wait(500) == 0, worker.communicate()[1]
+QUICK = ("self_supervision", "bi_knowledge")
+"""Methods whose networks most others are made of."""
+
+
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_gradients_are_the_mean_over_the_workers(tiny_config: RunConfig, tmp_path: Path, quick: bool) -> None:
+    (tmp_path / "config.json").write_text(to_json(tiny_config))
+    methods = [method for method in configs(tiny_config) if (method in QUICK) == quick]
+    together(work, tmp_path, *methods, number=NUM_WORKERS)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(NUM_WORKERS))
-    for method, config in configs(tiny_config).items():
+    for method, config in ((method, configs(tiny_config)[method]) for method in methods):
         for stage in build_method(config).plan():
             name = f"{method}/{stage.name}"
             alone = gradients(config, stage, LocalRuntime())
@@ -143,8 +140,8 @@ def test_three_workers_resume_with_the_same_bits(tiny_config: RunConfig, tmp_pat
     """Three workers add in an order that depends on the layout of the gradients; a resume must not change that."""
     config = replace(tiny_config, train=replace(tiny_config.train, batch_size=6),
                      engine=replace(tiny_config.engine, checkpoint_every=100))
-    for worker in together("resume", config, tmp_path, num_workers=3):
-        assert worker.wait(500) == 0, worker.communicate()[1]
+    (tmp_path / "config.json").write_text(to_json(config))
+    together(resume, tmp_path, number=3)
     ends = [checkpoint.load_latest((tmp_path / name / "checkpoints").as_uri()) for name in ("unbroken", "stopped")]
     weights = [end["method"]["networks"] for end in ends if end]
     assert ends[0]["step"] == ends[1]["step"] == 6 and (tmp_path / "stopped" / "checkpoints"

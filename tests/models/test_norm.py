@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crowddist.models.norm import SyncBatchNorm2d, frozen_norm, sync_batch_norms
+from tests.warm_start import together
 
 
 def _layer(channels: int, seed: int = 0) -> SyncBatchNorm2d:
@@ -79,7 +80,7 @@ def test_two_workers_equal_one(tmp_path: Path) -> None:
     """Outputs, gradients of images and parameters, and running statistics; parts of unlike brightness, so local
     statistics would fail.
     """
-    torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    together(_worker, tmp_path, number=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     torch.manual_seed(0)
     network = _two_layers()

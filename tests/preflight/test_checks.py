@@ -216,6 +216,7 @@ def test_9_nodes_with_other_versions() -> None:
     assert "torch cannot be found" in versions_row(mine, mine | {"torch": ""}, "node").detail
 
 
+@pytest.mark.slow  # asks torch in two processes of its own
 def test_10_a_gpu_that_is_asked_for_and_not_there(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -139,10 +139,12 @@ def _spaced(folder: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
 
 
-@pytest.mark.usefixtures("tiny_config")  # draws little
-def test_where_nothing_was_evaluated_it_says_so(config: RunConfig) -> None:
-    config = replace(config, evaluation="", run_name="unknown")
+@pytest.mark.usefixtures("tiny_config", "result")  # draws little, and takes over what that run has trained
+def test_where_nothing_was_evaluated_it_says_so_and_names_are_text_not_markup(config: RunConfig) -> None:
+    config = replace(config, evaluation="", run_name="<script>alert(1)</script>".replace("/", "|"))
     adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True, reuse=True)
+    text = storage.read_bytes(storage.join(run_folder(config), "report.html")).decode()
+    assert "<script" not in text and "&lt;script&gt;" in text
     page = read(run_folder(config))
     assert "How wrong the counter is on the target is not known" in page.words
     assert not {"The largest errors", "The smallest errors"} & set(page.headings)
@@ -169,6 +171,7 @@ def test_intervals_stand_beside_the_counts(tiny_config: RunConfig, make_images: 
     assert "True counts" not in words and "90 % interval" not in words
 
 
+@pytest.mark.usefixtures("tiny_config")  # draws little
 def test_what_is_gone_is_left_out_and_told(config: RunConfig, copied: Path, tmp_path: Path) -> None:
     evaluation, said = storage.local_folder(config.evaluation), list[str]()
     evaluation.rename(tmp_path / "away")
@@ -180,19 +183,12 @@ def test_what_is_gone_is_left_out_and_told(config: RunConfig, copied: Path, tmp_
     assert "The largest errors" not in read(copied.as_uri()).headings
 
 
-@pytest.mark.usefixtures("tiny_config")
-def test_names_are_text_not_markup(config: RunConfig) -> None:
-    config = replace(config, run_name="<script>alert(1)</script>".replace("/", "|"))
-    adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True, reuse=True)
-    text = storage.read_bytes(storage.join(run_folder(config), "report.html")).decode()
-    assert "<script" not in text and "&lt;script&gt;" in text
-
-
 def test_a_run_that_has_not_ended_has_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a report needs a run that has ended"):
         write_report(tmp_path.as_uri(), say=quiet)
 
 
+@pytest.mark.usefixtures("tiny_config")  # draws little
 def test_the_settings_that_are_not_the_recipes_are_named(copied: Path) -> None:
     written = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({

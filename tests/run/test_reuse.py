@@ -115,6 +115,7 @@ def test_fresh_trains_all_and_others_may_take_that_over(config: RunConfig, sourc
     assert_same(third, result)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_taken_over_with_those_that_are_not(config: RunConfig, source_only: RunConfig) -> None:
     averaged = {"engine": replace(config.engine, average_decay=0.9)}
     run(replace(source_only, **averaged))
@@ -123,6 +124,7 @@ def test_averaged_weights_are_taken_over_with_those_that_are_not(config: RunConf
     assert_same(shared, run(replace(alone(config), run_name="second", **averaged))[0])
 
 
+@pytest.mark.slow
 def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -> None:
     """Another detector, and another localiser's rate: the regressor is known; the detector has other weights to begin
     with, and so has the localiser, whose random numbers come after.
@@ -139,7 +141,7 @@ def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -
     assert_same(shared, run(alone(other), reuse=False)[0])
 
 
-@pytest.mark.parametrize("teacher_share", [0.0, 0.5])
+@pytest.mark.parametrize("teacher_share", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_a_stage_on_equal_labels_is_taken_over_and_the_next_goes_on(tiny_config: RunConfig,
                                                                     teacher_share: float) -> None:
     one, two = ({"run_name": str(rounds),
@@ -165,22 +167,23 @@ def empty(folder: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize(("harm", "told"), [
-    (damage, "source: not taken over from run first: its last checkpoint is missing or damaged"),
-    (empty, "source: not taken over from run first: its last checkpoint is missing or damaged"),
-    (shorten, "source: not taken over from run first: its files are damaged"),
-    (shutil.rmtree, ""),
-], ids=["damaged", "emptied", "shortened", "removed"])
-def test_what_cannot_be_read_is_trained(source_only: RunConfig, harm: Callable[[Path], None], told: str) -> None:
+def test_what_cannot_be_read_is_trained(source_only: RunConfig, tmp_path: Path) -> None:
     first, _, _ = run(source_only)
-    ours = [checkpoint.load(first["checkpoint"])["method"]["networks"], first["rounds"]]
-    harm(storage.local_folder(run_folder(source_only)))
-    result, trained, lines = run(replace(source_only, run_name="second"))
-    assert trained == ["source"] and [line for line in lines if "taken over" in line] == ([told] if told else [])
-    assert all(torch.equal(value, ours[0][name])
-               for name, value in checkpoint.load(result["checkpoint"])["method"]["networks"].items())
-    _, trained, lines = run(replace(source_only, run_name="third"))
-    assert trained == [] and f"source: {SAYS.format('second')}" in lines
+    ours, folder = checkpoint.load(first["checkpoint"])["method"]["networks"], storage.local_folder(source_only.storage)
+    shutil.copytree(folder, tmp_path / "kept")
+    for harm, told in ((damage, ["source: not taken over from run first: its last checkpoint is missing or damaged"]),
+                       (empty, ["source: not taken over from run first: its last checkpoint is missing or damaged"]),
+                       (shorten, ["source: not taken over from run first: its files are damaged"]),
+                       (shutil.rmtree, [])):
+        harm(folder / "first")
+        result, trained, lines = run(replace(source_only, run_name="second"))
+        assert trained == ["source"] and [line for line in lines if "taken over" in line] == told, harm
+        theirs = checkpoint.load(result["checkpoint"])["method"]["networks"]
+        assert all(torch.equal(value, ours[name]) for name, value in theirs.items()), harm
+        _, trained, lines = run(replace(source_only, run_name="third"))
+        assert trained == [] and f"source: {SAYS.format('second')}" in lines, harm
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "kept", folder)
 
 
 class Killed(BaseException):
@@ -191,6 +194,7 @@ KILLED_AT = ((INPUTS, 1), (CURVE, 1), (INPUTS, 2), ("checkpoints/step-000004.pt"
              (DONE, 1))
 
 
+@pytest.mark.slow
 def test_killed_while_it_takes_over_a_run_goes_on(config: RunConfig, source_only: RunConfig, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it writes each of the stage's files; the other run is gone when it goes on, whether it may take stages

@@ -37,6 +37,7 @@ def holder(url: str) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_hold_keeps_others_out_and_what_a_killed_process_elsewhere_held_runs_out(
         steady: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one is renewed while the other, and one that nobody can read, run out."""

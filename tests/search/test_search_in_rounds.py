@@ -60,7 +60,8 @@ class Watching(LocalLauncher):
             run_trials_here(search, Listed(values=[point]))
 
 
-@pytest.mark.parametrize("method", ["self_supervision", "bi_knowledge", "combined"])
+@pytest.mark.parametrize("method", ["self_supervision", *(pytest.param(method, marks=pytest.mark.slow)
+                                                         for method in ("bi_knowledge", "combined"))])
 def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConfig, tiny_source: str,
                                                             method: Any) -> None:
     """The best trial's values are those of the labels, of the training and of its checkpoints, which count with them
@@ -93,6 +94,7 @@ def test_every_round_is_labelled_with_what_its_search_finds(tiny_config: RunConf
                for row in rows)
 
 
+@pytest.mark.slow
 def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: RunConfig, tmp_path: Path) -> None:
     """To the byte; the networks see the target once a round, not twice."""
     config = searching(replace(tiny_config, method="combined"))
@@ -111,22 +113,24 @@ def test_labels_from_kept_predictions_are_those_of_the_networks(tiny_config: Run
             assert path.read_bytes() == (storage.local_folder(again) / path.name).read_bytes(), path.name
 
 
-@pytest.mark.parametrize("dies_at", [2, 10])
-def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tmp_path: Path, dies_at: int) -> None:
+@pytest.mark.slow
+def test_a_run_that_dies_in_a_search_repeats_no_trial(tiny_config: RunConfig, tmp_path: Path) -> None:
     """It ends with the bits of an unbroken one."""
     config = searching(tiny_config)
     unbroken = adapt(replace(config, storage=str(tmp_path / "unbroken")), LocalLauncher(config), NullTracker(),
                      say=silent)
-    first, second = Watching(config, dies_at=dies_at), Watching(config)
-    with pytest.raises(KeyboardInterrupt):
-        adapt(config, first, NullTracker(), run_trials=first.run_trials, say=silent)
-    resumed = adapt(config, second, NullTracker(), run_trials=second.run_trials, say=silent)
-    assert first.num_trials == dies_at and second.num_trials == 16 - dies_at
-    for ours, theirs in zip(resumed["rounds"], unbroken["rounds"], strict=True):
-        volatile = ("checkpoint", "train/seconds")
-        assert {name: value for name, value in ours.items() if name not in volatile} == {
-            name: value for name, value in theirs.items() if name not in volatile
-        }
+    for dies_at in (2, 10):
+        config = replace(config, storage=str(tmp_path / f"dies at {dies_at}"))
+        first, second = Watching(config, dies_at=dies_at), Watching(config)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(config, first, NullTracker(), run_trials=first.run_trials, say=silent)
+        resumed = adapt(config, second, NullTracker(), run_trials=second.run_trials, say=silent)
+        assert first.num_trials == dies_at and second.num_trials == 16 - dies_at
+        for ours, theirs in zip(resumed["rounds"], unbroken["rounds"], strict=True):
+            volatile = ("checkpoint", "train/seconds")
+            assert {name: value for name, value in ours.items() if name not in volatile} == {
+                name: value for name, value in theirs.items() if name not in volatile
+            }, dies_at
 
 
 @pytest.mark.slow

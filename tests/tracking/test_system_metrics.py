@@ -54,6 +54,7 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "system-metrics"]
 
 
+@pytest.mark.slow
 def test_a_run_has_them_until_its_end_and_goes_on_behind_when_it_is_resumed(store: str, tmp_path: Path,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "INTERVAL_S", 0.2)

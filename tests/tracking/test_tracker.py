@@ -263,6 +263,7 @@ def start_process(store: str, folder: Path) -> subprocess.Popen:
     return child
 
 
+@pytest.mark.slow
 def test_processes_that_are_ended_from_outside(store, client, tmp_path):
     def statuses() -> dict[str, str]:
         found = runs_of(client, "processes")

@@ -165,7 +165,8 @@ with one_line_errors(), sigterm_as_exit():
 """
 
 
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130),
+                                            pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_stopped_count_keeps_what_was_counted(tiny_checkpoint: str, streams: StreamServer, tmp_path: Path,
                                                 stop: signal.Signals, code: int) -> None:
     streams.script, out = [[*range(6), HOLD]], tmp_path / "out"
