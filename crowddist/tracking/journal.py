@@ -203,6 +203,8 @@ def _read(url: str) -> list[dict[str, Any]]:
             continue
         try:
             entries.append(_checked(entry))
+        except InputError:  # a picture that is too large
+            raise
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(f"not a tracker's journal: a line of {url} is none of {', '.join(CALLS)}, or not as these "
                              "are written; remove the file to go on without it") from None

@@ -178,7 +178,7 @@ def test_the_size_looked_at_is_the_trained_one_or_another(tiny_checkpoint: str) 
         found = Predictor.from_checkpoint(tiny_checkpoint, image_size=image_size).predict(image)
         assert found.size == size and found.density.shape == (-(-size[0] // 8), -(-size[1] // 8))
     for wrong in (-1, 7):
-        with pytest.raises(InputError, match=f"at least 8 px, got {wrong}"):
+        with pytest.raises(InputError, match=f"image_size must be 0 or from 8 to 20000 px, got {wrong}"):
             Predictor.from_checkpoint(tiny_checkpoint, image_size=wrong)
 
 

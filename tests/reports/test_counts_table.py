@@ -240,7 +240,7 @@ def test_an_odd_line_of_the_journal_is_one_row_to_count_again(tmp_path: Path) ->
     write(tmp_path / "a.jpg", 1)
     files = [UserFile(name=str(tmp_path / "a.jpg"), root=str(tmp_path))]
     place = (tmp_path / "out").as_uri()
-    row = dict.fromkeys(COLUMNS)
+    row = {**dict.fromkeys(COLUMNS), "file": "a.jpg"}
     with CountsTable(place, files, "job") as written:
         entry = written.new_entry(0) | {"row": row, "notes": []}
         written.add(0, entry)
