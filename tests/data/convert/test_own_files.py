@@ -214,7 +214,7 @@ def test_arrays_of_whole_numbers_of_nobody_and_other_variables(tmp_path):
 def test_what_is_wrong_with_labels_is_said_where_none_can_be_read(tmp_path):
     root = build(tmp_path / "mine", {"p.csv": "file,x,y\nother.jpg,1,2\n"}, {"a.jpg": []})
     with pytest.raises(InputError, match=r"no labels that are read in .*; .*p\.csv: names 'other\.jpg': the image is "
-                                         r"missing; read are"):
+                                         r"missing; those in the folder are called as 'a\.jpg'; read are"):
         recognise(root)
     (root / "p.csv").write_text("file,class,x,y\na.jpg,cat,1,2\na.jpg,dog,1,2\n")
     with pytest.raises(InputError, match="the classes 'cat', 'dog' do not tell"):
