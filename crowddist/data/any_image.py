@@ -60,6 +60,7 @@ def any_image(image: AnyImage, *, bits: int | None = None) -> tuple[np.ndarray, 
     if not isinstance(image, np.ndarray):
         raise InputError(f"an image cannot be {type(image).__name__}; give a path, a file's bytes, a PIL image, a "
                          "NumPy array or a PyTorch tensor")
+    image = np.asarray(image)  # of its subclasses: np.matrix has two dimensions for ever
     if bits is not None:
         image = _to_eight(image, bits)
     pixels, notes = as_pixels(image)
@@ -105,8 +106,8 @@ def _of_tensor(image: torch.Tensor) -> np.ndarray:
 
 
 def _to_eight(image: np.ndarray, bits: int) -> np.ndarray:
-    if image.dtype != np.uint16 or not 1 <= bits <= 16:
-        raise InputError(f"bits are those of an image of uint16, 1 to 16; got {bits} and {image.dtype}")
+    if image.dtype != np.uint16 or not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise InputError(f"bits are those of an image of uint16, 1 to 16; got {bits!r} and {image.dtype}")
     white = 2**bits - 1
     if image.size and image.max() > white:
         raise InputError(f"an image of {bits} bits has numbers of at most {white}, got {image.max()}")

@@ -65,15 +65,21 @@ def fetch(url: str, *, max_bytes: int = MAX_BYTES, silence_s: float = SILENCE_S,
                 if time.monotonic() > ends:
                     raise InputError(f"{shown}: takes longer than {total_s:g} s; download it yourself")
     except urllib.error.HTTPError as error:
-        raise InputError(f"{shown}: cannot be fetched: the server answers {error.code} {error.reason}") from None
+        raise InputError(f"{shown}: cannot be fetched: the server answers {error.code} "
+                         f"{_in_one_line(error.reason)}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "reason", error)
-        raise InputError(f"{shown}: cannot be fetched: {redacted(str(reason)) or type(reason).__name__}") from None
+        raise InputError(f"{shown}: cannot be fetched: {_in_one_line(reason) or type(reason).__name__}") from None
     if told.isdecimal() and len(data) < int(told):
         raise InputError(f"{shown}: the connection broke after {len(data)} of {told} bytes; try again")
     return bytes(data)
+
+
+def _in_one_line(reason: object) -> str:
+    """What a server or a library says, without secrets."""
+    return redacted(" ".join(str(reason).split()))
 
 
 def fetch_in_turn(urls: Iterable[str]) -> Iterator[Future[bytes]]:

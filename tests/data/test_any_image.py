@@ -47,7 +47,7 @@ def test_bits_tell_the_white_of_sixteen() -> None:
     assert any_pixels(dark, bits=16)[..., 0].tolist() == [[0, 4], [2, 4]]
     with pytest.raises(InputError, match="an image of 8 bits has numbers of at most 255, got 1023"):
         any_pixels(dark, bits=8)
-    for image, bits in ((RGB, 12), (dark, 0), (dark, 17)):
+    for image, bits in ((RGB, 12), (dark, 0), (dark, 17), (dark, "12")):
         with pytest.raises(InputError, match="bits are those of an image of uint16, 1 to 16"):
             any_pixels(image, bits=bits)
 

@@ -211,7 +211,7 @@ def test_pictures_that_callers_hold(tmp_path: Path) -> None:
     deep = DEEP[..., 0]
     for image, expected in (
             (RGB[::-1, ::-1], RGB[::-1, ::-1]), (np.asfortranarray(RGB), RGB), (deep.astype(">u2"), THREE),
-            (np.ma.masked_array(RGB), RGB), ((RGB / 255).astype(np.float16), RGB),
+            (np.ma.masked_array(RGB), RGB), (GREY.view(np.matrix), THREE), ((RGB / 255).astype(np.float16), RGB),
             (np.linspace(-0.0015, 1.0015, 2880).reshape(24, 40, 3), np.linspace(0, 255, 2880).reshape(24, 40, 3)),
             (Image.fromarray(RGB).convert("YCbCr"), None), (Image.fromarray(RGB).convert("LAB"), None),
             (Image.fromarray(deep), THREE), (Image.fromarray(GREY > 100), np.where(THREE > 100, 255, 0)),

@@ -30,7 +30,7 @@ class Site(BaseHTTPRequestHandler):
         if self.path == "/silent":
             self.server.released.wait(20)  # type: ignore[attr-defined]
             return
-        if self.path.startswith("/to/"):
+        if self.path.startswith(("/to/", "/circle")):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
@@ -76,6 +76,12 @@ def test_what_cannot_be_fetched_is_one_line(site: str, path: str, words: str) ->
         fetch(site + path)
     assert str(refused.value).startswith(f"{site}{path}: ") and words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_leads_in_circles_is_one_line(site: str) -> None:
+    with pytest.raises(InputError, match=r"the server answers 302 .* infinite loop") as told:
+        fetch(f"{site}/circle")
+    assert "\n" not in str(told.value)
 
 
 def test_a_redirection_is_followed_only_where_that_is_wanted(site: str) -> None:
