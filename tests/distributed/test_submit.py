@@ -18,7 +18,7 @@ import pytest
 pytestmark = pytest.mark.ray
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-PORT, DASHBOARD_PORT = 26379, 28265
+PORT, DASHBOARD_PORT, AGENT_PORT = 26379, 28265, 28266
 START_S = 120
 
 
@@ -26,7 +26,7 @@ START_S = 120
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A Ray head on loopback with a token; yields the environment of its users."""
     if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()  # the one of other tests: only one agent on a machine takes jobs
+        sys.modules["ray"].shutdown()  # the one of other tests, whose memory and cores this one needs
     short = tempfile.mkdtemp(prefix="crowddist-")  # the names of Ray's sockets must be short
     environment = {
         **os.environ,
@@ -39,8 +39,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment.pop("RAY_ADDRESS", None)
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={PORT}", "--num-cpus=2",
                "--dashboard-host=127.0.0.1"]
-    command += [f"--dashboard-port={DASHBOARD_PORT}", f"--temp-dir={short}", "--object-store-memory=150000000",
-                "--include-dashboard=true"]
+    # A port of its own for the agent that takes jobs, which gives up where a Ray that is just ending has the usual one.
+    command += [f"--dashboard-port={DASHBOARD_PORT}", f"--dashboard-agent-listen-port={AGENT_PORT}",
+                f"--temp-dir={short}", "--object-store-memory=150000000", "--include-dashboard=true"]
     log = tmp_path / "head.log"
     process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT,
                                start_new_session=True)
