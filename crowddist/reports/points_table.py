@@ -126,7 +126,7 @@ def _text(url: str) -> Iterator[TextIO]:
 def _is_part(part: Any) -> bool:
     """False for what a failing disk or another program changed."""
     return (isinstance(part, dict) and part.keys() == {"row", "height", "width", "points", "sizes"}
-            and all(type(part[side]) is int and part[side] > 0 for side in ("height", "width"))
+            and all(type(part[side]) is int and 0 < part[side] < 1e9 for side in ("height", "width"))
             and isinstance(part["points"], list) and all(_are_numbers(point, 3) for point in part["points"])
             and (part["sizes"] is None or _are_numbers(part["sizes"], len(part["points"]))))
 
