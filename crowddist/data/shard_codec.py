@@ -180,7 +180,7 @@ def _windows(key: str, told: Any) -> dict[str, np.ndarray]:
     """The patches to train on, by purpose, from the labels' json."""
     try:
         windows = {purpose: np.asarray(values, np.float64) for purpose, values in dict(told).items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         windows = {"": np.empty(0)}
     if not all(part.ndim == 2 and part.shape[1] == 4 and len(part) and np.isfinite(part).all()
                for part in windows.values()):
