@@ -12,15 +12,13 @@ from typing import Any, Literal, get_args
 
 from crowddist import storage
 from crowddist.errors import InputError
-from crowddist.process.typed_record import is_writable
+from crowddist.process.typed_record import MOST, is_writable
 
 FILE_NAME = "manifest.json"
 # ours: many other programs write a file of this name.
 _FORMAT = "crowddist data set"
 _VERSION = 1
 _MOST_TRIED = 5
-_MOST = 2**63
-"""ours: beyond are no numbers of samples, bytes or persons, and in the end none that a float holds."""
 Kind = Literal["images", "labels", "predictions"]
 
 
@@ -41,11 +39,11 @@ class ShardInfo:
         _require(plain and len(self.name.encode()) <= 255, "shard name", self.name, "a plain file name")
         for noun in ("num_samples", "num_bytes"):
             value = getattr(self, noun)
-            _require(type(value) is int and 1 <= value < _MOST, noun, value, "a whole number above 0")
+            _require(type(value) is int and 1 <= value < MOST, noun, value, "a whole number above 0")
         hashed = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
         _require(hashed, "sha256", self.sha256, "64 hex digits")
         known = self.persons is None or (isinstance(self.persons, int | float) and not isinstance(self.persons, bool)
-                                         and 0 <= self.persons < _MOST)
+                                         and 0 <= self.persons < MOST)
         _require(known, "persons", self.persons, "a number of at least 0, or null")
 
 

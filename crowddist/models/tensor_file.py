@@ -7,6 +7,7 @@ import zipfile
 from typing import Any, BinaryIO
 
 from crowddist.errors import InputError
+from crowddist.storage.remnants import remnant
 
 
 def read_tensors(stream: BinaryIO) -> Any:
@@ -23,12 +24,10 @@ def read_tensors(stream: BinaryIO) -> Any:
         if zipfile.is_zipfile(stream):
             _require_plain(stream)
         stream.seek(0)
-        head = stream.read(64).lstrip().lower()
+        what = remnant(stream.read(256))
         stream.seek(0)
-        if head.startswith(b"version https://git-lfs"):
-            raise InputError("a pointer of Git LFS, not the file itself: fetch it with git lfs pull")
-        if head.startswith((b"<!doctype html", b"<html")):
-            raise InputError("a web page: download the file again")
+        if what:
+            raise InputError(what)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other programs' pickles
             return torch.load(stream, map_location="cpu", weights_only=True)

@@ -7,7 +7,7 @@ import json
 import typing
 from typing import Any, TypeVar, cast
 
-_MOST = 2**63
+MOST = 2**63
 """ours: larger numbers stand in no record, and fit neither tensors nor, in the end, floats."""
 Made = TypeVar("Made")
 
@@ -46,7 +46,7 @@ def _built(kind: Any, value: Any, name: str) -> Any:
         kinds = [choices[0]] * len(value) if choices[-1] is ... else choices
         if len(kinds) == len(value):
             return tuple(_built(one, entry, name) for one, entry in zip(kinds, value, strict=True))
-    elif kind is int and isinstance(value, float) and value.is_integer() and abs(value) < _MOST:
+    elif kind is int and isinstance(value, float) and value.is_integer() and abs(value) < MOST:
         return int(value)
     elif type(None) in choices and value is not None:
         return _built(choices[0], value, name)
@@ -59,5 +59,5 @@ def _is_a(kind: Any, value: Any) -> bool:
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind in (int, float):
-        return isinstance(value, int | kind) and not abs(value) >= _MOST
+        return isinstance(value, int | kind) and not abs(value) >= MOST
     return isinstance(value, kind if isinstance(kind, type) else str)  # a choice of a Literal is its text

@@ -212,8 +212,8 @@ def test_files_that_are_no_counter_are_refused(tmp_path: Path, tiny_checkpoint: 
     (tmp_path / "bit.pt").write_bytes(whole.replace(largest, largest[:-1] + bytes([largest[-1] ^ 1])))
     for name, message in (
         ("text.pt", "is not a checkpoint"),
-        ("pointer.pt", "is not a checkpoint: a pointer of Git LFS, not the file itself: fetch it with git lfs pull"),
-        ("page.pt", "is not a checkpoint: a web page: download the file again"),
+        ("pointer.pt", "is not a checkpoint: a pointer of Git LFS, not the file itself; fetch it with git lfs pull"),
+        ("page.pt", "is not a checkpoint: a web page, not the file itself; download the file again"),
         ("bit.pt", "is not a checkpoint: .*/data/.* in it is damaged; copy the file again"),
         ("other.pt", "not a crowddist checkpoint of format 1"),
         ("bare.pt", r"holds no counter that can be built \('config'\)"),

@@ -15,6 +15,7 @@ import numpy as np
 from crowddist.data.convert.matlab import read_variable, variable_names
 from crowddist.errors import InputError
 from crowddist.process.safe_text import readable
+from crowddist.storage.remnants import remnant
 
 # ours: five times the largest file of all published sets, which holds the boxes of 15,000 images.
 MAX_ANNOTATION_BYTES = 512 * 2**20
@@ -241,11 +242,8 @@ def read_file(place: Path, may_be_empty: bool = False) -> bytes:
 
 def _instead(data: bytes) -> str:
     """What a download left instead of an annotation, and the next step; "" where it looks like none of that."""
-    head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
-    if head.startswith((b"<!doctype html", b"<html")):
-        return "a web page, not an annotation; download the file again"
+    if what := remnant(data):
+        return what
     if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xd0\xcf\x11\xe0")):
         return "packed, or a workbook, not an annotation itself; unpack it, or save it as .csv"
     return ""

@@ -153,7 +153,7 @@ def test_lines_of_a_text_file(tmp_path):
         (lambda data: b"# Created by Octave 9.2.0\n# name: annPoints\n", "in Octave's own format; load it in"),
         (lambda data: b"Octave-1-L" + bytes(60), "in Octave's own format"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS, .* git lfs pull"),
-        (lambda data: b"\n<!DOCTYPE html><html>", "a web page, not an annotation; download the file again"),
+        (lambda data: b"\n<!DOCTYPE html><html>", "a web page, not the file itself; download the file again"),
     ],
 )
 def test_damaged_mat_files_are_named(tmp_path, damage, reason):

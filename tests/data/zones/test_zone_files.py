@@ -114,7 +114,7 @@ def changed(value: dict, **fields: object) -> dict:
     ({"shapes": [{"label": "a", "shape_type": "polygon", "points": [[1, 1], [2, "x"], [3, 3]]}]}, "z.json",
      "'a' must be"),
     ({"shapes": [{"label": "a", "points": GATE}, {"label": "a", "points": BOX}]}, "z.json", "2 zones are called 'a'"),
-    ("<html></html>", "z.html", "a web page, not an annotation"),
+    ("<html></html>", "z.html", "a web page, not the file itself"),
     ("<a></a>", "z.xml", "not CVAT's XML"),
     ("<annotations><image name='a'>", "z.xml", "not XML"),
     ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations></annotations>", "z.xml", "declares a document type"),
