@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crowddist.data.plan import work_units
 from crowddist.data.shards import ShardReader
@@ -67,6 +68,10 @@ class UnitActors:
         """When each actor was asked to load."""
         self._seconds: dict[int, dict[str, float]] = {}
         """Number of an actor -> what it did since `take_times`."""
+        self._machines: Sequence[str] = ()
+        """See `run`."""
+        self._guests: set[Any] = set()
+        """Actors without a CPU of their own."""
 
     def __enter__(self) -> UnitActors:
         return self
@@ -74,11 +79,17 @@ class UnitActors:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Ends all actors; the next job starts new ones."""
-        for actor in (*self._new.values(), *self._reloading.values(), *self._idle):
+    def close(self, *, guests: bool = True) -> None:
+        """Ends all actors; the next job starts new ones. Without `guests` those stay that have no CPU of their own."""
+        stay = set() if guests else self._guests
+        for actor in {*self._new.values(), *self._reloading.values(), *self._idle} - stay:
             ray.kill(actor)
-        self._new, self._reloading, self._idle, self._places, self._asked = {}, {}, [], {}, {}
+        self._new = {ready: actor for ready, actor in self._new.items() if actor in stay}
+        self._reloading = {ready: actor for ready, actor in self._reloading.items() if actor in stay}
+        self._idle = [actor for actor in self._idle if actor in stay]
+        self._places = {actor: place for actor, place in self._places.items() if actor in stay}
+        self._asked = {actor: since for actor, since in self._asked.items() if actor in stay}
+        self._guests = stay
 
     def take_times(self) -> dict[str, dict[str, float]]:
         """See `Launcher.take_times`. An actor's start ends when it has loaded; the rest of a job it is idle."""
@@ -89,13 +100,18 @@ class UnitActors:
         place = self._places[actor]
         self._seconds[place] = added(self._seconds.get(place, {}), seconds)
 
-    def run(self, job: Job) -> list[Any]:
+    def run(self, job: Job, machines: Sequence[str] = ()) -> list[Any]:
         """Does a job on every unit of its data set. Returns the results in order of units.
+
+        Args:
+            machines: Ray's ids of machines on which workers wait and leave their CPUs to actors, one each: so many new
+                actors are guests there, and ask Ray for no CPU.
 
         Another actor takes over the unit of a dead one, and a new actor replaces it. Images that kill actors are
         skipped, see `Work`. After an error no actor is left. Raises RuntimeError if actors keep dying, over a unit or
         while loading; InputError if even one image needs too much memory; and the errors of the work and the loading.
         """
+        self._machines = machines
         began, before = time.perf_counter(), {place: sum(each.values()) for place, each in self._seconds.items()}
         try:
             return self._run(job)
@@ -150,17 +166,19 @@ class UnitActors:
 
     def _load(self, urls: tuple[str, str], num_actors: int) -> None:
         """Lets the actors there are load what a job needs, and starts those that lack. Those that the job before left
-        without a place in the cluster are given up: they would load its data.
+        without a place in the cluster are given up: they would load its data. Guests have a place, and stay.
         """
-        for actor in self._new.values():
+        for actor in {*self._new.values()} - self._guests:
             ray.kill(actor)
             del self._places[actor], self._asked[actor]
-        self._new, self._num_lost_loading = {}, 0
+        self._new = {ready: actor for ready, actor in self._new.items() if actor in self._guests}
+        self._num_lost_loading = 0
         if urls != self._loads:
             self._loads = urls
+            self._new = {self._load_into(actor): actor for actor in self._new.values()}
             loaded, self._idle = [*self._idle, *self._reloading.values()], []
             self._reloading = {self._load_into(actor): actor for actor in loaded}
-        taken = {self._places[actor] for actor in (*self._idle, *self._reloading.values())}
+        taken = {self._places[actor] for actor in (*self._idle, *self._reloading.values(), *self._new.values())}
         free = (place for place in range(num_actors) if place not in taken)
         for place, _ in zip(free, range(num_actors - len(taken)), strict=False):
             self._start_actor(place)
@@ -170,7 +188,12 @@ class UnitActors:
         return actor.load.remote(*self._loads, self._device, self._threads)
 
     def _start_actor(self, place: int) -> None:
-        actor = self._class.remote()
+        if place < len(self._machines):  # soft: if the machine has gone, on another
+            there = NodeAffinitySchedulingStrategy(self._machines[place], soft=True)
+            actor = self._class.options(num_cpus=0, scheduling_strategy=there).remote()
+            self._guests.add(actor)
+        else:
+            actor = self._class.remote()
         self._places[actor] = place
         self._new[self._load_into(actor)] = actor
 

@@ -1,4 +1,4 @@
-"""Heartbeats of a training group: each worker tells the driver its step, and hears when to stop."""
+"""Heartbeats of a training group: each worker tells the driver its step, and hears when to stop and what comes next."""
 
 from __future__ import annotations
 
@@ -47,12 +47,16 @@ class Beat:
 
 
 class Watch:
-    """Exchanges beats and orders between workers and driver; an actor without a CPU of its own."""
+    """Exchanges beats, orders and tasks between workers and driver; an actor without a CPU of its own."""
 
     def __init__(self) -> None:
         self._beats: dict[str, dict[int, tuple[float, dict[str, Any]]]] = {}
         self._stopping: set[str] = set()
         self._over = False
+        self._tasks: dict[str, list[Any]] = {}
+        self._dismissed: set[str] = set()
+        self._asking: dict[str, dict[int, tuple[int, str]]] = {}
+        """Group -> rank -> number of the task that it asks for, and its machine."""
 
     def beat(self, group: str, beat: dict[str, Any]) -> Order:
         """Keeps a worker's newest beat and returns its order."""
@@ -66,6 +70,29 @@ class Watch:
     def leave(self) -> None:
         """Orders all workers to end at once: nobody needs their work any more."""
         self._over = True
+
+    def give(self, group: str, task: Any) -> None:
+        """Gives a group its next task, anything but None and what is empty."""
+        self._tasks.setdefault(group, []).append(task)
+
+    def dismiss(self, group: str) -> None:
+        """Ends a group that waits for a task, or once it has done the one under way."""
+        self._dismissed.add(group)
+
+    def next_task(self, group: str, number: int, rank: int, node: str) -> Any:
+        """A group's task of this number, counted from 0; None while there is none yet; () once it is dismissed. Whoever
+        asks has done those before.
+        """
+        self._asking.setdefault(group, {})[rank] = (number, node)
+        tasks = self._tasks.get(group, [])
+        if number < len(tasks):
+            return tasks[number]
+        return () if self._over or group in self._dismissed else None
+
+    def waiting(self, group: str) -> dict[int, str]:
+        """Rank -> machine of the workers of a group that have done all their tasks."""
+        number = len(self._tasks.get(group, []))
+        return {rank: node for rank, (asked, node) in self._asking.get(group, {}).items() if asked == number}
 
     def beats(self, group: str) -> list[dict[str, Any]]:
         """The newest beat of each worker of a group, by rank."""
@@ -88,14 +115,19 @@ class Pulse:
         self._facts = {"rank": rank, "host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id(),
                        "pid": os.getpid()}
         self._place: tuple[int, str, float] = (0, "starting", time.monotonic())
+        self._ended = threading.Event()
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def at(self, step: int, doing: str) -> None:
         """Notes the worker's step and work for the next beat."""
         self._place = (step, doing, time.monotonic())
 
+    def end(self) -> None:
+        """Sends no more beats."""
+        self._ended.set()
+
     def _run(self) -> None:
-        while True:
+        while not self._ended.is_set():
             step, doing, since = self._place
             beat = {**self._facts, "step": step, "doing": doing, "since_s": time.monotonic() - since}
             try:
@@ -106,7 +138,7 @@ class Pulse:
                 self.stopping |= order == "stop"
                 if order == "leave":
                     os._exit(1)
-            time.sleep(BEAT_S)
+            self._ended.wait(BEAT_S)
 
 
 class Monitor:

@@ -1,4 +1,4 @@
-"""The Ray launcher: the engine's loop inside TorchTrainer, jobs on resident actors."""
+"""The Ray launcher: the engine's loop inside TorchTrainer, jobs on actors; on CPUs both stay for what comes next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
-import torch
 from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, PreemptionError, ScalingConfig, WorkerGroupError
 from ray.train import RunConfig as RayRunConfig
@@ -28,9 +27,10 @@ from crowddist.distributed.actors import UnitActors
 from crowddist.distributed.elastic import StopReasons, group_size
 from crowddist.distributed.heartbeat import Beat, Monitor, named, start_watch, suspects, usable_nodes
 from crowddist.distributed.network import GroupConfig
-from crowddist.distributed.runtime import RayRuntime, connect, has_gpus, num_places
+from crowddist.distributed.runtime import connect, has_gpus, num_places
+from crowddist.distributed.training_group import LONGEST_FAREWELL_S, Task, TrainingGroup, train_tasks
 from crowddist.errors import InputError
-from crowddist.launch.base import arithmetic, train_stages, worker_threads
+from crowddist.launch.base import arithmetic, worker_threads
 from crowddist.process.stop_signals import Termination
 from crowddist.run import checkpoint
 from crowddist.run.engine import read_done
@@ -52,8 +52,8 @@ ROOM_S = 20
 """A group that may have fewer workers waits so long for room, then tries with fewer."""
 MOST_REASON = 120
 """Most characters of a library's message."""
-LONGEST_FAREWELL_S = 30.0
-"""Longest wait for trainers whose workers were ordered to leave."""
+SHORT_FAREWELL_S = 3.0
+"""The same where whoever has stopped the job would kill it soon."""
 WORKERS = "workers.json"
 """In a start's folder: rank, machine and process of its workers."""
 Loss: TypeAlias = WorkerGroupError | PreemptionError | ControllerError
@@ -63,7 +63,11 @@ logger = logging.getLogger(__name__)
 
 
 class RayLauncher:
-    """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and does jobs with actors."""
+    """Trains with Ray Train (gloo on CPUs, NCCL on GPUs) and does jobs with actors.
+
+    On CPUs a group of training workers waits for the next training, and meanwhile actors do jobs on its CPUs: each then
+    starts once in a run. On GPUs, whose memory neither gives up while it waits, one ends before the other begins.
+    """
 
     def __init__(self, config: RunConfig, termination: Termination | None = None) -> None:
         started = time.perf_counter()
@@ -82,6 +86,9 @@ class RayLauncher:
         self._left_behind = False
         """A thread that waits for a trainer did not end."""
         self._watch: Any = None
+        self._group: TrainingGroup | None = None
+        """The group that waits for the next training."""
+        self._started: list[TrainingGroup] = []
         # for a frozen worker, which its peers cannot detect
         os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(config.patience_s))
         # wait no longer than this for lost machines, which Ray notices late
@@ -109,27 +116,34 @@ class RayLauncher:
         # Counts finished chains too: a resumed run then has as many threads as an unbroken one, and so the same bits.
         at_once = self._at_once(len(chains))
         waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
-        if waiting:
-            self.free_places()
-        if at_once == 1 or len(waiting) == 1:
-            for stages in waiting:
-                self._train_chain(stages, at_once)
+        if not waiting:
             return
+        self._actors.close(guests=False)
+        num_groups = min(at_once, len(waiting))
+        kept, self._group = self._group, None
+        if num_groups > 1:
+            self._dismiss(kept)
+            kept = None
         left, ended = iter(waiting), queue.SimpleQueue[BaseException | None]()
 
-        def work() -> None:
+        def work(group: TrainingGroup | None) -> None:
             try:
                 for stages in left:  # shared by all threads
                     if self._leaving or self.termination.requested:
                         break
-                    self._train_chain(stages, at_once)
+                    group = self._train_chain(stages, at_once, group)
+                if self.use_gpu or num_groups > 1 or self._leaving or self.termination.requested:
+                    self._dismiss(group)
+                else:
+                    self._group = group
                 ended.put(None)
             except BaseException as error:
                 self._leaving = True  # before this or another thread begins a chain
                 ended.put(error)
 
         # Daemons, so that the program can end although a trainer may still wait for something.
-        threads = [threading.Thread(target=work, name=f"chain-{number}", daemon=True) for number in range(at_once)]
+        threads = [threading.Thread(target=work, args=(kept,), name=f"chain-{number}", daemon=True)
+                   for number in range(num_groups)]
         with interruptible():
             try:
                 for thread in threads:
@@ -145,16 +159,35 @@ class RayLauncher:
 
     def _end(self, threads: Sequence[threading.Thread]) -> None:
         """Ends the trainers for which these threads wait, and so the threads: no thread may use Ray after `close`."""
+        last = time.monotonic() + self._farewell_s()
         with contextlib.suppress(RayError):
-            ray.get(self._watch.leave.remote(), timeout=LONGEST_FAREWELL_S)
-        last = time.monotonic() + LONGEST_FAREWELL_S
+            ray.get(self._watch.leave.remote(), timeout=self._farewell_s())
         for thread in threads:
             if thread.is_alive():  # an interruption may come before all are started
                 thread.join(max(last - time.monotonic(), 0.0))
-        self._left_behind = any(thread.is_alive() for thread in threads)
+        self._left_behind |= any(thread.is_alive() for thread in threads)
+        self._dismiss_all()
 
-    def _train_chain(self, stages: Sequence[StageData], at_once: int) -> None:
-        """Starts a chain's group until all stages are done: again after a loss, and for more or fewer workers."""
+    def _farewell_s(self) -> float:
+        """Time to leave: little once the job was asked to stop."""
+        return SHORT_FAREWELL_S if self.termination.requested else LONGEST_FAREWELL_S
+
+    def _dismiss_all(self) -> None:
+        """Ends the workers of all groups."""
+        for group in self._started:
+            if not self._left_behind:
+                self._dismiss(group, self._farewell_s())
+
+    def _dismiss(self, group: TrainingGroup | None, longest_s: float = LONGEST_FAREWELL_S) -> None:
+        """Ends a group's workers."""
+        if group is not None and not group.end(longest_s):
+            self._left_behind = True
+
+    def _train_chain(self, stages: Sequence[StageData], at_once: int,
+                     group: TrainingGroup | None) -> TrainingGroup | None:
+        """Trains a chain until all its stages are done: with the group there is, if it lives and has the right size,
+        else with a new one; again after a loss, and for more or fewer workers. Returns: the group, if it lives.
+        """
         names = " and ".join(data.stage.name for data in stages)
         num_lost, largest = 0, self.config.num_workers
         while not (self._leaving or self.termination.requested or all(read_done(data.folder) for data in stages)):
@@ -163,16 +196,23 @@ class RayLauncher:
             largest = self.config.num_workers
             if size < largest:
                 logger.warning("%s: training with %d of %d workers", names, size, largest)
-            group = f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}"
+            task = Task(name=f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}",
+                        stages=stages, threads=self._threads(at_once * self.config.num_workers), asked=time.time())
+            if group is None or not group.alive or group.size != size:
+                self._dismiss(group)
+                group = self._start_group(task.name, size)
             reasons = StopReasons(self.termination, size=size, sizes=self.group_sizes, num_groups=at_once,
                                   use_gpu=self.use_gpu)
             before = [_newest(data.folder) for data in stages]
-            with Monitor(self._watch, group, names, reasons, record=self._scratch / group / WORKERS,
+            with Monitor(self._watch, task.name, names, reasons, record=self._scratch / task.name / WORKERS,
                          size=size) as monitor:
-                loss = self._fit(stages, group, size, at_once)
+                loss = self._train_task(group, task)
                 beats = monitor.beats() if loss else []
+            if loss or monitor.reason:
+                self._dismiss(group)
+                group = None
             if self._leaving or self.termination.requested:
-                return
+                return group
             if loss is None:
                 if monitor.reason:
                     logger.warning("%s: stopped at a checkpoint: %s", names, monitor.reason)
@@ -187,12 +227,12 @@ class RayLauncher:
                                        "last time as above") from loss
                 logger.warning("%s: a worker was lost: %s; all start again from the last checkpoint", names,
                                explain(loss, beats))
+        return group
 
-    def _fit(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> Loss | None:
-        """One start of a chain's group. Returns a failure that a retry may fix, or None; raises the other failures."""
+    def _train_task(self, group: TrainingGroup, task: Task) -> Loss | None:
+        """Has a group train a chain. Returns a failure that a retry may fix, or None; raises the other failures."""
         try:
-            with interruptible():
-                self._trainer(stages, group, size, at_once).fit()
+            group.train(task)
         except WorkerGroupError as error:
             mistake = mistake_among(error.worker_failures)
             if mistake is not None:
@@ -206,20 +246,17 @@ class RayLauncher:
             return error
         return None
 
-    def _trainer(self, stages: Sequence[StageData], group: str, size: int, at_once: int) -> TorchTrainer:
-        """One start. Our own checkpoints are resumed, so every start gets a new name in Ray. Ray's restarts are off:
-        they would retry after wrong input. Its storage path may be local to the driver's machine, where Ray's
-        controller runs: only Ray's own checkpoints, which we do not write, need it elsewhere.
+    def _start_group(self, name: str, size: int) -> TrainingGroup:
+        """Starts a group's workers. Our own checkpoints are resumed, so every start gets a new name in Ray. Ray's
+        restarts are off: they would retry after wrong input. Its storage path may be local to the driver's machine,
+        where Ray's controller runs: only Ray's own checkpoints, which we do not write, need it elsewhere.
         """
-        config, threads, watch = self.config, self._threads(at_once * self.config.num_workers), self._watch
-        asked = time.time()
+        config, watch = self.config, self._watch
 
         def loop() -> None:
-            start_up_s = max(time.time() - asked, 0.0)  # by two machines' clocks, perhaps
-            torch.set_num_threads(threads)
-            train_stages(config, stages, RayRuntime(watch, group), start_up_s=start_up_s)
+            train_tasks(config, watch, name)
 
-        return TorchTrainer(
+        trainer = TorchTrainer(
             loop,
             torch_config=GroupConfig(timeout_s=config.patience_s),
             scaling_config=ScalingConfig(
@@ -228,11 +265,13 @@ class RayLauncher:
                 placement_strategy="PACK" if self.use_gpu else "SPREAD",
             ),
             run_config=RayRunConfig(
-                name=group, storage_path=str(self._scratch),
+                name=name, storage_path=str(self._scratch),
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0,
                                              controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
+        self._started.append(TrainingGroup(trainer.fit, watch=watch, name=name, size=size))
+        return self._started[-1]
 
     def _at_once(self, num_chains: int) -> int:
         """Number of chains that the cluster has room for at the same time."""
@@ -245,9 +284,11 @@ class RayLauncher:
         return f"{arithmetic('cuda' if self.use_gpu else 'cpu', threads)}, {num_workers} worker{'s'[:num_workers > 1]}"
 
     def run(self, job: Job) -> list[Any]:
-        """See `Launcher.run`; the actors stay for the next job, until a training takes their places."""
+        """See `Launcher.run`; the actors stay for the next job, on the CPUs of training workers that wait, if there are
+        any, and else until a training takes their places.
+        """
         with interruptible():
-            return self._actors.run(job)
+            return self._actors.run(job, machines=self._group.machines() if self._group else ())
 
     def take_times(self) -> dict[str, dict[str, float]]:
         """See `Launcher.take_times`."""
@@ -256,6 +297,8 @@ class RayLauncher:
     def free_places(self) -> None:
         """See `Launcher.free_places`."""
         self._actors.close()
+        group, self._group = self._group, None
+        self._dismiss(group)
 
     def _threads(self, num_workers: int) -> int:
         """CPU threads of each of so many simultaneous workers."""
@@ -265,6 +308,7 @@ class RayLauncher:
         """Leaves the cluster; a private Ray ends with it. Ray exits silently, with a code of its own, if a thread uses
         it after shutdown: with a thread left behind, Ray is left when the program ends.
         """
+        self._dismiss_all()
         if not self._left_behind:
             ray.shutdown()
 

@@ -148,7 +148,9 @@ def gradient_wait_s(module: torch.nn.parallel.DistributedDataParallel) -> float:
 
 
 class RayRuntime:
-    """The runtime of a worker in a Ray Train group; `group` names this start of it, `watch` is of `start_watch`."""
+    """The runtime of a worker in a Ray Train group for one chain of stages, as whose `group` it beats; `watch` is of
+    `start_watch`. The caller closes it.
+    """
 
     def __init__(self, watch: Any, group: str) -> None:
         import ray.train
@@ -178,6 +180,10 @@ class RayRuntime:
     def at(self, step: int, doing: str) -> None:
         """See `Pulse.at`."""
         self._pulse.at(step, doing)
+
+    def close(self) -> None:
+        """Ends the beats."""
+        self._pulse.end()
 
     def stop_requested(self) -> bool:
         """True if any worker was ordered to stop."""

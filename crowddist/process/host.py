@@ -71,6 +71,14 @@ def keep_freed_memory() -> bool:
                 mallopt(arena_max, 1)])
 
 
+def give_back_memory() -> bool:
+    """Gives freed memory back to the system, also what `keep_freed_memory` keeps. False without glibc."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
+
+
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """In the block SIGTERM raises SystemExit(143), so that `finally` runs; a second SIGTERM ends the process at once.

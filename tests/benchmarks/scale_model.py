@@ -79,7 +79,8 @@ class Assumptions:
     steps: int = 1800
     """Training steps, on the source and in one round, however many images there are."""
     start_s: float = 40.0
-    """Starting a group of workers, or actors, s; a round has four: two trainings, labels, evaluation."""
+    """Starting a group of workers, or actors, s: each starts once, and stays from training to training, from labels to
+    evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +190,7 @@ def round_s(num_cores: int, given: Assumptions) -> dict[str, float]:
         "convert": given.images * given.convert_s / num_cores,
         "train": given.steps * given.core_step_s / workers * slowest(workers, given.step_spread),
         "label": given.images * given.label_s / num_cores / LABEL_EFFICIENCY,
-        "start": 4 * given.start_s,
+        "start": 2 * given.start_s,
     }
 
 

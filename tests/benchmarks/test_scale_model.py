@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tests.benchmarks.scale_model import (
 )
 
 GIVEN = Assumptions()
+SPEED = Path(__file__).parents[2] / "docs" / "speed.md"
 
 
 def test_gradients_by_hand() -> None:
@@ -48,9 +50,9 @@ def test_failures_in_closed_form(num_nodes: int, interval_s: float) -> None:
 
 def test_a_round_on_cores_by_hand() -> None:
     given = replace(GIVEN, images=1000, convert_s=0.01, label_s=0.97, core_step_s=0.5, steps=100, start_s=10)
-    assert round_s(1, given) == pytest.approx({"convert": 10, "train": 50, "label": 1000, "start": 40})
+    assert round_s(1, given) == pytest.approx({"convert": 10, "train": 50, "label": 1000, "start": 20})
     many = round_s(64, replace(given, step_spread=0))
-    assert many == pytest.approx({"convert": 10 / 64, "train": 50 / 8, "label": 1000 / 64, "start": 40})
+    assert many == pytest.approx({"convert": 10 / 64, "train": 50 / 8, "label": 1000 / 64, "start": 20})
     assert [line.split()[0] for line in how_long(given).splitlines()[2:]] == ["1", "2", "4", "8", "16", "64"]
 
 
@@ -70,3 +72,15 @@ def test_the_report_has_its_assumptions_above_a_row_for_each_size() -> None:
     text = report(GIVEN)
     assert ("node_mtbf_h       1000" in text
             and [line.split()[0] for line in text.splitlines()[-7:]] == ["8", "16", "32", "64", "128", "256", "512"])
+
+
+def test_the_tables_of_the_docs_are_the_models() -> None:
+    lines = SPEED.read_text().splitlines()
+    for num_gpus in (8, 64, 512):
+        found = row(num_gpus, GIVEN)
+        assert (f"| {num_gpus} | {1e3 * found.step_s:.0f} | {1e3 * found.sync_s:.1f} | "
+                f"{100 * found.checkpoint_share:.1f} % | {100 * found.failure_share:.1f} % | "
+                f"{100 * found.efficiency:.0f} % | {found.limit} |") in lines
+    for num_cores in (1, 2, 4, 8, 16, 64):
+        hours = [seconds / 3600 for seconds in round_s(num_cores, GIVEN).values()]
+        assert (f"| {num_cores} | " + " | ".join(f"{part:.2f}" for part in hours) + f" | {sum(hours):.1f} |") in lines

@@ -59,6 +59,23 @@ def test_workers_and_driver_meet() -> None:
     assert {watch.beat(group, facts) for group in ("a", "b", "begun later")} == {"leave"}
 
 
+def test_a_group_is_given_tasks_until_it_is_dismissed() -> None:
+    watch = Watch()
+    assert watch.next_task("a", 0, 0, "id0") is None and watch.waiting("a") == {0: "id0"}
+    watch.give("a", ["first"])
+    assert watch.waiting("a") == {} and watch.next_task("a", 0, 0, "id0") == ["first"]
+    assert watch.next_task("a", 0, 1, "id1") == ["first"] and watch.next_task("a", 1, 1, "id1") is None
+    assert watch.waiting("a") == {1: "id1"}, "rank 0 is at work"
+    watch.next_task("a", 1, 0, "id0")
+    assert watch.waiting("a") == {0: "id0", 1: "id1"}
+    watch.give("a", ["second"])
+    watch.dismiss("a")
+    assert watch.next_task("a", 1, 1, "id1") == ["second"] and watch.next_task("a", 2, 1, "id1") == ()
+    assert watch.next_task("b", 0, 0, "id0") is None
+    watch.leave()
+    assert watch.next_task("b", 0, 0, "id0") == ()
+
+
 @pytest.mark.parametrize(("places", "size"), [(0, 2), (1, 2), (2, 2), (3, 2), (4, 4), (7, 4), (8, 8), (100, 8)])
 def test_as_many_workers_as_there_is_room_for(places: int, size: int) -> None:
     assert group_size([2, 4, 8], places) == size

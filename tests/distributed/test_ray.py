@@ -67,6 +67,17 @@ def chains(stages: Sequence[StageData]) -> list[list[StageData]]:
             for trained in dict.fromkeys(data.stage.trains for data in stages)]
 
 
+def train_by_ray(config: RunConfig, chains: Sequence[Sequence[StageData]]) -> None:
+    """Trains with Ray; no worker is left that waits for more, which would hold the tests' CPUs."""
+    from crowddist.distributed.ray_launcher import RayLauncher
+
+    launcher = RayLauncher(config)
+    try:
+        launcher.train(chains)
+    finally:
+        launcher.free_places()
+
+
 def difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
     """Relative difference (L2) of tensors taken together."""
     mine, reference = (torch.cat([part.double().flatten() for part in parts]) for parts in (ours, theirs))
@@ -104,13 +115,11 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
     the largest moves a whole slope. In one process, float32 against float64, gradients differ by up to 3 % with such
     crops, and by 3e-6, at times 2e-3, without.
     """
-    from crowddist.distributed.ray_launcher import RayLauncher
-
     train, stream = replace(tiny_config.train, learning_rate=1e-4), replace(tiny_config.stream, scale_jitter=(0.9, 1.6))
     slow = replace(tiny_config.bi_knowledge, regressor_rate=1e-4, detector_rate=1e-4, localiser_rate=1e-4)
     tiny_config = replace(tiny_config, method=method, train=train, stream=stream, bi_knowledge=slow)
     two = replace(tiny_config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
-    RayLauncher(two).train(chains(stages(two, tmp_path / "two")))
+    train_by_ray(two, chains(stages(two, tmp_path / "two")))
     initial = ""
     for data in stages(tiny_config, tmp_path / "one"):
         LocalLauncher(tiny_config).train([[replace(data, initial=initial)]])
@@ -126,8 +135,6 @@ def test_two_workers_equal_one(private_ray: None, tiny_config: RunConfig, tmp_pa
 def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_config: RunConfig,
                                                         tmp_path: Path) -> None:
     """A cycle of bi-knowledge transfer, from the same labels: two layers of the regressor, and all of the detector."""
-    from crowddist.distributed.ray_launcher import RayLauncher
-
     slow = replace(tiny_config.bi_knowledge, regressor_cycle_rate=1e-5, detector_cycle_rate=1e-5)
     config = replace(tiny_config, method="bi_knowledge", bi_knowledge=slow,
                      stream=replace(tiny_config.stream, scale_jitter=(0.9, 1.6)))
@@ -150,7 +157,7 @@ def test_two_workers_equal_one_on_patches_of_the_target(private_ray: None, tiny_
 
     local.train(chains(cycle("one")))
     two = replace(config, launcher="ray", num_workers=2, storage=str(tmp_path / "runs"))
-    RayLauncher(two).train(chains(cycle("two")))
+    train_by_ray(two, chains(cycle("two")))
     for shared, alone in zip(cycle("two"), cycle("one"), strict=True):
         ends = [read_done(data.folder) for data in (shared, alone)]
         assert_equal_states(*(checkpoint.load(end["checkpoint"])["method"] for end in ends if end),
@@ -250,8 +257,6 @@ def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_c
     """SIGKILL of a training worker: all start again from the last checkpoint and end with the bits of an unbroken
     training.
     """
-    from crowddist.distributed.ray_launcher import RayLauncher
-
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=60))
     LocalLauncher(config).train([stages(config, tmp_path / "unbroken")[:1]])
     killed = []
@@ -266,7 +271,7 @@ def test_a_lost_worker_is_replaced_and_nothing_is_lost(private_ray: None, tiny_c
 
     watcher = threading.Thread(target=kill_one, daemon=True)
     watcher.start()
-    RayLauncher(config).train([stages(config, tmp_path / "broken")[:1]])
+    train_by_ray(config, [stages(config, tmp_path / "broken")[:1]])
     watcher.join(timeout=5)
     assert killed and len(starts(config)) == 2
     ends = [checkpoint.load_latest((tmp_path / name / "source" / "checkpoints").as_uri())
@@ -279,23 +284,19 @@ def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
     private_ray: None, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
     """A shard that was cut: one line, whichever rank finds it, while the other waits for it in the middle of a step."""
-    from crowddist.distributed.ray_launcher import RayLauncher
-
     damaged = tmp_path / "damaged"
     shutil.copytree(storage.local_folder(tiny_config.source), damaged)
     shard = sorted(damaged.glob("*.tar"))[-1]
     shard.write_bytes(shard.read_bytes()[:-1024])
     config = replace(tiny_config, launcher="ray", num_workers=2, source=damaged.as_uri())
     with pytest.raises(InputError, match=f"^shard .*{shard.name}: .* it was cut or changed") as raised:
-        RayLauncher(config).train([stages(config, tmp_path / "stages")[:1]])
+        train_by_ray(config, [stages(config, tmp_path / "stages")[:1]])
     assert raised.value.__suppress_context__ and "\n" not in str(raised.value)
     assert len(starts(config)) == 1
 
 
 def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None, tiny_config: RunConfig,
                                                               tmp_path: Path) -> None:
-    from crowddist.distributed.ray_launcher import RayLauncher
-
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=100_000))
     before = signal.getsignal(signal.SIGINT)
 
@@ -307,7 +308,7 @@ def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None,
     watcher = threading.Thread(target=interrupt, daemon=True)
     watcher.start()
     with pytest.raises(KeyboardInterrupt):
-        RayLauncher(config).train([stages(config, tmp_path)[:1]])
+        train_by_ray(config, [stages(config, tmp_path)[:1]])
     assert signal.getsignal(signal.SIGINT) is before
     assert read_done((tmp_path / "source").as_uri()) is None
 

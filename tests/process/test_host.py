@@ -34,14 +34,17 @@ def test_versions():
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", facts.get("git_sha", "0" * 40))
 
 
-def test_freed_memory_is_kept():
-    """Maps that come and go cost new pages the first time alone."""
+def test_freed_memory_is_kept_until_it_is_given_back():
+    """Maps that come and go cost new pages the first time alone; a worker that waits holds none of them."""
     code = (
-        "import resource, numpy as np\nfrom crowddist.process.host import keep_freed_memory\nassert "
+        "import resource, numpy as np\nfrom pathlib import Path\n"
+        "from crowddist.process.host import give_back_memory, keep_freed_memory\nassert "
         "keep_freed_memory()\nfrom concurrent.futures import ThreadPoolExecutor\n"
         "def faults(_=0): np.ones(2**24); return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "first, second = faults(), faults()\n"
-        "print(second - first, next(ThreadPoolExecutor(1).map(faults, [0])) - second)"
+        "print(second - first, next(ThreadPoolExecutor(1).map(faults, [0])) - second)\n"
+        "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "held = resident()\nassert give_back_memory() and held - resident() > 2**26"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(int(number) < 2**24 * 8 / 4096 / 10 for number in done.stdout.split()), "also in another thread"
