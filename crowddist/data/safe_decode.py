@@ -107,11 +107,13 @@ def jpg_size(data: bytes) -> tuple[int, int]:
 
 def require_chunks(data: bytes) -> None:
     """Raises InputError for a PNG with a chunk that ends beyond the file: OpenCV would take the memory that it claims.
+    The last one, IEND, holds nothing; its checksum may be cut off.
     """
-    place = len(_PNG)
-    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IEND":
-        place += 12 + int.from_bytes(data[place : place + 4])
-        if place > len(data):
+    place, kind = len(_PNG), b""
+    while place + 8 <= len(data) and kind != b"IEND":
+        num_bytes, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        place += 12 + num_bytes
+        if num_bytes if kind == b"IEND" else place > len(data):
             raise InputError("a PNG that ends early, or is damaged")
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,10 +296,12 @@ def test_a_wrong_input_comes_out_of_a_worker_as_it_is_and_is_not_repeated(
     assert len(starts(config)) == 1
 
 
-def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None, tiny_config: RunConfig,
-                                                              tmp_path: Path) -> None:
+def test_an_interrupt_ends_a_training_and_is_heard_afterwards(
+    private_ray: None, tiny_config: RunConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     config = replace(tiny_config, launcher="ray", train=replace(tiny_config.train, steps=100_000))
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, before))
 
     def interrupt() -> None:
         while not list(tmp_path.glob("source/checkpoints/*.pt")):
@@ -309,7 +312,7 @@ def test_an_interrupt_ends_a_training_and_is_heard_afterwards(private_ray: None,
     watcher.start()
     with pytest.raises(KeyboardInterrupt):
         train_by_ray(config, [stages(config, tmp_path)[:1]])
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert read_done((tmp_path / "source").as_uri()) is None
 
 
