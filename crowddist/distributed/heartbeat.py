@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 BEAT_S = 1.0
@@ -101,9 +102,18 @@ class Watch:
 
 
 def start_watch() -> Any:
-    """Starts the actor on the driver's machine, so that it lives as long as the driver."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Starts the actor on the driver's machine, so that no other machine's loss ends it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0)(Watch).options(scheduling_strategy=here).remote()
+
+
+def answers(watch: Any) -> bool:
+    """Whether the actor lives."""
+    try:
+        ray.get(watch.waiting.remote(""), timeout=10 * BEAT_S)
+    except RayError:
+        return False
+    return True
 
 
 class Pulse:

@@ -25,7 +25,7 @@ from crowddist import storage
 from crowddist.config import RunConfig
 from crowddist.distributed.actors import UnitActors
 from crowddist.distributed.elastic import StopReasons, group_size
-from crowddist.distributed.heartbeat import Beat, Monitor, named, start_watch, suspects, usable_nodes
+from crowddist.distributed.heartbeat import Beat, Monitor, answers, named, start_watch, suspects, usable_nodes
 from crowddist.distributed.network import GroupConfig
 from crowddist.distributed.runtime import connect, has_gpus, num_places
 from crowddist.distributed.training_group import LONGEST_FAREWELL_S, Task, TrainingGroup, train_tasks
@@ -86,6 +86,7 @@ class RayLauncher:
         self._left_behind = False
         """A thread that waits for a trainer did not end."""
         self._watch: Any = None
+        self._renewing = threading.Lock()
         self._group: TrainingGroup | None = None
         """The group that waits for the next training."""
         self._started: list[TrainingGroup] = []
@@ -111,8 +112,7 @@ class RayLauncher:
             self._train(chains)
 
     def _train(self, chains: Sequence[Sequence[StageData]]) -> None:
-        if self._watch is None:
-            self._watch = start_watch()
+        self._living_watch()
         # Counts finished chains too: a resumed run then has as many threads as an unbroken one, and so the same bits.
         at_once = self._at_once(len(chains))
         waiting = [stages for stages in chains if not all(read_done(data.folder) for data in stages)]
@@ -157,6 +157,13 @@ class RayLauncher:
                 self._end(threads)
                 raise
 
+    def _living_watch(self) -> Any:
+        """The actor by which driver and workers meet; a new one where it has died."""
+        with self._renewing:
+            if self._watch is None or not answers(self._watch):
+                self._watch = start_watch()
+            return self._watch
+
     def _end(self, threads: Sequence[threading.Thread]) -> None:
         """Ends the trainers for which these threads wait, and so the threads: no thread may use Ray after `close`."""
         last = time.monotonic() + self._farewell_s()
@@ -198,13 +205,14 @@ class RayLauncher:
                 logger.warning("%s: training with %d of %d workers", names, size, largest)
             task = Task(name=f"{'-'.join(data.stage.name.replace('/', '-') for data in stages)}-{time.time_ns()}",
                         stages=stages, threads=self._threads(at_once * self.config.num_workers), asked=time.time())
-            if group is None or not group.alive or group.size != size:
+            watch = self._living_watch()
+            if group is None or not group.alive or group.watch is not watch or group.size != size:
                 self._dismiss(group)
-                group = self._start_group(task.name, size)
+                group = self._start_group(watch, task.name, size)
             reasons = StopReasons(self.termination, size=size, sizes=self.group_sizes, num_groups=at_once,
                                   use_gpu=self.use_gpu)
             before = [_newest(data.folder) for data in stages]
-            with Monitor(self._watch, task.name, names, reasons, record=self._scratch / task.name / WORKERS,
+            with Monitor(watch, task.name, names, reasons, record=self._scratch / task.name / WORKERS,
                          size=size) as monitor:
                 loss = self._train_task(group, task)
                 beats = monitor.beats() if loss else []
@@ -246,12 +254,12 @@ class RayLauncher:
             return error
         return None
 
-    def _start_group(self, name: str, size: int) -> TrainingGroup:
+    def _start_group(self, watch: Any, name: str, size: int) -> TrainingGroup:
         """Starts a group's workers. Our own checkpoints are resumed, so every start gets a new name in Ray. Ray's
         restarts are off: they would retry after wrong input. Its storage path may be local to the driver's machine,
         where Ray's controller runs: only Ray's own checkpoints, which we do not write, need it elsewhere.
         """
-        config, watch = self.config, self._watch
+        config = self.config
 
         def loop() -> None:
             train_tasks(config, watch, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,8 +56,7 @@ class TrainingGroup:
     """
 
     def __init__(self, fit: Callable[[], object], *, watch: Any, name: str, size: int) -> None:
-        self.size = size
-        self._watch, self._name, self._num_given = watch, name, 0
+        self.watch, self.size, self._name = watch, size, name
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(fit,), name=f"group {name}", daemon=True)
         self._thread.start()
@@ -74,11 +74,11 @@ class TrainingGroup:
 
     def train(self, task: Task) -> None:
         """Trains a chain, to its end or to the step at which it is stopped. Raises what `fit` raises."""
-        # As a reference in a list: the watch hands it on and need not import what it is made of.
-        ray.get(self._watch.give.remote(self._name, [ray.put(task)]))
-        self._num_given += 1
+        # As bytes: the watch hands them on and need not import what they are made of. Few, so they go from process to
+        # process, where a reference would need room in the object store's shared memory.
+        ray.get(self.watch.give.remote(self._name, pickle.dumps(task)))
         while self.alive:
-            if self._num_waiting() == self.size:
+            if len(self._waiting()) == self.size:
                 return
             self._thread.join(LOOK_S)
         if self._error is not None:
@@ -86,20 +86,22 @@ class TrainingGroup:
 
     def machines(self) -> list[str]:
         """Ray's ids of the machines of the workers, one each, while all wait for the next chain; [] else."""
-        try:
-            waiting: dict[int, str] = ray.get(self._watch.waiting.remote(self._name), timeout=LONGEST_FAREWELL_S)
-        except RayError:
-            return []
+        waiting = self._waiting()
         return [waiting[rank] for rank in sorted(waiting)] if self.alive and len(waiting) == self.size else []
 
-    def _num_waiting(self) -> int:
-        return len(ray.get(self._watch.waiting.remote(self._name)))
+    def _waiting(self) -> dict[int, str]:
+        """Rank -> machine of the workers that wait for the next chain; {} where the watch does not answer."""
+        try:
+            waiting: dict[int, str] = ray.get(self.watch.waiting.remote(self._name), timeout=LONGEST_FAREWELL_S)
+        except RayError:
+            return {}
+        return waiting
 
     def end(self, longest_s: float = LONGEST_FAREWELL_S) -> bool:
         """Sends the workers home once the chain under way has ended. Returns: whether they left in that time."""
         if self.alive:
             with contextlib.suppress(RayError):
-                ray.get(self._watch.dismiss.remote(self._name), timeout=longest_s)
+                ray.get(self.watch.dismiss.remote(self._name), timeout=longest_s)
             self._thread.join(longest_s)
         return not self.alive
 
@@ -125,4 +127,4 @@ def _tasks(watch: Any, name: str) -> Iterator[Task]:
             time.sleep(LOOK_S)
         if not found:  # dismissed
             return
-        yield ray.get(found[0])
+        yield pickle.loads(found)

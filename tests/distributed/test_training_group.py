@@ -82,3 +82,17 @@ def test_workers_and_actors_stay_and_those_that_died_are_replaced(
         ends = [read_done(folder) for folder in (data.folder, (tmp_path / "local" / name).as_uri())]
         ours, theirs = (checkpoint.load(end["checkpoint"])["method"]["networks"] for end in ends if end)
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs), data.folder
+
+
+def test_a_watch_that_died_is_replaced(private_ray: None, tiny_config: RunConfig) -> None:
+    """Else no group could train any more: driver and workers meet there."""
+    import ray
+
+    from crowddist.distributed.heartbeat import answers
+    from crowddist.distributed.ray_launcher import RayLauncher
+
+    launcher = RayLauncher(replace(tiny_config, launcher="ray"))
+    watch = launcher._living_watch()
+    assert launcher._living_watch() is watch
+    ray.kill(watch)
+    assert not answers(watch) and answers(launcher._living_watch())
