@@ -193,10 +193,11 @@ class BiKnowledge(TrainingMethod):
         a crowd (ours).
         """
         settings, stream, stride, regressed = self.settings, self.stream, self.output_stride, seen.density
-        key = (settings.nms_share, settings.union_share, max(settings.merge_px // stride, 1), stride)
+        key = (settings.nms_share, settings.union_share)
         among = seen.once(_candidates, *key)
+        standing = seen.once(_standing, max(settings.merge_px // stride, 1), stride, *key)
         detected = among.detected & (among.values >= settings.confidence)
-        peaks = ~among.detected & (among.values >= settings.localiser_threshold)
+        peaks = standing & (among.values >= settings.localiser_threshold)
         chosen, doubtful = detected, [among.detected & ~detected]
         if settings.fusion != "none":
             union = detected | peaks & (among.clearing < settings.confidence)
@@ -214,7 +215,7 @@ class BiKnowledge(TrainingMethod):
             """Eq. 1: the density of some candidates, each a Gaussian as in the source's densities."""
             if stream.sigma_of_size:  # sizes depend on who is near
                 return cell_density(heads[:, :3], regressed.shape, stream, stride)
-            return seen.once(_kernels, stream.sigma_px, *key).density(kept)
+            return seen.once(_kernels, stream.sigma_px, stride, *key).density(kept)
 
         drawn = psi(detected, detections)
         spread = np.abs(regressed - drawn) / 2
@@ -276,20 +277,31 @@ class BiKnowledge(TrainingMethod):
         return medium_density(persons, *self.settings.density_range)
 
 
-def _candidates(seen: Seen, nms_share: float, union_share: float, square: int, stride: int) -> Candidates:
-    """D's heads and Phi's, of which each, best first, clears a square of cells round it."""
+def _candidates(seen: Seen, nms_share: float, union_share: float) -> Candidates:
+    """D's heads and all peaks of Phi's map."""
     found, peaks = seen.once(found_heads, nms_share), seen.transformed
     assert peaks is not None  # from predict()
-    cells = np.column_stack([np.rint((peaks[:, :2] + 0.5) / stride - 0.5), peaks[:, 3]])
-    return candidates(found, peaks[clear_squares(cells, square)], union_share * found[:, 2])
+    best_first = np.argsort(-peaks[:, 3], kind="stable")  # also of those above 1, whose scores are cut
+    return candidates(found, peaks[best_first], union_share * found[:, 2])
+
+
+def _standing(seen: Seen, square: int, stride: int, *key: Any) -> np.ndarray:
+    """(C,) bool, Phi's heads: the peaks that remain when each, best first, clears a square of cells round it. They are
+    the same for every threshold, for a peak is cleared by better ones alone.
+    """
+    among = seen.once(_candidates, *key)
+    peaks, standing = np.flatnonzero(~among.detected), np.zeros(len(among.detected), bool)
+    cells = np.column_stack([np.rint((among.heads[peaks, :2] + 0.5) / stride - 0.5), among.values[peaks]])
+    standing[peaks[clear_squares(cells, square)]] = True
+    return standing
 
 
 def _num_near(seen: Seen, crowd_px: float, *key: Any) -> NumNear:
     return NumNear(seen.once(_candidates, *key), crowd_px)
 
 
-def _kernels(seen: Seen, sigma_px: float, *key: Any) -> Kernels:
-    heads, cells, stride = seen.once(_candidates, *key).heads, seen.density.shape, key[-1]
+def _kernels(seen: Seen, sigma_px: float, stride: int, *key: Any) -> Kernels:
+    heads, cells = seen.once(_candidates, *key).heads, seen.density.shape
     return Kernels(cell_places(heads, cells, stride), cells, sigma_px / stride)
 
 

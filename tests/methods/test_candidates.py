@@ -45,9 +45,10 @@ def plain_weight(detections: np.ndarray, method: Any) -> np.ndarray:
     weight = np.zeros((SIZE[0] // stride, SIZE[1] // stride), np.float32)
     reach = np.broadcast_to(np.floor(WINDOW_SIGMAS * kernel_px(detections, stream) / stride), len(detections))
     places = np.rint(cell_places(detections, weight.shape, stride)).astype(int)
+    powers = detections[:, 3] ** exponent
     for index in np.argsort(detections[:, 3], kind="stable"):
         (x, y), half = places[index], int(reach[index])
-        weight[max(y - half, 0):y + half + 1, max(x - half, 0):x + half + 1] = detections[index, 3] ** exponent
+        weight[max(y - half, 0):y + half + 1, max(x - half, 0):x + half + 1] = powers[index]
     return weight
 
 
