@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -146,7 +146,7 @@ class Kernels:
         Tile by tile: the sum of outer products of a tile's kernels is one matrix product.
         """
         density = np.zeros(self._size, np.float32)
-        kept = slice(None) if chosen is None else chosen[self._point]
+        kept: Any = slice(None) if chosen is None else chosen[self._point]
         tile = self._tile[kept]
         if not len(tile):
             return density
