@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from crowddist.ops import views
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,14 @@ class Seen:
     """(h, w) float32, 0 to 1, how far zooms and members agree, see `ops.views.merge_views`; None for one zoom."""
     zoom_counts: Mapping[float, float] = field(default_factory=dict)
     """Zoom -> persons counted at it alone; {} for one zoom."""
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, make: Callable[..., T], *settings: Hashable) -> T:
+        """`make(self, *settings)`, kept for the next call: what no searched threshold changes. Nobody may change it."""
+        key = (make, *settings)
+        if key not in self._made:
+            self._made[key] = make(self, *settings)
+        return self._made[key]
 
     @cached_property
     def certainty(self) -> np.ndarray:

@@ -40,7 +40,7 @@ class Judge(Protocol):
     def margin_px(self) -> int:
         """Context in px around each tile of a large image."""
 
-    def conclude(self, seen: Seen) -> Verdict:
+    def conclude(self, seen: Seen, *, labels: bool = True) -> Verdict:
         """The count and the heads of a whole image."""
 
     def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
@@ -61,12 +61,12 @@ class ImagePrediction:
     """(h, w) float32, standard deviation over the members."""
     certainty: np.ndarray
     """(h, w) float32, 0 to 1, see `ops.views.certainty`."""
-    keep: np.ndarray
-    """(h, w) bool, the cells certain enough to be pseudo-labels."""
     points: np.ndarray
     """M x 3 float32: x, y, score of heads, in pixels of the image as given."""
     size: tuple[int, int]
     """(height, width) of the resized image that the maps belong to; the last cells may reach beyond it."""
+    keep: np.ndarray | None = None
+    """(h, w) bool, the cells certain enough to be pseudo-labels; None only where a trial did not ask for them."""
     sizes: np.ndarray | None = None
     """(M,) float32: the heads' sizes in pixels of the image as given, where the method predicts them."""
     taught: np.ndarray | None = None
@@ -218,14 +218,19 @@ def require_sizes(image_size: int | None, zooms: Sequence[float] | None) -> None
         require_zooms("zooms", tuple(zooms))
 
 
-def judge(method: Judge, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
-    """A method's prediction for an image of `size` (height, width) px, in pixels of that image. Raises InputError for a
-    density that is not finite.
+def judge(method: Judge, seen: Seen, size: tuple[int, int], *, labels: bool = True) -> ImagePrediction:
+    """A method's prediction for an image of `size` (height, width) px, in pixels of that image.
+
+    Args:
+        labels: False leaves out `keep`, `sizes`, `taught` and `doubtful`, which trials of thresholds do not read.
+
+    Raises:
+        InputError: the density is not finite.
     """
-    if not np.isfinite(seen.density).all():
+    if not seen.once(_is_finite):
         raise InputError("the counter gives numbers that are not finite: its weights are damaged, or its training "
                          "diverged; take another checkpoint")
-    verdict = method.conclude(seen)
+    verdict = method.conclude(seen, labels=labels)
     scale_x, scale_y = size[1] / seen.size[1], size[0] / seen.size[0]
     scale = np.sqrt(scale_x * scale_y)
 
@@ -240,7 +245,7 @@ def judge(method: Judge, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
     return ImagePrediction(
         count=float(verdict.density.sum(dtype=np.float64)), uncertainty=verdict.uncertainty,
         density=verdict.density, spread=verdict.spread, certainty=seen.certainty,
-        keep=method.select(verdict.density, seen.certainty),
+        keep=method.select(verdict.density, seen.certainty) if labels else None,
         points=in_image(verdict.points), size=seen.size,
         sizes=None if verdict.sizes is None else verdict.sizes * scale,
         taught=with_sizes(verdict.taught),
@@ -249,6 +254,10 @@ def judge(method: Judge, seen: Seen, size: tuple[int, int]) -> ImagePrediction:
                for name, part in verdict.parts.items()},
         zoom_counts=seen.zoom_counts,
     )
+
+
+def _is_finite(seen: Seen) -> bool:
+    return bool(np.isfinite(seen.density).all())
 
 
 def _heads_at(heads: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:

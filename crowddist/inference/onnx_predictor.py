@@ -52,8 +52,9 @@ class OnnxCounter:
         """For the file's metadata; `counter_of` reads it."""
         return json.dumps({"format": FORMAT, **asdict(self)})
 
-    def conclude(self, seen: Seen) -> Verdict:
+    def conclude(self, seen: Seen, *, labels: bool = True) -> Verdict:
         """See `methods.base.Method.conclude`."""
+        del labels
         return density_verdict(seen, self.output_stride, self.sigma_px)
 
     def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:

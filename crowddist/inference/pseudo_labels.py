@@ -115,6 +115,7 @@ def training_patches(method: Method, prediction: ImagePrediction, size: tuple[in
 def kept_cells(prediction: ImagePrediction, windows: Mapping[str, np.ndarray]) -> np.ndarray:
     """The cells to train on, (h, w) bool: all that a patch covers; without patches, the certain ones."""
     if not windows:
+        assert prediction.keep is not None  # judged for labels
         return prediction.keep
     keep = np.zeros(prediction.density.shape, bool)
     for top, left, height, width in np.concatenate(list(windows.values())).round().astype(int).tolist():

@@ -204,8 +204,13 @@ class Method(ABC):
     def predict(self, images: Tensor) -> Prediction:
         """Maps and heads of (N, 3, H, W) images in [0, 1], which may be tiles of larger ones; without gradients."""
 
-    def conclude(self, seen: Seen) -> Verdict:
-        """The count and the heads of a whole image, from the joined predictions of its tiles."""
+    def conclude(self, seen: Seen, *, labels: bool = True) -> Verdict:
+        """The count and the heads of a whole image, from the joined predictions of its tiles.
+
+        Args:
+            labels: False may leave out `sizes`, `taught` and `doubtful` of the verdict.
+        """
+        del labels
         return density_verdict(seen, self.output_stride, self.stream.sigma_px)
 
     @abstractmethod

@@ -13,20 +13,21 @@ Losses: `bi_knowledge_objectives` for R and Phi, `parts.detecting.DetectionObjec
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from crowddist.data.sample import Part, Prediction, Verdict
-from crowddist.data.stream import cell_density
+from crowddist.data.stream import cell_density, cell_places
 from crowddist.methods.base import Stage, Stream
 from crowddist.methods.bi_knowledge_objectives import LocalisationObjective, RegressionObjective
+from crowddist.methods.parts.candidates import Candidates, NumNear, candidates
 from crowddist.methods.parts.detecting import (
     DetectionObjective,
     confidence_weight,
-    distinct,
+    found_heads,
     log_sizes,
     read_heads,
 )
@@ -35,8 +36,8 @@ from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
 from crowddist.models.dssinet import build_dssinet
 from crowddist.models.nested_unet import build_localiser
+from crowddist.ops.density import Kernels
 from crowddist.ops.fusion import fuse_density
-from crowddist.ops.merging import merge_points, num_near
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import clear_squares, local_maxima
 from crowddist.ops.scales import transformed_sizes
@@ -183,7 +184,7 @@ class BiKnowledge(TrainingMethod):
         return Prediction(density=density, spread=torch.zeros_like(density),
                           detections=read_heads(maps, stride, settings), transformed=transformed)
 
-    def conclude(self, seen: Seen) -> Verdict:
+    def conclude(self, seen: Seen, *, labels: bool = True) -> Verdict:
         """Heads: the union of D's and Phi's after non-maximum suppression. Density (its sum is the count): see
         `BiKnowledgeConfig.fusion`.
 
@@ -191,65 +192,63 @@ class BiKnowledge(TrainingMethod):
         (ours). Heads that only one of them sees are ambiguous, and the loss ignores them, unless they are sure or join
         a crowd (ours).
         """
-        assert seen.detections is not None and seen.transformed is not None  # from predict()
-        settings, regressed = self.settings, seen.density
-        found = distinct(seen.detections, settings.nms_share)  # tiles overlap, so some heads are seen twice
-        detections, doubtful = found[found[:, 3] >= settings.confidence], [found[found[:, 3] < settings.confidence]]
-        drawn = self.drawn_density(detections, regressed.shape)
-        spread = np.abs(regressed - drawn) / 2
-        heads, density, detected = detections, regressed, np.ones(len(detections), bool)
-        transformed = self.transformed_points(seen.transformed)
+        settings, stream, stride, regressed = self.settings, self.stream, self.output_stride, seen.density
+        key = (settings.nms_share, settings.union_share)
+        among = seen.once(_candidates, *key)
+        standing = seen.once(_standing, max(settings.merge_px // stride, 1), stride, *key)
+        detected = among.detected & (among.values >= settings.confidence)
+        peaks = standing & (among.values >= settings.localiser_threshold)
+        chosen, doubtful = detected, [among.detected & ~detected]
         if settings.fusion != "none":
-            kept = merge_points(detections[:, [0, 1, 3]], transformed[:, [0, 1, 3]],
-                                settings.union_share * detections[:, 2])
-            heads = np.concatenate([detections, transformed])[kept]
-            detected = kept < len(detections)
-            near = num_near(heads[:, :2], settings.crowd_px)
-            seen_near = num_near(heads[:, :2], settings.crowd_px, of=heads[detected, :2])
-            chosen = detected | ((near >= settings.crowd_heads) & (seen_near >= settings.crowd_share * near))
-            doubtful.append(heads[~chosen])
-            heads, detected = heads[chosen], detected[chosen]
-            heads[:, 2] = np.where(detected, heads[:, 2], transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0]))
+            union = detected | peaks & (among.clearing < settings.confidence)
+            num_near = seen.once(_num_near, settings.crowd_px, *key)
+            near = num_near(union)
+            crowded = (near >= settings.crowd_heads) & (num_near(detected) >= settings.crowd_share * near)
+            chosen = detected | union & crowded
+            doubtful.append(union & ~chosen)
+        heads, detections = among.heads[chosen], among.heads[detected]
+        if labels or stream.sigma_of_size:
+            sizes = transformed_sizes(heads[:, :2], heads[:, 2], seen.size[0])
+            heads[:, 2] = np.where(detected[chosen], heads[:, 2], sizes)
+
+        def psi(kept: np.ndarray, heads: np.ndarray) -> np.ndarray:
+            """Eq. 1: the density of some candidates, each a Gaussian as in the source's densities."""
+            if stream.sigma_of_size:  # sizes depend on who is near
+                return cell_density(heads[:, :3], regressed.shape, stream, stride)
+            return seen.once(_kernels, stream.sigma_px, stride, *key).density(kept)
+
+        drawn = psi(detected, detections)
+        spread = np.abs(regressed - drawn) / 2
+        density = regressed
         if settings.fusion == "heads":
-            density = self.drawn_density(heads, regressed.shape)
+            density = psi(chosen, heads)
         elif settings.fusion == "confidence":
-            weight = confidence_weight(detections, regressed.shape, self.stream, self.output_stride,
-                                       settings.weight_exponent)
+            weight = confidence_weight(seen, settings, stream, stride)
             density = fuse_density(regressed, drawn, weight, out=drawn)
-        sure = ~detected | (heads[:, 3] >= settings.sure_confidence)
         counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
-        return Verdict(
+        verdict = Verdict(
             density=density,
             spread=spread,
             uncertainty=float(counts.std()),
             points=heads[:, [0, 1, 3]],
-            sizes=heads[:, 2],
-            taught=heads[sure],
-            doubtful=np.concatenate([heads[~sure], *doubtful]) if settings.sure_confidence else None,
             parts={
                 "regression": Part(count=float(counts[0]), density=regressed),
                 "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
-                "transformed": Part(count=float(len(transformed)), points=transformed[:, [0, 1, 3]]),
+                "transformed": Part(count=float(peaks.sum()), points=among.heads[peaks][:, [0, 1, 3]]),
             },
         )
-
-    def transformed_points(self, peaks: np.ndarray) -> np.ndarray:
-        """Phi's heads from its P x 4 peaks, best first: above the threshold, one per square, scores cut at 1."""
-        strong = peaks[peaks[:, 3] >= self.settings.localiser_threshold]
-        cells = np.column_stack([np.rint((strong[:, :2] + 0.5) / self.output_stride - 0.5), strong[:, 3]])
-        heads = strong[clear_squares(cells, max(self.settings.merge_px // self.output_stride, 1))]
-        heads[:, 3] = np.clip(heads[:, 3], 0, 1)
-        return heads
-
-    def drawn_density(self, heads: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-        """Psi, Eq. 1: persons per cell from M x 4 heads, each a Gaussian as in the source's densities."""
-        return cell_density(heads[:, :3], cells, self.stream, self.output_stride)
+        if not labels:
+            return verdict
+        sure = ~detected[chosen] | (heads[:, 3] >= settings.sure_confidence)
+        ambiguous = [heads[~sure], *(among.heads[part] for part in doubtful)]
+        return replace(verdict, sizes=heads[:, 2], taught=heads[sure],
+                       doubtful=np.concatenate(ambiguous) if settings.sure_confidence else None)
 
     def select(self, density: np.ndarray, certainty: np.ndarray) -> np.ndarray:
         """The cells of patches that the regressor may learn from: those of medium density, or all."""
         del certainty
         keep = np.full(density.shape, self.settings.patches == "random")
-        patches = patch_grid(density.shape, self.stream.crop_size / self.output_stride)
+        patches = patch_grid(density.shape, self.settings.crop_size / self.output_stride)
         for patch in patches[self._medium(density, patches)]:
             keep[_inside(patch)] = True
         return keep
@@ -258,7 +257,7 @@ class BiKnowledge(TrainingMethod):
         """Random patches of medium density for R; the patches of highest mean detection confidence for D."""
         settings, stride = self.settings, self.output_stride
         rng = generator(self.config.seed, "patches", key)
-        patches = patch_grid(density.shape, self.stream.crop_size / stride)
+        patches = patch_grid(density.shape, settings.crop_size / stride)
         number = min(NUM_PATCHES, len(patches))
         if settings.patches == "random":
             return {network: patches[np.sort(rng.choice(len(patches), number, replace=False))]
@@ -276,6 +275,34 @@ class BiKnowledge(TrainingMethod):
         """Indexes of the patches of medium density."""
         persons = [density[_inside(patch)].sum(dtype=np.float64) for patch in patches]
         return medium_density(persons, *self.settings.density_range)
+
+
+def _candidates(seen: Seen, nms_share: float, union_share: float) -> Candidates:
+    """D's heads and all peaks of Phi's map."""
+    found, peaks = seen.once(found_heads, nms_share), seen.transformed
+    assert peaks is not None  # from predict()
+    best_first = np.argsort(-peaks[:, 3], kind="stable")  # also of those above 1, whose scores are cut
+    return candidates(found, peaks[best_first], union_share * found[:, 2])
+
+
+def _standing(seen: Seen, square: int, stride: int, *key: Any) -> np.ndarray:
+    """(C,) bool, Phi's heads: the peaks that remain when each, best first, clears a square of cells round it. They are
+    the same for every threshold, for a peak is cleared by better ones alone.
+    """
+    among = seen.once(_candidates, *key)
+    peaks, standing = np.flatnonzero(~among.detected), np.zeros(len(among.detected), bool)
+    cells = np.column_stack([np.rint((among.heads[peaks, :2] + 0.5) / stride - 0.5), among.values[peaks]])
+    standing[peaks[clear_squares(cells, square)]] = True
+    return standing
+
+
+def _num_near(seen: Seen, crowd_px: float, *key: Any) -> NumNear:
+    return NumNear(seen.once(_candidates, *key), crowd_px)
+
+
+def _kernels(seen: Seen, sigma_px: float, stride: int, *key: Any) -> Kernels:
+    heads, cells = seen.once(_candidates, *key).heads, seen.density.shape
+    return Kernels(cell_places(heads, cells, stride), cells, sigma_px / stride)
 
 
 def _source_settings(network: str) -> tuple[str, ...]:

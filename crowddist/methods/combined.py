@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from crowddist.data.sample import Part, Verdict
-from crowddist.data.stream import cell_density
+from crowddist.data.stream import cell_places, kernel_px
 from crowddist.methods.base import Stage
-from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, distinct, read_heads
+from crowddist.methods.parts.candidates import Candidates, candidates
+from crowddist.methods.parts.detecting import DetectionObjective, confidence_weight, found_heads, read_heads
 from crowddist.methods.parts.orientation import (
     ORIENTATION,
     OrientationObjective,
@@ -31,14 +32,15 @@ from crowddist.methods.parts.semantics import SemanticMethod, SemanticObjective
 from crowddist.methods.parts.training import TRAINING_SETTINGS, Trained
 from crowddist.models.backbones.table import BACKBONES
 from crowddist.models.detector import build_detector
-from crowddist.ops.fusion import fuse_density, uncertainty_weight
-from crowddist.ops.merging import merge_points
+from crowddist.ops.density import Kernels
+from crowddist.ops.fusion import fuse_density, relative_uncertainty
 from crowddist.ops.peaks import density_points
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from crowddist.config import RunConfig
+    from crowddist.data.config import StreamConfig
     from crowddist.data.sample import Batch, Prediction, Seen
 
 
@@ -131,37 +133,52 @@ class Combined(SemanticMethod):
         return replace(super().predict(images),
                        detections=read_heads(maps, self.detector.output_stride, self.config.bi_knowledge))
 
-    def conclude(self, seen: Seen) -> Verdict:
+    def conclude(self, seen: Seen, *, labels: bool = True) -> Verdict:
         """Density (its sum is the count): Eq. 8 of Liu et al., MM 2020, with W scaled by the ensemble's relative
         uncertainty (ours).
 
         Heads: detections and, away from them, peaks of the counter's density; of both the surest, as many as the count
         (ours). Labels teach sure detections as heads; the loss ignores weaker detections and the peaks.
         """
-        assert seen.detections is not None  # from predict()
-        settings, stride = self.config.bi_knowledge, self.output_stride
-        found = distinct(seen.detections, settings.nms_share)  # tiles overlap, so some heads are seen twice
-        detections = found[found[:, 3] >= settings.confidence]
-        drawn = cell_density(detections[:, :3], seen.density.shape, self.stream, stride)
-        confidence = confidence_weight(detections, seen.density.shape, self.stream, stride, settings.weight_exponent)
-        peaks = density_points(seen.density, stride, self.stream.sigma_px)
-        kept = merge_points(detections[:, [0, 1, 3]], peaks, settings.union_share * detections[:, 2])
-        heads = np.concatenate([detections[:, [0, 1, 3]], peaks])[kept]
-        sure = found[:, 3] >= max(settings.sure_confidence, settings.confidence)
-        alone = peaks[kept[kept >= len(detections)] - len(detections)]
-        size = np.full(len(alone), float(np.median(detections[:, 2])) if len(detections) else stride)
-        density = fuse_density(seen.density, drawn, uncertainty_weight(confidence, seen.density, seen.spread))
-        heads = heads[np.argsort(-heads[:, 2], kind="stable")[: round(float(density.sum(dtype=np.float64)))]]
-        return Verdict(
+        settings, stride, stream = self.config.bi_knowledge, self.output_stride, self.stream
+        among = seen.once(_candidates, settings.nms_share, settings.union_share, stride, stream.sigma_px)
+        detected = among.detected & (among.values >= settings.confidence)
+        alone = ~among.detected & (among.clearing < settings.confidence)
+        detections = among.heads[detected]
+        found = seen.once(found_heads, settings.nms_share)
+        drawn = seen.once(_kernels, settings.nms_share, stream, stride).density(found[:, 3] >= settings.confidence)
+        weight = confidence_weight(seen, settings, stream, stride) * seen.once(_uncertainty)
+        density = fuse_density(seen.density, drawn, weight.astype(np.float32))
+        count = float(density.sum(dtype=np.float64))
+        verdict = Verdict(
             density=density,
             spread=seen.spread,
             uncertainty=float(seen.member_counts.std()),
-            points=heads.astype(np.float32),
-            taught=found[sure],
-            doubtful=np.concatenate([found[~sure],
-                                     np.column_stack([alone[:, :2], size, alone[:, 2]])]).astype(np.float32),
+            points=among.heads[detected | alone][:round(count), [0, 1, 3]],
             parts={
                 "regression": Part(count=float(seen.density.sum(dtype=np.float64)), density=seen.density),
                 "detection": Part(count=float(len(detections)), points=detections[:, [0, 1, 3]]),
             },
         )
+        if not labels:
+            return verdict
+        sure = among.detected & (among.values >= max(settings.sure_confidence, settings.confidence))
+        peaks = among.heads[alone]
+        peaks[:, 2] = float(np.median(detections[:, 2])) if len(detections) else stride
+        return replace(verdict, taught=among.heads[sure],
+                       doubtful=np.concatenate([among.heads[among.detected & ~sure], peaks]))
+
+
+def _candidates(seen: Seen, nms_share: float, union_share: float, stride: int, sigma_px: float) -> Candidates:
+    """The detector's heads and the peaks of the counter's density, which have no size."""
+    found, peaks = seen.once(found_heads, nms_share), density_points(seen.density, stride, sigma_px)
+    return candidates(found, np.insert(peaks, 2, 0, axis=1), union_share * found[:, 2])
+
+
+def _kernels(seen: Seen, nms_share: float, stream: StreamConfig, stride: int) -> Kernels:
+    found, cells = seen.once(found_heads, nms_share), seen.density.shape
+    return Kernels(cell_places(found, cells, stride), cells, kernel_px(found, stream) / stride)
+
+
+def _uncertainty(seen: Seen) -> np.ndarray:
+    return relative_uncertainty(seen.density, seen.spread)

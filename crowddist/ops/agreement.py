@@ -46,27 +46,39 @@ def zoom_disagreement(counts: Mapping[float, float]) -> float:
     return float(persons.std() / max(persons.mean(), 1.0))
 
 
-def disagreement_sums(density: np.ndarray, places: np.ndarray, block_cells: int) -> dict[str, float]:
+def block_persons(density: np.ndarray, block_cells: int) -> np.ndarray:
+    """Persons in blocks of a density (ours).
+
+    Args:
+        density: (h, w), persons per cell, >= 0
+        block_cells: side of a block, cells, >= 1; the last blocks hold the rest
+
+    Returns:
+        (rows, columns) float64, >= 0.
+    """
+    rows, columns = (np.arange(0, side, block_cells) for side in density.shape)
+    return np.add.reduceat(np.add.reduceat(density.astype(np.float64), rows, axis=0), columns, axis=1)
+
+
+def disagreement_sums(persons: np.ndarray, places: np.ndarray, cells: tuple[int, int],
+                      block_cells: int) -> dict[str, float]:
     """How far a density and a set of heads disagree, in blocks that are larger than the error of a head's place.
 
     Source: ours. The sums add up over images: `apart` / `said` is 0 where density and heads agree in every block, and 1
     where they never see persons in the same block.
 
     Args:
-        density: (h, w), persons per cell, >= 0
+        persons: of `block_persons`
         places: (M, 2) x and y of heads, cells; the first cell spans 0 to 1; heads outside go to the nearest cell
-        block_cells: side of a block, cells, >= 1; the last blocks hold the rest
+        cells: (height, width) of the density
+        block_cells: side of a block, cells
 
     Returns:
         `apart`, the sum over blocks of |density - heads|, and `said`, density plus heads; persons, >= 0.
     """
-    height, width = density.shape
-    rows, columns = (np.arange(0, side, block_cells) for side in (height, width))
-    regressed = np.add.reduceat(np.add.reduceat(density.astype(np.float64), rows, axis=0), columns, axis=1)
-    x, y = (np.clip(places[:, axis], 0, side - 1).astype(np.int64) // block_cells
-            for axis, side in ((0, width), (1, height)))
-    found = np.bincount(y * len(columns) + x, minlength=regressed.size).reshape(regressed.shape)
-    return {"apart": float(np.abs(regressed - found).sum()), "said": float(regressed.sum() + found.sum())}
+    x, y = (np.clip(places[:, axis], 0, cells[1 - axis] - 1).astype(np.int64) // block_cells for axis in (0, 1))
+    found = np.bincount(y * persons.shape[1] + x, minlength=persons.size).reshape(persons.shape)
+    return {"apart": float(np.abs(persons - found).sum()), "said": float(persons.sum() + found.sum())}
 
 
 def agreement(sums: Mapping[str, float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,12 +40,7 @@ def density_map(points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -
     Raises:
         ValueError: points or sigma have a wrong shape or are not finite, sigma <= 0, or the size is empty.
     """
-    height, width = frame = _checked_size(size)
-    xy, sigma = _points_inside(points, sigma_px, frame)
-    density = np.zeros(frame, np.float32)
-    if len(sigma):
-        _add_kernels(density, _windows(xy[:, 1], sigma, height), _windows(xy[:, 0], sigma, width), sigma)
-    return density
+    return Kernels(points, size, sigma_px).density()
 
 
 def adaptive_sigma(points: ArrayLike, neighbours: int = 4, beta: float = 0.3) -> np.ndarray:
@@ -117,29 +112,57 @@ def _kernels(windows: _Windows, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return pieces, first_piece
 
 
-def _add_kernels(density: np.ndarray, rows: _Windows, columns: _Windows, sigma: np.ndarray) -> None:
-    """Fills the map tile by tile: the sum of outer products of a tile's kernels is one matrix product."""
-    row_pieces, row_start = _kernels(rows, sigma)
-    column_pieces, column_start = _kernels(columns, sigma)
-    tiles_down, tiles_across = (-(-side // TILE_PX) for side in density.shape)
-    num_columns = columns.last_tile - columns.first_tile + 1
-    num_tiles = (rows.last_tile - rows.first_tile + 1) * num_columns
-    point = np.repeat(np.arange(len(sigma)), num_tiles)
-    row, column = np.divmod(np.arange(len(point)) - (np.cumsum(num_tiles) - num_tiles)[point], num_columns[point])
-    tile = (row + rows.first_tile[point]) * tiles_across + column + columns.first_tile[point]
-    # Stable: within a tile the points keep their order, so that sums always round alike.
-    order = np.argsort(tile, kind="stable")
-    row_piece, column_piece = (row_start[point] + row)[order], (column_start[point] + column)[order]
-    bounds = np.concatenate(([0], np.cumsum(np.bincount(tile, minlength=tiles_down * tiles_across)))).tolist()
-    for strip in range(tiles_down):
-        begin, end = bounds[strip * tiles_across], bounds[(strip + 1) * tiles_across]
-        left, right = row_pieces[row_piece[begin:end]], column_pieces[column_piece[begin:end]]
-        band = density[strip * TILE_PX:(strip + 1) * TILE_PX]
-        for index in range(tiles_across):
-            start, stop = (bounds[strip * tiles_across + index + step] - begin for step in (0, 1))
-            if start < stop:
-                cell = band[:, index * TILE_PX:(index + 1) * TILE_PX]
-                np.matmul(left[start:stop, :cell.shape[0]].T, right[start:stop, :cell.shape[1]], out=cell)
+class Kernels:
+    """The Gaussians of head points, see `density_map`, kept so that maps of some of the points cost little: trials of
+    thresholds choose others again and again. Keeps 0.6 KB a point, more where a kernel reaches over several tiles.
+
+    Arguments and errors are those of `density_map`.
+    """
+
+    def __init__(self, points: ArrayLike, size: tuple[int, int], sigma_px: ArrayLike) -> None:
+        height, width = self._size = _checked_size(size)
+        xy, sigma, given = _points_inside(points, sigma_px, self._size)
+        self._tiles = -(-height // TILE_PX), -(-width // TILE_PX)
+        if not len(sigma):
+            self._point = self._tile = np.zeros(0, np.int64)
+            return
+        rows, columns = _windows(xy[:, 1], sigma, height), _windows(xy[:, 0], sigma, width)
+        self._row_pieces, row_start = _kernels(rows, sigma)
+        self._column_pieces, column_start = _kernels(columns, sigma)
+        num_columns = columns.last_tile - columns.first_tile + 1
+        num_tiles = (rows.last_tile - rows.first_tile + 1) * num_columns
+        point = np.repeat(np.arange(len(sigma)), num_tiles)
+        row, column = np.divmod(np.arange(len(point)) - (np.cumsum(num_tiles) - num_tiles)[point], num_columns[point])
+        tile = (row + rows.first_tile[point]) * self._tiles[1] + column + columns.first_tile[point]
+        # Stable: within a tile the points keep their order, so that sums always round alike.
+        order = np.argsort(tile, kind="stable")
+        self._tile, self._point = tile[order], given[point[order]]
+        self._row_piece, self._column_piece = (row_start[point] + row)[order], (column_start[point] + column)[order]
+
+    def density(self, chosen: np.ndarray | None = None) -> np.ndarray:
+        """The map of the points that `chosen`, (N,) bool, says; None: of all. As `density_map` of these alone, to the
+        bit.
+
+        Tile by tile: the sum of outer products of a tile's kernels is one matrix product.
+        """
+        density = np.zeros(self._size, np.float32)
+        kept: Any = slice(None) if chosen is None else chosen[self._point]
+        tile = self._tile[kept]
+        if not len(tile):
+            return density
+        row_piece, column_piece = self._row_piece[kept], self._column_piece[kept]
+        tiles_down, tiles_across = self._tiles
+        bounds = np.concatenate(([0], np.cumsum(np.bincount(tile, minlength=tiles_down * tiles_across)))).tolist()
+        for strip in range(tiles_down):
+            begin, end = bounds[strip * tiles_across], bounds[(strip + 1) * tiles_across]
+            left, right = self._row_pieces[row_piece[begin:end]], self._column_pieces[column_piece[begin:end]]
+            band = density[strip * TILE_PX:(strip + 1) * TILE_PX]
+            for index in range(tiles_across):
+                start, stop = (bounds[strip * tiles_across + index + step] - begin for step in (0, 1))
+                if start < stop:
+                    cell = band[:, index * TILE_PX:(index + 1) * TILE_PX]
+                    np.matmul(left[start:stop, :cell.shape[0]].T, right[start:stop, :cell.shape[1]], out=cell)
+        return density
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -151,8 +174,8 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def _points_inside(
     points: ArrayLike, sigma_px: ArrayLike, frame: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The points inside the frame and their sigmas, float64, checked."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The points inside the frame and their sigmas, float64, checked; and their indexes."""
     xy = checked_points(points, 2)
     sigma = np.asarray(sigma_px, np.float64)
     if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != len(xy)):
@@ -160,4 +183,5 @@ def _points_inside(
     if not (np.isfinite(sigma) & (sigma > 0)).all():
         raise ValueError("sigma_px must be finite and greater than 0")
     inside = (xy[:, 0] >= 0) & (xy[:, 0] < frame[1]) & (xy[:, 1] >= 0) & (xy[:, 1] < frame[0])
-    return xy[inside], np.maximum(np.broadcast_to(sigma, len(xy))[inside], SMALLEST_KERNEL_PX)
+    reach = np.maximum(np.broadcast_to(sigma, len(xy))[inside], SMALLEST_KERNEL_PX)
+    return xy[inside], reach, np.flatnonzero(inside)

@@ -48,31 +48,29 @@ def fuse_density(regressed: Any, detected: Any, weight: Any, out: Any = None) ->
     return fused
 
 
-def uncertainty_weight(
-    weight: np.ndarray, density: np.ndarray, spread: np.ndarray, neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
-) -> np.ndarray:
-    """Lower the weight of detections where the regressing ensemble is surer than on average; there they add nothing.
+def relative_uncertainty(density: np.ndarray, spread: np.ndarray,
+                         neighbourhood_cells: float = NEIGHBOURHOOD_CELLS) -> np.ndarray:
+    """Factor on the weight of detections, below 1 where the regressing ensemble is surer than on average; there
+    detections add nothing.
 
     Source: ours. r = (G(spread) + e r') / (G(density) + e) is the relative uncertainty of a neighbourhood, G a Gaussian
-    mean, and r' the mean of r over the counted persons; the result is W min(r / r', 1). The e persons of usual
-    uncertainty (`PRIOR_PERSONS`) say that an ensemble that sees almost nobody is neither sure nor unsure: there W stays
-    as it is. Without them, a spread of 30 % of nearly nothing would look like certainty and silence the detector where
-    it alone sees a crowd. W is unchanged where there is no spread (a single network).
+    mean, and r' the mean of r over the counted persons; the result is min(r / r', 1). The e persons of usual
+    uncertainty (`PRIOR_PERSONS`) say that an ensemble that sees almost nobody is neither sure nor unsure: there the
+    factor is 1. Without them, a spread of 30 % of nearly nothing would look like certainty and silence the detector
+    where it alone sees a crowd. It is 1 where there is no spread (a single network).
 
     Args:
-        weight: W of Eq. 8, (h, w), 0 to 1
         density, spread: (h, w), persons per cell, >= 0; mean and standard deviation over the ensemble
         neighbourhood_cells: standard deviation of G, cells, > 0
 
     Returns:
-        (h, w) float32, 0 to W.
+        (h, w) float64, 0 to 1.
 
     Raises:
         ValueError: the shapes differ.
     """
-    if not weight.shape == density.shape == spread.shape:
-        raise ValueError(f"weight, density and spread must have one shape, got {weight.shape}, {density.shape} and "
-                         f"{spread.shape}")
+    if density.shape != spread.shape:
+        raise ValueError(f"density and spread must have one shape, got {density.shape} and {spread.shape}")
     from scipy.ndimage import gaussian_filter
 
     near_density, near_spread = (gaussian_filter(part.astype(np.float64), neighbourhood_cells, mode="nearest")
@@ -82,9 +80,8 @@ def uncertainty_weight(
     counted = float((per_person * near_density).sum())
     usual = float((per_person * near_spread).sum()) / counted if counted else 0.0
     if not usual:
-        return weight.astype(np.float32)
-    relative = (near_spread + PRIOR_PERSONS * usual) / (near_density + PRIOR_PERSONS)
-    return (weight * np.minimum(relative / usual, 1)).astype(np.float32)
+        return np.ones(density.shape)
+    return np.minimum((near_spread + PRIOR_PERSONS * usual) / (near_density + PRIOR_PERSONS) / usual, 1)
 
 
 def _checked_weight(weight: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -9,6 +11,7 @@ MEDIUM_DENSITY = (0.5, 0.7)
 """Ranks by density that a regressor learns from. P (MM 2020, Sec. 3.4)."""
 
 
+@functools.lru_cache(maxsize=64)
 def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
     """Patches side by side without overlap, centred in the image, starting at whole numbers (ours).
 
@@ -17,7 +20,8 @@ def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
         patch: side of a patch, same unit, > 0; a narrower image gets one patch across, which sticks out on both sides
 
     Returns:
-        (P, 4) float64 top, left, height and width, same unit, row by row; P >= 1.
+        (P, 4) float64 top, left, height and width, same unit, row by row; P >= 1. Read-only, for it is kept: trials of
+        thresholds ask for the same one again and again.
 
     Raises:
         ValueError: the size or the patch is not positive.
@@ -29,7 +33,9 @@ def patch_grid(size: tuple[float, float], patch: float) -> np.ndarray:
         number = max(int(length // patch), 1)
         starts.append(np.floor((length - number * patch) / 2) + patch * np.arange(number))
     top, left = np.meshgrid(*starts, indexing="ij")
-    return np.stack([top.ravel(), left.ravel(), np.full(top.size, patch), np.full(top.size, patch)], axis=1)
+    grid = np.stack([top.ravel(), left.ravel(), np.full(top.size, patch), np.full(top.size, patch)], axis=1)
+    grid.flags.writeable = False
+    return grid
 
 
 def medium_density(persons: ArrayLike, low: float = MEDIUM_DENSITY[0], high: float = MEDIUM_DENSITY[1]) -> np.ndarray:

@@ -53,6 +53,7 @@ def round_pictures(
             continue
         sample = decode(key, pixels_only(members))
         found, result = predictor.predict(sample.image), results.get(key)
+        assert found.keep is not None  # it is only for trials of thresholds
         sheet = round_sheet(
             sample.image, density=found.density, spread=found.spread, keep=found.keep, points=found.points,
             sizes=found.sizes, count=found.count if result is None else result.count, uncertainty=found.uncertainty,

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from crowddist import storage
+from crowddist.data.sample import Seen
 from crowddist.data.shards import ShardReader
 from crowddist.errors import InputError
 from crowddist.inference.evaluation import Truth, read_truth
-from crowddist.inference.prediction_cache import read_predictions
+from crowddist.inference.prediction_cache import CachedPrediction, read_predictions
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
 from crowddist.inference.pseudo_labels import kept_cells, training_patches
 from crowddist.methods.base import Method
 from crowddist.methods.thresholds import search_space, with_values
-from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums
+from crowddist.ops.agreement import agreement, block_persons, disagreement_sums, kept_sums
 from crowddist.ops.localization import mean_average_precision
 from crowddist.process.progress_bar import watched
 from crowddist.search.trial_values import Plan, tried
@@ -99,17 +100,11 @@ class Trials:
         method = self._method.with_config(with_values(self._method.config, values))
         concluding = {name: value for name, value in values.items() if name not in self._select_only}
         if concluding != self._concluded:
-            self._judged = [judge(method, cached.seen, cached.size) for cached in self._cached]
+            self._judged = [judge(method, cached.seen, cached.size, labels=False) for cached in self._cached]
             self._concluded = concluding
         total: dict[str, float] = {}
         for number, (cached, judged) in enumerate(zip(self._cached, self._judged, strict=True)):
-            # Every trial draws the same random patches.
-            windows = training_patches(method, judged, cached.size, cached.key)
-            keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.certainty)
-            sums = {"images": 1.0, **kept_sums(judged.density, judged.spread, keep),
-                    **_disagreement(method, judged, cached.size)}
-            if self._truths:
-                sums |= _errors(judged, self._truths[number], keep)
+            sums = image_sums(method, cached, judged, self._truths[number] if self._truths else None)
             for name, value in sums.items():
                 total[name] = total.get(name, 0.0) + value
         if self._truths:
@@ -120,20 +115,35 @@ class Trials:
         return row
 
 
-def _disagreement(method: Method, judged: ImagePrediction, size: tuple[int, int]) -> dict[str, float]:
+def image_sums(method: Method, cached: CachedPrediction, judged: ImagePrediction,
+               truth: Truth | None = None) -> dict[str, float]:
+    """What an image adds to the sums of a trial, see `scored`."""
+    # Every trial draws the same random patches.
+    windows = training_patches(method, judged, cached.size, cached.key)
+    keep = kept_cells(judged, windows) if windows else method.select(judged.density, judged.certainty)
+    return {"images": 1.0, **kept_sums(judged.density, judged.spread, keep), **_disagreement(method, judged, cached),
+            **(_errors(judged, truth, keep) if truth else {})}
+
+
+def _disagreement(method: Method, judged: ImagePrediction, cached: CachedPrediction) -> dict[str, float]:
     """How far heads and regressed density are apart, see `ops.agreement.disagreement_sums`; {} without both."""
-    regressed = judged.parts.get("regression")
-    if regressed is None or regressed.density is None:
+    if "regression" not in judged.parts:
         return {}
     total: dict[str, float] = {}
-    cells_per_px = [seen / given / method.output_stride for seen, given in zip(judged.size, size, strict=True)]
+    block = max(BLOCK_PX // method.output_stride, 1)
+    regressed = cached.seen.once(_block_persons, block)
+    cells_per_px = [seen / given / method.output_stride for seen, given in zip(judged.size, cached.size, strict=True)]
     for part in judged.parts.values():
         if part.points is not None:
             places = (part.points[:, :2] + 0.5) * cells_per_px[::-1]
-            block = max(BLOCK_PX // method.output_stride, 1)
-            for name, value in disagreement_sums(regressed.density, places, block).items():
+            for name, value in disagreement_sums(regressed, places, judged.density.shape, block).items():
                 total[name] = total.get(name, 0.0) + value
     return total
+
+
+def _block_persons(seen: Seen, block_cells: int) -> np.ndarray:
+    """Of the regressed density, which is what the networks said."""
+    return block_persons(seen.density, block_cells)
 
 
 def _errors(judged: ImagePrediction, truth: Truth, keep: np.ndarray) -> dict[str, float]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.config import StreamConfig
 from crowddist.data.sample import Seen
+from crowddist.inference.prediction_cache import CachedPrediction
 from crowddist.inference.predictor import Predictor, judge
 from crowddist.launch.local import LocalLauncher
 from crowddist.methods.build import build_method
@@ -23,7 +25,7 @@ from crowddist.ops.density import density_map
 from crowddist.recipes import mm2020_shb_to_sha
 from crowddist.search.threshold_search import cached_predictions
 from crowddist.search.trial_values import Listed, trial_values
-from crowddist.search.trials import Search
+from crowddist.search.trials import Search, image_sums
 from tests.benchmarks.harness import compare
 
 SIZE, NUM_IMAGES, NUM_HEADS = (544, 960), 4, 150
@@ -58,13 +60,17 @@ def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion:
     config = replace(usual, stream=compact.stream, boxes="", bi_knowledge=settings)
     method, number = build_method(config, weights="none"), NUM_IMAGES if networks == "compact" else 1
     images = [np.random.default_rng(index).integers(0, 256, (*SIZE, 3), np.uint8) for index in range(number)]
-    cached = [crowd(method, index) for index in range(number)]
-    tried = method.with_config(with_values(config, trial_values(config, 3)[1]))
-    predictor = Predictor(tried, image_size=960)
-    assert predictor.predict(images[0]).density.shape == cached[0].density.shape
+    cached = [CachedPrediction(key=str(index), seen=crowd(method, index), size=SIZE) for index in range(number)]
+    trials = itertools.cycle([method.with_config(with_values(config, values)) for values in trial_values(config, 33)])
+    predictor = Predictor(method, image_size=960)
+    assert predictor.predict(images[0]).density.shape == cached[0].seen.density.shape
 
-    result = compare(lambda: [predictor.predict(image) for image in images],
-                     lambda: [judge(tried, seen, SIZE) for seen in cached], rounds=5)
+    def trial() -> None:
+        tried = next(trials)
+        for one in cached:
+            image_sums(tried, one, judge(tried, one.seen, one.size, labels=False))
+
+    result = compare(lambda: [predictor.predict(image) for image in images], trial, rounds=15)
     print(f"\na trial on cached predictions of {number} images of 960x544 px, fusion by {fusion}; the {networks} "
           f"networks again / ours: {result}")
     assert result.ratio >= goal

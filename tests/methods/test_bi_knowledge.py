@@ -13,6 +13,7 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.data.convert.annotations import read_mat_info
 from crowddist.data.sample import Seen
+from crowddist.data.stream import cell_density
 from crowddist.methods.bi_knowledge import BiKnowledge
 from crowddist.methods.build import build_method
 from crowddist.methods.parts.detecting import distinct
@@ -58,12 +59,13 @@ def test_fused_by_hand(tiny_config: RunConfig) -> None:
 def test_the_drawn_density_follows_the_sizes(tiny_config: RunConfig) -> None:
     """Eq. 1: sigma proportional to the scale map."""
     heads = np.array([[60.5, 60.5, 20, 0.9], [180.5, 60.5, 40, 0.9]], np.float32)
-    drawn = make(tiny_config, sigma_of_size=0.3).drawn_density(heads, CELLS)
+    method, empty = make(tiny_config, sigma_of_size=0.3, fusion="heads"), np.zeros(CELLS, np.float32)
+    drawn = method.conclude(seen(empty, heads.tolist(), [])).density
     assert drawn.sum() == pytest.approx(2, rel=1e-4)
     # A Gaussian of sigma s cells has the peak 1 / (2 pi s^2).
     for (x, y), sigma in (((30, 30), 3.0), ((90, 30), 6.0)):
         assert drawn[y, x] == pytest.approx(1 / (2 * np.pi * sigma**2), rel=0.02)
-    alike = make(tiny_config, sigma_px=4.0).drawn_density(heads, CELLS)
+    alike = make(tiny_config, sigma_px=4.0, fusion="heads").conclude(seen(empty, heads.tolist(), [])).density
     assert alike[30, 30] == pytest.approx(alike[30, 90], rel=1e-6)
 
 
@@ -128,8 +130,7 @@ def test_transformed_points_join_in_a_crowd(tiny_config: RunConfig) -> None:
     verdict = method.conclude(seen(np.full(CELLS, 0.01, np.float32), detected, others))
     assert sorted(verdict.points[:, :2].tolist()) == sorted([x, y] for x, y, *_ in [*detected, others[0]])
     assert verdict.density.sum() == pytest.approx(6, rel=1e-4) and verdict.parts["transformed"].count == 3
-    np.testing.assert_allclose(verdict.density,
-                               method.drawn_density(np.column_stack([verdict.points[:, :2], verdict.sizes]), CELLS))
+    np.testing.assert_array_equal(verdict.density, cell_density(verdict.points, CELLS, method.stream, 2))
     assert len(make(tiny_config,
                     crowd_heads=0).conclude(seen(np.zeros(CELLS, np.float32), detected, others)).points) == 8
 

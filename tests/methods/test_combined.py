@@ -145,7 +145,10 @@ def test_a_whole_run_labels_by_both(tiny_config: RunConfig, tmp_path: Path) -> N
 def test_a_window_of_the_weight_lies_round_its_kernel(tiny_config: RunConfig, place: tuple[float, float]) -> None:
     """Also of a head that the detector, whose cells are larger, sees beyond the last cell of the density."""
     head, stream = np.array([[*place, 20.0, 0.5]], np.float32), replace(tiny_config.stream, sigma_px=4.0)
-    drawn, weight = cell_density(head[:, :3], (75, 101), stream, 2), confidence_weight(head, (75, 101), stream, 2)
+    nobody = np.zeros((75, 101), np.float32)
+    said = Seen(size=(150, 202), density=nobody, spread=nobody, member_counts=np.zeros(1), detections=head)
+    drawn = cell_density(head[:, :3], (75, 101), stream, 2)
+    weight = confidence_weight(said, tiny_config.bi_knowledge, stream, 2)
     # Sigma is 2 cells: k = 6 * 2 + 1, and the border cuts window and kernel at the same cells.
     row, column = np.unravel_index(drawn.argmax(), drawn.shape)
     expected = np.zeros((75, 101), np.float32)

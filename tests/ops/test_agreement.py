@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.ops.agreement import agreement, disagreement_sums, kept_sums, zoom_disagreement
+from crowddist.ops.agreement import agreement, block_persons, disagreement_sums, kept_sums, zoom_disagreement
 
 DENSITY = np.array([[4.0, 3.0], [2.0, 1.0]])
 SPREAD = np.array([[0.5, 0.5], [1.0, 2.0]])
+
+
+def apart(density, heads, block):
+    return disagreement_sums(block_persons(density, block), heads, density.shape, block)
 
 
 def of(density, spread, keep):
@@ -78,9 +82,9 @@ def test_disagreement_by_hand():
     density = np.array([[1, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 3, 0, 4]], np.float32)
     # Two heads in the first block, one in the last, and one beyond the left and the lower edge: 2, 0, 0 and 1, 0, 1.
     heads = np.array([[0.5, 0.5], [1.9, 1.9], [4.2, 2.5], [-3, 9]])
-    assert disagreement_sums(density, heads, 2) == {"apart": 1 + 2 + 0 + 1 + 3 + 3, "said": 10 + 4}
-    assert disagreement_sums(density, heads, 9) == {"apart": 6, "said": 14}  # one block
-    assert disagreement_sums(density, np.zeros((0, 2)), 2) == {"apart": 10, "said": 10}
+    assert apart(density, heads, 2) == {"apart": 1 + 2 + 0 + 1 + 3 + 3, "said": 10 + 4}
+    assert apart(density, heads, 9) == {"apart": 6, "said": 14}  # one block
+    assert apart(density, np.zeros((0, 2)), 2) == {"apart": 10, "said": 10}
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
@@ -88,12 +92,12 @@ def test_disagreement_equals_the_loop(block):
     generator = np.random.default_rng(0)
     density, heads = generator.random((6, 9)), generator.uniform(-2, [11, 8], (40, 2))
     cells = [(min(max(int(np.floor(y)), 0), 5), min(max(int(np.floor(x)), 0), 8)) for x, y in heads]
-    apart = 0.0
+    difference = 0.0
     for top in range(0, 6, block):
         for left in range(0, 9, block):
             found = sum(top <= row < top + block and left <= column < left + block for row, column in cells)
-            apart += abs(density[top:top + block, left:left + block].sum() - found)
-    assert disagreement_sums(density, heads, block) == pytest.approx({"apart": apart, "said": density.sum() + 40})
+            difference += abs(density[top:top + block, left:left + block].sum() - found)
+    assert apart(density, heads, block) == pytest.approx({"apart": difference, "said": density.sum() + 40})
 
 
 def test_zooms_apart_by_hand():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crowddist.ops.density import (
     TILE_PX,
+    Kernels,
     adaptive_sigma,
     density_map,
 )
@@ -131,3 +132,16 @@ def test_adaptive_sigma_refuses_bad_input(arguments):
         adaptive_sigma([[0, 0], [1, 1]], **arguments)
     with pytest.raises(ValueError):
         adaptive_sigma([[np.nan, 0]])
+
+
+@pytest.mark.parametrize("sigma", [0.5, 9.0, "each"])
+def test_a_map_of_some_points_is_that_of_these_alone(sigma) -> None:
+    """To the bit, over several tiles, with points outside the frame and none at all."""
+    generator = np.random.default_rng(0)
+    points, sigmas = generator.uniform(-5, [155, 105], (80, 2)), generator.uniform(0.3, 12, 80)
+    sigmas = sigmas if sigma == "each" else np.full(80, sigma)
+    kernels = Kernels(points, (100, 150), sigmas)
+    for share in (0.0, 0.1, 0.6, 1.0):
+        chosen = generator.random(80) < share
+        np.testing.assert_array_equal(kernels.density(chosen), density_map(points[chosen], (100, 150), sigmas[chosen]))
+    assert not Kernels([], (4, 5), 1.0).density(np.zeros(0, bool)).any()

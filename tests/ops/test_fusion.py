@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crowddist.ops.fusion import fuse_density, uncertainty_weight
+from crowddist.ops.fusion import fuse_density, relative_uncertainty
 
 
 def test_by_hand():
@@ -97,20 +97,20 @@ def test_bad_input_is_refused(detected, weight):
         fuse_density(torch.ones(2, 2), torch.tensor(detected), torch.tensor(weight))
 
 
-def test_uncertainty_weight_by_hand():
+def test_relative_uncertainty_by_hand():
     # Two places far apart, with as many persons; the ensemble is twice as unsure of the right one: usual is (1 + 2) / 2
     # times the left's.
     density, spread = np.zeros((1, 200)), np.zeros((1, 200))
     density[0, 20] = density[0, 180] = 500.0
     spread[0, 20], spread[0, 180] = 50.0, 100.0
-    weight = uncertainty_weight(np.full((1, 200), 0.6), density, spread)
-    assert weight[0, 20] == pytest.approx(0.6 / 1.5, rel=1e-2) and weight[0, 180] == pytest.approx(0.6)
-    assert weight.dtype == np.float32 and (weight <= 0.6 + 1e-6).all() and (weight >= 0).all()
+    factor = relative_uncertainty(density, spread)
+    assert factor[0, 20] == pytest.approx(1 / 1.5, rel=1e-2) and factor[0, 180] == pytest.approx(1)
+    assert (factor <= 1).all() and (factor >= 0).all()
 
 
-def test_uncertainty_weight_against_loops():
+def test_relative_uncertainty_against_loops():
     rng = np.random.default_rng(0)
-    weight, density, spread = rng.random((9, 11)), rng.random((9, 11)), 0.2 * rng.random((9, 11))
+    density, spread = rng.random((9, 11)), 0.2 * rng.random((9, 11))
     kernel = np.exp(-np.arange(-8, 9) ** 2 / (2 * 2.0**2))
     kernel /= kernel.sum()
 
@@ -129,9 +129,8 @@ def test_uncertainty_weight_against_loops():
     for _ in range(50):
         relative = (blurred(spread) + 1e-5 * usual) / (blurred(density) + 1e-5)
         usual = (relative * density).sum() / density.sum()
-    expected = weight * np.minimum(relative / usual, 1)
-    np.testing.assert_allclose(uncertainty_weight(weight, density, spread, neighbourhood_cells=2.0), expected,
-                               rtol=1e-5)
+    np.testing.assert_allclose(relative_uncertainty(density, spread, neighbourhood_cells=2.0),
+                               np.minimum(relative / usual, 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("nearly_nobody", [0.0, 1e-8, 1e-6])
@@ -142,15 +141,15 @@ def test_an_ensemble_that_sees_almost_nobody_does_not_silence_the_detector(nearl
     density, spread = np.zeros((1, 400)), np.zeros((1, 400))
     density[0, [40, 200]], spread[0, [40, 200]] = 20.0, (1.0, 6.0)
     density[0, 300:], spread[0, 300:] = nearly_nobody, 0.3 * nearly_nobody
-    weight = uncertainty_weight(np.full((1, 400), 0.6), density, spread)[0]
+    factor = relative_uncertainty(density, spread)[0]
     # r is 0.05 and 0.3, so r' is their mean, 0.175.
-    assert weight[40] == pytest.approx(0.6 * 0.05 / 0.175, rel=1e-3) and weight[200] == pytest.approx(0.6)
-    assert weight[360:] == pytest.approx(np.full(40, 0.6), rel=1e-3)
+    assert factor[40] == pytest.approx(0.05 / 0.175, rel=1e-3) and factor[200] == pytest.approx(1)
+    assert factor[360:] == pytest.approx(np.ones(40), rel=1e-3)
 
 
-def test_uncertainty_weight_without_spread_or_persons_and_of_other_shapes():
-    weight, zeros = np.full((3, 4), 0.25), np.zeros((3, 4))
-    assert np.array_equal(uncertainty_weight(weight, zeros + 1, zeros), weight)
-    assert np.array_equal(uncertainty_weight(weight, zeros, zeros + 1), weight)
+def test_relative_uncertainty_without_spread_or_persons_and_of_other_shapes():
+    zeros = np.zeros((3, 4))
+    assert np.array_equal(relative_uncertainty(zeros + 1, zeros), zeros + 1)
+    assert np.array_equal(relative_uncertainty(zeros, zeros + 1), zeros + 1)
     with pytest.raises(ValueError, match="one shape"):
-        uncertainty_weight(weight, zeros[1:], zeros)
+        relative_uncertainty(zeros[1:], zeros)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowddist.ops.merging import confidence_map, merge_points, num_near
+from crowddist.ops.merging import clearing_scores, near_points, strongest
+
+
+def confidence_map(detections, size, reach):
+    """W of Eq. 8: the score of the strongest detection, 0 where there is none."""
+    scores = [*(score for _, _, score in np.reshape(detections, (-1, 3))), 0]
+    return np.array(scores, np.float32)[strongest(detections, size, reach)]
 
 
 def weight_by_loop(detections, size, reach):
@@ -74,69 +80,57 @@ def test_without_detections_there_is_no_weight(nobody):
 ])
 def test_a_weight_of_bad_input_is_refused(detections, reach):
     with pytest.raises(ValueError):
-        confidence_map(detections, (4, 4), reach)
+        strongest(detections, (4, 4), reach)
 
 
-def union_by_loop(detections, transformed, radius):
-    """All detections, and the transformed points that no detection clears; all by score."""
+def clearing_by_loop(detections, points, radius):
+    """Pair by pair: the best score of the detections within their radius."""
     radius = np.broadcast_to(radius, len(detections))
-    free = [j for j, point in enumerate(transformed)
-            if all(np.hypot(*np.subtract(point[:2], found[:2])) > reach
-                   for found, reach in zip(detections, radius, strict=True))]
-    points = [*detections, *transformed]
-    return sorted([*range(len(detections)), *(len(detections) + j for j in free)], key=lambda i: -points[i][2])
+    return [max([found[2] for found, reach in zip(detections, radius, strict=True)
+                 if np.hypot(*np.subtract(point, found[:2])) <= reach], default=0) for point in points]
 
 
-def test_a_union_by_hand():
-    detections, transformed = [[10, 10, 0.9], [50, 50, 0.3]], [[13, 14, 0.8], [50, 52, 0.4], [80, 80, 0.2]]
-    # The first transformed point is 5 from the first detection, the second one 2 from the second, whatever their
-    # scores.
-    np.testing.assert_array_equal(merge_points(detections, transformed, 5), [0, 1, 4])
-    np.testing.assert_array_equal(merge_points(detections, transformed, 1), [0, 2, 3, 1, 4])
-    np.testing.assert_array_equal(merge_points(detections, transformed, [5, 1]), [0, 3, 1, 4])
+def test_what_clears_points_by_hand():
+    detections, points = [[10, 10, 0.9], [50, 50, 0.3]], [[13, 14], [50, 52], [80, 80]]
+    # The first point is 5 from the first detection, the second one 2 from the second.
+    np.testing.assert_array_equal(clearing_scores(detections, points, 5), [0.9, 0.3, 0])
+    np.testing.assert_array_equal(clearing_scores(detections, points, 1), [0, 0, 0])
+    np.testing.assert_array_equal(clearing_scores(detections, points, [4.9, 2]), [0, 0.3, 0])
 
 
 @pytest.mark.parametrize("radius", [8, "each"])
-def test_the_union_equals_the_loop(radius):
+def test_what_clears_points_equals_the_loop(radius):
     generator = np.random.default_rng(0)
-    detections, transformed = (np.column_stack([generator.uniform(0, 60, (number, 2)), generator.random(number)])
-                               for number in (30, 50))
+    detections, points = np.column_stack([generator.uniform(0, 60, (30, 2)),
+                                          generator.random(30)]), generator.uniform(0, 60, (50, 2))
     radius = generator.uniform(0, 12, 30) if isinstance(radius, str) else radius
-    merged = merge_points(detections, transformed, radius)
-    assert merged.dtype == np.int64 and 5 < len(merged) < 75
-    np.testing.assert_array_equal(merged, union_by_loop(detections, transformed, radius))
+    scores = clearing_scores(detections, points, radius)
+    assert 5 < (scores > 0).sum() < 50
+    np.testing.assert_array_equal(scores, clearing_by_loop(detections, points, radius))
 
 
-def test_detections_do_not_clear_each_other():
-    """Two detections 4 px apart, of the closest pair of a crowd: a radius of 5 px is for the points of the density."""
-    np.testing.assert_array_equal(merge_points([[10, 10, 0.9], [14, 10, 0.8]], [[12, 10, 0.7]], 5), [0, 1])
+def test_nothing_clears_nothing():
+    np.testing.assert_array_equal(clearing_scores([], [[1, 1], [40, 1]], np.zeros(0)), [0, 0])
+    assert clearing_scores([[1, 1, 0.5]], [], 3).shape == clearing_scores([], [], 3).shape == (0,)
 
 
-def test_a_union_with_nothing_is_the_other_one():
-    points = [[1, 1, 0.2], [40, 1, 0.9]]
-    np.testing.assert_array_equal(merge_points(points, [], 3), [1, 0])
-    np.testing.assert_array_equal(merge_points(np.zeros((0, 3)), points, 3), [1, 0])
-    assert merge_points([], [], 3).shape == (0,)
-    assert merge_points([], [], np.zeros(0)).shape == (0,)
-
-
-@pytest.mark.parametrize("detections, transformed, radius",
-                         [([[1, 2]], [], 1), ([], [[1, 2, np.nan]], 1), ([[1, 2, 3]], [[1, 2, 3]], [1, 1]),
-                          ([[1, 2, 3]], [[1, 2, 3]], -1), ([[1, 2, 3]], [], np.inf)])
-def test_a_union_of_bad_input_is_refused(detections, transformed, radius):
+@pytest.mark.parametrize("detections, points, radius",
+                         [([[1, 2]], [], 1), ([], [[1, np.nan]], 1), ([[1, 2, 3]], [[1, 2]], [1, 1]),
+                          ([[1, 2, 3]], [[1, 2]], -1), ([[1, 2, 3]], [], np.inf)])
+def test_clearing_of_bad_input_is_refused(detections, points, radius):
     with pytest.raises(ValueError):
-        merge_points(detections, transformed, radius)
+        clearing_scores(detections, points, radius)
 
 
-def test_num_near_by_hand_and_against_a_loop() -> None:
-    assert num_near([[0, 0], [3, 4], [0, 5], [7, 4], [20, 0]], 5).tolist() == [2, 3, 2, 1, 0]
-    assert num_near(np.zeros((0, 2)), 5).tolist() == [] and num_near([[1, 2]], 5).tolist() == [0]
+def test_near_points_by_hand_and_against_a_loop() -> None:
+    index, bounds = near_points([[0, 0], [30, 0], [3, 4]], 5, of=[[3, 4], [0, 5], [20, 0]])
+    assert bounds.tolist() == [0, 2, 2, 4] and sorted(index[:2].tolist()) == sorted(index[2:].tolist()) == [0, 1]
     points = np.random.default_rng(0).integers(0, 40, (60, 2))  # whole numbers: some lie exactly on the circle
-    naive = [sum((x - u) ** 2 + (y - v) ** 2 <= 25 for u, v in points.tolist()) - 1 for x, y in points.tolist()]
-    assert num_near(points, 5).tolist() == naive and max(naive) > 2
     others = np.random.default_rng(1).integers(0, 40, (30, 2))
-    assert num_near(points, 5, of=others).tolist() == [sum((x - u) ** 2 + (y - v) ** 2 <= 25
-                                                           for u, v in others.tolist()) for x, y in points.tolist()]
-    assert num_near([[1, 2]], 5, of=np.zeros((0, 2))).tolist() == [0]
+    index, bounds = near_points(points, 5, of=others)
+    for place, (x, y) in enumerate(points.tolist()):
+        naive = [number for number, (u, v) in enumerate(others.tolist()) if (x - u) ** 2 + (y - v) ** 2 <= 25]
+        assert sorted(index[bounds[place]:bounds[place + 1]].tolist()) == naive
+    assert [part.tolist() for part in near_points([[1, 2]], 5, of=np.zeros((0, 2)))] == [[], [0, 0]]
     with pytest.raises(ValueError, match="points must be finite"):
-        num_near([[np.nan, 0]], 5)
+        near_points([[np.nan, 0]], 5, of=[[0, 0]])

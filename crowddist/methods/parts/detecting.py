@@ -14,7 +14,7 @@ from torch.nn import functional
 from crowddist.data.stream import cell_places, kernel_px
 from crowddist.losses import detection
 from crowddist.methods.parts.training import mean_over_workers
-from crowddist.ops.merging import confidence_map
+from crowddist.ops.merging import strongest
 from crowddist.ops.nms import suppress_points
 from crowddist.ops.peaks import read_detections
 from crowddist.ops.scales import LARGEST_SIZE_PX, SMALLEST_SIZE_PX
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crowddist.data.config import StreamConfig
-    from crowddist.data.sample import Batch
+    from crowddist.data.sample import Batch, Seen
     from crowddist.methods.settings.bi_knowledge import BiKnowledgeConfig
     from crowddist.models.detector import Detector, DetectorMaps
 
@@ -97,13 +97,26 @@ def distinct(detections: np.ndarray, share: float) -> np.ndarray:
     return detections[suppress_points(detections[:, [0, 1, 3]], share * detections[:, 2])]
 
 
-def confidence_weight(detections: np.ndarray, cells: tuple[int, int], stream: StreamConfig, stride: int,
-                      exponent: float = 1.0) -> np.ndarray:
-    """W of Eq. 8 from D x 4 detections, to the power of `exponent`, (h, w), over k x k cells round each detection.
+def found_heads(seen: Seen, share: float) -> np.ndarray:
+    """D x 4, best first: the detections of an image; tiles overlap, so some heads are seen twice."""
+    assert seen.detections is not None  # from predict()
+    return distinct(seen.detections, share)
+
+
+def weighing_heads(seen: Seen, share: float, stream: StreamConfig, stride: int) -> np.ndarray:
+    """(h, w) int32, which of D `found_heads` gives each cell its W in Eq. 8, see `ops.merging.strongest`; D: none."""
+    found = seen.once(found_heads, share)
+    places = np.column_stack([cell_places(found, seen.density.shape, stride), found[:, 3]])
+    return strongest(places, seen.density.shape, np.floor(WINDOW_SIGMAS * kernel_px(found, stream) / stride))
+
+
+def confidence_weight(seen: Seen, settings: BiKnowledgeConfig, stream: StreamConfig, stride: int) -> np.ndarray:
+    """W of Eq. 8, (h, w) float32: confidence to the power of `weight_exponent`, over k x k cells round each detection.
 
     Heads that only R sees lose W of their density inside a detection's window, as Eq. 8 is printed. With a sigma of 0.6
     of the size, windows of 6 sigma hold 3.0 other true heads on ShanghaiTech A and 1.8 on B (8 sigma: 5.6 and 3.2).
     `fusion` heads counts them all.
     """
-    places = np.column_stack([cell_places(detections, cells, stride), detections[:, 3] ** exponent])
-    return confidence_map(places, cells, np.floor(WINDOW_SIGMAS * kernel_px(detections, stream) / stride))
+    scores = seen.once(found_heads, settings.nms_share)[:, 3]
+    weights = np.where(scores >= settings.confidence, scores ** settings.weight_exponent, 0)
+    return np.append(weights, np.float32(0))[seen.once(weighing_heads, settings.nms_share, stream, stride)]
