@@ -1,8 +1,8 @@
 """The server of `warm_start.py`: imports what jobs import, and forks a child for each that is asked for.
 
-It has one thread, for a fork has the thread alone that forked. Children end without what Python does at its end: it
-takes all objects apart, and for that copies the half of the server's memory, which takes 0.4 s and frees nothing that
-the end of a process would not.
+It has one thread, for a fork has the thread alone that forked. A child waits for its threads, calls what asked to be
+called at the end (atexit), writes what is left to write, and leaves. What Python does beyond that, it takes all objects
+apart, would copy 300 MB of the server's memory, for 0.4 s of CPU.
 """
 
 from __future__ import annotations

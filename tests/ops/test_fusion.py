@@ -125,9 +125,9 @@ def test_uncertainty_weight_against_loops():
         return result
 
     # r' by repeating its definition until it stays: the mean over persons of what it is part of.
-    usual = 0.0
+    usual, spread_near, density_near = 0.0, blurred(spread), blurred(density)
     for _ in range(50):
-        relative = (blurred(spread) + 1e-5 * usual) / (blurred(density) + 1e-5)
+        relative = (spread_near + 1e-5 * usual) / (density_near + 1e-5)
         usual = (relative * density).sum() / density.sum()
     expected = weight * np.minimum(relative / usual, 1)
     np.testing.assert_allclose(uncertainty_weight(weight, density, spread, neighbourhood_cells=2.0), expected,
