@@ -146,6 +146,15 @@ def tiny_config(tiny_settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return replace(tiny_settings, storage=str(tmp_path / "runs"))
 
 
+@pytest.fixture
+def short_config(tiny_config):  # type: ignore[no-untyped-def]
+    """The same with two steps a stage, and without labels of the target, so that no round is evaluated and drawn."""
+    return replace(tiny_config, evaluation="", train=replace(tiny_config.train, steps=2),
+                   self_supervision=replace(tiny_config.self_supervision, orientation_steps=2, round_steps=2),
+                   bi_knowledge=replace(tiny_config.bi_knowledge, regressor_steps=2, detector_steps=2,
+                                        localiser_steps=2, cycle_steps=2))
+
+
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_source: str, tiny_target: str, tiny_evaluation: str):  # type: ignore[no-untyped-def]
     """Those of `tiny_config`, for a run that several tests look at; its storage is still to be chosen."""

@@ -88,9 +88,9 @@ def build_like(config: RunConfig, method: Any) -> Any:
     return other
 
 
-def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(tiny_config: RunConfig,
+def test_a_run_finds_the_limit_and_its_checkpoints_keep_it(short_config: RunConfig,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(tiny_config, train=replace(tiny_config.train, density_limit=True))
+    config = replace(short_config, train=replace(short_config.train, density_limit=True))
     scales = build_method(config).label_views()
     limit = densest_cell(ShardReader(config.source), range(12), config.stream, stride=8, scale=min(1.0, *scales))
     lines: list[str] = []

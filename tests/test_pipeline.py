@@ -182,36 +182,33 @@ def test_a_detector_is_pretrained_on_boxes(tiny_config: RunConfig, tmp_path: Pat
 @pytest.mark.parametrize("method, rounds", [("self_supervision", ["source", "orientation", "labels-1"]),
                                             pytest.param("bi_knowledge", ["source", "cycle-1"],
                                                          marks=pytest.mark.slow)])
-def test_rounds_stop_when_the_labels_have_settled(tiny_config: RunConfig, method: Any, rounds: list[str]) -> None:
-    settings = replace(getattr(tiny_config, method), stop_change=1e9)
-    result, _ = run(replace(tiny_config, method=method, **{method: settings}))
+def test_rounds_stop_when_the_labels_have_settled(short_config: RunConfig, method: Any, rounds: list[str]) -> None:
+    settings = replace(getattr(short_config, method), stop_change=1e9)
+    result, _ = run(replace(short_config, method=method, **{method: settings}))
     assert [row["stage"] for row in result["rounds"]] == rounds
     assert "settled" in result["stopped"]
 
 
-def test_without_labelled_target_images_no_error_is_reported(tiny_config: RunConfig) -> None:
-    result, _ = run(replace(tiny_config, evaluation=""))
+def test_without_labelled_target_images_no_error_is_reported(short_config: RunConfig) -> None:
+    result, _ = run(short_config)
     assert "target/mae" not in result["final"] and result["final"]["labels/kept_mass"] > 0
 
 
 @pytest.mark.parametrize("method", ["self_supervision", *(pytest.param(method, marks=pytest.mark.slow)
                                                          for method in ("bi_knowledge", "translation", "combined"))])
-def test_labels_of_the_target_change_nothing(tiny_config: RunConfig, tiny_evaluation: str, method: Any) -> None:
+def test_labels_of_the_target_change_nothing(short_config: RunConfig, tiny_evaluation: str, method: Any) -> None:
     """A labelled and an unlabelled copy of the target adapt to the same bits: its labels are not read."""
     from crowddist.data.shards import ShardReader, ShardWriter
 
-    folder = storage.local_folder(tiny_config.storage) / "unlabelled"
+    folder = storage.local_folder(short_config.storage) / "unlabelled"
     labelled = ShardReader(tiny_evaluation)
     with ShardWriter(folder, name="tiny", split="all", labelled=False, converter="test") as writer:
         for index in range(len(labelled)):
             key, members = labelled.read(index)
             scene = {name: value for name, value in json.loads(members["json"]).items() if name != "count"}
             writer.add(key, {"png": members["png"], "json": scene})
-    fewer = {"train": replace(tiny_config.train, steps=2),
-             "self_supervision": replace(tiny_config.self_supervision, rounds=1, orientation_steps=2, round_steps=2),
-             "bi_knowledge": replace(tiny_config.bi_knowledge, cycles=1, regressor_steps=2, detector_steps=2,
-                                     localiser_steps=2, cycle_steps=2)}
-    short = replace(tiny_config, evaluation="", method=method, **fewer)
+    short = replace(short_config, method=method, self_supervision=replace(short_config.self_supervision, rounds=1),
+                    bi_knowledge=replace(short_config.bi_knowledge, cycles=1))
     with_labels, _ = run(replace(short, target=tiny_evaluation, run_name="with"))
     without, _ = run(replace(short, target=folder.as_uri(), run_name="without"))
     assert differing(with_labels, without) == []
@@ -376,10 +373,10 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_config: RunConfig,
         run(replace(config, run_name="new"))
 
 
-def test_labels_after_labels_of_nobody_have_no_change(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_after_labels_of_nobody_have_no_change(short_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     # as where the labels before are all zero
     monkeypatch.setattr("crowddist.pipeline.label_change", lambda before, after, cells: math.inf)
-    result, _ = run(tiny_config)
+    result, _ = run(short_config)
     assert result["final"]["stage"] == "labels-2" and "labels/change" not in result["final"]
 
 

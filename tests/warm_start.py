@@ -3,8 +3,8 @@
 A fresh Python needs 4 s of CPU to import PyTorch, MLflow and the rest, and tests start a hundred. `warm_server.py`
 imports them once, and forks a child for each start. The child is a process of its own as any: its own words, folder,
 environment, output, signals and exit code; `kill -9` kills it alone. What differs is that modules are imported already,
-so a test of import times, of missing packages, or of variables that Python or a library reads at the start takes a
-fresh Python (`subprocess`). So does one test of every job.
+and that Python is not taken apart at the end, so a test of import times, of missing packages, of variables that Python
+or a library reads at the start, or of Python's end takes a fresh Python (`subprocess`). So does one test of every job.
 """
 
 from __future__ import annotations

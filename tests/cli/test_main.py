@@ -22,29 +22,40 @@ HEAVY = ["torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "cv2", "PIL"
          "boto3", "webdataset", "simplejpeg", "fastapi", "uvicorn"]
 
 
-def imported(code: str) -> list[str]:
-    """The heavy libraries that a process has imported once it has run some code."""
-    code = f"import sys\n{code}\nprint([name for name in {HEAVY} if name in sys.modules])"
+def imported(*calls: list[str]) -> dict[str, set[str]]:
+    """The heavy libraries that a fresh process has imported after each of some calls, one after another."""
+    code = f"""
+import sys
+from crowddist.cli.main import main
+for words in {calls!r}:
+    try:
+        main(words)
+    except SystemExit:
+        pass
+    print("\\nimported", *[name for name in {HEAVY} if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True, check=True)
-    return re.findall(r"\w+", done.stdout.splitlines()[-1])
+    told = [set(line.split()[1:]) for line in done.stdout.splitlines() if re.match(r"imported( |$)", line)]
+    return dict(zip(map(" ".join, calls), told, strict=True))
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["--version"]])
-def test_what_it_says_of_itself_imports_nothing_heavy(words: list[str]) -> None:
-    assert imported(f"from crowddist.cli.main import main\nmain({words})") == []
+def test_what_it_says_of_itself_imports_nothing_heavy() -> None:
+    for words, heavy in imported([], ["--help"], ["-h"], ["help"], ["--version"]).items():
+        assert heavy == set(), words
 
 
-@pytest.mark.parametrize("name", ["count", "video", "zones", "serve", "adapt", "check", "evaluate", "export", "tune",
-                                  "compare", "folds", "convert"])
-def test_the_help_of_each_command_needs_no_network_and_tells_its_exit_codes(name: str, crowddist: Command) -> None:
+def test_the_help_of_each_command_needs_no_network_and_tells_its_exit_codes(crowddist: Command) -> None:
     light = {"tyro", "numpy"}  # what reads the options, and fields of the configuration
-    code = f"from crowddist.cli.main import main\ntry: main([{name!r}, '--help'])\nexcept SystemExit: pass"
-    assert set(imported(code)) <= light
-    done = crowddist(name, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Exit: 0 " in done.stdout and "2 wrong input" in done.stdout
-    assert f"crowddist {name} " in done.stdout and "jobs/" not in done.stdout.replace("-- python jobs/adapt.py", "")
+    names = ("count", "video", "zones", "serve", "adapt", "check", "evaluate", "export", "tune", "compare", "folds",
+             "convert")
+    for words, heavy in imported(*([name, "--help"] for name in names)).items():
+        assert heavy <= light, words
+    for name in names:
+        done = crowddist(name, "--help")
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert "Exit: 0 " in done.stdout and "2 wrong input" in done.stdout, name
+        assert f"crowddist {name} " in done.stdout, name
+        assert "jobs/" not in done.stdout.replace("-- python jobs/adapt.py", ""), name
 
 
 def test_alone_it_shows_all_commands(crowddist: Command) -> None:

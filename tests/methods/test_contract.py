@@ -61,7 +61,8 @@ def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
     with a teacher where there may be one.
     """
     method, kind = request.param
-    config = replace(tiny_config, method=method)
+    four = replace(tiny_config.bi_knowledge, regressor_steps=4, detector_steps=4)
+    config = replace(tiny_config, method=method, train=replace(tiny_config.train, steps=4), bi_knowledge=four)
     if kind == "teacher":
         return with_teacher(config)
     return config if kind == "compact" else with_one_round(on_pretrained(config))

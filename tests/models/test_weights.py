@@ -47,6 +47,13 @@ def _lite_state(naming: int = 0) -> State:
             for level in levels for name, tensor in level.state_dict().items()} | {"_fc.weight": torch.zeros(2, 2)}
 
 
+@functools.cache
+def _resnet_state() -> State:
+    from torchvision.models import resnet50
+
+    return resnet50().state_dict()
+
+
 def _save(state: object, folder: Path, name: str = "weights.pth") -> str:
     path = folder / name
     torch.save(state, path)
@@ -112,9 +119,7 @@ def test_every_form_of_file_of_vgg(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["a state_dict", "under state_dict with a prefix", "of DataParallel"])
 def test_resnet_by_torchvision_s_names(tmp_path: Path, form: str) -> None:
-    from torchvision.models import resnet50
-
-    state = resnet50().state_dict()
+    state = _resnet_state()
     network = build_detector(DetectorConfig(backbone="resnet50", weights=_save(FORMS[form](state), tmp_path)))
     assert torch.equal(_levels(network)[2].layer4[2].conv3.weight, state["layer4.2.conv3.weight"])
 
@@ -183,9 +188,7 @@ def test_every_form_without_one_layer_is_refused_by_its_name(tmp_path: Path, for
 
 def test_a_deeper_network_of_the_family_is_refused(tmp_path: Path) -> None:
     """ResNet-101 has every layer of ResNet-50 in its shape, and more; so have deeper EfficientNets, by timm's names."""
-    from torchvision.models import resnet50
-
-    state = {**resnet50().state_dict(), "layer3.6.conv1.weight": torch.zeros(1)}
+    state = {**_resnet_state(), "layer3.6.conv1.weight": torch.zeros(1)}
     with pytest.raises(InputError, match=r"are not of resnet50, which has no layer3\.6\.conv1\.weight"):
         build_detector(DetectorConfig(backbone="resnet50", weights=_save(state, tmp_path)))
     lite = {**_lite_state(1), "blocks.1.2.conv_pw.weight": torch.zeros(1)}
@@ -202,7 +205,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [{}, [torch.zeros(1)], {"model": {}}, {"state_dict": [torch.zeros(1)]}, {"epoch": 3}])
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, state: object) -> None:
     with pytest.raises(InputError, match="hold no state_dict"):
-        _counter("vgg16", _save(state, tmp_path))
+        _counter("efficientnet_lite0", _save(state, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
@@ -211,15 +214,15 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, n
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match="are not readable") as error:
-        _counter("vgg16", str(path))
+        _counter("efficientnet_lite0", str(path))
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_and_a_folder_without_a_run_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        _counter("vgg16", str(tmp_path / "nowhere.pth"))
+        _counter("efficientnet_lite0", str(tmp_path / "nowhere.pth"))
     with pytest.raises(InputError, match="is not the folder of a run that has ended"):
-        _counter("vgg16", str(tmp_path))
+        _counter("efficientnet_lite0", str(tmp_path))
 
 
 # What a run has trained.

@@ -125,9 +125,9 @@ def test_relative_uncertainty_against_loops():
         return result
 
     # r' by repeating its definition until it stays: the mean over persons of what it is part of.
-    usual = 0.0
+    usual, spread_near, density_near = 0.0, blurred(spread), blurred(density)
     for _ in range(50):
-        relative = (blurred(spread) + 1e-5 * usual) / (blurred(density) + 1e-5)
+        relative = (spread_near + 1e-5 * usual) / (density_near + 1e-5)
         usual = (relative * density).sum() / density.sum()
     np.testing.assert_allclose(relative_uncertainty(density, spread, neighbourhood_cells=2.0),
                                np.minimum(relative / usual, 1), rtol=1e-5)

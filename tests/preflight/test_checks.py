@@ -141,7 +141,7 @@ class _Refusing(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def refusing(environment: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: F811
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
         yield f"s3://{BUCKET}/runs"
         server.shutdown()

@@ -170,7 +170,7 @@ class Site(BaseHTTPRequestHandler):
 
 def test_addresses_of_allowed_places_are_fetched_and_no_others(counter: Predictor, frames: Path) -> None:
     site = ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    threading.Thread(target=site.serve_forever, daemon=True).start()
+    threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     web = f"http://127.0.0.1:{site.server_port}"
     with running(counter, allow=(str(frames), f"{web}/frames"), max_megabytes=0.5) as service:
         def ask(url: str) -> Any:

@@ -51,7 +51,7 @@ def site() -> Iterator[str]:
     server.released = threading.Event()  # type: ignore[attr-defined]
     Site.asked.clear()
     Site.users.clear()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.released.set()  # type: ignore[attr-defined]
     server.shutdown()

@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def streams() -> Iterator[StreamServer]:
     server = StreamServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
     server.over.set()

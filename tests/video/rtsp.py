@@ -113,7 +113,7 @@ def _jpeg_payload(number: int) -> bytes:
 def camera() -> Iterator[RtspServer]:
     """The server, running."""
     server = RtspServer()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield server
     server.over.set()
     server.shutdown()
