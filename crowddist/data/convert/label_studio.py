@@ -100,10 +100,12 @@ def read(place: Path) -> dict[str, Labels]:
 def _regions(result: list[dict[str, Any]]) -> list[Region]:
     # A class may be written apart from its place, under the same id.
     classes = {str(region["id"]): kind for region in result if "id" in region and (kind := _class(region))}
-    return [Region(kind=str(region.get("type", "")).removesuffix("labels"), value=region["value"],
+    # A mark without its value is no pair of numbers, which is told; what has no place by its kind is no mark.
+    values = [region["value"] if isinstance(region.get("value"), dict) else {} for region in result]
+    return [Region(kind=str(region.get("type", "")).removesuffix("labels"), value=value,
                    label=_class(region) or classes.get(str(region.get("id")), ""),
                    size=image_size(region.get("original_height"), region.get("original_width")))
-            for region in result if isinstance(region.get("value"), dict)]
+            for region, value in zip(result, values, strict=True)]
 
 
 def _class(region: dict[str, Any]) -> str:
