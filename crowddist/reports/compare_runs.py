@@ -50,16 +50,22 @@ def read_result(place: str) -> dict[str, Any]:
 
 def require_whole(result: Mapping[str, Any], url: str) -> None:
     """Raises InputError, naming the file, where what tables and reports show of a run is missing or of another kind."""
-    wrong = [name for name, kind in (("run", str), ("recipe", str), ("method", str), ("seed", int), ("rounds", list))
-             if not isinstance(result.get(name), kind)]
+    needed = {"run": str, "recipe": str, "method": str, "seed": int, "rounds": list}
+    more = {"checkpoint": str, "data": dict, "timeline": list}
+    wrong = [name for name, kind in {**needed, **more}.items()
+             if (name in needed or name in result) and not isinstance(result.get(name), kind)]
     rows = [*(result["rounds"] if "rounds" not in wrong else ()), *filter(None, [result.get("final")])]
     for row in rows:
         is_row = isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("round"), int)
         wrong += ["rounds"] * (not is_row) + [name for name, value in (row.items() if is_row else ())
-                                              if name.startswith("target/") and not isinstance(value, int | float)]
+                                              if name.startswith("target/") and not _is_finite(value)]
     if wrong:
         raise InputError(f"{url} is damaged: it has no {wrong[0]} that can be read; the command of the run writes it "
                          "anew")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -68,10 +74,10 @@ def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     url = storage.join(folder, row["stage"], IMAGES)
     rows = storage.read_json(url) if storage.exists(url) else []
-    if not (isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("error"), int | float)
-                                           and isinstance(row.get("uncertainty"), int | float) for row in rows)):
-        raise InputError(f"{url} is damaged: it must be a list of images with their errors; remove it, and the command "
-                         "of the run writes it anew")
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and _is_finite(row.get("error"))
+                                           and _is_finite(row.get("uncertainty")) for row in rows)):
+        raise InputError(f"{url} is damaged: it must be a list of images with their errors; restore it from a copy, "
+                         "or leave this run out")
     return rows
 
 

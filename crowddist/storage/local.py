@@ -77,6 +77,10 @@ class LocalPlace:
 
     @contextmanager
     def open_write(self) -> Iterator[BinaryIO]:
+        if self.path.exists() and not self.path.is_file():  # a pipe or a device: root could replace /dev/null itself
+            with naming(self.path), open(self.path, "wb") as stream:
+                yield stream
+            return
         LocalPlace(self.path.parent).local_folder()
         temporary = self.path.parent / temporary_name()
         try:

@@ -106,7 +106,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     images.parent.mkdir()
     row = whole["rounds"][-1]
     for change in ({"run": 3}, {"method": None}, {"seed": "0"}, {"rounds": [{**row, "target/rmse": "x"}, row]},
-                   {"rounds": [3, row]}, {"rounds": [{**row, "stage": None}]}, {"final": {**row, "target/mae": None}}):
+                   {"rounds": [{**row, "stage": None}]}, {"checkpoint": 3}, {"final": {**row, "target/mae": None}}):
         storage.write_json(place.as_uri(), {**whole, **change})
         with pytest.raises(InputError, match=rf"{place} is damaged: it has no {next(iter(change))[:4]}|no target/"):
             read_result(str(tmp_path))

@@ -110,6 +110,16 @@ def test_a_full_disk_is_told_with_the_file(tmp_path):
     assert error.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
 
 
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    storage.write_bytes(tmp_path / "pipe", b"7")
+    assert os.read(reader, 9) == b"7" and (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+    os.close(reader)
+    with pytest.raises(IsADirectoryError):
+        storage.write_bytes(tmp_path, b"7")
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path):
     contents = {bytes([value]) * 300_000 for value in b"abc"}
     storage.write_bytes(tmp_path / "f", next(iter(contents)))
