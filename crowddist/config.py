@@ -189,7 +189,8 @@ class RunConfig:
     """MLflow's experiment. Empty: the recipe's name."""
 
     def __post_init__(self) -> None:
-        self._require_sane_numbers()
+        settings = flat(dataclasses.asdict(self))
+        _require_sane_numbers(settings)
         if self.num_workers < 1 or self.num_labellers < 0 or self.threads < 0:
             raise InputError("num_workers must be at least 1, num_labellers and threads at least 0")
         if not 0 <= self.min_workers <= self.num_workers:
@@ -208,7 +209,7 @@ class RunConfig:
             others = ", ".join(name for name, facts in METHODS.items() if facts.takes_boxes(self))
             raise InputError(f"{self.method} learns from no boxes, with these settings; {others} would: leave them out "
                              '(--boxes "")')
-        self._require_no_secrets()
+        _require_no_secrets(settings)
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.calibration, self.boxes,
                                                         self.search.labelled])):
             parse_data(text)
@@ -219,27 +220,6 @@ class RunConfig:
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
         if len(self.run_name.encode()) > _LONGEST_NAME_BYTES:
             raise InputError(f"run_name must have at most {_LONGEST_NAME_BYTES} bytes, got {self.run_name[:40]!r}...")
-
-    def _require_sane_numbers(self) -> None:
-        """Raises InputError for numbers that a record cannot hold, see `of_record`, or that no machine has room for."""
-        for name, value in flat(dataclasses.asdict(self)).items():
-            most = _MOST.get(name.rpartition(".")[2], MOST)
-            for number in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(number, int | float) and (not abs(number) < MOST or number > most):
-                    is_long = isinstance(number, int) and abs(number) >= 10**99
-                    raise InputError(f"{name} must be a number {'below 2^63' if most == MOST else f'up to {most:g}'}, "
-                                     f"got {'one of a hundred digits' if is_long else f'{number:g}'}")
-
-    def _require_no_secrets(self) -> None:
-        """Everybody who sees a run sees its config.json, its report and MLflow."""
-        texts = {name: [text for text in (value if isinstance(value, tuple | list) else [value])
-                        if isinstance(text, str)] for name, value in flat(dataclasses.asdict(self)).items()}
-        if not holds_secret("\n".join(itertools.chain(*texts.values()))):  # one look at the environment, not a hundred
-            return
-        for name, values in texts.items():
-            if any(map(holds_secret, values)):
-                raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
-                                 "MLflow would show: keys belong in the environment")
 
     def _batches(self) -> dict[str, int]:
         """Name -> size of the batches that workers share."""
@@ -252,6 +232,29 @@ class RunConfig:
         sizes = self._batches().values()
         return [number for number in range(self.min_workers or self.num_workers, self.num_workers + 1)
                 if not any(size % number for size in sizes)]
+
+
+def _require_sane_numbers(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for numbers that a record cannot hold, see `of_record`, or that no machine has room for."""
+    for name, value in settings.items():
+        most = _MOST.get(name.rpartition(".")[2], MOST)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, int | float) and (not abs(number) < MOST or number > most):
+                is_long = isinstance(number, int) and abs(number) >= 10**99
+                raise InputError(f"{name} must be a number {'below 2^63' if most == MOST else f'up to {most:g}'}, "
+                                 f"got {'one of a hundred digits' if is_long else f'{number:g}'}")
+
+
+def _require_no_secrets(settings: Mapping[str, Any]) -> None:
+    """Everybody who sees a run sees its config.json, its report and MLflow."""
+    texts = {name: [text for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)]
+             for name, value in settings.items()}
+    if not holds_secret("\n".join(itertools.chain(*texts.values()))):  # one look at the environment, not a hundred
+        return
+    for name, values in texts.items():
+        if any(map(holds_secret, values)):
+            raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
+                             "MLflow would show: keys belong in the environment")
 
 
 def to_json(config: RunConfig) -> str:

@@ -100,12 +100,14 @@ def read(place: Path) -> dict[str, Labels]:
 def _regions(result: list[dict[str, Any]]) -> list[Region]:
     # A class may be written apart from its place, under the same id.
     classes = {str(region["id"]): kind for region in result if "id" in region and (kind := _class(region))}
-    # A mark without its value is no pair of numbers, which is told; what has no place by its kind is no mark.
-    values = [region["value"] if isinstance(region.get("value"), dict) else {} for region in result]
-    return [Region(kind=str(region.get("type", "")).removesuffix("labels"), value=value,
-                   label=_class(region) or classes.get(str(region.get("id")), ""),
-                   size=image_size(region.get("original_height"), region.get("original_width")))
-            for region, value in zip(result, values, strict=True)]
+    found = []
+    for region in result:
+        kind, value = str(region.get("type", "")).removesuffix("labels"), region.get("value")
+        if isinstance(value, dict) or kind in (*_PLACED, *_UNPLACED):  # of these one without its value is damaged
+            found.append(Region(kind=kind, value=value if isinstance(value, dict) else {},
+                                label=_class(region) or classes.get(str(region.get("id")), ""),
+                                size=image_size(region.get("original_height"), region.get("original_width"))))
+    return found
 
 
 def _class(region: dict[str, Any]) -> str:
