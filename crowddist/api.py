@@ -19,6 +19,7 @@ from crowddist.data.zones.zone import OutlinedZones, PlacedZones, ZoneSet
 from crowddist.errors import InputError
 from crowddist.inference.intervals import LEVEL
 from crowddist.inference.open_counter import open_counter
+from crowddist.process.safe_text import readable
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -74,7 +75,7 @@ class CountResult:
                     else CountInterval(low=self.low, high=self.high, level=self.level))
         picture = PIL.Image.fromarray(overlay(
             self.image, self.density, count=self.count, uncertainty=self.uncertainty, interval=interval,
-            points=self.points, sizes=self.head_sizes, title=title,
+            points=self.points, sizes=self.head_sizes, title=readable(title),
             zones=drawn_zones(self.outlined, self.zones) if self.outlined else ()))
         # Saved as a PNG beside photographs it is known as ours, see `OWN_TEXT`.
         signed = PIL.PngImagePlugin.PngInfo()
@@ -162,10 +163,11 @@ class CrowdCounter:
         Raises:
             InputError: as `count`, with the image's number, from 0.
         """
-        if batch < 1:
-            raise InputError(f"batch must be at least 1, got {batch}")
-        zone_set, numbered = as_zones(zones), enumerate(images)
-        while read := [self._numbered(number, image, zone_set, bits) for number, image in islice(numbered, batch)]:
+        if not isinstance(batch, int | np.integer) or batch < 1:
+            raise InputError(f"batch must be at least 1, a whole number, got {batch!r}")
+        zone_set, numbered = as_zones(zones), enumerate(_several(images))
+        at_once = min(batch, 2**31)
+        while read := [self._numbered(number, image, zone_set, bits) for number, image in islice(numbered, at_once)]:
             with self._lock:
                 found = list(self.predictor.predict_views([pixels for pixels, _ in read]))
             for each, (pixels, notes) in zip(found, read, strict=True):
@@ -190,6 +192,18 @@ class CrowdCounter:
     def _placed(self, zones: ZoneSet | None, found: ImagePrediction, pixels: np.ndarray) -> PlacedZones | None:
         return None if zones is None else zones.on((pixels.shape[0], pixels.shape[1]), seen=found.size,
                                                    cells=found.density.shape, stride=self.predictor.stride)
+
+
+def _several(images: Any) -> Iterable[AnyImage]:
+    """The images, which may be one array of all. Raises InputError for what looks like one image: its rows, or the
+    letters of its path, would be counted.
+    """
+    shape = tuple(getattr(images, "shape", ()))
+    one = len(shape) == 3 and (shape[-1] in (1, 3, 4) or (not isinstance(images, np.ndarray) and shape[0] in (1, 3, 4)))
+    if one or isinstance(images, str | os.PathLike | bytes) or not isinstance(images, Iterable):
+        raise InputError(f"count_many takes several images, got {f'the shape {shape}' if one else repr(images)[:80]}; "
+                         "give a list of them, or one to count")
+    return images
 
 
 def load(place_or_name: str | os.PathLike[str] = "", *, device: str = "auto", image_size: int | None = None,

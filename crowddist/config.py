@@ -20,7 +20,7 @@ from crowddist.methods.settings.translation import TranslationConfig
 from crowddist.methods.table import METHODS, facts_of
 from crowddist.models.config import CounterConfig, DetectorConfig, LocaliserConfig, RegressorConfig, TranslatorConfig
 from crowddist.process.safe_text import holds_secret
-from crowddist.process.typed_record import of_record
+from crowddist.process.typed_record import MOST, of_record
 
 NOT_RUNS = ("data", "stages", "mlflow.db", "mlflow-artifacts")
 """Names beside the runs in their storage that are no runs."""
@@ -35,6 +35,12 @@ SHORT_HELP: dict[str, tuple[str, ...]] = {
 }
 """Heading -> settings of a run that `adapt.py RECIPE --help` shows, a line each: the first sentence of the field's
 docstring, and the default. `--help-all` shows all settings."""
+_MOST = {"threads": 1024, "num_readers": 1024, "scale_jitter": 100.0,
+         **dict.fromkeys(("image_size", "crop_size", "crop_width", "boxes_crop_size", "orientation_px"), 20_000)}
+"""Last part of a setting's name -> its largest value. ours: beyond it libraries crash; sides are those of images that
+are read."""
+_LONGEST_NAME_BYTES = 200
+"""ours: of a run; file systems take 255, with endings."""
 REMOVED_SETTINGS: dict[str, Any] = {
     "self_supervision.kept_share": None,
     "counter.mask_scale": 2.0, "counter.mask_seed": 0, "counter.dropout": 0.5,
@@ -183,6 +189,8 @@ class RunConfig:
     """MLflow's experiment. Empty: the recipe's name."""
 
     def __post_init__(self) -> None:
+        settings = flat(dataclasses.asdict(self))
+        _require_sane_numbers(settings)
         if self.num_workers < 1 or self.num_labellers < 0 or self.threads < 0:
             raise InputError("num_workers must be at least 1, num_labellers and threads at least 0")
         if not 0 <= self.min_workers <= self.num_workers:
@@ -201,7 +209,7 @@ class RunConfig:
             others = ", ".join(name for name, facts in METHODS.items() if facts.takes_boxes(self))
             raise InputError(f"{self.method} learns from no boxes, with these settings; {others} would: leave them out "
                              '(--boxes "")')
-        self._require_no_secrets()
+        _require_no_secrets(settings)
         for text in (self.source, self.target, *filter(None, [self.evaluation, self.calibration, self.boxes,
                                                         self.search.labelled])):
             parse_data(text)
@@ -210,17 +218,8 @@ class RunConfig:
                              "they must be below 1 together")
         if "/" in self.run_name or not self.run_name.isprintable() or self.run_name in (".", "..", *NOT_RUNS):
             raise InputError(f"run_name must be a plain name and none of {', '.join(NOT_RUNS)}, got {self.run_name!r}")
-
-    def _require_no_secrets(self) -> None:
-        """Everybody who sees a run sees its config.json, its report and MLflow."""
-        texts = {name: [text for text in (value if isinstance(value, tuple | list) else [value])
-                        if isinstance(text, str)] for name, value in flat(dataclasses.asdict(self)).items()}
-        if not holds_secret("\n".join(itertools.chain(*texts.values()))):  # one look at the environment, not a hundred
-            return
-        for name, values in texts.items():
-            if any(map(holds_secret, values)):
-                raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
-                                 "MLflow would show: keys belong in the environment")
+        if len(self.run_name.encode()) > _LONGEST_NAME_BYTES:
+            raise InputError(f"run_name must have at most {_LONGEST_NAME_BYTES} bytes, got {self.run_name[:40]!r}...")
 
     def _batches(self) -> dict[str, int]:
         """Name -> size of the batches that workers share."""
@@ -233,6 +232,29 @@ class RunConfig:
         sizes = self._batches().values()
         return [number for number in range(self.min_workers or self.num_workers, self.num_workers + 1)
                 if not any(size % number for size in sizes)]
+
+
+def _require_sane_numbers(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for numbers that a record cannot hold, see `of_record`, or that no machine has room for."""
+    for name, value in settings.items():
+        most = _MOST.get(name.rpartition(".")[2], MOST)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, int | float) and (not abs(number) < MOST or number > most):
+                is_long = isinstance(number, int) and abs(number) >= 10**99
+                raise InputError(f"{name} must be a number {'below 2^63' if most == MOST else f'up to {most:g}'}, "
+                                 f"got {'one of a hundred digits' if is_long else f'{number:g}'}")
+
+
+def _require_no_secrets(settings: Mapping[str, Any]) -> None:
+    """Everybody who sees a run sees its config.json, its report and MLflow."""
+    texts = {name: [text for text in (value if isinstance(value, tuple | list) else [value]) if isinstance(text, str)]
+             for name, value in settings.items()}
+    if not holds_secret("\n".join(itertools.chain(*texts.values()))):  # one look at the environment, not a hundred
+        return
+    for name, values in texts.items():
+        if any(map(holds_secret, values)):
+            raise InputError(f"{name} holds a password, a token or a signature, which config.json, the report and "
+                             "MLflow would show: keys belong in the environment")
 
 
 def to_json(config: RunConfig) -> str:
@@ -256,6 +278,8 @@ def from_json(text: str) -> RunConfig:
     """
     try:
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds {type(values).__name__}, not an object")
         for name, constant in REMOVED_SETTINGS.items():
             group, _, setting = name.partition(".")
             value = values.get(group, {}).pop(setting, constant)

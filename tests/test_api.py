@@ -70,7 +70,9 @@ def test_every_kind_of_image_has_the_same_count(counter: crowddist.CrowdCounter,
     twelve = (image(2).astype(np.uint16) << 4) + 15
     assert counter.count(twelve, bits=12).count == counter.count(np.round(twelve / 4095 * 255).astype(np.uint8)).count
     for bad, words in ((tmp_path / "missing.jpg", "missing.jpg: cannot be read"), (3, "an image cannot be int"),
-                       (np.zeros((9, 2000, 3), np.uint8), "too small once shrunk"), (pixels.astype(int), "the type")):
+                       (np.zeros((9, 2000, 3), np.uint8), "too small once shrunk"),
+                       (np.zeros((7, 90, 3), np.uint8), "too small: 90 x 7 px; each side needs at"),
+                       (pixels.astype(int), "the type")):
         with pytest.raises(crowddist.InputError, match=words):
             counter.count(bad)  # type: ignore[arg-type]
 
@@ -92,8 +94,13 @@ def test_many_are_counted_in_order_each_as_it_comes(counter: crowddist.CrowdCoun
     assert list(counter.count_many([])) == []
     with pytest.raises(crowddist.InputError, match=r"^image 4: an image cannot be str|^image 4: .*cannot be read"):
         list(counter.count_many([image()] * 4 + ["/nowhere.jpg"], batch=2))
-    with pytest.raises(crowddist.InputError, match="batch must be at least 1, got 0"):
-        next(counter.count_many([image()], batch=0))
+    for batch in (0, 1.5, None):
+        with pytest.raises(crowddist.InputError, match=f"batch must be at least 1, a whole number, got {batch}"):
+            next(counter.count_many([image()], batch=batch))  # type: ignore[arg-type]
+    for one in (image(), torch.zeros(3, 72, 96), "a.jpg", Path("a.jpg"), Image.fromarray(image()), None):
+        with pytest.raises(crowddist.InputError, match=r"count_many takes several images, got .*; give a list of them"):
+            next(counter.count_many(one))  # type: ignore[arg-type]
+    assert len(list(counter.count_many(np.stack([image(), image(1)])))) == 2
 
 
 def test_threads_may_share_a_counter(counter: crowddist.CrowdCounter) -> None:
@@ -125,7 +132,7 @@ def test_a_result_is_drawn_as_its_overlay(counter: crowddist.CrowdCounter, tmp_p
     assert isinstance(drawn, Image.Image) and max(drawn.size) >= 960
     wanted = overlay(result.image, result.density, count=result.count, uncertainty=result.uncertainty,
                      points=result.points, title="gate")
-    assert (np.asarray(drawn) == wanted).all()
+    assert (np.asarray(drawn) == wanted).all() and result.plot(title="two\nlines")
     drawn.save(tmp_path / "overlay.png")
     assert find_images(tmp_path).left_out == {OURS: {tmp_path / "overlay.png"}}
 

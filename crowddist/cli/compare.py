@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from crowddist.cli.called import EXIT_CODES, as_called
-from crowddist.errors import InputError
+from crowddist.errors import InputError, require_png_name
 from crowddist.process.cli import one_line_errors, read_arguments
 
 
@@ -58,6 +58,8 @@ def compare_runs(arguments: Arguments) -> None:
     from crowddist.reports.compare_page import comparison_csv, comparison_page
     from crowddist.reports.compare_runs import calibration_table, compare, mean_line, read_result, read_uncertainties
 
+    if arguments.calibration:
+        require_png_name("picture", arguments.calibration)
     results = {run: read_result(run) for run in arguments.runs}
     print(compare(list(results.values())))
     if arguments.mean:

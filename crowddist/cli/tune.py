@@ -84,6 +84,8 @@ def tune(arguments: Arguments) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    if storage.is_folder(arguments.output):
+        raise InputError(f"the output {arguments.output} is a folder; give the file to write")
     checkpoint = find_checkpoint(arguments.checkpoint)
     search = SearchConfig(objective=arguments.objective, labelled=arguments.labelled, trials=arguments.trials,
                           algorithm=arguments.algorithm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ def parse_data(text: str) -> DataSpec:
     elif head == "folder":
         spec = DataSpec(format="folder", place=rest)
     else:
+        near = difflib.get_close_matches(head, (*RAW_FORMATS, "folder", "renderer", "composite"), n=1, cutoff=0.75)
+        if rest and near and "/" not in head and not rest.startswith("//") and not os.path.exists(text):
+            raise InputError(f"no format is called {head!r}, perhaps you meant {near[0]}: {near[0]}:{rest}")
         spec = DataSpec(format="place", place=text)
     if not spec.place:
         raise InputError(f"data set {text!r} names no place; give a folder, a URL, or FORMAT:PATH")

@@ -12,7 +12,7 @@ import numpy as np
 
 from crowddist.data.config import STRIDE, require_zooms
 from crowddist.data.pixels import as_pixels
-from crowddist.data.safe_decode import MAX_SIDE_PX, require_visible
+from crowddist.data.safe_decode import MAX_SIDE_PX, MIN_SIDE_PX, require_visible
 from crowddist.data.sample import Part, Seen, Verdict
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
@@ -112,7 +112,10 @@ class BasePredictor(ABC):
     def checked(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB of an image that can be counted. Raises InputError as `predict`."""
         image = as_pixels(image)[0]
-        require_visible((image.shape[0], image.shape[1]), self._counted_size(image))
+        height, width = image.shape[:2]
+        if min(height, width) < MIN_SIDE_PX:  # as of files; a film may be so small, too
+            raise InputError(f"too small: {width} x {height} px; each side needs at least {MIN_SIDE_PX} px")
+        require_visible((height, width), self._counted_size(image))
         return image
 
     def predict_views(self, images: Sequence[np.ndarray],

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -225,7 +227,8 @@ def pixels(figure: Figure) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with _any_letters():
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
@@ -239,7 +242,7 @@ def svg(figure: Figure, told: str) -> str:
 
     file = io.StringIO()
     # Text stays text, which can be searched and read aloud; equal charts become equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "crowddist"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "crowddist"}), _any_letters():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg"):]
@@ -250,6 +253,14 @@ def svg(figure: Figure, told: str) -> str:
     head, _, rest = text.partition(">")
     (size,) = re.findall(r'viewBox="[^"]*"', head)
     return f'<svg {size} role="img" aria-label="{escape(told)}">{rest}'
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """In the block matplotlib says nothing of letters that its font lacks, as of Chinese names: it draws boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
 
 
 def _charts(number: int) -> tuple[Figure, list[Axes]]:

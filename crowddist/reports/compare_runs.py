@@ -33,7 +33,9 @@ def published(recipe: str, method: str) -> tuple[float, float] | None:
 
 
 def read_result(place: str) -> dict[str, Any]:
-    """The `result.json` in a run's folder. Raises InputError if there is none, or the run was not evaluated."""
+    """The `result.json` in a run's folder. Raises InputError if there is none, it is damaged, or the run was not
+    evaluated.
+    """
     url = storage.join(storage.normalise(place), RESULT)
     if not storage.exists(url):
         raise InputError(f"no {RESULT} in {place}: give the folder of a run that has ended")
@@ -42,7 +44,28 @@ def read_result(place: str) -> dict[str, Any]:
     if not (isinstance(rounds, list) and rounds and all(isinstance(row, dict) for row in rounds)
             and "target/mae" in rounds[-1]):
         raise InputError(f"{url} holds no error: the run had no labelled evaluation data")
+    require_whole(result, url)
     return result
+
+
+def require_whole(result: Mapping[str, Any], url: str) -> None:
+    """Raises InputError, naming the file, where what tables and reports show of a run is missing or of another kind."""
+    needed = {"run": str, "recipe": str, "method": str, "seed": int, "rounds": list}
+    more = {"checkpoint": str, "data": dict, "timeline": list}
+    wrong = [name for name, kind in {**needed, **more}.items()
+             if (name in needed or name in result) and not isinstance(result.get(name), kind)]
+    rows = [*(result["rounds"] if "rounds" not in wrong else ()), *filter(None, [result.get("final")])]
+    for row in rows:
+        is_row = isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("round"), int)
+        wrong += ["rounds"] * (not is_row) + [name for name, value in (row.items() if is_row else ())
+                                              if name.startswith("target/") and not _is_finite(value)]
+    if wrong:
+        raise InputError(f"{url} is damaged: it has no {wrong[0]} that can be read; the command of the run writes it "
+                         "anew")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +73,12 @@ def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     URL; `row`: the round's row in result.json.
     """
     url = storage.join(folder, row["stage"], IMAGES)
-    return storage.read_json(url) if storage.exists(url) else []
+    rows = storage.read_json(url) if storage.exists(url) else []
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and _is_finite(row.get("error"))
+                                           and _is_finite(row.get("uncertainty")) for row in rows)):
+        raise InputError(f"{url} is damaged: it must be a list of images with their errors; restore it from a copy, "
+                         "or leave this run out")
+    return rows
 
 
 def read_uncertainties(place: str) -> dict[str, list[float]]:

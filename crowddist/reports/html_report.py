@@ -16,7 +16,7 @@ from crowddist.inference.intervals import LEVEL, CountInterval
 from crowddist.inference.metrics import METRICS
 from crowddist.methods.table import METHODS, idle_groups
 from crowddist.reports.charts import calibration_chart, trials_chart
-from crowddist.reports.compare_runs import PAIRS, change, published, read_images
+from crowddist.reports.compare_runs import PAIRS, change, published, read_images, require_whole
 from crowddist.reports.html_page import embedded, page
 from crowddist.reports.round_pictures import summary_charts
 from crowddist.reports.sheets import figure, held, overlay
@@ -48,6 +48,9 @@ def write_report(folder: str, *, say: Callable[[str], None] = print) -> str:
     if not storage.exists(url):
         raise InputError(f"no {RESULT} in {folder}: a report needs a run that has ended")
     result, config = storage.read_json(url), storage.read_json(storage.join(folder, CONFIG))
+    if not isinstance(result, dict) or not isinstance(config, dict):
+        raise InputError(f"{folder} holds no {RESULT} and {CONFIG} of a run: each must be a JSON object")
+    require_whole(result, url)
     content = page(
         "report.html", result=result, learnt=_learnt(result), method=METHODS.get(result["method"]),
         heads=_headline(result), measures=_measures(result["rounds"]),

@@ -61,7 +61,7 @@ def require_same_config(config: RunConfig, folder: str) -> None:
     """Raises InputError where the run has begun with another configuration."""
     mine = json.loads(to_json(config))
     # Newer fields take their defaults.
-    recorded = json.loads(to_json(from_json(json.dumps(read_record(folder, CONFIG) or mine))))
+    recorded = json.loads(to_json(recorded_config(folder) or config))
     if mine["engine"]["precision"] == "auto":  # older runs record float32, which was the default
         recorded["engine"]["precision"] = "auto"
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE
@@ -102,6 +102,20 @@ def _require_held_out(data: Mapping[str, ShardReader]) -> None:
             if one == other:
                 raise InputError(f"image {key} of the calibration is one that training sees ({name}): give labelled "
                                  'images that it does not see, or --calibration "" for no intervals')
+
+
+def recorded_config(folder: str) -> RunConfig | None:
+    """The configuration that a run began with; None where there is none. Raises InputError, naming the file, for a
+    damaged one.
+    """
+    url = storage.join(folder, CONFIG)
+    if not storage.exists(url):
+        return None
+    text = json.dumps(storage.read_json(url))
+    try:
+        return from_json(text)
+    except InputError as error:
+        raise InputError(f"{storage.shown(url)}: {error}") from None
 
 
 def density_limit(config: RunConfig, method: Method, folder: str, data: Mapping[str, Prepared],

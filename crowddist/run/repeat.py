@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from crowddist import storage
-from crowddist.config import REMOVED_SETTINGS, RunConfig, flat, from_json
+from crowddist.config import REMOVED_SETTINGS, RunConfig, flat
 from crowddist.errors import InputError
 from crowddist.process import host
-from crowddist.run.record import FREE_TO_CHANGE, read_record
+from crowddist.run.record import FREE_TO_CHANGE, read_record, recorded_config
 from crowddist.storage.run_folder import CONFIG, DATA, RESULT
 
 VOLATILE = ("checkpoint", "train/seconds")
@@ -29,10 +29,9 @@ def recorded_run(place: str) -> RunConfig:
     Raises:
         InputError: there is no run.
     """
-    url = storage.join(storage.normalise(place), CONFIG)
-    if not storage.exists(url):
+    config = recorded_config(storage.normalise(place))
+    if config is None:
         raise InputError(f"no {CONFIG} in {place}: give the folder of a run")
-    config = from_json(storage.read_bytes(url).decode())
     beside, _, name = storage.normalise(place).rstrip("/").rpartition("/")
     return replace(config, storage=beside, run_name=f"{name}-again")
 

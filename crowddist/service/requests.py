@@ -70,7 +70,8 @@ def body_kind(request: Request) -> str:
         return "address"
     if not kind or kind == "application/octet-stream" or kind.startswith("image/"):
         return "image"
-    raise HTTPException(415, f"the content type is {kind[:100]!r}; send an image as image/jpeg or alike, or "
+    raise HTTPException(415, f"the content type is {kind[:100]!r}; send the image's bytes alone, in no form, as "
+                             'image/jpeg or alike (curl -H "Content-Type: image/jpeg" --data-binary @FILE), or '
                              'application/json: {"url": "..."}')
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from crowddist.errors import InputError
-from crowddist.storage.local import Content, LocalPlace
+from crowddist.storage.local import Content, LocalPlace, naming
 from crowddist.storage.names import join, normalise, path_of_file_url
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_line", "append_lines", "exclusive", "exists", "fingerprint", "holder", "is_folder", "is_local", "join",
-    "list_files", "local_copy", "local_file", "local_folder", "mark_as_ours", "normalise", "num_bytes", "open_content",
-    "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown", "staged_folder",
-    "write_bytes", "write_json",
+    "list_files", "local_copy", "local_file", "local_folder", "mark_as_ours", "naming", "normalise", "num_bytes",
+    "open_content", "open_write", "read_bytes", "read_json", "remove_file", "remove_tree", "scratch_folder", "shown",
+    "staged_folder", "write_bytes", "write_json",
 ]
 Url: TypeAlias = str | os.PathLike[str]
 """A URL or a local path, see `normalise`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,6 +16,17 @@ from filelock import FileLock, Timeout
 
 from crowddist.errors import InputError
 from crowddist.storage.names import LOCK, MARK, REMOVABLE_MARKERS, file_url, is_temporary, temporary_name
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Writing to `path` in the block: where there is no room, the error names the file, as those of opening one do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class LocalPlace:
@@ -65,14 +77,19 @@ class LocalPlace:
 
     @contextmanager
     def open_write(self) -> Iterator[BinaryIO]:
+        if self.path.exists() and not self.path.is_file():  # a pipe or a device: root could replace /dev/null itself
+            with naming(self.path), open(self.path, "wb") as stream:
+                yield stream
+            return
         LocalPlace(self.path.parent).local_folder()
         temporary = self.path.parent / temporary_name()
         try:
-            with open(temporary, "xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, self.path)
+            with naming(self.path):
+                with open(temporary, "xb") as stream:
+                    yield stream
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, self.path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -80,7 +97,7 @@ class LocalPlace:
 
     def append_line(self, text: str) -> None:
         LocalPlace(self.path.parent).local_folder()
-        with open(self.path, "a+b") as stream:
+        with naming(self.path), open(self.path, "a+b") as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 text = text if stream.read(1) == b"\n" else "\n" + text

@@ -21,6 +21,8 @@ from crowddist.video.source import Source
 FFMPEG_LOG = "OPENCV_FFMPEG_LOGLEVEL"
 """Environment variable of OpenCV: what FFmpeg says on stderr."""
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+LONGEST_WAIT_S = 30.0
+"""ours: between two tries to open a stream again."""
 _CONNECT_S = 3.0
 """ours: long enough for another continent."""
 
@@ -42,6 +44,10 @@ class Connection:
         require_positive(open_timeout_s=self.open_timeout_s, read_timeout_s=self.read_timeout_s)
         require_not_negative(reconnects=self.reconnects, first_wait_s=self.first_wait_s)
 
+    def wait_s(self, tries: int) -> float:
+        """Seconds to wait after so many tries."""
+        return min(self.first_wait_s * 2.0**min(tries, 99), LONGEST_WAIT_S)  # powers of thousands are no floats
+
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
@@ -61,8 +67,8 @@ class Capture:
         import cv2
 
         began = time.monotonic()
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, math.ceil(1000 * connection.open_timeout_s),
-                  cv2.CAP_PROP_READ_TIMEOUT_MSEC, math.ceil(1000 * connection.read_timeout_s)]
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _whole_ms(connection.open_timeout_s),
+                  cv2.CAP_PROP_READ_TIMEOUT_MSEC, _whole_ms(connection.read_timeout_s)]
         if source.kind == "camera":
             self._video = cv2.VideoCapture(source.place)
             self._video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest that waits
@@ -122,6 +128,11 @@ class Capture:
         self._video.release()
 
 
+def _whole_ms(seconds: float) -> int:
+    """A time-out as OpenCV takes it: 32 bits, which is 24 days."""
+    return math.ceil(min(1000 * seconds, 2**31 - 1))
+
+
 def _refusal(source: Source, patience: str, in_time: bool) -> str:
     """Why a source does not open, and the next step."""
     if source.kind == "camera":
@@ -145,8 +156,10 @@ def _no_contact(address: str) -> str:
         port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         return "not an address: its port must be a number up to 65535"
-    if not parts.hostname or parts.scheme not in (*_PORTS, "tcp"):
+    if parts.scheme not in (*_PORTS, "tcp"):
         return ""
+    if not parts.hostname:
+        return "the address names no host; write e.g. rtsp://HOST/PATH"
     try:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
     except (socket.gaierror, UnicodeError):

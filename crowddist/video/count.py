@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crowddist import storage
 from crowddist.data.safe_decode import encode_png
+from crowddist.data.walk import is_counts_table
 from crowddist.data.zones.files import Zones, as_zones
 from crowddist.data.zones.zone import WHOLE, WHY_NO_INTERVALS, PlacedZones, ZoneSet
 from crowddist.errors import InputError, require_positive
@@ -21,10 +23,19 @@ from crowddist.process.safe_text import readable
 from crowddist.reports.counts_table import COUNTS
 from crowddist.video.capture import Connection
 from crowddist.video.frames import Frame, Frames
-from crowddist.video.results import CHART, OVERLAY, SUMMARY, CountLog, OverlayVideo, PlaceSummary, VideoSummary
+from crowddist.video.results import (
+    CHART,
+    OVERLAY,
+    SUMMARY,
+    CountLog,
+    OverlayVideo,
+    PlaceSummary,
+    VideoSummary,
+    is_table,
+)
 from crowddist.video.sampling import EVERY, clock_text, parse_every
 from crowddist.video.series import Series
-from crowddist.video.source import find_source
+from crowddist.video.source import Source, find_source
 
 if TYPE_CHECKING:
     from crowddist.inference.base_predictor import BasePredictor, ImagePrediction
@@ -62,17 +73,15 @@ def count_video(
         The summary, also in summary.json.
 
     Raises:
-        InputError: the source, the zones or a setting is wrong, `output` holds an earlier count, or a stream broke off
-            and did not come back, which says what is kept.
+        InputError: the source, the zones or a setting is wrong, `output` holds an earlier count or others' files of the
+            results' names, or a stream broke off and did not come back, which says what is kept.
     """
     turns, opened = parse_every(every), find_source(source)
     if stop_after_s is not None:
         require_positive(stop_after_s=stop_after_s)
     zone_set = as_zones(zones)
     place = storage.normalise(output)
-    if not fresh and storage.exists(storage.join(place, COUNTS)):
-        raise InputError(f"{storage.shown(storage.join(place, COUNTS))} holds an earlier count; choose another output, "
-                         "or --fresh to replace it")
+    _require_room(opened, place, fresh=fresh)
     for note in zone_set.notes if zone_set else ():
         say(readable(note))
     if zone_set and counter.intervals is not None and counter.intervals.calibration is not None:
@@ -95,6 +104,24 @@ def count_video(
             summary = count.finish(whole=whole) if count.number else None
     assert summary is not None, "a source without frames raises"
     return summary
+
+
+def _require_room(source: Source, place: str, *, fresh: bool) -> None:
+    """Raises InputError where a result would replace the film itself or a table of another program; without `fresh`
+    also where the folder `place` holds an earlier count, or other files of the results' names.
+    """
+    for name in (COUNTS, OVERLAY, CHART, SUMMARY):
+        where = storage.join(place, name)
+        if not storage.exists(where):
+            continue
+        shown, local = storage.shown(where), storage.is_local(where)
+        if local and source.kind == "file" and os.path.samefile(shown, source.place):
+            raise InputError(f"{source.shown}: a result has its name and would replace it; choose another output")
+        if local and name == COUNTS and not (is_counts_table(Path(shown)) or is_table(Path(shown))):
+            raise InputError(f"{shown} is not a table of this command; choose another output, or move it")
+        if not fresh:
+            there = "holds an earlier count" if name == COUNTS else "is there already"
+            raise InputError(f"{shown} {there}; choose another output, or --fresh to replace it")
 
 
 class _Count:

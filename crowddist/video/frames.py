@@ -22,8 +22,6 @@ AHEAD = 3
 """Frames read ahead; a 4K frame takes 25 MB. ours: enough to bridge a slow read."""
 STEADY_S = 30.0
 """ours: a stream that lived so long may be opened again as often as at first."""
-LONGEST_WAIT_S = 30.0
-"""ours: between two tries to open a stream again."""
 _GRACE_S = 5.0
 """ours: how much later than FFmpeg's own time-out a read counts as hanging, as of a camera's driver."""
 _POLL_S = 0.2
@@ -182,7 +180,7 @@ class Frames:
             self.notes.append(f"the stream {why}")
             return None, 0
         while tries < most:
-            wait_s = min(self.connection.first_wait_s * 2**tries, LONGEST_WAIT_S)
+            wait_s = self.connection.wait_s(tries)
             tries += 1
             self._words.append(f"{self.source.shown}: the stream {why}; opened again in {wait_s:g} s ({tries} of "
                                f"{most})")

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from crowddist import storage
 from crowddist.errors import InputError
 
 COLUMNS = ("time", "frame", "zone", "count", "low", "high")
@@ -60,6 +61,12 @@ class VideoSummary:
         return asdict(self)
 
 
+def is_table(path: Path) -> bool:
+    """True for a counts.csv of a video."""
+    with open(path, "rb") as stream:
+        return stream.readline(200).strip() == ",".join(COLUMNS).encode()
+
+
 class CountLog:
     """counts.csv: the rows of a frame reach the disk together, as soon as it is counted."""
 
@@ -75,8 +82,9 @@ class CountLog:
             self._stream = open(self.path, "w", encoding="utf-8", newline="")  # noqa: SIM115 closed by close
             writer.writerow(COLUMNS)
         writer.writerows(rows)
-        self._stream.write(text.getvalue())
-        self._stream.flush()
+        with storage.naming(self.path):
+            self._stream.write(text.getvalue())
+            self._stream.flush()
 
     def close(self) -> None:
         if self._stream is not None:

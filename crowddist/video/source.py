@@ -61,7 +61,8 @@ def _file(where: str) -> Source:
     try:
         path = storage.local_file(where)
     except FileNotFoundError:
-        raise InputError(f"{shown}: there is no such file") from None
+        words = "a pipe or a device; save the video as a file" if os.path.exists(shown) else "there is no such file"
+        raise InputError(f"{shown}: {words}") from None
     try:
         with open(path, "rb") as stream:
             head = stream.read(HEAD_BYTES)

@@ -48,6 +48,12 @@ def test_raw_data_is_named_by_format_place_and_split(text: str, place: str, spli
     assert parse_data(text) == DataSpec(format=text.partition(":")[0], place=place, split=split)
 
 
+def test_a_misspelt_format_is_told() -> None:
+    for text, near in (("cocoo:/x", "coco"), ("shangaitech:/d:train", "shanghaitech"), ("render:broad:5", "renderer")):
+        with pytest.raises(InputError, match=f"no format is called .*, perhaps you meant {near}: {near}:"):
+            parse_data(text)
+
+
 @pytest.mark.parametrize("text, share",
                          [("0.2 renderer:broad:5", Fraction(1, 5)), (" 1/3  renderer:broad:5 ", Fraction(1, 3))])
 def test_a_share_of_a_data_set(text: str, share: Fraction) -> None:

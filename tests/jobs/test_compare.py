@@ -70,7 +70,8 @@ def test_a_table_or_a_line(start: Callable, tmp_path: Path) -> None:
     (tmp_path / "source" / "images.json").unlink()
     done = start("compare", tmp_path, "--calibration", tmp_path / "calibration.png")
     assert done.returncode == 2 and "no run has an uncertainty" in done.stderr
-    for runs, words in (((tmp_path / "nowhere",), "no result.json in"), ((), "no run is given")):
+    for runs, words in (((tmp_path / "nowhere",), "no result.json in"), ((), "no run is given"),
+                        ((tmp_path, "--calibration", "a.jpg"), "let its name end in .png")):
         done = start("compare", *runs)
         assert (done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
                 and words in done.stderr)

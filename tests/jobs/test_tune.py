@@ -27,6 +27,7 @@ def test_help_comes_at_once(helped: Callable) -> None:
     (("--objective", "proxy"), "the objective proxy needs labelled images: give --labelled"),
     (("--objective", "labelled"), "the objective labelled needs labelled images: give --labelled"),
     (("--labelled", "folder"), "the objective agreement reads no labels: leave --labelled out"),
+    (("--output", "tests"), "the output tests is a folder; give the file to write"),
 ])
 def test_what_it_cannot_do_is_one_line(start: Callable, tmp_path: Path, tiny_target: str, options: tuple[str, ...],
                                        words: str) -> None:

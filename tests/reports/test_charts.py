@@ -62,8 +62,9 @@ def test_charts_of_a_page_have_its_colours() -> None:
         runs_chart({})
 
 
-def test_names_are_no_formulas() -> None:
-    name = r"$\x$"  # matplotlib's reader of formulas refuses it
+@pytest.mark.filterwarnings("error")
+def test_names_are_no_formulas_and_may_have_any_letters() -> None:
+    name = r"$\x$ 漢"  # matplotlib's reader of formulas refuses it, and its font lacks the last letter
     for chart in (runs_chart({name: (None, 1.0)}), calibration_chart({name: ([1.0, 2.0], [1.0, 3.0])}),
                   counts_chart({"all": [(0.0, 1.0)], name: [(0.0, 2.0)]}, title=name, peak=(0.0, 1.0)),
                   curves({name: [(1, 1.0)]}, title=name, label="loss"),

@@ -96,3 +96,23 @@ def test_runs_that_say_nothing_are_refused(tmp_path: Path, content: dict | None)
         storage.write_json(storage.join(tmp_path.as_uri(), "result.json"), content)
     with pytest.raises(InputError, match=r"no result.json in|holds no error"):
         read_result(str(tmp_path))
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    whole = result("supervised", 20.0, 10.0)
+    for row in whole["rounds"]:
+        row["stage"] = "source"
+    place, images = (tmp_path / name for name in ("result.json", "source/images.json"))
+    images.parent.mkdir()
+    row = whole["rounds"][-1]
+    for change in ({"run": 3}, {"method": None}, {"seed": "0"}, {"rounds": [{**row, "target/rmse": "x"}, row]},
+                   {"rounds": [{**row, "stage": None}]}, {"checkpoint": 3}, {"final": {**row, "target/mae": None}}):
+        storage.write_json(place.as_uri(), {**whole, **change})
+        with pytest.raises(InputError, match=rf"{place} is damaged: it has no {next(iter(change))[:4]}|no target/"):
+            read_result(str(tmp_path))
+    storage.write_json(place.as_uri(), whole)
+    assert read_result(str(tmp_path)) == whole and read_uncertainties(str(tmp_path)) == {}
+    for damaged in ([1], {}, [{"error": "x", "uncertainty": 1}]):
+        storage.write_json(images.as_uri(), damaged)
+        with pytest.raises(InputError, match=rf"{images} is damaged"):
+            read_uncertainties(str(tmp_path))

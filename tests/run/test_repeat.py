@@ -88,5 +88,11 @@ def test_a_run_that_never_ended_is_repeated_without_comparison(original: str, ag
 def test_where_there_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config.json in .*: give the folder of a run"):
         recorded_run(str(tmp_path))
+    for damaged in (b"\xff\xfe\x00", b"[]", b"{", b'{"recipe": "a", "source": "/s", "target": "/t", "seed": 1e40}'):
+        (tmp_path / "config.json").write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{tmp_path}/config\.json: ") as error:
+            recorded_run(str(tmp_path))
+        assert "\n" not in str(error.value), damaged
+    (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match="no run in"):
         differences(tmp_path.as_uri(), tmp_path.as_uri())

@@ -99,7 +99,7 @@ def test_everything_wrong_has_a_status_and_a_line(serving: Running) -> None:
         ("/count", b"hello", PNG, 415, "not an image, or damaged at its beginning; read are JPEG"),
         ("/count", gif, {"Content-Type": "image/gif"}, 415, "not an image that is read, but GIF; save it as JPEG"),
         ("/count", png(), {"Content-Type": "text/plain"}, 415, "the content type is 'text/plain'"),
-        ("/count", png(), {"Content-Type": "multipart/form-data; boundary=x"}, 415, "send an image as image/jpeg"),
+        ("/count", png(), {"Content-Type": "multipart/form-data; boundary=x"}, 415, "bytes alone, in no form"),
         ("/count", jpeg[:900], PNG, 422, "it may be damaged"),
         ("/count", header_alone(90, 90), PNG, 422, "it may be damaged"),
         ("/count", thin, PNG, 422, "too thin: 550 x 8 px"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -101,6 +102,22 @@ def test_an_exception_while_writing_leaves_the_old_content_and_no_litter(tmp_pat
         stream.write(b"new")
         raise RuntimeError
     assert os.listdir(tmp_path) == ["a"] and storage.read_bytes(tmp_path / "a") == b"old"
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space") as error, storage.open_write(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    storage.write_bytes(tmp_path / "pipe", b"7")
+    assert os.read(reader, 9) == b"7" and (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+    os.close(reader)
+    with pytest.raises(IsADirectoryError):
+        storage.write_bytes(tmp_path, b"7")
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):

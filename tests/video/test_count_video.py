@@ -100,6 +100,24 @@ def test_an_earlier_count_is_kept_unless_told_otherwise(counter: Predictor, crow
     assert len(table(out)) == 4 and not (out / "overlay.mp4").exists(), "nothing of the earlier count is left"
 
 
+def test_no_result_replaces_a_file_of_others(counter: Predictor, crowd: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    film = Path(shutil.copy(crowd, out / "overlay.mp4"))
+    for name, words in (("counts.csv", "is not a table of this command; choose another output, or move it"),
+                        ("overlay.mp4", "is there already; choose another output, or --fresh to replace it")):
+        (out / name).touch()
+        with pytest.raises(InputError, match=rf"{name} {words}"):
+            count_video(counter, crowd, out, every=10, fresh=name == "counts.csv", say=print)
+        (out / "counts.csv").unlink(missing_ok=True)
+    for fresh in (False, True):
+        with pytest.raises(InputError, match=r"overlay\.mp4: a result has its name and would replace it"):
+            count_video(counter, film, out, every=10, fresh=fresh, say=print)
+    assert film.read_bytes() == crowd.read_bytes() and os.listdir(out) == ["overlay.mp4"]
+    count_video(counter, crowd, out, every=10, fresh=True, say=print)
+    assert not film.exists(), "as told"
+
+
 @pytest.mark.parametrize(("how", "words"), [
     ({"every": "often"}, "every must be"), ({"zones": {"a": [[0, 0], [9, 9]]}}, "'a' has 2 different corners"),
     ({"zones": {"a": [[200, 0], [300, 0], [300, 9]]}}, "'a' lies outside the image of 96 x 72 px"),

@@ -241,6 +241,7 @@ def test_a_stream_that_never_came_is_one_line(streams: StreamServer) -> None:
                            (f"rtsp://me:secret@127.0.0.1:{closed}/a", "cannot be reached"),
                            ("http://host.invalid/a", r"no host is called 'host\.invalid'"),
                            ("http://127.0.0.1:99999/a", "its port must be a number"),
+                           ("http://", "the address names no host"),
                            (streams.address.replace("/video", "/none"), "the host answers, but gives no video"),
                            (streams.address, "no video came within 1 s")):
         with pytest.raises(InputError, match=words) as told:
@@ -264,3 +265,10 @@ def test_what_opencv_says_is_as_before_after_a_count(film: Path) -> None:
 def test_settings_of_a_connection_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Connection(**wrong)  # type: ignore[arg-type]
+
+
+def test_any_patience_is_kept(film: Path) -> None:
+    listed, _ = read(film, 10, Connection(open_timeout_s=1e300, read_timeout_s=1e12))
+    assert len(listed) == 2
+    waits = [Connection(reconnects=10**6).wait_s(tries) for tries in (0, 1, 4, 5, 5000)]
+    assert waits == [1, 2, 16, 30, 30], "a camera may stay away for days"

@@ -33,6 +33,9 @@ def test_rows_are_on_the_disk_as_soon_as_they_are_added(tmp_path: Path) -> None:
         with open(tmp_path / "counts.csv", newline="", encoding="utf-8") as stream:
             assert list(csv.reader(stream)) == expected + more
     log.close()
+    full = CountLog(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        full.add([["0.000", 0, "all", "3.50", 1.0, 6.0]])
 
 
 @pytest.mark.parametrize("size", [(48, 64), (49, 65)])

@@ -41,9 +41,11 @@ def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "page.mp4").write_bytes(b"<!doctype html><html></html>")
     (tmp_path / "lfs.mp4").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "empty.mp4").touch()
+    os.mkfifo(tmp_path / "pipe.mp4")
     for name, words in (("a.jpg", r"an image \(JPEG\), not a video"), ("page.mp4", "not a video, but web page"),
                         ("lfs.mp4", "but Git LFS pointer"), ("empty.mp4", "the file is empty"),
-                        ("none.mp4", "there is no such file"), (".", "a folder, not a video")):
+                        ("none.mp4", "there is no such file"), ("pipe.mp4", "a pipe or a device; save"),
+                        (".", "a folder, not a video")):
         with pytest.raises(InputError, match=words) as told:
             find_source(tmp_path / name)
         assert str(told.value).startswith(str(tmp_path)) and "\n" not in str(told.value)

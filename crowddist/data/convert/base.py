@@ -164,6 +164,7 @@ def require_folder(source: str | os.PathLike[str], form: Format) -> None:
         advice = (f"shards are named by their folder, which also holds {FILE_NAME}, if crowddist convert wrote them; "
                   "unpack those of another tool, and give that folder" if shards
                   else "unpack the archive, and give that folder" if Path(source).suffix[1:].upper() in ARCHIVES
+                  else "give a folder of images" if form.name == "folder"
                   else f"give the folder that holds the {form.name} data")
         raise FileNotFoundError(f"no folder at {source}; {advice}")
 

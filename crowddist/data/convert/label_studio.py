@@ -100,10 +100,14 @@ def read(place: Path) -> dict[str, Labels]:
 def _regions(result: list[dict[str, Any]]) -> list[Region]:
     # A class may be written apart from its place, under the same id.
     classes = {str(region["id"]): kind for region in result if "id" in region and (kind := _class(region))}
-    return [Region(kind=str(region.get("type", "")).removesuffix("labels"), value=region["value"],
-                   label=_class(region) or classes.get(str(region.get("id")), ""),
-                   size=image_size(region.get("original_height"), region.get("original_width")))
-            for region in result if isinstance(region.get("value"), dict)]
+    found = []
+    for region in result:
+        kind, value = str(region.get("type", "")).removesuffix("labels"), region.get("value")
+        if isinstance(value, dict) or kind in (*_PLACED, *_UNPLACED):  # of these one without its value is damaged
+            found.append(Region(kind=kind, value=value if isinstance(value, dict) else {},
+                                label=_class(region) or classes.get(str(region.get("id")), ""),
+                                size=image_size(region.get("original_height"), region.get("original_width"))))
+    return found
 
 
 def _class(region: dict[str, Any]) -> str:

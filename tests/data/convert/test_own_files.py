@@ -159,7 +159,8 @@ def test_what_label_studio_writes(tmp_path):
     boxes = [region("rectanglelabels", x=25, y=25, width=50, height=50, rotation=0, rectanglelabels=["head"]),
              region("rectanglelabels", x=50, y=50, width=25, height=25, rotation=90, rectanglelabels=["head"]),
              region("ellipselabels", x=10, y=25, radiusX=2, radiusY=2, ellipselabels=["head"]),
-             region("polygonlabels", points=[[1, 1]], polygonlabels=["head"]), {"type": "choices", "value": {}}]
+             region("polygonlabels", points=[[1, 1]], polygonlabels=["head"]), {"type": "choices", "value": {}},
+             {"type": "keypointlabels", "value": None}, {"type": "relation"}]
     other = [region("keypointlabels", x=1, y=1, keypointlabels=["head"])]
     tasks = [{"data": {"id": "7", "photo": "http://host/a/1.jpg?token=x"}, "annotations": [
                 {"result": other, "was_cancelled": True}, {"result": other}, {"result": apart, "ground_truth": True}]},
@@ -175,7 +176,7 @@ def test_what_label_studio_writes(tmp_path):
     assert list(found) == ["a/1", "b/1", "c/gate #2"] and (found["a/1"], found["c/gate #2"]) == ([[24, 16]], [])
     np.testing.assert_allclose(found["b/1"], [[23.5, 15.5], [19.5, 21.5], [4.8, 8]], rtol=1e-6)
     assert done.manifest.statistics["num_unlabelled_images"] == 1
-    assert done.manifest.statistics["num_other_marks"] == 3, "a second annotator's, twice, and a polygon"
+    assert done.manifest.statistics["num_other_marks"] == 4, "a second annotator's, twice, a polygon, a lost one"
 
 
 @pytest.mark.parametrize("record", [
