@@ -97,7 +97,7 @@ def test_a_report_shows_markup_as_text(tiny_config: RunConfig, tmp_path: Path) -
     row = {"round": 0, "title": MARKUP, "stage": "source", "stages": ["source"], "target/mae": 1.0,
            "target/num_images": 1.0, "target/mean_count": 2.0}
     data = {MARKUP: {"url": MARKUP, "name": MARKUP, "digest": MARKUP, "num_images": 1}}
-    result = {"run": MARKUP, "recipe": MARKUP, "method": MARKUP, "seed": MARKUP, "version": MARKUP, "rounds": [row],
+    result = {"run": MARKUP, "recipe": MARKUP, "method": MARKUP, "seed": 1, "version": MARKUP, "rounds": [row],
               "final": row, "stopped": MARKUP,
               "skipped": {MARKUP: [MARKUP]}, "checkpoint": MARKUP, "model": MARKUP, "data": data}
     config = {**json.loads(to_json(tiny_config)), "recipe": "smoke", "target": MARKUP}
