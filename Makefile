@@ -20,7 +20,7 @@ HERE := not s3 and not slurm and not faults and not image and not benchmark and 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
-demo: setup  ## adapts a counter on the embedded data: 8 minutes on 2 cores
+demo: setup  ## adapts a counter on the embedded data: 4 minutes on 2 cores
 	$(BIN)/python jobs/adapt.py quickstart --storage runs --run-name demo
 
 test: test-fast  ## all tests but those that have a target of their own

@@ -22,7 +22,7 @@ ON_A_CPU: dict[str, Any] = {"counter": CounterConfig(**FROM_IMAGENET), "regresso
 
 
 def quickstart() -> RunConfig:
-    """The demo: rendered source and target, one round; 8 minutes on 2 cores.
+    """The demo: rendered source and target, one round; 4 minutes on 2 cores.
 
     Command: `make demo`, or `python jobs/adapt.py quickstart`. Needs no data. The paper has no such row.
     Tuned on 80 images of another seed, its sizes on its own (docs/networks.md). Without orientation: in so few steps it
