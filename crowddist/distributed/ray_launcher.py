@@ -53,7 +53,7 @@ ROOM_S = 20
 MOST_REASON = 120
 """Most characters of a library's message."""
 SHORT_FAREWELL_S = 3.0
-"""The same where whoever has stopped the job would kill it soon."""
+"""Longest wait for workers to leave where whoever has stopped the job would kill it soon."""
 WORKERS = "workers.json"
 """In a start's folder: rank, machine and process of its workers."""
 Loss: TypeAlias = WorkerGroupError | PreemptionError | ControllerError

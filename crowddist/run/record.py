@@ -61,7 +61,7 @@ def require_same_config(config: RunConfig, folder: str) -> None:
     """Raises InputError where the run has begun with another configuration."""
     mine = json.loads(to_json(config))
     # Newer fields take their defaults.
-    recorded = json.loads(to_json(recorded_config(folder) or config))
+    recorded = json.loads(to_json(config_of_run(folder) or config))
     if mine["engine"]["precision"] == "auto":  # older runs record float32, which was the default
         recorded["engine"]["precision"] = "auto"
     differ = sorted(name for name in {*mine, *recorded} if name not in FREE_TO_CHANGE
@@ -104,7 +104,7 @@ def _require_held_out(data: Mapping[str, ShardReader]) -> None:
                                  'images that it does not see, or --calibration "" for no intervals')
 
 
-def recorded_config(folder: str) -> RunConfig | None:
+def config_of_run(folder: str) -> RunConfig | None:
     """The configuration that a run began with; None where there is none. Raises InputError, naming the file, for a
     damaged one.
     """

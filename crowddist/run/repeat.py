@@ -10,7 +10,7 @@ from crowddist import storage
 from crowddist.config import REMOVED_SETTINGS, RunConfig, flat
 from crowddist.errors import InputError
 from crowddist.process import host
-from crowddist.run.record import FREE_TO_CHANGE, read_record, recorded_config
+from crowddist.run.record import FREE_TO_CHANGE, config_of_run, read_record
 from crowddist.storage.run_folder import CONFIG, DATA, RESULT
 
 VOLATILE = ("checkpoint", "train/seconds")
@@ -29,7 +29,7 @@ def recorded_run(place: str) -> RunConfig:
     Raises:
         InputError: there is no run.
     """
-    config = recorded_config(storage.normalise(place))
+    config = config_of_run(storage.normalise(place))
     if config is None:
         raise InputError(f"no {CONFIG} in {place}: give the folder of a run")
     beside, _, name = storage.normalise(place).rstrip("/").rpartition("/")

@@ -31,7 +31,7 @@ from crowddist.video.results import (
     OverlayVideo,
     PlaceSummary,
     VideoSummary,
-    is_table,
+    is_video_table,
 )
 from crowddist.video.sampling import EVERY, clock_text, parse_every
 from crowddist.video.series import Series
@@ -117,7 +117,7 @@ def _require_room(source: Source, place: str, *, fresh: bool) -> None:
         shown, local = storage.shown(where), storage.is_local(where)
         if local and source.kind == "file" and os.path.samefile(shown, source.place):
             raise InputError(f"{source.shown}: a result has its name and would replace it; choose another output")
-        if local and name == COUNTS and not (is_counts_table(Path(shown)) or is_table(Path(shown))):
+        if local and name == COUNTS and not (is_counts_table(Path(shown)) or is_video_table(Path(shown))):
             raise InputError(f"{shown} is not a table of this command; choose another output, or move it")
         if not fresh:
             there = "holds an earlier count" if name == COUNTS else "is there already"

@@ -61,7 +61,7 @@ class VideoSummary:
         return asdict(self)
 
 
-def is_table(path: Path) -> bool:
+def is_video_table(path: Path) -> bool:
     """True for a counts.csv of a video."""
     with open(path, "rb") as stream:
         return stream.readline(200).strip() == ",".join(COLUMNS).encode()

@@ -117,9 +117,9 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
     "rotation in XMP": (encoded("WEBP", lossless=True, xmp=XMP), turned(RGB, 5), ()),
     "half transparent palette": (encoded("PNG", PALETTE, transparency=bytes([128] * 256)),
                                  on_white(np.asarray(PALETTE.convert("RGB"))), (TRANSPARENT,)),
-    "16-bit PNG, half transparent": (cv2.imencode(".png", np.dstack([DEEP[..., ::-1], np.full((24, 40), 128 * 257,
-                                                                                              np.uint16)]))[1].tobytes(),
-                                     on_white(RGB), (TRANSPARENT,)),
+    "16-bit PNG, half transparent": (
+        cv2.imencode(".png", np.dstack([DEEP[..., ::-1], np.full((24, 40), 128 * 257, np.uint16)]))[1].tobytes(),
+        on_white(RGB), (TRANSPARENT,)),
     "16-bit TIFF with near infrared": (tiff(np.dstack([DEEP, 65535 - DEEP[..., 0]]), extra=0), RGB, ()),
     "progressive JPEG without an end marker": (encoded("JPEG", quality=100, progressive=True)[:-2], RGB, (MENDED,)),
     "PNG without its last bytes": (encoded("PNG")[:-12], RGB, ()),

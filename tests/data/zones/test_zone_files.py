@@ -143,7 +143,8 @@ def test_json_of_windows_in_utf_16(tmp_path: Path) -> None:
 def test_a_missing_file_and_shapes_left_out_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file of zones"):
         read_zones(tmp_path / "none.json")
-    shapes = [*LABELME["shapes"], {"label": "x", "shape_type": "circle", "points": [[1, 1], [2, 2]]}]  # type: ignore[misc]
+    circle = {"label": "x", "shape_type": "circle", "points": [[1, 1], [2, 2]]}
+    shapes = [*LABELME["shapes"], circle]  # type: ignore[misc]
     zones = read_zones(written(tmp_path, changed(LABELME, shapes=shapes)))
     assert zones.names == ("gate", "box") and "1 marks left out: neither polygons nor boxes" in zones.notes[0]
 
