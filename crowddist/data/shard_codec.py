@@ -227,7 +227,10 @@ def _view_array(data: bytes | memoryview, dtype: type, shape: tuple[int | None, 
     version = np.lib.format.read_magic(head)
     if version != (1, 0):
         raise InputError(f"arrays of the format {version} are not read")
-    found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+    try:
+        found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+    except Exception as error:  # NumPy's parser of heads raises many kinds, of ',<f4' SyntaxError
+        raise InputError(f"its head is not an array's: {' '.join(str(error).split())[:100]}") from None
     if kind != np.dtype(dtype):
         raise InputError(f"numbers are {kind}, expected {np.dtype(dtype).name}")
     if min(found, default=0) < 0 or math.prod(found) * kind.itemsize != len(data) - head.tell():
