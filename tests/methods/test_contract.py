@@ -73,22 +73,22 @@ def make(config: RunConfig, seed: int = 0) -> Method:
     return build_method(config)
 
 
-def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
-    """Random batches for the streams of a stage."""
+def made_up_batches(stage: Stage, step: int, side_px: int = 64) -> dict[str, Batch]:
+    """Random batches for the streams of a stage, of square images."""
     batches = {}
     for name, use in stage.streams.items():
         generator = torch.Generator().manual_seed(1000 * step + len(name))
         labelled = use.data != "target" or use.labels
-        size, cells = use.batch_size, 64 // use.stride
-        heads = [torch.rand(4, 3, generator=generator) * torch.tensor([64.0, 64.0, 12.0]) for _ in range(size)]
+        size, cells = use.batch_size, side_px // use.stride
+        heads = [torch.rand(4, 3, generator=generator) * torch.tensor([side_px, side_px, 12.0]) for _ in range(size)]
         batches[name] = Batch(
-            images=torch.rand(size, 3, 64, 64, generator=generator),
+            images=torch.rand(size, 3, side_px, side_px, generator=generator),
             density=0.2 * torch.rand(size, 1, cells, cells, generator=generator) * (use.stride / 8) ** 2 if labelled
             else None,
             keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels
             and not use.windows else None,
             heads=heads if use.heads else None,
-            mask=(torch.rand(size, 1, 64, 64, generator=generator) > 0.7).float() if use.masks else None,
+            mask=(torch.rand(size, 1, side_px, side_px, generator=generator) > 0.7).float() if use.masks else None,
             doubtful=[one[:2] + 20 for one in heads] if use.heads and use.labels else None,
             draws=torch.randint(0, 1 << 30, (size,), generator=generator),
             weak=[torch.rand(3, 48 + 16 * (index % 3), 64, generator=generator) for index in range(size)]
@@ -98,10 +98,12 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
 
 
 def train(method: Method, stage: Stage, steps: range) -> list[dict[str, torch.Tensor]]:
+    """On images of 32 px; the discriminators of some methods, behind the source, need 8 cells a side."""
+    side_px = 64 if stage.num_round and method.config.method in ("semantic_consistency", "combined") else 32
     logged = []
     for step in steps:
         torch.manual_seed(step)
-        logged.append(method.step(step, made_up_batches(stage, step)))
+        logged.append(method.step(step, made_up_batches(stage, step, side_px)))
     return logged
 
 
