@@ -138,6 +138,12 @@ def draw_little(patched: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def little_overlays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images are not enlarged to be drawn on, which takes longer than to count them."""
+    monkeypatch.setattr("crowddist.reports.sheets._OVERLAY_SIDE_PX", (1, 1920))
+
+
+@pytest.fixture
 def all_pictures(tiny_config, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """Rounds of a tiny adaptation draw as many pictures as others do."""
     monkeypatch.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 6)

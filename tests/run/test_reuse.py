@@ -168,6 +168,7 @@ def empty(folder: Path) -> None:
 
 
 def test_what_cannot_be_read_is_trained(source_only: RunConfig, tmp_path: Path) -> None:
+    source_only = replace(source_only, evaluation="")
     first, _, _ = run(source_only)
     ours, folder = checkpoint.load(first["checkpoint"])["method"]["networks"], storage.local_folder(source_only.storage)
     shutil.copytree(folder, tmp_path / "kept")
