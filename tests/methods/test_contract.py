@@ -47,6 +47,17 @@ def with_one_round(config: RunConfig) -> RunConfig:
                    bi_knowledge=replace(config.bi_knowledge, cycles=1))
 
 
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The same configuration with so many steps in each stage."""
+    transfer = replace(config.bi_knowledge, regressor_steps=steps, detector_steps=steps, localiser_steps=steps,
+                       cycle_steps=steps)
+    return replace(
+        config, train=replace(config.train, steps=steps), bi_knowledge=transfer,
+        self_supervision=replace(config.self_supervision, orientation_steps=steps, round_steps=steps),
+        semantic_consistency=replace(config.semantic_consistency, steps=steps, segmenter_steps=steps),
+        translation=replace(config.translation, steps=steps, counting_steps=steps))
+
+
 QUICK = {*((method, "compact") for method in METHODS), ("self_supervision", "efficientnet_lite0"),
          ("bi_knowledge", "efficientnet_lite0"), ("self_supervision", "teacher")}
 """The others are made of the same networks, which are larger, so they are tried with the slow tests."""
@@ -61,8 +72,7 @@ def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
     with a teacher where there may be one.
     """
     method, kind = request.param
-    four = replace(tiny_config.bi_knowledge, regressor_steps=4, detector_steps=4)
-    config = replace(tiny_config, method=method, train=replace(tiny_config.train, steps=4), bi_knowledge=four)
+    config = with_steps(replace(tiny_config, method=method), 3)
     if kind == "teacher":
         return with_teacher(config)
     return config if kind == "compact" else with_one_round(on_pretrained(config))
@@ -170,11 +180,7 @@ def _stored(state: dict[str, Any]) -> Any:
 
 
 def test_the_running_statistics_rest_at_the_end_of_stages_from_new_networks_and_ever_after(config: RunConfig) -> None:
-    five = replace(config.bi_knowledge, regressor_steps=5, detector_steps=5, localiser_steps=5)
-    segmenter = replace(config.semantic_consistency, segmenter_steps=5)
-    method = make(replace(config, train=replace(config.train, steps=5), bi_knowledge=five,
-                          self_supervision=replace(config.self_supervision, orientation_steps=5),
-                          semantic_consistency=segmenter))
+    method = make(with_steps(config, 5))
 
     def statistics() -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in method.networks().state_dict().items() if "running" in name}
