@@ -26,7 +26,7 @@ from tests.video.conftest import HOLD, StreamServer, number_of, picture, retime,
 
 PATIENT = Connection(open_timeout_s=20, read_timeout_s=20, reconnects=0)
 """For a slow machine."""
-BRIEF = Connection(open_timeout_s=20, read_timeout_s=2, reconnects=0)
+BRIEF = Connection(open_timeout_s=20, read_timeout_s=1, reconnects=0)
 """For streams that stall."""
 
 
@@ -167,7 +167,7 @@ def a_live_stream_drops_its_oldest_frames_and_tells_how_many() -> None:
         # The newest are left, the one in the thread's hand among them; it may have dropped one to make room for that.
         assert AHEAD - 1 <= len(rest) <= AHEAD + 1 and rest == list(range(20 - len(rest), 20))
         assert first.number < rest[0]
-        assert found.live and 1 + found.dropped + len(rest) == 20 and found.notes == ["the stream stalled for 2 s"]
+        assert found.live and 1 + found.dropped + len(rest) == 20 and found.notes == ["the stream stalled for 1 s"]
 
 
 def a_stream_that_breaks_off_is_opened_again() -> None:
@@ -175,7 +175,7 @@ def a_stream_that_breaks_off_is_opened_again() -> None:
         words: list[str] = []
         # FFmpeg wants to see some frames before it opens a stream.
         streams.script = [[*range(5)], [*range(5, 10), HOLD], [*range(10, 15)], [*range(15, 20)]]
-        connection = Connection(open_timeout_s=20, read_timeout_s=2, reconnects=3, first_wait_s=0)
+        connection = Connection(open_timeout_s=20, read_timeout_s=1, reconnects=3, first_wait_s=0)
         numbers = []
         with (pytest.raises(InputError, match="the stream ended and did not come back to stay in 3 tries"),
               frames(streams.address, 1, connection, words) as found):
@@ -185,14 +185,14 @@ def a_stream_that_breaks_off_is_opened_again() -> None:
         # Frames that came faster than they were taken may be dropped.
         assert numbers[-1] == 19 and len(numbers) + found.dropped == 20 and found.num_reconnects == 3
         assert words == [f"{streams.address}: the stream {why}; opened again in 0 s ({number} of 3)"
-                         for number, why in enumerate(("ended", "stalled for 2 s", "ended"), 1)]
+                         for number, why in enumerate(("ended", "stalled for 1 s", "ended"), 1)]
 
 
 def a_stream_that_stays_away_ends_the_count() -> None:
     with streaming() as streams:
         words: list[str] = []
         streams.script = [[*range(5), HOLD]]
-        connection = Connection(open_timeout_s=20, read_timeout_s=2, reconnects=2, first_wait_s=0.01)
+        connection = Connection(open_timeout_s=20, read_timeout_s=1, reconnects=2, first_wait_s=0.01)
         with (pytest.raises(InputError, match="the stream does not open and did not come back to stay in 2 tries"),
               frames(streams.address, 1, connection, words) as found):
             for _ in found:
