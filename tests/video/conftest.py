@@ -139,12 +139,11 @@ def streams() -> Iterator[StreamServer]:
         yield server
 
 
-@contextmanager
-def together(*waiting: Callable[[], Any]) -> Iterator[dict[str, Future[Any]]]:
-    """Starts functions that wait for streams at once, each in a thread; their futures by their names."""
+def together(*waiting: Callable[[], Any]) -> dict[str, Future[Any]]:
+    """Calls functions that wait for streams at once, each in a thread; how they ended, by their names."""
     # Around all of them, as each gives back the words of OpenCV that it found.
     with quiet_opencv(), ThreadPoolExecutor(len(waiting)) as pool:
-        yield {each.__name__: pool.submit(each) for each in waiting}
+        return {each.__name__: pool.submit(each) for each in waiting}
 
 
 @pytest.fixture

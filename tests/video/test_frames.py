@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -227,10 +227,9 @@ STALLING = (a_live_stream_drops_its_oldest_frames_and_tells_how_many,
 
 
 @pytest.fixture(scope="module")
-def stalling() -> Iterator[dict[str, Future[Any]]]:
+def stalling() -> dict[str, Future[Any]]:
     """They wait for seconds: all at once."""
-    with together(*STALLING) as found:
-        yield found
+    return together(*STALLING)
 
 
 @pytest.mark.parametrize("name", [stream.__name__ for stream in STALLING])

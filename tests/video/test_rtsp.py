@@ -4,7 +4,6 @@ read all at once, for reading them is waiting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -72,9 +71,8 @@ STREAMS = (a_stream_is_read_and_opened_again_where_it_ends_or_stalls, a_password
 
 
 @pytest.fixture(scope="module")
-def streams() -> Iterator[dict[str, Future[Any]]]:
-    with together(*STREAMS) as found:
-        yield found
+def streams() -> dict[str, Future[Any]]:
+    return together(*STREAMS)
 
 
 @pytest.mark.parametrize("name", [stream.__name__ for stream in STREAMS])
