@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import sys
@@ -15,6 +16,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(_name, None)
+
+# Nor is garbage looked for while modules are imported, for a third of that time.
+gc.disable()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -39,6 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
         from crowddist.distributed.runtime import prepare_environment
 
         prepare_environment()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector of garbage, which else looks through half a million objects again
+    and again for a tenth of the tests' time, leaves it alone, and looks through the others less often.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -109,10 +122,10 @@ def tiny_evaluation(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def draw_little(patched: pytest.MonkeyPatch) -> None:
-    """Adaptations draw one picture a round instead of six, and their charts in a quarter of the width, with labels that
-    may overlap: else drawing takes longer than all the rest of a tiny one.
+    """Adaptations draw one picture a round instead of six, all pictures in a quarter of the width, and charts with
+    labels that may overlap: else drawing takes longer than all the rest of a tiny one.
     """
-    from crowddist.reports import charts
+    from crowddist.reports import charts, sheets
 
     figure = charts._figure
 
@@ -123,6 +136,14 @@ def draw_little(patched: pytest.MonkeyPatch) -> None:
 
     patched.setattr(charts, "_figure", little)
     patched.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 1)
+    patched.setattr(sheets, "_PANEL_WIDTH_PX", 120)
+    patched.setattr(sheets, "_OVERLAY_SIDE_PX", (240, 480))
+
+
+@pytest.fixture
+def little_overlays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images are not enlarged to be drawn on, which takes longer than to count them."""
+    monkeypatch.setattr("crowddist.reports.sheets._OVERLAY_SIDE_PX", (1, 1920))
 
 
 @pytest.fixture

@@ -232,6 +232,8 @@ def _render(spec: DataSpec, place: str, say: Callable[[str], None]) -> Path:
     config = RendererConfig(num_images=spec.num_images, seed=spec.seed, look=spec.look, size=size)
     say(f"rendering {spec.num_images} images, look {spec.look}")
     progress = Progress(spec.num_images, "images rendered", say)
-    write_dataset(folder, config, num_workers=os.cpu_count() or 1, progress=lambda done, total: progress.show(done))
+    # ours: another process takes as long to start as a few images to draw.
+    num_workers = max(min(os.cpu_count() or 1, spec.num_images // 8), 1)
+    write_dataset(folder, config, num_workers=num_workers, progress=lambda done, total: progress.show(done))
     progress.close()
     return folder

@@ -80,20 +80,25 @@ def stretched(cells: np.ndarray, image_shape: Sequence[int], canvas: np.ndarray,
 
 def heated(canvas: np.ndarray, cells: np.ndarray, image_shape: Sequence[int], bar: Bar) -> np.ndarray:
     """The map's colours over the greyed canvas, more opaque for higher values."""
+    import cv2
+
     level = np.zeros(canvas.shape[:2], np.float32)
     if bar.peak > 0:
         level = np.clip(stretched(cells, image_shape, canvas, smooth=True) / bar.peak, 0, 1)
-    grey = canvas.mean(axis=2, keepdims=True) * 0.8 + canvas * 0.2
     # ours: a tenth of the peak is clearly visible, and values below a hundredth stay transparent.
-    opacity = np.clip((level - 0.01) / 0.09, 0, 1)[..., None] * 0.65
-    return np.round(grey * (1 - opacity) + bar.colours(level) * opacity).astype(np.uint8)
+    opacity = np.clip((level - 0.01) * (0.65 / 0.09), 0, 0.65)
+    colours = np.ascontiguousarray(bar.colours(level))
+    grey = cv2.transform(canvas, np.eye(3) * 0.2 + 0.8 / 3)  # four fifths of the mean of its channels
+    return cv2.blendLinear(grey, colours, 1 - opacity, opacity)
 
 
 def chosen(canvas: np.ndarray, keep: np.ndarray, image_shape: Sequence[int], colour: Colour) -> np.ndarray:
     """The canvas, tinted in cells where `keep` is true, and dark elsewhere."""
+    import cv2
+
     inside = stretched(keep, image_shape, canvas, smooth=False)[..., None] > 0.5
-    grey = canvas.mean(axis=2, keepdims=True) * np.ones(3)
-    return np.where(inside, 0.7 * grey + 0.3 * np.array(colour), 0.3 * grey).astype(np.uint8)
+    tinted = cv2.transform(canvas, np.column_stack([np.full((3, 3), 0.7 / 3), 0.3 * np.array(colour)]))
+    return np.where(inside, tinted, cv2.transform(canvas, np.full((3, 3), 0.3 / 3)))
 
 
 def mark(

@@ -25,7 +25,7 @@ STEADY_S = 30.0
 _GRACE_S = 5.0
 """ours: how much later than FFmpeg's own time-out a read counts as hanging, as of a camera's driver."""
 _POLL_S = 0.2
-_LEAVE_S = 2.0
+_LEAVE_S = 1.0
 """ours: how long the end of a count waits for a read that hangs."""
 
 

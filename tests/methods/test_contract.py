@@ -47,6 +47,17 @@ def with_one_round(config: RunConfig) -> RunConfig:
                    bi_knowledge=replace(config.bi_knowledge, cycles=1))
 
 
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The same configuration with so many steps in each stage."""
+    transfer = replace(config.bi_knowledge, regressor_steps=steps, detector_steps=steps, localiser_steps=steps,
+                       cycle_steps=steps)
+    return replace(
+        config, train=replace(config.train, steps=steps), bi_knowledge=transfer,
+        self_supervision=replace(config.self_supervision, orientation_steps=steps, round_steps=steps),
+        semantic_consistency=replace(config.semantic_consistency, steps=steps, segmenter_steps=steps),
+        translation=replace(config.translation, steps=steps, counting_steps=steps))
+
+
 QUICK = {*((method, "compact") for method in METHODS), ("self_supervision", "efficientnet_lite0"),
          ("bi_knowledge", "efficientnet_lite0"), ("self_supervision", "teacher")}
 """The others are made of the same networks, which are larger, so they are tried with the slow tests."""
@@ -61,8 +72,7 @@ def config(request: pytest.FixtureRequest, tiny_config: RunConfig) -> RunConfig:
     with a teacher where there may be one.
     """
     method, kind = request.param
-    four = replace(tiny_config.bi_knowledge, regressor_steps=4, detector_steps=4)
-    config = replace(tiny_config, method=method, train=replace(tiny_config.train, steps=4), bi_knowledge=four)
+    config = with_steps(replace(tiny_config, method=method), 3)
     if kind == "teacher":
         return with_teacher(config)
     return config if kind == "compact" else with_one_round(on_pretrained(config))
@@ -73,22 +83,22 @@ def make(config: RunConfig, seed: int = 0) -> Method:
     return build_method(config)
 
 
-def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
-    """Random batches for the streams of a stage."""
+def made_up_batches(stage: Stage, step: int, side_px: int = 64) -> dict[str, Batch]:
+    """Random batches for the streams of a stage, of square images."""
     batches = {}
     for name, use in stage.streams.items():
         generator = torch.Generator().manual_seed(1000 * step + len(name))
         labelled = use.data != "target" or use.labels
-        size, cells = use.batch_size, 64 // use.stride
-        heads = [torch.rand(4, 3, generator=generator) * torch.tensor([64.0, 64.0, 12.0]) for _ in range(size)]
+        size, cells = use.batch_size, side_px // use.stride
+        heads = [torch.rand(4, 3, generator=generator) * torch.tensor([side_px, side_px, 12.0]) for _ in range(size)]
         batches[name] = Batch(
-            images=torch.rand(size, 3, 64, 64, generator=generator),
+            images=torch.rand(size, 3, side_px, side_px, generator=generator),
             density=0.2 * torch.rand(size, 1, cells, cells, generator=generator) * (use.stride / 8) ** 2 if labelled
             else None,
             keep=(torch.rand(size, 1, cells, cells, generator=generator) > 0.3).float() if use.labels
             and not use.windows else None,
             heads=heads if use.heads else None,
-            mask=(torch.rand(size, 1, 64, 64, generator=generator) > 0.7).float() if use.masks else None,
+            mask=(torch.rand(size, 1, side_px, side_px, generator=generator) > 0.7).float() if use.masks else None,
             doubtful=[one[:2] + 20 for one in heads] if use.heads and use.labels else None,
             draws=torch.randint(0, 1 << 30, (size,), generator=generator),
             weak=[torch.rand(3, 48 + 16 * (index % 3), 64, generator=generator) for index in range(size)]
@@ -98,10 +108,12 @@ def made_up_batches(stage: Stage, step: int) -> dict[str, Batch]:
 
 
 def train(method: Method, stage: Stage, steps: range) -> list[dict[str, torch.Tensor]]:
+    """On images of 32 px; the discriminators of some methods, behind the source, need 8 cells a side."""
+    side_px = 64 if stage.num_round and method.config.method in ("semantic_consistency", "combined") else 32
     logged = []
     for step in steps:
         torch.manual_seed(step)
-        logged.append(method.step(step, made_up_batches(stage, step)))
+        logged.append(method.step(step, made_up_batches(stage, step, side_px)))
     return logged
 
 
@@ -168,11 +180,7 @@ def _stored(state: dict[str, Any]) -> Any:
 
 
 def test_the_running_statistics_rest_at_the_end_of_stages_from_new_networks_and_ever_after(config: RunConfig) -> None:
-    five = replace(config.bi_knowledge, regressor_steps=5, detector_steps=5, localiser_steps=5)
-    segmenter = replace(config.semantic_consistency, segmenter_steps=5)
-    method = make(replace(config, train=replace(config.train, steps=5), bi_knowledge=five,
-                          self_supervision=replace(config.self_supervision, orientation_steps=5),
-                          semantic_consistency=segmenter))
+    method = make(with_steps(config, 5))
 
     def statistics() -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in method.networks().state_dict().items() if "running" in name}

@@ -13,6 +13,7 @@ from crowddist.errors import InputError
 from crowddist.models.config import DetectorConfig
 from crowddist.models.detector import PRIOR, USUAL_SIZE_PX, Detector, build_detector
 from crowddist.models.norm import SyncBatchNorm2d, frozen_norm
+from tests.models.once import copies
 
 LEVELS = {
     "compact": ((4, 8, 16), (64, 96, 128), 32, 64), "efficientnet_lite0": ((4, 8, 16), (24, 40, 112), 32, 64),
@@ -20,9 +21,12 @@ LEVELS = {
 }
 
 
-def _network(backbone: str = "compact", seed: int = 0, **options: str) -> Detector:
+def _built(backbone: str = "compact", seed: int = 0, **options: str) -> Detector:
     torch.manual_seed(seed)
     return build_detector(DetectorConfig(backbone=backbone, **options))
+
+
+_network = copies(_built)
 
 
 def _images(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -161,7 +165,7 @@ def test_what_is_no_batch_of_images_is_refused(images: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("backbone", LEVELS)
 def test_equal_seeds_give_equal_bits(backbone: str) -> None:
-    first, second, other = (_network(backbone, seed).eval() for seed in (1, 1, 2))
+    first, second, other = (_built(backbone, seed).eval() for seed in (1, 1, 2))
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
     assert not torch.equal(first.centre.weight, other.centre.weight)
@@ -173,7 +177,7 @@ def test_equal_seeds_give_equal_bits(backbone: str) -> None:
 @pytest.mark.parametrize("classifier", [True, False])
 def test_the_weights_of_a_file_are_loaded(tmp_path: Path, classifier: bool) -> None:
     state = {key: tensor for key, tensor in _resnet_state().items() if classifier or not key.startswith("fc.")}
-    network = _network("resnet50", weights=_save(state, tmp_path))
+    network = _built("resnet50", weights=_save(state, tmp_path))
     stem, fourth, fifth = network.encoder.levels
     assert torch.equal(stem.conv1.weight, state["conv1.weight"])
     assert torch.equal(stem.bn1.running_var, state["bn1.running_var"])
@@ -192,7 +196,7 @@ def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path,
                                                                  message: str) -> None:
     state = {key: tensor for key, tensor in {**_resnet_state(), **change}.items() if tensor is not None}
     with pytest.raises(InputError, match=f"not of resnet50: {message}") as error:
-        _network("resnet50", weights=_save(state, tmp_path))
+        _built("resnet50", weights=_save(state, tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -208,7 +212,7 @@ def test_a_detector_starts_from_what_a_run_has_trained(tmp_path: Path) -> None:
     trained = _network("compact")
     place = _run_checkpoint({"detector": trained, "regressor": torch.nn.Linear(2, 2)}, tmp_path)
     torch.manual_seed(2)
-    for name, value in _network("compact", weights=place).state_dict().items():
+    for name, value in _built("compact", weights=place).state_dict().items():
         assert torch.equal(value, trained.state_dict()[name])
 
 
@@ -219,7 +223,7 @@ def test_a_checkpoint_of_another_detector_is_refused_in_one_line(tmp_path: Path)
     ]
     for backbone, networks, message in cases:
         with pytest.raises(InputError, match=message) as error:
-            _network(backbone, weights=_run_checkpoint(networks, tmp_path))
+            _built(backbone, weights=_run_checkpoint(networks, tmp_path))
         assert "\n" not in str(error.value)
     # What no run has written is read as a file of the encoder's weights.
     contents = [
@@ -229,14 +233,14 @@ def test_a_checkpoint_of_another_detector_is_refused_in_one_line(tmp_path: Path)
     ]
     for content, message in contents:
         with pytest.raises(InputError, match=message) as error:
-            _network("compact", weights=_save(content, tmp_path))
+            _built("compact", weights=_save(content, tmp_path))
         assert "\n" not in str(error.value)
 
 
 def test_a_compact_detector_takes_a_file_of_its_encoder_alone(tmp_path: Path) -> None:
     other, same_seed = _network("compact", 1), _network("compact", 2)
     place = _save({"state_dict": other.encoder.state_dict()}, tmp_path)
-    network = _network("compact", 2, weights=place)
+    network = _built("compact", 2, weights=place)
     for name, value in network.encoder.levels.state_dict().items():
         assert torch.equal(value, other.encoder.levels.state_dict()[name])
     assert torch.equal(network.centre.weight, same_seed.centre.weight)
@@ -251,7 +255,7 @@ def test_a_checkpoint_of_version_0_1_has_the_levels_in_the_detector_itself(tmp_p
     assert former.keys() != trained.state_dict().keys()
     prefixed = {f"detector.{name}": value for name, value in former.items()}
     place = _save({"method": {"networks": prefixed}}, tmp_path)
-    resumed, started = _network("compact", 2), _network("compact", 3, weights=place)
+    resumed, started = _network("compact", 2), _built("compact", 3, weights=place)
     nn.ModuleDict({"detector": resumed}).load_state_dict(prefixed)
     for network in (resumed, started):
         for name, value in network.state_dict().items():

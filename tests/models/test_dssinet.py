@@ -15,15 +15,19 @@ from crowddist.errors import InputError
 from crowddist.models.config import RegressorConfig
 from crowddist.models.dssinet import INITIAL_DENSITY, Dssinet, MessagePassing, build_dssinet
 from crowddist.models.norm import SyncBatchNorm2d
+from tests.models.once import copies
 
 BACKBONES = ("compact", "efficientnet_lite0", "vgg16")
 # C: channels of the features that meet, from fine to coarse.
 MEETINGS = [[128, 64], [256, 128, 64], [512, 256, 128], [512, 256], [512]]
 
 
-def _network(backbone: str = "compact", seed: int = 0, **options: str) -> Dssinet:
+def _built(backbone: str = "compact", seed: int = 0, **options: str) -> Dssinet:
     torch.manual_seed(seed)
     return build_dssinet(RegressorConfig(backbone=backbone, **options))
+
+
+_network = copies(_built)
 
 
 def _images(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -216,7 +220,7 @@ def test_the_first_density_is_small_and_gradients_reach_every_parameter(backbone
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_reach_every_parameter_of_an_efficientnet_too(seed: int, weights: str) -> None:
     """How small its first density is depends on the seed more than that of the others does."""
-    network = _network("efficientnet_lite0", seed, weights=weights)
+    network = _built("efficientnet_lite0", seed, weights=weights)
     density = network(_images(2, 3, 32, 32))
     assert density.isfinite().all() and density.min() > 0
     density.square().sum().backward()
@@ -243,7 +247,7 @@ def test_each_size_has_statistics_of_its_own_and_only_in_training() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_equal_seeds_give_equal_bits(backbone: str) -> None:
-    first, second, other = (_network(backbone, seed) for seed in (1, 1, 2))
+    first, second, other = (_built(backbone, seed) for seed in (1, 1, 2))
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
     assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
@@ -253,7 +257,7 @@ def test_equal_seeds_give_equal_bits(backbone: str) -> None:
 
 def test_the_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     state = _vgg_state()
-    network = _network("vgg16", weights=_save(state, tmp_path))
+    network = _built("vgg16", weights=_save(state, tmp_path))
     levels = network.encoder.levels
     convolutions = [layer for block in levels for layer in block if isinstance(layer, nn.Conv2d)]
     names = [f"features.{index}" for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)]
@@ -263,11 +267,11 @@ def test_the_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not of vgg16: features\.2\.weight is missing") as error:
-        _network("vgg16", weights=_save({"features.0.weight": torch.zeros(64, 3, 3, 3),
+        _built("vgg16", weights=_save({"features.0.weight": torch.zeros(64, 3, 3, 3),
                                          "features.0.bias": torch.zeros(64)}, tmp_path))
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        _network("vgg16", weights=str(tmp_path / "nowhere.pth"))
+        _built("vgg16", weights=str(tmp_path / "nowhere.pth"))
 
 
 def test_a_checkpoint_of_version_0_1_has_the_levels_in_the_regressor_itself(tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_a_checkpoint_of_version_0_1_has_the_levels_in_the_regressor_itself(tmp_
     assert former.keys() != trained.state_dict().keys()
     prefixed = {f"regressor.{name}": value for name, value in former.items()}
     place = _save({"method": {"networks": prefixed}}, tmp_path)
-    resumed, started = _network("compact", 2), _network("compact", 3, weights=place)
+    resumed, started = _network("compact", 2), _built("compact", 3, weights=place)
     nn.ModuleDict({"regressor": resumed}).load_state_dict(prefixed)
     for network in (resumed, started):
         for name, value in network.state_dict().items():

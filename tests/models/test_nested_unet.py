@@ -15,13 +15,17 @@ from crowddist.errors import InputError
 from crowddist.models.config import LocaliserConfig
 from crowddist.models.nested_unet import NestedUnet, build_localiser
 from crowddist.ops.density import density_map
+from tests.models.once import copies
 
 WIDTHS = {"compact": (8, 16, 32, 64), "vgg16": (64, 128, 256, 512)}
 
 
-def _network(backbone: str = "compact", seed: int = 0, **options: str) -> NestedUnet:
+def _built(backbone: str = "compact", seed: int = 0, **options: str) -> NestedUnet:
     torch.manual_seed(seed)
     return build_localiser(LocaliserConfig(backbone=backbone, **options))
+
+
+_network = copies(_built)
 
 
 def _density(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -94,7 +98,7 @@ def test_there_are_as_many_nodes_and_channels_as_published(backbone: str) -> Non
 
 def test_vgg_reads_a_density_as_a_grey_image(tmp_path: Path) -> None:
     state = _vgg_state()
-    network = _network("vgg16", weights=_save(state, tmp_path))
+    network = _built("vgg16", weights=_save(state, tmp_path))
     first = network.blocks[0][0]
     assert first.weight.shape == (64, 1, 3, 3)
     torch.testing.assert_close(first.weight[:, 0], sum(state["features.0.weight"][:, colour] for colour in range(3)))
@@ -122,7 +126,7 @@ def test_what_is_not_of_vgg_begins_as_published() -> None:
 def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path) -> None:
     state = {key: tensor for key, tensor in _vgg_state().items() if key != "features.17.bias"}
     with pytest.raises(InputError, match=r"not of vgg16: features\.17\.bias is missing") as error:
-        _network("vgg16", weights=_save(state, tmp_path))
+        _built("vgg16", weights=_save(state, tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -166,7 +170,7 @@ def test_gradients_reach_every_parameter_and_the_density(backbone: str, seed: in
 
 @pytest.mark.parametrize("backbone", WIDTHS)
 def test_equal_seeds_give_equal_bits_and_images_do_not_mind_each_other(backbone: str) -> None:
-    first, second, other = (_network(backbone, seed) for seed in (1, 1, 2))
+    first, second, other = (_built(backbone, seed) for seed in (1, 1, 2))
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
     assert not torch.equal(first.answer.weight, other.answer.weight)

@@ -62,7 +62,7 @@ def _save(state: object, folder: Path, name: str = "weights.pth") -> str:
 
 def _counter(backbone: str, place: str, **options: object) -> Counter:
     torch.manual_seed(0)
-    return build_counter(CounterConfig(backbone=backbone, weights=place, **options))
+    return build_counter(CounterConfig(backbone=backbone, weights=place, orientation=False, **options))
 
 
 def _levels(network: nn.Module) -> list[nn.Module]:

@@ -124,10 +124,13 @@ def test_3_no_such_bucket(tiny_config: RunConfig, bucket: str) -> None:
 class _Refusing(http.server.BaseHTTPRequestHandler):
     """An S3 server that rejects every secret key like a real one; the mock accepts all."""
 
+    protocol_version = "HTTP/1.1"  # which says at once that a client that asks may go on
+
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"
         self.send_response(403)
+        self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -12,19 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from crowddist.process.stop_signals import EXIT_CODE, SIGNALS, Termination
+from crowddist.process.stop_signals import ECHO_S, EXIT_CODE, SIGNALS, Termination
 
 PROJECT = Path(__file__).parents[2]
 
 
-def end(block: str, *signals: str, grace_s: float = 60, pause_s: float = 0.0) -> subprocess.CompletedProcess[str]:
+def end(block: str, *signals: str, grace_s: float = 60, pause_s: float = 0.0,
+        echo_s: float = ECHO_S) -> subprocess.CompletedProcess[str]:
     """A program that listens, and sends itself signals when it says so."""
     sends = "; time.sleep(PAUSE); ".join(f"os.kill(os.getpid(), signal.{name})"
                                          for name in signals).replace("PAUSE", str(pause_s))
     code = (
-        "import os, signal, time\nfrom crowddist.process.stop_signals import Termination\n"
+        "import os, signal, time\nfrom crowddist.process import stop_signals\n"
+        f"stop_signals.ECHO_S = {echo_s}\n"
         f"def send():\n    {sends}\n"
-        f"termination = Termination({grace_s})\nwith termination.listening():\n{block}"
+        f"termination = stop_signals.Termination({grace_s})\nwith termination.listening():\n{block}"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
                           cwd=PROJECT)
@@ -55,12 +57,14 @@ def test_what_breaks_after_the_request_is_no_error() -> None:
 def test_a_signal_soon_after_the_first_says_nothing_new_and_a_later_one_that_it_is_urgent() -> None:
     block = ("    with termination.deferred():\n        send()\n        print('still here', flush=True)\n        "
              "time.sleep(0.2)\n")
-    long = "    try:\n        send()\n    finally:\n        time.sleep(2.2)\n        send()\n        time.sleep(60)\n"
-    last = "        try:\n            time.sleep(2.1)\n            send()\n        finally:\n            send()\n"
+    long = "    try:\n        send()\n    finally:\n        time.sleep(0.7)\n        send()\n        time.sleep(60)\n"
+    last = "        try:\n            time.sleep(0.7)\n            send()\n        finally:\n            send()\n"
     with ThreadPoolExecutor() as together:  # they wait
-        echo, urgent, hanging, thrice = (together.submit(end, *words, pause_s=pause_s) for words, pause_s in (
-            ((block, "SIGUSR1", "SIGTERM"), 0.0), ((block, "SIGUSR1", "SIGTERM"), 2.2), ((long, "SIGTERM"), 0.0),
-            ((f"    try:\n        send()\n    finally:\n{last}", "SIGTERM"), 0.0)))
+        echo, urgent, hanging, thrice = (
+            together.submit(end, *words, pause_s=pause_s, echo_s=0.5) for words, pause_s in (
+                ((block, "SIGUSR1", "SIGTERM"), 0.0), ((block, "SIGUSR1", "SIGTERM"), 0.7), ((long, "SIGTERM"), 0.0),
+                ((f"    try:\n        send()\n    finally:\n{last}", "SIGTERM"), 0.0)))
+    assert ECHO_S == 2.0, "0.5 here, where it would be waited for"
     assert echo.result().stdout == "still here\n"
     assert (urgent.result().returncode, urgent.result().stdout) == (EXIT_CODE, "")
     assert hanging.result().returncode == EXIT_CODE
@@ -69,8 +73,8 @@ def test_a_signal_soon_after_the_first_says_nothing_new_and_a_later_one_that_it_
 
 def test_when_the_time_is_over_it_leaves_anyway() -> None:
     started = time.monotonic()
-    done = end("    with termination.deferred():\n        send()\n        time.sleep(30)\n", "SIGTERM", grace_s=1)
-    assert done.returncode == EXIT_CODE and 1 < time.monotonic() - started < 20
+    done = end("    with termination.deferred():\n        send()\n        time.sleep(30)\n", "SIGTERM", grace_s=0.4)
+    assert done.returncode == EXIT_CODE and 0.4 < time.monotonic() - started < 20
 
 
 def test_the_handlers_return_and_nothing_came(capsys: pytest.CaptureFixture[str]) -> None:

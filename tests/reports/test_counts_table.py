@@ -22,6 +22,8 @@ from crowddist.inference.predictor import Predictor
 from crowddist.reports.count_files import predict_files
 from crowddist.reports.counts_table import COLUMNS, JOURNAL, CountsTable
 
+pytestmark = pytest.mark.usefixtures("little_overlays")
+
 
 class Stop(BaseException):
     """As SIGTERM or Ctrl-C."""

@@ -84,9 +84,11 @@ def config(tiny_settings: RunConfig, tiny_evaluation: str, tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="module")
-def result(config: RunConfig) -> dict[str, Any]:
-    """Of that run, which has left its report."""
-    return adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
+def result(config: RunConfig, little_drawn: None) -> dict[str, Any]:
+    """Of that run, which has left its report, with all of its pictures."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("crowddist.reports.round_pictures.NUM_PICTURES", 6)
+        return adapt(config, LocalLauncher(config), NullTracker(), say=quiet, report=True)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from crowddist.reports.count_files import predict_files
 from crowddist.reports.counts_table import JOURNAL
 from crowddist.reports.points_table import PARTS
 
+pytestmark = pytest.mark.usefixtures("little_overlays")
 SIZE = (40, 60)
 
 

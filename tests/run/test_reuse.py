@@ -144,9 +144,9 @@ def test_the_first_stages_of_each_chain_are_taken_over(tiny_config: RunConfig) -
 @pytest.mark.parametrize("teacher_share", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_a_stage_on_equal_labels_is_taken_over_and_the_next_goes_on(tiny_config: RunConfig,
                                                                     teacher_share: float) -> None:
-    one, two = ({"run_name": str(rounds),
-                 "self_supervision": replace(tiny_config.self_supervision, rounds=rounds, teacher_share=teacher_share)}
-                for rounds in (1, 2))
+    short = replace(tiny_config.self_supervision, orientation_steps=2, round_steps=2, teacher_share=teacher_share)
+    one, two = ({"run_name": str(rounds), "train": replace(tiny_config.train, steps=2),
+                 "self_supervision": replace(short, rounds=rounds)} for rounds in (1, 2))
     run(replace(tiny_config, **one))
     shared, trained, _ = run(replace(tiny_config, **two))
     assert trained == ["labels-2"]
@@ -168,6 +168,7 @@ def empty(folder: Path) -> None:
 
 
 def test_what_cannot_be_read_is_trained(source_only: RunConfig, tmp_path: Path) -> None:
+    source_only = replace(source_only, evaluation="")
     first, _, _ = run(source_only)
     ours, folder = checkpoint.load(first["checkpoint"])["method"]["networks"], storage.local_folder(source_only.storage)
     shutil.copytree(folder, tmp_path / "kept")

@@ -5,6 +5,7 @@ own."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -124,6 +125,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(s3_lock, name, seconds)
 
 
+@functools.cache
 def make_bucket(server: str) -> None:
     """Makes the bucket of all tests, or finds it made."""
     import boto3

@@ -5,12 +5,17 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+
+from crowddist.data.safe_decode import quiet_opencv
 
 SIZE = (72, 96)
 FPS = 10
@@ -115,15 +120,30 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def streaming() -> Iterator[StreamServer]:
+    """The server, running in the block."""
+    server = StreamServer()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture
 def streams() -> Iterator[StreamServer]:
-    server = StreamServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
+    with streaming() as server:
+        yield server
+
+
+def together(*waiting: Callable[[], Any]) -> dict[str, Future[Any]]:
+    """Calls functions that wait for streams at once, each in a thread; how they ended, by their names."""
+    # Around all of them, as each gives back the words of OpenCV that it found.
+    with quiet_opencv(), ThreadPoolExecutor(len(waiting)) as pool:
+        return {each.__name__: pool.submit(each) for each in waiting}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import pytest
@@ -33,7 +34,7 @@ class RtspServer(socketserver.ThreadingTCPServer):
         self.login = ""
         """user:password that it asks for; "": none."""
         self.num_plays = 0
-        self.fps = 25.0
+        self.fps = 75.0
         self.over = threading.Event()
 
     def address(self, login: str = "") -> str:
@@ -109,12 +110,20 @@ def _jpeg_payload(number: int) -> bytes:
     return head + struct.pack(">BBH", 0, 0, len(tables)) + tables + scan
 
 
-@pytest.fixture
-def camera() -> Iterator[RtspServer]:
-    """The server, running."""
+@contextmanager
+def playing() -> Iterator[RtspServer]:
+    """The server, running in the block."""
     server = RtspServer()
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def camera() -> Iterator[RtspServer]:
+    with playing() as server:
+        yield server

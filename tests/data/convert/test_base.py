@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import crowddist
 from crowddist import storage
 from crowddist.data.convert.base import ITEMS_AHEAD, SKIPPED, convert, in_order, make_key
 from crowddist.data.convert.formats import FORMATS
 from crowddist.data.convert.layout import hash_share
 from crowddist.data.shards import MAX_KEY_BYTES, ShardReader, decode, is_key, verify
 from crowddist.errors import InputError
+from tests.warm_start import ROOT, Started
 
 SHANGHAI, FOLDER, GCC = FORMATS["shanghaitech"], FORMATS["folder"], FORMATS["gcc"]
 
@@ -278,7 +276,7 @@ def test_watch_sees_every_item_before_it_is_converted(tmp_path, shanghai):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_conversion_leaves_no_data_set_and_goes_on(tmp_path, shanghai, number):
+def test_a_killed_conversion_leaves_no_data_set_and_goes_on(tmp_path, tmp_path_factory, shanghai, number):
     for index in range(1, 13):
         shanghai.add(index, [[3, 4]])
     code = (
@@ -286,18 +284,14 @@ def test_a_killed_conversion_leaves_no_data_set_and_goes_on(tmp_path, shanghai, 
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time\nfrom crowddist.data.convert.base import convert\nfrom crowddist.data.convert.formats import "
         "FORMATS\n"
-        "def slow(items):\n for item in items:\n  print('next', flush=True)\n  yield item\n  time.sleep(0.05)\n"
+        "def slow(items):\n for item in items:\n  open(sys.argv[3], 'a').write('n')\n  yield item\n  time.sleep(0.05)\n"
         "convert(FORMATS['shanghaitech'], sys.argv[1], sys.argv[2], max_shard_bytes=1, watch=slow)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(crowddist.__file__).parents[1])}
-    job = subprocess.Popen(
-        [sys.executable, "-c", code, str(shanghai.root), str(tmp_path / "set")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    for _ in range(10):
-        assert job.stdout.readline() == b"next\n"
+    begun = tmp_path_factory.mktemp("begun") / "images"
+    job = Started("-c", code, shanghai.root, tmp_path / "set", begun, cwd=ROOT,
+                  env={**os.environ, "PYTHONPATH": str(ROOT)})
+    while not begun.exists() or begun.stat().st_size < 10:
+        assert job.poll(0.01) is None
     job.send_signal(number)
     assert job.wait(30) != 0
     assert (not (tmp_path / "set").exists()
