@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.ray
@@ -47,12 +49,11 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
                                start_new_session=True)
     wait_for_dashboard(process, log)
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}"}
-    # --block ends its children with it; only this head's processes are touched.
-    process.terminate()
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+    # Asked to end, it waits half a minute for its children. Only this head's processes are touched.
+    for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
     shutil.rmtree(short, ignore_errors=True)
 
 
