@@ -67,8 +67,8 @@ def shb_to_sha() -> RunConfig:
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py shb_to_sha`. Trains on 80 % of B's training images, adapts to 80 %
     of A's without labels, and is evaluated on the other 20 %, which a hash of the name holds out.
-    Unadapted, on one thread at one size: MAE 148.4, 149.4 and 153.6 with seeds 0, 1 and 2. At three zooms 121.2, 120.5
-    and 129.9, after a round 99.3, 101.2 and 100.3 (docs/adaptation.md).
+    Unadapted, on one thread at one size: MAE 149.6, 149.4 and 153.6 with seeds 0, 1 and 2. At three zooms 138.1, 120.5
+    and 129.9, after a round 109.0, 101.2 and 100.3 (docs/results.md).
     Compact networks, 3,000 steps, one size: 166.5 unadapted, 169.8 after orientation, 134.8 and 126.3 after the rounds.
     With `--method bi_knowledge --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 20 minutes on 2 cores
     with AVX-512 (75 in float32 without it): 198.2 by the unadapted regressor, 201.5 by the detector, 143.2 by both,
@@ -84,8 +84,8 @@ def sha_to_shb() -> RunConfig:
     """ShanghaiTech A to B on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Images held out as in shb_to_sha.
-    Unadapted, on one thread at one size: MAE 27.1, 32.6 and 27.6 with seeds 0, 1 and 2. With seed 0, 28.5 at three
-    zooms, 26.8 after a round (docs/adaptation.md).
+    Unadapted, on one thread at one size: MAE 26.7, 32.6 and 27.6 with seeds 0, 1 and 2. At three zooms 28.2, 34.3 and
+    28.6, after a round 27.7, 32.6 and 26.5 (docs/results.md).
     Compact networks, 3,000 steps at 512 px, one worker, bfloat16: 45.5 unadapted, 45.0 after orientation, 46.3 and 47.2
     after the rounds. With `--method bi_knowledge --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 27
     minutes on 2 cores with AVX-512: 57.2 by the unadapted regressor, 33.2 by the detector, 33.9 by both, 31.9 after a

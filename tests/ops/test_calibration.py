@@ -61,10 +61,11 @@ def test_the_area_tells_a_good_order_from_none() -> None:
                                     sparsification_error(errors, np.ones(4000))), "in whatever order they come"
     assert sparsification_error([0, 0], [1, 2]) == 0
     assert [curve.tolist() for curve in sparsification([0, 0], [1, 2])[1:]] == [[1, 1]] * 2, "no error at all"
+    assert [curve.tolist() for curve in sparsification([0, 3], [1, 2])[1:]] == [[1, 0]] * 2, "one error, and doubted"
 
 
 @pytest.mark.parametrize(("errors", "spreads"),
-                         [([], []), ([1, 2], [1]), ([1], [-1]), ([np.nan], [1]), ([1], [np.inf]), ([[1]], [[1]])])
+                         [([], []), ([1, 2], [1]), ([1], [-1]), ([np.nan], [1]), ([1, 1], [1, np.inf]), ([[1]], [[1]])])
 def test_bad_input_is_refused(errors: list, spreads: list) -> None:
     for function in (reliability, sparsification):
         with pytest.raises(ValueError):

@@ -232,6 +232,7 @@ def test_a_map_fuller_than_its_pixels_ends():
 
 @pytest.mark.parametrize("values, arguments", [
     (np.zeros((1, 4, 4)), {}),
+    (np.zeros(4), {}),
     (np.full((4, 4), np.inf), {}),
     (np.zeros((4, 4)), {"stride_px": 0}),
     (np.zeros((4, 4)), {"sigma_px": 0}),

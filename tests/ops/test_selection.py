@@ -23,6 +23,7 @@ def test_kept_shares_by_hand():
 def test_relative_change_by_hand():
     previous, current = np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[2.0, 1.0], [0.0, 1.0]])
     assert change_sums(previous, current) == change_sums(torch.tensor(previous), torch.tensor(current)) == (2.0, 4.0)
+    assert change_sums(previous, torch.tensor(current, requires_grad=True)) == (2.0, 4.0)
     assert change_sums(previous, previous) == (0.0, 4.0)
     assert ratio_of_sums(3.0, 6.0) == 0.5
     assert ratio_of_sums(0.0, 0.0) == 0 and ratio_of_sums(4.0, 0.0) == float("inf")

@@ -229,6 +229,7 @@ def test_images_are_compared_channel_by_channel_on_their_own_scale():
     assert ssim(b, b, peak=1.0) == pytest.approx(1)
     first, second = (torch.tensor(part[:1], requires_grad=True) for part in (a, b))
     assert torch.autograd.gradcheck(lambda x, y: ssim(x, y, peak=1.0), (first, second))
+    assert isinstance(ssim(first[0, 0], b[0, 0]), torch.Tensor) and isinstance(ssim(a[0, 0], b[0, 0]), float)
     half = ssim(torch.tensor(a).bfloat16(), torch.tensor(b).bfloat16(), peak=1.0)
     assert half.dtype == torch.float32
     with pytest.raises(ValueError, match="peak must be positive, got 0"):

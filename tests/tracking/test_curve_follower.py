@@ -112,7 +112,7 @@ def test_unfinished_lines_of_a_curve_are_passed_over(tmp_path: Path) -> None:
     assert read_curve(url) == []
     write(data, 10, 0.5)
     file = storage.local_file(url)
-    file.write_bytes(file.read_bytes() + b'{"step": 20, "loss": 0.')
+    file.write_bytes(file.read_bytes() + b'{"loss": 0.5}\n{"step": 20, "loss": 0.')
     assert [point["step"] for point in read_curve(url)] == [10]
     write(data, 30, 0.25)
     assert read_curve(url) == [{"step": step, "loss": loss, "seconds_per_step": 0.5}
