@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
 .PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image test-mutants test-fuzz
-.PHONY: image lint site benchmark lock lock-cpu audit setup clean help
+.PHONY: image coverage lint site benchmark lock lock-cpu audit setup clean help
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -50,6 +50,11 @@ test-gpu: setup  ## what a GPU computes and how fast, 6 minutes; prints one JSON
 
 test-mutants: setup  ## makes 200 mistakes on purpose, one at a time: does a test fail? 5 minutes; ARGS="--seed 1 --number 50"
 	$(BIN)/uv run --no-project --with cosmic-ray==8.7.0 python tests/mutation/check.py $(ARGS)
+
+coverage: setup  ## which lines the quick tests reach, by file, and as pages in runs/coverage/pages: 6 minutes
+	rm -rf runs/coverage
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
+	$(BIN)/coverage combine -q && $(BIN)/coverage html -q && $(BIN)/coverage report
 
 test-fuzz: setup  ## damaged files of all kinds, for MINUTES=30 of processor time each: 10 hours; KIND=json for one kind
 	CROWDDIST_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s --timeout=0 --basetemp=runs/fuzz tests/security/test_fuzz.py \
