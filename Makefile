@@ -51,7 +51,7 @@ test-gpu: setup  ## what a GPU computes and how fast, 6 minutes; prints one JSON
 test-mutants: setup  ## makes 200 mistakes on purpose, one at a time: does a test fail? 5 minutes; ARGS="--seed 1 --number 50"
 	$(BIN)/uv run --no-project --with cosmic-ray==8.7.0 python tests/mutation/check.py $(ARGS)
 
-coverage: setup  ## which lines the quick tests reach, by file, and as pages in runs/coverage/pages: 6 minutes
+coverage: setup  ## which lines the quick tests reach, by file, and as pages in runs/coverage/pages: 5 minutes
 	rm -rf runs/coverage
 	$(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
 	$(BIN)/coverage combine -q && $(BIN)/coverage html -q && $(BIN)/coverage report
