@@ -14,6 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # What needs more than this machine's Python has a target of its own.
 HERE := not s3 and not slurm and not faults and not image and not benchmark and not published
 
+# The tests that are run after every change.
+QUICK := -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
+
 .PHONY: demo test test-fast test-ray test-s3 test-slurm test-faults test-published test-gpu test-image test-mutants test-fuzz
 .PHONY: image coverage lint site benchmark lock lock-cpu audit setup clean help
 
@@ -28,7 +31,7 @@ test: test-fast  ## all tests but those that have a target of their own
 	$(BIN)/python -m pytest -m "ray and not slow and $(HERE)"
 
 test-fast: setup  ## all tests of units, and one whole adaptation of each kind, without Ray
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
+	$(BIN)/python -m pytest $(QUICK)
 
 test-ray: setup  ## all with a real Ray, the longest too: 20 minutes
 	$(BIN)/python -m pytest -m "ray and $(HERE)"
@@ -53,7 +56,7 @@ test-mutants: setup  ## makes 200 mistakes on purpose, one at a time: does a tes
 
 coverage: setup  ## which lines the quick tests reach, by file, and as pages in runs/coverage/pages: 5 minutes
 	rm -rf runs/coverage
-	$(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not slow and not ray and $(HERE)"
+	$(BIN)/coverage run -m pytest $(QUICK)
 	$(BIN)/coverage combine -q && $(BIN)/coverage html -q && $(BIN)/coverage report
 
 test-fuzz: setup  ## damaged files of all kinds, for MINUTES=30 of processor time each: 10 hours; KIND=json for one kind

@@ -76,7 +76,7 @@ def shb_to_sha() -> RunConfig:
     weights, A's test set).
     """
     config = _real_to_real("shb_to_sha", "B", "A")
-    # Without the doubtful labels, 6 % of the people, a round ends at 99 persons in the place of 104.
+    # Without the doubtful labels, 6 % of the people, a round ended at 99 persons in the place of 104 (earlier code).
     return replace(config, self_supervision=replace(IN_ROUNDS, min_certainty=0.7))
 
 
@@ -84,7 +84,7 @@ def sha_to_shb() -> RunConfig:
     """ShanghaiTech A to B on a CPU. EfficientNet-Lite0, 9 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Images held out as in shb_to_sha.
-    Unadapted, on one thread at one size: MAE 26.7, 32.6 and 27.6 with seeds 0, 1 and 2. At three zooms 28.2, 34.3 and
+    Unadapted, on one thread at one size: MAE 26.7, 32.6 and 27.8 with seeds 0, 1 and 2. At three zooms 28.2, 34.3 and
     28.6, after a round 27.7, 32.6 and 26.5 (docs/results.md).
     Compact networks, 3,000 steps at 512 px, one worker, bfloat16: 45.5 unadapted, 45.0 after orientation, 46.3 and 47.2
     after the rounds. With `--method bi_knowledge --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 27

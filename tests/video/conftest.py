@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -120,10 +120,22 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class HasEnd(Protocol):
+    """A server whose handlers wait for its end."""
+
+    over: threading.Event
+
+    def serve_forever(self, poll_interval: float = ...) -> None: ...
+    def shutdown(self) -> None: ...
+    def server_close(self) -> None: ...
+
+
+Server = TypeVar("Server", bound=HasEnd)
+
+
 @contextmanager
-def streaming() -> Iterator[StreamServer]:
-    """The server, running in the block."""
-    server = StreamServer()
+def running(server: Server) -> Iterator[Server]:
+    """The server, answering in the block."""
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server
@@ -135,7 +147,7 @@ def streaming() -> Iterator[StreamServer]:
 
 @pytest.fixture
 def streams() -> Iterator[StreamServer]:
-    with streaming() as server:
+    with running(StreamServer()) as server:
         yield server
 
 

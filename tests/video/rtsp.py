@@ -8,12 +8,11 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import cv2
 import pytest
 
-from tests.video.conftest import HOLD, SIZE, picture
+from tests.video.conftest import HOLD, SIZE, picture, running
 
 RATE = 90_000
 """Ticks of RTP's clock a second."""
@@ -110,20 +109,7 @@ def _jpeg_payload(number: int) -> bytes:
     return head + struct.pack(">BBH", 0, 0, len(tables)) + tables + scan
 
 
-@contextmanager
-def playing() -> Iterator[RtspServer]:
-    """The server, running in the block."""
-    server = RtspServer()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.fixture
 def camera() -> Iterator[RtspServer]:
-    with playing() as server:
+    with running(RtspServer()) as server:
         yield server

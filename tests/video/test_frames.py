@@ -22,7 +22,7 @@ from crowddist.video.capture import Connection
 from crowddist.video.frames import AHEAD, Frames
 from crowddist.video.sampling import parse_every
 from crowddist.video.source import Source, find_source
-from tests.video.conftest import HOLD, StreamServer, number_of, picture, retime, streaming, together
+from tests.video.conftest import HOLD, StreamServer, number_of, picture, retime, running, together
 
 PATIENT = Connection(open_timeout_s=20, read_timeout_s=20, reconnects=0)
 """For a slow machine."""
@@ -157,7 +157,7 @@ def test_a_film_on_a_web_server_is_no_live_source(streams: StreamServer, film: P
 
 
 def a_live_stream_drops_its_oldest_frames_and_tells_how_many() -> None:
-    with streaming() as streams:
+    with running(StreamServer()) as streams:
         streams.script = [[*range(20), HOLD]]
         with frames(streams.address, connection=BRIEF) as found:
             first = next(reading := iter(found))
@@ -171,7 +171,7 @@ def a_live_stream_drops_its_oldest_frames_and_tells_how_many() -> None:
 
 
 def a_stream_that_breaks_off_is_opened_again() -> None:
-    with streaming() as streams:
+    with running(StreamServer()) as streams:
         words: list[str] = []
         # FFmpeg wants to see some frames before it opens a stream.
         streams.script = [[*range(5)], [*range(5, 10), HOLD], [*range(10, 15)], [*range(15, 20)]]
@@ -189,7 +189,7 @@ def a_stream_that_breaks_off_is_opened_again() -> None:
 
 
 def a_stream_that_stays_away_ends_the_count() -> None:
-    with streaming() as streams:
+    with running(StreamServer()) as streams:
         words: list[str] = []
         streams.script = [[*range(5), HOLD]]
         connection = Connection(open_timeout_s=20, read_timeout_s=1, reconnects=2, first_wait_s=0.01)
@@ -202,7 +202,7 @@ def a_stream_that_stays_away_ends_the_count() -> None:
 
 
 def a_stream_that_never_came_is_one_line() -> None:
-    with streaming() as streams:
+    with running(StreamServer()) as streams:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             closed = free.getsockname()[1]

@@ -14,8 +14,8 @@ from crowddist.video.capture import Connection
 from crowddist.video.frames import Frames
 from crowddist.video.sampling import parse_every
 from crowddist.video.source import find_source
-from tests.video.conftest import HOLD, number_of, together
-from tests.video.rtsp import RtspServer, camera, playing  # noqa: F401
+from tests.video.conftest import HOLD, number_of, running, together
+from tests.video.rtsp import RtspServer, camera  # noqa: F401
 
 FIRST, SECOND = [*range(0, 12)], [*range(12, 24)] * 2
 """FFmpeg wants to see 20 frames before it opens a stream, or waits for them until its time is over: the one that stalls
@@ -36,7 +36,7 @@ def read(address: str, connection: Connection) -> tuple[list[int], Frames, list[
 
 
 def a_stream_is_read_and_opened_again_where_it_ends_or_stalls() -> None:
-    with playing() as server:
+    with running(RtspServer()) as server:
         server.script = [FIRST, [*SECOND, HOLD], FIRST]
         numbers, found, words, error = read(server.address(), Connection(
             open_timeout_s=8, read_timeout_s=1, reconnects=2, first_wait_s=0))
@@ -49,7 +49,7 @@ def a_stream_is_read_and_opened_again_where_it_ends_or_stalls() -> None:
 
 
 def a_password_is_given_and_shown_nowhere() -> None:
-    with playing() as server:
+    with running(RtspServer()) as server:
         server.script, server.login = [FIRST], "me:secret"
         once = Connection(open_timeout_s=20, read_timeout_s=5, reconnects=0)
         numbers, found, _, error = read(server.address("me:secret"), once)
@@ -60,7 +60,7 @@ def a_password_is_given_and_shown_nowhere() -> None:
 
 
 def a_stream_without_a_frame_is_one_line() -> None:
-    with playing() as server:
+    with running(RtspServer()) as server:
         server.script = [[HOLD]]
         numbers, _, _, error = read(server.address(), Connection(open_timeout_s=1, read_timeout_s=1, reconnects=0))
     assert not numbers and "\n" not in error and "gives no frames that can be read: it stalled for 1 s" in error
