@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from crowddist.storage.remnants import remnant
 
 # ours: five times the largest file of all published sets, which holds the boxes of 15,000 images.
 MAX_ANNOTATION_BYTES = 512 * 2**20
+NOT_READ = "a sparse or complex array, an object or a function, which are not read; save it as full, real numbers"
+"""What a variable of a MATLAB file may be that is neither numbers nor a text, cell or structure."""
 Made = TypeVar("Made")
 
 
@@ -93,16 +96,25 @@ def as_rows(value: Any, place: Path | str, noun: str, num_columns: int = 2,
     if array is not None and array.dtype == object and array.ndim == 2:  # JSON's null is no number
         rows = [[math.nan if cell is None else cell for cell in row] for row in array]
         array = np.asarray(rows)
+    if array is not None and array.dtype.kind in "US":
+        with suppress(ValueError):
+            array = array.astype(np.float64)
     if array is not None and array.size == 0 and array.dtype.kind in "fiu":
         return np.zeros((0, num_columns))
     if (array is None or array.dtype.kind not in "fiu" or array.ndim != 2
             or not num_columns <= array.shape[1] <= most_columns):
         got = ("nothing" if value is None else "lists of unequal length" if array is None
                else f"{array.dtype} of shape {array.shape}")
-        turned = array is not None and array.ndim == 2 and array.shape[0] == num_columns
+        turned = array is not None and is_turned(array, num_columns)
         raise InputError(f"{place}: wrong layout: {noun} must be N x {num_columns} numbers, got {got}"
                          f"{'; its rows seem to be the columns, transpose it' if turned else ''}")
     return array.astype(np.float64)
+
+
+def is_turned(array: np.ndarray, num_columns: int = 2) -> bool:
+    """True for numbers whose rows seem to be the columns."""
+    return (array.dtype.kind in "fiu" and array.ndim == 2 and array.shape[0] == num_columns
+            and array.shape[1] > max(3, num_columns))
 
 
 def as_count(value: Any) -> int | None:
@@ -214,8 +226,7 @@ def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:
 def _lacks(place: Path, name: str) -> InputError:
     names = read_mat_names(place)
     held = readable(", ".join(each[:40] for each in names[:8])) or "no variables"
-    got = (f"nothing; the file holds {held}" if name.split(".")[0] not in names
-           else "a sparse array, an object or a function, which are not read; save it as full numbers")
+    got = NOT_READ if name.split(".")[0] in names else f"nothing; the file holds {held}"
     return InputError(f"{place}: wrong layout: {name} must be N x 2 numbers, got {got}")
 
 

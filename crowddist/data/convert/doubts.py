@@ -39,6 +39,8 @@ _OTHERS = {
     "num_cut_boxes": "boxes cut at the border",
     "num_left_out_boxes": "boxes left out, flagged invalid or without an area or centre in the image",
     "num_other_marks": "marks left out: of another class, shape or annotator, or without a place",
+    "num_corner_boxes": "heads put into the middle of their boxes, as x and y beside a width and height were taken as "
+                        "upper left corners (if x and y are heads, leave the sizes out)",
     "num_unlabelled_images": "images without labels left out",
     "num_other_files": "other files",
     "num_alike_names": "images whose names differ only in signs that keys lack; a hash in their keys tells them apart",

@@ -56,6 +56,7 @@ class Annotation:
     count: int | None = None  # of points, as the file itself tells it
     size: tuple[int, int] | None = None  # (height, width) of the image that was labelled, where the file tells it
     num_other_marks: int = 0  # of another class, or of a shape without a place
+    num_corner_boxes: int = 0  # of `points`, those that are centres of boxes of which a table tells a corner
     mask: np.ndarray | None = None  # (H, W), nonzero = person
     roi: np.ndarray | None = None  # the polygon that was annotated, K x 2 x, y; None or empty: the whole image
     scene: dict[str, Any] = field(default_factory=dict)  # further entries of the sample's json

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from crowddist.data.convert.annotations import as_points, read_mat_count, read_mat_info, read_mat_names, read_mat_value
+from crowddist.data.convert.annotations import (
+    NOT_READ,
+    as_points,
+    is_turned,
+    read_mat_count,
+    read_mat_info,
+    read_mat_names,
+    read_mat_value,
+)
 from crowddist.data.convert.own import Labels, OtherFileError, of_one_image, own_format
 from crowddist.errors import InputError
 
@@ -24,13 +32,16 @@ def read(place: Path) -> dict[str, Labels]:
     names = read_mat_names(place)
     if "image_info" in names:
         return of_one_image(place, *read_mat_info(place))
-    parts = [part for name in names for part in _parts(name, read_mat_value(place, name))]
+    values = {name: read_mat_value(place, name) for name in names}
+    parts = [part for name, value in values.items() for part in _parts(name, value)]
     tables = {name: value for name, value in parts if value.size == 0 or value.shape[1] in (2, 3)}
     tables = {name: tables[name] for name in tables if name.lower().rpartition(".")[2] in _POINTS} or tables
     if not tables:
-        held = [f"{name} of {' x '.join(map(str, value.shape))}" for name, value in parts] or names
-        turned = "; its rows seem to be the columns, transpose it" if any(len(value) == 2 for _, value in parts) else ""
-        raise OtherFileError(f"{place}: no variable of N x 2 numbers; it holds {', '.join(held[:8]) or 'none'}{turned}")
+        held = [f"{name} of {' x '.join(map(str, value.shape))}" for name, value in parts]
+        held += [f"{name}, {NOT_READ}" for name, value in values.items() if value is None or np.iscomplexobj(value)]
+        turned = "; its rows seem to be the columns, transpose it" if any(is_turned(part) for _, part in parts) else ""
+        raise OtherFileError(f"{place}: no variable of N x 2 numbers; it holds "
+                             f"{', '.join((held or names)[:8]) or 'none'}{turned}")
     if len(tables) > 1:
         raise InputError(f"{place}: {', '.join(tables)} may each be the points; call these annPoints")
     ((name, value),) = tables.items()

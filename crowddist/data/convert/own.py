@@ -30,7 +30,7 @@ from crowddist.data.convert.layout import (
     relative_names,
     split_facts,
 )
-from crowddist.data.convert.points import box_centres
+from crowddist.data.convert.points import box_centres, heads_of_rows
 from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import Found, find_images
 from crowddist.errors import InputError
@@ -51,14 +51,19 @@ class OtherFileError(InputError):
     """Nothing is labelled in the format: a sound file that holds something else, or a folder without any."""
 
 
+Mark = tuple[Any, ...]
+"""Class ("" where the format has none), x, y in px, NaN where they are no numbers; in all marks of a file or in none
+also the width and height that `heads_of_rows` takes.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """The marks of one image."""
 
     place: Path
     """The file that holds them."""
-    marks: list[tuple[str, float, float]] = field(default_factory=list)
-    """Class ("" where the format has none), x, y in px of each; NaN where they are no numbers."""
+    marks: list[Mark] = field(default_factory=list)
     size: tuple[int, int] | None = None
     """(height, width) of the image that was labelled, where it is told."""
     declared: frozenset[str] = frozenset()
@@ -100,9 +105,11 @@ def own_format(name: str, summary: str, suffixes: Sequence[str],
 
     def annotate(item: Item, size: tuple[int, int]) -> Annotation:
         labels: Labels = item.record
-        points = np.array([mark[1:] for mark in labels.marks], np.float64).reshape(-1, 2)
+        rows = np.array([mark[1:] for mark in labels.marks] or np.zeros((0, 2)), np.float64)
+        points, num_boxes = heads_of_rows(rows, size)
         return Annotation(points=points if labels.points is None else labels.points, count=labels.count,
-                          place=f"{labels.place} ({item.name})", size=labels.size, num_other_marks=labels.num_unplaced)
+                          place=f"{labels.place} ({item.name})", size=labels.size, num_other_marks=labels.num_unplaced,
+                          num_corner_boxes=num_boxes)
 
     return Format(name=name, summary=summary, splits=_SPLITS, upright=True, find=find, annotate=annotate)
 
@@ -116,10 +123,12 @@ def numbers(values: Any, count: int) -> list[float]:
     return found if len(found) == count else [math.nan] * count
 
 
-def of_one_image(place: Path, points: np.ndarray, count: int | None = None) -> dict[str, Labels]:
+def of_one_image(place: Path, points: np.ndarray | None, count: int | None = None,
+                 marks: Sequence[Mark] = ()) -> dict[str, Labels]:
     """The labels of a file for one image, which has the file's name or what is left of it without GT_ and _ann."""
     bare = _ROUND_NAMES.sub("", place.stem)
-    return {place.stem: Labels(place=place, points=points, count=count, also="" if bare == place.stem else bare)}
+    return {place.stem: Labels(place=place, points=points, count=count, marks=[*marks],
+                               also="" if bare == place.stem else bare)}
 
 
 def box_centre(left: float, top: float, width: float, height: float) -> tuple[float, float]:
@@ -172,7 +181,7 @@ def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],
                 if key not in labels:
                     also = (path.parent.relative_to(folder) / _plain(held.also)).as_posix() if held.also else ""
                     labels[key] = replace(held, also=also)
-                elif labels[key].place == path and held.points is None:  # written in two ways
+                elif labels[key].place == path and labels[key].points is held.points is None:  # written in two ways
                     labels[key].marks.extend(held.marks)
                 else:
                     raise InputError(f"{path} and {labels[key].place} both label {image[:80]!r}; keep one of the two")
@@ -184,7 +193,7 @@ def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],
 
 def _of_people(labels: Mapping[str, Labels]) -> dict[str, Labels]:
     """The labels with the marks of people alone. Raises InputError where classes do not tell which these are."""
-    classes = {kind for held in labels.values() for kind, _, _ in held.marks}
+    classes = {mark[0] for held in labels.values() for mark in held.marks}
     # Where a file knows people and marks only cars, nobody is there.
     declared = {kind for held in labels.values() for kind in held.declared}
     known = declared if classes <= declared else classes

@@ -113,6 +113,20 @@ def box_centres(boxes: np.ndarray) -> np.ndarray:
     return boxes[:, :2] + boxes[:, 2:] / 2 - 0.5
 
 
+def heads_of_rows(rows: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """N x 2 x, y of heads, and how many are centres of boxes.
+
+    Args:
+        rows: N x 2 x, y in px, or N x 4 with a width and height. These are those of the image, or 0 for none, where
+            x, y is a head; else those of its box, whose upper left corner x, y is.
+        size: (height, width) of the image, px, whichever way up.
+    """
+    if rows.shape[1] == 2:
+        return rows, 0
+    boxed = np.all([(rows[:, 2:] != known).any(axis=1) for known in ((0, 0), size, size[::-1])], axis=0)
+    return np.where(boxed[:, None], box_centres(rows), rows[:, :2]), int(boxed.sum())
+
+
 def centred_outside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(N,) bool, boxes of finite numbers with their centre outside the frame. Args: as for `check_boxes`."""
     with np.errstate(invalid="ignore", over="ignore"):

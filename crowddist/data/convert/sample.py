@@ -108,8 +108,11 @@ def _scene(item: Item, image: StoredImage) -> dict[str, Any]:
 
 
 def _image_doubts(item: Item, annotation: Annotation) -> list[Doubt]:
-    """Marks left out; counts, of the index or the annotation, that differ from the points as annotated."""
-    others = [Doubt("num_other_marks", annotation.num_other_marks)] if annotation.num_other_marks else []
+    """Marks left out; boxes that became points; counts, of the index or the annotation, that differ from the points as
+    annotated.
+    """
+    counted = {"num_other_marks": annotation.num_other_marks, "num_corner_boxes": annotation.num_corner_boxes}
+    others = [Doubt(kind, number) for kind, number in counted.items() if number]
     if annotation.points is None:
         return others
     held = len(annotation.points)

@@ -107,14 +107,14 @@ def test_what_a_mat_file_holds_instead_is_said(tmp_path):
 
 
 def test_a_sparse_array_is_there_but_not_read(tmp_path):
-    with pytest.raises(InputError, match="annPoints must be N x 2 numbers, got a sparse array, an object or a"):
+    with pytest.raises(InputError, match="annPoints must be N x 2 numbers, got a sparse or complex array, an"):
         read_mat_points(save(tmp_path, annPoints=scipy.sparse.csc_matrix(POINTS)), "annPoints")
 
 
 def test_a_null_is_one_point_that_is_no_number():
     rows = as_points([[3, 4], [5, None]], "a.json", "points")
     np.testing.assert_array_equal(rows, [[3, 4], [5, np.nan]])
-    for rows in ([[3, {}]], [[3, "4"], [None, 5]], [[10**400, 3]]):
+    for rows in ([[3, {}]], [[3, "four"], [None, 5]], [[10**400, 3]]):
         with pytest.raises(InputError, match="points must be N x 2 numbers"):
             as_points(rows, "a.json", "points")
 
@@ -182,6 +182,7 @@ def test_values_that_are_no_points(value):
 
 
 def test_values_that_are_points():
+    np.testing.assert_array_equal(as_rows([["1", 2], [" 3.5", "-4e0"]], PLACE, "roi"), [[1, 2], [3.5, -4]])
     np.testing.assert_array_equal(as_rows([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
     assert as_rows([], PLACE, "roi").shape == (0, 2)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from PIL import Image
 
 from crowddist.data.convert.base import convert
@@ -70,6 +71,20 @@ READ: dict[str, tuple[str, dict[str, str | bytes], dict[str, list[list[float]]]]
     "quotes, a byte order mark, empty rows": (
         "csv", {"p.csv": '\ufeffsep=;\r\n"File" ; "X"; "Y"\r\n"C:\\my set\\a.jpg";"3,5"; "4"\r\n;;\r\n'}, A),
     "more columns in another order": ("csv", {"p.csv": "y,score,x,when,image\n4,0.9,3.5,noon,a.jpg\n"}, A),
+    "boxes, of a car too, and a head without one": (
+        "csv", {"p.csv": "image,label,x,y,width,height\na.jpg,head,1,0,6,9\na.jpg,car,9,9,3,3\na.jpg,head,40,20,,\n"},
+        {"a": [[3.5, 4], [40, 20]]}),
+    "heads beside the size of their image": ("csv", {"p.csv": "file,x,y,w,h\na.jpg,3.5,4,48,32\na.jpg,7,8,48,32\n"},
+                                             {"a": [[3.5, 4], [7, 8]]}),
+    "boxes in JSON": ("json", {"p.json": json.dumps({"b.jpg": [], "a.jpg": [
+        {"x": 1, "y": 0, "width": 6, "height": "9", "class": "head"}, {"x": 9, "y": 9, "w": 3, "h": 3, "class": "car"},
+        {"x": "40", "y": 20, "label": "Head"}]})}, {"a": [[3.5, 4], [40, 20]], "b": []}),
+    "the rows of a table in JSON": ("json", {"a.json": json.dumps([
+        {"file": "a.jpg", "x": 3.5, "y": 4}, {"file": "b.jpg", "x": 1, "y": 0, "w": 6, "h": 9, "class": "person"},
+        {"file": "c.jpg", "x": None, "y": None}])}, {**A, "b": [[3.5, 4]], "c": []}),
+    "rows that name the image as it was called": ("json", {"a.json": '[{"image": 7, "x": 3.5, "y": 4}]'}, A),
+    "numbers as texts": ("json", {"a.json": '[["3.5", "4"], ["40", "20"]]'}, {"a": [[3.5, 4], [40, 20]]}),
+    "cells of several lines": ("csv", {"p.csv": 'file,note,x,y\na.jpg,"so tall,\n1, 2, 3, 4\n5, in red",3.5,4\n'}, A),
     "an outline and no box": ("coco", {"c.json": coco(
         {"bbox": [], "segmentation": [[1, 1, 5, 1, 3, 4]]}, {"bbox": [1, 0, 6, 9]},
         {"bbox": [0, 0, 9, 9], "iscrowd": True, "segmentation": {"counts": "0", "size": [32, 48]}})}, A),
@@ -143,6 +158,15 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
         r"c\.json: its boxes seem to be left, top, right, bottom; .*: subtract"),
     "commas for thousands or decimals": ("csv", {"p.csv": 'file,x,y\na.jpg,"1,234",4\na.jpg,40,20\n'},
                                          r"p\.csv: '1,234' may be 1234 or 1\.234; write numbers without"),
+    "points for thousands or decimals": ("csv", {"p.csv": "file;x;y\na.jpg;1.234;7\na.jpg;40;20\n"},
+                                         r"p\.csv: '1\.234' may be 1234 or 1\.234; write numbers without"),
+    "a quote that is not closed": ("csv", {"p.tsv": 'file\tx\ty\tnote\na.jpg\t3\t4\t"tall man\na.jpg\t5\t6\tok\n'},
+                                   r"the row 'a\.jpg.*tall man' opens a quote that is not closed before the next row"),
+    "a quote that the next one closes": (
+        "csv", {"p.csv": 'file,note,x,y\na.jpg,"so\nit is",3,4\na.jpg,"tall,5,6\nb.jpg,"small",,\nb.jpg,,7,8\n'},
+        r"""the row 'a\.jpg,"tall,5,6' opens a quote"""),
+    "a quote that is not closed for long": ("csv", {"p.csv": 'file,x,y\na.jpg,3,4\n"a.jpg,5,6\n' + CSV * 9999},
+                                            r"""larger than field limit .* in the row '"a\.jpg,5,6'; see whether"""),
     "decimal commas that part columns": ("csv", {"p.csv": "file,x,y\na.jpg,3,5,4,0\n"},
                                          r"the row 'a\.jpg,3,5,4,0' has 5 cells, and the heading 3; put quotes round"),
     "counts of images without a heading": ("csv", {"p.csv": "".join(f"{n}.jpg,{n},{n + 1}\n" for n in range(5))},
@@ -156,6 +180,8 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
                    "with x and y swapped they fit: swap the two columns"),
     "an image twice in JSON": ("json", {"p.json": '{"a.jpg": [[3, 4]], "a.jpg": [[5, 6], [7, 8]]}'},
                                r"p\.json: names 'a\.jpg' twice in one object; keep one"),
+    "an image in two ways in JSON": ("json", {"p.json": '{"a.jpg": [[3, 4]], "./a.jpg": [{"x": 5, "y": 6, "w": 0}]}'},
+                                     r"both label '\./a\.jpg'; keep one"),
     "points of another tool": ("csv", {"a.txt": "3 4"}, "it holds 1 .jpg, 1 .txt; read are csv, .*bring your own into"),
     "a column twice": ("csv", {"p.csv": "file,x,x,y\na.jpg,3,9,4\n"}, r"p\.csv: the column x is there twice; keep one"),
     "nothing but slips": ("csv", {"p.csv": "file,x,y\na.jpg,3px,4px\na.jpg,\"(3, 4)\",\n"},
@@ -176,6 +202,11 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
     "JSON-MIN": ("label_studio", {"e.json": '[{"image": "/data/upload/a.jpg", "kp": [{"x": 1, "y": 2}]}]'},
                  "export it as JSON, not as JSON-MIN"),
     "numbers in rows": ("npy", {"a.npy": saved(np.save, np.ones((2, 50)))}, "transpose it"),
+    "x and y apart": ("mat", {"a.mat": mat(x=np.ones((2, 1)), y=np.ones((2, 1)))},
+                      "it holds x of 2 x 1, y of 2 x 1; read are"),
+    "sparse numbers": ("mat", {"a.mat": mat(annPoints=scipy.sparse.csc_matrix(POINTS))},
+                       "it holds annPoints, a sparse or complex array, .* save it as full"),
+    "texts in rows": ("json", {"a.json": '[["a", "b", "c", "d"], ["e", "f", "g", "h"]]'}, r"of shape \(2, 4\); --skip"),
     "numbers in rows, MATLAB": ("mat", {"a.mat": mat(points=np.ones((2, 50)))},
                                 "it holds points of 2 x 50; .*transpose"),
     "pickled objects": ("npy", {"a.npy": saved(np.save, np.array([{"x": 3}], object))}, "it holds Python's objects"),
@@ -250,11 +281,24 @@ def wide(root: Path, name: str, size: tuple[int, int] = (8, 2400)) -> None:
     Image.new("RGB", size[::-1]).save(root / name)
 
 
-@pytest.mark.parametrize("cell", ['"1,203.5"', '"1.203,5"', "1203.5"])
+@pytest.mark.parametrize("cell", ['"1,203.5"', '"1.203,5"', "1203.5", "1\u202f203.5", "1'203.5", '"1 203,5"'])
 def test_signs_between_thousands_are_known_by_the_decimals(tmp_path: Path, cell: str) -> None:
     wide(tmp_path / "in", "a.png", (40, 2400))
     (tmp_path / "in" / "p.csv").write_text(f"file,x,y\na.png,{cell},4\na.png,40,20\n")
     assert points_by_id(convert(FORMATS["csv"], tmp_path / "in", tmp_path / "set")) == {"a": [[1203.5, 4], [40, 20]]}
+
+
+def test_points_part_thousands_where_commas_part_decimals(tmp_path: Path) -> None:
+    wide(tmp_path / "in", "a.png", (40, 2400))
+    (tmp_path / "in" / "p.csv").write_text("file;x;y\na.png;1.203;4,5\n")
+    assert points_by_id(convert(FORMATS["csv"], tmp_path / "in", tmp_path / "set")) == {"a": [[1203, 4.5]]}
+
+
+def test_corners_that_became_centres_are_counted(tmp_path: Path) -> None:
+    table = "file,label,x,y,w,h\na.jpg,head,3,4,10,12\na.jpg,head,9,9,0,0\na.jpg,car,9,9,5,5\n"
+    done = convert(FORMATS["csv"], build(tmp_path / "in", {"p.csv": table}, ["a.jpg"]), tmp_path / "set")
+    assert points_by_id(done) == {"a": [[7.5, 9.5], [9, 9]]}
+    assert "1 heads put into the middle of their boxes, as x and y beside a width and height" in done.summary()
 
 
 def test_labels_of_smaller_copies_and_swapped_columns_are_told_of_a_whole_set(tmp_path: Path) -> None:
