@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from crowddist.data.convert.own import (
     box_centre,
     entries,
     image_size,
+    no_place,
     numbers,
     own_format,
 )
@@ -43,19 +45,22 @@ def read(place: Path) -> dict[str, Labels]:
         names.add(name)
         images[key] = name, Labels(place=place, size=size)
     _require_extents(facts["annotations"], {key: held.size for key, (_, held) in images.items()}, place)
-    unplaced: dict[str, int] = {}
+    num_ignored: Counter[str] = Counter()
     for entry in entries(facts["annotations"], "annotations", place):
         key, category = _id(entry.get("image_id")), categories.get(_id(entry.get("category_id")), {})
         if key not in images:  # refused as any label without its image
             images[key] = f"image_id {key[:80]}", Labels(place=place)
-        # A region of a crowd, or one that other tools mark as not to be counted.
-        point = None if 1 in (entry.get("iscrowd"), entry.get("ignore")) else _point(entry, category)
-        if point is None:
-            unplaced[key] = unplaced.get(key, 0) + 1
+        held, kind = images[key][1], str(category.get("name", ""))
+        if entry.get("ignore") == 1:  # other tools: not to be counted
+            num_ignored[key] += 1
+        elif entry.get("iscrowd") == 1:
+            held.unplaced.append((kind, no_place("a region of a crowd")))
+        elif point := _point(entry, category):
+            held.marks.append((kind, *point))
         else:
-            images[key][1].marks.append((str(category.get("name", "")), *point))
+            held.unplaced.append((kind, no_place("no box and no keypoint of a head")))
     declared = frozenset(str(category.get("name", "")) for category in categories.values())
-    return {name: replace(held, num_unplaced=unplaced.get(key, 0), declared=declared)
+    return {name: replace(held, num_others=num_ignored[key], declared=declared)
             for key, (name, held) in images.items()}
 
 

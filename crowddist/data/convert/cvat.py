@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from crowddist.data.convert.own import (
     OtherFileError,
     box_centre,
     image_size,
+    no_place,
     numbers,
     own_format,
 )
@@ -39,6 +41,8 @@ class CvatImage:
     """An image and its marks."""
 
     name: str
+    subset: str
+    """Of a project's export; the images lie in a folder of its name."""
     size: tuple[int, int] | None
     """(height, width) px, where it is told."""
     shapes: list[Shape] = field(default_factory=list)
@@ -59,7 +63,7 @@ class _Reader:
             self._is_cvat = tag == "annotations"
         elif self._depth == 2 and self._is_cvat and tag == "image":
             size = image_size(facts.get("height"), facts.get("width"))
-            self._image = CvatImage(name=facts.get("name", ""), size=size)
+            self._image = CvatImage(name=facts.get("name", ""), subset=facts.get("subset", ""), size=size)
         elif self._image is not None and self._depth == 3 and tag != "tag":  # a tag marks the whole image
             self._image.shapes.append(Shape(tag=tag, facts=facts))
         elif (self._image is not None and self._depth == 4 and self._image.shapes and tag == "points"
@@ -111,16 +115,22 @@ def read(place: Path) -> dict[str, Labels]:
     """The labels by image; images without marks show nobody. Raises InputError, naming the file, for anything but
     CVAT's layout.
     """
-    labels: dict[str, Labels] = {}
+    images: list[tuple[str, str, Labels]] = []
 
     def take(image: CvatImage) -> None:
-        if image.name in labels:
-            raise InputError(f"{place}: names the image {image.name[:80]!r} twice; keep one of the two")
-        found = [(shape.facts.get("label", ""), _points(shape)) for shape in image.shapes]
-        labels[image.name] = Labels(place=place, size=image.size, num_unplaced=sum(not points for _, points in found),
-                                    marks=[(label, x, y) for label, points in found for x, y in points])
+        found = [(shape.facts.get("label", ""), shape.tag, _points(shape)) for shape in image.shapes]
+        images.append((image.name, image.subset, Labels(
+            place=place, size=image.size, marks=[(label, x, y) for label, _, points in found for x, y in points],
+            unplaced=[(label, no_place(tag)) for label, tag, points in found if not points])))
 
     read_images(place, read_file(place), take)
+    repeated = Counter(name for name, _, _ in images)
+    labels: dict[str, Labels] = {}
+    for name, subset, held in images:
+        key = f"{subset}/{name}" if subset and repeated[name] > 1 else name
+        if key in labels:
+            raise InputError(f"{place}: names the image {key[:80]!r} twice; keep one of the two")
+        labels[key] = held
     return labels
 
 

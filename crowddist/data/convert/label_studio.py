@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from crowddist.data.convert.annotations import read_json
-from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entries, image_size, numbers, own_format
+from crowddist.data.convert.own import (
+    Labels,
+    OtherFileError,
+    box_centre,
+    entries,
+    image_size,
+    no_place,
+    numbers,
+    own_format,
+    people,
+)
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
 
-_PLACED, _UNPLACED = ("keypoint", "rectangle", "ellipse"), ("polygon", "brush", "vector")
+_PLACED, _UNPLACED = ("keypoint", "rectangle", "ellipse"), ("polygon", "brush", "vector", "bitmask")
+_MARKS = (*_PLACED, *_UNPLACED)
+_OTHERS = "stand in another annotation than the one that counts: mark one as ground truth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +38,13 @@ class Region:
     kind: str
     """keypoint, rectangle, polygon and so on."""
     label: str
-    """Its first class; "" where it has none."""
+    """Its class: of several one of people, or else the first; "" where it has none."""
     value: dict[str, Any]
     """Its numbers, per cent of the image's sides."""
     size: tuple[int, int] | None
     """(height, width) of its image, px, where it is told."""
+    shown: str
+    """What the labelling setup calls its image; mostly the image's key in the task's data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +55,10 @@ class Task:
     """The file and the task's number, for messages."""
     data: dict[str, Any]
     regions: list[Region]
-    num_others: int
+    others: list[Region]
     """Regions of other annotations."""
+    decided: bool
+    """The annotation is marked as ground truth."""
 
 
 def tasks(value: Any, place: Path) -> Iterator[Task]:
@@ -60,61 +77,102 @@ def tasks(value: Any, place: Path) -> Iterator[Task]:
             continue
         chosen = next((entry for entry in made if entry.get("ground_truth")), made[0])
         results = [entries(entry.get("result", []), f"result of task {number}", place) for entry in made]
-        result = results[made.index(chosen)]
+        result = results.pop(made.index(chosen))
         if any(region.get("image_rotation") for region in result):
             raise InputError(f"{where}: its image was turned while it was labelled; turn it back in Label Studio, or "
                              "turn the image file and label that")
         yield Task(where=where, data=task["data"], regions=_regions(result),
-                   num_others=sum(map(len, results)) - len(result))
+                   others=[region for other in results for region in _regions(other)],
+                   decided=bool(chosen.get("ground_truth")))
 
 
 def image_name(task: Task) -> str:
     """The path of a task's image, without what Label Studio puts before uploads. Raises InputError where it names none.
     """
-    name = PurePosixPath(_name(task.data, task.where))
+    names = list(_images(task.data).values())
+    if not names:
+        raise InputError(f"{task.where} names no image in its data; name one by its file")
+    name = PurePosixPath(names[0])
     return str(name.with_name(_bare(name.name)))
 
 
 def _bare(name: str) -> str:
-    return re.sub("^[0-9a-f]{8}-", "", name)  # uploads get a prefix of eight digits
+    return re.sub("^[0-9a-f]{8}-(?=.)", "", name)  # uploads get a prefix of eight digits
 
 
 def read(place: Path) -> dict[str, Labels]:
-    """The labels by image. Raises InputError, naming the file, as `tasks`, and where no annotation is finished."""
+    """The labels by image. Raises InputError, naming the file, as `tasks`, where no annotation is finished, and where
+    a task does not tell which of its images are marked.
+    """
     value = read_json(place)
+    found = list(tasks(value, place))
+    shown = {region.shown for task in found for region in (*task.regions, *task.others) if region.kind in _MARKS}
     labels: dict[str, Labels] = {}
-    for task in tasks(value, place):
-        name = _name(task.data, task.where)
-        if name in labels:
-            raise InputError(f"{task.where} labels {name[:80]!r} again; keep one of the two tasks")
-        marks = [(region.label, *_point(region)) for region in task.regions if region.kind in _PLACED]
-        unplaced = sum(region.kind in _UNPLACED for region in task.regions)
-        size = next((region.size for region in task.regions if region.size), None)
-        labels[name] = Labels(place=place, marks=marks, num_unplaced=task.num_others + unplaced, size=size,
-                              also=_bare(PurePosixPath(name).name))
+    for task in found:
+        for name, keys in _marked_images(task, shown).items():
+            if name in labels:
+                raise InputError(f"{task.where} labels {name[:80]!r} again; keep one of the two tasks")
+            labels[name] = _labels(place, name, task, keys)
     if not labels:
         raise OtherFileError(f"{place}: none of its {len(value)} tasks has a finished annotation")
     return labels
 
 
-def _regions(result: list[dict[str, Any]]) -> list[Region]:
-    # A class may be written apart from its place, under the same id.
-    classes = {str(region["id"]): kind for region in result if "id" in region and (kind := _class(region))}
-    found = []
-    for region in result:
-        kind, value = str(region.get("type", "")).removesuffix("labels"), region.get("value")
-        if isinstance(value, dict) or kind in (*_PLACED, *_UNPLACED):  # of these one without its value is damaged
-            found.append(Region(kind=kind, value=value if isinstance(value, dict) else {},
-                                label=_class(region) or classes.get(str(region.get("id")), ""),
-                                size=image_size(region.get("original_height"), region.get("original_width"))))
+def _labels(place: Path, name: str, task: Task, keys: Set[str]) -> Labels:
+    """The labels of the image of a task that these names in the labelling setup show."""
+    regions, others = ([region for region in regions if region.shown in keys and region.kind in _MARKS]
+                       for regions in (task.regions, task.others))
+    unplaced = [(region.label, no_place(region.kind)) for region in regions if region.kind in _UNPLACED]
+    if not task.decided:
+        unplaced += [(region.label, _OTHERS) for region in others]
+    # People may have written + as it is, and for a space.
+    return Labels(place=place, marks=[(region.label, *_point(region)) for region in regions if region.kind in _PLACED],
+                  unplaced=unplaced, num_others=len(others) if task.decided else 0,
+                  size=next((region.size for region in regions if region.size), None),
+                  also=_bare(PurePosixPath(name).name).replace("+", " "))
+
+
+def _marked_images(task: Task, shown: Set[str]) -> Mapping[str, Set[str]]:
+    """The images of a task that people were to mark, each with its names in the labelling setup; `shown` holds those of
+    the whole file.
+    """
+    images = _images(task.data)
+    # Where a file marks one image a task, the others are versions of it.
+    if len(set(images.values())) < 2 or (len(shown) < 2 and not shown & images.keys()):
+        name = next(iter(images.values()), f"{task.where.rpartition(': ')[2]}, whose data names no image")
+        return {name: shown}
+    if lost := {region.shown for region in (*task.regions, *task.others) if region.kind in _MARKS} - images.keys():
+        raise InputError(f"{task.where}: its marks are on {min(lost)!r:.80}, but its data calls the images "
+                         f"{', '.join(images)[:80]}; call them in its data as in the labelling setup")
+    found: dict[str, set[str]] = defaultdict(set)
+    for key in shown & images.keys():
+        found[images[key]].add(key)
     return found
 
 
-def _class(region: dict[str, Any]) -> str:
-    """The first class of a region; "" where it has none."""
+def _regions(result: list[dict[str, Any]]) -> list[Region]:
+    # A class may be written apart from its place, under the same id.
+    apart: dict[str, list[str]] = defaultdict(list)
+    listed = [(region, _classes(region)) for region in result]
+    for region, classes in listed:
+        if "id" in region:
+            apart[str(region["id"])] += classes
+    found = []
+    for region, classes in listed:
+        kind, value = str(region.get("type", "")).removesuffix("labels"), region.get("value")
+        if isinstance(value, dict) or kind in _MARKS:  # of these one without its value is damaged
+            known = classes or apart.get(str(region.get("id")), [])
+            found.append(Region(kind=kind, value=value if isinstance(value, dict) else {},
+                                label=known[0] if len(known) == 1 else next(iter([*people(known), *known]), ""),
+                                size=image_size(region.get("original_height"), region.get("original_width")),
+                                shown=str(region.get("to_name"))))
+    return found
+
+
+def _classes(region: dict[str, Any]) -> list[str]:
     value = region.get("value")
     found = [value.get(key) for key in (str(region.get("type")), "labels")] if isinstance(value, dict) else []
-    return next((str(kinds[0]) for kinds in found if isinstance(kinds, list) and kinds), "")
+    return [str(kind) for kinds in found if isinstance(kinds, list) for kind in kinds]
 
 
 def px_corners(region: Region) -> list[tuple[float, float]]:
@@ -145,23 +203,23 @@ def _point(region: Region) -> tuple[float, float]:
     return x * width, y * height
 
 
-def _name(data: dict[str, Any], where: str) -> str:
-    """The path of a task's image, from its address."""
-    texts = [data[key] for key in sorted(data, key=lambda key: key != "image") if isinstance(data[key], str)]
-    names = [name for name in map(_path, texts) if name.lower().endswith(SUFFIXES)]
-    if not names:
-        raise InputError(f"{where} names no image in its data; name one by its file")
-    return names[0]
+def _images(data: dict[str, Any]) -> dict[str, str]:
+    """The paths of a task's images, from their addresses, by their keys in its data: first that of "image"."""
+    paths = {key: _path(data[key]) for key in sorted(data, key=lambda key: key != "image")
+             if isinstance(data[key], str)}
+    named = {key: path for key, path in paths.items() if path.lower().endswith(SUFFIXES)}
+    # Images are known by their content, so that a name may end in anything.
+    return named or {key: path for key, path in paths.items() if key == "image" and PurePosixPath(path).name}
 
 
 def _path(address: str) -> str:
+    asked = [part[2:] for part in address.partition("?")[2].split("&") if part[:2] == "d=" != part]
+    if asked:  # /data/local-files/?d=PATH, which may be written as it is
+        return unquote(asked[0])
     try:
         parts = urlsplit(address)
-        asked = parse_qs(parts.query).get("d")  # /data/local-files/?d=PATH
     except ValueError:
         return address
-    if asked:
-        return asked[0]
     return unquote(address if address.lower().endswith(SUFFIXES) else parts.path)
 
 

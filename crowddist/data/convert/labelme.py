@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.convert.annotations import read_json
-from crowddist.data.convert.own import Labels, OtherFileError, box_centre, entries, image_size, numbers, own_format
+from crowddist.data.convert.own import (
+    Labels,
+    OtherFileError,
+    box_centre,
+    entries,
+    image_size,
+    no_place,
+    numbers,
+    own_format,
+)
 
 
 def read(place: Path) -> dict[str, Labels]:
@@ -20,11 +29,11 @@ def read(place: Path) -> dict[str, Labels]:
     facts = read_json(place)
     if not isinstance(facts, dict) or "shapes" not in facts:
         raise OtherFileError(f"{place}: not LabelMe's JSON: it has no shapes")
-    found = shapes(facts, place)
-    places = [(label, _point(kind, corners)) for label, kind, corners in found]
-    marks = [(label, *point) for label, point in places if point is not None]
+    places = [(label, kind, _point(kind, corners)) for label, kind, corners in shapes(facts, place)]
+    marks = [(label, *point) for label, _, point in places if point is not None]
+    unplaced = [(label, no_place(kind)) for label, kind, point in places if point is None]
     image = facts.get("imagePath")
-    return {place.stem: Labels(place=place, marks=marks, num_unplaced=len(found) - len(marks),
+    return {place.stem: Labels(place=place, marks=marks, unplaced=unplaced,
                                size=image_size(facts.get("imageHeight"), facts.get("imageWidth")),
                                also=image if isinstance(image, str) else "")}
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -68,8 +68,10 @@ class Labels:
     """(height, width) of the image that was labelled, where it is told."""
     declared: frozenset[str] = frozenset()
     """Classes that the file knows, also those without marks, where it tells them."""
-    num_unplaced: int = 0
-    """Marks without a single place, or of another annotator."""
+    unplaced: list[tuple[str, str]] = field(default_factory=list)
+    """Class of each mark that is no head's place, as `no_place` says, and why."""
+    num_others: int = 0
+    """Further marks that are left out."""
     points: np.ndarray | None = None
     """N x 2 or N x 3, x and y first, in place of `marks` where the format has no classes."""
     count: int | None = None
@@ -105,11 +107,13 @@ def own_format(name: str, summary: str, suffixes: Sequence[str],
 
     def annotate(item: Item, size: tuple[int, int]) -> Annotation:
         labels: Labels = item.record
+        if labels.unplaced and not labels.marks:
+            raise _no_heads(item.name, labels)
         rows = np.array([mark[1:] for mark in labels.marks] or np.zeros((0, 2)), np.float64)
         points, num_boxes = heads_of_rows(rows, size)
         return Annotation(points=points if labels.points is None else labels.points, count=labels.count,
-                          place=f"{labels.place} ({item.name})", size=labels.size, num_other_marks=labels.num_unplaced,
-                          num_corner_boxes=num_boxes)
+                          place=f"{labels.place} ({item.name})", size=labels.size, num_corner_boxes=num_boxes,
+                          num_other_marks=len(labels.unplaced) + labels.num_others)
 
     return Format(name=name, summary=summary, splits=_SPLITS, upright=True, find=find, annotate=annotate)
 
@@ -121,6 +125,16 @@ def numbers(values: Any, count: int) -> list[float]:
     except (TypeError, ValueError, OverflowError):
         found = []
     return found if len(found) == count else [math.nan] * count
+
+
+def no_place(shape: str) -> str:
+    """Why a mark of this shape is no head's place, and what to do."""
+    return f"have no single place ({shape}): mark points or boxes"
+
+
+def people(kinds: Iterable[str]) -> list[str]:
+    """Those of the classes that tell people: of the first group of `PEOPLE` that has any."""
+    return next(filter(None, ([kind for kind in kinds if kind.strip().lower() in names] for names in PEOPLE)), [])
 
 
 def of_one_image(place: Path, points: np.ndarray | None, count: int | None = None,
@@ -183,6 +197,7 @@ def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],
                     labels[key] = replace(held, also=also)
                 elif labels[key].place == path and labels[key].points is held.points is None:  # written in two ways
                     labels[key].marks.extend(held.marks)
+                    labels[key].unplaced.extend(held.unplaced)
                 else:
                     raise InputError(f"{path} and {labels[key].place} both label {image[:80]!r}; keep one of the two")
     if not labels and not damaged:
@@ -192,27 +207,45 @@ def _read_all(folder: Path, suffixes: Sequence[str], paths: Iterable[Path],
 
 
 def _of_people(labels: Mapping[str, Labels]) -> dict[str, Labels]:
-    """The labels with the marks of people alone. Raises InputError where classes do not tell which these are."""
-    classes = {mark[0] for held in labels.values() for mark in held.marks}
-    # Where a file knows people and marks only cars, nobody is there.
-    declared = {kind for held in labels.values() for kind in held.declared}
-    known = declared if classes <= declared else classes
-    groups = ({kind for kind in known if kind.strip().lower() in names} for names in PEOPLE)
-    taken = next(filter(None, groups), classes)
-    if taken is classes and len(classes) > 1:
-        place = next(iter(labels.values())).place
-        raise InputError(f"{place}: the classes {', '.join(sorted(map(repr, classes))[:8])} do not tell which are "
-                         "heads; call these head")
-    people = {}
+    """The labels with the marks of heads alone, and why those of other people are none. Raises InputError as `_taken`,
+    and where people are marked, but no head at all.
+    """
+    taken = _taken(labels.values())
+    called = f"are not called {' or '.join(map(repr, sorted(taken)))}, as heads are here: call them so"
+    found = {}
     for image, held in labels.items():
         marks = [mark for mark in held.marks if mark[0] in taken]
-        people[image] = replace(held, marks=marks, num_unplaced=held.num_unplaced + len(held.marks) - len(marks))
-    num_unplaced = sum(held.num_unplaced for held in labels.values())
-    if num_unplaced and not any(held.marks or held.points is not None for held in labels.values()):
-        place = next(held.place for held in labels.values() if held.num_unplaced)
-        raise InputError(f"{place}: none of {num_unplaced} marks has a single place, as points and boxes have; mark "
-                         "heads by these")
-    return people
+        others = [*held.unplaced, *((kind, called) for kind, *_ in held.marks if kind not in taken)]
+        unplaced = [other for other in others if other[0] in taken or people(other[:1])]
+        found[image] = replace(held, marks=marks, unplaced=unplaced,
+                               num_others=held.num_others + len(others) - len(unplaced))
+    lost = [(image, held) for image, held in found.items() if held.unplaced]
+    if lost and not any(held.marks for held in found.values()):  # a file of zones, perhaps, and of another format heads
+        raise _no_heads(*lost[0])
+    return found
+
+
+def _no_heads(image: str, labels: Labels) -> InputError:
+    """The error of an image on which people are marked, but no head: it would be taken for one of nobody."""
+    marks = ", ".join(f"{number} marks {kind[:80]!r} {why}" for (kind, why), number in Counter(labels.unplaced).items())
+    return InputError(f"{labels.place}: the heads on {image[:200]!r} cannot be taken: {marks}")
+
+
+def _taken(labels: Collection[Labels]) -> set[str]:
+    """The classes whose marks are heads. Raises InputError where classes do not tell which these are."""
+    placed = {kind for held in labels for kind, *_ in held.marks}
+    unplaced = {kind for held in labels for kind, _ in held.unplaced}
+    declared = {kind for held in labels for kind in held.declared}
+    # Where a file knows people and marks only cars, nobody is there.
+    if taken := people(placed) or (people(declared) if placed <= declared else []):
+        return set(taken)
+    # One class of any name is heads; not beside outlines of people.
+    found = placed.union(people(unplaced)) or unplaced
+    if len(found) > 1:
+        place = next(iter(labels)).place
+        raise InputError(f"{place}: the classes {', '.join(sorted(map(repr, found))[:8])} do not tell which are "
+                         "heads; call these head")
+    return found
 
 
 def _pair(folder: Path, images: Sequence[Path],
@@ -221,24 +254,32 @@ def _pair(folder: Path, images: Sequence[Path],
 
     An image is found by its path, or else by the end of it that it shares with the labels, down to its name alone; with
     or without its ending, and, where none has the same, with another ending, with other capitals, or as servers rename
-    uploads. Of several, the one whose folder is nearest to the labels is taken. Labels open no file that `images` does
-    not name.
+    uploads. Of several, the one whose folder is nearest to the labels is taken, or else the one of their second name.
+    Labels open no file that `images` does not name.
     """
     indexes = [(_index(folder, images, fold), fold) for fold in (str, str.casefold, _as_uploaded)]
+
+    def named(names: Sequence[str]) -> tuple[int, list[Path]]:
+        return next(((rank, index[fold(name)]) for rank, name in enumerate(names) for index, fold in indexes
+                     if fold(name) in index), (0, []))
+
     matches = []
     for image, held in labels.items():
-        names = [*_ends(image), *(_ends(held.also) if held.also else ()), *_without_ending(image)]
-        found = ((rank, index[fold(name)]) for rank, name in enumerate(names) for index, fold in indexes
-                 if fold(name) in index)
-        rank, places = next(found, (0, []))
-        matches.append((rank, _nearest(places, folder, image), image, held))
+        also = _ends(held.also) if held.also else []
+        rank, places = named([*_ends(image), *also, *_without_ending(image)])
+        places = _nearest(places, folder, image)
+        if len(places) > 1:
+            places = [path for path in named(also)[1] if path in places] or places
+        # Zones drawn on an image say nothing of its heads, and give way to what does.
+        lesser = held.num_others > 0 and not held.marks and not held.unplaced and held.points is None
+        matches.append((rank, lesser, places, image, held))
     taken: dict[Path, Labels] = {}
     refused = []
     shown = f"; those in the folder are called as {images[0].name!r}" if images else ""
-    for _, places, image, held in sorted(matches, key=lambda match: match[0]):  # those that share most go first
+    for _, lesser, places, image, held in sorted(matches, key=lambda match: match[:2]):  # who shares most goes first
         if len(places) == 1 and places[0] not in taken:
             taken[places[0]] = held
-        else:
+        elif len(places) != 1 or not lesser:
             why = ("it is labelled twice" if len(places) == 1 else "several images have the name, write their paths"
                    if places else f"the image is missing{shown}")
             refused.append((held.place, f"names {image[:200]!r}: {why}"))
@@ -248,14 +289,19 @@ def _pair(folder: Path, images: Sequence[Path],
 
 
 def _index(folder: Path, images: Iterable[Path], fold: Callable[[str], str]) -> dict[str, list[Path]]:
-    """The images by all names of `_ends`, with and without their endings."""
+    """The images by all names of `_ends`, with and without their endings; and by their paths from above the folder,
+    where no other has that name.
+    """
     index: dict[str, list[Path]] = defaultdict(list)
+    above: dict[str, list[Path]] = defaultdict(list)
+    root = fold(_plain(folder.absolute().name))
     for path in images:
         whole = PurePosixPath(fold(_plain(path.relative_to(folder).as_posix())))
         for name in {whole, whole.with_suffix("")}:
             for end in _ends(str(name)):
                 index[end].append(path)
-    return index
+            above[f"{root}/{name}"].append(path)
+    return {**above, **index}
 
 
 def _ends(name: str) -> list[str]:

@@ -65,7 +65,7 @@ def read_label_studio(path: Path, value: Any) -> dict[str, ZoneSet]:
                              "original_height)")
         # One image may be a camera's address, which is no file's name.
         drawing = _Drawing(name=label_studio.image_name(task) if sizes and num_drawn > 1 else "",
-                           size=next(iter(sizes), None), num_others=task.num_others)
+                           size=next(iter(sizes), None), num_others=len(task.others))
         for region in task.regions:
             drawing.add(region.label, label_studio.px_corners(region) if _is_zone(region) else None)
         drawings.append(drawing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -31,7 +32,10 @@ def rows(**points):
     ("p.csv", ("/home/me/cam1/a.jpg", "C:\\set\\cam2\\a.jpg"), ("cam1/a.jpg", "cam2/a.jpg")),
     ("labels/p.csv", ("../x/a.jpg", "../y/a.jpg"), ("x/a.jpg", "y/a.jpg")),
     ("p.csv", ("A.JPG", "b.jpg"), ("a.jpg", "B.jpg")),
-    ("p.csv", ("B.jpg", "b.jpg"), ("B.jpg", "b.jpg"))])
+    ("p.csv", ("B.jpg", "b.jpg"), ("B.jpg", "b.jpg")),
+    ("p.csv", ("mine/a.jpg", "mine/b/a.jpg"), ("a.jpg", "b/a.jpg")),  # the folder is called mine
+    ("p.csv", ("/home/me/Mine/a", "/home/me/Mine/b/a"), ("a.jpg", "b/a.jpg")),
+    ("p.csv", ("x/mine/a.jpg", "a.jpg"), ("mine/a.jpg", "a.jpg"))])
 def test_an_image_is_found_by_as_much_of_its_path_as_the_labels_give(tmp_path, place, names, images):
     table = f"file,x,y\n{names[0]},1,2\n{names[1]},3,4\n"
     done = converted(tmp_path, "csv", {place: table}, images)
@@ -137,10 +141,97 @@ def test_an_annotation_of_coco_without_its_image_costs_itself_alone(tmp_path):
     assert points_by_id(done) == {"a": [[2.5, 4.5]]} and len(done.skipped) == 1
 
 
-def test_labels_without_any_single_place_are_no_empty_images(tmp_path):
-    polygon = {"label": "head", "points": [[1, 1], [5, 1], [3, 4]], "shape_type": "polygon"}
-    with pytest.raises(InputError, match=r"a\.json: none of 2 marks has a single place, as points and boxes have"):
-        converted(tmp_path, "labelme", {"a.json": json.dumps({"shapes": [polygon, polygon]})})
+POINT, OUTLINE = ("point", [[3, 4]]), ("polygon", [[1, 1], [5, 1], [3, 4]])
+
+
+def labelme(*shapes, **more):
+    return json.dumps({"shapes": [{"label": label, "points": points, "shape_type": kind}
+                                  for label, (kind, points) in shapes], **more})
+
+
+def coco(*marks):
+    names = ["head", "person", "car"]
+    return {"c.json": json.dumps({
+        "images": [{"id": name, "file_name": f"{name}.jpg"} for name in "ab"],
+        "annotations": [{"image_id": image, "category_id": names.index(kind), **mark} for image, kind, mark in marks],
+        "categories": [{"id": number, "name": name, "keypoints": ["head"]} for number, name in enumerate(names)]})}
+
+
+def cvat(*shapes):
+    bodies = "".join(f'<image name="{name}.jpg">{shape}</image>' for name, shape in zip("ab", shapes, strict=True))
+    return {"c.xml": f"<annotations>{bodies}</annotations>"}
+
+
+def studio(*annotations):
+    return {"e.json": json.dumps([{"data": {"image": f"{name}.jpg"}, "annotations": made}
+                                  for name, made in zip("ab", annotations, strict=True)])}
+
+
+BOX, CROWD = {"bbox": [1, 0, 6, 9]}, {"bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": {"counts": "0"}}
+NOBODY, PLACED = {"result": []}, [{"result": [
+    {"type": "keypointlabels", "original_width": 48, "original_height": 32,
+     "value": {"x": 3.5 / 48 * 100, "y": 12.5, "keypointlabels": ["head"]}}]}]
+BRUSH = {"result": [{"type": "brushlabels", "value": {"rle": [1], "brushlabels": ["head"]}}]}
+A_POINT = '<points label="head" points="3.5,4"/>'
+UNTAKEN = {
+    "outlines": ("labelme", {"a.json": labelme(("head", POINT)), "b.json": labelme(*2 * [("head", OUTLINE)])},
+                 r"b\.json: the heads on 'b' cannot be taken: 2 marks 'head' have no single place \(polygon\)"),
+    "another name": ("labelme", {"a.json": labelme(("head", POINT)), "b.json": labelme(("Person", POINT))},
+                     "1 marks 'Person' are not called 'head', as heads are here: call them so"),
+    "a table, another name": ("csv", {"p.csv": "file,class,x,y\na.jpg,head,3,4\nb.jpg,person,3,4\nb.jpg,dog,3,4\n"},
+                              "taken: 1 marks 'person' are not called 'head'"),
+    "a crowd": ("coco", coco(("a", "head", BOX), ("b", "head", CROWD)), r"single place \(a region of a crowd\)"),
+    "keypoints that nobody saw": ("coco", coco(("a", "head", BOX), ("b", "head", {"keypoints": [0, 0, 0]})),
+                                  r"single place \(no box and no keypoint of a head\)"),
+    "masks": ("cvat", cvat(A_POINT, '<mask label="head" rle="1"/><box label="car" xtl="1" ytl="0" xbr="7" ybr="9"/>'),
+              r"single place \(mask\)"),
+    "brushes": ("label_studio", studio(PLACED, [BRUSH]), r"single place \(brush\)"),
+    "the first annotator's none": ("label_studio", studio(PLACED, [NOBODY, *PLACED]),
+                                   "1 marks 'head' stand in another annotation .*: mark one as ground truth")}
+
+
+def test_people_who_have_no_single_place_are_not_nobody(tmp_path):
+    for what, (name, files, words) in UNTAKEN.items():
+        done = converted(tmp_path / what, name, files, ["a.jpg", "b.jpg"], skip_bad=True)
+        assert list(points_by_id(done)) == ["a"] and [entry["file"] for entry in done.skipped] == ["b.jpg"], what
+        assert re.search(words, done.skipped[0]["reason"]), done.skipped
+
+
+def test_images_of_nobody_and_what_else_is_marked_on_them(tmp_path):
+    truth = {"result": [], "ground_truth": True}
+    for what, (name, files, expected) in {
+            "cars": ("labelme", {"a.json": labelme(("head", POINT)),
+                                 "b.json": labelme(("car", POINT), ("car", OUTLINE))}, {"a": [[3, 4]], "b": []}),
+            "roads beside heads of any name": (
+                "labelme", {"a.json": labelme(("1", POINT), ("road", OUTLINE)), "b.json": labelme(("road", OUTLINE))},
+                {"a": [[3, 4]], "b": []}),
+            "not to be counted": ("coco", coco(("a", "head", BOX), ("b", "head", BOX | {"ignore": 1})),
+                                  {"a": [[3.5, 4]], "b": []}),
+            "persons alone, where heads are known": ("coco", coco(("a", "person", BOX), ("b", "car", BOX)),
+                                                     {"a": [[3.5, 4]], "b": []}),
+            "nobody, in truth": ("label_studio", studio(PLACED, [*PLACED, truth]), {"a": [[3.5, 4]], "b": []})}.items():
+        done = converted(tmp_path / what, name, files, ["a.jpg", "b.jpg"])
+        assert points_by_id(done) == expected and done.manifest.statistics["num_other_marks"], what
+    with pytest.raises(InputError, match="the classes 'car', 'person' do not tell which are heads"):
+        converted(tmp_path, "labelme", {"a.json": labelme(("car", POINT), ("person", OUTLINE))})
+
+
+def test_labelme_tells_the_ending_of_its_image_and_zones_give_way_to_heads(tmp_path):
+    zones = labelme(("gate", OUTLINE), imagePath="a.png")
+    assert recognise(build(tmp_path / "npy", {"zones.json": zones, "a.npy": saved(np.save, np.array([[3, 4]]))},
+                           ["a.png"])) == "npy"
+    for zone_file in ("zones.json", "areas.json"):
+        files = {"a_done.json" if zone_file == "areas.json" else "a.json": labelme(("head", POINT), imagePath="a.png")}
+        done = converted(tmp_path / zone_file, "labelme", files | {zone_file: zones}, ["a.jpg", "a.png"])
+        assert points_by_id(done) == {"a.png": [[3, 4]]} and done.manifest.statistics["num_unlabelled_images"] == 1
+
+
+def test_images_of_one_name_in_the_subsets_of_a_cvat_project(tmp_path):
+    xml = "".join(f'<image name="{name}" subset="{subset}"><points label="head" points="{x},4"/></image>'
+                  for name, subset, x in (("a.jpg", "Train", 3), ("a.jpg", "default", 5), ("b.jpg", "Train", 7)))
+    done = converted(tmp_path, "cvat", {"annotations.xml": f"<annotations>{xml}</annotations>"},
+                     ["images/Train/a.jpg", "images/default/a.jpg", "b.jpg"])
+    assert points_by_id(done) == {"b": [[7, 4]], "images/Train/a": [[3, 4]], "images/default/a": [[5, 4]]}
 
 
 def test_who_has_no_face_counts_too(tmp_path):
@@ -177,6 +268,40 @@ def test_what_label_studio_writes(tmp_path):
     np.testing.assert_allclose(found["b/1"], [[23.5, 15.5], [19.5, 21.5], [4.8, 8]], rtol=1e-6)
     assert done.manifest.statistics["num_unlabelled_images"] == 1
     assert done.manifest.statistics["num_other_marks"] == 4, "a second annotator's, twice, a polygon, a lost one"
+
+
+def test_several_images_in_a_task_of_label_studio(tmp_path):
+    def task(data, **marks):
+        return {"data": data, "annotations": [{"result": [
+            region("keypointlabels", x=50, y=y, keypointlabels=["occluded", "head"]) | {"to_name": name}
+            for name, y in marks.items()]}]}
+
+    first, second, other = {"one": "a.jpg", "two": "b.jpg"}, {"one": "c.jpg", "two": "d.jpg"}, {"photo": "e.jpg"}
+    images = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    tasks = [task(first, one=25, two=50), task(second, two=75), task(other, one=25)]
+    done = converted(tmp_path, "label_studio", {"e.json": json.dumps(tasks)}, images)
+    assert points_by_id(done) == {"a": [[24, 8]], "b": [[24, 16]], "c": [], "d": [[24, 24]], "e": [[24, 8]]}
+    one, lost = (json.dumps([task(first, **marks), task(second)]) for marks in ({"img": 25}, {"left": 25, "right": 50}))
+    done = converted(tmp_path / "one", "label_studio", {"e.json": one}, images)
+    assert points_by_id(done) == {"a": [[24, 8]], "c": []}, "one image alone is marked: the first"
+    with pytest.raises(InputError, match=r"e\.json: task 1: its marks are on 'left', but its data calls the images "
+                                         "one, two; call them in its data as in the labelling setup"):
+        converted(tmp_path / "lost", "label_studio", {"e.json": lost}, images)
+
+
+def test_names_of_images_in_label_studio_as_people_write_them(tmp_path):
+    written = {"a+b.jpg": "?d=a+b.jpg", "c d.jpg": "?d=c+d.jpg", "e#1.jpg": "?d=sub/e#1.jpg",
+               "f g.jpg": "/data/local-files/?d=f%20g.jpg&v=2", "snap.jpg.1": "?d=snap.jpg.1", "no": "http://camera/no"}
+    root = build(tmp_path / "mine", {}, [f"{number}.jpg" for number in range(len(written))])
+    for number, name in enumerate(written):
+        (root / f"{number}.jpg").rename(root / name)
+    tasks = [{"data": data, "annotations": [{"result": []}]}
+             for data in (*({"image": address} for address in written.values()), {"text": "a"})]
+    (root / "e.json").write_text(json.dumps(tasks))
+    with pytest.raises(InputError, match=r"e\.json: names 'task 7, whose data names no image': the image is missing"):
+        convert(FORMATS["label_studio"], root, tmp_path / "set")
+    done = convert(FORMATS["label_studio"], root, tmp_path / "set", skip_bad=True)
+    assert done.manifest.num_samples == len(written) and len(done.skipped) == 1
 
 
 @pytest.mark.parametrize("record", [

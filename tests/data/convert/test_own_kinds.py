@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[str, dict[str, str | bytes], str]] = {
                                                        {"id": 1.0, "file_name": "b.jpg"}])},
                        "or its id, twice; keep one"),
     "outlines alone": ("coco", {"c.json": coco({"bbox": [], "segmentation": [[1, 1, 5, 1, 3, 4]]})},
-                       "none of 1 marks has a single place"),
+                       r"c\.json: the heads on 'a\.jpg' cannot be taken: 1 marks 'head' have no single place"),
     "CVAT for video": ("cvat", {"c.xml": '<annotations><track id="0" label="head"><box frame="0" outside="1" xtl="1" '
                                 'ytl="1" xbr="3" ybr="3"/></track></annotations>'}, "export it as CVAT for images 1.1"),
     "an image that is not there": ("cvat", {"c.xml": cvat("", "gone.jpg")}, "names 'gone.jpg': the image is missing"),
