@@ -40,13 +40,14 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"crx ": "CR3", b"qt  ": "MOV",
 # Raw photographs that begin as a TIFF does, with a small preview as their first image.
 _RAW_ENDINGS = ("dng", "nef", "nrw", "arw", "sr2", "srf", "cr2", "pef", "srw", "3fr", "iiq", "dcr", "erf", "kdc", "mef",
                 "mos", "rwl")
+_RAW_TIFF_ENDINGS = (*_RAW_ENDINGS, "gpr", "fff", "ptx")  # the last three are also endings of source code and data
 # Images without a sign at their beginning, or named when they are empty or damaged.
 _UNREAD_ENDINGS = {"heic": "HEIC", "heif": "HEIC", "hif": "HEIC", "avif": "AVIF", "jp2": "JPEG 2000", "jxl": "JPEG XL",
                    **{name: name.upper() for name in (*_RAW_ENDINGS, "gif", "cr3", "raf", "rw2", "orf", "x3f", "tga",
                                                       "pcx", "sgi", "psd", "exr", "hdr", "dds", "ico")}}
 _DRAWINGS = frozenset(("EPS", "SVG", "FITS", "DICOM", "TGA", "PCX", "SGI", "PSD", "EXR", "HDR", "DDS", "ICO", "BPG",
                        "QOI", "PAM", "PFM of colours", "JPEG XR"))
-_PHOTOGRAPHS = frozenset(_UNREAD_ENDINGS.values()) - _DRAWINGS
+_PHOTOGRAPHS = frozenset((*_UNREAD_ENDINGS.values(), *map(str.upper, _RAW_TIFF_ENDINGS))) - _DRAWINGS
 ARCHIVES = frozenset(("ZIP", "RAR", "7Z", "GZ", "TGZ", "TAR", "BZ2", "XZ"))
 """Kinds and endings of what may hold images, but is not opened."""
 _FILMS = frozenset(("MP4", "MOV", "AVI", "MKV", "MPEG", "MPEG-TS", "FLV", "WMV", "DAV"))
@@ -65,7 +66,7 @@ def kind_of(head: bytes, name: str | PurePath = "") -> str:
         return "AVIF" if "AVIF" in known else known[0] if known else "MP4"
     for start, kind in _STARTS_COMPILED:
         if start.match(head):
-            return ending.upper() if kind == "TIFF" and ending in _RAW_ENDINGS else kind
+            return ending.upper() if kind == "TIFF" and ending in _RAW_TIFF_ENDINGS else kind
     return _UNREAD_ENDINGS.get(ending, "")
 
 

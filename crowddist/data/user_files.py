@@ -6,6 +6,7 @@ import difflib
 import glob
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -169,10 +170,13 @@ def _is_remote(name: str) -> bool:
 
 
 def _local(given: str) -> Path:
-    """The path that is meant; a file that is really called ~ goes first."""
-    if given.lower().startswith("file:/"):
-        return path_of_file_url(given)
-    return Path(given) if os.path.lexists(given) else Path(os.path.expanduser(given))
+    """The path that is meant; a file that is really called ~ goes first. An accent may be a character of its own in the
+    file's name, as macOS writes it, and none in what is given, or the other way round.
+    """
+    name = str(path_of_file_url(given)) if given.lower().startswith("file:/") else given
+    home = os.path.expanduser(name)
+    names = (name, home, *(unicodedata.normalize(form, home) for form in ("NFC", "NFD")))
+    return Path(next(filter(os.path.lexists, names), home))
 
 
 def _matches(given: str) -> list[Path]:
@@ -183,8 +187,11 @@ def _matches(given: str) -> list[Path]:
     if (scheme := re.match(r"([a-z][a-z0-9+.-]*)://", given, re.IGNORECASE)) and scheme[1].lower() != "file":
         raise InputError(f"{readable(redacted(given))}: images are not read from {scheme[1]}:// addresses; give files, "
                          "or file://, s3:// or http(s):// addresses; crowddist video counts streams")
-    if glob.has_magic(str(path)):
-        if found := sorted(glob.glob(str(path), recursive=True)):
+    # Folders may be called like patterns, too.
+    folder = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
+    if glob.has_magic(pattern := str(path.relative_to(folder))):
+        start = glob.escape(str(folder)) if folder.parts else ""
+        if found := sorted(glob.glob(os.path.join(start, pattern), recursive=True)):
             return [Path(name) for name in found]
         raise FileNotFoundError(f"no file or folder matches {given}")
     if os.path.lexists(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,14 +22,18 @@ OURS, PREVIEWS, HIDDEN, UNFINISHED, BACKUPS, TWINS = (
 COUNTS, COUNTS_JOURNAL = "counts.csv", ".counts.jsonl"
 """The table that a count writes beside its overlays, and its journal, see `reports.counts_table`."""
 # Its first bytes now and in older versions, whose overlays do not say whose they are; other tables may be a user's.
-_COUNTS_HEADS = (b"file,count,low,high,uncertainty,points", b"file,count,uncertainty,points")
+_OLD_COUNTS_HEAD = b"file,count,uncertainty,points"
+_COUNTS_HEADS = (b"file,count,low,high,uncertainty,points", _OLD_COUNTS_HEAD)
 _PREVIEW_FOLDERS = frozenset(("@eadir", "#recycle", "@recycle", "@__thumb", "__macosx", "$recycle.bin", "recycler",
                               "recycled", "system volume information", "lost+found", "lost.dir", "found.000",
                               "_thumb", "_thumbs", "thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl",
-                              "#snapshot", "~snapshot", "@recently-snapshot"))
-_PREVIEW_ENDINGS = frozenset((".thm", ".ctg"))
-_PREVIEW_FOLDER_ENDINGS = (".lrdata",)  # of Lightroom
-_LIBRARY = ".photoslibrary"  # of macOS Photos: beside the originals lie previews of them, in "resources"
+                              "#snapshot", "~snapshot", "@recently-snapshot", "trash", "network trash folder",
+                              "files_trashbin", "files_versions"))
+# Of cameras, of GDAL (smaller copies and masks beside a TIFF or JPEG), of Capture One.
+_PREVIEW_ENDINGS = frozenset((".thm", ".ctg", ".scr", ".ovr", ".msk", ".cop"))
+# Parent/folder, of Photos, iPhoto and Aperture, Nextcloud, Lightroom, and of Samba's snapshots.
+_PREVIEW_PLACES = re.compile(r".*\.photoslibrary/(?:resources|private)|.*\.(?:photo|ap)library/previews"
+                             r"|appdata_.*/preview|[^/]*/(?:.*\.lrdata|@gmt-.*)", re.DOTALL)
 _UNFINISHED_ENDINGS = frozenset((".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".download", ".tmp",
                                  ".icloud"))
 _BACKUP_ENDINGS = ("_original", "~", ".bak", ".orig")
@@ -106,15 +111,15 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
         for place, folders, files in os.walk(start, onerror=report):
             read.add(os.path.realpath(place))
             kept = [path for path in (Path(place, name) for name in sorted(folders)) if _is_walked(path, found)]
-            links += [path for path in kept if path.is_symlink()]
-            folders[:] = [path.name for path in kept if not path.is_symlink() and os.path.realpath(path) not in read]
-            counted = COUNTS in files and is_counts_table(Path(place, COUNTS))
+            links += [path for path in kept if os.path.islink(path)]
+            folders[:] = [path.name for path in kept if not os.path.islink(path) and os.path.realpath(path) not in read]
+            table = _head(Path(place, COUNTS), HEAD_BYTES) if COUNTS in files else b""
             beside = set(files)
             for name in files:
                 if any(name.removesuffix(ending) in beside for ending in _BACKUP_ENDINGS if name.endswith(ending)):
                     found.leave_out(Path(place, name), BACKUPS)
                 else:
-                    _sort_in(Path(place, name), found, counted=counted)
+                    _sort_in(Path(place, name), found, table)
     found.images.sort()
     _leave_out_twins(found)
     found.refused.sort()
@@ -124,7 +129,7 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
 def _leave_out_twins(found: Found) -> None:
     """Photographs that are not read and also exist as an image, as cameras write raw ones."""
     taken = {path.with_suffix("") for path in found.images}
-    twins = {path for path, _ in found.refused if path.with_suffix("") in taken and path.is_file()}
+    twins = {path for path, _ in found.refused if os.path.isfile(path) and path.with_suffix("") in taken}
     for path in twins:
         found.leave_out(path, TWINS)
     found.refused = [entry for entry in found.refused if entry[0] not in twins]
@@ -132,8 +137,7 @@ def _leave_out_twins(found: Found) -> None:
 
 def _is_walked(folder: Path, found: Found) -> bool:
     name = folder.name.lower()
-    is_preview = (name in _PREVIEW_FOLDERS or name.endswith(_PREVIEW_FOLDER_ENDINGS)
-                  or (name == "resources" and folder.parent.name.lower().endswith(_LIBRARY)))
+    is_preview = name in _PREVIEW_FOLDERS or _PREVIEW_PLACES.fullmatch(f"{folder.parent.name.lower()}/{name}")
     reason = HIDDEN if name.startswith(".") else PREVIEWS if is_preview else OURS if is_ours(folder) else ""
     if reason and not is_temporary(name):
         found.leave_out(folder, reason)
@@ -142,7 +146,7 @@ def _is_walked(folder: Path, found: Found) -> bool:
 
 def is_ours(folder: Path) -> bool:
     """True for a folder that crowddist fills: marked, a run's (also of older versions), a data set's, or MLflow's."""
-    return (folder.name in _TRACKING_FOLDERS or (folder / MARK).is_file()
+    return (folder.name in _TRACKING_FOLDERS or os.path.isfile(folder / MARK)
             or b'"bi_knowledge"' in _head(folder / "config.json", 8192)
             or b'"crowddist data set"' in _head(folder / "manifest.json", 8192))
 
@@ -157,8 +161,9 @@ def is_drawn(path: Path) -> bool:
     return OWN_TEXT in _head(path, HEAD_BYTES)
 
 
-def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
-    """Puts a file where it belongs; `counted`: beside the table of an earlier count, whose overlays are PNGs."""
+def _sort_in(path: Path, found: Found, table: bytes) -> None:
+    """Puts a file where it belongs; `table`: the first bytes of the table of counts beside it, if there is one."""
+    counted = table.startswith(_COUNTS_HEADS)
     name, ending = path.name.lower(), path.suffix.lower()
     if name in _SYSTEM_FILES or is_temporary(path.name):
         return
@@ -175,7 +180,7 @@ def _sort_in(path: Path, found: Found, *, counted: bool) -> None:
     else:
         head = _head(path, HEAD_BYTES)
         kind = kind_of(head, path)
-        if kind == "PNG" and (counted or OWN_TEXT in head):
+        if kind == "PNG" and (OWN_TEXT in head or table.startswith(_OLD_COUNTS_HEAD)):
             found.leave_out(path.parent if counted else path, OURS)
         elif ending in SUFFIXES or kind in READ:
             found.images.append(path)

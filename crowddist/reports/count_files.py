@@ -20,12 +20,15 @@ from crowddist.errors import InputError
 from crowddist.inference.base_predictor import BasePredictor, ImagePrediction
 from crowddist.inference.intervals import interval_cells
 from crowddist.process.safe_text import readable
-from crowddist.reports.counts_table import COLUMNS, COUNTS, CountsTable
-from crowddist.reports.points_table import PointFormat, PointsTable
+from crowddist.reports.counts_table import COLUMNS, COUNTS, ZONES, CountsTable
+from crowddist.reports.point_formats import FILES
+from crowddist.reports.points_table import LABELME, POINTS, PointFormat, PointsTable
 from crowddist.reports.zone_drawing import DrawnZone, drawn_zones
 from crowddist.storage.http import fetch_in_turn
 
 __all__ = ["COLUMNS", "COUNTS", "predict_files"]
+_TABLES = frozenset((ZONES, POINTS, LABELME, *(name for name, _ in FILES.values())))
+"""All that a count may write beside counts.csv."""
 _MOST_NAMED = 6
 """Zones in an image's line."""
 
@@ -76,6 +79,8 @@ def predict_files(
                 _read(predictor, files[index], placed.sets[index])
             except InputError as error:
                 raise InputError(f"{error}{'; --skip-bad leaves such files out' if files[1:] else ''}") from None
+    if kept := table.others(_TABLES - {ZONES if zones else "", *(heads.files if heads else ())}):
+        say(f"{storage.shown(place)}: tables of an earlier count there stay as they are: {', '.join(kept)}")
     for line in about:
         say(line)
     bad: list[str] = []
@@ -93,7 +98,7 @@ def predict_files(
             found = predictor.predict(image)
             drawn, entry["zones"] = placed.count(index, found, (image.shape[0], image.shape[1]))
             row, words, picture = _told(found, image, file, drawn, entry["zones"])
-            storage.write_bytes(storage.join(place, entry["overlay"]), picture)
+            table.draw(entry, picture)
             if heads is not None:
                 heads.add(entry, row, image.shape[:2], found.points, found.sizes)
             table.add(index, entry | {"row": row})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +32,8 @@ COLUMNS = ("file", "count", "low", "high", "uncertainty", "points")
 ZONES = "zones.csv"
 """The table of zones: for each image a row of the whole one, as in counts.csv, and one for each zone."""
 ZONE_COLUMNS = ("file", "zone", "count", "low", "high")
+_REFUSED = re.compile(r'[:?*<>|"\\]')
+"""What exFAT and shares of Windows take in no name."""
 _MOST_NAME_BYTES = 200
 """ours: of an overlay's name before its number and ending; a file system takes 255 with these."""
 ROWS_AT_ONCE = 50
@@ -49,7 +54,7 @@ class CountsTable:
 
     def __init__(self, place: str, files: Sequence[UserFile], job: str, *, fresh: bool = False,
                  zones: bool = False) -> None:
-        self.files, self.job, self.local = files, job, storage.is_local(place)
+        self.files, self.job, self.local, self._place = files, job, storage.is_local(place), place
         self._url, self._journal = storage.join(place, COUNTS), storage.join(place, JOURNAL)
         self._zones = storage.join(place, ZONES) if zones else ""
         self._folder = Path(storage.shown(place))
@@ -65,13 +70,18 @@ class CountsTable:
         for file in files:
             self._repeats.append(met[file.name])
             met[file.name] += 1
-        self.resumed = "" if fresh else self._resume()
-        """A line for the user where an earlier count was stopped; "" if none was."""
         self._named: dict[int, str] = {}
         """Overlays of files that are counted again."""
-        self._names = {entry["overlay"] for entry in self._entries.values()}
+        self.resumed = "" if fresh else self._resume()
+        """A line for the user where an earlier count was stopped; "" if none was."""
+        self._names = {*map(_key, self._named.values()), *(_key(entry["overlay"]) for entry in self._entries.values())}
         # Overlays by their images' stem: a camera may name its files alike in every folder.
-        self._alike = Counter(self.files[index].stem for index in self._entries)
+        self._alike = Counter(_key(self.files[index].stem) for index in self._entries)
+
+    def others(self, names: Iterable[str]) -> list[str]:
+        """Those of these tables that an earlier count left in the folder."""
+        return [name for name in sorted(names)
+                if not self._is_new and storage.exists(storage.join(self._place, name))]
 
     def require_ours(self, *names: str) -> None:
         """Raises InputError where a file or folder of these names lies in a folder that no count has written to."""
@@ -103,13 +113,24 @@ class CountsTable:
         return {"file": file.name, "repeat": self._repeats[index], "stamp": stamp,
                 "overlay": self._named.get(index) or self._free_name(file.stem)}
 
+    def draw(self, entry: dict[str, Any], picture: bytes) -> None:
+        """Writes an overlay, by another name where the file system refuses that of the entry."""
+        try:
+            storage.write_bytes(storage.join(self._place, entry["overlay"]), picture)
+        except OSError as error:
+            stem = Path(entry["overlay"]).stem
+            if error.errno != errno.EINVAL or not _REFUSED.search(stem):
+                raise
+            entry["overlay"] = self._free_name(_REFUSED.sub("_", stem))
+            storage.write_bytes(storage.join(self._place, entry["overlay"]), picture)
+
     def add(self, index: int, entry: dict[str, Any]) -> None:
         """Adds an entry, once its overlay is written, with its `row` and `notes`, and with `zones` where zones are
         counted: persons by their names.
         """
         self._entries[index] = entry
-        self._names.add(entry["overlay"])
-        self._alike[self.files[index].stem] += 1
+        self._names.add(_key(entry["overlay"]))
+        self._alike[_key(self.files[index].stem)] += 1
         if not self._begun:
             self._write_all()
         elif self.local:
@@ -163,9 +184,9 @@ class CountsTable:
         """`<stem>.png`, numbered if images of several folders have the same name; a long stem is cut."""
         if len(encoded := os.fsencode(stem)) > _MOST_NAME_BYTES:
             stem = encoded[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
-        number = self._alike[stem] + 1
+        number = self._alike[_key(stem)] + 1
         name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
-        while name in self._names or self._is_anothers(name):
+        while _key(name) in self._names or self._is_anothers(name):
             number += 1
             name = f"{stem}-{number}.png"
         return name
@@ -195,15 +216,26 @@ class CountsTable:
         if not lines or lines[0].get("job") != self.job:
             return "an earlier count here was stopped that had other settings: all is counted anew"
         known = {(line["file"], line["repeat"]): line for line in lines[1:] if _is_entry(line)}
+        drawn = set() if self.local else set(storage.list_files(self._place))
         for index, file in enumerate(self.files):
             entry = known.get((file.name, self._repeats[index]))
             try:
                 if entry and entry["stamp"] == file.stamp():
-                    self._entries[index] = entry
+                    if entry["overlay"] in drawn or (self.local and os.path.lexists(self._folder / entry["overlay"])):
+                        self._entries[index] = entry
+                    else:
+                        self._named[index] = entry["overlay"]
             except OSError:
                 continue
         return (f"going on: {len(self._entries)} of {len(self.files)} images were counted before the last count was "
                 "stopped; --fresh counts them anew")
+
+
+def _key(name: str) -> str:
+    """The same for names that some file system takes for one, as most but Linux's do with capitals, and for those that
+    `draw` would make one.
+    """
+    return unicodedata.normalize("NFC", _REFUSED.sub("_", name)).casefold()
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

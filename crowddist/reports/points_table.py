@@ -44,11 +44,13 @@ class PointsTable:
         self._names = [readable(name) for name in label_names(table.files)]
         self._written: set[str] = set()
         self._begun = False
-        table.require_ours(POINTS, *(LABELME if kind == "labelme" else FILES[kind][0] for kind in ("json", *formats)))
+        self.files = (POINTS, *(LABELME if kind == "labelme" else FILES[kind][0] for kind in ("json", *formats)))
+        """What `publish` writes."""
+        table.require_ours(*self.files)
         if "labelme" in formats:
             _require_one_each(self._names, table.files)
         for index, entry in table.counted():
-            if not self._has(entry):
+            if self._kept(entry) is None:
                 table.forget(index)
 
     def add(self, entry: dict[str, Any], row: dict[str, Any], size: tuple[int, int], points: np.ndarray,
@@ -93,15 +95,19 @@ class PointsTable:
         for index, entry in self.table.counted():
             if entry["file"] not in met:
                 met.add(entry["file"])
-                yield _counted(self._names[index], storage.read_json(self._part(entry)))
+                part = self._kept(entry)
+                if part is None:
+                    raise InputError(f"{entry['file']}: its points were lost while others were counted; start the same "
+                                     "command again, it counts this image anew")
+                yield _counted(self._names[index], part)
 
-    def _has(self, entry: dict[str, Any]) -> bool:
-        """False where the points of a row are lost or damaged, or those of another start lie in their place."""
+    def _kept(self, entry: dict[str, Any]) -> dict[str, Any] | None:
+        """The points of a row; None where they are lost or damaged, or those of another lie in their place."""
         try:
             part = storage.read_json(self._part(entry))
         except (FileNotFoundError, InputError):
-            return False
-        return _is_part(part) and bool(part["row"] == entry["row"])
+            return None
+        return part if _is_part(part) and part["row"] == entry["row"] else None
 
     def _part(self, entry: dict[str, Any]) -> str:
         return storage.join(self._parts, f"{entry['overlay']}.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
+import unicodedata
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,6 +83,20 @@ def test_what_is_called_like_a_pattern_or_a_home_is_taken_as_it_is(tmp_path: Pat
     photo(tmp_path / "~" / "x.png")
     monkeypatch.chdir(tmp_path)
     assert names("a[1].png", "~/x.png") == ["a[1].png", "~/x.png"]
+    for name in ("cam[12] x/a.png", "cam1 x/b.png", "cam2 x/c.png", "cam2 x/d.png"):
+        photo(tmp_path / name)
+    assert names("cam[12] x/*.png") == ["cam[12] x/a.png"]
+    assert names("cam[2] x/*.png") == ["cam2 x/c.png", "cam2 x/d.png"]
+    with pytest.raises(FileNotFoundError, match=r"no file or folder at cam\[12\] x/missing\.png"):
+        names("cam[12] x/missing.png")
+
+
+def test_accents_of_either_form_name_one_file(tmp_path: Path) -> None:
+    """macOS types and stores them as characters of their own."""
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        place = photo(tmp_path / form / unicodedata.normalize(form, "Café/é.png"))
+        typed = str(tmp_path / form / unicodedata.normalize(other, "Café/é.png"))
+        assert names(typed) == names(Path(typed).as_uri()) == [str(place)] and read_place(typed)[0].shape == (30, 40, 3)
 
 
 def test_what_is_missing_is_said(photos: Path) -> None:

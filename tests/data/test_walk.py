@@ -54,14 +54,16 @@ def test_pictures_that_are_not_read_are_named_and_other_files_counted(tmp_path: 
                        "c.bin": b"\0\0\0\x14ftypcrx \0\0\0\1crx ", "d.PEF": b"MM\0\x2a" + bytes(40), "e.tga": bytes(30),
                        "f.gif": b"GIF89a" + bytes(9),
                        "g.MP4": b"\0\0\0\x14ftypmp42\0\0\0\0isom", "h": b"\0\0\0\x14ftypqt  \0\0\0\0qt  ",
-                       "i.txt": b"P5 is a format", "j.csv": b"BM", "k": b"", "l.doc": b"BMW and others"})
+                       "i.txt": b"P5 is a format", "j.csv": b"BM", "k": b"", "l.doc": b"BMW and others",
+                       "m.gpr": b"project of Ada"})
     found = find_images(tmp_path)
     assert names(found) == ["a.jpg"]
     assert [(path.name, reason.split()[0]) for path, reason in found.refused] == [
         ("b.HIF", "HEIC"), ("c.bin", "CR3"), ("d.PEF", "PEF"), ("f.gif", "GIF")]
-    assert dict(found.others) == {"TGA": 1, "MP4": 1, "MOV": 1, "TXT": 1, "CSV": 1, "DOC": 1, "without an ending": 1}
+    assert dict(found.others) == {"TGA": 1, "MP4": 1, "MOV": 1, "TXT": 1, "CSV": 1, "DOC": 1, "GPR": 1,
+                                  "without an ending": 1}
     (line,) = found.lines()
-    assert line.startswith(f"{tmp_path.name}: 7 other files: 1 ") and line.endswith(" and 2 more")
+    assert line.startswith(f"{tmp_path.name}: 8 other files: 1 ") and line.endswith(" and 3 more")
 
 
 def test_drawings_among_photographs_stop_nothing(tmp_path: Path) -> None:
@@ -76,13 +78,14 @@ def test_raw_twins_and_backups_of_images_are_counted_once(tmp_path: Path) -> Non
     raw = b"II*\0" + bytes(40)
     heic = b"\0\0\0\x14ftypheic"
     write(tmp_path, **{"1.JPG": JPEG, "1.NEF": raw, "1.JPG_original": JPEG, "2.jpg": JPEG, "2.HEIC": heic,
-                       "2.jpg~": JPEG, "2.jpg.bak": JPEG, "3.NEF": raw, "4.jpg_original": JPEG, "sub/2.CR2": raw})
+                       "2.jpg~": JPEG, "2.jpg.bak": JPEG, "3.NEF": raw, "4.jpg_original": JPEG, "sub/2.CR2": raw,
+                       "2.GPR": raw})
     found = find_images(tmp_path)
     assert names(found) == ["1.JPG", "2.jpg", "4.jpg_original"]
     assert [path.name for path, _ in found.refused] == ["3.NEF", "2.CR2"]
     here = tmp_path.name
     assert found.lines() == [f"{here}: left out, backups of files beside them: 1.JPG_original, 2.jpg.bak, 2.jpg~",
-                             f"{here}: left out, not read, but beside an image of the same name: 1.NEF, 2.HEIC"]
+                             f"{here}: left out, not read, but beside an image of the same name: 1.NEF, 2.GPR, 2.HEIC"]
 
 
 def test_a_users_own_table_of_counts_hides_no_images(tmp_path: Path) -> None:
@@ -137,14 +140,15 @@ def test_what_crowddist_wrote_is_no_photograph(tmp_path: Path) -> None:
     write(tmp_path, **{"a.jpg": JPEG, "b.png": PNG, "moved overlay.png": drawn, "marked/x.jpg": JPEG,
                        "old run/config.json": b'{"bi_knowledge": {}}', "old run/pictures/x.png": PNG,
                        "old count/counts.csv": b"file,count,uncertainty,points\r\n", "old count/x.png": PNG,
-                       "count/counts.csv": b"file,count,low,high,uncertainty,points\r\n", "count/x.png": PNG,
+                       "count/counts.csv": b"file,count,low,high,uncertainty,points\r\n", "count/x.png": drawn,
+                       "count/my.png": PNG,
                        "count/points.csv": b"file,x,y\n", "count/points.coco.json": b"{}", "count/zones.csv": b"file",
                        "old count/mine.jpg": JPEG, "runs/mlflow-artifacts/1/x.png": PNG,
                        "set/manifest.json": b'{"format": "crowddist data set"}', "set/1.tar": b"x",
                        "app/config.json": b"{}", "app/c.jpg": JPEG, "app/manifest.json": b"{}"})
     storage.mark_as_ours(tmp_path / "marked")
     found = find_images(tmp_path)
-    assert names(found) == ["a.jpg", "app/c.jpg", "b.png", "old count/mine.jpg"]
+    assert names(found) == ["a.jpg", "app/c.jpg", "b.png", "count/my.png", "old count/mine.jpg"]
     assert dict(found.others) == {"JSON": 2}
     assert sorted(path.relative_to(tmp_path).as_posix() for path in found.left_out[OURS]) == [
         "count", "marked", "moved overlay.png", "old count", "old run", "runs/mlflow-artifacts", "set"]
@@ -181,12 +185,18 @@ def test_names_and_places_that_people_have(tmp_path: Path) -> None:
     odd = os.fsdecode(b"caf\xe9.JPEG")
     taken = ["a\nb.jpg", odd, "IMG 1.JPG ", "p.jpg?width=200", "sub.jpg/x.tiff", "a.jpg", "A.jpg", "a.JPG", "x.y.z",
              "Vorschau/1.jpg", "f.jpg.gz.jpg", "0000",
-             "b.photoslibrary/originals/a.jpg", "resources/a.jpg"]
+             "b.photoslibrary/originals/a.jpg", "resources/a.jpg", "private/a.jpg", "previews/a.jpg",
+             "i.photolibrary/Masters/a.jpg", "cloud/files/a.jpg"]
     out = {"thumbs/a.jpg": PREVIEWS, "DCIM/.thumbnails/1.jpg": HIDDEN, "M4ROOT/THMBNL/C1T01.JPG": PREVIEWS,
            "LOST.DIR/1": PREVIEWS, "FOUND.000/1.jpg": PREVIEWS, "__MACOSX/._a.jpg": PREVIEWS, "._a.jpg": HIDDEN,
            "Lightroom Previews.lrdata/A/a.jpg": PREVIEWS, "b.photoslibrary/resources/derivatives/a.jpg": PREVIEWS,
            ".c.jpg.icloud": UNFINISHED, "d.jpg.filepart": UNFINISHED, ".trashed-1-a.jpg": HIDDEN,
-           "mlartifacts/1/x.png": OURS, "film.jpg.tmp": UNFINISHED}
+           "mlartifacts/1/x.png": OURS, "film.jpg.tmp": UNFINISHED, "MISC/THM/100/DJI_1.SCR": PREVIEWS,
+           "a.tif.ovr": PREVIEWS, "a.tif.msk": PREVIEWS, "Cache/Proxies/a.CR3.cop": PREVIEWS,
+           "i.photolibrary/Previews/a.jpg": PREVIEWS, "b.photoslibrary/private/x/1.jpg": PREVIEWS,
+           "cloud/files_trashbin/files/b.jpg.d1690000000": PREVIEWS, "cloud/files_versions/a.jpg.v1690000000": PREVIEWS,
+           "appdata_oc1/preview/1/1024-768-max.jpg": PREVIEWS, "@GMT-2023.01.01-00.00.00/a.jpg": PREVIEWS,
+           "Trash/b.jpg": PREVIEWS, "Network Trash Folder/z.jpg": PREVIEWS}
     counted = {"b.zip": b"PK\x03\x04", "c.tar": b"x", "notes.txt": b"", "empty": b"",
                "clip.MOV": b"\0\0\0\x14ftypqt  "}
     write(tmp_path / "in", **dict.fromkeys([*taken, *out], JPEG), **counted, **{"b.JXL": b"\xff\x0a",
@@ -205,3 +215,15 @@ def test_names_and_places_that_people_have(tmp_path: Path) -> None:
     assert any("other files" in line and line.endswith("; archives are not opened, unpack those of images")
                for line in lines)
     assert all("\n" not in line and line.encode() for line in lines)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that its user may not enter, or here one whose path is too long."""
+    write(tmp_path, **{"a.jpg": JPEG})
+    monkeypatch.chdir(tmp_path)
+    for _ in range(17):
+        os.mkdir("x" * 250)
+        os.chdir("x" * 250)
+    found = find_images(tmp_path)
+    assert names(found) == ["a.jpg"] and [reason for _, reason in found.refused] == [
+        "cannot be read: File name too long"]

@@ -229,6 +229,7 @@ def test_zones_are_counted_drawn_and_kept_over_a_stop(tiny_checkpoint: str, phot
         lines.clear()
         predict_files(counter, [str(photos)], str(tmp_path / f"again-{known}"), zones=given, say=lines.append)
         assert sum("/3 " in line for line in lines) == 3 - known, "a count with other zones is another one"
+        assert any(line.endswith("stay as they are: zones.csv") for line in lines) == (given is None)
     for name in ("zones.csv", "counts.csv"):
         assert (tmp_path / "again-2" / name).read_bytes() == (whole / name).read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from crowddist import storage
+from crowddist.data.safe_decode import encode_png
 from crowddist.data.user_files import UserFile
 from crowddist.data.walk import OURS, find_images
 from crowddist.errors import InputError
@@ -94,12 +96,13 @@ def test_what_changed_meanwhile_is_counted_anew(counter: Predictor, photos: Path
         predict_files(counter, [str(photos)], str(out), job="a", say=stop_after(3, lines))
     write(photos / "1.jpg", 77)
     write(photos / "00.jpg", 78)
-    for job, fresh, known in (("a", False, 2), ("b", False, 0), ("a", True, 0)):
+    (out / "2.png").unlink()
+    for job, fresh, known in (("a", False, 1), ("b", False, 0), ("a", True, 0)):
         storage.write_bytes(out / "kept", (out / JOURNAL).read_bytes())
         lines.clear()
         rows = predict_files(counter, [str(photos)], str(out), job=job, fresh=fresh, say=lines.append)
         assert [Path(row["file"]).name for row in rows] == ["0.jpg", "00.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
-        assert sum("/6 " in line for line in lines) == 6 - known
+        assert sum("/6 " in line for line in lines) == 6 - known and (out / "2.png").exists()
         assert ("other settings" in lines[0]) == (job == "b")
         storage.write_bytes(out / JOURNAL, (out / "kept").read_bytes())
 
@@ -218,7 +221,7 @@ def test_an_empty_input_is_not_the_current_folder(counter: Predictor, photos: Pa
 
 def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path: Path) -> None:
     files = []
-    for number, name in enumerate(("x", "x", "x-3", "x", "x", "y", "x")):
+    for number, name in enumerate(("x", "x", "x-3", "x", "x", "y", "x", "X", "\xe9", "e\u0301", "a:b", "a_b")):
         (tmp_path / str(number)).mkdir()
         place = tmp_path / str(number) / f"{name}.jpg"
         write(place, number)
@@ -230,12 +233,40 @@ def test_images_of_one_name_in_many_folders_get_the_first_free_numbers(tmp_path:
         for index in indexes:
             entries[index] = table.new_entry(index)
             assert table.new_entry(index) == entries[index], "a name is taken by what is added alone"
+            table.draw(entries[index], encode_png(np.zeros((8, 8, 3), np.uint8)))
             table.add(index, {**entries[index], "row": row, "notes": []})
         return [entry["overlay"] for entry in entries.values()]
 
     first = add(CountsTable(str(tmp_path / "out"), files, "a"), range(4))
     assert first == ["x.png", "x-2.png", "x-3.png", "x-4.png"]
-    assert add(CountsTable(str(tmp_path / "out"), files, "a"), range(4, 7)) == ["x-5.png", "y.png", "x-6.png"]
+    assert add(CountsTable(str(tmp_path / "out"), files, "a"), range(4, 12)) == [
+        "x-5.png", "y.png", "x-6.png", "X-7.png", "\xe9.png", "e\u0301-2.png", "a:b.png", "a_b-2.png"], (
+            "also where a file system takes capitals and accents for the same")
+
+
+def test_a_file_system_that_refuses_a_name_gets_another(counter: Predictor, photos: Path, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exFAT, which takes no colon."""
+    for name in ("12:30.5.jpg", "12?30.5.jpg"):
+        shutil.copy(photos / "0.jpg", photos / name)
+    (tmp_path / "out").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "out" / "12_30.5.png")  # a user's own
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).parent == tmp_path / "out" and set(Path(target).name) & set(':?*<>|"\\'):
+            raise OSError(errno.EINVAL, "Invalid argument", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    lines: list[str] = []
+    with pytest.raises(Stop):
+        predict_files(counter, [str(photos)], str(tmp_path / "out"), points=[], say=stop_after(2, lines))
+    rows = predict_files(counter, [str(photos)], str(tmp_path / "out"), points=[], say=lines.append)
+    assert len(rows) == 7 and any(line.startswith("going on: 2 of 7") for line in lines)
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        *(f"{n}.png" for n in range(2)), "12_30.5-2.png", "12_30.5-3.png", "12_30.5.png",
+        *(f"{n}.png" for n in range(2, 5)), "counts.csv", "points.csv", "points.json"]
 
 
 def test_an_odd_line_of_the_journal_is_one_row_to_count_again(tmp_path: Path) -> None:
@@ -245,6 +276,7 @@ def test_an_odd_line_of_the_journal_is_one_row_to_count_again(tmp_path: Path) ->
     row = {**dict.fromkeys(COLUMNS), "file": "a.jpg"}
     with CountsTable(place, files, "job") as written:
         entry = written.new_entry(0) | {"row": row, "notes": []}
+        written.draw(entry, b"")
         written.add(0, entry)
     assert CountsTable(place, files, "job").has(0)
     changes = [entry | change for change in (

@@ -103,6 +103,15 @@ def test_none_are_written_where_none_are_wanted(photos: Path, tmp_path: Path) ->
     assert not [name for name in os.listdir(tmp_path / "out") if "points" in name]
 
 
+def test_tables_of_an_earlier_count_that_stay_are_told(photos: Path, tmp_path: Path) -> None:
+    for points, told in ((["coco", "labelme"], ""), (["labelme"], "points.coco.json"),
+                         (None, "labelme, points.coco.json, points.csv, points.json")):
+        lines: list[str] = []
+        count(photos, tmp_path / "out", points=points, say=lines.append)
+        assert [line for line in lines if "earlier count" in line] == [
+            f"{tmp_path / 'out'}: tables of an earlier count there stay as they are: {told}"][: bool(told)]
+
+
 FORMS = {"csv": ("points.csv", "csv"), "cvat": ("points.cvat.xml", "cvat"), "coco": ("points.coco.json", "coco"),
          "labelme": ("labelme", "labelme"),
          "labelstudio": ("points.labelstudio.json", "label_studio")}
@@ -206,6 +215,19 @@ def test_an_image_that_is_named_twice_has_its_points_once(photos: Path, tmp_path
                          points=["coco"], say=lambda _: None)
     assert len(rows) == 2 and len(table(tmp_path / "out")) == 1 + 5
     assert len(json.loads((tmp_path / "out" / "points.coco.json").read_text())["images"]) == 1
+
+
+def test_points_of_another_are_never_written(photos: Path, tmp_path: Path) -> None:
+    """As where a file system takes two names for one."""
+    def say(line: str) -> None:
+        if line.startswith("4/"):
+            parts = tmp_path / "out" / PARTS
+            shutil.copy(parts / "empty.png.json", parts / "a.png.json")
+
+    with pytest.raises(InputError, match=r"a\.png: its points were lost while others were counted; start the same"):
+        count(photos, tmp_path / "out", say=say)
+    count(photos, tmp_path / "out")
+    assert len(table(tmp_path / "out")) == 1 + 5 + 1 + 3 + 12
 
 
 def test_a_bad_file_keeps_what_a_second_start_needs(photos: Path, tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def read_config(folder: Path, data: bytes) -> None:
 def counts(folder: Path, data: bytes) -> CountsTable:
     """The table of a count that was stopped, with this journal."""
     (folder / JOURNAL).write_bytes(data)
+    (folder / "a.png").touch()  # its overlay
     # Of an image on the web nothing tells whether it is as it was.
     return CountsTable(folder.as_uri(), [UserFile(name="a.jpg", root="", address="http://a/a.jpg")], "j", zones=True)
 
