@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.convert.annotations import as_count, parse_numbers, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, below, list_pairs
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, below, list_pairs
 from crowddist.errors import InputError
 
 # P: the columns of the set's own readme: centre, width and height of a head, occlusion 1-3, blur 0-1.
@@ -31,7 +31,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     """
     images = below(folder, split, "images")
     if not images.is_dir():
-        raise InputError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
+        raise NoSetError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
                          "train, val and test")
     items, refused, facts = list_pairs(images, ".txt", labelled, below(folder, split, "gt"))
     index = below(folder, split, "image_labels.txt")

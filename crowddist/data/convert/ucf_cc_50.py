@@ -9,6 +9,7 @@ from crowddist.data.convert.layout import (
     IMAGES,
     Format,
     Listing,
+    NoSetError,
     fullest,
     holds,
     is_called,
@@ -17,7 +18,6 @@ from crowddist.data.convert.layout import (
     subfolders,
 )
 from crowddist.data.convert.ucf_qnrf import ENDING, annotate
-from crowddist.errors import InputError
 
 # P: Idrees et al., CVPR 2013: 50 images, five folds.
 NUM_IMAGES = 50
@@ -78,7 +78,7 @@ def _image_folder(folder: Path) -> Path:
         return (called or inside)[0]
     advice = (f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside
               else f"1.jpg and the others are missing; {holds(folder)}")
-    raise InputError(f"no UCF_CC_50 data in {folder}: {advice}")
+    raise NoSetError(f"no UCF_CC_50 data in {folder}: {advice}")
 
 
 FORMAT = Format(

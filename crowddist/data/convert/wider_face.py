@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, below, require_annotations
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, below, require_annotations
 from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import find_images
 from crowddist.errors import InputError
@@ -30,7 +30,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     images = below(folder, f"WIDER_{split}", "images")
     annotations = below(folder, "wider_face_split", f"wider_face_{split}_bbx_gt.txt")
     if not images.is_dir():
-        raise InputError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
+        raise NoSetError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
                          "WIDER_train, WIDER_val and wider_face_split")
     require_annotations(annotations, labelled)
     found = find_images(images)
