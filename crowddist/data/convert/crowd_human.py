@@ -97,6 +97,8 @@ def _read_entries(place: Path) -> tuple[dict[str, Entry], list[tuple[Path, str]]
     entries: dict[str, Entry] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
+        if not line:
+            continue
         try:
             name = parse_json_object(line, f"line {number}").get("ID")
         except InputError as error:

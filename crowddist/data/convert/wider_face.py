@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from crowddist.data.convert.annotations import parse_numbers, read_lines
+from crowddist.data.convert.annotations import parse_numbers, parse_rows, read_lines
 from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, below, require_annotations
 from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import find_images
@@ -50,8 +48,7 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     place, entry = item.annotations[0], item.record
     if entry is None:
         raise InputError(f"{item.image}: {place} does not name it; add its boxes or remove the image")
-    rows = [_numbers(line, f"{place}: line {number}") for number, line in enumerate(entry.boxes, start=entry.line + 2)]
-    table = np.array(rows).reshape(-1, len(_COLUMNS))
+    table = parse_rows(enumerate(entry.boxes, start=entry.line + 2), _numbers, len(_COLUMNS), place)
     left_out = (table[:, _INVALID] == 1) | (table[:, 2:4] <= 0).any(axis=1)
     return Annotation(boxes=table[:, :4], left_out=left_out, place=f"{place}: line {entry.line} ({item.name})")
 
