@@ -76,7 +76,8 @@ class Format:
     splits: tuple[str, ...]  # the first is the default
     upright: bool = False  # turn pixels by their rotation tags; never where annotations refer to the stored pixels
     find: Callable[[Path, str, bool], Listing]
-    """(folder, split, labelled) -> listing. Raises InputError for a folder of another layout."""
+    """(folder, split, labelled) -> listing. Raises NoSetError for a folder without the layout of a public set, and
+    InputError for a damaged one."""
     annotate: Callable[[Item, tuple[int, int]], Annotation] | None
     """(item, (height, width)) -> annotation; None: the format has no labels. Raises InputError naming the file."""
 
