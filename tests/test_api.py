@@ -70,6 +70,7 @@ def test_every_kind_of_image_has_the_same_count(counter: crowddist.CrowdCounter,
     twelve = (image(2).astype(np.uint16) << 4) + 15
     assert counter.count(twelve, bits=12).count == counter.count(np.round(twelve / 4095 * 255).astype(np.uint8)).count
     for bad, words in ((tmp_path / "missing.jpg", "missing.jpg: cannot be read"), (3, "an image cannot be int"),
+                       ("", "the path of the image is empty"),
                        (np.zeros((9, 2000, 3), np.uint8), "too small once shrunk"),
                        (np.zeros((7, 90, 3), np.uint8), "too small: 90 x 7 px; each side needs at"),
                        (pixels.astype(int), "the type")):
@@ -119,7 +120,9 @@ def test_intervals_and_settings_reach_the_counter(tiny_checkpoint: str, tmp_path
     sized = crowddist.load(Path(place), image_size=64, zooms=(1.0,), one_pass=True, device="cpu")
     assert sized.predictor.image_size == 64 and sized.count(image()).low is None
     for options, words in (({"level": 2}, "level"), ({"device": "gpu"}, "no device"), ({"image_size": 1}, "image_size"),
-                           ({"zooms": (-1.0,)}, "zooms")):
+                           ({"zooms": (-1.0,)}, "zooms"), ({"zooms": 1}, "zooms"), ({"zooms": "1"}, "zooms"),
+                           ({"level": "0.9"}, "level"), ({"device": None}, "no device"),
+                           ({"image_size": "512"}, "image_size")):
         with pytest.raises(crowddist.InputError, match=words):
             crowddist.load(place, **options)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no file at"):
@@ -157,6 +160,9 @@ def test_zones_are_counted_and_drawn(counter: crowddist.CrowdCounter, tmp_path: 
     assert found.count == plain.count and plain.zones == {} and "zones" not in plain.to_dict()
     assert json.loads(found.to_json())["zones"] == found.zones
     assert (np.asarray(found.plot()) != np.asarray(plain.plot())).any()
+    for zones in ([halves["left"]], 3, b"zones.json"):
+        with pytest.raises(crowddist.InputError, match=r"zones must be a file, or polygons by name as"):
+            counter.count(image(), zones=zones)  # type: ignore[arg-type]
     many = list(counter.count_many([image(), image(1)], zones=tmp_path / "zones.json"))
     assert many[0].zones == pytest.approx(found.zones, rel=1e-4) and many[1].zones != many[0].zones
     with pytest.raises(crowddist.InputError, match=r"^image 1: .*zones\.json: the zone 'right' lies outside the image"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from crowddist import storage
-from crowddist.data.config import DataSpec
+from crowddist.data.config import RAW_FORMATS, DataSpec
 from crowddist.data.manifest import FILE_NAME, Manifest
 from crowddist.data.shards import ShardReader, verify
 from crowddist.errors import InputError
@@ -88,7 +88,8 @@ def prepare(
         if not storage.exists(storage.join(url, FILE_NAME)):
             with hold:
                 if not storage.exists(storage.join(url, FILE_NAME)):
-                    say(f"{role}: converting {spec.place or 'rendered images'} to {url}")
+                    form = f" as {spec.format}" if spec.format in RAW_FORMATS else ""
+                    say(f"{role}: converting {spec.place or 'rendered images'}{form} to {url}")
                     _convert(spec, place, url, role, say, skip_bad)
                     storage.mark_as_ours(folder)
     manifest = verify(url)

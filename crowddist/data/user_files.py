@@ -158,6 +158,8 @@ def read_place(place: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ..
     `find_user_files`. Raises InputError, naming it.
     """
     given = os.fspath(place)
+    if not given:
+        raise InputError("the path of the image is empty; give a file or an address")
     if is_http(given):
         return _on_the_web(given).read()
     if _is_remote(given):

@@ -137,11 +137,16 @@ def _leave_out_twins(found: Found) -> None:
 
 def _is_walked(folder: Path, found: Found) -> bool:
     name = folder.name.lower()
-    is_preview = name in _PREVIEW_FOLDERS or _PREVIEW_PLACES.fullmatch(f"{folder.parent.name.lower()}/{name}")
-    reason = HIDDEN if name.startswith(".") else PREVIEWS if is_preview else OURS if is_ours(folder) else ""
+    reason = HIDDEN if name.startswith(".") else PREVIEWS if is_preview(folder) else OURS if is_ours(folder) else ""
     if reason and not is_temporary(name):
         found.leave_out(folder, reason)
     return not reason
+
+
+def is_preview(folder: Path) -> bool:
+    """True for a folder that systems fill with previews, deleted files or snapshots."""
+    name = folder.name.lower()
+    return name in _PREVIEW_FOLDERS or bool(_PREVIEW_PLACES.fullmatch(f"{folder.parent.name.lower()}/{name}"))
 
 
 def is_ours(folder: Path) -> bool:

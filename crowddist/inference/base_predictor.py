@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -215,9 +216,12 @@ class BasePredictor(ABC):
 
 def require_sizes(image_size: int | None, zooms: Sequence[float] | None) -> None:
     """Raises InputError for sizes that no image can be counted at; None stands for the counter's own."""
-    if image_size is not None and image_size != 0 and not STRIDE <= image_size <= MAX_SIDE_PX:
-        raise InputError(f"image_size must be 0 or from {STRIDE} to {MAX_SIDE_PX} px, got {image_size}")
+    if image_size is not None and not (isinstance(image_size, Real)
+                                       and (image_size == 0 or STRIDE <= image_size <= MAX_SIDE_PX)):
+        raise InputError(f"image_size must be 0 or from {STRIDE} to {MAX_SIDE_PX} px, got {image_size!r:.80}")
     if zooms is not None:
+        if not isinstance(zooms, Iterable) or not all(isinstance(zoom, Real) for zoom in zooms):
+            raise InputError(f"zooms must be several numbers from 0.1 to 4, or one as (1,), got {zooms!r:.80}")
         require_zooms("zooms", tuple(zooms))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 from crowddist import storage
@@ -120,8 +121,8 @@ def find_intervals(checkpoint_url: str, level: float, *, image_size: int, zooms:
 def intervals_of(found: Calibration | None, level: float, *, image_size: int, zooms: Sequence[float],
                  one_pass: bool = False) -> Intervals:
     """The intervals that a calibration gives, if there is one; otherwise as `find_intervals`."""
-    if not 0 < level < 1:
-        raise InputError(f"the level of intervals must lie between 0 and 1, e.g. 0.9, got {level:g}")
+    if not (isinstance(level, Real) and 0 < level < 1):
+        raise InputError(f"the level of intervals must lie between 0 and 1, e.g. 0.9, got {level!r:.80}")
     reason = _reason(found, level, image_size, tuple(zooms), one_pass)
     told = (f"no intervals: {reason}" if found is None or reason else
             f"{_percent(level)} intervals, by the errors on {len(found.scores)} held-out images of {found.data}")

@@ -155,6 +155,7 @@ def _providers(device: str, name: str) -> list[Any]:
 
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
     has_cuda = cuda in onnxruntime.get_available_providers()
+    device = str(device)
     kind, _, index = device.partition(":")
     if device == "cpu" or (device == "auto" and not has_cuda):
         return [cpu]

@@ -38,7 +38,7 @@ def choose_device(name: str) -> str:
         return default_device()
     try:
         kind, index = torch.device(name).type, torch.device(name).index or 0
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise InputError(f"no device is called {name!r}; choose auto, cpu, cuda, or cuda:1 for a second GPU") from None
     there = {"cpu": index == 0, "cuda": index < torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):

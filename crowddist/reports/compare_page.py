@@ -10,11 +10,12 @@ from typing import Any
 from crowddist import storage
 from crowddist.config import flat
 from crowddist.data.safe_decode import read_png
+from crowddist.errors import InputError
 from crowddist.methods.table import idle_groups
 from crowddist.reports.charts import calibration_chart, runs_chart
 from crowddist.reports.compare_runs import cells, errors, kept, read_images
 from crowddist.reports.html_page import embedded, page
-from crowddist.storage.run_folder import CONFIG, PICTURES
+from crowddist.storage.run_folder import CONFIG, PICTURES, RESULT
 
 NUM_PICTURES = 3
 """Number of images that are shown as each run sees them."""
@@ -33,12 +34,15 @@ def comparison_page(results: Mapping[str, Mapping[str, Any]],
     Args:
         results: folder of each run -> its result, of `compare_runs.read_result`.
         uncertainties: name -> those of `compare_runs.read_uncertainties`, of runs that have them.
+
+    Raises:
+        InputError: a result does not tell which data its run was evaluated on.
     """
     folders = {name: storage.normalise(place) for name, place in zip(_names(results), results, strict=True)}
     runs = dict(zip(folders, results.values(), strict=True))
-    digests = dict.fromkeys(_evaluated(result) for result in runs.values())
-    groups = [_group(folders, {name: result for name, result in runs.items() if _evaluated(result) == digest})
-              for digest in digests]
+    evaluated = {name: _evaluated(result, folders[name]) for name, result in runs.items()}
+    groups = [_group(folders, {name: runs[name] for name in runs if evaluated[name] == digest})
+              for digest in dict.fromkeys(evaluated.values())]
     for group in groups:
         group["compared"] = group["number"] > 1 or len(groups) == 1
     return page(
@@ -58,7 +62,8 @@ def _group(folders: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]) ->
     return {
         "number": len(runs), "data": runs[best]["data"]["evaluation"]["name"], "best": best,
         "error": f"{ends[best][1]:.1f}", "images": f"{last['target/num_images']:.0f}",
-        "people": f"{last['target/mean_count'] - last['target/bias']:.0f}" if "target/bias" in last else "",
+        "people": (f"{last['target/mean_count'] - last['target/bias']:.0f}"
+                   if {"target/bias", "target/mean_count"} <= last.keys() else ""),
         "chart": runs_chart(ends), "errors": ", ".join(f"{name} {end:.1f}" for name, (_, end) in ends.items()),
         # Columns that say nothing of any run are left out.
         "shown": [place for place in range(len(COLUMNS)) if any(row[place] != "-" for row in rows)], "rows": rows,
@@ -88,8 +93,13 @@ def _names(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [place if names.count(name) > 1 else name for place, name in zip(results, names, strict=True)]
 
 
-def _evaluated(result: Mapping[str, Any]) -> str:
-    return result["data"]["evaluation"]["digest"]
+def _evaluated(result: Mapping[str, Any], folder: str) -> str:
+    """The digest of the data that a run was evaluated on."""
+    told = result.get("data", {}).get("evaluation")
+    if not (isinstance(told, dict) and isinstance(told.get("digest"), str) and isinstance(told.get("name"), str)):
+        raise InputError(f"{storage.join(folder, RESULT)} does not tell the name and the digest of its evaluation "
+                         "data, by which the page knows what can be compared; leave the run out")
+    return told["digest"]
 
 
 def _pictures(folders: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:

@@ -21,6 +21,7 @@ PAIRS = {
     "sha_to_ucf_cc_50": "A->UCF_CC_50", "sha_to_qnrf": "A->QNRF", "shb_to_qnrf": "B->QNRF",
 }
 """Recipe -> the nearest published pair of data sets."""
+_LARGEST = 1e100  # ours: a mean of squares of larger errors has no number
 HEADINGS = ("run", "recipe", "method", "seed", "images", "counter alone", "adapted", "change", "paper",
             "paper's change")
 
@@ -45,6 +46,11 @@ def read_result(place: str) -> dict[str, Any]:
             and "target/mae" in rounds[-1]):
         raise InputError(f"{url} holds no error: the run had no labelled evaluation data")
     require_whole(result, url)
+    first, last = result["rounds"][0], kept(result)
+    needed = ((first, f"{_alone(first)}mae"), (first, f"{_alone(first)}rmse"), (last, "target/mae"),
+              (last, "target/rmse"), (last, "target/num_images"))
+    if missing := [name for row, name in needed if name not in row]:
+        raise _damaged(url, missing[0])
     return result
 
 
@@ -58,14 +64,18 @@ def require_whole(result: Mapping[str, Any], url: str) -> None:
     for row in rows:
         is_row = isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("round"), int)
         wrong += ["rounds"] * (not is_row) + [name for name, value in (row.items() if is_row else ())
-                                              if name.startswith("target/") and not isinstance(value, int | float)]
+                                              if name.startswith("target/") and not _is_finite(value)]
     if wrong:
-        raise InputError(f"{url} is damaged: it has no {wrong[0]} that can be read; the command of the run writes it "
-                         "anew")
+        raise _damaged(url, wrong[0])
+
+
+def _damaged(url: str, name: str) -> InputError:
+    return InputError(f"{url} is damaged: it has no {name} that can be read; the command of the run writes it anew")
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    """True for a number that charts can show."""
+    return isinstance(value, int | float) and abs(value) <= _LARGEST
 
 
 def read_images(folder: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -140,8 +150,12 @@ def kept(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def errors(result: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """MAE and rmse of the counter alone, then MAE and rmse at the end."""
     first, last = result["rounds"][0], kept(result)
-    alone = "target/regression_" if "target/regression_mae" in first else "target/"
-    return first[f"{alone}mae"], first[f"{alone}rmse"], last["target/mae"], last["target/rmse"]
+    return first[f"{_alone(first)}mae"], first[f"{_alone(first)}rmse"], last["target/mae"], last["target/rmse"]
+
+
+def _alone(first: Mapping[str, Any]) -> str:
+    """What the errors of the counter alone begin with in the first row."""
+    return "target/regression_" if "target/regression_mae" in first else "target/"
 
 
 def cells(result: Mapping[str, Any]) -> tuple[str, ...]:

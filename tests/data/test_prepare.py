@@ -166,7 +166,8 @@ def test_equal_names_of_two_places_are_two_conversions(photos: Path, tmp_path: P
 
 
 def test_labels_of_a_target_are_not_even_converted(part_a: Path, tmp_path: Path) -> None:
-    source, _ = prepared(f"shanghaitech:{part_a}", tmp_path / "runs", "source")
+    source, lines = prepared(str(part_a), tmp_path / "runs", "source")
+    assert lines[0] == f"source: converting {part_a} as shanghaitech to {source.url}"
     target, _ = prepared(f"shanghaitech:{part_a}", tmp_path / "runs", "target")
     assert source.url != target.url and source.manifest.labelled and not target.manifest.labelled
     assert source.manifest.statistics["persons"] == 20 and "persons" not in target.manifest.statistics

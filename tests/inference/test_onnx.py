@@ -154,9 +154,9 @@ def test_a_file_that_is_no_counter_is_one_line(tiny_onnx: Path, tmp_path: Path) 
 
 
 def test_what_the_file_cannot_do_is_one_line(tiny_onnx: Path) -> None:
-    for device in ("gpu", "mps", "cuda:x", *(() if torch.cuda.is_available() else ("cuda",))):
+    for device in ("gpu", "mps", "cuda:x", None, *(() if torch.cuda.is_available() else ("cuda",))):
         with pytest.raises(InputError, match=f"cannot be run on '{device}' by this ONNX Runtime; choose auto or cpu"):
-            open_counter(tiny_onnx, device=device)
+            open_counter(tiny_onnx, device=device)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="counts by all its masks; leave out one_pass"):
         open_counter(tiny_onnx, one_pass=True)
     with pytest.raises(InputError, match="image_size must be 0 or from 8 to 20000 px, got 3"):

@@ -11,6 +11,7 @@ from crowddist import storage
 from crowddist.errors import InputError
 from crowddist.methods.table import METHODS
 from crowddist.recipes import RECIPES
+from crowddist.reports.compare_page import comparison_page
 from crowddist.reports.compare_runs import (
     PAIRS,
     calibration_table,
@@ -27,6 +28,10 @@ def result(method: str, *errors: float, recipe: str = "renderer_to_shb", **first
               for number, mae in enumerate(errors)]
     rounds[0] |= {f"target/{name}": value for name, value in first.items()}
     return {"run": f"a-{method}", "recipe": recipe, "method": method, "seed": 0, "rounds": rounds}
+
+
+def without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != f"target/{name}"}
 
 
 def test_table_to_the_letter() -> None:
@@ -106,13 +111,27 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     images.parent.mkdir()
     row = whole["rounds"][-1]
     for change in ({"run": 3}, {"method": None}, {"seed": "0"}, {"rounds": [{**row, "target/rmse": "x"}, row]},
-                   {"rounds": [{**row, "stage": None}]}, {"checkpoint": 3}, {"final": {**row, "target/mae": None}}):
+                   {"rounds": [{**row, "stage": None}]}, {"checkpoint": 3}, {"final": {**row, "target/mae": None}},
+                   {"rounds": [row, {**row, "target/mae": 10**400}]}):
         storage.write_json(place.as_uri(), {**whole, **change})
         with pytest.raises(InputError, match=rf"{place} is damaged: it has no {next(iter(change))[:4]}|no target/"):
             read_result(str(tmp_path))
+    for rows, name in (([without(row, "mae"), row], "mae"), ([without(row, "rmse"), row], "rmse"),
+                       ([{**row, "target/regression_mae": 3}, row], "regression_rmse"),
+                       ([row, without(row, "rmse")], "rmse"), ([row, without(row, "num_images")], "num_images")):
+        storage.write_json(place.as_uri(), {**whole, "rounds": rows})
+        with pytest.raises(InputError, match=rf"{place} is damaged: it has no target/{name} that"):
+            read_result(str(tmp_path))
+    storage.write_json(place.as_uri(), {**whole, "final": without(row, "mae")})
+    with pytest.raises(InputError, match=rf"{place} is damaged: it has no target/mae that"):
+        read_result(str(tmp_path))
     storage.write_json(place.as_uri(), whole)
     assert read_result(str(tmp_path)) == whole and read_uncertainties(str(tmp_path)) == {}
-    for damaged in ([1], {}, [{"error": "x", "uncertainty": 1}]):
+    for data in ({}, {"data": {}}, {"data": {"evaluation": {"digest": "0f"}}}):
+        with pytest.raises(InputError, match=rf"{place} does not tell the name and the digest of its evaluation data"):
+            comparison_page({str(tmp_path): {**whole, **data}}, {})
+    for damaged in ([1], {}, [{"error": "x", "uncertainty": 1}], [{"error": 1e200, "uncertainty": 1}],
+                    [{"error": 10**400, "uncertainty": 1}]):
         storage.write_json(images.as_uri(), damaged)
         with pytest.raises(InputError, match=rf"{images} is damaged"):
             read_uncertainties(str(tmp_path))

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -212,6 +212,24 @@ def parse_numbers(line: str, columns: Sequence[str], place: str) -> list[float]:
         raise InputError(f"{place} should be the numbers {' '.join(columns)}, got {line[:80]!r}; download the file "
                          "again, or bring your own labels with the format csv")
     return numbers
+
+
+def parse_rows(lines: Iterable[tuple[int, str]], parse: Callable[[str, str], list[float]], num_columns: int,
+               place: Path) -> np.ndarray:
+    """What `parse` makes of each numbered line, given also its place, as N x `num_columns` float64. A line that it
+    refuses is a row of NaN, so that the check of points or boxes tells of it; where it refuses all, the first error is
+    raised: the file has another layout.
+    """
+    rows, errors = [], []
+    for number, line in lines:
+        try:
+            rows.append(parse(line, f"{place}: line {number}"))
+        except InputError as error:
+            rows.append([math.nan] * num_columns)
+            errors.append(error)
+    if errors and len(errors) == len(rows):
+        raise errors[0]
+    return np.array(rows, np.float64).reshape(-1, num_columns)
 
 
 def _of_mat(place: Path, read: Callable[[bytes], Made]) -> Made:

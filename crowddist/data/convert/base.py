@@ -83,7 +83,7 @@ def convert(form: Format, source: str | os.PathLike[str], destination: str | os.
     if num_workers < 1:
         raise InputError(f"a conversion needs at least one worker, got {num_workers}")
     require_folder(source, form)
-    _check_destination(destination, overwrite)
+    _check_destination(source, destination, overwrite)
     with storage.local_copy(source) as root:
         labelled = form.annotate is not None and not unlabelled
         listing = find_items(form, root, split, labelled)
@@ -258,9 +258,12 @@ def in_order(items: Iterable[Item], make: Callable[[Item], Made],
                 made.cancel()
 
 
-def _check_destination(destination: str | os.PathLike[str], overwrite: bool) -> None:
+def _check_destination(source: str | os.PathLike[str], destination: str | os.PathLike[str], overwrite: bool) -> None:
     """Fails before hours of work, not after; and never lets --overwrite remove files that no conversion wrote."""
     place = storage.normalise(destination)
+    if f"{storage.normalise(source)}/".startswith(f"{place}/"):
+        raise InputError(f"the destination {storage.shown(place)} is the source, or a folder around it; choose another "
+                         "one for the shards")
     if not storage.exists(storage.join(place, FILE_NAME)):
         return
     if not overwrite:

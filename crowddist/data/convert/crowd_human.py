@@ -17,6 +17,7 @@ from crowddist.data.convert.layout import (
     Format,
     Item,
     Listing,
+    NoSetError,
     below,
     list_images,
     require_annotations,
@@ -49,7 +50,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     own = [path for path in own if path.is_dir()]
     if not own and not shared.is_dir():
         advice = f"give the folder that holds annotation_{split}.odgt, and CrowdHuman_{split}*/Images or Images"
-        raise InputError(f"no CrowdHuman data of the split {split!r} in {folder}: no folder Images is there; {advice}")
+        raise NoSetError(f"no CrowdHuman data of the split {split!r} in {folder}: no folder Images is there; {advice}")
     require_annotations(annotations, labelled)
     if not labelled and not own:
         advice = (f"move the split's images to CrowdHuman_{split}/Images, or convert the folder of images with the "
@@ -96,6 +97,8 @@ def _read_entries(place: Path) -> tuple[dict[str, Entry], list[tuple[Path, str]]
     entries: dict[str, Entry] = {}
     refused = []
     for number, line in enumerate(read_lines(place), start=1):
+        if not line:
+            continue
         try:
             name = parse_json_object(line, f"line {number}").get("ID")
         except InputError as error:

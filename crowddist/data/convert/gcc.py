@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.convert.annotations import as_count, as_rows, read_json_object, read_mat_info, read_raw_mask
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, hash_share, lone_annotations
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, hash_share, lone_annotations
 from crowddist.data.scenes import LEVEL_MAXIMA, WEATHERS, keep_scene, plain_name
 from crowddist.errors import InputError
 
@@ -42,7 +42,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     places = [folder] if _scene(folder) else sorted(folder.iterdir())
     scenes = [(path, numbers) for path in places if path.is_dir() and (numbers := _scene(path))]
     if not scenes:
-        raise InputError(f"no GCC data in {folder}: no folder scene_XX_Y; give the folder that holds them")
+        raise NoSetError(f"no GCC data in {folder}: no folder scene_XX_Y; give the folder that holds them")
     index = _read_index(folder)
     belongs, rule = _rule(folder, split)
     items, refused = [], []

@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from crowddist.data.convert.annotations import as_count, parse_numbers, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, below, list_pairs
+from crowddist.data.convert.annotations import as_count, parse_numbers, parse_rows, read_lines
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, below, list_pairs
 from crowddist.errors import InputError
 
 # P: the columns of the set's own readme: centre, width and height of a head, occlusion 1-3, blur 0-1.
@@ -31,7 +29,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     """
     images = below(folder, split, "images")
     if not images.is_dir():
-        raise InputError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
+        raise NoSetError(f"no JHU-Crowd++ data of the split {split!r}: {images} is missing; give the folder that holds "
                          "train, val and test")
     items, refused, facts = list_pairs(images, ".txt", labelled, below(folder, split, "gt"))
     index = below(folder, split, "image_labels.txt")
@@ -43,9 +41,9 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
 def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     """Centres x, y of heads as annotated, at any occlusion and blur; an empty file means that nobody is there."""
     place = item.annotations[0]
-    lines = enumerate(read_lines(place, may_be_empty=True), start=1)
-    rows = [parse_numbers(line, _COLUMNS, f"{place}: line {number}") for number, line in lines if line]
-    return Annotation(points=np.array(rows).reshape(-1, len(_COLUMNS))[:, :2], place=place)
+    lines = [(number, line) for number, line in enumerate(read_lines(place, may_be_empty=True), start=1) if line]
+    rows = parse_rows(lines, lambda line, where: parse_numbers(line, _COLUMNS, where), len(_COLUMNS), place)
+    return Annotation(points=rows[:, :2], place=place)
 
 
 def _read_index(place: Path) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import numpy as np
 from crowddist.data.config import OWN_FORMATS
 from crowddist.data.file_kinds import ARCHIVES
 from crowddist.data.images import SUFFIXES
+from crowddist.data.walk import is_preview
 from crowddist.errors import InputError
 
 IMAGES = ("images", "imgs", "img")
 """Names of the folder that holds a set's images, where other folders hold pictures too."""
 VALIDATION_SHARE = 0.2  # ours: share of the training split held out for validation where a set has no split for it
+
+
+class NoSetError(InputError):
+    """A folder does not hold the layout of a public set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,8 @@ class Format:
     splits: tuple[str, ...]  # the first is the default
     upright: bool = False  # turn pixels by their rotation tags; never where annotations refer to the stored pixels
     find: Callable[[Path, str, bool], Listing]
-    """(folder, split, labelled) -> listing. Raises InputError for a folder of another layout."""
+    """(folder, split, labelled) -> listing. Raises NoSetError for a folder without the layout of a public set, and
+    InputError for a damaged one."""
     annotate: Callable[[Item, tuple[int, int]], Annotation] | None
     """(item, (height, width)) -> annotation; None: the format has no labels. Raises InputError naming the file."""
 
@@ -158,8 +165,18 @@ def require_annotations(place: Path, labelled: bool) -> None:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders directly in a folder, sorted."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The visible folders directly in a folder, sorted, without those that systems fill."""
+    return sorted(path for path in folder.iterdir()
+                  if path.is_dir() and not path.name.startswith(".") and not is_preview(path))
+
+
+def unwrapped(folder: Path) -> Path:
+    """The folder, or that of its name which lies alone in it, as an archive leaves it that is unpacked into a folder of
+    its name, e.g. `images_part1 (1)/images_part1`.
+    """
+    inside = list(islice((path for path in folder.iterdir() if not path.name.startswith(".")), 2))
+    alone = len(inside) == 1 and inside[0].is_dir() and _plain(folder.name).startswith(_plain(inside[0].name))
+    return inside[0] if alone else folder
 
 
 def is_called(folder: Path, *names: str) -> bool:
@@ -178,13 +195,14 @@ def below(folder: Path, *names: str) -> Path:
     for name in names:
         alike = [path for path in (folder.iterdir() if folder.is_dir() else ()) if _plain(path.name) == _plain(name)]
         folder = folder / min((path.name for path in alike), key=lambda found: (found != name, found), default=name)
+        folder = unwrapped(folder) if folder.is_dir() else folder
     return folder
 
 
 def folder_called(folder: Path, *names: str) -> Path | None:
     """The folder in `folder` with one of the names as `is_called` compares them; the exact name goes first."""
     found = [path for path in subfolders(folder) if is_called(path, *names)]
-    return min(found, key=lambda path: path.name not in names, default=None)
+    return unwrapped(min(found, key=lambda path: path.name not in names)) if found else None
 
 
 def fullest(places: Iterable[Path], pattern: str) -> Path | None:

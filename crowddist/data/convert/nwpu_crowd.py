@@ -14,11 +14,13 @@ from crowddist.data.convert.layout import (
     Format,
     Item,
     Listing,
+    NoSetError,
     below,
     fullest,
     list_images,
     require_annotations,
     subfolders,
+    unwrapped,
 )
 from crowddist.data.images import SUFFIXES
 from crowddist.errors import InputError
@@ -35,13 +37,13 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     `scene_level` that the list gives; an unlabelled one no `scene_level`, which reveals its count.
     """
     listed = below(folder, f"{split}.txt")
-    annotations = (fullest(subfolders(folder), "*.json") if labelled else None) or folder / "jsons"
-    parts = [path for path in subfolders(folder) if path.name.lower().startswith("images_part")]
+    annotations = (fullest(map(unwrapped, subfolders(folder)), "*.json") if labelled else None) or folder / "jsons"
+    parts = [unwrapped(path) for path in subfolders(folder) if path.name.lower().startswith("images_part")]
     places = [path for path in (below(folder, "images"), *parts) if path.is_dir()]
     if not places or not listed.is_file():
         missing = listed.name if places else "images"
         advice = "give the folder that holds images, jsons, train.txt, val.txt and test.txt"
-        raise InputError(f"no NWPU-Crowd data of the split {split!r} in {folder}: {missing} is missing; {advice}")
+        raise NoSetError(f"no NWPU-Crowd data of the split {split!r} in {folder}: {missing} is missing; {advice}")
     if labelled and split == "test":
         raise InputError("the labels of NWPU-Crowd's test split were never released; convert with --unlabelled, or "
                          "take the split val")

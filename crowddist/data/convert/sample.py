@@ -12,32 +12,38 @@ from typing import Any
 import numpy as np
 
 from crowddist.data.convert.doubts import Doubt
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, subfolders
 from crowddist.data.convert.points import box_centres, check_boxes, check_points
 from crowddist.data.images import NOT_TURNED, StoredImage, store_image
 from crowddist.data.shard_codec import LABEL_FACTS, Member
 from crowddist.data.transforms import resize_boxes, resize_points
 from crowddist.errors import InputError
 
-_DEEPEST = 3  # ours: folders in which a set may lie alone
+DEEPEST = 3
+"""Ours: folders in which a set may lie alone."""
 
 
 def find_items(form: Format, folder: Path, split: str, labelled: bool) -> Listing:
-    """What the format finds in a folder, or else in the only folder there. Raises InputError, naming the folder, for
-    anything that cannot be listed.
+    """What the format finds in a folder, or else in the only folder there, whatever files lie beside that of a public
+    set. Raises InputError, naming the folder, for anything that cannot be listed.
     """
     with _as_input_error(f"{folder}: cannot be listed as {form.name}", f"see that the folder holds {form.summary}"):
         try:
             return form.find(folder, split, labelled)
         except InputError as error:
-            # An archive that is unpacked into a folder of its name leaves a folder in a folder.
-            for _ in range(_DEEPEST):
-                inside = [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX"]
-                if len(inside) != 1 or not inside[0].is_dir():
+            # An archive that is unpacked into a folder of its name leaves a folder in a folder, often beside itself.
+            beside = False
+            for _ in range(DEEPEST):
+                inside = subfolders(folder)
+                beside |= any(path.is_file() and path.name[0] != "." for path in folder.iterdir())
+                if len(inside) != 1 or (beside and not isinstance(error, NoSetError)):
                     break
                 (folder,) = inside
                 with suppress(InputError):
-                    return form.find(folder, split, labelled)
+                    listing = form.find(folder, split, labelled)
+                    # A file beside the test data may be the training data, still packed.
+                    if listing.split == split or not beside:
+                        return listing
             raise error from None
 
 

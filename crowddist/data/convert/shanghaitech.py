@@ -12,6 +12,7 @@ from crowddist.data.convert.layout import (
     Format,
     Item,
     Listing,
+    NoSetError,
     folder_called,
     fullest,
     holds,
@@ -65,7 +66,7 @@ def _split_folder(folder: Path, split: str) -> Path:
     parts = [path.name for path in subfolders(folder) if re.match(r"part_?[AB]", path.name, re.IGNORECASE)]
     advice = (f"it holds {', '.join(parts)}, give one of them" if parts
               else f"{wanted}/images is missing; {holds(inside or folder)}")
-    raise InputError(f"no ShanghaiTech data of the split {split!r} in {folder}: {advice}")
+    raise NoSetError(f"no ShanghaiTech data of the split {split!r} in {folder}: {advice}")
 
 
 def _images(folder: Path) -> Path | None:

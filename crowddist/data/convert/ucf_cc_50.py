@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from crowddist.data.convert.layout import (
     IMAGES,
     Format,
     Listing,
+    NoSetError,
     fullest,
     holds,
     is_called,
@@ -17,7 +19,6 @@ from crowddist.data.convert.layout import (
     subfolders,
 )
 from crowddist.data.convert.ucf_qnrf import ENDING, annotate
-from crowddist.errors import InputError
 
 # P: Idrees et al., CVPR 2013: 50 images, five folds.
 NUM_IMAGES = 50
@@ -25,7 +26,8 @@ NUM_FOLDS = 5
 
 
 def find(folder: Path, split: str, labelled: bool) -> Listing:
-    """The images of a split by their numbers; missing images are reported, as a fold without them is another fold.
+    """The images of a split by their numbers, 1.jpg or 01.jpg; missing images are reported, as a fold without them is
+    another fold.
 
     `folder` holds the images, or one folder that does; annotations lie beside them or in another folder there. Images
     whose names are no numbers are counted as other files. `fold-K-test` is images 10 (K - 1) + 1 to 10 K,
@@ -34,6 +36,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     place = _image_folder(folder)
     annotations = fullest([place, folder, *subfolders(folder)], f"*{ENDING}") or place
     items, refused, others = list_pairs(place, ENDING, labelled, annotations)
+    items = [replace(item, name=item.name.lstrip("0") or "0") if item.name.isdecimal() else item for item in items]
     known = {str(number) for number in range(1, NUM_IMAGES + 1)}
     strays = [item for item in items if not item.name.isdecimal()]
     if strays:
@@ -78,7 +81,7 @@ def _image_folder(folder: Path) -> Path:
         return (called or inside)[0]
     advice = (f"it holds {', '.join(path.name for path in inside)}, give one of them" if inside
               else f"1.jpg and the others are missing; {holds(folder)}")
-    raise InputError(f"no UCF_CC_50 data in {folder}: {advice}")
+    raise NoSetError(f"no UCF_CC_50 data in {folder}: {advice}")
 
 
 FORMAT = Format(

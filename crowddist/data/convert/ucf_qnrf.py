@@ -12,6 +12,7 @@ from crowddist.data.convert.layout import (
     Format,
     Item,
     Listing,
+    NoSetError,
     folder_called,
     fullest,
     holds,
@@ -71,7 +72,7 @@ def _split_folder(folder: Path, split: str) -> Path:
     deeper = [path.name for path in subfolders(folder) if folder_called(path, wanted)]
     advice = (f"it holds {', '.join(deeper)}, give one of them" if deeper
               else f"the folder {wanted} is missing; {holds(folder)}")
-    raise InputError(f"no UCF-QNRF data of the split {split!r} in {folder}: {advice}")
+    raise NoSetError(f"no UCF-QNRF data of the split {split!r} in {folder}: {advice}")
 
 
 FORMAT = Format(name="ucf_qnrf", splits=("all", "train", "val", "test"), find=find, annotate=annotate,

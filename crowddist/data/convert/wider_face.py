@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from crowddist.data.convert.annotations import parse_numbers, read_lines
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing, below, require_annotations
+from crowddist.data.convert.annotations import parse_numbers, parse_rows, read_lines
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError, below, require_annotations
 from crowddist.data.images import SUFFIXES
 from crowddist.data.walk import find_images
 from crowddist.errors import InputError
@@ -30,7 +28,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     images = below(folder, f"WIDER_{split}", "images")
     annotations = below(folder, "wider_face_split", f"wider_face_{split}_bbx_gt.txt")
     if not images.is_dir():
-        raise InputError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
+        raise NoSetError(f"no WIDER FACE data of the split {split!r}: {images} is missing; give the folder that holds "
                          "WIDER_train, WIDER_val and wider_face_split")
     require_annotations(annotations, labelled)
     found = find_images(images)
@@ -50,8 +48,7 @@ def annotate(item: Item, size: tuple[int, int]) -> Annotation:
     place, entry = item.annotations[0], item.record
     if entry is None:
         raise InputError(f"{item.image}: {place} does not name it; add its boxes or remove the image")
-    rows = [_numbers(line, f"{place}: line {number}") for number, line in enumerate(entry.boxes, start=entry.line + 2)]
-    table = np.array(rows).reshape(-1, len(_COLUMNS))
+    table = parse_rows(enumerate(entry.boxes, start=entry.line + 2), _numbers, len(_COLUMNS), place)
     left_out = (table[:, _INVALID] == 1) | (table[:, 2:4] <= 0).any(axis=1)
     return Annotation(boxes=table[:, :4], left_out=left_out, place=f"{place}: line {entry.line} ({item.name})")
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from crowddist.data.convert import layout
 from crowddist.data.convert.annotations import read_mat_count, read_mat_points, read_mat_polygon
-from crowddist.data.convert.layout import Annotation, Format, Item, Listing
-from crowddist.errors import InputError
+from crowddist.data.convert.layout import Annotation, Format, Item, Listing, NoSetError
 
 # P: Zhang et al., CVPR 2015: five scenes are for testing.
 TEST_SCENES = ("104207", "200608", "200702", "202201", "500717")
@@ -24,7 +23,7 @@ def find(folder: Path, split: str, labelled: bool) -> Listing:
     side = "test" if split == "test" else "train"
     frames, labels = layout.below(folder, f"{side}_frame"), layout.below(folder, f"{side}_label")
     if not frames.is_dir():
-        raise InputError(f"no WorldExpo'10 data of the split {split!r}: {frames} is missing; give the folder with "
+        raise NoSetError(f"no WorldExpo'10 data of the split {split!r}: {frames} is missing; give the folder with "
                          "train_frame, train_label, test_frame and test_label")
     layout.require_annotations(labels, labelled)
     scenes = [path for path in frames.iterdir() if path.is_dir() and not path.name.startswith(".")]

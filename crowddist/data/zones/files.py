@@ -129,7 +129,12 @@ def as_zones(zones: Zones) -> ZoneSet | None:
     """
     if zones is None or isinstance(zones, ZoneSet):
         return zones
-    return make_zones(zones) if isinstance(zones, Mapping) else read_zones(zones)
+    if isinstance(zones, Mapping):
+        return make_zones(zones)
+    if not isinstance(zones, str | os.PathLike):
+        raise InputError('zones must be a file, or polygons by name as {"door": [[x, y], ...]}, '
+                         f"got {type(zones).__name__}")
+    return read_zones(zones)
 
 
 def _zone_sets(path: Path, data: bytes) -> dict[str, ZoneSet]:

@@ -221,6 +221,9 @@ def test_a_folder_that_no_conversion_wrote_is_never_replaced(tmp_path, shanghai,
         with pytest.raises(InputError):
             convert(SHANGHAI, shanghai.root, tmp_path / name, overwrite=overwrite)
         assert storage.list_files(tmp_path / name) == before
+    for place in (shanghai.root, f"{tmp_path}/"):
+        with pytest.raises(InputError, match=r"is the source, or a folder around it; choose another"):
+            convert(SHANGHAI, shanghai.root, place, overwrite=overwrite)
 
 
 def test_bad_arguments(tmp_path, shanghai):

@@ -173,6 +173,13 @@ def test_a_bad_box_stops_or_its_image_is_skipped(tmp_path, people, change, reaso
     assert [entry["file"] for entry in done.skipped] == [f"CrowdHuman_train02/Images/{SECOND}.jpg"]
 
 
+def test_blank_lines_say_nothing(tmp_path, people):
+    direct = convert(FORM, people.root, tmp_path / "a").manifest
+    path = people.annotations()
+    path.write_text("\n" + path.read_text().replace("\n", "\n \n"))
+    assert convert(FORM, people.root, tmp_path / "b").manifest == direct
+
+
 @pytest.mark.parametrize("head", [[1, float("nan"), 3, 4], [float("inf"), 2, 3, 4]])
 def test_one_head_that_is_no_number_costs_no_image(tmp_path, people, head):
     edit(people.annotations(), 2, lambda record: record["gtboxes"][0].update(hbox=head))
@@ -193,7 +200,6 @@ def test_what_is_left_out_may_have_no_head(tmp_path, people):
     ("line", "reason"),
     [
         ("{", "line 2: not JSON: "),
-        ("", "line 2: not JSON: "),
         ("[]", "line 2: wrong layout: holds list, not an object"),
         ('{"gtboxes": []}', "line 2: wrong layout: ID must be the name of an image, got None"),
         ('{"ID": 7, "gtboxes": []}', "line 2: wrong layout: ID must be the name of an image, got 7"),

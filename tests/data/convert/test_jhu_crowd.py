@@ -97,7 +97,7 @@ def test_unlabelled_sets_open_neither_annotations_nor_the_index(tmp_path, crowds
     ("damage", "reason"),
     [
         (lambda path: path.unlink(), "the annotation is missing"),
-        (lambda path: path.write_text("3 4 5 6 1 0\n3 4 5 six 1 0\n"),
+        (lambda path: path.write_text("\n3 4 5 six 1 0\n3 4\n"),
          "line 2 should be the numbers x y w h o b, got '3 4 5 six 1 0'"),
         (lambda path: path.write_text("3 4 5 6 1\n"), "line 1 should be the numbers"),
         (lambda path: path.write_text("3 4 5 6 1 0 9\n"), "line 1 should be the numbers"),
@@ -117,6 +117,14 @@ def test_bad_annotations_stop_or_are_skipped(tmp_path, crowds, damage, reason):
     done = convert(FORM, crowds.root, tmp_path / "set", skip_bad=True)
     assert (ShardReader(done.url).keys() == ["0003", "0020"]
             and [entry["file"] for entry in done.skipped] == ["train/images/0100.jpg"])
+
+
+def test_a_bad_line_costs_one_head_and_not_the_image(tmp_path, crowds):
+    crowds.annotation("0100").write_text("3 4 5 6 1 0\n40 20 5 6\n7 8 5 6 1 0\n")
+    done = convert(FORM, crowds.root, tmp_path / "set")
+    assert samples(done)[2].points.tolist() == [[3, 4], [7, 8]]
+    assert [(entry["file"], entry["reason"]) for entry in done.doubts if entry["kind"] == "num_invalid_points"] == [
+        ("train/images/0100.jpg", "point 2 of 3, x, y = (nan, nan): not a pair of numbers")]
 
 
 @pytest.mark.parametrize(

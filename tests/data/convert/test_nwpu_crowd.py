@@ -121,7 +121,7 @@ def test_codes_are_taken_where_they_are_codes(tmp_path, nwpu, codes, facts):
          r"points must be N x 2 numbers, got int64 of shape \(1, 4\)"),
         (lambda path: path.write_text('{"points": [[1, 2], [3]]}'),
          "points must be N x 2 numbers, got lists of unequal length"),
-        (lambda path: path.write_text('{"points": [["1", "2"]]}'), "points must be N x 2 numbers"),
+        (lambda path: path.write_text('{"points": [["1", "b"]]}'), "points must be N x 2 numbers"),
         (lambda path: path.write_text('{"points": [[1, NaN], [1, NaN], [NaN, 1], [1, Infinity]]}'),
          r"point 1 of 4, x, y = \(1, nan\) and others: not a pair of numbers"),
         (lambda path: path.write_text(json.dumps({"points": [[3, 4], *[[60, 4]] * 4]})),

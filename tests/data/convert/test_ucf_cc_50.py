@@ -73,6 +73,14 @@ def test_the_folder_may_be_one_further_down(tmp_path, cc50):
         convert(FORM, tmp_path / "empty", tmp_path / "c")
 
 
+def test_numbers_may_have_zeros_before_them(tmp_path, cc50):
+    direct = convert(FORM, cc50, tmp_path / "a").manifest
+    for path in (*cc50.glob("?.jpg"), *cc50.glob("?_ann.mat")):
+        path.rename(path.with_name(f"0{path.name}"))
+    done = convert(FORM, cc50, tmp_path / "b")
+    assert ShardReader(done.url).keys() == names(1, 50) and done.manifest.statistics == direct.statistics
+
+
 @pytest.mark.parametrize("with_annotation", [False, True])
 def test_a_missing_image_is_named_once_and_no_fold_is_smaller_unseen(tmp_path, cc50, with_annotation):
     (cc50 / "13.jpg").unlink()

@@ -162,16 +162,16 @@ def test_a_file_whose_lines_do_not_follow_each_other_is_never_taken(tmp_path, fa
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("4 5 ten 12 0 0 0 0 0 0", "line 4 should be the numbers x1 y1 w h .* pose, got '4 5 ten 12 0 0 0 0 0 0'"),
-        ("4 5 10 12", "line 4 should be the numbers"),
-        ("4 5 10 12 0 0 0 0 0 0 0", "line 4 should be the numbers"),
-        ("4 5 10 12 0 0 0 2 0 0", "line 4: invalid should be 0 or 1, got '4 5 10 12 0 0 0 2 0 0'"),
-        ("4 5 10 12 0 0 0 nan 0 0", "line 4: invalid should be 0 or 1"),
-        ("", "line 4 should be the numbers"),
+        ("4 5 ten 12 0 0 0 0 0 0", "line 3 should be the numbers x1 y1 w h .* pose, got '4 5 ten 12 0 0 0 0 0 0'"),
+        ("4 5 10 12", "line 3 should be the numbers"),
+        ("4 5 10 12 0 0 0 0 0 0 0", "line 3 should be the numbers"),
+        ("4 5 10 12 0 0 0 2 0 0", "line 3: invalid should be 0 or 1, got '4 5 10 12 0 0 0 2 0 0'"),
+        ("4 5 10 12 0 0 0 nan 0 0", "line 3: invalid should be 0 or 1"),
+        ("", "line 3 should be the numbers"),
     ],
 )
-def test_a_bad_box_stops_or_its_image_is_skipped(tmp_path, faces, line, reason):
-    edit(faces.annotations(), lambda lines: lines.__setitem__(3, line))
+def test_an_image_without_a_box_that_can_be_read_stops_or_is_skipped(tmp_path, faces, line, reason):
+    edit(faces.annotations(), lambda lines: lines.__setitem__(slice(2, 5), [line] * 3))
     with pytest.raises(InputError, match=rf"wider_face_train_bbx_gt\.txt: .*{reason}") as caught:
         convert(FORM, faces.root, tmp_path / "set")
     assert "\n" not in str(caught.value) and not (tmp_path / "set").exists()
@@ -186,6 +186,8 @@ def test_a_bad_box_stops_or_its_image_is_skipped(tmp_path, faces, line, reason):
         ("nan 5 10 12 0 0 0 0 0 0", "num_invalid_boxes", "= (nan, 5, 10, 12): not four finite numbers with an area"),
         ("4 5 10 inf 0 0 0 0 0 0", "num_invalid_boxes", "= (4, 5, 10, inf): not four finite numbers with an area"),
         ("4 5 nan 12 0 0 0 0 0 0", "num_invalid_boxes", "= (4, 5, nan, 12): not four finite numbers with an area"),
+        ("4 5 10 12", "num_invalid_boxes", "= (nan, nan, nan, nan): not four finite numbers with an area"),
+        ("4 5 10 12 0 0 0 2 0 0", "num_invalid_boxes", "= (nan, nan, nan, nan): not four finite numbers with an area"),
         ("43 5 11 12 0 0 0 0 0 0", "num_outside_boxes", "= (43, 5, 11, 12): centred outside the image of 48 x 32 px"),
         ("4 -30 10 12 0 0 0 0 0 0", "num_outside_boxes", "= (4, -30, 10, 12): centred outside the image of 48 x 32 px"),
     ],
