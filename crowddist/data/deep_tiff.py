@@ -1,4 +1,6 @@
-"""TIFFs that Pillow reads wrongly or not at all: deep colours in planes or of 10 to 14 bits, floats, 32 and 64 bits."""
+"""TIFFs that Pillow reads wrongly or not at all: deep colours in planes or of 10 to 14 bits, floats, 32 and 64 bits,
+three bands and more that nothing calls colours, as GDAL writes them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, 
     is_float, in_planes = _FLOATS in tags.get(_KIND, ()), number > 1 and tags.get(_PLANES) == (2,)
     ends = (place + size for places, sizes in _PARTS.items()
             for place, size in zip(tags.get(places, ()), tags.get(sizes, ()), strict=False))
-    is_rare = is_float or bits > 16 or bits in (10, 14) or (number > 1 and bits > 8 and (in_planes or bits < 16))
+    are_bands = number > 2 and (tags.get(_PHOTOMETRIC) == (_BLACK_IS_ZERO,) or (in_planes and number > 3))
+    is_rare = is_float or bits > 16 or bits in (10, 14) or (
+        number > 1 and bits > 8 and (in_planes or bits < 16)) or (are_bands and bits in (8, 16))
     if (not is_rare or _DNG in tags or tags.get(_PHOTOMETRIC, (0,))[0] not in (_BLACK_IS_ZERO, _RGB)
             or tags.get(_COMPRESSION, (1,))[0] in _JPEG or max(ends, default=0) > len(data)
             or math.prod(tags.get(side, (1,))[0] for side in _TILE) > _MOST_TILE_PX):
@@ -103,7 +107,7 @@ def _rewritten(data: bytes, tags: _Tags, plane: int | None = None, *, halves: bo
     listed = {tag: tags[tag] for tag in _KEPT if tag in tags}
     listed[_ROWS] = (min(tags.get(_ROWS, tags[_HEIGHT])[0], tags[_HEIGHT][0]),)
     listed |= {tag: tags[tag][:1] * kept for tag in (_BITS, _KIND) if tag in tags}
-    colours = tags[_PHOTOMETRIC] if plane is None else (_BLACK_IS_ZERO,)
+    colours = (_RGB if kept > 2 else tags[_PHOTOMETRIC][0],) if plane is None else (_BLACK_IS_ZERO,)
     listed |= {_PHOTOMETRIC: colours, _NUMBER: (kept,), _PLANES: (1,)}
     if halves:
         listed[_KIND] = (_WHOLE_NUMBERS,) * kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 
 import numpy as np
 
@@ -13,7 +14,8 @@ MOST_PIECES = 20_000
 """ours: each piece between restart markers is decoded by itself, about 0.1 ms; cameras write at most a few a row."""
 _MOST_HEAD_BYTES = 2**14
 """ours: the tables that decoders need have about 1,000."""
-_END = b"\xff\xd9"
+END = b"\xff\xd9"
+"""The marker at the end of each file."""
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _PROGRESSIVE = 0xC2
@@ -26,47 +28,72 @@ def is_decodable(data: bytes) -> bool:
     import simplejpeg
 
     try:
-        simplejpeg.decode_jpeg_header(data)
+        simplejpeg.decode_jpeg_header(data, strict=False)  # stray bytes are only warned of
     except ValueError:
         return False
     return True
 
 
-def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
-    """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, and the bytes of a clean file.
+def cheapest_form(data: bytes) -> str:
+    """The form in which a JPEG is decoded where only its damage matters."""
+    import simplejpeg
 
-    Removes padding and up to about `MOST_STRAY_BYTES` before a restart or end marker, and adds a missing end marker;
-    all blocks must be there. Raises ValueError with the decoder's reason for a JPEG that ends early or is damaged
-    inside.
+    return "CMYK" if simplejpeg.decode_jpeg_header(data, strict=False)[2] in ("CMYK", "YCCK") else "GRAY"
+
+
+def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
+    """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, or (H, W, 4) CMYK as it is stored, and the
+    bytes of a clean file.
+
+    Removes what lies between the segments of the head, padding and up to about `MOST_STRAY_BYTES` before a restart or
+    end marker, and adds a missing end marker; all blocks must be there. Raises ValueError with the reason for a JPEG
+    that ends early or is damaged inside.
     """
     import simplejpeg
 
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+    form = "CMYK" if cheapest_form(data) == "CMYK" else "RGB"
 
     def decode(part: bytes) -> np.ndarray:
         # Strict: Pillow and OpenCV overlook damage in the middle of a JPEG.
-        return simplejpeg.decode_jpeg(part, colorspace="RGB", min_height=height // divisor, min_width=width // divisor,
+        return simplejpeg.decode_jpeg(part, colorspace=form, min_height=height // divisor, min_width=width // divisor,
                                       strict=True)
 
     try:
         return decode(data), data
     except ValueError as error:
-        clean = _clean(data)
-        if clean is None:
-            raise
-        try:
-            return decode(clean), clean
-        except ValueError:
-            raise error from None
+        if 0 < data.count(b"\n") == data.count(b"\r\n"):  # also its tables may be others, and nothing tells of that
+            raise ValueError("its bytes were changed as line ends are, e.g. by FTP in text mode") from None
+        bare = _without_strays(data)
+        for clean in (bare if bare != data else None, _clean(bare)):
+            if clean is not None:
+                with suppress(ValueError):
+                    return decode(clean), clean
+        raise error from None
+
+
+def _without_strays(data: bytes) -> bytes:
+    """The file without what lies between the segments of its head, and belongs to none."""
+    kept, place = [data[:2]], 2
+    while (place := data.find(b"\xff", place)) >= 0:
+        kind, end = data[place + 1 : place + 2], place + 2 + int.from_bytes(data[place + 2 : place + 4])
+        if kind < b"\xc0" or b"\xd0" <= kind <= b"\xd9" or kind == b"\xff":  # no marker, or one without a segment
+            place += 1
+        elif kind == b"\xda":
+            return b"".join(kept) + data[place:]
+        else:
+            kept.append(data[place:end])
+            place = end
+    return data
 
 
 def _clean(data: bytes) -> bytes | None:
     """The file without stray bytes and with an end marker; None if that is not what is wrong with it."""
     frame = _frame(data)
     if frame is None:
-        return data + _END if not data.endswith(_END) and _has_all_scans(data) else None
+        return data + END if not data.endswith(END) and _has_all_scans(data) else None
     _, scan, interval = frame
-    end = data.find(_END, scan)
+    end = data.find(END, scan)
     if end < 0:
         end = len(data)
     head, body = data[:scan], data[scan:end]
@@ -95,7 +122,7 @@ def _clean(data: bytes) -> bytes | None:
             return None
         cleaned.append(whole)
     joined = cleaned[0] + b"".join(marker + piece for marker, piece in zip(markers, cleaned[1:], strict=True))
-    return head + joined + _END
+    return head + joined + END
 
 
 def _without_metadata(head: bytes) -> bytes:
@@ -119,9 +146,11 @@ def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
     """
     import simplejpeg
 
+    form = cheapest_form(head)
+
     def fault(part: bytes) -> str:
         try:
-            simplejpeg.decode_jpeg(head + part + _END, colorspace="GRAY", strict=True)
+            simplejpeg.decode_jpeg(head + part + END, colorspace=form, strict=True)
         except ValueError as error:
             return str(error)
         return ""
