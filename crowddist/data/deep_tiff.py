@@ -24,13 +24,16 @@ _MOST_TILE_PX = 2**26
 """ours: a tile is decoded as a whole, whatever part of it the image covers."""
 _BLACK_IS_ZERO, _RGB, _WHOLE_NUMBERS, _FLOATS = 1, 2, 1, 3
 _JPEG = (6, 7)
+_EXTRA, _ALPHA = 338, (1, 2)
+"""What the bands beyond the colours are."""
 _DNG = 50706
 _Tags = dict[int, tuple[int, ...]]
 
 
 def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, bool] | None:
-    """The numbers of a TIFF's first image, (H, W) or (H, W, 3) RGB, as they are stored, uint8 where their white is
-    known; and whether it holds more images. None for a TIFF that Pillow reads well, and for one that cannot be read.
+    """The numbers of a TIFF's first image, (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, as they are stored, uint8 where
+    their white is known; and whether it holds more images. None for a TIFF that Pillow reads well, and for one that
+    cannot be read.
 
     Raises InputError, before any pixel is decoded, for sides and numbers of pixels out of bounds.
 
@@ -52,15 +55,18 @@ def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, 
     height, width = (tags.get(side, (0,))[0] for side in (_HEIGHT, _WIDTH))
     require_shape(height, width, most_pixels)
     is_half = is_float and bits == 16
+    has_alpha = number == 4 and not is_float and bits in (8, 16) and tags.get(_EXTRA, (0,))[-1] in _ALPHA
+    shown = 4 if has_alpha else 3
     if in_planes:
-        planes = [_decoded(_rewritten(data, tags, plane, halves=is_half)) for plane in range(3 if number > 2 else 1)]
+        read = range(shown if number > 2 else 1)
+        planes = [_decoded(_rewritten(data, tags, plane, halves=is_half)) for plane in read]
         values = None if any(plane is None for plane in planes) else np.dstack(planes)  # type: ignore[arg-type]
     else:
         values = _decoded(_rewritten(data, tags, halves=is_half))
     if values is None:
         return None
     if values.ndim == 3:
-        values = values[..., :3] if values.shape[2] > 2 else values[..., 0]
+        values = values[..., :shown] if values.shape[2] > 2 else values[..., 0]
     if is_half:
         values = np.ascontiguousarray(values).view(np.float16).astype(np.float32)
     elif 8 < bits < 16 and values.dtype == np.uint16:  # OpenCV shifts them to the top of 16
@@ -93,7 +99,9 @@ def _decoded(data: bytes) -> np.ndarray | None:
 
     with suppress(cv2.error), quiet_opencv():
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        return values[..., [2, 1, 0]] if values is not None and values.ndim == 3 and values.shape[2] > 2 else values
+        if values is not None and values.ndim == 3 and values.shape[2] > 2:
+            return values[..., [2, 1, 0, *range(3, values.shape[2])]]
+        return values
     return None
 
 

@@ -58,18 +58,15 @@ def _sampled(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     sample = values[::step, ::step].ravel()
     if sample.dtype != np.uint16:
         sample = sample[np.isfinite(sample)].astype(np.float64)
-    low, high = (sample.min(), sample.max()) if sample.size else (0, 0)
-    inner = sample[(sample > low) & (sample < high)]
-    if 10 * inner.size < sample.size or not inner.size:  # of two levels each is far from the other
+    ends = (sample.min(), sample.max()) if sample.size else ()
+    # Single pixels do not count anyway.
+    often = [end for end in ends if np.count_nonzero(sample == end) > sample.size * EXTREMES / 100]
+    inner = sample[(sample > ends[0]) & (sample < ends[1])] if often else sample[:0]
+    if 10 * inner.size <= sample.size:  # of two levels each is far from the other
         return sample, []
     first, last = float(inner.min()), float(inner.max())
-    measured = np.ones(sample.shape, bool)
-    for end in (low, high):
-        is_end = sample == end
-        # Single pixels do not count anyway.
-        if max(first - float(end), float(end) - last) > last - first > 0 and is_end.mean() > EXTREMES / 100:
-            measured &= ~is_end
-    return sample[measured], [] if measured.all() else [MISSING]
+    far = [end for end in often if max(first - float(end), float(end) - last) > last - first > 0]
+    return (sample[~np.isin(sample, far)], [MISSING]) if far else (sample, [])
 
 
 def to_eight_bits(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

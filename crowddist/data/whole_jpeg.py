@@ -14,10 +14,10 @@ MOST_PIECES = 20_000
 """ours: each piece between restart markers is decoded by itself, about 0.1 ms; cameras write at most a few a row."""
 _MOST_HEAD_BYTES = 2**14
 """ours: the tables that decoders need have about 1,000."""
-END = b"\xff\xd9"
-"""The marker at the end of each file."""
+_END = b"\xff\xd9"
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FOUR = ("CMYK", "YCCK")
 _PROGRESSIVE = 0xC2
 _FRAMES = (0xC0, 0xC1)
 """Baseline and extended sequential: their only scan lies in one piece, cut by restart markers."""
@@ -34,13 +34,6 @@ def is_decodable(data: bytes) -> bool:
     return True
 
 
-def cheapest_form(data: bytes) -> str:
-    """The form in which a JPEG is decoded where only its damage matters."""
-    import simplejpeg
-
-    return "CMYK" if simplejpeg.decode_jpeg_header(data, strict=False)[2] in ("CMYK", "YCCK") else "GRAY"
-
-
 def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
     """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, or (H, W, 4) CMYK as it is stored, and the
     bytes of a clean file.
@@ -51,8 +44,8 @@ def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
     """
     import simplejpeg
 
-    height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-    form = "CMYK" if cheapest_form(data) == "CMYK" else "RGB"
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    form = "CMYK" if colours in _FOUR else "RGB"
 
     def decode(part: bytes) -> np.ndarray:
         # Strict: Pillow and OpenCV overlook damage in the middle of a JPEG.
@@ -62,7 +55,8 @@ def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
     try:
         return decode(data), data
     except ValueError as error:
-        if 0 < data.count(b"\n") == data.count(b"\r\n"):  # also its tables may be others, and nothing tells of that
+        # Its tables may be others, too, and nothing tells of that. Three of the usual numbers in them are line ends.
+        if 3 <= data.count(b"\n") == data.count(b"\r\n"):
             raise ValueError("its bytes were changed as line ends are, e.g. by FTP in text mode") from None
         bare = _without_strays(data)
         for clean in (bare if bare != data else None, _clean(bare)):
@@ -91,9 +85,9 @@ def _clean(data: bytes) -> bytes | None:
     """The file without stray bytes and with an end marker; None if that is not what is wrong with it."""
     frame = _frame(data)
     if frame is None:
-        return data + END if not data.endswith(END) and _has_all_scans(data) else None
+        return data + _END if not data.endswith(_END) and _has_all_scans(data) else None
     _, scan, interval = frame
-    end = data.find(END, scan)
+    end = data.find(_END, scan)
     if end < 0:
         end = len(data)
     head, body = data[:scan], data[scan:end]
@@ -122,7 +116,7 @@ def _clean(data: bytes) -> bytes | None:
             return None
         cleaned.append(whole)
     joined = cleaned[0] + b"".join(marker + piece for marker, piece in zip(markers, cleaned[1:], strict=True))
-    return head + joined + END
+    return head + joined + _END
 
 
 def _without_metadata(head: bytes) -> bytes:
@@ -146,11 +140,12 @@ def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
     """
     import simplejpeg
 
-    form = cheapest_form(head)
+    # Of the others grey is the fastest.
+    form = "CMYK" if simplejpeg.decode_jpeg_header(head, strict=False)[2] in _FOUR else "GRAY"
 
     def fault(part: bytes) -> str:
         try:
-            simplejpeg.decode_jpeg(head + part + END, colorspace=form, strict=True)
+            simplejpeg.decode_jpeg(head + part + _END, colorspace=form, strict=True)
         except ValueError as error:
             return str(error)
         return ""

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from crowddist.data.whole_jpeg import END, cheapest_form, is_decodable
+from crowddist.data.whole_jpeg import decode_whole, is_decodable
 
 # Source of these numbers: TIFF 6.0 and its supplement 2.
 _COMPRESSION, _TABLES = 259, 347
@@ -22,17 +22,15 @@ def require_whole_parts(data: bytes, tags: Mapping[int, Any], most_bytes: int) -
         tags: of its first image, with all their values.
         most_bytes: that its pixels may take; what goes on beyond is not looked at.
     """
-    import simplejpeg
-
     compression, tables = tags.get(_COMPRESSION), tags.get(_TABLES, b"")
     places, sizes = (tags.get(strips) or tags.get(tiles) or () for strips, tiles in ((273, 324), (279, 325)))
     rounds = most_bytes // _AT_ONCE + len(places)
     for place, size in zip(places, sizes, strict=False):
         part = data[place : place + size]
         if compression == _JPEG:
-            whole = tables[:-2] + part[2:] + END if tables else part + END
+            whole = tables[:-2] + part[2:] if tables else part
             if is_decodable(whole):
-                simplejpeg.decode_jpeg(whole, colorspace=cheapest_form(whole), min_factor=8, strict=True)
+                decode_whole(whole, 8)
         elif compression in _DEFLATE:
             unpacker = zlib.decompressobj()
             while part and not unpacker.eof and rounds > 0:

@@ -98,6 +98,7 @@ def with_exif(exif: bytes) -> bytes:
     return encoded("JPEG", exif=b"Exif\0\0" + exif, quality=100, subsampling=0)
 
 
+HALF = np.dstack([RGB, np.full_like(GREY, 128)])
 PLAIN_JPEG = encoded("JPEG", quality=100, subsampling=0)
 PHONE = encoded("MPO", save_all=True, append_images=[Image.fromarray(RGB[::2, ::2])], exif=tag(6), quality=100)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="5"/></x:xmpmeta>'
@@ -137,8 +138,7 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
     "rotation in XMP": (encoded("WEBP", lossless=True, xmp=XMP), turned(RGB, 5), ()),
     "half transparent palette": (encoded("PNG", PALETTE, transparency=bytes([128] * 256)),
                                  on_white(np.asarray(PALETTE.convert("RGB"))), (TRANSPARENT,)),
-    "16-bit PNG, half transparent": (deep_png(np.dstack([DEEP, np.full((24, 40), 128 * 257, np.uint16)])),
-                                     on_white(RGB), (TRANSPARENT,)),
+    "16-bit PNG, half transparent": (deep_png(HALF.astype(np.uint16) * 257), on_white(RGB), (TRANSPARENT,)),
     **{f"PNG, alpha {most} of 16 bits": (deep_png(np.dstack([colours, np.full(GREY.shape, most, np.uint16)])), RGB,
                                          (SCALED,))
        for most, colours in ((4095, RGB.astype(np.uint16) * 16), (255, RGB.astype(np.uint16)))},
@@ -161,6 +161,9 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
     "three bands of GDAL, 12 of 16 bits": (tiff(RGB.astype(np.uint16) * 16, 1, extra=0), RGB, (SCALED,)),
     "four bands of GDAL": (tiff(np.dstack([RGB, 255 - GREY]), 1, extra=0, order=">"), RGB, ()),
     "four bands in planes": (tiff(np.dstack([RGB, 255 - GREY]), planes=True, extra=0), RGB, ()),
+    **{f"four bands, the last clear, {image.dtype}, {planes}": (
+        tiff(image, 2 if planes else 1, planes=planes, extra=2), on_white(RGB), (TRANSPARENT,))
+       for image in (HALF, HALF.astype(np.uint16) * 257) for planes in (False, True)},
     "dark PGM up to 4,095": (b"P5 40 24 4095\n" + (GREY.astype(int) // 8 * 16).astype(">u2").tobytes(), THREE // 8, ()),
     "JPEG with a byte between its tables": (PLAIN_JPEG[:20] + b"\0" + PLAIN_JPEG[20:], RGB, (MENDED,)),
     "JPEG with bytes behind its tables, no end": (PLAIN_JPEG[:20] + bytes(30) + PLAIN_JPEG[20:-2], RGB, (MENDED,)),
