@@ -58,10 +58,10 @@ def _sampled(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     sample = values[::step, ::step].ravel()
     if sample.dtype != np.uint16:
         sample = sample[np.isfinite(sample)].astype(np.float64)
-    ends = (sample.min(), sample.max()) if sample.size else ()
+    low, high = (sample.min(), sample.max()) if sample.size else (0, 0)
     # Single pixels do not count anyway.
-    often = [end for end in ends if np.count_nonzero(sample == end) > sample.size * EXTREMES / 100]
-    inner = sample[(sample > ends[0]) & (sample < ends[1])] if often else sample[:0]
+    often = [end for end in (low, high) if np.count_nonzero(sample == end) > sample.size * EXTREMES / 100]
+    inner = sample[(sample > low) & (sample < high)] if often else sample[:0]
     if 10 * inner.size <= sample.size:  # of two levels each is far from the other
         return sample, []
     first, last = float(inner.min()), float(inner.max())
