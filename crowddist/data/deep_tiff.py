@@ -1,4 +1,6 @@
-"""TIFFs that Pillow reads wrongly or not at all: deep colours in planes or of 10 to 14 bits, floats, 32 and 64 bits."""
+"""TIFFs that Pillow reads wrongly or not at all: deep colours in planes or of 10 to 14 bits, floats, 32 and 64 bits,
+three bands and more that nothing calls colours, as GDAL writes them.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,16 @@ _MOST_TILE_PX = 2**26
 """ours: a tile is decoded as a whole, whatever part of it the image covers."""
 _BLACK_IS_ZERO, _RGB, _WHOLE_NUMBERS, _FLOATS = 1, 2, 1, 3
 _JPEG = (6, 7)
+_EXTRA, _ALPHA = 338, (1, 2)
+"""What the bands beyond the colours are."""
 _DNG = 50706
 _Tags = dict[int, tuple[int, ...]]
 
 
 def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, bool] | None:
-    """The numbers of a TIFF's first image, (H, W) or (H, W, 3) RGB, as they are stored, uint8 where their white is
-    known; and whether it holds more images. None for a TIFF that Pillow reads well, and for one that cannot be read.
+    """The numbers of a TIFF's first image, (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, as they are stored, uint8 where
+    their white is known; and whether it holds more images. None for a TIFF that Pillow reads well, and for one that
+    cannot be read.
 
     Raises InputError, before any pixel is decoded, for sides and numbers of pixels out of bounds.
 
@@ -40,7 +45,9 @@ def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, 
     is_float, in_planes = _FLOATS in tags.get(_KIND, ()), number > 1 and tags.get(_PLANES) == (2,)
     ends = (place + size for places, sizes in _PARTS.items()
             for place, size in zip(tags.get(places, ()), tags.get(sizes, ()), strict=False))
-    is_rare = is_float or bits > 16 or bits in (10, 14) or (number > 1 and bits > 8 and (in_planes or bits < 16))
+    are_bands = number > 2 and (tags.get(_PHOTOMETRIC) == (_BLACK_IS_ZERO,) or (in_planes and number > 3))
+    is_rare = is_float or bits > 16 or bits in (10, 14) or (
+        number > 1 and bits > 8 and (in_planes or bits < 16)) or (are_bands and bits in (8, 16))
     if (not is_rare or _DNG in tags or tags.get(_PHOTOMETRIC, (0,))[0] not in (_BLACK_IS_ZERO, _RGB)
             or tags.get(_COMPRESSION, (1,))[0] in _JPEG or max(ends, default=0) > len(data)
             or math.prod(tags.get(side, (1,))[0] for side in _TILE) > _MOST_TILE_PX):
@@ -48,15 +55,18 @@ def read_deep(data: bytes, most_pixels: int | None = None) -> tuple[np.ndarray, 
     height, width = (tags.get(side, (0,))[0] for side in (_HEIGHT, _WIDTH))
     require_shape(height, width, most_pixels)
     is_half = is_float and bits == 16
+    has_alpha = number == 4 and not is_float and bits in (8, 16) and tags.get(_EXTRA, (0,))[-1] in _ALPHA
+    shown = 4 if has_alpha else 3
     if in_planes:
-        planes = [_decoded(_rewritten(data, tags, plane, halves=is_half)) for plane in range(3 if number > 2 else 1)]
+        read = range(shown if number > 2 else 1)
+        planes = [_decoded(_rewritten(data, tags, plane, halves=is_half)) for plane in read]
         values = None if any(plane is None for plane in planes) else np.dstack(planes)  # type: ignore[arg-type]
     else:
         values = _decoded(_rewritten(data, tags, halves=is_half))
     if values is None:
         return None
     if values.ndim == 3:
-        values = values[..., :3] if values.shape[2] > 2 else values[..., 0]
+        values = values[..., :shown] if values.shape[2] > 2 else values[..., 0]
     if is_half:
         values = np.ascontiguousarray(values).view(np.float16).astype(np.float32)
     elif 8 < bits < 16 and values.dtype == np.uint16:  # OpenCV shifts them to the top of 16
@@ -89,7 +99,9 @@ def _decoded(data: bytes) -> np.ndarray | None:
 
     with suppress(cv2.error), quiet_opencv():
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        return values[..., [2, 1, 0]] if values is not None and values.ndim == 3 and values.shape[2] > 2 else values
+        if values is not None and values.ndim == 3 and values.shape[2] > 2:
+            return values[..., [2, 1, 0, *range(3, values.shape[2])]]
+        return values
     return None
 
 
@@ -103,7 +115,7 @@ def _rewritten(data: bytes, tags: _Tags, plane: int | None = None, *, halves: bo
     listed = {tag: tags[tag] for tag in _KEPT if tag in tags}
     listed[_ROWS] = (min(tags.get(_ROWS, tags[_HEIGHT])[0], tags[_HEIGHT][0]),)
     listed |= {tag: tags[tag][:1] * kept for tag in (_BITS, _KIND) if tag in tags}
-    colours = tags[_PHOTOMETRIC] if plane is None else (_BLACK_IS_ZERO,)
+    colours = (_RGB if kept > 2 else tags[_PHOTOMETRIC][0],) if plane is None else (_BLACK_IS_ZERO,)
     listed |= {_PHOTOMETRIC: colours, _NUMBER: (kept,), _PLANES: (1,)}
     if halves:
         listed[_KIND] = (_WHOLE_NUMBERS,) * kept

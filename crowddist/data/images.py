@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,22 +16,26 @@ import numpy as np
 
 from crowddist.data.deep_tiff import read_deep
 from crowddist.data.file_kinds import HEAD_BYTES, OWN_TEXT, READ, refusal
-from crowddist.data.pixels import GUESSED, SCALED, STRETCHED, TRANSPARENT, UNUSED_ALPHA, to_rgb
+from crowddist.data.pixels import GUESSED, MISSING, SCALED, STRETCHED, TRANSPARENT, UNUSED_ALPHA, in_rows, to_rgb
 from crowddist.data.safe_decode import (
     JPEG_QUALITY,
     MAX_MEGAPIXELS,
     MAX_SIDE_PX,
     MIN_SIDE_PX,
+    PNG,
     jpeg_divisor,
     max_pixels,
     quiet_opencv,
     read_png,
+    require_checksums,
     require_chunks,
     require_shape,
     require_visible,
+    without_metadata,
 )
 from crowddist.data.tiff_tag import SIGNS, set_upright
 from crowddist.data.whole_jpeg import decode_whole, is_decodable
+from crowddist.data.whole_tiff import require_whole_parts
 from crowddist.errors import InputError, NotAnImageError, TooLargeError
 
 if TYPE_CHECKING:
@@ -44,6 +49,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 # ours: a larger file is not one photograph.
 MAX_FILE_BYTES = 512 * 2**20
 _TAIL_BYTES = 2**16  # ours: programs add some text behind a PNG's end
+_PGM_WHITE = re.compile(rb"P[25](?:\s+(?:#[^\n]*\n\s*)*+(\d+)){3}")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes of files that are taken for images whatever they hold: the reader says what is wrong with them."""
 NOT_TURNED, MENDED, FIRST, REDUCED, OWN = (
@@ -53,7 +59,8 @@ NOTES = {
     STRETCHED: "images (thermal?) stretched from their darkest to their brightest pixel",
     GUESSED: "images of floats or 32 bits scaled to the white that their numbers suggest",
     TRANSPARENT: "transparent images put on white",
-    UNUSED_ALPHA: "images with alpha 0 everywhere taken as opaque",
+    UNUSED_ALPHA: "images with alpha near 0 everywhere taken as opaque",
+    MISSING: "images of more than 8 bits whose white was told without one number far from all others (missing pixels?)",
     NOT_TURNED: "images with a rotation tag left as they are stored (labels made on turned images do not fit)",
     MENDED: "JPEGs with stray bytes or without an end marker taken as whole",
     FIRST: "files of several pictures of which the first is read",
@@ -197,23 +204,28 @@ def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool,
     if data[:4] in SIGNS and (deep := read_deep(data, most_pixels)) is not None:
         pixels, notes = to_rgb(deep[0])
         return _as_picture(pixels, [*notes, *[FIRST] * deep[1]], None, rotation, upright=upright)
-    image = _open(data, path)
-    if most_pixels is not None and image.height * image.width > most_pixels:
-        raise TooLargeError(f"too large: {image.width} x {image.height} px; at most {most_pixels} pixels are read")
-    rotation = _rotation(image) if image.format != "TIFF" else rotation
-    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and is_decodable(data):
+    try:
+        image = _open(data, path, most_pixels)
+    except Exception:
+        if data[:8] != PNG or (bare := without_metadata(data)) == data:
+            raise
+        data = bare  # Pillow refuses a good picture with a faulty note
+        image = _open(data, path, most_pixels)
+    if _is_plain_jpeg(image, data):
         size = image.height, image.width
         divisor = jpeg_divisor(*size, progressive="progressive" in image.info)
         pixels, mended = decode_whole(data, divisor)
         notes = [REDUCED] * (divisor > 1) + [MENDED] * (mended is not data)
         plain: tuple[Literal["jpg", "png"], bytes] | None = ("jpg", mended) if divisor == 1 else None
+        if pixels.shape[2] == 4:
+            pixels, plain = _of_cmyk(pixels), None
     else:
-        require_shape(image.height, image.width)
         pixels, notes = _other_pixels(image, data)
         size = pixels.shape[0], pixels.shape[1]
         is_plain = (image.format == "PNG" and data[24] == 8 and image.mode in ("L", "RGB")
                     and "transparency" not in image.info)  # byte 24 of a PNG is its bit depth
         plain = ("png", data) if is_plain else None
+    rotation = _rotation(image) if image.format != "TIFF" else rotation  # once it is decoded: of a PNG it hides damage
     notes += [FIRST] * _holds_more(image, data) + [OWN] * (OWN_TEXT in data[:HEAD_BYTES])
     return _as_picture(pixels, notes, plain, rotation, upright=upright, size=size)
 
@@ -232,8 +244,10 @@ def _as_picture(pixels: np.ndarray, notes: list[str], plain: tuple[Literal["jpg"
     return _Picture(pixels=pixels, source_size=(height, width), plain=plain, notes=tuple(notes), rotation=rotation)
 
 
-def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
-    """Reads and checks the header; decodes no pixel. The path is only for what is said of other formats."""
+def _open(data: bytes, path: str | os.PathLike[str], most_pixels: int | None) -> Image:
+    """Reads and checks the header; decodes the pixels, which tells of all damage, of anything but a plain JPEG. The
+    path is only for what is said of other formats.
+    """
     import io
 
     import PIL.Image
@@ -254,24 +268,54 @@ def _open(data: bytes, path: str | os.PathLike[str]) -> Image:
             raise NotAnImageError("not an image that is read, but DNG; save it as JPEG")
         if tags.get(254) == 1 and getattr(image, "is_animated", False):  # NewSubfileType: a smaller copy
             raise NotAnImageError("its first picture is a smaller copy of another one in it; save that as JPEG")
+        if tags.get(284) == 2 and max(tags.get(258, ()), default=0) > 8:  # `read_deep` made nothing of it; Pillow errs
+            raise InputError("its deep colours lie in planes that cannot be decoded; save it as JPEG")
+    if most_pixels is not None and image.height * image.width > most_pixels:
+        raise TooLargeError(f"too large: {image.width} x {image.height} px; at most {most_pixels} pixels are read")
+    if not _is_plain_jpeg(image, data):
+        require_shape(image.height, image.width)
+        image.load()  # OpenCV shows what there is of a damaged one
+        if image.format == "PNG":
+            require_checksums(data)
+        elif image.format == "TIFF":
+            require_whole_parts(data, tags, 16 * image.height * image.width)
     return image
+
+
+def _is_plain_jpeg(image: Image, data: bytes) -> bool:
+    """True for a JPEG that `decode_whole` reads."""
+    return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB", "CMYK") and is_decodable(data)
+
+
+def _of_cmyk(values: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of the (H, W, 4) CMYK of a JPEG, in which 255 is no ink, as all programs write it."""
+    import PIL.Image
+
+    def convert(rows: slice) -> np.ndarray:
+        part = 255 - values[rows]
+        return np.asarray(PIL.Image.frombuffer("CMYK", (part.shape[1], part.shape[0]), part).convert("RGB"))
+
+    return in_rows(convert, *values.shape[:2])
 
 
 def _other_pixels(image: Image, data: bytes) -> tuple[np.ndarray, list[str]]:
     """(H, W, 3) uint8 RGB, as stored, of anything but a grey or RGB JPEG; and notes."""
     tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
     depths, inverted = tags.get(258, ()), tags.get(262) == 0
-    if tags.get(284) == 2 and max(depths, default=0) > 8:  # of which `read_deep` could make nothing; Pillow errs
-        raise InputError("its deep colours lie in planes that cannot be decoded; save it as JPEG")
     deep_colour = image.mode in ("RGB", "RGBA", "LA") and (
         (image.format == "PNG" and data[24] == 16) or set(depths) == {16})
-    image.load()  # first: it finds all damage, where OpenCV shows what there is
     if deep_colour and (deep := _deep_pixels(data, image)) is not None:
         # A fourth band that no tag calls alpha is another colour, as near infrared.
         return to_rgb(deep[..., :3] if tags.get(338) == (0,) else deep)
-    if image.mode.startswith("I;16") or (image.mode == "I" and (image.format == "PPM" or depths == (16,))):
-        grey = np.asarray(image).astype(np.int32)
-        grey = np.clip(grey - min(int(grey.min()), 0), 0, 65535).astype(np.uint16)
+    is_signed = image.mode == "L" and tags.get(339) == (2,)
+    if image.mode.startswith("I;16") or is_signed or (
+            image.mode == "I" and (image.format == "PPM" or depths == (16,))):
+        grey = np.asarray(image).view(np.int8) if is_signed else np.asarray(image)
+        if grey.dtype.kind == "i":
+            grey = np.clip(grey.astype(np.int32) - min(int(grey.min()), 0), 0, 65535)
+        grey = grey.astype(np.uint16, copy=False)
+        if (found := _PGM_WHITE.match(data)) and int(found[1]) < 65535:  # Pillow has scaled them to 65,535
+            return to_rgb(np.round(grey / np.float32(257)).astype(np.uint8))
         # White is zero: Pillow and OpenCV turn that round in 8 bits only; black is the largest number of 10 to 14, too.
         pixels, notes = to_rgb(grey)
         return (255 - pixels if inverted and image.mode.startswith("I;16") else pixels), notes
@@ -279,8 +323,18 @@ def _other_pixels(image: Image, data: bytes) -> tuple[np.ndarray, list[str]]:
         pixels, notes = to_rgb(np.asarray(image))
         return (255 - pixels if inverted else pixels), notes
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        return to_rgb(np.asarray(image.convert("RGBA")))
-    return np.asarray(image.convert("RGB")), []
+        return to_rgb(_converted(image, "RGBA"))
+    return _converted(image, "RGB"), []
+
+
+def _converted(image: Image, mode: str) -> np.ndarray:
+    """(H, W, colours) uint8 of an image in another mode, some rows at a time: each step takes its memory once more."""
+    def convert(rows: slice) -> np.ndarray:
+        is_all = rows.stop - rows.start == image.height
+        part = image if is_all else image.crop((0, rows.start, image.width, rows.stop))
+        return np.asarray(part if part.mode == mode else part.convert(mode))
+
+    return in_rows(convert, image.height, image.width)
 
 
 def _deep_pixels(data: bytes, image: Image) -> np.ndarray | None:

@@ -26,7 +26,10 @@ MAX_MEGAPIXELS = "CROWDDIST_MAX_MEGAPIXELS"
 """Environment variable: most pixels of an image in millions, a whole number above 0. Every node reads its own."""
 # ours: the resolution of the largest cameras; decoded they take 600 MB. More is a mistake or a decompression bomb.
 _DEFAULT_MEGAPIXELS = 200
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG."""
+_SHOWING = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")
+"""Chunks that a reader may skip, but that tell what is clear, upright, or the first of several pictures."""
 
 
 @contextmanager
@@ -105,16 +108,38 @@ def jpg_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of each chunk of a PNG, also of one that ends beyond the file."""
+    place, kind = len(PNG), b""
+    while place + 8 <= len(data) and kind != b"IEND":
+        begin, kind = place, data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4])
+        yield kind, begin, place
+
+
 def require_chunks(data: bytes) -> None:
     """Raises InputError for a PNG with a chunk that ends beyond the file: OpenCV would take the memory that it claims.
     The last one, IEND, holds nothing; its checksum may be cut off.
     """
-    place, kind = len(_PNG), b""
-    while place + 8 <= len(data) and kind != b"IEND":
-        num_bytes, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
-        place += 12 + num_bytes
-        if num_bytes if kind == b"IEND" else place > len(data):
+    for kind, begin, end in _chunks(data):
+        if end - begin > 12 if kind == b"IEND" else end > len(data):
             raise InputError("a PNG that ends early, or is damaged")
+
+
+def require_checksums(data: bytes) -> None:
+    """Raises InputError for a PNG whose pixels are not those that were written, which Pillow does not check."""
+    view = memoryview(data)
+    for kind, begin, end in _chunks(data):
+        if kind == b"IDAT" and end <= len(data) and zlib.crc32(view[begin + 4 : end - 4]) != int.from_bytes(
+                view[end - 4 : end]):
+            raise InputError("the checksum of its pixels is wrong; it may be damaged: copy it again")
+
+
+def without_metadata(data: bytes) -> bytes:
+    """A PNG without the chunks that change nothing of what it shows: texts, profiles, resolutions."""
+    return PNG + b"".join(
+        data[begin:end] for kind, begin, end in _chunks(data)
+        if kind[:1].isupper() or kind in _SHOWING or data.startswith(b"Raw profile type exif\0", begin + 8))
 
 
 def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
@@ -124,7 +149,7 @@ def read_png(data: bytes, *, grey: bool = False) -> np.ndarray:
     """
     import cv2
 
-    if data[:8] != _PNG or data[12:16] != b"IHDR" or len(data) < 33:
+    if data[:8] != PNG or data[12:16] != b"IHDR" or len(data) < 33:
         raise InputError("not a PNG image")
     width, height = struct.unpack(">II", data[16:24])
     require_decodable(height, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 
 import numpy as np
 
@@ -16,6 +17,7 @@ _MOST_HEAD_BYTES = 2**14
 _END = b"\xff\xd9"
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FOUR = ("CMYK", "YCCK")
 _PROGRESSIVE = 0xC2
 _FRAMES = (0xC0, 0xC1)
 """Baseline and extended sequential: their only scan lies in one piece, cut by restart markers."""
@@ -26,38 +28,57 @@ def is_decodable(data: bytes) -> bool:
     import simplejpeg
 
     try:
-        simplejpeg.decode_jpeg_header(data)
+        simplejpeg.decode_jpeg_header(data, strict=False)  # stray bytes are only warned of
     except ValueError:
         return False
     return True
 
 
 def decode_whole(data: bytes, divisor: int = 1) -> tuple[np.ndarray, bytes]:
-    """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, and the bytes of a clean file.
+    """Decodes a JPEG at 1, 1/2, 1/4 or 1/8 of its size: (H, W, 3) uint8 RGB, or (H, W, 4) CMYK as it is stored, and the
+    bytes of a clean file.
 
-    Removes padding and up to about `MOST_STRAY_BYTES` before a restart or end marker, and adds a missing end marker;
-    all blocks must be there. Raises ValueError with the decoder's reason for a JPEG that ends early or is damaged
-    inside.
+    Removes what lies between the segments of the head, padding and up to about `MOST_STRAY_BYTES` before a restart or
+    end marker, and adds a missing end marker; all blocks must be there. Raises ValueError with the reason for a JPEG
+    that ends early or is damaged inside.
     """
     import simplejpeg
 
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    form = "CMYK" if colours in _FOUR else "RGB"
 
     def decode(part: bytes) -> np.ndarray:
         # Strict: Pillow and OpenCV overlook damage in the middle of a JPEG.
-        return simplejpeg.decode_jpeg(part, colorspace="RGB", min_height=height // divisor, min_width=width // divisor,
+        return simplejpeg.decode_jpeg(part, colorspace=form, min_height=height // divisor, min_width=width // divisor,
                                       strict=True)
 
     try:
         return decode(data), data
     except ValueError as error:
-        clean = _clean(data)
-        if clean is None:
-            raise
-        try:
-            return decode(clean), clean
-        except ValueError:
-            raise error from None
+        # Its tables may be others, too, and nothing tells of that. Three of the usual numbers in them are line ends.
+        if 3 <= data.count(b"\n") == data.count(b"\r\n"):
+            raise ValueError("its bytes were changed as line ends are, e.g. by FTP in text mode") from None
+        bare = _without_strays(data)
+        for clean in (bare if bare != data else None, _clean(bare)):
+            if clean is not None:
+                with suppress(ValueError):
+                    return decode(clean), clean
+        raise error from None
+
+
+def _without_strays(data: bytes) -> bytes:
+    """The file without what lies between the segments of its head, and belongs to none."""
+    kept, place = [data[:2]], 2
+    while (place := data.find(b"\xff", place)) >= 0:
+        kind, end = data[place + 1 : place + 2], place + 2 + int.from_bytes(data[place + 2 : place + 4])
+        if kind < b"\xc0" or b"\xd0" <= kind <= b"\xd9" or kind == b"\xff":  # no marker, or one without a segment
+            place += 1
+        elif kind == b"\xda":
+            return b"".join(kept) + data[place:]
+        else:
+            kept.append(data[place:end])
+            place = end
+    return data
 
 
 def _clean(data: bytes) -> bytes | None:
@@ -119,9 +140,12 @@ def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
     """
     import simplejpeg
 
+    # Of the others grey is the fastest.
+    form = "CMYK" if simplejpeg.decode_jpeg_header(head, strict=False)[2] in _FOUR else "GRAY"
+
     def fault(part: bytes) -> str:
         try:
-            simplejpeg.decode_jpeg(head + part + _END, colorspace="GRAY", strict=True)
+            simplejpeg.decode_jpeg(head + part + _END, colorspace=form, strict=True)
         except ValueError as error:
             return str(error)
         return ""

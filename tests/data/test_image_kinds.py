@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from crowddist.data.any_image import any_pixels
 from crowddist.data.images import MENDED, read_image, store_image
-from crowddist.data.pixels import GUESSED, SCALED, STRETCHED, TRANSPARENT
+from crowddist.data.pixels import GUESSED, MISSING, SCALED, STRETCHED, TRANSPARENT, UNUSED_ALPHA
 from crowddist.data.shard_codec import decode
 from crowddist.errors import InputError
 from tests.data.tiff import tiff
@@ -76,12 +77,32 @@ def preview_first() -> bytes:
     return stream.getvalue()
 
 
+def deep_png(image: np.ndarray) -> bytes:
+    """A PNG of 16 bits, of RGB or RGBA."""
+    return cv2.imencode(".png", image[..., [2, 1, 0, 3][: image.shape[2]]])[1].tobytes()
+
+
+def with_chunk(kind: bytes, body: bytes, *, checksum: int | None = None, last: bool = False) -> bytes:
+    """A PNG with one more chunk, before its pixels or behind them."""
+    data, place = encoded("PNG"), -12 if last else 33
+    sum_ = zlib.crc32(kind + body) if checksum is None else checksum
+    return data[:place] + struct.pack(">I", len(body)) + kind + body + struct.pack(">I", sum_) + data[place:]
+
+
+def captioned(values: np.ndarray, number: float) -> np.ndarray:
+    """Grey values with one number in a corner, as a camera's caption, or where nothing was measured."""
+    return np.where((ROWS < 4) & (COLUMNS < 30), values.dtype.type(number), values)
+
+
 def with_exif(exif: bytes) -> bytes:
     return encoded("JPEG", exif=b"Exif\0\0" + exif, quality=100, subsampling=0)
 
 
+HALF = np.dstack([RGB, np.full_like(GREY, 128)])
+PLAIN_JPEG = encoded("JPEG", quality=100, subsampling=0)
 PHONE = encoded("MPO", save_all=True, append_images=[Image.fromarray(RGB[::2, ::2])], exif=tag(6), quality=100)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="5"/></x:xmpmeta>'
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 THREE = np.repeat(GREY[..., None], 3, 2)
 PALETTE = Image.fromarray(RGB).quantize(256)
 READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
@@ -117,9 +138,37 @@ READ: dict[str, tuple[bytes, np.ndarray, tuple[str, ...]]] = {
     "rotation in XMP": (encoded("WEBP", lossless=True, xmp=XMP), turned(RGB, 5), ()),
     "half transparent palette": (encoded("PNG", PALETTE, transparency=bytes([128] * 256)),
                                  on_white(np.asarray(PALETTE.convert("RGB"))), (TRANSPARENT,)),
-    "16-bit PNG, half transparent": (
-        cv2.imencode(".png", np.dstack([DEEP[..., ::-1], np.full((24, 40), 128 * 257, np.uint16)]))[1].tobytes(),
-        on_white(RGB), (TRANSPARENT,)),
+    "16-bit PNG, half transparent": (deep_png(HALF.astype(np.uint16) * 257), on_white(RGB), (TRANSPARENT,)),
+    **{f"PNG, alpha {most} of 16 bits": (deep_png(np.dstack([colours, np.full(GREY.shape, most, np.uint16)])), RGB,
+                                         (SCALED,))
+       for most, colours in ((4095, RGB.astype(np.uint16) * 16), (255, RGB.astype(np.uint16)))},
+    "PNG, alpha is a mask of 1": (encoded("PNG", np.dstack([RGB, np.ones_like(GREY)])), RGB, ()),
+    "PNG, alpha 3 of 255": (encoded("PNG", np.dstack([RGB, np.full_like(GREY, 3)])), RGB, (UNUSED_ALPHA,)),
+    **{f"PNG with a long text, {last}": (with_chunk(b"zTXt", b"XML\0\0" + zlib.compress(bytes(2**21)), last=last), RGB,
+                                         ()) for last in (False, True)},
+    "PNG with a text that was changed": (with_chunk(b"tEXt", b"Comment\0hi", checksum=7), RGB, ()),
+    "PNG without a whole gamma": (with_chunk(b"gAMA", b"\0"), RGB, ()),
+    "12 bits of 16 and a caption": (tiff(captioned(GREY.astype(np.uint16) * 16, 65535), 1),
+                                    np.dstack([captioned(GREY, 255)] * 3), (SCALED, MISSING)),
+    **{f"heat, {number} where it is missing": (
+        tiff(captioned(values, number), 1, kind=kind), np.dstack([captioned(GREY / 230 * 255, 0)] * 3),
+        (STRETCHED, MISSING)) for number, values, kind in (
+            (0, 29_000 + GREY.astype(np.uint16) * 2, 1), (-32768, 200 + GREY.astype(np.int16), 2),
+            (-10_000, (20 + GREY / 20).astype(np.float32), 3), (0.0, (20 + GREY / 20).astype(np.float32), 3))},
+    "floats a little beyond white": (tiff(SHARES * np.float32(1.2), kind=3), (RGB * 1.2).clip(0, 255), (GUESSED,)),
+    "signed 8-bit TIFF": (tiff((GREY.astype(int) - 128).astype(np.int8), 1, kind=2), THREE, (SCALED,)),
+    "three bands of GDAL": (tiff(RGB, 1, extra=0), RGB, ()),
+    "three bands of GDAL, 12 of 16 bits": (tiff(RGB.astype(np.uint16) * 16, 1, extra=0), RGB, (SCALED,)),
+    "four bands of GDAL": (tiff(np.dstack([RGB, 255 - GREY]), 1, extra=0, order=">"), RGB, ()),
+    "four bands in planes": (tiff(np.dstack([RGB, 255 - GREY]), planes=True, extra=0), RGB, ()),
+    **{f"four bands, the last clear, {image.dtype}, {planes}": (
+        tiff(image, 2 if planes else 1, planes=planes, extra=2), on_white(RGB), (TRANSPARENT,))
+       for image in (HALF, HALF.astype(np.uint16) * 257) for planes in (False, True)},
+    "dark PGM up to 4,095": (b"P5 40 24 4095\n" + (GREY.astype(int) // 8 * 16).astype(">u2").tobytes(), THREE // 8, ()),
+    "JPEG with a byte between its tables": (PLAIN_JPEG[:20] + b"\0" + PLAIN_JPEG[20:], RGB, (MENDED,)),
+    "JPEG with bytes behind its tables, no end": (PLAIN_JPEG[:20] + bytes(30) + PLAIN_JPEG[20:-2], RGB, (MENDED,)),
+    "CMYK JPEG without an end marker": (encoded("JPEG", Image.fromarray(RGB).convert("CMYK"), quality=100)[:-2], RGB,
+                                        (MENDED,)),
     "16-bit TIFF with near infrared": (tiff(np.dstack([DEEP, 65535 - DEEP[..., 0]]), extra=0), RGB, ()),
     "progressive JPEG without an end marker": (encoded("JPEG", quality=100, progressive=True)[:-2], RGB, (MENDED,)),
     "PNG without its last bytes": (encoded("PNG")[:-12], RGB, ()),
@@ -175,12 +224,14 @@ REFUSED = {
     "heights over the sea": (tiff(GREY.astype(np.float32) - 9999, 1, kind=3),
                              "its numbers, from -9999 to -97.*, have no known white; save it with 8 or 16 bits"),
     "colours beyond white": (tiff(SHARES * 9e5, kind=3), "have no known white"),
+    "floats of no known range": (tiff(SHARES**3 * 50, kind=3), "its numbers, from 0 to .* have no known white"),
+    "JPEG sent as a text": (encoded("JPEG", NOISE).replace(b"\n", b"\r\n"), "as line ends are, e.g. by FTP in text"),
     "nothing but missing numbers": (tiff(SHARES[..., 0] * np.nan, 1, kind=3), "have no known white"),
     "planes that end early": (tiff(DEEP, planes=True)[:-9], "deep colours lie in planes that cannot be decoded"),
     "12-bit JPEG": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), RARE),
     "a PNG's first bytes alone": (encoded("PNG")[:20], f"Truncated|{RARE}"),
     "progressive JPEG cut in its last scan": (encoded("JPEG", progressive=True)[:-30], "Premature end|damaged"),
-    "16-bit PNG cut off": (cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()[:-200], "truncated; it may be damaged"),
+    "16-bit PNG cut off": (deep_png(DEEP)[:-200], "truncated; it may be damaged"),
     "PNG of Apple's own kind": (encoded("PNG")[:8] + b"\0\0\0\4CgBI" + bytes(8) + encoded("PNG")[8:], "kind .CgBI."),
     "a smaller copy before the picture": (preview_first(), "first picture is a smaller copy of another one in it"),
     "bands of a satellite": (tiff(np.dstack([RGB, RGB, GREY])), RARE),
@@ -205,6 +256,38 @@ def test_what_is_not_read_is_told_with_the_next_step(tmp_path: Path, capfd: pyte
             read_image(tmp_path / "a.jpg")
         assert "\n" not in str(error.value), name
     assert capfd.readouterr().err == ""
+
+
+DAMAGED = {
+    "PNG": encoded("PNG", NOISE), "PNG, grey": encoded("PNG", NOISE[..., 0]),
+    "PNG with alpha": encoded("PNG", np.dstack([NOISE, NOISE[..., 0]])),
+    "PNG with a palette": encoded("PNG", Image.fromarray(NOISE).quantize(64)),
+    "PNG of 16 bits": deep_png(NOISE.astype(np.uint16) * 257),
+    "grey PNG of 16 bits": encoded("PNG", NOISE[..., 0].astype(np.uint16) * 257),
+    "deflated TIFF": encoded("TIFF", NOISE, compression="tiff_adobe_deflate"),
+}
+ZEROED = {
+    "JPEG": encoded("JPEG", NOISE), "CMYK JPEG": encoded("JPEG", Image.fromarray(NOISE).convert("CMYK")),
+    "JPEG with a stray byte": (lambda data: data[:20] + b"\0" + data[20:])(encoded("JPEG", NOISE)),
+    "TIFF of JPEGs": encoded("TIFF", Image.fromarray(NOISE).convert("YCbCr"), compression="jpeg"),
+    "deflated TIFF": DAMAGED["deflated TIFF"],
+}
+
+
+def test_a_damaged_image_is_refused_and_never_shown(tmp_path: Path) -> None:
+    """One byte changed where a checksum covers it, and elsewhere some bytes that a broken copy left zero."""
+    shown = []
+    for kinds in (DAMAGED, ZEROED):
+        for name, data in kinds.items():
+            for place in (len(data) // 3, len(data) // 2, len(data) * 2 // 3):
+                damage = bytes([data[place] ^ 0x24]) if kinds is DAMAGED else bytes(len(data) // 8)
+                (tmp_path / "a.jpg").write_bytes(data[:place] + damage + data[place + len(damage) :])
+                try:
+                    read_image(tmp_path / "a.jpg")
+                    shown.append((name, place))
+                except InputError as error:
+                    assert "copy it again" in str(error) and "\n" not in str(error), name
+    assert not shown
 
 
 def test_pictures_that_callers_hold(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crowddist.data.safe_decode import max_pixels, require_shape
+from crowddist.data.safe_decode import max_pixels, require_checksums, require_shape
 from crowddist.data.zones.zone import Zone, ZoneSet
 from crowddist.errors import InputError
 
@@ -55,6 +55,8 @@ def _values(data: bytes) -> np.ndarray:
             raise InputError(f"a mask in {image.format}, which changes values; save it as PNG")
         require_shape(image.height, image.width)
         image.load()
+        if image.format == "PNG":
+            require_checksums(data)
     values = np.asarray(image)
     if image.mode in ("LA", "RGBA"):
         if values[..., -1].min() < 255:

@@ -82,9 +82,10 @@ def test_what_is_wrong_with_a_mask_is_one_line(tmp_path: Path) -> None:
             read_zones(tmp_path / name)
         assert "\n" not in str(told.value)
     whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cut\.png: "):
-        read_zones(tmp_path / "cut.png")
+    for name, data in (("cut.png", whole[: len(whole) // 2]), ("new.png", whole[:-13] + b"?" + whole[-12:])):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=f"{name}: "):
+            read_zones(tmp_path / name)
     speck = np.zeros((30, 30), np.uint8)
     speck[3, 3], speck[10:20, 10:20] = 90, 120
     Image.fromarray(speck).save(tmp_path / "speck.png")
