@@ -174,7 +174,7 @@ def test_the_engine_counts_from_one(field: str) -> None:
         (SelfSupervisionConfig, {"orientation_px": 100}),
         (SelfSupervisionConfig, {"orientation_px": 0}),
         (SelfSupervisionConfig, {"stop_change": -0.1}),
-        (SelfSupervisionConfig, {"drop_rise": -0.1}),
+        (SelfSupervisionConfig, {"drop_rise": -1.0}),
         (SelfSupervisionConfig, {"min_certainty": -0.01}),
         (SelfSupervisionConfig, {"min_certainty": 1.0}),
         (BiKnowledgeConfig, {"regressor_steps": 0}),

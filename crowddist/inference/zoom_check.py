@@ -37,7 +37,8 @@ class ZoomCheck:
     """The disagreement of a run's counters, round by round.
 
     Args:
-        most_rise: largest rise over the counter before, as a share of that one's disagreement; 0: all may rise.
+        most_rise: largest rise over the counter before, as a share of that one's disagreement; below 0: the least fall
+            that is asked for; 0: all may rise.
     """
 
     def __init__(self, most_rise: float) -> None:
@@ -57,5 +58,6 @@ class ZoomCheck:
 
     def reason(self, now: float, dropped: str, kept: str) -> str:
         """One line for people on a counter that is worse; both rounds by their titles."""
+        asked = f", and must come nearer by {-self.most_rise:.0%}" if self.most_rise < 0 else ""
         return (f"{dropped}: dropped, {kept} is kept: counts of one image at several zooms differ by {now:.1%}, by "
-                f"{self.before:.1%} before")
+                f"{self.before:.1%} before{asked}")

@@ -256,7 +256,7 @@ class Method(ABC):
     @property
     def drop_rise(self) -> float:
         """A round of labels is dropped when its counter disagrees with itself over zooms more than the one before, by
-        this share; 0: never.
+        this share, or below 0 when it does not do so less by this share; 0: never.
         """
         return 0.0
 

@@ -42,6 +42,11 @@ def test_a_counter_is_worse_by_more_than_the_share_alone() -> None:
     assert check.reason(0.25, "labels, round 2", "labels, round 1") == (
         "labels, round 2: dropped, labels, round 1 is kept: counts of one image at several zooms differ by 25.0%, by "
         "20.6% before")
+    must_fall = ZoomCheck(-0.05)
+    assert not must_fall.is_worse(0.200) and must_fall.is_worse(0.191)
+    assert must_fall.reason(0.191, "labels, round 1", "no adaptation").endswith(
+        "differ by 19.1%, by 20.0% before, and must come nearer by 5%")
+    assert not must_fall.is_worse(0.189) and must_fall.before == 0.189
     never = ZoomCheck(0.0)
     assert not never.is_worse(0.1) and not never.is_worse(9.0)
 
