@@ -82,8 +82,8 @@ def sha_to_shb() -> RunConfig:
     """ShanghaiTech A to B on a CPU. EfficientNet-Lite0, 11 minutes on one core before adaptation.
 
     Command: `CROWDDIST_DATA=... python jobs/adapt.py sha_to_shb`. Images held out as in shb_to_sha.
-    Unadapted, on one thread: MAE 23.4, 25.9 and 25.0 with seeds 0, 1 and 2; after a round R0, R1 and R2
-    (docs/results.md). With 640 px and 600 steps, as in 0.2.0: 26.7, 32.6 and 27.8.
+    Unadapted, on one thread: MAE 23.4, 25.9 and 25.0 with seeds 0, 1 and 2. A round brings 23.2, and is dropped with
+    seeds 1 and 2 (docs/results.md). With 640 px and 600 steps, as in 0.2.0: 26.7, 32.6 and 27.8.
     Compact networks, 3,000 steps at 512 px, one worker, bfloat16: 45.5 unadapted, 45.0 after orientation, 46.3 and 47.2
     after the rounds. With `--method bi_knowledge --num-workers 1 --num-labellers 2 --engine.precision bfloat16`, 27
     minutes on 2 cores with AVX-512: 57.2 by the unadapted regressor, 33.2 by the detector, 33.9 by both, 31.9 after a
