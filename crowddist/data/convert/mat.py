@@ -19,6 +19,7 @@ from crowddist.data.convert.annotations import (
 )
 from crowddist.data.convert.own import Labels, OtherFileError, of_one_image, own_format
 from crowddist.errors import InputError
+from crowddist.process.safe_text import readable
 
 # Names of points in the public sets, and others that say what they are.
 _POINTS = ("annpoints", "points", "location", "locations", "point_position", "heads", "gt")
@@ -41,12 +42,12 @@ def read(place: Path) -> dict[str, Labels]:
         held += [f"{name}, {NOT_READ}" for name, value in values.items() if value is None or np.iscomplexobj(value)]
         turned = "; its rows seem to be the columns, transpose it" if any(is_turned(part) for _, part in parts) else ""
         raise OtherFileError(f"{place}: no variable of N x 2 numbers; it holds "
-                             f"{', '.join((held or names)[:8]) or 'none'}{turned}")
+                             f"{readable(', '.join((held or names)[:8])) or 'none'}{turned}")
     if len(tables) > 1:
-        raise InputError(f"{place}: {', '.join(tables)} may each be the points; call these annPoints")
+        raise InputError(f"{place}: {readable(', '.join(tables))} may each be the points; call these annPoints")
     ((name, value),) = tables.items()
     count = next((read_mat_count(place, each) for each in names if each.lower() in _COUNTS and each != name), None)
-    return of_one_image(place, as_points(value, place, name), count)
+    return of_one_image(place, as_points(value, place, readable(name)), count)
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
