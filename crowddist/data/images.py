@@ -205,13 +205,13 @@ def _decode(data: bytes, path: str | os.PathLike[str], *, upright: bool,
         pixels, notes = to_rgb(deep[0])
         return _as_picture(pixels, [*notes, *[FIRST] * deep[1]], None, rotation, upright=upright)
     try:
-        image = _open(data, path, most_pixels)
+        image, is_jpeg = _open(data, path, most_pixels)
     except Exception:
         if data[:8] != PNG or (bare := without_metadata(data)) == data:
             raise
         data = bare  # Pillow refuses a good picture with a faulty note
-        image = _open(data, path, most_pixels)
-    if _is_plain_jpeg(image, data):
+        image, is_jpeg = _open(data, path, most_pixels)
+    if is_jpeg:
         size = image.height, image.width
         divisor = jpeg_divisor(*size, progressive="progressive" in image.info)
         pixels, mended = decode_whole(data, divisor)
@@ -244,9 +244,9 @@ def _as_picture(pixels: np.ndarray, notes: list[str], plain: tuple[Literal["jpg"
     return _Picture(pixels=pixels, source_size=(height, width), plain=plain, notes=tuple(notes), rotation=rotation)
 
 
-def _open(data: bytes, path: str | os.PathLike[str], most_pixels: int | None) -> Image:
-    """Reads and checks the header; decodes the pixels, which tells of all damage, of anything but a plain JPEG. The
-    path is only for what is said of other formats.
+def _open(data: bytes, path: str | os.PathLike[str], most_pixels: int | None) -> tuple[Image, bool]:
+    """Reads and checks the header; decodes the pixels, which tells of all damage, of anything but a JPEG that
+    `decode_whole` reads, and returns whether it is one. The path is only for what is said of other formats.
     """
     import io
 
@@ -272,19 +272,15 @@ def _open(data: bytes, path: str | os.PathLike[str], most_pixels: int | None) ->
             raise InputError("its deep colours lie in planes that cannot be decoded; save it as JPEG")
     if most_pixels is not None and image.height * image.width > most_pixels:
         raise TooLargeError(f"too large: {image.width} x {image.height} px; at most {most_pixels} pixels are read")
-    if not _is_plain_jpeg(image, data):
+    is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB", "CMYK") and is_decodable(data)
+    if not is_jpeg:
         require_shape(image.height, image.width)
         image.load()  # OpenCV shows what there is of a damaged one
         if image.format == "PNG":
             require_checksums(data)
         elif image.format == "TIFF":
             require_whole_parts(data, tags, 16 * image.height * image.width)
-    return image
-
-
-def _is_plain_jpeg(image: Image, data: bytes) -> bool:
-    """True for a JPEG that `decode_whole` reads."""
-    return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB", "CMYK") and is_decodable(data)
+    return image, is_jpeg
 
 
 def _of_cmyk(values: np.ndarray) -> np.ndarray:
