@@ -18,6 +18,7 @@ from crowddist.data.sample import Part, Seen, Verdict
 from crowddist.data.transforms import crop_mass, resize_pixels, resize_points, scaled_size
 from crowddist.errors import InputError
 from crowddist.inference.intervals import CountInterval, Intervals
+from crowddist.ops.sums import total
 from crowddist.ops.views import merge_heads, merge_views
 
 TILE_PX = 1536
@@ -250,7 +251,7 @@ def judge(method: Judge, seen: Seen, size: tuple[int, int], *, labels: bool = Tr
         return None if heads is None else in_image(heads * np.array([1, 1, scale, 1], np.float32))
 
     return ImagePrediction(
-        count=float(verdict.density.sum(dtype=np.float64)), uncertainty=verdict.uncertainty,
+        count=total(verdict.density), uncertainty=verdict.uncertainty,
         density=verdict.density, spread=verdict.spread, certainty=seen.certainty,
         keep=method.select(verdict.density, seen.certainty) if labels else None,
         points=in_image(verdict.points), size=seen.size,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -41,6 +42,7 @@ from crowddist.ops.fusion import fuse_density
 from crowddist.ops.patches import medium_density, most_confident, patch_grid
 from crowddist.ops.peaks import clear_squares, local_maxima
 from crowddist.ops.scales import transformed_sizes
+from crowddist.ops.sums import total
 from crowddist.randomness import generator
 
 if TYPE_CHECKING:
@@ -218,22 +220,23 @@ class BiKnowledge(TrainingMethod):
             return seen.once(_kernels, stream.sigma_px, stride, *key).density(kept)
 
         drawn = psi(detected, detections)
-        spread = np.abs(regressed - drawn) / 2
+        spread = cv2.absdiff(regressed, drawn)
+        spread /= 2
         density = regressed
         if settings.fusion == "heads":
             density = psi(chosen, heads)
         elif settings.fusion == "confidence":
             weight = confidence_weight(seen, settings, stream, stride)
             density = fuse_density(regressed, drawn, weight, out=drawn)
-        counts = np.array([regressed.sum(dtype=np.float64), len(detections)])
+        persons = seen.once(_persons)
         verdict = Verdict(
             density=density,
             spread=spread,
-            uncertainty=float(counts.std()),
+            uncertainty=abs(persons - len(detections)) / 2,  # the standard deviation of two
             points=heads[:, [0, 1, 3]],
             parts={
-                "regression": Part(count=float(counts[0]), density=regressed),
-                "detection": Part(count=float(counts[1]), points=detections[:, [0, 1, 3]]),
+                "regression": Part(count=persons, density=regressed),
+                "detection": Part(count=float(len(detections)), points=detections[:, [0, 1, 3]]),
                 "transformed": Part(count=float(peaks.sum()), points=among.heads[peaks][:, [0, 1, 3]]),
             },
         )
@@ -273,7 +276,7 @@ class BiKnowledge(TrainingMethod):
 
     def _medium(self, density: np.ndarray, patches: np.ndarray) -> np.ndarray:
         """Indexes of the patches of medium density."""
-        persons = [density[_inside(patch)].sum(dtype=np.float64) for patch in patches]
+        persons = [total(density[_inside(patch)]) for patch in patches]
         return medium_density(persons, *self.settings.density_range)
 
 
@@ -294,6 +297,10 @@ def _standing(seen: Seen, square: int, stride: int, *key: Any) -> np.ndarray:
     cells = np.column_stack([np.rint((among.heads[peaks, :2] + 0.5) / stride - 0.5), among.values[peaks]])
     standing[peaks[clear_squares(cells, square)]] = True
     return standing
+
+
+def _persons(seen: Seen) -> float:
+    return total(seen.density)
 
 
 def _num_near(seen: Seen, crowd_px: float, *key: Any) -> NumNear:

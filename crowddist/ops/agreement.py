@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.ops.sums import total
+
 
 def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
     """The sums that `agreement` needs, for one image or many; sums of several parts of the data add up (ours).
@@ -26,10 +28,9 @@ def kept_sums(density: Any, spread: Any, keep: Any) -> dict[str, float]:
     if not mass.shape == doubt.shape == kept.shape:
         raise ValueError(f"density, spread and keep must have one shape, got {mass.shape}, {doubt.shape}, {kept.shape}")
     kept = kept.astype(bool)
-    # float64: sums of float32 maps over a data set would drift.
-    sums = {"persons": mass, "spread": doubt, "kept_persons": mass[kept], "kept_spread": doubt[kept]}
-    totals = {name: float(values.sum(dtype=np.float64)) for name, values in sums.items()}
-    return {**totals, "cells": float(kept.size), "kept_cells": float(kept.sum())}
+    return {"persons": total(mass), "spread": total(doubt), "cells": float(kept.size),
+            "kept_persons": total(mass, kept), "kept_spread": total(doubt, kept),
+            "kept_cells": float(np.count_nonzero(kept))}
 
 
 def zoom_disagreement(counts: Mapping[float, float]) -> float:

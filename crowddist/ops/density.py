@@ -157,11 +157,13 @@ class Kernels:
             begin, end = bounds[strip * tiles_across], bounds[(strip + 1) * tiles_across]
             left, right = self._row_pieces[row_piece[begin:end]], self._column_pieces[column_piece[begin:end]]
             band = density[strip * TILE_PX:(strip + 1) * TILE_PX]
+            up = left[:, :len(band)].T
             for index in range(tiles_across):
-                start, stop = (bounds[strip * tiles_across + index + step] - begin for step in (0, 1))
+                start, stop = bounds[strip * tiles_across + index], bounds[strip * tiles_across + index + 1]
                 if start < stop:
                     cell = band[:, index * TILE_PX:(index + 1) * TILE_PX]
-                    np.matmul(left[start:stop, :cell.shape[0]].T, right[start:stop, :cell.shape[1]], out=cell)
+                    np.matmul(up[:, start - begin:stop - begin], right[start - begin:stop - begin, :cell.shape[1]],
+                              out=cell)
         return density
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -24,6 +25,9 @@ EMPTY_PEAK = 1 / (2 * math.pi * 4.0**2)
 """Default scale of an empty truth: peak of a head drawn with a sigma of 4 cells. ours."""
 SMALLEST_LEVEL = 1e-6
 """Floor of a level's similarity: a fractional power needs a positive base and a finite slope. ours."""
+CHUNK_CELLS = 2**17
+"""Of as many cells at a time DMS-SSIM is worked out on a CPU, or of one map: some fifteen maps of 4 bytes fit into its
+cache. ours."""
 
 
 def ssim(a: Any, b: Any, inside: np.ndarray | None = None, peak: float | None = None) -> Any:
@@ -71,7 +75,7 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
 
     Args:
         a: prediction, (h, w), (N, h, w) or (N, C, h, w), any unit; NumPy or torch
-        b: truth, shape and unit of `a`, >= 0
+        b: truth, shape and unit of `a`, >= 0; no gradient reaches it
         pool: average both maps over 2 x 2 cells from level to level, as in the released code (C) but not in the paper.
             An odd last row or column is dropped; maps of one pixel stay as they are
         empty_peak: divisor where the truth is empty, unit of the maps, > 0: the peak of one head
@@ -88,7 +92,7 @@ def ms_ssim_dilated(a: Any, b: Any, pool: bool = False, empty_peak: float = EMPT
     for number, (dilation, exponent) in enumerate(zip(DILATIONS, LEVEL_WEIGHTS, strict=True)):
         if pool and number and min(truth.shape[-2:]) > 1:
             prediction, truth = functional.avg_pool2d(prediction, 2), functional.avg_pool2d(truth, 2)
-        level = _similarity(prediction, truth, weights, dilation).mean((1, 2))
+        level = _MeanSimilarity.apply(prediction, truth, weights, dilation)
         product = product * level.clamp(SMALLEST_LEVEL, 1.0) ** exponent
     return _answer(product.mean(), a, b)
 
@@ -134,6 +138,61 @@ def _similarity(prediction: Tensor, truth: Tensor, weights: tuple[float, ...], d
     return numerator / ((mean_squares + LUMINANCE_CONSTANT) * (variances + CONTRAST_CONSTANT))
 
 
+class _MeanSimilarity(torch.autograd.Function):
+    """The mean of `_similarity` over each map, (maps,), and its gradient for the prediction, written out by hand.
+
+    Autograd would keep and visit some forty maps a level. Few maps at a time stay in a processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, truth: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
+        num_maps = max(1, CHUNK_CELLS // truth[0].numel()) if truth.device.type == "cpu" else len(truth)
+        means, slopes = [], []
+        for a, b in zip(prediction.split(num_maps), truth.split(num_maps), strict=True):
+            mean, slope = _mean_similarity(a, b, weights, dilation, ctx.needs_input_grad[0])
+            means.append(mean)
+            slopes.append(slope)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(means)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.saved_tensors[0] * gradient[:, None, None], None, None, None
+
+
+def _mean_similarity(a: Tensor, b: Tensor, weights: tuple[float, ...], dilation: int,
+                     with_slope: bool) -> tuple[Tensor, Tensor]:
+    """The mean similarity of each map, (maps,), and its derivative by each cell of `a`, (maps, h, w)."""
+    maps = torch.stack((a, b, (a * a).addcmul_(b, b), a * b))
+    mean_a, mean_b, squares, products = _smooth(maps, weights, dilation)
+    mean_product = mean_a * mean_b
+    mean_squares = (mean_a * mean_a).addcmul_(mean_b, mean_b)
+    variances = squares.sub_(mean_squares)
+    positive = variances >= 0
+    variances.clamp_min_(0).add_(CONTRAST_CONSTANT)
+    covariance = products.sub_(mean_product).mul_(2).add_(CONTRAST_CONSTANT)
+    luminance = mean_product.mul_(2).add_(LUMINANCE_CONSTANT)
+    mean_squares.add_(LUMINANCE_CONSTANT)
+    inverse = (mean_squares * variances).reciprocal_()
+    similarity = (luminance * covariance).mul_(inverse)
+    mean = similarity.mean((1, 2))
+    if not with_slope:
+        return mean, mean
+    # By the quotient rule: half the derivatives by mean_product and products, those by mean_squares and squares.
+    by_product, by_products = covariance.mul_(inverse), luminance.mul_(inverse)
+    by_squares = (similarity / variances).mul_(positive).neg_()
+    by_mean_squares = similarity.div_(mean_squares).neg_()
+    by_product.sub_(by_products)
+    by_mean_squares.sub_(by_squares)
+    by_mean = by_product.mul_(mean_b).addcmul_(by_mean_squares, mean_a).mul_(2)
+    # The window is symmetric, so that its adjoint is itself.
+    by_mean, by_squares, by_products = _smooth(torch.stack((by_mean, by_squares, by_products)), weights, dilation)
+    slope = by_mean.addcmul_(by_squares, a, value=2).addcmul_(by_products, b, value=2)
+    return mean, slope.div_(a[0].numel())
+
+
 class _Smooth(torch.autograd.Function):
     """A separable, symmetric, dilated window over the last two dimensions with zeros around: its own adjoint.
 
@@ -143,11 +202,15 @@ class _Smooth(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
         ctx.weights, ctx.dilation = weights, dilation
-        return _smooth_along(_smooth_along(maps, -1, weights, dilation), -2, weights, dilation)
+        return _smooth(maps, weights, dilation)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _Smooth.apply(gradient, ctx.weights, ctx.dilation), None, None
+
+
+def _smooth(maps: Tensor, weights: tuple[float, ...], dilation: int) -> Tensor:
+    return _smooth_along(_smooth_along(maps, -1, weights, dilation), -2, weights, dilation)
 
 
 def _smooth_along(maps: Tensor, dim: int, weights: tuple[float, ...], dilation: int) -> Tensor:

@@ -22,6 +22,7 @@ from crowddist.methods.base import Method
 from crowddist.methods.thresholds import search_space, with_values
 from crowddist.ops.agreement import agreement, block_persons, disagreement_sums, kept_sums
 from crowddist.ops.localization import mean_average_precision
+from crowddist.ops.sums import total
 from crowddist.process.progress_bar import watched
 from crowddist.search.trial_values import Plan, tried
 
@@ -149,7 +150,7 @@ def _block_persons(seen: Seen, block_cells: int) -> np.ndarray:
 def _errors(judged: ImagePrediction, truth: Truth, keep: np.ndarray) -> dict[str, float]:
     error = np.abs(judged.density - truth.density)
     return {"true_persons": float(len(truth.points)), "count_error": abs(judged.count - len(truth.points)),
-            "error": float(error.sum(dtype=np.float64)), "kept_error": float(error[keep].sum(dtype=np.float64))}
+            "error": total(error), "kept_error": total(error, keep)}
 
 
 def scored(values: dict[str, float], total: Mapping[str, float]) -> dict[str, float]:

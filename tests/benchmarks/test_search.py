@@ -29,6 +29,8 @@ from crowddist.search.trials import Search, image_sums
 from tests.benchmarks.harness import compare
 
 SIZE, NUM_IMAGES, NUM_HEADS = (544, 960), 4, 150
+NUM_TRIALS = 8
+"""Trials in a row, as a search runs them."""
 
 
 def crowd(method: Any, index: int) -> Seen:
@@ -50,7 +52,7 @@ def crowd(method: Any, index: int) -> Seen:
 @pytest.mark.benchmark
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("networks", "fusion", "goal"),
-                         [("compact", "heads", 200), ("compact", "confidence", 200), ("published", "confidence", 500)])
+                         [("compact", "heads", 400), ("compact", "confidence", 400), ("published", "confidence", 500)])
 def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion: Any, goal: float) -> None:
     torch.manual_seed(0)
     compact = RunConfig(recipe="benchmark", source="source", target="target", method="bi_knowledge", launcher="local",
@@ -65,14 +67,16 @@ def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion:
     predictor = Predictor(method, image_size=960)
     assert predictor.predict(images[0]).density.shape == cached[0].seen.density.shape
 
-    def trial() -> None:
-        tried = next(trials)
-        for one in cached:
-            image_sums(tried, one, judge(tried, one.seen, one.size, labels=False))
+    def run_trials() -> None:
+        for tried in itertools.islice(trials, NUM_TRIALS):
+            for one in cached:
+                image_sums(tried, one, judge(tried, one.seen, one.size, labels=False))
 
-    result = compare(lambda: [predictor.predict(image) for image in images], trial, rounds=15)
-    print(f"\na trial on cached predictions of {number} images of 960x544 px, fusion by {fusion}; the {networks} "
-          f"networks again / ours: {result}")
+    # The networks are asked once for all the trials.
+    result = compare(lambda: [predictor.predict(image) for image in images], run_trials, rounds=15,
+                     peer_share=1 / NUM_TRIALS)
+    print(f"\n{NUM_TRIALS} trials on cached predictions of {number} images of 960x544 px, fusion by {fusion}; the "
+          f"{networks} networks again / ours: {result}")
     assert result.ratio >= goal
 
 

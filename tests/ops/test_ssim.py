@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from crowddist.ops import ssim as ssim_module
 from crowddist.ops.density import density_map
 from crowddist.ops.ssim import ms_ssim_dilated, ssim
 
@@ -193,6 +194,23 @@ def test_gradients_are_right():
     assert torch.autograd.gradcheck(lambda x: ssim(x, b), a)
     assert torch.autograd.gradcheck(lambda x: ms_ssim_dilated(x, b), a)
     assert torch.autograd.gradcheck(lambda x: ms_ssim_dilated(x, b, pool=True), a)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_maps_worked_out_in_several_goes_have_the_gradient_that_autograd_finds(pool, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 5, 40, 30, generator=generator, dtype=torch.float64)
+    a[1, :20] = b[1, :20] = 0  # no variance
+    weight = torch.rand(5, generator=generator, dtype=torch.float64)
+    window = (0.1, 0.2, 0.4, 0.2, 0.1)
+    monkeypatch.setattr(ssim_module, "CHUNK_CELLS", 2 * 40 * 30)
+    whole = float(ms_ssim_dilated(a, b, pool))
+    assert whole == pytest.approx(np.mean([float(ms_ssim_dilated(*one, pool)) for one in zip(a, b, strict=True)]))
+    for dilation in ssim_module.DILATIONS:
+        said, same = (a.clone().requires_grad_() for _ in range(2))
+        (weight * ssim_module._similarity(said, b, window, dilation).mean((1, 2))).sum().backward()
+        (weight * ssim_module._MeanSimilarity.apply(same, b, window, dilation)).sum().backward()
+        torch.testing.assert_close(same.grad, said.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_following_the_gradient_raises_similarity():

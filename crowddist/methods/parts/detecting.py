@@ -119,4 +119,6 @@ def confidence_weight(seen: Seen, settings: BiKnowledgeConfig, stream: StreamCon
     """
     scores = seen.once(found_heads, settings.nms_share)[:, 3]
     weights = np.where(scores >= settings.confidence, scores ** settings.weight_exponent, 0)
-    return np.append(weights, np.float32(0))[seen.once(weighing_heads, settings.nms_share, stream, stride)]
+    cells = torch.from_numpy(seen.once(weighing_heads, settings.nms_share, stream, stride))
+    # torch takes indexes of 4 bytes as they are; NumPy would turn them into 8 bytes in each trial of thresholds.
+    return torch.from_numpy(np.append(weights, np.float32(0))).index_select(0, cells.view(-1)).view(cells.shape).numpy()
