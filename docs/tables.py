@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/adaptation.md", "docs/composites.md", "docs/networks.md", "docs/results.md",
-         "docs/search.md", "docs/speed.md")
+         "docs/search.md", "docs/results/speed.md")
 FOLDER = "docs/results"
 TOLD = ("seed", "split", "machine", "command")
 _MARK = re.compile(r"(?<=^<!-- table: )(\S+)( -->\n).*?(?=^<!-- end of table -->$)", re.DOTALL | re.MULTILINE)

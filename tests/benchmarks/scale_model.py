@@ -20,7 +20,7 @@ SIMULATED_FAILURES = 400
 """As many failures are drawn for each size of cluster: the mean is known to some 5 %."""
 
 CONVERT_S, LABEL_S, CORE_STEP_S = 0.01, 0.94, 0.576
-"""The first is assumed; the others are of a run of the recipe `pretrain`, see docs/speed.md."""
+"""The first is assumed; the others are of a run of the recipe `pretrain`, see docs/results/speed.md."""
 BATCH = 8
 """Crops of a step on cores."""
 LABEL_EFFICIENCY = 0.97

@@ -20,7 +20,7 @@ from tests.benchmarks.scale_model import (
 )
 
 GIVEN = Assumptions()
-SPEED = Path(__file__).parents[2] / "docs" / "speed.md"
+SPEED = Path(__file__).parents[2] / "docs" / "results" / "speed.md"
 
 
 def test_gradients_by_hand() -> None:

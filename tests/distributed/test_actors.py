@@ -41,10 +41,11 @@ def test_actors_stay_for_the_next_job_and_one_that_died_meanwhile_is_replaced(
     first = actors_alive("UnitActor")
     assert len(first) == 2
     records.append(launcher.run(labelled))
-    assert set(actors_alive("UnitActor")) <= set(first), "a small job starts no actor"
-    os.kill(first[0], signal.SIGKILL)
+    killed, *others = stayed = actors_alive("UnitActor")  # on a busy machine without one that had not loaded yet
+    assert set(stayed) <= set(first), "a small job starts no actor"
+    os.kill(killed, signal.SIGKILL)
     records.append(launcher.run(evaluated_other))
-    assert first[1] in actors_alive("UnitActor") and first[0] not in actors_alive("UnitActor")
+    assert set(others) <= set(actors_alive("UnitActor")) and killed not in actors_alive("UnitActor")
     alone = LocalLauncher(tiny_config)
     for mine, job in zip(records, jobs("alone"), strict=True):
         assert repr(mine) == repr(alone.run(job))
