@@ -26,7 +26,7 @@ OBJECT_BYTES = 96 * 2**20
 CONNECTION_BYTES_PER_S, FIRST_BYTE_S = 60e6, 0.02
 """Of one connection, as common object stores have it."""
 BLOCK_BYTES = 2**18
-LEAST_RATIO, LEAST_RATIO_FREE, LEAST_CPU_RATIO = 4.5, 0.6, 5.0  # The goals.
+LEAST_RATIO, LEAST_RATIO_FREE, LEAST_CPU_RATIO = 4.0, 0.6, 5.0
 
 
 def serve(ports: Any, content: bytes, bytes_per_s: float) -> None:
