@@ -147,8 +147,8 @@ def test_cropped_batch_of_images_that_are_kept(pictures: Path) -> None:
     for index in range(NUM_IMAGES):  # the first epoch
         dataset._cached(index)
     result = compare(peer, ours, rounds=5 * len(manifest.shards), agree=agree)
-    print(f"\n{NUM_IMAGES} JPEGs of 1080p to batches of {CROP[1]} x {CROP[0]}, again and from memory, pixels identical, "
-          f"WebDataset with PIL / ours: {result}")
+    print(f"\n{NUM_IMAGES} JPEGs of 1080p to batches of {CROP[1]} x {CROP[0]}, again and from memory, pixels "
+          f"identical, WebDataset with PIL / ours: {result}")
     assert result.ratio >= LEAST_RATIO_KEPT
 
 
