@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -220,7 +219,7 @@ class BiKnowledge(TrainingMethod):
             return seen.once(_kernels, stream.sigma_px, stride, *key).density(kept)
 
         drawn = psi(detected, detections)
-        spread = cv2.absdiff(regressed, drawn)
+        spread = np.abs(regressed - drawn)
         spread /= 2
         density = regressed
         if settings.fusion == "heads":
