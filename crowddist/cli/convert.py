@@ -21,14 +21,21 @@ from crowddist.cli.called import EXIT_CODES, as_called
 from crowddist.data.convert.base import convert
 from crowddist.data.convert.formats import FORMATS
 from crowddist.errors import require_png_name
-from crowddist.process.cli import one_line_errors, with_example
+from crowddist.process.cli import files_among_options, one_line_errors, with_example
 from crowddist.process.host import sigterm_as_exit
 from crowddist.process.progress_bar import watched
 
 
 class _Parser(argparse.ArgumentParser):
+    _words: Sequence[str] = ()
+
+    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        self._words = args
+        return super().parse_args(args)
+
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"error: {with_example(f'{message}; see --help', self.description or '')}\n")
+        told = f"{message}{files_among_options(self._words)}; see --help"
+        self.exit(2, f"error: {with_example(told, self.description or '')}\n")
 
 
 def main(arguments: Sequence[str], prog: str = "crowddist convert") -> None:

@@ -155,9 +155,13 @@ def _boxed(text: str) -> str:
         also += f"; perhaps you meant {' or '.join(near)}" if near else ""
         return f"missing: {', '.join(_options(message))}{also}; see --help"
     meant = f"; perhaps you meant {' or '.join(_options(lines))}" if "Perhaps you meant:" in lines else ""
-    files = [word for word in re.split("[ ,]+", " ".join(message)) if word.startswith("-") and os.path.exists(word)]
-    meant += f"; write a file as ./{files[0]}" if files else ""
-    return " ".join(message).rstrip(".") + meant
+    return " ".join(message).rstrip(".") + meant + files_among_options(re.split("[ ,]+", " ".join(message)))
+
+
+def files_among_options(words: Sequence[str]) -> str:
+    """What to add to a message where the first of the words that look like options is a file; else ""."""
+    files = [word for word in words if word.startswith("-") and os.path.exists(word)]
+    return f"; write a file as ./{files[0]}" if files else ""
 
 
 def _options(lines: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
+from crowddist.cli.convert import main
 from crowddist.data.manifest import read_manifest
 from tests.jobs.conftest import ROOT
 
@@ -101,6 +102,24 @@ def test_a_data_set_is_checked_and_described(run, tmp_path, photos):
                                                       "error: no data set at") and done.stderr.count("\n") == 1
         done = run(job)
         assert (done.returncode, done.stdout) == (2, "") and "the following arguments are required: URL" in done.stderr
+
+
+def test_a_folder_called_like_an_option(tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos.rename("-cam")
+    with pytest.raises(SystemExit) as ending:
+        main(["folder", "-cam", "set"])
+    told = capsys.readouterr().err
+    assert ending.value.code == 2 and "are required: DESTINATION; write a file as ./-cam; for example" in told
+    main(["folder", "./-cam", "set"])
+    assert (tmp_path / "set" / "manifest.json").exists()
+
+
+def test_the_dashboards_address_is_no_cluster(run, tmp_path, photos, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    done = run("folder", photos, tmp_path / "set")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "unset it" in done.stderr
+    assert not (tmp_path / "set").exists()
 
 
 def test_bad_input_is_one_line_and_exit_2(run, tmp_path, photos):
