@@ -144,8 +144,8 @@ def _trimmed(head: bytes, piece: bytes, *, restarts: bool) -> bytes | None:
     form = "CMYK" if simplejpeg.decode_jpeg_header(head, strict=False)[2] in _FOUR else "GRAY"
 
     def fault(part: bytes) -> str:
-        try:
-            simplejpeg.decode_jpeg(head + part + _END, colorspace=form, strict=True)
+        try:  # at an eighth of the size: it reads as much, and takes a 64th of the memory
+            simplejpeg.decode_jpeg(head + part + _END, colorspace=form, min_height=1, min_width=1, strict=True)
         except ValueError as error:
             return str(error)
         return ""
