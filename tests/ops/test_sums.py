@@ -34,3 +34,13 @@ def test_what_is_not_finite_stays_so_but_where_it_is_left_out():
     values = np.ones((4, 5), np.float32)
     values[1, 2] = np.nan
     assert np.isnan(total(values)) and total(values, np.isfinite(values)) == 19
+
+
+def test_bits_do_not_depend_on_the_place_in_memory():
+    values, sums = np.random.default_rng(0).random((272, 480)).astype(np.float32), set()
+    for offset in range(0, 64, 4):
+        memory = np.zeros(values.nbytes + 64, np.uint8)
+        moved = memory[offset:offset + values.nbytes].view(np.float32).reshape(values.shape)
+        moved[:] = values
+        sums |= {total(moved), total(np.pad(values, 3)[3:-3, 3:-3])}
+    assert len(sums) == 1
