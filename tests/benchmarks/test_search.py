@@ -52,7 +52,7 @@ def crowd(method: Any, index: int) -> Seen:
 @pytest.mark.benchmark
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("networks", "fusion", "goal"),
-                         [("compact", "heads", 400), ("compact", "confidence", 400), ("published", "confidence", 500)])
+                         [("compact", "heads", 350), ("compact", "confidence", 350), ("published", "confidence", 500)])
 def test_a_cached_trial_against_asking_the_networks_again(networks: str, fusion: Any, goal: float) -> None:
     torch.manual_seed(0)
     compact = RunConfig(recipe="benchmark", source="source", target="target", method="bi_knowledge", launcher="local",
