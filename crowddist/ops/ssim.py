@@ -141,8 +141,8 @@ def _similarity(prediction: Tensor, truth: Tensor, weights: tuple[float, ...], d
 class _MeanSimilarity(torch.autograd.Function):
     """The mean of `_similarity` over each map, (maps,), and its gradient for the prediction, written out by hand.
 
-    Autograd goes over all maps once for every operation. Here a few maps go through all operations, so that they stay in
-    the processor's cache.
+    Autograd goes over all maps once for every operation. Here a few maps go through all operations, so that they stay
+    in the processor's cache.
     """
 
     @staticmethod
