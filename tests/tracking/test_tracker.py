@@ -285,7 +285,8 @@ def test_processes_that_are_ended_from_outside(store, client, tmp_path):
             assert statuses()["k-inside"] == statuses()["k-abandoned"] == "RUNNING"
     finally:
         child.kill()
-    # Nobody has waited for the killed process yet, so that it is a zombie, whose number still exists.
+    # A killed process dies a little later. This waits for its end and leaves it a zombie, whose number still exists.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     with tracked_run(MlflowTracker(store), **experiment, run_name="other", state_url=f"{tmp_path}/other.json"):
         after = statuses()
         assert (after["other"] == "RUNNING"
