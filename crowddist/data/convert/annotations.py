@@ -92,7 +92,7 @@ def as_rows(value: Any, place: Path | str, noun: str, num_columns: int = 2,
     try:
         array = None if value is None else np.asarray(value)
     except ValueError:
-        array = None
+        array = _with_slips(value)
     if array is not None and array.dtype == object and array.ndim == 2:  # JSON's null is no number
         rows = [[math.nan if cell is None else cell for cell in row] for row in array]
         array = np.asarray(rows)
@@ -109,6 +109,21 @@ def as_rows(value: Any, place: Path | str, noun: str, num_columns: int = 2,
         raise InputError(f"{place}: wrong layout: {noun} must be N x {num_columns} numbers, got {got}"
                          f"{'; its rows seem to be the columns, transpose it' if turned else ''}")
     return array.astype(np.float64)
+
+
+def _with_slips(rows: Any) -> np.ndarray | None:
+    """Lists of unequal length as an array: those of another length than most are rows of NaN, so that the check of
+    points or boxes tells of them. None where fewer than half have one length.
+    """
+    lengths = Counter(len(row) if isinstance(row, list | tuple) else 0 for row in rows)
+    ((length, number),) = lengths.most_common(1)
+    if not length or number <= len(rows) / 2:
+        return None
+    try:
+        return np.asarray([row if isinstance(row, list | tuple) and len(row) == length else [math.nan] * length
+                           for row in rows])
+    except ValueError:  # their members are lists of unequal length
+        return None
 
 
 def is_turned(array: np.ndarray, num_columns: int = 2) -> bool:

@@ -185,6 +185,10 @@ def test_values_that_are_points():
     np.testing.assert_array_equal(as_rows([["1", 2], [" 3.5", "-4e0"]], PLACE, "roi"), [[1, 2], [3.5, -4]])
     np.testing.assert_array_equal(as_rows([[1, 2], [3.5, 4]], PLACE, "roi"), [[1, 2], [3.5, 4]])
     assert as_rows([], PLACE, "roi").shape == (0, 2)
+    # A row of another length than most is a slip, of which the check of points tells.
+    nan = float("nan")
+    np.testing.assert_array_equal(as_rows([[1, 2], [3], [3.5, 4], [], [5, 6]], PLACE, "roi"),
+                                  [[1, 2], [nan, nan], [3.5, 4], [nan, nan], [5, 6]])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000])

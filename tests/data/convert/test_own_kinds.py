@@ -223,6 +223,7 @@ DOUBTFUL: dict[str, tuple[str, dict[str, str | bytes], str]] = {
     "a count beside the points": ("mat", {"a.mat": mat(annPoints=POINTS, count=5)}, "a.mat.* says 5, but 3 points"),
     "two counts, of which one is wrong": ("json", {"a.json": '{"points": [[3, 4]], "count": 1, "human_num": 2}'},
                                           "says 2, but 1 points are there"),
+    "a row of one number among others": ("json", {"a.json": "[[3, 4], [5], [6, 7]]"}, "point 2 of 3, .*not a pair"),
     "a slip among others": ("csv", {"p.csv": "file,x,y\na.jpg,3,4\na.jpg,3px,4\n"}, "not a pair of numbers"),
 }
 
