@@ -17,6 +17,7 @@ from crowddist.data.config import parse_share
 from crowddist.data.prepare import prepare
 from crowddist.data.scenes import SceneRule, find_rule, kept_samples
 from crowddist.data.shards import ShardReader
+from crowddist.inference import second_counter
 from crowddist.inference.calibrate import calibrate
 from crowddist.inference.crowd_maps import crowd_maps
 from crowddist.inference.intervals import read_calibration
@@ -45,7 +46,7 @@ from crowddist.run.record import (
 from crowddist.run.repeat import code_versions
 from crowddist.run.reuse import take_over
 from crowddist.run.timeline import Timeline
-from crowddist.search.threshold_search import search_thresholds
+from crowddist.search.threshold_search import cached_predictions, search_thresholds
 from crowddist.search.trial_values import make_plan
 from crowddist.search.trials import TrialRunner, run_trials_here
 from crowddist.storage import run_folder as files
@@ -94,6 +95,7 @@ def adapt(
             make_plan(config)  # refuses what cannot be searched
         # A run that has begun has its checkpoints; a new one finds out now that weights are missing.
         method = build_method(config, weights="none" if storage.exists(storage.join(folder, files.CONFIG)) else "all")
+        second = second_counter.missing(method, folder)
 
         # Step 1: the data sets.
         timeline = Timeline(folder, launcher.start_up_s, launcher.take_times)
@@ -110,6 +112,8 @@ def adapt(
             say(f"source: rule {scenes.name} keeps {len(kept_samples(source, scenes)):,} of {len(source):,} images")
         claim_run(config, folder, data, scenes)
         timeline.claim()
+        if second is not None:  # the run can be taken up again, and all machines of a cluster find it
+            storage.write_bytes(storage.join(folder, files.SECOND), second)
         if "calibration" not in data:
             say("counts get no intervals: the run has no held-out images of the source (--calibration)")
         with timeline.step("data"):
@@ -238,15 +242,11 @@ class _Run:
         for stage in stages:
             chain = chains.setdefault(stage.trains, [])
             chain.append(StageData(
-                stage=stage,
-                folder=storage.join(self.folder, stage.name),
-                urls=dict(self.urls),
+                stage=stage, folder=storage.join(self.folder, stage.name), urls=dict(self.urls),
                 labels_url=self.labels_url if stage.needs_labels else "",
                 initial="" if chain or stage.fresh else self.checkpoint,
-                scenes=self.scenes,
-                shares={name: parse_share(text)[0] for name, text in more_sources(self.config)},
-                thresholds=self.thresholds,
-                density_limit=self.density_limit,
+                scenes=self.scenes, shares={name: parse_share(text)[0] for name, text in more_sources(self.config)},
+                thresholds=self.thresholds, density_limit=self.density_limit,
             ))
         every = [data for chain in chains.values() for data in chain]
         if all(read_done(data.folder) for data in every):
@@ -274,10 +274,12 @@ class _Run:
         def label() -> tuple[Sequence[str], dict[str, float]]:
             self.say(f"{stage.round_name}: labelling the target")
             known = found["predictions"] if found.get("objective") == "agreement" else ""
+            second = (cached_predictions(self.launcher, storage.join(self.folder, files.SECOND), self.urls["target"],
+                                         self.config.storage, say=lambda line: self.say(f"second counter: {line}"))
+                      if self.method.second_counter else "")
             records = self.launcher.run(LabelJob(
                 checkpoint_url=self.checkpoint, images_url=self.urls["target"], labels_url=self.labels_url,
-                thresholds=self.thresholds, predictions_url=known
-            ))
+                thresholds=self.thresholds, predictions_url=known, second_url=second))
             metrics = publish_labels(self.labels_url, ShardReader(self.urls["target"]), records,
                                      name=f"{run_name(self.config)}-{stage.round_name}")
             metrics |= {f"thresholds/{name}": value for name, value in self.thresholds.items()}

@@ -18,6 +18,7 @@ from crowddist.inference.metrics import ImageResult
 from crowddist.inference.prediction_cache import predict_unit
 from crowddist.inference.predictor import Predictor
 from crowddist.inference.pseudo_labels import label_unit
+from crowddist.inference.second_counter import SecondOpinions
 from crowddist.inference.translated_set import translate_image, translate_unit
 from crowddist.inference.units import open_pixels
 from crowddist.inference.zoom_check import disagreements, is_checked
@@ -55,13 +56,16 @@ class LabelJob(Job):
     """Name -> value, instead of the checkpoint's own, see `methods.thresholds`."""
     predictions_url: str = ""
     """The checkpoint's cached predictions; "": run the networks."""
+    second_url: str = ""
+    """A second counter's cached predictions, see `second_counter`; "": there is none."""
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> dict[str, Any]:
         """See `Job.run`."""
         labeller = (predictor.with_config(with_values(predictor.method.config, self.thresholds)) if self.thresholds
                     else predictor)
         known = ShardReader(self.predictions_url) if self.predictions_url else None
-        return label_unit(labeller, images, unit, self.labels_url, skip, known=known)
+        second = SecondOpinions(self.second_url) if self.second_url else None
+        return label_unit(labeller, images, unit, self.labels_url, skip, known=known, second=second)
 
 
 @dataclass(frozen=True, kw_only=True)

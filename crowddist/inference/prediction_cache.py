@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crowddist.config import RunConfig
+from crowddist.data.config import STRIDE
 from crowddist.data.sample import Seen
 from crowddist.data.shard_codec import Member, decode_scene, decode_seen, encode_seen
 from crowddist.data.shards import Manifest, ShardReader, publish_manifest
@@ -22,6 +23,8 @@ class CachedPrediction:
     seen: Seen
     size: tuple[int, int]
     """(height, width) of the image as given, px."""
+    extent: tuple[float, float]
+    """(height, width) of the image in cells; the last cells may reach beyond it."""
 
 
 def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: str, config: RunConfig,
@@ -42,6 +45,7 @@ def predict_unit(predictor: Predictor, images: ShardReader, unit: range, url: st
                 height, width = sample.image.shape[:2]
                 yield sample.key, {**encode_seen(seen), "json": {"id": sample.key, "height": height, "width": width,
                                                                  "seen": list(seen.size),
+                                                                 "extent": [side / lowest.stride for side in seen.size],
                                                                  "zooms": list(seen.zoom_counts.items())}}
 
     return write_unit(url, "predictions", images, unit, skip, samples, lambda info: {"shard": info and asdict(info)})
@@ -66,4 +70,6 @@ def read_predictions(url: str) -> Iterator[CachedPrediction]:
 def decode_prediction(key: str, members: Mapping[str, bytes | memoryview]) -> CachedPrediction:
     """The prediction in a sample."""
     facts = decode_scene(key, {"json": bytes(members["json"])})
-    return CachedPrediction(key=key, seen=decode_seen(key, members), size=(facts["height"], facts["width"]))
+    height, width = facts.get("extent") or [side / STRIDE for side in facts["seen"]]  # as of version 0.2
+    return CachedPrediction(key=key, seen=decode_seen(key, members), size=(facts["height"], facts["width"]),
+                            extent=(height, width))

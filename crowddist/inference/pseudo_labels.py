@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from crowddist.data.sample import Seen
 from crowddist.data.shards import Manifest, ShardInfo, ShardReader, decode_labels, publish_manifest
 from crowddist.data.transforms import crop_points
 from crowddist.inference.prediction_cache import decode_prediction
 from crowddist.inference.predictor import ImagePrediction, Predictor, judge
+from crowddist.inference.second_counter import SecondOpinions
 from crowddist.inference.units import CHUNK, open_pixels, whole_set, write_unit
 from crowddist.inference.zoom_check import disagreements, is_checked, mean_disagreement
 from crowddist.methods.base import Method
@@ -25,20 +27,22 @@ NO_SHARD = {"name": "", "num_samples": 0, "num_bytes": 0, "sha256": ""}
 
 def label_unit(
     predictor: Predictor, images: ShardReader, unit: range, labels_url: str, skip: Collection[int] = (), *,
-    known: ShardReader | None = None
+    known: ShardReader | None = None, second: SecondOpinions | None = None
 ) -> dict[str, Any]:
     """Labels every image of a unit, see `write_unit`. Returns: the record, with the keys of `NO_SHARD` and `SUMS`,
     and the `disagreements` of the images that the counter is checked on, see `zoom_check`.
 
     Args:
         known: these networks' cached predictions, see `prediction_cache`; None: run the networks.
+        second: what another counter saw; None: the labels are these networks' alone.
     """
     folder = labels_url.rstrip("/").split("/")[-2]
     sums = dict.fromkeys(SUMS, 0.0)
     checked: list[float] = []
 
     def samples(shown: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-        judged = _recalled(predictor, images, shown, known) if known else _predicted(predictor, images, shown)
+        judged = (_recalled(predictor, images, shown, known, second) if known
+                  else _predicted(predictor, images, shown, second))
         for index, (key, size, prediction) in zip(shown, judged, strict=True):
             if is_checked(index, len(images)):
                 checked.extend(disagreements([prediction.zoom_counts]))
@@ -72,18 +76,28 @@ def label_unit(
     return write_unit(labels_url, "labels", images, unit, skip, samples, facts)
 
 
-def _predicted(predictor: Predictor, images: ShardReader,
-               indexes: Sequence[int]) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
+def _predicted(
+    predictor: Predictor, images: ShardReader, indexes: Sequence[int], second: SecondOpinions | None
+) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
     """Runs the networks. Returns: key, (height, width) in px and prediction of each image."""
     for first in range(0, len(indexes), CHUNK):
         chunk = [open_pixels(images, index) for index in indexes[first : first + CHUNK]]
-        predictions = predictor.predict_views([sample.image for sample in chunk], predictor.method.label_views())
-        for sample, prediction in zip(chunk, predictions, strict=True):
-            yield sample.key, (sample.image.shape[0], sample.image.shape[1]), prediction
+        found = predictor.see([sample.image for sample in chunk], predictor.method.label_views())
+        for sample, seen in zip(chunk, found, strict=True):
+            size = (sample.image.shape[0], sample.image.shape[1])
+            yield sample.key, size, _judged(predictor, sample.key, seen, size, second)
+
+
+def _judged(predictor: Predictor, key: str, seen: Seen, size: tuple[int, int],
+            second: SecondOpinions | None) -> ImagePrediction:
+    if second is not None:
+        seen = second.beside(key, seen, (seen.size[0] / predictor.stride, seen.size[1] / predictor.stride))
+    return judge(predictor.method, seen, size)
 
 
 def _recalled(
-    predictor: Predictor, images: ShardReader, indexes: Sequence[int], known: ShardReader
+    predictor: Predictor, images: ShardReader, indexes: Sequence[int], known: ShardReader,
+    second: SecondOpinions | None
 ) -> Iterator[tuple[str, tuple[int, int], ImagePrediction]]:
     """As `_predicted`, from cached predictions; runs the networks on images that were skipped then."""
     keys = set(known.keys())
@@ -91,9 +105,9 @@ def _recalled(
         key, _ = images.read(index, ())
         if key in keys:
             cached = decode_prediction(*known.read(known.index_of(key)))
-            yield key, cached.size, judge(predictor.method, cached.seen, cached.size)
+            yield key, cached.size, _judged(predictor, key, cached.seen, cached.size, second)
         else:
-            yield from _predicted(predictor, images, [index])
+            yield from _predicted(predictor, images, [index], second)
 
 
 def _heads(heads: np.ndarray | None) -> np.ndarray:

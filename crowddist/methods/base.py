@@ -260,6 +260,12 @@ class Method(ABC):
         """
         return 0.0
 
+    @property
+    def second_counter(self) -> str:
+        """Another counter that labels the target beside the newest networks, as `find_checkpoint` takes it; "": none.
+        """
+        return ""
+
     def label_views(self) -> tuple[float, ...]:
         """Sizes, relative to `stream.image_size`, at which images are labelled; see `ops.views`."""
         return self.stream.zooms

@@ -58,7 +58,11 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
 
 
 def lowest_thresholds(config: RunConfig) -> RunConfig:
-    """The configuration with the lowest thresholds: its predictions hold every head that a trial may use."""
+    """The configuration with the lowest thresholds: its predictions hold every head that a trial may use. One whose
+    method has none stays as it is.
+    """
+    if not facts_of(config.method).thresholds(config):
+        return config
     own = own_values(config)
     return with_values(config, {parameter.name: min(parameter.low, own[parameter.name])
                                 for parameter in search_space(config)

@@ -61,6 +61,43 @@ def merge_views(
     return mean.astype(np.float32), np.sqrt(variance.clip(min=0)).astype(np.float32), certain
 
 
+def average_counters(
+    densities: Sequence[np.ndarray], spreads: Sequence[np.ndarray], certainties: Sequence[np.ndarray],
+    neighbourhood_cells: float = NEIGHBOURHOOD_CELLS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and spread of several counters' densities of one image, and how certain they are of it together.
+
+    Source: ours. All weigh alike: certainties of different networks do not compare. density = mean of density_k;
+    spread^2 = mean of (spread_k^2 + density_k^2) - density^2. The certainty is (s + e) / (s + e + u), with s the mean
+    of s_k = G(density_k), e `EMPTY_PERSONS` and u^2 = mean of u_k^2 + variance of s_k, where u_k = (s_k + e) (1 - c_k)
+    / c_k is the doubt that a counter's own certainty c_k stands for, see `certainty`: 1/2 at most where one sees many
+    and the other nobody.
+
+    Args:
+        densities, spreads: K maps (h, w), persons per cell, >= 0, as for `merge_views`
+        certainties: K maps (h, w), above 0 to 1, of `certainty` or `merge_views`
+        neighbourhood_cells: standard deviation of G, cells, > 0
+
+    Returns:
+        density and spread, (h, w) float32, persons per cell, >= 0, and certainty, (h, w) float32, above 0 to 1.
+
+    Raises:
+        ValueError: there is no counter, or shapes differ.
+    """
+    if len({np.shape(part) for part in (*densities, *spreads, *certainties)}) != 1 or not (
+            len(densities) == len(spreads) == len(certainties)):
+        raise ValueError("densities, spreads and certainties must be equally many maps of one shape, at least one")
+    density, spread, certain = (np.stack(part).astype(np.float64) for part in (densities, spreads, certainties))
+    mean = density.mean(0)
+    variance = (spread**2 + density**2).mean(0) - mean**2
+    near = np.stack([_near(part, neighbourhood_cells) for part in density])
+    doubts = (near + EMPTY_PERSONS) * (1 - certain) / certain
+    doubt = np.sqrt((doubts**2).mean(0) + near.var(0))
+    seen = near.mean(0) + EMPTY_PERSONS
+    return (mean.astype(np.float32), np.sqrt(variance.clip(min=0)).astype(np.float32),
+            (seen / (seen + doubt)).astype(np.float32))
+
+
 def certainty(density: np.ndarray, spread: np.ndarray, disagreement: np.ndarray | float = 0.0, *,
               neighbourhood_cells: float = NEIGHBOURHOOD_CELLS) -> np.ndarray:
     """How certain the ensemble, and the views where there are several, are of a cell's neighbourhood.

@@ -231,12 +231,16 @@ def _networks(config: RunConfig, *, load: bool) -> tuple[Row, set[str]]:
     """Builds the networks, with weights from files if `load`, without downloads. Also returns the roles that need
     masks.
     """
+    from crowddist.inference import second_counter
     from crowddist.methods.build import build_method
 
     masked: set[str] = set()
 
     def build() -> str:
-        plan = build_method(config, weights="files" if load else "none").plan()
+        method = build_method(config, weights="files" if load else "none")
+        plan = method.plan()
+        if load:
+            second_counter.read(method)
         masked.update(stream.data for stage in plan for stream in stage.streams.values() if stream.masks)
         return f"{config.method} has {len(plan)} stages"
 

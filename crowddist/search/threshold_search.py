@@ -87,15 +87,15 @@ def cached_predictions(launcher: Launcher, checkpoint_url: str, images_url: str,
         work: the folder of all runs; predictions lie in its `data` folder.
 
     Raises:
-        FileNotFoundError, InputError: no such checkpoint or data, its method has no thresholds, or another process
-            makes the same predictions.
+        FileNotFoundError, InputError: no such checkpoint or data.
     """
-    images, lowest = ShardReader(images_url), to_json(lowest_thresholds(recorded_config(checkpoint_url)))
+    images, config = ShardReader(images_url), from_json(checkpoint.load(checkpoint_url)["config"])
+    lowest = to_json(lowest_thresholds(config))
     content = hashlib.sha256(storage.read_bytes(checkpoint_url))
     for part in (images.manifest.digest, lowest, launcher.arithmetic):
         content.update(part.encode())
     url = storage.join(storage.normalise(work), "data", "predictions", content.hexdigest()[:24])
-    with storage.exclusive(url):
+    with storage.exclusive(url, waiting=lambda: say(f"waiting for another process, which makes {url}")):
         if storage.exists(storage.join(url, FILE_NAME)):
             say(f"predictions of {len(images)} images: cached at {url}")
         else:

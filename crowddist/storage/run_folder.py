@@ -1,7 +1,7 @@
 """The names in a run's folder and of the index of stages beside it, and a run's last checkpoint.
 
     <storage>/<run>/            config.json  data.json  density_limit.json  mlflow.json  timeline.json
-                                result.json  report.html  pictures/
+                                result.json  report.html  pictures/  second_counter.pt
     <storage>/<run>/<stage>/    inputs.json  checkpoints/ (with latest.json)  curve.jsonl  DONE.json
                                 checkpoints/step-000600.intervals.json beside the last checkpoint, which counts
     <storage>/<run>/<round>/    labels/  translated/  zooms/ (each with a DONE.json)  joined/  search.json  images.json
@@ -21,6 +21,7 @@ from crowddist.errors import InputError
 # Of the run.
 CONFIG, DATA, LIMIT = "config.json", "data.json", "density_limit.json"
 TRACKING, TIMELINE, RESULT, REPORT, PICTURES = "mlflow.json", "timeline.json", "result.json", "report.html", "pictures"
+SECOND = "second_counter.pt"
 # Of a stage.
 INPUTS, CHECKPOINTS, LATEST, CURVE, DONE = "inputs.json", "checkpoints", "latest.json", "curve.jsonl", "DONE.json"
 # Of a round, beside its stages.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from crowddist.ops.views import certainty, merge_heads, merge_views
+from crowddist.ops.views import average_counters, certainty, merge_heads, merge_views
 
 
 def test_by_hand():
@@ -165,3 +166,51 @@ def test_heads_of_one_view_and_of_none():
     assert merge_heads([np.zeros((0, 4), np.float32)] * 2).shape == (0, 4)
     with pytest.raises(ValueError, match="at least one view"):
         merge_heads([])
+
+
+def test_two_counters_by_hand():
+    """Even maps: 0.39 and 0.19 persons a cell, members 0.05 and 0.12 apart, so certain by 0.4 / 0.45 and 0.2 / 0.32."""
+    one, other = np.full((5, 7), 0.39), np.full((5, 7), 0.19)
+    certainties = [certainty(part, np.full((5, 7), spread)) for part, spread in ((one, 0.05), (other, 0.12))]
+    density, spread, certain = average_counters([one, other], [np.full((5, 7), 0.05), np.full((5, 7), 0.12)],
+                                                certainties)
+    assert density == pytest.approx(np.full((5, 7), 0.29), rel=1e-6)
+    # (0.05^2 + 0.12^2) / 2 + (0.39^2 + 0.19^2) / 2 - 0.29^2 = 0.00845 + 0.01
+    assert spread == pytest.approx(np.full((5, 7), 0.01845**0.5), rel=1e-5)
+    # Their doubts are 0.05 and 0.12 again, and they are 0.1 from their mean.
+    assert certain == pytest.approx(np.full((5, 7), 0.3 / (0.3 + 0.01845**0.5)), rel=1e-5)
+
+
+def test_counters_that_disagree_are_uncertain_however_certain_each_is():
+    crowd, nobody, sure = np.full((9, 9), 0.49), np.zeros((9, 9)), np.ones((9, 9), np.float32)
+    _, spread, certain = average_counters([crowd, nobody], [nobody, nobody], [sure, sure])
+    # (0.245 + 0.01) / (0.255 + 0.245)
+    assert certain == pytest.approx(np.full((9, 9), 0.51), rel=1e-6) and spread == pytest.approx(crowd / 2)
+    for same in (crowd, nobody):
+        density, spread, certain = average_counters([same, same], [nobody, nobody], [sure, sure])
+        assert (certain == 1).all() and (spread == 0).all() and density == pytest.approx(same)
+
+
+def test_counters_against_a_loop():
+    random = np.random.default_rng(0)
+    densities, spreads, certainties = random.random((3, 3, 20, 30))
+    density, spread, certain = average_counters(densities, spreads, certainties, 2.0)
+    near = [gaussian_filter(part, 2.0, mode="nearest") for part in densities]
+    for y, x in ((0, 0), (7, 19), (19, 29)):
+        told = [part[y, x] for part in densities]
+        mean = sum(told) / 3
+        assert density[y, x] == pytest.approx(mean, rel=1e-6)
+        assert spread[y, x] ** 2 == pytest.approx(
+            sum(part[y, x] ** 2 for part in spreads) / 3 + sum((each - mean) ** 2 for each in told) / 3, rel=1e-5)
+        around = [part[y, x] for part in near]
+        doubts = [(persons + 0.01) / part[y, x] - (persons + 0.01)
+                  for persons, part in zip(around, certainties, strict=True)]
+        u = (sum(each**2 for each in doubts) / 3 + sum((each - sum(around) / 3) ** 2 for each in around) / 3) ** 0.5
+        assert certain[y, x] == pytest.approx((sum(around) / 3 + 0.01) / (sum(around) / 3 + 0.01 + u), rel=1e-4)
+
+
+def test_counters_of_other_shapes_are_refused():
+    for wrong in (([], [], []), ([np.ones((2, 2))], [np.ones((2, 3))], [np.ones((2, 2))]),
+                  ([np.ones((2, 2))] * 2, [np.ones((2, 2))], [np.ones((2, 2))] * 2)):
+        with pytest.raises(ValueError, match="equally many maps of one shape"):
+            average_counters(*wrong)

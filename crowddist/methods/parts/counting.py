@@ -207,6 +207,10 @@ class CountingMethod(TrainingMethod):
     def drop_rise(self) -> float:
         return self.config.self_supervision.drop_rise
 
+    @property
+    def second_counter(self) -> str:
+        return self.config.self_supervision.second_counter
+
     def predict(self, images: Tensor) -> Prediction:
         """Mean and standard deviation over the ensemble's members.
 

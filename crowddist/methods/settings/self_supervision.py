@@ -56,6 +56,10 @@ class SelfSupervisionConfig:
     """Sizes to label each target image at, relative to `stream.image_size`, 0.1 to 4; none given: `stream.zooms`. Each
     place weighs them by the ensemble's certainty there. With one size, rounds only repeat what the counter already
     predicts."""
+    second_counter: str = ""
+    """Another counter, whose labels are averaged with those of the newest one: `rendered`, or a run's folder or
+    checkpoint, path or URL; none given: the newest alone. It sees an image at its own sizes. A counter that learnt
+    elsewhere errs elsewhere, so both together err less, and what a round teaches is new (docs/adaptation.md)."""
     teacher_share: float = 0.0
     """Share of a mean teacher in the labels of target crops, 0 to 1. The moving average of the counter's weights labels
     each crop of a step without its random colours, blur, noise and erased patch (Tarvainen and Valpola, NeurIPS 2017).
