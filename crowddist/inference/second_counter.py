@@ -36,7 +36,10 @@ def read(method: Method) -> bytes | None:
         place = find_checkpoint(method.second_counter)
         Predictor.from_checkpoint(place)
         return storage.read_bytes(place)
-    except (FileNotFoundError, InputError) as error:
+    except FileNotFoundError:
+        raise InputError(f"self_supervision.second_counter: nothing at {method.second_counter}; give rendered, or a "
+                         "run's folder or checkpoint") from None
+    except InputError as error:
         raise InputError(f"self_supervision.second_counter: {error}") from None
 
 

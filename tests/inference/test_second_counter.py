@@ -54,7 +54,8 @@ def test_no_person_is_lost_between_cells_of_any_size() -> None:
 
 def labels_of(run: Path, name: str = "labels-1") -> dict[str, np.ndarray]:
     labels = ShardReader((run / name / "labels").as_uri())
-    return {key: decode_labels(*labels.read(labels.index_of(key))).density for key in labels.keys()}
+    keys = labels.keys()
+    return {key: decode_labels(*labels.read(labels.index_of(key))).density for key in keys}
 
 
 def test_labels_are_the_mean_of_both_and_resumed_they_are_the_same(
@@ -101,7 +102,7 @@ def test_what_is_no_counter_is_one_line_and_leaves_no_run(short_config: RunConfi
     for where, words in ((str(tmp_path / "gone.pt"), "gone.pt"), (str(tmp_path / "no.pt"), "no.pt"),
                          (str(tmp_path), "not the folder of a run that has ended")):
         config = replace(short_config, self_supervision=replace(short_config.self_supervision, second_counter=where))
-        with pytest.raises(InputError, match="self_supervision.second_counter: ") as refused:
+        with pytest.raises(InputError, match=r"self_supervision\.second_counter: ") as refused:
             adapt(config, LocalLauncher(config), NullTracker(), say=print)
         assert words in str(refused.value) and "\n" not in str(refused.value)
         assert not (Path(config.storage) / "tiny" / "config.json").exists()

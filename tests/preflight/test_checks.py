@@ -177,6 +177,14 @@ def test_6_no_weights_file(tiny_config: RunConfig, tmp_path: Path) -> None:
     assert the_failure(replace(tiny_config, counter=counter)).startswith("networks here FAILED weights ")
 
 
+def test_6_no_second_counter(tiny_config: RunConfig, tmp_path: Path) -> None:
+    config = replace(tiny_config, self_supervision=replace(tiny_config.self_supervision,
+                                                           second_counter=str(tmp_path / "nowhere.pt")))
+    line = the_failure(config)
+    assert line.startswith("networks here FAILED self_supervision.second_counter: ") and "nowhere.pt" in line
+    assert failures(replace(config, method="source_only")) == []
+
+
 def test_7_mlflow_is_away(tiny_config: RunConfig) -> None:
     line = the_failure(replace(tiny_config, tracking_uri="http://127.0.0.1:9"))
     assert (line.startswith("MLflow here FAILED no MLflow server answers at http://127.0.0.1:9")
