@@ -15,6 +15,7 @@ from crowddist.data.shards import ShardReader
 from crowddist.distributed.unit_queue import Probe, Unit, Work
 from crowddist.inference.jobs import Job, JobWorker
 from crowddist.launch.base import is_out_of_memory
+from crowddist.process.progress_bar import Progress
 from crowddist.process.stopwatch import added
 
 MAX_LOST_LOADING = 3
@@ -129,9 +130,11 @@ class UnitActors:
         work = Work(work_units(len(data)), data=data.url, key=lambda image: data.read(image, ())[0])
         self._load((job.checkpoint_url, job.images_url), min(self._num_actors, len(work.units)))
         results: dict[int, Any] = {}
+        progress = Progress(len(data), "images", title=job.doing)
         under_way: dict[ray.ObjectRef, tuple[Unit | Probe, Any]] = {}
         try:
             while len(results) < len(work.units):
+                progress.show(sum(len(work.units[number].images) for number in results))
                 while work.waiting and self._idle:
                     taken, actor = work.waiting.popleft(), self._idle.pop()
                     under_way[actor.run.remote(job, taken)] = (taken, actor)
@@ -160,6 +163,7 @@ class UnitActors:
                     else:
                         work.lost(taken, error)
         finally:
+            progress.close()
             for _, actor in under_way.values():  # after an error nobody needs their results
                 ray.kill(actor)
         return [results[number] for number in range(len(work.units))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from crowddist.process.stopwatch import Stopwatch
 class Job(ABC):
     """Work on all images of a data set. Holds only names and numbers, so that it can be sent to other processes."""
 
+    doing: ClassVar[str]
+    """The work in a word, for its progress."""
     checkpoint_url: str
     images_url: str
 
@@ -51,6 +53,7 @@ class Job(ABC):
 class LabelJob(Job):
     """Pseudo-labels of every image, see `label_unit`."""
 
+    doing = "labelling"
     labels_url: str
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Name -> value, instead of the checkpoint's own, see `methods.thresholds`."""
@@ -72,6 +75,7 @@ class LabelJob(Job):
 class PredictJob(Job):
     """Cached predictions of every image, see `predict_unit`."""
 
+    doing = "predicting"
     predictions_url: str
     config_json: str
     """The configuration with the lowest thresholds; detections below them are dropped."""
@@ -85,6 +89,7 @@ class PredictJob(Job):
 class TranslateJob(Job):
     """Every image in the target's style, see `translate_unit`."""
 
+    doing = "translating"
     translated_url: str
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> dict[str, Any]:
@@ -98,6 +103,8 @@ class TranslateJob(Job):
 
 class EvaluateJob(Job):
     """Counts of all labelled images, see `evaluate_unit`; a unit's record is the list of its results."""
+
+    doing = "counting"
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range,
             skip: Collection[int] = ()) -> list[ImageResult]:
@@ -113,6 +120,8 @@ class ZoomJob(Job):
     """Counts the images that a counter is checked on at the sizes that labels are made at; a unit's record is the list
     of their disagreements, see `zoom_check`.
     """
+
+    doing = "comparing zooms"
 
     def run(self, predictor: Predictor, images: ShardReader, unit: range, skip: Collection[int] = ()) -> list[float]:
         """See `Job.run`."""

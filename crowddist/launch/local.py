@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from crowddist.config import RunConfig
 from crowddist.inference.jobs import Job, JobWorker
 from crowddist.launch.base import arithmetic, is_out_of_memory, out_of_memory, train_stages, worker_threads
+from crowddist.process.progress_bar import Progress
 from crowddist.process.stop_signals import Termination
 from crowddist.process.stopwatch import added
 from crowddist.run.engine import LocalRuntime, StageData, default_device
@@ -51,20 +53,26 @@ class LocalLauncher:
 
     def _run(self, worker: JobWorker, job: Job) -> list[Any]:
         records = []
-        for unit in worker.units():
-            for one_at_a_time in (worker.predictor.one_at_a_time, True):
-                worker.predictor.one_at_a_time = one_at_a_time
-                try:
-                    records.append(worker.run(job, unit))
-                    break
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    images = f"images {unit.start} to {unit.stop - 1} of {job.images_url}"
-                    if one_at_a_time:
-                        raise out_of_memory(f"{images}, also one at a time", "stream.image-size") from error
-                    logger.warning("out of memory over %s: from now on one at a time", images)
+        with closing(Progress(len(worker.images), "images", title=job.doing)) as progress:
+            for unit in worker.units():
+                progress.show(unit.start)
+                records.append(self._unit(worker, job, unit))
         return records
+
+    @staticmethod
+    def _unit(worker: JobWorker, job: Job, unit: range) -> Any:
+        """One unit's record."""
+        try:
+            return worker.run(job, unit)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            images = f"images {unit.start} to {unit.stop - 1} of {job.images_url}"
+            if worker.predictor.one_at_a_time:
+                raise out_of_memory(f"{images}, also one at a time", "stream.image-size") from error
+        logger.warning("out of memory over %s: from now on one at a time", images)
+        worker.predictor.one_at_a_time = True
+        return LocalLauncher._unit(worker, job, unit)
 
     def take_times(self) -> dict[str, dict[str, float]]:
         """See `Launcher.take_times`."""

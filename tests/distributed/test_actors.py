@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crowddist.config import RunConfig
+from crowddist.data.plan import work_units
 from crowddist.inference.jobs import EvaluateJob, LabelJob
 from crowddist.launch.local import LocalLauncher
 from tests.distributed.test_ray import actors_alive
@@ -21,9 +22,12 @@ pytestmark = pytest.mark.ray
 
 def test_actors_stay_for_the_next_job_and_one_that_died_meanwhile_is_replaced(
     private_ray: None, tiny_config: RunConfig, tiny_checkpoint: str, tmp_path: Path,
-    make_checkpoint: Callable[..., str], make_images: Callable[..., str]
+    make_checkpoint: Callable[..., str], make_images: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three jobs with other data, then another counter; their records are those of one process."""
+    """Three jobs with other data, then another counter; their records are those of one process. Both tell how far they
+    are.
+    """
     from crowddist.distributed.ray_launcher import RayLauncher
 
     images = make_images(tmp_path / "images", count=40, labelled=True)
@@ -37,7 +41,9 @@ def test_actors_stay_for_the_next_job_and_one_that_died_meanwhile_is_replaced(
 
     launcher = RayLauncher(replace(tiny_config, launcher="ray", num_labellers=2))
     evaluated, labelled, evaluated_other = jobs("actors")
+    monkeypatch.setattr("crowddist.process.progress_bar.LINE_EVERY_S", -1.0)
     records = [launcher.run(evaluated)]
+    assert "counting: " in (told := capsys.readouterr().out) and " of 40 images, " in told
     first = actors_alive("UnitActor")
     assert len(first) == 2
     records.append(launcher.run(labelled))
@@ -49,6 +55,8 @@ def test_actors_stay_for_the_next_job_and_one_that_died_meanwhile_is_replaced(
     alone = LocalLauncher(tiny_config)
     for mine, job in zip(records, jobs("alone"), strict=True):
         assert repr(mine) == repr(alone.run(job))
+    told = capsys.readouterr().out
+    assert all(f"counting: {number} of 40 images, " in told for number in [unit.start for unit in work_units(40)][1:])
 
     launcher.free_places()
     deadline = time.monotonic() + 30
