@@ -70,6 +70,6 @@ def read_predictions(url: str) -> Iterator[CachedPrediction]:
 def decode_prediction(key: str, members: Mapping[str, bytes | memoryview]) -> CachedPrediction:
     """The prediction in a sample."""
     facts = decode_scene(key, {"json": bytes(members["json"])})
-    height, width = facts.get("extent") or [side / STRIDE for side in facts["seen"]]  # as of version 0.2
-    return CachedPrediction(key=key, seen=decode_seen(key, members), size=(facts["height"], facts["width"]),
-                            extent=(height, width))
+    seen = decode_seen(key, members)
+    height, width = facts.get("extent") or [side / STRIDE for side in seen.size]  # none in those of version 0.2
+    return CachedPrediction(key=key, seen=seen, size=(facts["height"], facts["width"]), extent=(height, width))
