@@ -70,8 +70,8 @@ def average_counters(
     Source: ours. All weigh alike: certainties of different networks do not compare. density = mean of density_k;
     spread^2 = mean of (spread_k^2 + density_k^2) - density^2. The certainty is (s + e) / (s + e + u), with s the mean
     of s_k = G(density_k), e `EMPTY_PERSONS` and u^2 = mean of u_k^2 + variance of s_k, where u_k = (s_k + e) (1 - c_k)
-    / c_k is the doubt that a counter's own certainty c_k stands for, see `certainty`: 1/2 at most where one sees many
-    and the other nobody.
+    / c_k is the doubt that a counter's own certainty c_k stands for, see `certainty`: near 1/2, or less, where one sees
+    many and the other nobody.
 
     Args:
         densities, spreads: K maps (h, w), persons per cell, >= 0, as for `merge_views`

@@ -59,7 +59,7 @@ class SelfSupervisionConfig:
     second_counter: str = ""
     """Another counter, whose labels are averaged with those of the newest one: `rendered`, or a run's folder or
     checkpoint, path or URL; none given: the newest alone. It sees an image at its own sizes. A counter that learnt
-    elsewhere errs elsewhere, so both together err less, and what a round teaches is new (docs/adaptation.md). A search
+    elsewhere errs elsewhere, so a round teaches what the newest one does not say already (docs/adaptation.md). A search
     of thresholds judges the newest counter's own labels."""
     teacher_share: float = 0.0
     """Share of a mean teacher in the labels of target crops, 0 to 1. The moving average of the counter's weights labels
